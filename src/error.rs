@@ -1,0 +1,260 @@
+#![forbid(unsafe_code)]
+//! Owns the one error type and the one table of its kinds. Knows nothing of disks, formats or exit codes.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The result of every fallible call of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Makes [`ErrorKind`] and its table from one list, so that no kind can miss its number, name or errno.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $number:literal, $c_name:literal, $errno:ident;)*) => {
+        /// What went wrong, as stable as the C ABI: numbers and names are never reused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum ErrorKind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl ErrorKind {
+            /// Every kind, in the order of the numbers.
+            pub const ALL: &'static [ErrorKind] = &[$(ErrorKind::$kind),*];
+
+            /// The stable number of this kind.
+            pub const fn number(self) -> u32 {
+                match self { $(ErrorKind::$kind => $number,)* }
+            }
+
+            /// The name of this kind in C.
+            pub const fn c_name(self) -> &'static str {
+                match self { $(ErrorKind::$kind => $c_name,)* }
+            }
+
+            /// The positive errno that C callers see; for [`ErrorKind::Io`] the system's own comes first, see
+            /// [`Error::errno`].
+            pub const fn errno(self) -> i32 {
+                match self { $(ErrorKind::$kind => libc::$errno,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The operating system refused: see the source for its reason.
+    Io = 1, "CHECKMAP_ERROR_IO", EIO;
+    /// The disk, or the block device that cannot grow, is full.
+    NoSpace = 2, "CHECKMAP_ERROR_NO_SPACE", ENOSPC;
+    /// An argument that no disk could make right: a granularity that is no power of two, an unaligned clear.
+    InvalidArgument = 3, "CHECKMAP_ERROR_INVALID_ARGUMENT", EINVAL;
+    /// A range that ends past the last granule of the disk.
+    OutOfRange = 4, "CHECKMAP_ERROR_OUT_OF_RANGE", ERANGE;
+    /// Two bitmaps of disks of different size.
+    SizeMismatch = 5, "CHECKMAP_ERROR_SIZE_MISMATCH", EINVAL;
+    /// A name that is empty or holds what a name may not hold.
+    InvalidName = 6, "CHECKMAP_ERROR_INVALID_NAME", EINVAL;
+    /// A name above the limit.
+    NameTooLong = 7, "CHECKMAP_ERROR_NAME_TOO_LONG", ENAMETOOLONG;
+    /// No checkpoint or bitmap has this name.
+    NotFound = 8, "CHECKMAP_ERROR_NOT_FOUND", ENOENT;
+    /// A checkpoint or bitmap of this name is there already.
+    Exists = 9, "CHECKMAP_ERROR_EXISTS", EEXIST;
+    /// The content is no format that checkmap knows.
+    UnknownFormat = 10, "CHECKMAP_ERROR_UNKNOWN_FORMAT", ENOTSUP;
+    /// The format is known, this version or feature of it is not.
+    Unsupported = 11, "CHECKMAP_ERROR_UNSUPPORTED", ENOTSUP;
+    /// The bytes break a rule of their format.
+    Damaged = 12, "CHECKMAP_ERROR_DAMAGED", EBADMSG;
+    /// Another process has the image open in a way that excludes this one.
+    InUse = 13, "CHECKMAP_ERROR_IN_USE", EBUSY;
+    /// The file system cannot lock, so nothing protects the image from a running QEMU.
+    NoLocks = 14, "CHECKMAP_ERROR_NO_LOCKS", ENOLCK;
+    /// The image, or the handle to it, does not allow writing.
+    ReadOnly = 15, "CHECKMAP_ERROR_READ_ONLY", EROFS;
+    /// The image carries the mark of a crash (dirty) or of damage (corrupt), so its free space cannot be trusted.
+    Unclean = 16, "CHECKMAP_ERROR_UNCLEAN", EUCLEAN;
+    /// Software that knows nothing of bitmaps wrote to the image: every bitmap in it is out of date.
+    Stale = 17, "CHECKMAP_ERROR_STALE", EUCLEAN;
+    /// A bitmap was not stored when its writer ended: its content cannot be trusted.
+    Inconsistent = 18, "CHECKMAP_ERROR_INCONSISTENT", EUCLEAN;
+    /// A bitmap that must record does not, or one that must be frozen records.
+    Recording = 19, "CHECKMAP_ERROR_RECORDING", EPROTO;
+    /// The names of the bitmaps do not form one chain of checkpoints.
+    BrokenChain = 20, "CHECKMAP_ERROR_BROKEN_CHAIN", EPROTO;
+    /// The model of the checkpoints is unknown, or does not offer this operation.
+    Model = 21, "CHECKMAP_ERROR_MODEL", EPROTO;
+    /// The checkpoints asked for are in the wrong order.
+    Order = 22, "CHECKMAP_ERROR_ORDER", EPROTO;
+    /// A layer below the image takes part, or cannot be read, so the answer would be short.
+    BackingLayer = 23, "CHECKMAP_ERROR_BACKING_LAYER", EPROTO;
+    /// The caller asked to stop, and nothing was changed.
+    Cancelled = 24, "CHECKMAP_ERROR_CANCELLED", ECANCELED;
+    /// Writing failed after the commit began: the image holds the state before or the state after, whole.
+    CommitInDoubt = 25, "CHECKMAP_ERROR_COMMIT_IN_DOUBT", EIO;
+    /// The image changed under a handle that holds no locks.
+    Changed = 26, "CHECKMAP_ERROR_CHANGED", ESTALE;
+}
+
+/// An error: its kind, what was wrong where, and what to do next.
+///
+/// `Display` prints `file: structure, offset 0x..: message (advice): cause`, leaving out what is not known.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    file: Option<PathBuf>,
+    place: Option<(String, Option<u64>)>,
+    advice: Option<String>,
+    source: Option<Cause>,
+}
+
+impl Error {
+    /// An error of `kind`; `message` says what is wrong, without a full stop.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { kind, message: message.into(), file: None, place: None, advice: None, source: None }))
+    }
+
+    /// An error of the operating system while doing `what`; a full disk gets its own kind.
+    pub fn io(what: impl Into<String>, source: std::io::Error) -> Self {
+        let kind = match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => ErrorKind::NoSpace,
+            Some(libc::EROFS) => ErrorKind::ReadOnly,
+            _ => ErrorKind::Io,
+        };
+        Self::new(kind, what).with_source(source)
+    }
+
+    /// Names the file, unless a deeper layer already named one.
+    #[must_use]
+    pub fn in_file(mut self, file: &Path) -> Self {
+        self.0.file.get_or_insert_with(|| file.to_owned());
+        self
+    }
+
+    /// Names the structure and, where there is one, its byte offset in the file.
+    #[must_use]
+    pub fn at(mut self, structure: impl Into<String>, offset: impl Into<Option<u64>>) -> Self {
+        self.0.place.get_or_insert_with(|| (structure.into(), offset.into()));
+        self
+    }
+
+    /// Says what to do next.
+    #[must_use]
+    pub fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.0.advice.get_or_insert_with(|| advice.into());
+        self
+    }
+
+    /// Keeps the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Cause>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Replaces the kind: a failed write becomes [`ErrorKind::CommitInDoubt`] once the commit has begun.
+    #[must_use]
+    pub fn with_kind(mut self, kind: ErrorKind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
+    /// What kind of error this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// What is wrong, without file, place and advice.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The structure in which it is wrong.
+    pub fn structure(&self) -> Option<&str> {
+        self.0.place.as_ref().map(|(structure, _)| structure.as_str())
+    }
+
+    /// The byte offset in the file at which it is wrong.
+    pub fn offset(&self) -> Option<u64> {
+        self.0.place.as_ref().and_then(|(_, offset)| *offset)
+    }
+
+    /// What to do next.
+    pub fn advice(&self) -> Option<&str> {
+        self.0.advice.as_deref()
+    }
+
+    /// The positive errno: the system's own where it gave one, else the kind's.
+    pub fn errno(&self) -> i32 {
+        let system = self.0.source.as_ref().and_then(|source| source.downcast_ref::<std::io::Error>());
+        system.and_then(std::io::Error::raw_os_error).unwrap_or_else(|| self.0.kind.errno())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.0.file {
+            write!(f, "{}: ", file.display())?;
+        }
+        match &self.0.place {
+            Some((structure, Some(offset))) => write!(f, "{structure}, offset {offset:#x}: ")?,
+            Some((structure, None)) => write!(f, "{structure}: ")?,
+            None => {}
+        }
+        f.write_str(&self.0.message)?;
+        if let Some(source) = &self.0.source {
+            write!(f, ": {source}")?;
+        }
+        if let Some(advice) = &self.0.advice {
+            write!(f, " ({advice})")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.0.kind)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn the_table_gives_each_kind_its_own_number_and_name() {
+        let numbers: HashSet<u32> = ErrorKind::ALL.iter().map(|kind| kind.number()).collect();
+        let names: HashSet<&str> = ErrorKind::ALL.iter().map(|kind| kind.c_name()).collect();
+        assert_eq!((numbers.len(), names.len()), (ErrorKind::ALL.len(), ErrorKind::ALL.len()));
+        for kind in ErrorKind::ALL {
+            assert!(kind.number() > 0 && kind.c_name().starts_with("CHECKMAP_ERROR_") && kind.errno() > 0, "{kind:?}");
+            assert_ne!(kind.errno(), libc::EPERM, "-EPERM is -1, which C callers read as `none`");
+        }
+    }
+
+    #[test]
+    fn display_names_file_structure_offset_and_way_out() {
+        let error = Error::new(ErrorKind::Damaged, "the magic is wrong")
+            .at("header", 0x10)
+            .in_file(Path::new("disk.qcow2"))
+            .advise("restore it");
+        assert_eq!(error.to_string(), "disk.qcow2: header, offset 0x10: the magic is wrong (restore it)");
+    }
+
+    #[test]
+    fn a_full_disk_has_its_own_kind_and_the_systems_errno_wins() {
+        let error = Error::io("writing", std::io::Error::from_raw_os_error(libc::EDQUOT));
+        assert_eq!((error.kind(), error.errno()), (ErrorKind::NoSpace, libc::EDQUOT));
+    }
+}

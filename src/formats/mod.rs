@@ -1,0 +1,2 @@
+#![forbid(unsafe_code)]
+//! Owns other people's file formats.

@@ -1,0 +1,2 @@
+#![forbid(unsafe_code)]
+//! Owns the image as its user means it.

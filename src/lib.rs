@@ -1,0 +1,21 @@
+#![forbid(unsafe_code)]
+//! checkmap answers one question: *which blocks of this disk changed between these two points in time?*
+//!
+//! A Bitmap holds one bit for each granule of a disk. An Image is a disk image on which QEMU records
+//! such bitmaps; its chain of checkpoints says which interval of time each bitmap covers. Creating, deleting and
+//! renaming checkpoints yields a Plan, and commit carries it out in one atomic step.
+//!
+//! Public calls take byte offsets and byte lengths of the virtual disk; no call prints, aborts or starts a thread.
+
+pub mod bitmap;
+pub mod chain;
+pub mod error;
+pub mod formats;
+pub mod geometry;
+pub mod image;
+pub mod storage;
+
+//BM
+pub use error::{Error, ErrorKind, Result};
+pub use geometry::{Extent, Granularity};
+//IM

@@ -1,0 +1,80 @@
+#![forbid(unsafe_code)]
+//! Owns the one door to a file or block device: positioned reads and writes, and the flush that makes them durable.
+//! Knows nothing of what the bytes mean. Tests put a double here that cuts the power.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt};
+
+/// Positioned input and output on one image. A write is durable only after a [`flush`](Storage::flush) that follows it.
+pub trait Storage: Send + Sync + std::fmt::Debug {
+    /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file, where it returns 0.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all of `bytes` at `offset`, growing the file where it must.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes every earlier write durable, as `fdatasync` does.
+    fn flush(&self) -> io::Result<()>;
+
+    /// The present size in bytes.
+    fn len_bytes(&self) -> io::Result<u64>;
+
+    /// Whether writing past the end can succeed: true for a file, false for a block device.
+    fn can_grow(&self) -> bool;
+}
+
+/// A file or a block device, opened by the caller.
+#[derive(Debug)]
+pub struct FileStorage {
+    file: File,
+    is_device: bool,
+}
+
+impl FileStorage {
+    /// Takes over `file`, which must be a regular file or a block device.
+    pub fn new(file: File) -> io::Result<Self> {
+        let kind = file.metadata()?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device"));
+        }
+        Ok(Self { file, is_device: kind.is_block_device() })
+    }
+
+    /// The file itself, for locks.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Storage for FileStorage {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// A device's metadata gives no size, so its end is sought; every other call names its own position.
+    fn len_bytes(&self) -> io::Result<u64> {
+        if self.is_device { (&self.file).seek(SeekFrom::End(0)) } else { Ok(self.file.metadata()?.len()) }
+    }
+
+    fn can_grow(&self) -> bool {
+        !self.is_device
+    }
+}
