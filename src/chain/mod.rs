@@ -1,2 +1,153 @@
 #![forbid(unsafe_code)]
-//! Owns the checkpoints: their names, order and life; pure, without input or output.
+//! Owns the checkpoints: how the names of bitmaps carry a chain, and what creating, deleting, renaming and diffing
+//! checkpoints means for the bitmaps. Pure logic over names and flags: it must never know a file, a format or a bit.
+//!
+//! A checkpoint is a point in time; a bitmap holds the writes *after* its own checkpoint, until the next one:
+//!
+//! ```text
+//! checkpoints   1        2        3        4        (now)
+//! bitmaps       |--'1'---|-'1->2'-|-'2->3'-|-'3->4'-->
+//!                frozen    frozen   frozen   recording
+//! ```
+//!
+//! So `diff(since 2)` is `1->2` ∪ `2->3` ∪ `3->4`. Deleting 3 lets `1->2` absorb `2->3` and renames `3->4` to `2->4`.
+//!
+//! ```
+//! use checkmap::Granularity;
+//! use checkmap::chain::{BitmapState, Chain, Name};
+//!
+//! let bitmap = |name: &str, recording| BitmapState {
+//!     name: Name::new(name),
+//!     granularity: Granularity::from_bytes(65536).unwrap(),
+//!     recording,
+//!     inconsistent: false,
+//!     unusable: false,
+//! };
+//! let chain = Chain::read(&[bitmap("1->2", true), bitmap("1", false)], None)?;
+//! let plan = chain.plan_delete(b"2", false)?;
+//! let steps: Vec<String> = plan.actions.iter().map(|action| action.to_string()).collect();
+//! assert_eq!(steps, ["merge '1->2' into '1'", "start recording in '1'", "remove '1->2'"]);
+//! # Ok::<(), checkmap::Error>(())
+//! ```
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+
+mod create;
+mod delete;
+mod diff;
+mod merge;
+mod model;
+mod name;
+mod order;
+mod plan;
+mod read;
+mod rename;
+
+pub use create::CreateOptions;
+pub use diff::Span;
+pub use merge::plan_merge;
+pub use model::{BitmapState, Checkpoint, Model};
+pub use name::{MAX_BITMAP_NAME, MAX_CHECKPOINT_NAME, Name, check_checkpoint_name};
+pub use plan::{Action, Plan};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The checkpoints of one image, read from the names and flags of its bitmaps.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    model: Model,
+    /// The model that the caller insists on, which also decides what `create` starts on an empty image.
+    insist: Option<Model>,
+    checkpoints: Vec<Checkpoint>,
+    foreign: Vec<Name>,
+    helpers: Vec<Name>,
+    /// Every bitmap of the image, helpers and foreign ones too: any of them can hold a name that a plan wants.
+    states: Vec<BitmapState>,
+}
+
+impl Chain {
+    /// The model of the checkpoints.
+    pub fn model(&self) -> Model {
+        self.model
+    }
+
+    /// The checkpoints. Interval: oldest first. Cumulative: by name until [`Chain::order_cumulative`] is called, then
+    /// oldest first where that can be told. Empty for [`Model::None`] and [`Model::Unknown`].
+    pub fn checkpoints(&self) -> &[Checkpoint] {
+        &self.checkpoints
+    }
+
+    /// The plain-named bitmaps of an interval image that are no checkpoints: listed, never touched. A bitmap here can
+    /// record or not, be consistent or not; it belongs to somebody else.
+    pub fn foreign(&self) -> &[Name] {
+        &self.foreign
+    }
+
+    /// What libvirt left behind after a crash, see [`Name::is_helper`]: listed, never taken for checkpoints, and of no
+    /// weight for the model. They still occupy their names.
+    pub fn helpers(&self) -> &[Name] {
+        &self.helpers
+    }
+
+    /// The checkpoint of this name.
+    pub fn checkpoint(&self, name: &[u8]) -> Option<&Checkpoint> {
+        self.checkpoints.iter().find(|checkpoint| checkpoint.name.as_bytes() == name)
+    }
+
+    /// The interval that the bitmap named `bitmap` covers: the checkpoint since which, and the one until which; `None`
+    /// inside is "until now". `None` outside for a bitmap that belongs to no checkpoint.
+    pub fn interval_of(&self, bitmap: &Name) -> Option<(Name, Option<Name>)> {
+        let at = self.checkpoints.iter().position(|checkpoint| checkpoint.bitmap == *bitmap)?;
+        let own = self.checkpoints.get(at)?;
+        let next = self.checkpoints.get(at + 1).filter(|_| self.model == Model::Interval);
+        Some((own.name.clone(), next.map(|next| next.name.clone())))
+    }
+
+    /// Refuses an unknown model: nothing that needs the chain can be answered.
+    fn known(&self) -> Result<()> {
+        if self.model != Model::Unknown {
+            return Ok(());
+        }
+        let plain = self.states.iter().filter(|state| !state.name.is_helper());
+        let silent: Vec<&Name> = plain.clone().filter(|state| !state.recording).map(|state| &state.name).collect();
+        let all: Vec<&Name> = plain.map(|state| &state.name).collect();
+        Err(Error::new(
+            ErrorKind::Model,
+            format!(
+                "{} may be one chain of intervals or cumulative checkpoints: {} not record",
+                name::list(&all),
+                match silent.as_slice() {
+                    [one] => format!("{one} does"),
+                    many => format!("{} do", name::list(many)),
+                }
+            ),
+        )
+        .advise("say which with --model, or remove the bitmaps that do not belong"))
+    }
+
+    /// The place of the checkpoint named `name`.
+    fn position(&self, name: &[u8]) -> Result<usize> {
+        self.known()?;
+        match self.checkpoints.iter().position(|checkpoint| checkpoint.name.as_bytes() == name) {
+            Some(at) => Ok(at),
+            None => Err(self.not_found(&Name::new(name))),
+        }
+    }
+
+    fn not_found(&self, name: &Name) -> Error {
+        let error = |message: String| Error::new(ErrorKind::NotFound, message);
+        if let Some(own) = self.checkpoints.iter().find(|checkpoint| checkpoint.bitmap == *name) {
+            return error(format!("{name} is a bitmap, not a checkpoint"))
+                .advise(format!("its checkpoint is {}", own.name));
+        }
+        let names: Vec<&Name> = self.checkpoints.iter().map(|checkpoint| &checkpoint.name).collect();
+        let way_out = match names.as_slice() {
+            [] => "there are no checkpoints: the next backup must be full".to_owned(),
+            names => format!("there are {}", name::list(names)),
+        };
+        match self.states.iter().any(|state| state.name == *name) {
+            true => error(format!("{name} is a bitmap of its own, not a checkpoint")).advise(way_out),
+            false => error(format!("no checkpoint is named {name}")).advise(way_out),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+#![forbid(unsafe_code)]
+//! Owns the creation of a checkpoint: which bitmap is born and which one is frozen, and when a gap in the recording
+//! forbids it. Knows nothing of the image.
+
+use super::plan::{self, Action, Plan};
+use super::{Chain, Checkpoint, Model, Name, check_checkpoint_name};
+use crate::error::{Error, ErrorKind, Result};
+use crate::geometry::Granularity;
+
+/// How to create a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct CreateOptions {
+    /// The granularity of the new bitmap; without it, that of the newest checkpoint.
+    pub granularity: Option<Granularity>,
+    /// The granularity where there is no checkpoint yet.
+    pub default_granularity: Granularity,
+    /// The model to start with, or the one of the checkpoints that are there. Without it, the model that
+    /// [`Chain::read`] was told to insist on, else the one of the bitmaps, else interval.
+    pub model: Option<Model>,
+}
+
+impl Chain {
+    /// Plans a new checkpoint named `checkpoint`.
+    ///
+    /// Refused while any bitmap of the chain is inconsistent or the newest interval bitmap does not record: the new
+    /// checkpoint would hide the gap.
+    pub fn plan_create(&self, checkpoint: &[u8], options: CreateOptions) -> Result<Plan> {
+        self.known()?;
+        let own = check_checkpoint_name(checkpoint)?;
+        let model = self.model_to_create(options.model)?;
+        if self.checkpoint(checkpoint).is_some() {
+            return Err(Error::new(ErrorKind::Exists, format!("a checkpoint named {own} exists already"))
+                .advise("choose another name, or delete that checkpoint"));
+        }
+        self.refuse_name_of_bitmap(&own)?;
+        self.refuse_gap(model)?;
+
+        let granularity = options.granularity.unwrap_or_else(|| self.newest_granularity(options.default_granularity));
+        let newest = self.checkpoints.last().filter(|_| model == Model::Interval);
+        let mut actions = Vec::new();
+        if let Some(newest) = newest {
+            // A name that is read back must be a valid one: a root of somebody else can have a longer one.
+            check_checkpoint_name(newest.name.as_bytes())
+                .map_err(|error| error.advise("rename that checkpoint first"))?;
+            actions.push(Action::SetRecording { name: newest.bitmap.clone(), recording: false });
+        }
+        let name = Name::chained(newest.map(|newest| &newest.name), &own);
+        actions.push(Action::Add { name, granularity });
+
+        let mut plan = Plan::of(actions);
+        plan.warnings.extend(own.warning());
+        if let (Some(root), 1) = (newest, self.checkpoints.len()) {
+            plan.warn(format!(
+                "the bitmap {} stops recording: if libvirt has a checkpoint of that name, libvirt takes it for broken \
+                 from now on (--model cumulative leaves it alone)",
+                root.bitmap
+            ));
+        }
+        let mut expected: Vec<Name> = self.checkpoints.iter().map(|checkpoint| checkpoint.name.clone()).collect();
+        expected.push(own);
+        self.finish(plan, model, &expected)
+    }
+
+    /// Refuses a new checkpoint the name of any bitmap, of whomever: it would be, or become, the name of its own.
+    pub(super) fn refuse_name_of_bitmap(&self, own: &Name) -> Result<()> {
+        match self.states.iter().any(|state| state.name == *own) {
+            true => Err(Error::new(ErrorKind::Exists, format!("a bitmap named {own} exists already"))
+                .advise("choose another name, or remove that bitmap if it belongs to nobody")),
+            false => Ok(()),
+        }
+    }
+
+    fn model_to_create(&self, asked: Option<Model>) -> Result<Model> {
+        let refuse = |message: String| {
+            Err(Error::new(ErrorKind::Model, message).advise("leave out --model, or delete the checkpoints first"))
+        };
+        if let Some(model @ (Model::None | Model::Unknown)) = asked {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("checkpoints of model {model} cannot be created"),
+            ));
+        }
+        let alone = self.checkpoints.len() == 1;
+        match (self.model, asked.or(self.insist)) {
+            (Model::None, asked) => Ok(asked.unwrap_or(Model::Interval)),
+            (model, None) => Ok(model),
+            (model, Some(asked)) if model == asked => Ok(model),
+            // One plain bitmap that records says the same in both models.
+            (Model::Interval, Some(Model::Cumulative)) if alone && self.foreign.is_empty() => Ok(Model::Cumulative),
+            (model, Some(asked)) => refuse(format!("the checkpoints are {model}, not {asked}")),
+        }
+    }
+
+    fn refuse_gap(&self, model: Model) -> Result<()> {
+        for checkpoint in &self.checkpoints {
+            if checkpoint.unusable {
+                return Err(plan::unusable(&checkpoint.bitmap));
+            }
+            if checkpoint.inconsistent {
+                return Err(plan::inconsistent(&checkpoint.bitmap)
+                    .advise("delete the inconsistent checkpoints with --all-inconsistent, then take a full backup"));
+            }
+        }
+        match self.checkpoints.last() {
+            Some(newest) if model == Model::Interval && !newest.recording => Err(not_recording(newest)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The granularity of the newest checkpoint. Where nobody can tell which is the newest, the finest of all: it is
+    /// never less exact.
+    fn newest_granularity(&self, default: Granularity) -> Granularity {
+        let newest = self.checkpoints.last().filter(|newest| newest.ordered).map(|newest| newest.granularity);
+        let finest = || self.checkpoints.iter().map(|checkpoint| checkpoint.granularity).min();
+        newest.or_else(finest).unwrap_or(default)
+    }
+}
+
+/// The error for a last bitmap that lets writes pass unseen.
+pub(super) fn not_recording(checkpoint: &Checkpoint) -> Error {
+    Error::new(
+        ErrorKind::Recording,
+        format!("the bitmap {} does not record, so writes since {} are missing", checkpoint.bitmap, checkpoint.name),
+    )
+    .advise("delete the checkpoints that lead to it, then take a full backup")
+}

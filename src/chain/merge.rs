@@ -1,0 +1,66 @@
+#![forbid(unsafe_code)]
+//! Owns the raw merge of bitmaps by their own names, outside of any chain. Knows the chain only to warn.
+
+use super::name;
+use super::plan::{self, Action, Plan, carry_out};
+use super::read::refuse_duplicates;
+use super::{BitmapState, Chain, Name};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Plans the raw merge: the bitmap `into` becomes the union of itself and the sources, which stay as they are.
+///
+/// It only ever adds bits, and no bitmap starts or stops recording, so no diff gets short and no gap gets hidden; a
+/// warning says where a bitmap will hold more than its interval.
+pub fn plan_merge(bitmaps: &[BitmapState], sources: &[&[u8]], into: &[u8]) -> Result<Plan> {
+    refuse_duplicates(bitmaps)?;
+    let find = |name: &[u8]| match bitmaps.iter().find(|bitmap| bitmap.name.as_bytes() == name) {
+        Some(bitmap) if bitmap.unusable => Err(plan::unusable(&bitmap.name)),
+        Some(bitmap) if bitmap.inconsistent => Err(plan::inconsistent(&bitmap.name)
+            .advise("nothing can restore its content; delete its checkpoint with --force-inconsistent")),
+        Some(bitmap) => Ok(bitmap),
+        None => {
+            let names: Vec<&Name> = bitmaps.iter().map(|bitmap| &bitmap.name).collect();
+            let way_out = match names.as_slice() {
+                [] => "there are no bitmaps".to_owned(),
+                names => format!("there are {}", name::list(names)),
+            };
+            Err(Error::new(ErrorKind::NotFound, format!("no bitmap is named {}", Name::new(name))).advise(way_out))
+        }
+    };
+    let target = find(into)?;
+    let mut from: Vec<&BitmapState> = Vec::new();
+    for source in sources {
+        let source = find(source)?;
+        if source.name == target.name {
+            return Err(Error::new(ErrorKind::InvalidArgument, format!("{} cannot merge into itself", target.name)));
+        }
+        if !from.contains(&source) {
+            from.push(source);
+        }
+    }
+    if from.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidArgument, "a merge needs at least one source"));
+    }
+
+    let sources = from.iter().map(|source| source.name.clone()).collect();
+    let mut plan = Plan::of(vec![Action::Merge { sources, target: target.name.clone() }]);
+    carry_out(bitmaps, &plan.actions)?;
+    plan.note_takers(bitmaps);
+    let chain = Chain::read(bitmaps, None).ok();
+    if let Some((since, until)) = chain.and_then(|chain| chain.interval_of(&target.name)) {
+        let until = until.map_or_else(|| "now".to_owned(), |until| until.to_string());
+        plan.warn(format!(
+            "{} will hold more than the writes from {since} until {until}: every diff that needs it grows",
+            target.name
+        ));
+    }
+    for source in from.iter().filter(|source| source.granularity < target.granularity) {
+        plan.warn(format!(
+            "{} has a granularity of {} bytes: what comes from {} becomes coarser",
+            target.name,
+            target.granularity.bytes(),
+            source.name
+        ));
+    }
+    Ok(plan)
+}

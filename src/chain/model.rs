@@ -1,0 +1,107 @@
+#![forbid(unsafe_code)]
+//! Owns what is known of each bitmap and checkpoint, and the detection of the model. Knows nothing of plans.
+
+use super::name::Name;
+use crate::geometry::Granularity;
+use std::collections::HashSet;
+use std::fmt;
+
+/// What a chain has to know of one bitmap of the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BitmapState {
+    /// The bitmap's own name.
+    pub name: Name,
+    /// The bytes that one bit stands for.
+    pub granularity: Granularity,
+    /// Whether the bitmap records, as it is stored. A crash does not change it: the stored flag stays, so that a
+    /// crash never changes the model.
+    pub recording: bool,
+    /// Whether the bitmap was not stored when its writer ended: its content cannot be trusted.
+    pub inconsistent: bool,
+    /// Whether the bitmap has a type or extra data that we do not know: it is listed and preserved, never used.
+    pub unusable: bool,
+}
+
+/// How the bitmaps of an image stand for checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Model {
+    /// No bitmaps.
+    None,
+    /// Each bitmap covers the interval from its checkpoint to the next; only the last one records.
+    Interval,
+    /// Each bitmap records since its checkpoint, until it is deleted.
+    Cumulative,
+    /// Bitmaps that could be either: nobody can tell what they mean.
+    Unknown,
+}
+
+impl Model {
+    /// The model in one lower-case word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Model::None => "none",
+            Model::Interval => "interval",
+            Model::Cumulative => "cumulative",
+            Model::Unknown => "unknown",
+        }
+    }
+
+    /// The model of these bitmaps, by their names and by which of them record. Helpers do not count; consistency and
+    /// damage do not count either, since a crash must not change the model.
+    pub(super) fn of(bitmaps: &[BitmapState]) -> Model {
+        let counted: Vec<&BitmapState> = bitmaps.iter().filter(|bitmap| !bitmap.name.is_helper()).collect();
+        let names: HashSet<&Name> = counted.iter().map(|bitmap| &bitmap.name).collect();
+        let all_record = counted.iter().all(|bitmap| bitmap.recording) && names.len() == counted.len();
+        match counted.len() {
+            _ if counted.iter().any(|bitmap| bitmap.name.has_arrow()) => Model::Interval,
+            0 => Model::None,
+            1 if all_record => Model::Interval,
+            _ if all_record => Model::Cumulative,
+            _ => Model::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A point in time, and the bitmap that begins there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The checkpoint's name.
+    pub name: Name,
+    /// The checkpoint before it; always `None` in the cumulative model, where nothing stores it.
+    pub parent: Option<Name>,
+    /// The bitmap of the writes after this checkpoint.
+    pub bitmap: Name,
+    /// The granularity of that bitmap.
+    pub granularity: Granularity,
+    /// Whether that bitmap records.
+    pub recording: bool,
+    /// Whether that bitmap's content cannot be trusted.
+    pub inconsistent: bool,
+    /// Whether that bitmap is one that we cannot use, see [`BitmapState::unusable`].
+    pub unusable: bool,
+    /// Whether this checkpoint's place among the others is known. Always in the interval model. In the cumulative
+    /// model only if the bits decide it against *every* other checkpoint, by strict containment in one direction or
+    /// the other; else its place is a guess by name, however plausible its neighbours look.
+    pub ordered: bool,
+}
+
+impl Checkpoint {
+    pub(super) fn of(bitmap: &BitmapState, name: Name, parent: Option<Name>, ordered: bool) -> Checkpoint {
+        Checkpoint {
+            name,
+            parent,
+            bitmap: bitmap.name.clone(),
+            granularity: bitmap.granularity,
+            recording: bitmap.recording,
+            inconsistent: bitmap.inconsistent,
+            unusable: bitmap.unusable,
+            ordered,
+        }
+    }
+}

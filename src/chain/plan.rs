@@ -1,0 +1,215 @@
+#![forbid(unsafe_code)]
+//! Owns the plan: the actions on bitmaps that one operation on checkpoints comes to, and the proof that carrying them
+//! out leaves a chain that reads back as meant. Knows nothing of who carries them out.
+
+use super::name::{self, MAX_BITMAP_NAME};
+use super::{BitmapState, Chain, Model, Name};
+use crate::error::{Error, ErrorKind, Result};
+use crate::geometry::Granularity;
+use std::fmt;
+
+/// One action on the bitmaps of an image. `Display` says it in words, for a dry run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Adds an empty bitmap that records from now on.
+    Add {
+        /// The name of the new bitmap.
+        name: Name,
+        /// The granularity of the new bitmap.
+        granularity: Granularity,
+    },
+    /// Makes `target` the union of itself and the sources; the sources stay.
+    Merge {
+        /// The bitmaps to read.
+        sources: Vec<Name>,
+        /// The bitmap that grows.
+        target: Name,
+    },
+    /// Removes a bitmap with its content.
+    Remove {
+        /// The bitmap.
+        name: Name,
+    },
+    /// Renames a bitmap; content and flags stay, also those of an inconsistent bitmap.
+    Rename {
+        /// The name until now.
+        from: Name,
+        /// The name from now on, which no bitmap has.
+        to: Name,
+    },
+    /// Makes a bitmap record, or freezes it.
+    SetRecording {
+        /// The bitmap.
+        name: Name,
+        /// Whether it records from now on.
+        recording: bool,
+    },
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Add { name, granularity } => {
+                write!(f, "add {name}, recording, granularity {}", granularity.bytes())
+            }
+            Action::Merge { sources, target } => {
+                let sources: Vec<String> = sources.iter().map(Name::to_string).collect();
+                write!(f, "merge {} into {target}", sources.join(", "))
+            }
+            Action::Remove { name } => write!(f, "remove {name}"),
+            Action::Rename { from, to } => write!(f, "rename {from} to {to}"),
+            Action::SetRecording { name, recording: true } => write!(f, "start recording in {name}"),
+            Action::SetRecording { name, recording: false } => write!(f, "stop recording in {name}"),
+        }
+    }
+}
+
+/// What an operation on checkpoints does to the bitmaps. The actions are carried out in their order, in one atomic
+/// step: all of them or none. A plan without actions has nothing to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The actions, in order.
+    pub actions: Vec<Action>,
+    /// What the caller should tell its user, one sentence each.
+    pub warnings: Vec<String>,
+    /// The bitmaps that take part, by the names they are stored under before the plan, each once: all that the actions
+    /// read, change, rename or remove. A lower layer that has one of them makes the plan unsafe.
+    pub takes_part: Vec<Name>,
+}
+
+impl Plan {
+    pub(super) fn of(actions: Vec<Action>) -> Plan {
+        Plan { actions, ..Plan::default() }
+    }
+
+    pub(super) fn warn(&mut self, warning: impl Into<String>) {
+        self.warnings.push(warning.into());
+    }
+
+    /// Fills in which of the bitmaps take part.
+    pub(super) fn note_takers(&mut self, bitmaps: &[BitmapState]) {
+        let mut takes_part: Vec<Name> = Vec::new();
+        for name in self.actions.iter().flat_map(names_in) {
+            if bitmaps.iter().any(|bitmap| bitmap.name == *name) && !takes_part.contains(name) {
+                takes_part.push(name.clone());
+            }
+        }
+        self.takes_part = takes_part;
+    }
+}
+
+fn names_in(action: &Action) -> Vec<&Name> {
+    match action {
+        Action::Add { name, .. } | Action::Remove { name } | Action::SetRecording { name, .. } => vec![name],
+        Action::Rename { from, to } => vec![from, to],
+        Action::Merge { sources, target } => sources.iter().chain([target]).collect(),
+    }
+}
+
+impl Chain {
+    /// Ends every plan: refuses one that collides or would leave names that read back as something else than the
+    /// `expected` checkpoints, and warns if the image will be taken for another model than the `intended` one.
+    pub(super) fn finish(&self, mut plan: Plan, intended: Model, expected: &[Name]) -> Result<Plan> {
+        let after = carry_out(&self.states, &plan.actions)?;
+        plan.note_takers(&self.states);
+        if intended == Model::Interval && after.iter().any(|bitmap| bitmap.name.has_arrow()) {
+            let chain = Chain::read(&after, None)?;
+            if !chain.checkpoints().iter().map(|checkpoint| &checkpoint.name).eq(expected) {
+                return Err(Error::new(ErrorKind::BrokenChain, "the bitmaps would no longer read as the same chain")
+                    .advise("rename or remove the plain-named bitmaps that belong to no checkpoint"));
+            }
+        }
+        if expected.is_empty() && !self.checkpoints.is_empty() {
+            plan.warn("no checkpoint is left: tracking ends, and the next backup must be full");
+        }
+        let detected = Model::of(&after);
+        if detected != intended && detected != Model::None && !plan.actions.is_empty() {
+            let left: Vec<&Name> = after.iter().map(|bitmap| &bitmap.name).filter(|name| !name.is_helper()).collect();
+            plan.warn(format!(
+                "afterwards {} will read as model {detected}: --model {intended} says otherwise",
+                name::list(&left)
+            ));
+        }
+        Ok(plan)
+    }
+}
+
+/// The bitmaps after these actions; refuses an action that cannot be carried out.
+pub(super) fn carry_out(bitmaps: &[BitmapState], actions: &[Action]) -> Result<Vec<BitmapState>> {
+    let mut after = bitmaps.to_vec();
+    for action in actions {
+        match action {
+            Action::Add { name, granularity } => {
+                check_free(&after, name)?;
+                after.push(BitmapState {
+                    name: name.clone(),
+                    granularity: *granularity,
+                    recording: true,
+                    inconsistent: false,
+                    unusable: false,
+                });
+            }
+            Action::Merge { sources, target } => {
+                for name in sources.iter().chain([target]) {
+                    let bitmap = find(&mut after, name)?;
+                    if bitmap.inconsistent {
+                        return Err(inconsistent(name).advise("delete its checkpoint with --force-inconsistent"));
+                    }
+                }
+            }
+            Action::Remove { name } => {
+                find(&mut after, name)?;
+                after.retain(|bitmap| bitmap.name != *name);
+            }
+            Action::Rename { from, to } => {
+                check_free(&after, to)?;
+                find(&mut after, from)?.name = to.clone();
+            }
+            Action::SetRecording { name, recording } => {
+                let bitmap = find(&mut after, name)?;
+                if bitmap.inconsistent {
+                    return Err(inconsistent(name).advise("delete its checkpoint with --force-inconsistent"));
+                }
+                bitmap.recording = *recording;
+            }
+        }
+    }
+    Ok(after)
+}
+
+/// The error for a bitmap whose content cannot be trusted.
+pub(super) fn inconsistent(bitmap: &Name) -> Error {
+    Error::new(
+        ErrorKind::Inconsistent,
+        format!("the bitmap {bitmap} is inconsistent: its writer ended without storing it, so writes are missing"),
+    )
+}
+
+/// The error for a bitmap that we do not understand.
+pub(super) fn unusable(bitmap: &Name) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("the bitmap {bitmap} has a type or extra data that is not known"))
+        .advise("use the software that made it")
+}
+
+fn find<'a>(bitmaps: &'a mut [BitmapState], name: &Name) -> Result<&'a mut BitmapState> {
+    match bitmaps.iter_mut().find(|bitmap| bitmap.name == *name) {
+        Some(bitmap) if bitmap.unusable => Err(unusable(name)),
+        Some(bitmap) => Ok(bitmap),
+        None => Err(Error::new(ErrorKind::NotFound, format!("no bitmap is named {name}"))),
+    }
+}
+
+fn check_free(bitmaps: &[BitmapState], name: &Name) -> Result<()> {
+    if name.as_bytes().len() > MAX_BITMAP_NAME {
+        return Err(Error::new(
+            ErrorKind::NameTooLong,
+            format!("the bitmap would be named {name}, which is above {MAX_BITMAP_NAME} bytes"),
+        )
+        .advise("rename the checkpoints to shorter names"));
+    }
+    match bitmaps.iter().any(|bitmap| bitmap.name == *name) {
+        true => Err(Error::new(ErrorKind::Exists, format!("a bitmap named {name} exists already"))
+            .advise("choose another name, or remove that bitmap if it belongs to nobody")),
+        false => Ok(()),
+    }
+}

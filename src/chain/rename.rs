@@ -1,0 +1,36 @@
+#![forbid(unsafe_code)]
+//! Owns the renaming of a checkpoint: its own bitmap and that of its child carry the name. Knows nothing of the image.
+
+use super::plan::{Action, Plan};
+use super::{Chain, Model, Name, check_checkpoint_name};
+use crate::error::{Error, ErrorKind, Result};
+
+impl Chain {
+    /// Plans a new name for a checkpoint; the bitmaps keep their content and flags, also inconsistent ones.
+    pub fn plan_rename(&self, checkpoint: &[u8], new_name: &[u8]) -> Result<Plan> {
+        let at = self.position(checkpoint)?;
+        let to = check_checkpoint_name(new_name)?;
+        if self.checkpoint(new_name).is_some() {
+            return Err(Error::new(ErrorKind::Exists, format!("a checkpoint named {to} exists already"))
+                .advise("choose another name"));
+        }
+        self.refuse_name_of_bitmap(&to)?;
+        let Some(own) = self.checkpoints.get(at) else { return Ok(Plan::default()) };
+        let mut plan =
+            Plan::of(vec![Action::Rename { from: own.bitmap.clone(), to: Name::chained(own.parent.as_ref(), &to) }]);
+        if let (Model::Interval, Some(child)) = (self.model, self.checkpoints.get(at + 1)) {
+            let name = Name::chained(Some(&to), &child.name);
+            plan.actions.push(Action::Rename { from: child.bitmap.clone(), to: name });
+        }
+        plan.warnings.extend(to.warning());
+        if self.model == Model::Cumulative {
+            plan.warn(format!(
+                "if libvirt made this checkpoint, libvirt goes on looking for a bitmap named {}",
+                own.name
+            ));
+        }
+        let expected: Vec<Name> =
+            self.names().map(|name| if *name == own.name { to.clone() } else { name.clone() }).collect();
+        self.finish(plan, self.model, &expected)
+    }
+}
