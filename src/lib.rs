@@ -15,7 +15,7 @@ pub mod geometry;
 pub mod image;
 pub mod storage;
 
-//BM
+pub use bitmap::Bitmap;
 pub use error::{Error, ErrorKind, Result};
 pub use geometry::{Extent, Granularity};
 //IM

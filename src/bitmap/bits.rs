@@ -1,0 +1,136 @@
+#![forbid(unsafe_code)]
+//! Owns the way in and out as plain bits, least significant first, one piece of the disk at a time. Must never know of
+//! clusters, tables or files.
+
+use super::Bitmap;
+use super::container::{CHUNK, Container, Run, Words, clear_run, no_words, to_u16};
+use super::directory::{Span, split, window_in_chunk};
+use crate::error::{Error, ErrorKind, Result};
+use crate::geometry::Granularity;
+use std::borrow::Cow;
+
+/// The bytes of one chunk's bits.
+const CHUNK_BYTES: usize = size_of::<Words>();
+
+impl Bitmap {
+    /// A bitmap of these bits: bit n is granule n, in byte n/8, counted from the least significant bit.
+    ///
+    /// Granules past the end of `bits` are clean; bits past the last granule are ignored. A disk that [`Bitmap::new`]
+    /// would refuse is [`ErrorKind::InvalidArgument`].
+    pub fn from_bits(size_bytes: u64, granularity: Granularity, bits: &[u8]) -> Result<Self> {
+        let mut bitmap = Self::new(size_bytes, granularity)?;
+        bitmap.set_bits(0, bits)?;
+        Ok(bitmap)
+    }
+
+    /// Marks the granules whose bits are set; those whose bits are clear stay as they are.
+    ///
+    /// Bit n, in byte n/8, counted from the least significant bit, is granule `first_granule + n`. Bits past the last
+    /// granule are ignored. A `first_granule` that is not a multiple of 8 is [`ErrorKind::InvalidArgument`].
+    pub fn set_bits(&mut self, first_granule: u64, bits: &[u8]) -> Result<()> {
+        check_first(first_granule)?;
+        let granules = self.granules();
+        let mut at = first_granule;
+        let mut rest = bits;
+        while at < granules && !rest.is_empty() {
+            let (key, low) = split(at);
+            let skip = usize::from(low / 8);
+            let (piece, tail) = rest.split_at(rest.len().min(CHUNK_BYTES - skip));
+            if piece.iter().any(|&byte| byte != 0) {
+                let mut words = words_of(piece, skip);
+                let base = u64::from(key) << 16;
+                if let Ok(used @ 0..CHUNK) = u32::try_from(granules - base) {
+                    clear_run(&mut words, Run { first: to_u16(used), last: u16::MAX });
+                }
+                let new = Container::from_words(words);
+                self.directory.edit(key, |container| {
+                    let old = std::mem::replace(container, Container::empty());
+                    *container = if old.is_empty() { new } else { Container::union(Cow::Owned(old), &new) };
+                });
+            }
+            at = (u64::from(key) + 1) << 16;
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    /// Overwrites `out` with the bits of the granules from `first_granule` on, in the order of [`Bitmap::set_bits`].
+    ///
+    /// Bits past the last granule are 0. A `first_granule` that is not a multiple of 8 is
+    /// [`ErrorKind::InvalidArgument`].
+    pub fn copy_bits(&self, first_granule: u64, out: &mut [u8]) -> Result<()> {
+        check_first(first_granule)?;
+        out.fill(0);
+        let end = first_granule.saturating_add(out.len() as u64 * 8).min(self.granules());
+        if end <= first_granule {
+            return Ok(());
+        }
+        let window = Span { first: first_granule, last: end - 1 };
+        for entry in self.directory.within(split(window.first).0, split(window.last).0 + 1) {
+            let all = entry.span();
+            let (first, last) = (all.first.max(window.first), all.last.min(window.last));
+            let from = byte_index(first - first_granule);
+            let to = byte_index(last - first_granule) + 1;
+            let piece = &mut out[from..to];
+            if entry.container.is_full() {
+                piece.fill(u8::MAX);
+                if let (Some(byte), used @ 1..8) = (piece.last_mut(), (last + 1) % 8) {
+                    *byte = !(u8::MAX << used);
+                }
+            } else {
+                let run = window_in_chunk(window, entry.base());
+                copy_words(&entry.container.words(), usize::from(run.first / 8), piece);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_first(first_granule: u64) -> Result<()> {
+    if first_granule.is_multiple_of(8) {
+        return Ok(());
+    }
+    let message = format!("bits cannot begin at granule {first_granule}, which is not a multiple of 8");
+    Err(Error::new(ErrorKind::InvalidArgument, message))
+}
+
+/// The words of a chunk in which `bytes` begin at byte `skip`.
+fn words_of(bytes: &[u8], skip: usize) -> Box<Words> {
+    let mut words = no_words();
+    let head = bytes.len().min(skip.next_multiple_of(8) - skip);
+    let (head, body) = bytes.split_at(head);
+    let mut add = |at: usize, bytes: &[u8]| {
+        let mut word = [0; 8];
+        word[at % 8..at % 8 + bytes.len()].copy_from_slice(bytes);
+        words[at / 8] |= u64::from_le_bytes(word);
+    };
+    if !head.is_empty() {
+        add(skip, head);
+    }
+    for (index, bytes) in body.chunks(8).enumerate() {
+        add(skip + head.len() + index * 8, bytes);
+    }
+    words
+}
+
+/// Copies the bytes of `words` from byte `skip` on.
+fn copy_words(words: &Words, skip: usize, out: &mut [u8]) {
+    let head = out.len().min(skip.next_multiple_of(8) - skip);
+    let (head, body) = out.split_at_mut(head);
+    let copy = |at: usize, out: &mut [u8]| {
+        out.copy_from_slice(&words[at / 8].to_le_bytes()[at % 8..at % 8 + out.len()]);
+    };
+    let start = skip + head.len();
+    if !head.is_empty() {
+        copy(skip, head);
+    }
+    for (index, out) in body.chunks_mut(8).enumerate() {
+        copy(start + index * 8, out);
+    }
+}
+
+/// The byte of a bit inside a buffer in memory.
+#[allow(clippy::cast_possible_truncation, reason = "the bit is inside a buffer, whose length is a usize")]
+fn byte_index(bit: u64) -> usize {
+    (bit / 8) as usize
+}

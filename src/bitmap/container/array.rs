@@ -1,0 +1,92 @@
+#![forbid(unsafe_code)]
+//! Owns the form of a chunk that holds few set bits as sorted 16-bit indices. Knows nothing of chunk keys, disks or
+//! bytes.
+
+use super::{ARRAY_MAX, Run, small};
+
+/// The sorted indices of the set bits, none twice.
+#[derive(Clone, PartialEq, Eq)]
+pub(in crate::bitmap) struct Array(pub(super) Vec<u16>);
+
+impl Array {
+    pub(super) fn contains(&self, bit: u16) -> bool {
+        self.0.binary_search(&bit).is_ok()
+    }
+
+    pub(super) fn within(&self, window: Run) -> &[u16] {
+        let from = self.0.partition_point(|&bit| bit < window.first);
+        let to = self.0.partition_point(|&bit| bit <= window.last);
+        &self.0[from..to]
+    }
+
+    pub(super) fn count(&self, window: Run) -> u32 {
+        small(self.within(window).len())
+    }
+
+    pub(super) fn set(&mut self, new: Run) {
+        let from = self.0.partition_point(|&bit| bit < new.first);
+        let to = self.0.partition_point(|&bit| bit <= new.last);
+        if from == to && new.first == new.last {
+            self.0.insert(from, new.first);
+        } else {
+            self.0.splice(from..to, new.first..=new.last);
+        }
+    }
+
+    pub(super) fn clear(&mut self, gone: Run) {
+        let from = self.0.partition_point(|&bit| bit < gone.first);
+        let to = self.0.partition_point(|&bit| bit <= gone.last);
+        self.0.drain(from..to);
+    }
+
+    pub(super) fn validate(&self) -> Result<(), &'static str> {
+        if self.0.is_empty() || self.0.len() > ARRAY_MAX {
+            return Err("an array container has no bit or too many");
+        }
+        if self.0.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return Err("the bits of an array container are out of order");
+        }
+        Ok(())
+    }
+}
+
+/// The number of leading bits of the non-empty `bits` that follow each other without a gap.
+pub(super) fn leading_run(bits: &[u16]) -> usize {
+    1 + bits.windows(2).take_while(|pair| pair[1] - pair[0] == 1).count()
+}
+
+/// The number of trailing bits of the non-empty `bits` that follow each other without a gap.
+pub(super) fn trailing_run(bits: &[u16]) -> usize {
+    1 + bits.windows(2).rev().take_while(|pair| pair[1] - pair[0] == 1).count()
+}
+
+pub(super) fn run_count(bits: &[u16]) -> usize {
+    let breaks = bits.windows(2).filter(|pair| pair[1] - pair[0] != 1).count();
+    breaks + usize::from(!bits.is_empty())
+}
+
+pub(super) fn union(a: &[u16], b: &[u16]) -> Vec<u16> {
+    let mut result = Vec::with_capacity(a.len() + b.len());
+    let (mut i, mut j) = (0, 0);
+    while let (Some(&x), Some(&y)) = (a.get(i), b.get(j)) {
+        result.push(x.min(y));
+        i += usize::from(x <= y);
+        j += usize::from(y <= x);
+    }
+    result.extend_from_slice(&a[i..]);
+    result.extend_from_slice(&b[j..]);
+    result
+}
+
+pub(super) fn intersect(a: &[u16], b: &[u16]) -> Vec<u16> {
+    let mut result = Vec::with_capacity(a.len().min(b.len()));
+    let (mut i, mut j) = (0, 0);
+    while let (Some(&x), Some(&y)) = (a.get(i), b.get(j)) {
+        if x == y {
+            result.push(x);
+        }
+        i += usize::from(x <= y);
+        j += usize::from(y <= x);
+    }
+    result
+}

@@ -1,0 +1,89 @@
+#![forbid(unsafe_code)]
+//! Owns the questions about ranges: how much of one is dirty, and where in it the next or the last dirty or clean byte
+//! is. Must never change a bitmap.
+
+use super::Bitmap;
+use super::directory::{Entry, Span, split, window_in_chunk};
+use crate::geometry::clip_end;
+
+impl Bitmap {
+    /// The number of dirty granules.
+    pub fn dirty_granules(&self) -> u64 {
+        self.directory.entries().iter().map(Entry::ones).sum()
+    }
+
+    /// The number of dirty bytes, the sum of all extents: unlike QEMU's count it ends where the disk does, and so is
+    /// never above the disk's size.
+    pub fn dirty_bytes(&self) -> u64 {
+        let whole = self.dirty_granules() << self.granularity.bits();
+        let past_end = (self.granules() << self.granularity.bits()) - self.size_bytes;
+        let last_is_dirty = past_end > 0 && self.get(self.size_bytes - 1).is_ok_and(|dirty| dirty);
+        whole - if last_is_dirty { past_end } else { 0 }
+    }
+
+    /// The number of extents of the whole disk; counted, not walked.
+    pub fn extent_count(&self) -> u64 {
+        let entries = self.directory.entries();
+        let runs: u64 = entries.iter().map(|entry| u64::from(entry.container.run_count())).sum();
+        let joined = entries.windows(2).filter(|pair| {
+            pair[0].end() == pair[1].key && pair[0].container.contains(u16::MAX) && pair[1].container.contains(0)
+        });
+        runs - joined.count() as u64
+    }
+
+    /// The number of dirty granules that touch `offset..offset + len_bytes`, a range that is cut at the disk's end;
+    /// `u64::MAX` is "to the end".
+    pub fn count_range(&self, offset: u64, len_bytes: u64) -> u64 {
+        let end = clip_end(offset, len_bytes, self.size_bytes);
+        if end <= offset {
+            return 0;
+        }
+        let window = Span { first: self.granularity.granule_of(offset), last: self.granularity.granule_of(end - 1) };
+        let entries = self.directory.within(split(window.first).0, split(window.last).0 + 1);
+        let counts = entries.iter().map(|entry| {
+            let all = entry.span();
+            if window.first <= all.first && all.last <= window.last {
+                entry.ones()
+            } else if entry.chunks > 1 {
+                all.last.min(window.last) - all.first.max(window.first) + 1
+            } else {
+                u64::from(entry.container.count(window_in_chunk(window, entry.base())))
+            }
+        });
+        counts.sum()
+    }
+
+    /// The first dirty byte of `offset..offset + len_bytes`, a range that is cut at the disk's end.
+    ///
+    /// If the granule that holds `offset` is dirty, the answer is `offset` itself, not the granule's start.
+    pub fn next_dirty(&self, offset: u64, len_bytes: u64) -> Option<u64> {
+        self.extents(offset, len_bytes).next().map(|extent| extent.offset)
+    }
+
+    /// The first clean byte of `offset..offset + len_bytes`, a range that is cut at the disk's end.
+    pub fn next_clean(&self, offset: u64, len_bytes: u64) -> Option<u64> {
+        let end = clip_end(offset, len_bytes, self.size_bytes);
+        let clean = match self.extents(offset, len_bytes).next() {
+            Some(extent) if extent.offset == offset => extent.end(),
+            _ => offset,
+        };
+        (clean < end).then_some(clean)
+    }
+
+    /// The last dirty byte of `offset..offset + len_bytes`, a range that is cut at the disk's end: the largest offset in
+    /// it whose granule is dirty.
+    pub fn previous_dirty(&self, offset: u64, len_bytes: u64) -> Option<u64> {
+        self.extents(offset, len_bytes).next_back().map(|extent| extent.end() - 1)
+    }
+
+    /// The last clean byte of `offset..offset + len_bytes`, a range that is cut at the disk's end: the largest offset in
+    /// it whose granule is clean.
+    pub fn previous_clean(&self, offset: u64, len_bytes: u64) -> Option<u64> {
+        let end = clip_end(offset, len_bytes, self.size_bytes);
+        let clean_end = match self.extents(offset, len_bytes).next_back() {
+            Some(extent) if extent.end() == end => extent.offset,
+            _ => end,
+        };
+        (clean_end > offset).then(|| clean_end - 1)
+    }
+}

@@ -1,0 +1,357 @@
+#![forbid(unsafe_code)]
+//! Owns the portable 64-bit Roaring format: what a bitmap is as bytes, and the reading of bytes from anywhere. Must never
+//! trust a byte it reads, nor know where the bytes are kept.
+//!
+//! The format is that of RoaringFormatSpec: a 64-bit count of 32-bit bitmaps, then each as its high 32 bits and a portable
+//! 32-bit Roaring bitmap, all little-endian. The values are the indices of the dirty granules; neither the size of the disk
+//! nor the granularity is part of it.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use super::Bitmap;
+use super::container::{ARRAY_MAX, Container, Run, Words, no_words, to_u16};
+use super::directory::Directory;
+use crate::error::{Error, ErrorKind, Result};
+use crate::geometry::Granularity;
+use std::io::{self, Write};
+
+const COOKIE_WITHOUT_RUNS: u32 = 12346;
+const COOKIE_WITH_RUNS: u16 = 12347;
+
+/// A bitmap with run containers has offsets only from this many containers on.
+const OFFSETS_FROM: u32 = 4;
+
+/// The most containers of a 32-bit bitmap, and so the chunks that share their high 32 bits.
+const GROUP: u32 = 1 << 16;
+
+/// Output gathers to about this many bytes between two writes.
+const WRITE_BYTES: usize = 1 << 16;
+
+impl Bitmap {
+    /// The number of bytes that [`Bitmap::write_roaring`] writes.
+    pub fn serialized_len(&self) -> u64 {
+        8 + groups(&self.directory).map(|group| 4 + group.header_len() + group.body_len()).sum::<u64>()
+    }
+
+    /// Writes the indices of the dirty granules as portable 64-bit Roaring, each container in its smallest form: equal
+    /// bitmaps give equal bytes.
+    ///
+    /// Any error is that of `out`.
+    pub fn write_roaring(&self, out: &mut impl Write) -> io::Result<()> {
+        out.write_all(&(groups(&self.directory).count() as u64).to_le_bytes())?;
+        let mut buffer = Vec::new();
+        for group in groups(&self.directory) {
+            buffer.extend_from_slice(&group.high.to_le_bytes());
+            group.write_header(&mut buffer);
+            for piece in &group.pieces {
+                for _ in 0..piece.chunks {
+                    piece.write_body(&mut buffer);
+                    if buffer.len() >= WRITE_BYTES {
+                        out.write_all(&buffer)?;
+                        buffer.clear();
+                    }
+                }
+            }
+        }
+        out.write_all(&buffer)
+    }
+
+    /// Reads portable 64-bit Roaring, as [`Bitmap::write_roaring`] and other Roaring libraries write it.
+    ///
+    /// The bytes may come from anywhere. Whatever breaks the format, a granule past the end of the disk, and bytes left
+    /// over are [`ErrorKind::Damaged`], with the structure and its offset in `bytes`; the memory taken is at most a small
+    /// multiple of `bytes`. A disk that [`Bitmap::new`] would refuse is [`ErrorKind::InvalidArgument`].
+    pub fn from_roaring(bytes: &[u8], size_bytes: u64, granularity: Granularity) -> Result<Self> {
+        let mut bitmap = Self::new(size_bytes, granularity)?;
+        let granules = bitmap.granules();
+        let mut reader = Reader { total: bytes.len(), rest: bytes };
+        let count = u64::from_le_bytes(reader.array("Roaring header")?);
+        let mut least_high = 0;
+        for _ in 0..count {
+            let at = reader.offset();
+            let high = u32::from_le_bytes(reader.array("Roaring high key")?);
+            let damaged = |what: &str| Error::new(ErrorKind::Damaged, what).at("Roaring high key", at);
+            if u64::from(high) < least_high {
+                return Err(damaged("the high keys are not in ascending order"));
+            }
+            least_high = u64::from(high) + 1;
+            if u64::from(high) << 32 >= granules {
+                return Err(damaged("the key is past the end of the disk"));
+            }
+            read_group(&mut reader, high, granules, &mut bitmap.directory)?;
+        }
+        if !reader.rest.is_empty() {
+            return Err(reader.damaged("Roaring bitmap", "bytes follow the last container"));
+        }
+        Ok(bitmap)
+    }
+}
+
+/// How a container is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Array,
+    Bits,
+    Runs(u32),
+}
+
+/// One chunk to write, or consecutive full ones.
+struct Piece<'a> {
+    /// The chunk's index in its group.
+    key: u32,
+    chunks: u32,
+    container: &'a Container,
+    ones: u32,
+    form: Form,
+}
+
+impl<'a> Piece<'a> {
+    fn new(key: u32, chunks: u32, container: &'a Container) -> Self {
+        let (ones, runs) = (container.ones(), container.run_count());
+        let (plain, plain_bytes) =
+            if ones as usize <= ARRAY_MAX { (Form::Array, 2 * ones) } else { (Form::Bits, 8192) };
+        let form = if 2 + 4 * runs < plain_bytes { Form::Runs(runs) } else { plain };
+        Self { key, chunks, container, ones, form }
+    }
+
+    /// The bytes of one of the chunks.
+    fn body_len(&self) -> u32 {
+        match self.form {
+            Form::Array => 2 * self.ones,
+            Form::Bits => 8192,
+            Form::Runs(runs) => 2 + 4 * runs,
+        }
+    }
+
+    fn write_body(&self, out: &mut Vec<u8>) {
+        let runs = self.container.runs(Run::WHOLE);
+        match self.form {
+            Form::Array => runs.flat_map(|run| run.first..=run.last).for_each(|bit| out.extend(bit.to_le_bytes())),
+            Form::Bits => self.container.words().iter().for_each(|word| out.extend(word.to_le_bytes())),
+            Form::Runs(count) => {
+                out.extend(to_u16(count).to_le_bytes());
+                for run in runs {
+                    out.extend(run.first.to_le_bytes());
+                    out.extend((run.last - run.first).to_le_bytes());
+                }
+            }
+        }
+    }
+}
+
+/// The chunks whose granules share their high 32 bits: one 32-bit bitmap.
+struct Group<'a> {
+    high: u32,
+    pieces: Vec<Piece<'a>>,
+}
+
+impl Group<'_> {
+    fn containers(&self) -> u32 {
+        self.pieces.iter().map(|piece| piece.chunks).sum()
+    }
+
+    fn has_runs(&self) -> bool {
+        self.pieces.iter().any(|piece| matches!(piece.form, Form::Runs(_)))
+    }
+
+    fn header_len(&self) -> u64 {
+        let containers = u64::from(self.containers());
+        if !self.has_runs() {
+            return 8 + 8 * containers;
+        }
+        let offsets = if containers < u64::from(OFFSETS_FROM) { 0 } else { 4 * containers };
+        4 + containers.div_ceil(8) + 4 * containers + offsets
+    }
+
+    fn body_len(&self) -> u64 {
+        self.pieces.iter().map(|piece| u64::from(piece.chunks) * u64::from(piece.body_len())).sum()
+    }
+
+    fn write_header(&self, out: &mut Vec<u8>) {
+        let (containers, has_runs) = (self.containers(), self.has_runs());
+        let mut offset = self.header_len();
+        if has_runs {
+            out.extend((u32::from(COOKIE_WITH_RUNS) | (containers - 1) << 16).to_le_bytes());
+            let mut flags = vec![0u8; containers.div_ceil(8) as usize];
+            let is_run = self
+                .pieces
+                .iter()
+                .flat_map(|piece| std::iter::repeat_n(matches!(piece.form, Form::Runs(_)), piece.chunks as usize));
+            for (index, _) in is_run.enumerate().filter(|&(_, is_run)| is_run) {
+                if let Some(byte) = flags.get_mut(index / 8) {
+                    *byte |= 1 << (index % 8);
+                }
+            }
+            out.extend(flags);
+        } else {
+            out.extend(COOKIE_WITHOUT_RUNS.to_le_bytes());
+            out.extend(containers.to_le_bytes());
+        }
+        for piece in &self.pieces {
+            for key in piece.key..piece.key + piece.chunks {
+                out.extend(to_u16(key).to_le_bytes());
+                out.extend(to_u16(piece.ones - 1).to_le_bytes());
+            }
+        }
+        if has_runs && containers < OFFSETS_FROM {
+            return;
+        }
+        for piece in &self.pieces {
+            for _ in 0..piece.chunks {
+                #[allow(clippy::cast_possible_truncation, reason = "65536 containers take less than 2^30 bytes")]
+                out.extend((offset as u32).to_le_bytes());
+                offset += u64::from(piece.body_len());
+            }
+        }
+    }
+}
+
+fn groups(directory: &Directory) -> impl Iterator<Item = Group<'_>> {
+    let mut position = 0;
+    std::iter::from_fn(move || {
+        let high = directory.within(position, u32::MAX).first()?.key.max(position) / GROUP;
+        let (start, end) = (high * GROUP, (high + 1) * GROUP);
+        position = end;
+        let pieces = directory.within(start, end).iter().map(|entry| {
+            let (from, to) = (entry.key.max(start), entry.end().min(end));
+            Piece::new(from - start, to - from, &entry.container)
+        });
+        Some(Group { high, pieces: pieces.collect() })
+    })
+}
+
+/// The bytes that are not yet read.
+struct Reader<'a> {
+    total: usize,
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn offset(&self) -> u64 {
+        (self.total - self.rest.len()) as u64
+    }
+
+    fn damaged(&self, structure: &str, what: &str) -> Error {
+        Error::new(ErrorKind::Damaged, what).at(structure, self.offset())
+    }
+
+    fn cut_short(&self, structure: &str) -> Error {
+        self.damaged(structure, "the bytes end inside of it")
+    }
+
+    fn take(&mut self, len: usize, structure: &str) -> Result<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(len).ok_or_else(|| self.cut_short(structure))?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self, structure: &str) -> Result<[u8; N]> {
+        let (taken, rest) = self.rest.split_first_chunk().ok_or_else(|| self.cut_short(structure))?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    /// `count` items of `N` bytes.
+    fn list<const N: usize>(&mut self, count: u32, structure: &str) -> Result<&'a [[u8; N]]> {
+        let len = (count as usize).checked_mul(N).ok_or_else(|| self.cut_short(structure))?;
+        Ok(self.take(len, structure)?.as_chunks().0)
+    }
+}
+
+/// Reads one 32-bit bitmap, whose values have the high 32 bits `high`.
+fn read_group(reader: &mut Reader<'_>, high: u32, granules: u64, directory: &mut Directory) -> Result<()> {
+    let start = reader.offset();
+    let header = "Roaring bitmap header";
+    let cookie = u32::from_le_bytes(reader.array(header)?);
+    let (count, flags): (u32, &[u8]) = if cookie == COOKIE_WITHOUT_RUNS {
+        (u32::from_le_bytes(reader.array(header)?), &[])
+    } else if cookie & 0xffff == u32::from(COOKIE_WITH_RUNS) {
+        let count = (cookie >> 16) + 1;
+        (count, reader.take(count.div_ceil(8) as usize, header)?)
+    } else {
+        return Err(Error::new(ErrorKind::Damaged, format!("the cookie {cookie} is unknown")).at(header, start));
+    };
+    if count > GROUP {
+        return Err(reader.damaged(header, "there are more than 65536 containers"));
+    }
+    let has_runs = cookie != COOKIE_WITHOUT_RUNS;
+    let descriptions = reader.list::<4>(count, "Roaring container descriptions")?;
+    let has_offsets = !has_runs || count >= OFFSETS_FROM;
+    let offsets = reader.list::<4>(if has_offsets { count } else { 0 }, "Roaring container offsets")?;
+    let mut offsets = offsets.iter().map(|&bytes| u64::from(u32::from_le_bytes(bytes)));
+    let mut flags = flags.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
+    let mut least_key = 0;
+    for &[key_low, key_high, ones_low, ones_high] in descriptions {
+        let key = u32::from(u16::from_le_bytes([key_low, key_high]));
+        let ones = u32::from(u16::from_le_bytes([ones_low, ones_high])) + 1;
+        let structure = "Roaring container";
+        let at = reader.offset();
+        let damaged = |what: &str| Error::new(ErrorKind::Damaged, what).at(structure, at);
+        if key < least_key {
+            return Err(damaged("the keys of the containers are not in ascending order"));
+        }
+        least_key = key + 1;
+        if offsets.next().is_some_and(|offset| offset != at - start) {
+            return Err(damaged("the container is not where the header says"));
+        }
+        let base = u64::from(high) << 32 | u64::from(key) << 16;
+        if base >= granules {
+            return Err(damaged("the container is past the end of the disk"));
+        }
+        let container = if flags.next().unwrap_or(false) {
+            read_runs(reader, structure)?
+        } else if ones as usize <= ARRAY_MAX {
+            read_array(reader, ones, structure)?
+        } else {
+            read_bits(reader, structure)?
+        };
+        if container.ones() != ones {
+            return Err(damaged("the container does not hold as many values as its description says"));
+        }
+        let last = container.runs(Run::WHOLE).next_back().map_or(0, |run| u64::from(run.last));
+        if base + last >= granules {
+            return Err(damaged("a value is past the end of the disk"));
+        }
+        directory.push(high * GROUP + key, 1, container);
+    }
+    if flags.any(|flag| flag) {
+        return Err(Error::new(ErrorKind::Damaged, "a run flag belongs to no container").at(header, start));
+    }
+    Ok(())
+}
+
+fn read_array(reader: &mut Reader<'_>, ones: u32, structure: &str) -> Result<Container> {
+    let at = reader.offset();
+    let values: Vec<u16> = reader.list(ones, structure)?.iter().map(|&bytes| u16::from_le_bytes(bytes)).collect();
+    if !values.is_sorted_by(|a, b| a < b) {
+        return Err(Error::new(ErrorKind::Damaged, "the values are not in ascending order").at(structure, at));
+    }
+    Ok(Container::from_sorted(values))
+}
+
+fn read_bits(reader: &mut Reader<'_>, structure: &str) -> Result<Container> {
+    let mut words = no_words();
+    let bytes = reader.take(size_of::<Words>(), structure)?.as_chunks().0;
+    for (word, &bytes) in words.iter_mut().zip(bytes) {
+        *word = u64::from_le_bytes(bytes);
+    }
+    Ok(Container::from_words(words))
+}
+
+fn read_runs(reader: &mut Reader<'_>, structure: &str) -> Result<Container> {
+    let at = reader.offset();
+    let damaged = |what: &str| Error::new(ErrorKind::Damaged, what).at(structure, at);
+    let count = u16::from_le_bytes(reader.array(structure)?);
+    let mut runs = Vec::with_capacity(usize::from(count).min(reader.rest.len() / 4));
+    let mut least_first = 0;
+    for &[first_low, first_high, more_low, more_high] in reader.list::<4>(count.into(), structure)? {
+        let first = u16::from_le_bytes([first_low, first_high]);
+        let more = u16::from_le_bytes([more_low, more_high]);
+        let last = first.checked_add(more).ok_or_else(|| damaged("a run reaches past its container"))?;
+        if u32::from(first) < least_first {
+            return Err(damaged("the runs overlap, touch or are not in ascending order"));
+        }
+        least_first = u32::from(last) + 2;
+        runs.push(Run { first, last });
+    }
+    Ok(Container::from_runs(runs))
+}
