@@ -95,6 +95,10 @@ kinds! {
     CommitInDoubt = 25, "CHECKMAP_ERROR_COMMIT_IN_DOUBT", EIO;
     /// The image changed under a handle that holds no locks.
     Changed = 26, "CHECKMAP_ERROR_CHANGED", ESTALE;
+    /// The image is of a version that cannot hold bitmaps.
+    OldVersion = 27, "CHECKMAP_ERROR_OLD_VERSION", ENOTSUP;
+    /// This image cannot take what was asked for: no room in its header, a disk of size zero, a limit of its format.
+    CannotStore = 28, "CHECKMAP_ERROR_CANNOT_STORE", ENOTSUP;
 }
 
 /// An error: its kind, what was wrong where, and what to do next.

@@ -1,9 +1,9 @@
 #![forbid(unsafe_code)]
 //! checkmap answers one question: *which blocks of this disk changed between these two points in time?*
 //!
-//! A Bitmap holds one bit for each granule of a disk. An Image is a disk image on which QEMU records
-//! such bitmaps; its chain of checkpoints says which interval of time each bitmap covers. Creating, deleting and
-//! renaming checkpoints yields a Plan, and commit carries it out in one atomic step.
+//! A [`Bitmap`] holds one bit for each granule of a disk. An [`Image`] is a disk image on which QEMU records
+//! such bitmaps; its [`chain`] of checkpoints says which interval of time each bitmap covers. Creating, deleting and
+//! renaming checkpoints yields a [`Plan`](chain::Plan), and [`Image::commit`] carries it out in one atomic step.
 //!
 //! Public calls take byte offsets and byte lengths of the virtual disk; no call prints, aborts or starts a thread.
 
@@ -13,9 +13,10 @@ pub mod error;
 pub mod formats;
 pub mod geometry;
 pub mod image;
+pub mod progress;
 pub mod storage;
 
 pub use bitmap::Bitmap;
 pub use error::{Error, ErrorKind, Result};
 pub use geometry::{Extent, Granularity};
-//IM
+pub use image::Image;

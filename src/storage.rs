@@ -17,6 +17,9 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// Makes every earlier write durable, as `fdatasync` does.
     fn flush(&self) -> io::Result<()>;
 
+    /// Cuts the file at `len_bytes`, to take back room that a failed change had added; never below what was there before.
+    fn truncate(&self, len_bytes: u64) -> io::Result<()>;
+
     /// The present size in bytes.
     fn len_bytes(&self) -> io::Result<u64>;
 
@@ -67,6 +70,10 @@ impl Storage for FileStorage {
 
     fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn truncate(&self, len_bytes: u64) -> io::Result<()> {
+        if self.is_device { Ok(()) } else { self.file.set_len(len_bytes) }
     }
 
     /// A device's metadata gives no size, so its end is sought; every other call names its own position.

@@ -1,2 +1,9 @@
 #![forbid(unsafe_code)]
-//! Owns other people's file formats.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+//! Owns other people's file formats: reads and writes them to the byte. Knows bitmaps, chain and geometry; must never
+//! know how a command or a C caller is spelled.
+
+mod bytes;
+pub mod extents;
+pub(crate) mod locks;
+pub(crate) mod qcow2;

@@ -1,2 +1,264 @@
 #![forbid(unsafe_code)]
-//! Owns the image as its user means it.
+//! Owns the image as its user means it: a disk whose checkpoints are listed, created, deleted, renamed and diffed.
+//! Brings formats, chain and bitmaps together; must never know the bytes of a format, nor how it is called.
+
+mod checkpoints;
+mod layers;
+mod report;
+
+use crate::bitmap::Bitmap;
+use crate::chain::{BitmapState, Name};
+use crate::error::{Error, ErrorKind, Result};
+use crate::formats::locks::{self, Role};
+use crate::formats::qcow2::{self, Qcow2};
+pub use crate::formats::qcow2::{Problem, Severity};
+use crate::geometry::{Granularity, clip_end};
+use crate::progress::Observer;
+use crate::storage::{FileStorage, Storage};
+pub use checkpoints::{Diff, DiffRequest, Layers};
+pub use report::{CheckReport, Summary};
+use std::fs::{File, OpenOptions as FileOptions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What the image is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Names and flags only, without locks: works while a running QEMU holds the image, and trusts no content.
+    Names,
+    /// Everything that changes nothing.
+    Read,
+    /// Changes as well.
+    Write,
+}
+
+/// How an image is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenOptions {
+    /// What for.
+    pub access: Access,
+    /// Take no locks: the caller makes sure that nothing else has the image open. A hypervisor that opens its own
+    /// image needs it, because these locks conflict within one process as well.
+    pub no_lock: bool,
+}
+
+impl OpenOptions {
+    /// Options for `access`, with locks.
+    pub fn new(access: Access) -> Self {
+        Self { access, no_lock: false }
+    }
+}
+
+/// An open disk image. Its locks are held until it is dropped.
+///
+/// Calls on a shared reference may run concurrently. A [`Plan`](crate::chain::Plan) belongs to the image it was made
+/// from, and to the state of that image; [`Image::commit`] carries it out.
+#[derive(Debug)]
+pub struct Image {
+    path: PathBuf,
+    options: OpenOptions,
+    format: Qcow2,
+    storage: Arc<dyn Storage>,
+    held_by_writer: bool,
+    warnings: Vec<String>,
+}
+
+impl Image {
+    /// Opens the file or block device at `path`; its format is told by its content, never by its name.
+    ///
+    /// Fails with [`ErrorKind::InUse`], [`ErrorKind::NoLocks`] (writing only; reading warns), [`ErrorKind::ReadOnly`],
+    /// [`ErrorKind::UnknownFormat`], [`ErrorKind::Damaged`] or an error of the system. An image whose bitmaps cannot be
+    /// used still opens, see [`Image::trouble`].
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
+        Self::open_file(path, options).map_err(|error| error.in_file(path))
+    }
+
+    fn open_file(path: &Path, options: &OpenOptions) -> Result<Self> {
+        let file = open_file(path, options.access)?;
+        let mut warnings = Vec::new();
+        let mut held_by_writer = false;
+        match (options.access, options.no_lock) {
+            (_, true) => {}
+            (Access::Names, false) => held_by_writer = locks::held_by_writer(&file),
+            (Access::Read, false) => match locks::acquire(&file, Role::Reader) {
+                Err(error) if error.kind() == ErrorKind::NoLocks => {
+                    warnings.push(format!("{}: {error}", path.display()))
+                }
+                locked => locked?,
+            },
+            (Access::Write, false) => locks::acquire(&file, Role::Writer)?,
+        }
+        let storage: Arc<dyn Storage> =
+            Arc::new(FileStorage::new(file).map_err(|error| Error::io("cannot be used as an image", error))?);
+        let mut image = Self::open_storage(storage, path, options)?;
+        image.held_by_writer = held_by_writer;
+        image.warnings.append(&mut warnings);
+        Ok(image)
+    }
+
+    /// Opens an image through the caller's own [`Storage`], which must be locked against other writers by its owner.
+    /// `path` names it in messages, and is where relative names of backing files start.
+    pub fn open_storage(storage: Arc<dyn Storage>, path: &Path, options: &OpenOptions) -> Result<Self> {
+        let format = Qcow2::open(Arc::clone(&storage)).map_err(|error| error.in_file(path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            options: *options,
+            format,
+            storage,
+            held_by_writer: false,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// What the caller should tell its user about the opening, such as locks that do not work.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The name of the format.
+    pub fn format(&self) -> &'static str {
+        "qcow2"
+    }
+
+    /// The version of the format.
+    pub fn format_version(&self) -> u32 {
+        self.format.version()
+    }
+
+    /// The size of the virtual disk in bytes.
+    pub fn virtual_size(&self) -> u64 {
+        self.format.virtual_size()
+    }
+
+    /// The unit in which the image allocates room, in bytes.
+    pub fn cluster_bytes(&self) -> u64 {
+        self.format.cluster_bytes()
+    }
+
+    /// The name of the backing file as stored, where there is one.
+    pub fn backing_file(&self) -> Option<&[u8]> {
+        self.format.backing().map(|(name, _)| name)
+    }
+
+    /// The name of the external data file as stored, where there is one.
+    pub fn data_file(&self) -> Option<&[u8]> {
+        self.format.data_file()
+    }
+
+    /// Whether the image is marked dirty or corrupt: it can be read, and must be repaired before it is written.
+    pub fn has_unclean_mark(&self) -> bool {
+        self.format.has_unclean_mark()
+    }
+
+    /// Why no bitmap of this image can be used, where that is so: version 2, a stale autoclear bit, damage.
+    pub fn trouble(&self) -> Option<&Error> {
+        self.format.trouble()
+    }
+
+    /// Whether a running writer was seen, for [`Access::Names`]: its bitmaps are then in use, and not inconsistent.
+    pub fn is_held_by_writer(&self) -> bool {
+        self.held_by_writer
+    }
+
+    /// The bitmaps of the image in the order of its directory; those before the first fault where it is damaged.
+    ///
+    /// A bitmap whose content cannot be trusted, for whatever reason, counts as inconsistent here; except while a
+    /// running writer holds the image, where every bitmap is marked as in use.
+    pub fn bitmaps(&self) -> Vec<BitmapState> {
+        let stale = self.trouble().is_some_and(|trouble| trouble.kind() == ErrorKind::Stale);
+        let state = |entry: &qcow2::Entry| BitmapState {
+            name: entry.name.clone(),
+            granularity: entry.granularity,
+            recording: entry.is_recording(),
+            inconsistent: stale || entry.is_inconsistent() && !self.held_by_writer,
+            unusable: entry.is_unusable(),
+        };
+        self.format.entries().iter().map(state).collect()
+    }
+
+    fn state_of(&self, name: &Name) -> Result<BitmapState> {
+        self.bitmaps()
+            .into_iter()
+            .find(|state| state.name == *name)
+            .ok_or_else(|| self.name_it(Error::new(ErrorKind::NotFound, format!("there is no bitmap {name}"))))
+    }
+
+    /// The bits of the bitmap stored as `name` for a window of the disk; the rest of it is neither read nor set.
+    ///
+    /// Fails with [`ErrorKind::NotFound`], or where the content cannot be trusted: [`ErrorKind::Inconsistent`],
+    /// [`ErrorKind::Stale`], [`ErrorKind::OldVersion`], [`ErrorKind::Unsupported`], [`ErrorKind::Damaged`].
+    pub fn read_bitmap(&self, name: &Name, offset: u64, len_bytes: u64) -> Result<Bitmap> {
+        self.check_readable()?;
+        let state = self.state_of(name)?;
+        if state.inconsistent {
+            return Err(self.name_it(
+                Error::new(
+                    ErrorKind::Inconsistent,
+                    format!("bitmap {name} is inconsistent: its writer did not store it"),
+                )
+                .advise("its content cannot be trusted; make a full backup"),
+            ));
+        }
+        if state.unusable {
+            let message = format!("bitmap {name} has extra data or a type that is unknown");
+            return Err(self.name_it(Error::new(ErrorKind::Unsupported, message).advise("use a newer checkmap")));
+        }
+        let end = clip_end(offset, len_bytes, self.virtual_size());
+        self.format.load(name, offset, end.saturating_sub(offset)).map_err(|error| self.name_it(error))
+    }
+
+    /// The granularity that a new bitmap gets where neither the caller nor the newest checkpoint says one.
+    pub fn default_granularity(&self) -> Result<Granularity> {
+        self.format.default_granularity().map_err(|error| self.name_it(error))
+    }
+
+    fn check_readable(&self) -> Result<()> {
+        if self.options.access == Access::Names {
+            let message = "was opened for names only: no content can be trusted while another process may write";
+            return Err(self.name_it(Error::new(ErrorKind::InvalidArgument, message)));
+        }
+        self.format.check_usable().map_err(|error| self.name_it(error))
+    }
+
+    fn name_it(&self, error: Error) -> Error {
+        error.in_file(&self.path)
+    }
+
+    /// Verifies every structure and rule, and changes nothing.
+    pub fn check(&self, observer: &mut dyn Observer) -> Result<CheckReport> {
+        report::check(self, observer).map_err(|error| self.name_it(error))
+    }
+}
+
+fn open_file(path: &Path, access: Access) -> Result<File> {
+    let write = access == Access::Write;
+    // A pipe would block the opening; on files and devices the flag has no effect.
+    let opened = FileOptions::new().read(true).write(write).custom_flags(libc::O_NONBLOCK).open(path);
+    let read_only = |error| {
+        Error::new(ErrorKind::ReadOnly, "the image cannot be written")
+            .with_source(error)
+            .advise("make it writable first")
+    };
+    let file = opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) if write => read_only(error),
+        _ => Error::io("cannot open", error),
+    })?;
+    // Root may write where nobody has the permission; who took it away meant the image to stay as it is.
+    let permissions = file.metadata().map_err(|error| Error::io("cannot look at it", error))?.permissions();
+    if write && permissions.mode() & 0o222 == 0 {
+        return Err(read_only(std::io::Error::from_raw_os_error(libc::EACCES)));
+    }
+    Ok(file)
+}
+
+fn looks_like_qcow2(storage: &dyn Storage) -> Result<bool> {
+    let mut start = [0; 4];
+    let filled = storage.read_at(&mut start, 0).map_err(|error| Error::io("cannot read the first bytes", error))?;
+    Ok(qcow2::is_qcow2(start.get(..filled).unwrap_or_default()))
+}

@@ -1,0 +1,110 @@
+#![forbid(unsafe_code)]
+//! Owns the locks that QEMU takes on an image file, so that checkmap and QEMU refuse while the other writes.
+//! Must never know the file's format.
+//!
+//! QEMU (`file-posix`) holds shared open-file-description locks on single bytes: byte 100+p for a permission p it
+//! uses, byte 200+p for one it does not let others use (p: 0 consistent read, 1 write, 3 resize). It then probes,
+//! without taking anything, that nobody denies what it uses and nobody uses what it denies. Seen with QEMU 10.0.2: a
+//! writer holds 100, 101, 103, 201 and 203; a reader 100, 201 and 203.
+
+use crate::error::{Error, ErrorKind, Result};
+use nix::fcntl::{FcntlArg, fcntl};
+use std::fs::File;
+
+const USES: libc::off_t = 100;
+const DENIES: libc::off_t = 200;
+const READ: libc::off_t = 0;
+const WRITE: libc::off_t = 1;
+const RESIZE: libc::off_t = 3;
+
+/// What the holder of the locks does with the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Reader,
+    Writer,
+}
+
+impl Role {
+    fn uses(self) -> &'static [libc::off_t] {
+        match self {
+            Role::Reader => &[READ],
+            Role::Writer => &[READ, WRITE, RESIZE],
+        }
+    }
+}
+
+/// What both roles deny to others.
+const DENIED: &[libc::off_t] = &[WRITE, RESIZE];
+
+/// Takes the locks of `role` on `file`, to be held until the file is closed.
+///
+/// Fails with [`ErrorKind::InUse`] when another process (or another descriptor of this one) is in the way, with
+/// [`ErrorKind::NoLocks`] when the file system has no such locks. On failure nothing stays locked.
+pub(crate) fn acquire(file: &File, role: Role) -> Result<()> {
+    let taken = take_and_probe(file, role);
+    if taken.is_err() {
+        for byte in bytes_held(role) {
+            // Closing the file would release the lock as well: a failure to release changes nothing.
+            let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&lock(libc::F_UNLCK, byte)));
+        }
+    }
+    taken
+}
+
+/// Whether another process has `file` open for writing; false as well where that cannot be told.
+pub(crate) fn held_by_writer(file: &File) -> bool {
+    held_by_another(file, USES + WRITE).unwrap_or(false)
+}
+
+fn bytes_held(role: Role) -> impl Iterator<Item = libc::off_t> {
+    role.uses().iter().map(|use_| USES + use_).chain(DENIED.iter().map(|denied| DENIES + denied))
+}
+
+fn take_and_probe(file: &File, role: Role) -> Result<()> {
+    for byte in bytes_held(role) {
+        fcntl(file, FcntlArg::F_OFD_SETLK(&lock(libc::F_RDLCK, byte))).map_err(|errno| match errno {
+            nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES => in_use("holds it alone"),
+            _ => no_locks(errno),
+        })?;
+    }
+    for use_ in role.uses() {
+        if held_by_another(file, DENIES + use_)? {
+            return Err(in_use(match role {
+                Role::Reader => "does not let others read it",
+                Role::Writer => "has it open and does not let others write to it",
+            }));
+        }
+    }
+    for denied in DENIED {
+        if held_by_another(file, USES + denied)? {
+            return Err(in_use("has it open for writing"));
+        }
+    }
+    Ok(())
+}
+
+fn held_by_another(file: &File, byte: libc::off_t) -> Result<bool> {
+    let mut probe = lock(libc::F_WRLCK, byte);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut probe)).map_err(no_locks)?;
+    Ok(probe.l_type != short(libc::F_UNLCK))
+}
+
+fn lock(kind: i32, byte: libc::off_t) -> libc::flock {
+    libc::flock { l_type: short(kind), l_whence: short(libc::SEEK_SET), l_start: byte, l_len: 1, l_pid: 0 }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lock kinds are 0, 1 and 2, the kernel's field is a short")]
+const fn short(constant: i32) -> libc::c_short {
+    constant as libc::c_short
+}
+
+fn in_use(how: &str) -> Error {
+    Error::new(ErrorKind::InUse, format!("another process {how}"))
+        .advise("stop it, or ask the running QEMU itself; `info -U` and `list -U` show names without the locks")
+}
+
+fn no_locks(errno: nix::errno::Errno) -> Error {
+    Error::new(ErrorKind::NoLocks, "the file system cannot lock, so a running QEMU would not be noticed")
+        .with_source(std::io::Error::from(errno))
+        .advise("make sure that nothing else uses the image, then insist with --no-lock")
+}

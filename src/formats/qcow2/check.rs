@@ -1,0 +1,293 @@
+#![forbid(unsafe_code)]
+//! Owns the verification of a whole qcow2 image: every structure, every rule, every reference count.
+//! Must never change anything.
+
+use super::refcounts::{Refcounts, largest};
+use super::table::{self, Payload, Shape};
+use super::walk::{Depth, Role, Visitor, Walk};
+use super::{Qcow2, header};
+use crate::error::{Error, ErrorKind, Result};
+use crate::formats::bytes::file_len;
+use crate::progress::{Observer, tell};
+use std::collections::HashMap;
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Severity {
+    /// A rule is broken; data may be lost when the image is written to.
+    Error,
+    /// A bitmap cannot be used for a backup.
+    Unusable,
+    /// Room is counted as used that nothing uses.
+    Leak,
+    /// Odd, and harmless.
+    Warning,
+}
+
+impl Severity {
+    /// The word that stands for it in reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Severity::Error => "error",
+            Severity::Unusable => "unusable",
+            Severity::Leak => "leak",
+            Severity::Warning => "warning",
+        }
+    }
+}
+
+/// One finding of a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Problem {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The structure that is wrong.
+    pub structure: String,
+    /// Where it is wrong: a byte offset in the file.
+    pub offset: Option<u64>,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// What a check found. Problems are kept up to a limit; the counts are complete.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) errors: u64,
+    pub(crate) unusable: u64,
+    pub(crate) leaked_bytes: u64,
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// A damaged image can have as many problems as clusters.
+const MAX_PROBLEMS: usize = 1000;
+const PHASE: &str = "checking";
+
+impl Report {
+    fn add(&mut self, severity: Severity, structure: &str, offset: Option<u64>, message: String) {
+        match severity {
+            Severity::Error => self.errors += 1,
+            Severity::Unusable => self.unusable += 1,
+            Severity::Leak | Severity::Warning => {}
+        }
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(Problem { severity, structure: structure.to_owned(), offset, message });
+        }
+    }
+
+    fn add_error(&mut self, severity: Severity, error: &Error) {
+        self.add(severity, error.structure().unwrap_or("qcow2 image"), error.offset(), error.message().to_owned());
+    }
+}
+
+pub(crate) fn check(image: &Qcow2, observer: &mut dyn Observer) -> Result<Report> {
+    let storage = &*image.storage;
+    let mut report = Report::default();
+    check_marks(image, &mut report);
+    let refcounts = match Refcounts::read(storage, &image.header) {
+        Ok(refcounts) => refcounts,
+        Err(fault) => {
+            report.add_error(Severity::Error, &fault);
+            check_bitmaps(image, &mut report);
+            return Ok(report);
+        }
+    };
+    let file_end = file_len(storage)?;
+    let mut count = Count { image, report, references: References::default(), file_end, refcounts, observer };
+    let walk = Walk { storage, header: &image.header, depth: Depth::GuestData };
+    walk.disk(&mut count)?;
+    let blocks: Vec<(u64, u64)> = count.refcounts.blocks().collect();
+    for (_, offset) in &blocks {
+        count.occupies(Role::RefcountBlock, *offset, image.cluster_bytes())?;
+    }
+    let usable = image.trouble.as_ref().is_none_or(|trouble| trouble.kind() == ErrorKind::Damaged);
+    if let (Some(place), true) = (image.place, usable) {
+        walk.bitmaps(place, &image.entries, &mut count)?;
+    }
+    count.compare(&blocks)?;
+    let mut report = count.report;
+    check_bitmaps(image, &mut report);
+    Ok(report)
+}
+
+fn check_marks(image: &Qcow2, report: &mut Report) {
+    let header = &image.header;
+    let marked = |bit| header.incompatible & bit != 0;
+    if marked(header::INCOMPATIBLE_CORRUPT) {
+        report.add(Severity::Error, "qcow2 header", Some(72), "the image is marked corrupt".into());
+    }
+    if marked(header::INCOMPATIBLE_DIRTY) {
+        let message = "the image is marked dirty: its refcounts may be out of date until `qemu-img check -r all`";
+        report.add(Severity::Warning, "qcow2 header", Some(72), message.into());
+    }
+    match &image.trouble {
+        Some(trouble) if trouble.kind() == ErrorKind::Damaged => report.add_error(Severity::Error, trouble),
+        Some(trouble) if trouble.kind() == ErrorKind::Stale => report.add_error(Severity::Unusable, trouble),
+        _ => {}
+    }
+    let promised = header.autoclear & header::AUTOCLEAR_BITMAPS != 0;
+    if promised && !header.has_bitmaps_extension() {
+        let message = "the autoclear bit promises bitmaps, but there is no bitmaps extension";
+        report.add(Severity::Warning, "qcow2 header", Some(header::AUTOCLEAR_AT as u64), message.into());
+    }
+}
+
+/// The rules that concern the bits themselves.
+fn check_bitmaps(image: &Qcow2, report: &mut Report) {
+    for entry in &image.entries {
+        let structure = format!("qcow2 bitmap {}", entry.name);
+        if entry.is_inconsistent() {
+            let message = "is inconsistent: its writer did not store it, or is still running";
+            report.add(Severity::Unusable, &structure, Some(entry.table_offset), message.into());
+            continue;
+        }
+        if entry.is_unusable() {
+            let message = "has extra data or a type that is unknown; it is kept as it is";
+            report.add(Severity::Unusable, &structure, Some(entry.table_offset), message.into());
+            continue;
+        }
+        let shape = Shape::of(&image.header, entry.granularity);
+        // A table that cannot be read was reported by the walk.
+        let Ok(table) = table::read(&*image.storage, &image.header, entry) else { continue };
+        let Some((payload, number)) = table.last().zip(shape.entries().checked_sub(1)) else { continue };
+        if let Payload::At(offset) = payload {
+            match shape.read(&*image.storage, &entry.name.to_string(), number, *payload) {
+                Ok((_, false)) => {}
+                Ok((_, true)) => {
+                    let message = "bits past the end of the disk are set; they are ignored";
+                    report.add(Severity::Warning, &structure, Some(*offset), message.into());
+                }
+                Err(fault) => report.add_error(Severity::Error, &fault),
+            }
+        } else if *payload == Payload::Ones && !shape.is_whole(number) {
+            let message = "the last, partly used cluster is all ones; bits past the end of the disk are ignored";
+            report.add(Severity::Warning, &structure, Some(entry.table_offset), message.into());
+        }
+    }
+}
+
+/// How often each cluster is referred to, in pages, so that memory follows what was found and not the file's size.
+#[derive(Default)]
+struct References {
+    pages: HashMap<u64, Box<[u16; 256]>>,
+}
+
+impl References {
+    fn add(&mut self, cluster: u64) {
+        let page = self.pages.entry(cluster / 256).or_insert_with(|| Box::new([0; 256]));
+        if let Some(count) = usize::try_from(cluster % 256).ok().and_then(|index| page.get_mut(index)) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    fn get(&self, cluster: u64) -> u64 {
+        let page = self.pages.get(&(cluster / 256));
+        let index = usize::try_from(cluster % 256).unwrap_or_default();
+        page.and_then(|page| page.get(index)).copied().map_or(0, u64::from)
+    }
+}
+
+struct Count<'a> {
+    image: &'a Qcow2,
+    report: Report,
+    references: References,
+    file_end: u64,
+    refcounts: Refcounts<'a>,
+    observer: &'a mut dyn Observer,
+}
+
+impl Visitor for Count<'_> {
+    fn occupies(&mut self, role: Role, offset: u64, len_bytes: u64) -> Result<()> {
+        let cluster_bytes = self.image.cluster_bytes();
+        let Some(end) = offset.checked_add(len_bytes).filter(|end| *end < self.file_end.saturating_add(cluster_bytes))
+        else {
+            let message = format!("{len_bytes} bytes lie past the end of the file at {:#x}", self.file_end);
+            self.report.add(Severity::Error, &format!("qcow2 {}", role.name()), Some(offset), message);
+            return Ok(());
+        };
+        if role.is_bitmap() {
+            let first = offset / cluster_bytes;
+            if (first..end.div_ceil(cluster_bytes)).any(|cluster| self.references.get(cluster) > 0) {
+                let message = "overlaps another structure".to_owned();
+                self.report.add(Severity::Error, &format!("qcow2 {}", role.name()), Some(offset), message);
+            }
+        }
+        for cluster in offset / cluster_bytes..end.div_ceil(cluster_bytes) {
+            self.references.add(cluster);
+        }
+        Ok(())
+    }
+
+    fn fault(&mut self, fault: Error) -> Result<()> {
+        self.report.add_error(Severity::Error, &fault);
+        Ok(())
+    }
+
+    fn copied_flag(&mut self, role: Role, entry_at: u64, offset: u64, copied: bool) -> Result<()> {
+        let cluster = offset >> self.image.header.cluster_bits;
+        if offset >= self.file_end || !matches!(self.refcounts.get(cluster), Ok(refcount) if (refcount == 1) != copied)
+        {
+            return Ok(());
+        }
+        let message = format!(
+            "the entry for the {} at {offset:#x} says {} while the refcount says otherwise",
+            role.name(),
+            if copied { "it is used once" } else { "it is shared" },
+        );
+        self.report.add(Severity::Error, "qcow2 copied flag", Some(entry_at), message);
+        Ok(())
+    }
+
+    fn tick(&mut self, done: u64, total: u64) -> Result<()> {
+        tell(self.observer, PHASE, done, total)
+    }
+}
+
+impl Count<'_> {
+    /// Compares every refcount of the file with the references found.
+    fn compare(&mut self, blocks: &[(u64, u64)]) -> Result<()> {
+        let cluster_bits = self.image.header.cluster_bits;
+        let largest = largest(self.image.header.refcount_order).min(u64::from(u16::MAX));
+        let clusters = self.file_end.div_ceil(self.image.cluster_bytes());
+        let per_block = self.refcounts.clusters_per_block();
+        for (number, offset) in blocks {
+            let first = number * per_block;
+            for cluster in first..(first + per_block).min(clusters) {
+                let refcount = match self.refcounts.get(cluster) {
+                    Ok(refcount) => refcount,
+                    Err(fault) => {
+                        self.report.add_error(Severity::Error, &fault.at("qcow2 refcount block", *offset));
+                        break;
+                    }
+                };
+                let references = self.references.get(cluster);
+                let same = refcount == references || references >= largest && refcount >= largest;
+                if !same {
+                    self.mismatch(cluster << cluster_bits, refcount, references);
+                }
+            }
+        }
+        let uncounted: Vec<u64> = self
+            .references
+            .pages
+            .keys()
+            .flat_map(|page| page * 256..(page + 1) * 256)
+            .filter(|cluster| self.references.get(*cluster) > 0 && !self.refcounts.has_block(*cluster))
+            .collect();
+        for cluster in uncounted {
+            let references = self.references.get(cluster);
+            self.mismatch(cluster << cluster_bits, 0, references);
+        }
+        Ok(())
+    }
+
+    fn mismatch(&mut self, offset: u64, refcount: u64, references: u64) {
+        let message = format!("the refcount is {refcount}, the references are {references}");
+        let severity = if refcount > references { Severity::Leak } else { Severity::Error };
+        if severity == Severity::Leak {
+            self.report.leaked_bytes += self.image.cluster_bytes();
+        }
+        self.report.add(severity, "qcow2 cluster", Some(offset), message);
+    }
+}

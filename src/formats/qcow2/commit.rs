@@ -1,0 +1,444 @@
+#![forbid(unsafe_code)]
+//! Owns the order in which a change reaches the disk, so that after a power cut at any moment the image holds the old
+//! bitmaps or the new ones, whole. Must never decide what the change is.
+//!
+//! 1. Data, tables, directory and new refcount blocks go to free clusters; flush. Then the refcounts in place and the
+//!    refcount table's entries; flush. Nothing refers to the new clusters yet: a cut leaks them.
+//! 2. The header cluster changes by single 512-byte sectors, each followed by a flush. One sector decides.
+//! 3. Only then are the old clusters released; a cut leaks what was not.
+//!
+//! Assumed of the disk: a write of one aligned 512-byte sector is atomic, and a flush keeps what came before it.
+
+use super::directory::{self, Entry};
+use super::draft::{Cluster, Content, Draft, Drafted};
+use super::header::{AUTOCLEAR_AT, AUTOCLEAR_BITMAPS, DirectoryRef, Header, REFCOUNT_TABLE_AT};
+use super::space::Space;
+use super::table::{Payload, Shape};
+use crate::bitmap::Bitmap;
+use crate::error::{Error, ErrorKind, Result};
+use crate::formats::bytes::{file_len, put};
+use crate::progress::{Observer, tell};
+use crate::storage::Storage;
+use std::collections::HashSet;
+
+const SECTOR: usize = 512;
+const WRITING: &str = "writing bitmaps";
+
+/// Writes what `draft` holds. `place` and `originals` are the directory as it was read.
+///
+/// Until the commit any failure leaves the image as it was; from the first header sector on it is
+/// [`ErrorKind::CommitInDoubt`]. The strings are warnings: what could not be released after the commit.
+pub(crate) fn write(
+    storage: &dyn Storage,
+    header: &mut Header,
+    place: Option<DirectoryRef>,
+    originals: &[Entry],
+    mut draft: Draft<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Vec<String>> {
+    let len_before = file_len(storage)?;
+    let mut space = Space::read(storage, header, place.map(|place| (place, originals)))?;
+    let mut undo = Undo { storage, len_before, sectors: Vec::new() };
+    let prepared = prepare(storage, header, place, &mut draft, &mut space, &mut undo, observer);
+    let (next, old_clusters) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            undo.run();
+            return Err(error);
+        }
+    };
+    commit(storage, header, next).map_err(|error| {
+        error.with_kind(ErrorKind::CommitInDoubt).advise(
+            "the commit is in doubt: the image holds the bitmaps before or after it, whole; look with `checkmap list`",
+        )
+    })?;
+    let released = space
+        .release(&old_clusters)
+        .and_then(|()| store_in_place(storage, &space, &mut undo))
+        .and_then(|()| flush(storage));
+    Ok(released
+        .err()
+        .map(|error| format!("done, but room could not be released: {error}; `qemu-img check -r leaks` releases it"))
+        .into_iter()
+        .collect())
+}
+
+/// A writer that does not know a feature must clear its autoclear bit before it changes anything.
+fn clear_unknown_autoclear(storage: &dyn Storage, header: &mut Header, undo: &mut Undo<'_>) -> Result<()> {
+    let kept = header.autoclear_kept();
+    if header.autoclear == kept {
+        return Ok(());
+    }
+    let mut next = header.raw.clone();
+    put_header(&mut next, AUTOCLEAR_AT, &kept.to_be_bytes())?;
+    undo.remember(0, header.raw.get(..SECTOR).unwrap_or_default());
+    write_sector(storage, &next, 0)?;
+    header.raw = next;
+    header.autoclear = kept;
+    Ok(())
+}
+
+/// Everything before the commit: the stages of the header that will commit it, and the clusters to release after it.
+fn prepare(
+    storage: &dyn Storage,
+    header: &mut Header,
+    place: Option<DirectoryRef>,
+    draft: &mut Draft<'_>,
+    space: &mut Space<'_>,
+    undo: &mut Undo<'_>,
+    observer: &mut dyn Observer,
+) -> Result<(Vec<Vec<u8>>, Vec<u64>)> {
+    let mut writer = Writer { storage, header, claimed: draft.kept_data().collect(), done: 0, total: 0 };
+    let mut old_clusters = draft.dropped()?;
+    writer.total = draft.bitmaps.iter().map(|bitmap| clusters_to_write(bitmap, header)).sum();
+    let mut entries = Vec::with_capacity(draft.bitmaps.len());
+    for bitmap in &draft.bitmaps {
+        entries.push(writer.bitmap(bitmap, space, observer)?);
+    }
+    old_clusters.retain(|offset| !writer.claimed.contains(offset));
+    if let Some(place) = place {
+        let end = place.offset + place.len_bytes;
+        old_clusters.extend((place.offset..end).step_by(header.cluster_bytes_usize()));
+    }
+    let total = writer.total;
+    space.check_releasable(&old_clusters)?;
+    let directory = write_directory(storage, header, &entries, space)?;
+    // Whether the header has room is known before anything in use is touched.
+    header.with_directory(directory)?;
+    tell(observer, WRITING, total, total)?;
+    clear_unknown_autoclear(storage, header, undo)?;
+    let old_table = store_refcounts(storage, header, space, undo)?;
+    old_clusters.extend(old_table);
+    Ok((header.with_directory(directory)?, old_clusters))
+}
+
+fn clusters_to_write(bitmap: &Drafted, header: &Header) -> u64 {
+    match &bitmap.content {
+        Content::Kept => 0,
+        Content::Clusters(clusters) => clusters.len() as u64,
+        Content::Bits(bits) => Shape::of(header, bits.granularity()).entries(),
+    }
+}
+
+struct Writer<'a> {
+    storage: &'a dyn Storage,
+    header: &'a Header,
+    /// Clusters of data that a bitmap of the draft uses where they stand.
+    claimed: HashSet<u64>,
+    done: u64,
+    total: u64,
+}
+
+impl Writer<'_> {
+    fn bitmap(&mut self, bitmap: &Drafted, space: &mut Space<'_>, observer: &mut dyn Observer) -> Result<Entry> {
+        let shape = Shape::of(self.header, bitmap.entry.granularity);
+        let table = match &bitmap.content {
+            Content::Kept => return Ok(bitmap.entry.clone()),
+            Content::Clusters(clusters) => {
+                let mut table = Vec::with_capacity(clusters.len());
+                for (number, cluster) in (0..).zip(clusters) {
+                    tell(observer, WRITING, self.done, self.total)?;
+                    table.push(self.cluster(&shape, number, cluster, space)?);
+                    self.done += 1;
+                }
+                table
+            }
+            Content::Bits(bits) => self.bits(&shape, bits, space, observer)?,
+        };
+        let mut bytes: Vec<u8> = table.iter().flat_map(|payload| payload.encode().to_be_bytes()).collect();
+        let table_offset = self.padded(&mut bytes, space)?;
+        let table_entries = u32::try_from(table.len())
+            .map_err(|_| Error::new(ErrorKind::Unsupported, "the bitmap's table is above qcow2's limit"))?;
+        Ok(Entry { table_offset, table_entries, ..bitmap.entry.clone() })
+    }
+
+    fn cluster(&mut self, shape: &Shape, number: u64, cluster: &Cluster, space: &mut Space<'_>) -> Result<Payload> {
+        let offsets = match cluster {
+            Cluster::Zeros => return Ok(Payload::Zeros),
+            Cluster::Ones if shape.is_whole(number) => return Ok(Payload::Ones),
+            Cluster::Ones => return self.store(shape.read(self.storage, "", number, Payload::Ones)?.0, space),
+            Cluster::Union(offsets) => offsets,
+        };
+        if let ([only], true) = (offsets.as_slice(), shape.is_whole(number))
+            && self.claimed.insert(*only)
+        {
+            return Ok(Payload::At(*only));
+        }
+        let mut sources = Vec::with_capacity(offsets.len());
+        for offset in offsets {
+            let (bytes, masked) = shape.read(self.storage, "to merge", number, Payload::At(*offset))?;
+            sources.push((*offset, bytes, masked));
+        }
+        let mut union = vec![0; self.header.cluster_bytes_usize()];
+        for (_, bytes, _) in &sources {
+            union.iter_mut().zip(bytes).for_each(|(byte, more)| *byte |= more);
+        }
+        let reusable = |(offset, bytes, masked): &&(u64, Vec<u8>, bool)| {
+            !masked && *bytes == union && !self.claimed.contains(offset)
+        };
+        if let Some((offset, ..)) = sources.iter().find(reusable) {
+            self.claimed.insert(*offset);
+            return Ok(Payload::At(*offset));
+        }
+        self.store(union, space)
+    }
+
+    fn bits(
+        &mut self,
+        shape: &Shape,
+        bits: &Bitmap,
+        space: &mut Space<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<Payload>> {
+        let mut table = vec![Payload::Zeros; usize::try_from(shape.entries()).unwrap_or(usize::MAX)];
+        let covered = shape.granules_per_cluster() << shape.granularity.bits();
+        let before = self.done;
+        let mut next = bits.next_dirty(0, u64::MAX);
+        while let Some(dirty) = next {
+            let number = dirty / covered;
+            self.done = before + number;
+            tell(observer, WRITING, self.done, self.total)?;
+            let mut bytes = vec![0; self.header.cluster_bytes_usize()];
+            bits.copy_bits(number * shape.granules_per_cluster(), &mut bytes)?;
+            let payload = self.store(bytes, space)?;
+            if let Some(entry) = usize::try_from(number).ok().and_then(|number| table.get_mut(number)) {
+                *entry = payload;
+            }
+            next = bits.next_dirty((number + 1) * covered, u64::MAX);
+        }
+        self.done = before + shape.entries();
+        Ok(table)
+    }
+
+    fn store(&self, mut bytes: Vec<u8>, space: &mut Space<'_>) -> Result<Payload> {
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Ok(Payload::Zeros);
+        }
+        self.padded(&mut bytes, space).map(Payload::At)
+    }
+
+    /// Writes `bytes`, padded to whole clusters, into free clusters; the offset of the first.
+    fn padded(&self, bytes: &mut Vec<u8>, space: &mut Space<'_>) -> Result<u64> {
+        write_padded(self.storage, self.header, bytes, space)
+    }
+}
+
+fn write_padded(storage: &dyn Storage, header: &Header, bytes: &mut Vec<u8>, space: &mut Space<'_>) -> Result<u64> {
+    bytes.resize(bytes.len().next_multiple_of(header.cluster_bytes_usize()), 0);
+    let offset = space.take(bytes.len() as u64 >> header.cluster_bits)?;
+    write_at(storage, bytes, offset)?;
+    Ok(offset)
+}
+
+fn write_directory(
+    storage: &dyn Storage,
+    header: &Header,
+    entries: &[Entry],
+    space: &mut Space<'_>,
+) -> Result<Option<DirectoryRef>> {
+    if entries.is_empty() {
+        return Ok(None);
+    }
+    let mut bytes = directory::encode(entries)?;
+    let len_bytes = bytes.len() as u64;
+    let offset = write_padded(storage, header, &mut bytes, space)?;
+    let bitmaps = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+    Ok(Some(DirectoryRef { bitmaps, len_bytes, offset }))
+}
+
+/// Makes the refcounts of everything written so far durable; the clusters of a refcount table that was outgrown.
+fn store_refcounts(
+    storage: &dyn Storage,
+    header: &mut Header,
+    space: &mut Space<'_>,
+    undo: &mut Undo<'_>,
+) -> Result<Vec<u64>> {
+    let old_len = u64::from(header.refcount_table_clusters) << header.cluster_bits;
+    let new_table = grow_table(header, space)?;
+    for block in space.refcounts.changed().filter(|block| block.stored.is_none()) {
+        write_at(storage, &block.bytes, block.offset)?;
+    }
+    if let Some((offset, clusters)) = new_table {
+        let mut bytes: Vec<u8> = space.refcounts.tables().0.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+        bytes.resize((u64::from(clusters) << header.cluster_bits).try_into().unwrap_or(usize::MAX), 0);
+        write_at(storage, &bytes, offset)?;
+    }
+    flush(storage)?;
+    // A block must be durable, and counted, before the table points to it.
+    store_in_place(storage, space, undo)?;
+    flush(storage)?;
+    let mut old_clusters = Vec::new();
+    match new_table {
+        None => store_table_entries(storage, header, space, undo)?,
+        Some((offset, clusters)) => {
+            let mut next = header.raw.clone();
+            put_header(&mut next, REFCOUNT_TABLE_AT, &offset.to_be_bytes())?;
+            put_header(&mut next, REFCOUNT_TABLE_AT + 8, &clusters.to_be_bytes())?;
+            undo.remember(0, header.raw.get(..SECTOR).unwrap_or_default());
+            write_sector(storage, &next, 0)?;
+            let old = header.refcount_table_offset;
+            old_clusters.extend((old..old + old_len).step_by(header.cluster_bytes_usize()));
+            header.raw = next;
+            header.refcount_table_offset = offset;
+            header.refcount_table_clusters = clusters;
+        }
+    }
+    space.refcounts.mark_stored();
+    Ok(old_clusters)
+}
+
+/// Takes room for a larger refcount table where the present one has none for the new blocks.
+fn grow_table(header: &Header, space: &mut Space<'_>) -> Result<Option<(u64, u32)>> {
+    let per_cluster = header.cluster_bytes() / 8;
+    let capacity = u64::from(header.refcount_table_clusters) * per_cluster;
+    if space.refcounts.tables().0.len() as u64 <= capacity {
+        return Ok(None);
+    }
+    // Half as much again, so that the table's own clusters do not outgrow it and the next growth is far away.
+    let entries = space.refcounts.tables().0.len() as u64;
+    let clusters = (entries + entries / 2 + 2).div_ceil(per_cluster);
+    let offset = space.take(clusters)?;
+    let fits = space.refcounts.tables().0.len() as u64 <= clusters * per_cluster;
+    match u32::try_from(clusters) {
+        Ok(count) if fits && clusters * header.cluster_bytes() <= 8 << 20 => Ok(Some((offset, count))),
+        _ => {
+            Err(Error::new(ErrorKind::NoSpace, "the file would need more refcounts than QEMU's limit of 8 MiB allows"))
+        }
+    }
+}
+
+/// Writes the sectors of existing refcount blocks that changed.
+fn store_in_place(storage: &dyn Storage, space: &Space<'_>, undo: &mut Undo<'_>) -> Result<()> {
+    for block in space.refcounts.changed() {
+        if let Some(stored) = &block.stored {
+            write_changed_sectors(storage, &block.bytes, stored, block.offset, undo)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the sectors of the refcount table whose entries changed.
+fn store_table_entries(storage: &dyn Storage, header: &Header, space: &Space<'_>, undo: &mut Undo<'_>) -> Result<()> {
+    let bytes_of = |entries: &[u64]| entries.iter().flat_map(|entry| entry.to_be_bytes()).collect::<Vec<u8>>();
+    let (table, stored) = space.refcounts.tables();
+    if table == stored {
+        return Ok(());
+    }
+    let mut stored = bytes_of(stored);
+    let mut table = bytes_of(table);
+    let len = stored.len().max(table.len());
+    stored.resize(len, 0);
+    table.resize(len, 0);
+    write_changed_sectors(storage, &table, &stored, header.refcount_table_offset, undo)?;
+    flush(storage)
+}
+
+fn write_changed_sectors(
+    storage: &dyn Storage,
+    bytes: &[u8],
+    stored: &[u8],
+    offset: u64,
+    undo: &mut Undo<'_>,
+) -> Result<()> {
+    for (number, (new, old)) in (0_u64..).zip(bytes.chunks(SECTOR).zip(stored.chunks(SECTOR))) {
+        if new != old {
+            let at = offset + number * SECTOR as u64;
+            undo.remember(at, old);
+            write_at(storage, new, at)?;
+        }
+    }
+    Ok(())
+}
+
+/// Changes the header cluster stage by stage.
+fn commit(storage: &dyn Storage, header: &mut Header, stages: Vec<Vec<u8>>) -> Result<()> {
+    for next in stages {
+        write_stage(storage, header, &next)?;
+        header.raw = next;
+    }
+    Ok(())
+}
+
+/// Writes the sectors in which `next` differs, in the order in which every state between them is the old or the new.
+fn write_stage(storage: &dyn Storage, header: &Header, next: &[u8]) -> Result<()> {
+    let sectors = changed_sectors(&header.raw, next);
+    let had = header.has_bitmaps_extension();
+    let has = next.get(AUTOCLEAR_AT + 7).is_some_and(|byte| u64::from(*byte) & AUTOCLEAR_BITMAPS != 0);
+    match (sectors.as_slice(), had, has) {
+        // What follows the type comes first, then the type, the autoclear bit in the first sector last.
+        (_, false, _) => sectors.iter().rev().try_for_each(|sector| write_sector(storage, next, *sector)),
+        (_, true, false) => sectors.iter().try_for_each(|sector| write_sector(storage, next, *sector)),
+        ([_], true, true) => sectors.iter().try_for_each(|sector| write_sector(storage, next, *sector)),
+        // The 24 bytes cross sectors: without the autoclear bit nobody reads them until both halves are there.
+        (_, true, true) => {
+            let mut hidden = header.raw.clone();
+            let autoclear = header.autoclear_kept() & !AUTOCLEAR_BITMAPS;
+            put_header(&mut hidden, AUTOCLEAR_AT, &autoclear.to_be_bytes())?;
+            write_sector(storage, &hidden, 0)?;
+            sectors
+                .iter()
+                .filter(|sector| **sector != 0)
+                .try_for_each(|sector| write_sector(storage, next, *sector))?;
+            write_sector(storage, next, 0)
+        }
+    }
+}
+
+/// The sectors in which two header clusters differ, ascending.
+pub(crate) fn changed_sectors(old: &[u8], new: &[u8]) -> Vec<usize> {
+    let differs = |(_, (old, new)): &(usize, (&[u8], &[u8]))| old != new;
+    old.chunks(SECTOR).zip(new.chunks(SECTOR)).enumerate().filter(differs).map(|(number, _)| number).collect()
+}
+
+fn write_sector(storage: &dyn Storage, cluster: &[u8], number: usize) -> Result<()> {
+    let bytes = cluster.chunks(SECTOR).nth(number).unwrap_or_default();
+    write_at(storage, bytes, (number * SECTOR) as u64)?;
+    flush(storage)
+}
+
+fn put_header(raw: &mut [u8], at: usize, field: &[u8]) -> Result<()> {
+    if put(raw, at, field) {
+        Ok(())
+    } else {
+        Err(Error::new(ErrorKind::Damaged, "the header is cut short").at("qcow2 header", at as u64))
+    }
+}
+
+fn write_at(storage: &dyn Storage, bytes: &[u8], offset: u64) -> Result<()> {
+    storage
+        .write_at(bytes, offset)
+        .map_err(|error| Error::io(format!("cannot write {} bytes at offset {offset:#x}", bytes.len()), error))
+}
+
+fn flush(storage: &dyn Storage) -> Result<()> {
+    storage.flush().map_err(|error| Error::io("cannot flush", error))
+}
+
+/// What must be put back when something fails before the commit.
+struct Undo<'a> {
+    storage: &'a dyn Storage,
+    len_before: u64,
+    sectors: Vec<(u64, Vec<u8>)>,
+}
+
+impl Undo<'_> {
+    fn remember(&mut self, offset: u64, bytes: &[u8]) {
+        self.sectors.push((offset, bytes.to_vec()));
+    }
+
+    /// Puts back what it can. Should even this fail, what stays is room counted as used: a leak, never damage.
+    fn run(&self) {
+        for (offset, bytes) in self.sectors.iter().rev() {
+            if self.storage.write_at(bytes, *offset).is_err() {
+                return;
+            }
+        }
+        if !self.sectors.is_empty() && self.storage.flush().is_err() {
+            return;
+        }
+        if self.storage.len_bytes().is_ok_and(|len_bytes| len_bytes > self.len_before) {
+            // Room past the old end holds nothing that counts; keeping it would do no harm.
+            let _ = self.storage.truncate(self.len_before);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+#![forbid(unsafe_code)]
+//! Owns qcow2 images: the bitmaps in them, read and written as QEMU does. Must never know where an image stands in a
+//! backing chain, nor what its bitmaps mean to one another.
+
+mod check;
+mod commit;
+mod directory;
+mod draft;
+mod header;
+mod refcounts;
+mod space;
+mod table;
+mod walk;
+
+use crate::bitmap::Bitmap;
+use crate::chain::{Action, Name};
+use crate::error::{Error, ErrorKind, Result};
+use crate::geometry::Granularity;
+use crate::progress::Observer;
+use crate::storage::Storage;
+pub use check::{Problem, Severity};
+pub(crate) use directory::Entry;
+use header::{AUTOCLEAR_BITMAPS, DirectoryRef, Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY, MAGIC};
+use std::sync::Arc;
+
+/// Whether a file that begins with `start` is a qcow2 image.
+pub(crate) fn is_qcow2(start: &[u8]) -> bool {
+    start.first_chunk().is_some_and(|magic| u32::from_be_bytes(*magic) == MAGIC)
+}
+
+/// A qcow2 image, its header and bitmap directory read.
+#[derive(Debug)]
+pub(crate) struct Qcow2 {
+    storage: Arc<dyn Storage>,
+    header: Header,
+    place: Option<DirectoryRef>,
+    entries: Vec<Entry>,
+    /// Why the bitmaps cannot be used, and must not be written.
+    trouble: Option<Error>,
+}
+
+impl Qcow2 {
+    pub(crate) fn open(storage: Arc<dyn Storage>) -> Result<Self> {
+        let header = Header::read(&*storage)?;
+        let mut image = Self { storage, header, place: None, entries: Vec::new(), trouble: None };
+        image.read_directory();
+        Ok(image)
+    }
+
+    fn read_directory(&mut self) {
+        if self.header.version < 3 {
+            self.trouble = Some(
+                Error::new(ErrorKind::OldVersion, "version 2 of qcow2 cannot hold bitmaps")
+                    .at("qcow2 header", 4)
+                    .advise("upgrade it with `qemu-img amend -f qcow2 -o compat=1.1`"),
+            );
+            return;
+        }
+        match &self.header.directory {
+            Ok(place) => self.place = *place,
+            Err(fault) => self.trouble = Some(fault.error().advise("restore the image's header")),
+        }
+        if let Some(place) = self.place {
+            let listing = directory::read(&*self.storage, place, self.header.size_bytes, self.header.cluster_bytes());
+            self.entries = listing.entries;
+            self.trouble = listing.fault.map(|fault| {
+                fault.advise("QEMU does not open such an image either: restore the file, or the directory, from a copy")
+            });
+        }
+        if self.header.has_bitmaps_extension() && self.header.autoclear & AUTOCLEAR_BITMAPS == 0 {
+            self.trouble = Some(
+                Error::new(
+                    ErrorKind::Stale,
+                    "software that does not know bitmaps wrote to the image, so every bitmap in it is out of date",
+                )
+                .at("qcow2 header", header::AUTOCLEAR_AT as u64)
+                .advise("drop them with `qemu-img check -r leaks`, make a full backup and create a new checkpoint"),
+            );
+        }
+    }
+
+    pub(crate) fn version(&self) -> u32 {
+        self.header.version
+    }
+
+    pub(crate) fn virtual_size(&self) -> u64 {
+        self.header.size_bytes
+    }
+
+    pub(crate) fn cluster_bytes(&self) -> u64 {
+        self.header.cluster_bytes()
+    }
+
+    /// The bitmaps of the directory, in its order; those before the first fault where it is damaged.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Why no bitmap of this image can be used: its version, a stale autoclear bit, a damaged directory.
+    pub(crate) fn trouble(&self) -> Option<&Error> {
+        self.trouble.as_ref()
+    }
+
+    /// The backing file's name and format, as stored.
+    pub(crate) fn backing(&self) -> Option<(&[u8], Option<&[u8]>)> {
+        self.header.backing()
+    }
+
+    /// The name of the external data file.
+    pub(crate) fn data_file(&self) -> Option<&[u8]> {
+        self.header.data_file()
+    }
+
+    pub(crate) fn has_unclean_mark(&self) -> bool {
+        self.header.incompatible & (INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT) != 0
+    }
+
+    fn entry(&self, name: &Name) -> Result<&Entry> {
+        self.entries
+            .iter()
+            .find(|entry| entry.name == *name)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no bitmap {name}")))
+    }
+
+    /// The bits of a bitmap that stand for a window of the disk, without reading the rest of its data.
+    pub(crate) fn load(&self, name: &Name, offset: u64, len_bytes: u64) -> Result<Bitmap> {
+        table::load(&*self.storage, &self.header, self.entry(name)?, offset, len_bytes)
+    }
+
+    /// The bytes of the clusters that hold the table and the data of a bitmap.
+    pub(crate) fn stored_bytes(&self, name: &Name) -> Result<u64> {
+        let entry = self.entry(name)?;
+        let cluster_bytes = self.cluster_bytes();
+        let data = table::read(&*self.storage, &self.header, entry)?.iter().filter(|p| p.offset().is_some()).count();
+        Ok((u64::from(entry.table_entries) * 8).next_multiple_of(cluster_bytes) + data as u64 * cluster_bytes)
+    }
+
+    /// Refuses a granularity at which this image could not store a bitmap.
+    pub(crate) fn check_granularity(&self, granularity: Granularity) -> Result<()> {
+        directory::check_new(self.header.size_bytes, granularity)
+    }
+
+    /// QEMU's default: the cluster size, from 4 KiB to 64 KiB; doubled until the bitmap fits qcow2.
+    pub(crate) fn default_granularity(&self) -> Result<Granularity> {
+        self.fitting_granularity(Granularity::from_bits(self.header.cluster_bits.clamp(12, 16))?)
+    }
+
+    /// The finest granularity from `smallest` on at which a bitmap of this disk fits qcow2.
+    pub(crate) fn fitting_granularity(&self, smallest: Granularity) -> Result<Granularity> {
+        for bits in smallest.bits()..31 {
+            let granularity = Granularity::from_bits(bits)?;
+            if self.check_granularity(granularity).is_ok() {
+                return Ok(granularity);
+            }
+        }
+        let largest = Granularity::from_bits(31)?;
+        self.check_granularity(largest).map(|()| largest)
+    }
+
+    /// Whether header and directory are what `other` has.
+    pub(crate) fn is_same_state(&self, other: &Qcow2) -> bool {
+        self.header.raw == other.header.raw && self.entries == other.entries
+    }
+
+    /// Refuses where writing bitmaps would be unsafe.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.has_unclean_mark() {
+            let mark = if self.header.incompatible & INCOMPATIBLE_CORRUPT != 0 { "corrupt" } else { "dirty" };
+            return Err(Error::new(
+                ErrorKind::Unclean,
+                format!("the image is marked {mark}, so its free space cannot be trusted"),
+            )
+            .at("qcow2 header", 72)
+            .advise("repair it with `qemu-img check -r all`"));
+        }
+        match &self.trouble {
+            Some(trouble) => Err(copy_of(trouble)),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses where no bitmap of this image can be trusted.
+    pub(crate) fn check_usable(&self) -> Result<()> {
+        self.trouble.as_ref().map_or(Ok(()), |trouble| Err(copy_of(trouble)))
+    }
+
+    /// Whether the directory's place crosses two sectors of the header, so that a power cut while it changes may lose
+    /// the bitmaps.
+    pub(crate) fn commit_crosses_sectors(&self) -> bool {
+        let data = self.header.bitmaps_record_at() + 8;
+        self.header.has_bitmaps_extension() && data / 512 != (data + 23) / 512
+    }
+
+    /// Carries out `actions` in one atomic step; the strings are warnings.
+    pub(crate) fn apply(&mut self, actions: &[Action], observer: &mut dyn Observer) -> Result<Vec<String>> {
+        self.check_writable()?;
+        let mut draft = draft::Draft::new(&*self.storage, &self.header, &self.entries);
+        for action in actions {
+            draft.apply(action)?;
+        }
+        let mut header = self.header.clone();
+        let written = commit::write(&*self.storage, &mut header, self.place, &self.entries, draft, observer);
+        let failed_before = written.as_ref().is_err_and(|error| error.kind() != ErrorKind::CommitInDoubt);
+        if !failed_before {
+            *self = Self::open(Arc::clone(&self.storage))?;
+        }
+        written
+    }
+
+    /// Verifies every structure and rule, and changes nothing.
+    pub(crate) fn check(&self, observer: &mut dyn Observer) -> Result<check::Report> {
+        check::check(self, observer)
+    }
+}
+
+fn copy_of(error: &Error) -> Error {
+    let mut copy = Error::new(error.kind(), error.message());
+    if let Some(structure) = error.structure() {
+        copy = copy.at(structure, error.offset());
+    }
+    if let Some(advice) = error.advice() {
+        copy = copy.advise(advice);
+    }
+    copy
+}

@@ -1,0 +1,229 @@
+#![forbid(unsafe_code)]
+//! Owns the walk over everything in a qcow2 file that occupies clusters: header, refcounts, L1 and L2 tables,
+//! snapshots, encryption header, bitmaps, and where asked the guest's own data. Must never judge what it finds.
+
+use super::directory::Entry;
+use super::header::{DirectoryRef, Header};
+use super::table::{self, Payload};
+use crate::error::{Error, ErrorKind, Result};
+use crate::formats::bytes::{Fields, be_u64s, file_len, read_exact};
+use crate::storage::Storage;
+
+const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
+const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+pub(crate) const COPIED: u64 = 1 << 63;
+const COMPRESSED: u64 = 1 << 62;
+const MAX_SNAPSHOT_EXTRA: u32 = 1024;
+
+/// What occupies a range of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Header,
+    RefcountTable,
+    RefcountBlock,
+    L1Table,
+    L2Table,
+    SnapshotTable,
+    Crypto,
+    BitmapDirectory,
+    BitmapTable,
+    BitmapData,
+    GuestData,
+}
+
+impl Role {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Role::Header => "header",
+            Role::RefcountTable => "refcount table",
+            Role::RefcountBlock => "refcount block",
+            Role::L1Table => "L1 table",
+            Role::L2Table => "L2 table",
+            Role::SnapshotTable => "snapshot table",
+            Role::Crypto => "encryption header",
+            Role::BitmapDirectory => "bitmap directory",
+            Role::BitmapTable => "bitmap table",
+            Role::BitmapData => "bitmap data",
+            Role::GuestData => "guest data",
+        }
+    }
+
+    pub(crate) fn is_bitmap(self) -> bool {
+        matches!(self, Role::BitmapDirectory | Role::BitmapTable | Role::BitmapData)
+    }
+}
+
+/// Whoever is told what the walk finds; an error ends the walk.
+pub(crate) trait Visitor {
+    /// `len_bytes` bytes at `offset` belong to `role`.
+    fn occupies(&mut self, role: Role, offset: u64, len_bytes: u64) -> Result<()>;
+
+    /// A structure could not be read, or breaks a rule; where this returns `Ok`, the walk goes on after it.
+    fn fault(&mut self, fault: Error) -> Result<()>;
+
+    /// An entry of an active L1 or L2 table points to `offset`, and says whether nothing else does.
+    fn copied_flag(&mut self, _role: Role, _entry_at: u64, _offset: u64, _copied: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called now and then, so that a long walk can be told and stopped.
+    fn tick(&mut self, _done: u64, _total: u64) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// How deep the walk goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// Every structure, without reading L2 tables.
+    Metadata,
+    /// L2 tables are read as well, and the guest's clusters named.
+    GuestData,
+}
+
+pub(crate) struct Walk<'a> {
+    pub(crate) storage: &'a dyn Storage,
+    pub(crate) header: &'a Header,
+    pub(crate) depth: Depth,
+}
+
+impl Walk<'_> {
+    /// Everything but the refcounts and the bitmaps.
+    pub(crate) fn disk(&self, visitor: &mut dyn Visitor) -> Result<()> {
+        let header = self.header;
+        visitor.occupies(Role::Header, 0, header.cluster_bytes())?;
+        let table_len = u64::from(header.refcount_table_clusters) << header.cluster_bits;
+        visitor.occupies(Role::RefcountTable, header.refcount_table_offset, table_len)?;
+        if let Some((offset, len_bytes)) = header.crypto {
+            visitor.occupies(Role::Crypto, offset, len_bytes)?;
+        }
+        self.l1_table(header.l1_offset, header.l1_entries, true, visitor)?;
+        if header.snapshots > 0
+            && let Err(fault) = self.snapshots(visitor)
+        {
+            visitor.fault(fault)?;
+        }
+        Ok(())
+    }
+
+    /// The directory, tables and data of the bitmaps.
+    pub(crate) fn bitmaps(&self, place: DirectoryRef, entries: &[Entry], visitor: &mut dyn Visitor) -> Result<()> {
+        visitor.occupies(Role::BitmapDirectory, place.offset, place.len_bytes)?;
+        for entry in entries {
+            visitor.occupies(Role::BitmapTable, entry.table_offset, u64::from(entry.table_entries) * 8)?;
+            match table::read(self.storage, self.header, entry) {
+                Ok(table) => {
+                    for offset in table.into_iter().filter_map(Payload::offset) {
+                        visitor.occupies(Role::BitmapData, offset, self.header.cluster_bytes())?;
+                    }
+                }
+                Err(fault) => visitor.fault(fault)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshots(&self, visitor: &mut dyn Visitor) -> Result<()> {
+        let start = self.header.snapshots_offset;
+        let file_end = file_len(self.storage)?;
+        let mut at = start;
+        for _ in 0..self.header.snapshots {
+            let structure = "qcow2 snapshot table";
+            let fixed = read_exact(self.storage, structure, at, 40)?;
+            let fields = Fields::new(&fixed, structure, at);
+            let extra = fields.u32(36)?;
+            if extra > MAX_SNAPSHOT_EXTRA {
+                let message = format!("{extra} bytes of extra data are above {MAX_SNAPSHOT_EXTRA}");
+                return Err(Error::new(ErrorKind::Damaged, message).at(structure, at + 36));
+            }
+            let (l1_offset, l1_entries) = (fields.u64(0)?, fields.u32(8)?);
+            let names = u64::from(fields.u16(12)?) + u64::from(fields.u16(14)?);
+            at = (at + 40 + u64::from(extra) + names).next_multiple_of(8);
+            if at > file_end {
+                return Err(Error::new(ErrorKind::Damaged, "runs past the end of the file").at(structure, start));
+            }
+            self.l1_table(l1_offset, l1_entries, false, visitor)?;
+        }
+        visitor.occupies(Role::SnapshotTable, start, at - start)
+    }
+
+    fn l1_table(&self, offset: u64, entries: u32, active: bool, visitor: &mut dyn Visitor) -> Result<()> {
+        if entries == 0 {
+            return Ok(());
+        }
+        let structure = "qcow2 L1 table";
+        let len_bytes = u64::from(entries) * 8;
+        if len_bytes > 32 << 20 || !offset.is_multiple_of(self.header.cluster_bytes()) {
+            let message = format!("a table of {entries} entries at {offset:#x} is impossible");
+            return visitor.fault(Error::new(ErrorKind::Damaged, message).at(structure, offset));
+        }
+        visitor.occupies(Role::L1Table, offset, len_bytes)?;
+        let table = match read_exact(self.storage, structure, offset, len_bytes) {
+            Ok(bytes) => be_u64s(&bytes),
+            Err(fault) => return visitor.fault(fault),
+        };
+        let total = table.len() as u64;
+        for (number, entry) in (0..).zip(table) {
+            visitor.tick(number, total)?;
+            let entry_at = offset + number * 8;
+            let l2_offset = entry & OFFSET_MASK;
+            if entry & L1_RESERVED != 0 || !l2_offset.is_multiple_of(self.header.cluster_bytes()) {
+                let message = format!("the entry {entry:#x} is not the offset of a cluster");
+                visitor.fault(Error::new(ErrorKind::Damaged, message).at(structure, entry_at))?;
+            } else if l2_offset != 0 {
+                visitor.occupies(Role::L2Table, l2_offset, self.header.cluster_bytes())?;
+                if active {
+                    visitor.copied_flag(Role::L2Table, entry_at, l2_offset, entry & COPIED != 0)?;
+                }
+                if self.depth == Depth::GuestData {
+                    self.l2_table(l2_offset, active, visitor)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn l2_table(&self, offset: u64, active: bool, visitor: &mut dyn Visitor) -> Result<()> {
+        let structure = "qcow2 L2 table";
+        let cluster_bytes = self.header.cluster_bytes();
+        let table = match read_exact(self.storage, structure, offset, cluster_bytes) {
+            Ok(bytes) => be_u64s(&bytes),
+            Err(fault) => return visitor.fault(fault),
+        };
+        let step = if self.header.has_extended_l2() { 2 } else { 1 };
+        for (entry_at, entry) in (offset..).step_by(8).zip(table).step_by(step) {
+            if entry & COMPRESSED != 0 {
+                let (start, len) = self.compressed(entry);
+                if self.header.has_data_file() {
+                    let message = "a compressed cluster cannot stand in an external data file";
+                    visitor.fault(Error::new(ErrorKind::Damaged, message).at(structure, entry_at))?;
+                } else {
+                    visitor.occupies(Role::GuestData, start, len)?;
+                }
+                continue;
+            }
+            let data = entry & OFFSET_MASK;
+            if data == 0 || self.header.has_data_file() {
+                continue;
+            }
+            if !data.is_multiple_of(cluster_bytes) {
+                let message = format!("the data's offset {data:#x} is not at the start of a cluster");
+                visitor.fault(Error::new(ErrorKind::Damaged, message).at(structure, entry_at))?;
+                continue;
+            }
+            visitor.occupies(Role::GuestData, data, cluster_bytes)?;
+            if active {
+                visitor.copied_flag(Role::GuestData, entry_at, data, entry & COPIED != 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the sectors of a compressed cluster stand: offset and the count of 512-byte sectors share the entry.
+    fn compressed(&self, entry: u64) -> (u64, u64) {
+        let offset_bits = 62 - (self.header.cluster_bits - 8);
+        let start = entry & ((1 << offset_bits) - 1);
+        let sectors = ((entry & !(COPIED | COMPRESSED)) >> offset_bits) + 1;
+        (start, sectors * 512 - (start & 511))
+    }
+}

@@ -1,0 +1,222 @@
+#![forbid(unsafe_code)]
+//! Owns the operations on checkpoints: each is planned by the chain, checked against the image and its lower layers,
+//! and carried out in one step.
+
+use super::{Access, Image};
+use crate::bitmap::Bitmap;
+use crate::chain::{self, Chain, CreateOptions, Model, Name, Plan};
+use crate::error::{Error, ErrorKind, Result};
+use crate::formats::qcow2::Qcow2;
+use crate::geometry::Granularity;
+use crate::progress::{Observer, tell};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Whether the layers below the image are looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layers {
+    /// A lower layer that takes part, or cannot be read, is an error: the answer would be short.
+    #[default]
+    Check,
+    /// The caller knows that the layers below do not matter.
+    TopOnly,
+}
+
+/// Which changes are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct DiffRequest<'a> {
+    /// The checkpoint from which on.
+    pub since: &'a [u8],
+    /// The checkpoint up to which; `None` is now.
+    pub until: Option<&'a [u8]>,
+    /// The first byte of the window of the disk.
+    pub offset: u64,
+    /// The window's length in bytes; `u64::MAX` is to the end.
+    pub len_bytes: u64,
+    /// Whether lower layers are looked at.
+    pub layers: Layers,
+    /// The model to insist on, where the image's own is unknown.
+    pub model: Option<Model>,
+}
+
+/// The blocks that changed in a span of time.
+#[derive(Clone, Debug)]
+pub struct Diff {
+    /// The checkpoint since which.
+    pub since: Name,
+    /// The checkpoint until which; `None` is now.
+    pub until: Option<Name>,
+    /// The changed blocks within the window, at the finest granularity of the span.
+    pub bitmap: Bitmap,
+}
+
+impl Image {
+    /// The checkpoints of the image. `insist` decides where the model is unknown. Cumulative checkpoints are put in
+    /// order by reading their bitmaps, where those can be read.
+    pub fn chain(&self, insist: Option<Model>) -> Result<Chain> {
+        let mut chain = self.unordered_chain(insist)?;
+        if chain.model() == Model::Cumulative && self.options.access != Access::Names && self.trouble().is_none() {
+            let mut bitmaps: BTreeMap<Name, Option<Bitmap>> = BTreeMap::new();
+            for checkpoint in chain.checkpoints() {
+                let trusted = !checkpoint.inconsistent && !checkpoint.unusable;
+                // One that cannot be read has no place in the order, and says so where its bits are asked for.
+                let bitmap = if trusted { self.read_bitmap(&checkpoint.bitmap, 0, u64::MAX).ok() } else { None };
+                bitmaps.insert(checkpoint.bitmap.clone(), bitmap);
+            }
+            let bitmap = |name: &Name| bitmaps.get(name).and_then(Option::as_ref);
+            chain.order_cumulative(&mut |a, b| match (bitmap(a), bitmap(b)) {
+                (Some(a), Some(b)) => Ok(Some(b.is_subset(a)? && !a.is_subset(b)?)),
+                _ => Ok(None),
+            })?;
+        }
+        Ok(chain)
+    }
+
+    fn unordered_chain(&self, insist: Option<Model>) -> Result<Chain> {
+        Chain::read(&self.bitmaps(), insist).map_err(|error| self.name_it(error))
+    }
+
+    /// The chain of an image whose bitmaps may be trusted.
+    fn usable_chain(&self, insist: Option<Model>) -> Result<Chain> {
+        self.check_readable()?;
+        self.unordered_chain(insist)
+    }
+
+    /// Plans a new checkpoint. `granularity` is by default that of the newest checkpoint, else QEMU's.
+    pub fn plan_create(
+        &self,
+        checkpoint: &[u8],
+        granularity: Option<Granularity>,
+        model: Option<Model>,
+    ) -> Result<Plan> {
+        self.check_writable()?;
+        let named = |error: Error| self.name_it(error);
+        let chain = self.usable_chain(model)?;
+        if let Some(granularity) = granularity {
+            self.format.check_granularity(granularity).map_err(named)?;
+        }
+        let newest = chain.checkpoints().last().map(|newest| newest.granularity);
+        let default_granularity = match newest {
+            Some(newest) => self.format.fitting_granularity(newest),
+            None => self.format.default_granularity(),
+        }
+        .map_err(named)?;
+        let granularity = Some(granularity.unwrap_or(default_granularity));
+        self.finish(chain.plan_create(checkpoint, CreateOptions { granularity, default_granularity, model }))
+    }
+
+    /// Plans the deletion of a checkpoint. With `force_inconsistent`, what older checkpoints know is given up with it.
+    pub fn plan_delete(
+        &self,
+        checkpoint: &[u8],
+        force_inconsistent: bool,
+        layers: Layers,
+        model: Option<Model>,
+    ) -> Result<Plan> {
+        self.check_writable()?;
+        let plan = self.usable_chain(model)?.plan_delete(checkpoint, force_inconsistent);
+        self.finish_with_layers(plan, layers)
+    }
+
+    /// Plans the removal of every inconsistent bitmap, and of what depends on it, in one step.
+    pub fn plan_delete_all_inconsistent(&self, layers: Layers, model: Option<Model>) -> Result<Plan> {
+        self.check_writable()?;
+        let plan = self.usable_chain(model)?.plan_delete_all_inconsistent();
+        self.finish_with_layers(plan, layers)
+    }
+
+    /// Plans the renaming of a checkpoint.
+    pub fn plan_rename(
+        &self,
+        checkpoint: &[u8],
+        new_name: &[u8],
+        layers: Layers,
+        model: Option<Model>,
+    ) -> Result<Plan> {
+        self.check_writable()?;
+        let plan = self.usable_chain(model)?.plan_rename(checkpoint, new_name);
+        self.finish_with_layers(plan, layers)
+    }
+
+    /// Plans the union of bitmaps into one of them, by their stored names; the sources stay.
+    pub fn plan_merge(&self, sources: &[&[u8]], into: &[u8]) -> Result<Plan> {
+        self.check_writable()?;
+        self.check_readable()?;
+        self.finish(chain::plan_merge(&self.bitmaps(), sources, into))
+    }
+
+    fn finish(&self, plan: Result<Plan>) -> Result<Plan> {
+        let mut plan = plan.map_err(|error| self.name_it(error))?;
+        if self.format.commit_crosses_sectors() && !plan.actions.is_empty() {
+            plan.warnings.push(
+                "the place of the bitmap directory crosses two sectors of this image's header: a power cut in the \
+                 moment of the commit would lose the bitmaps, and the next backup would have to be full"
+                    .into(),
+            );
+        }
+        Ok(plan)
+    }
+
+    fn finish_with_layers(&self, plan: Result<Plan>, layers: Layers) -> Result<Plan> {
+        let plan = self.finish(plan)?;
+        if layers == Layers::Check {
+            self.check_layers(&plan.takes_part)?;
+        }
+        Ok(plan)
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        self.format.check_writable().map_err(|error| self.name_it(error))
+    }
+
+    /// Carries out `plan` in one atomic step; what it returns are warnings.
+    ///
+    /// On any error nothing has changed, except [`ErrorKind::CommitInDoubt`]: then the image holds the state before or
+    /// after, whole. `observer` can stop the work until the commit begins.
+    pub fn commit(&mut self, plan: &Plan, observer: &mut dyn Observer) -> Result<Vec<String>> {
+        if self.options.access != Access::Write {
+            return Err(self.name_it(Error::new(ErrorKind::ReadOnly, "was not opened for writing")));
+        }
+        if plan.actions.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.options.no_lock {
+            self.check_unchanged()?;
+        }
+        self.format.apply(&plan.actions, observer).map_err(|error| error.in_file(&self.path))
+    }
+
+    /// Without locks somebody else may have written since the image was opened.
+    fn check_unchanged(&self) -> Result<()> {
+        let now = Qcow2::open(Arc::clone(&self.storage)).map_err(|error| self.name_it(error))?;
+        if now.is_same_state(&self.format) {
+            return Ok(());
+        }
+        let changed = Error::new(ErrorKind::Changed, "the image was changed by somebody else since it was opened");
+        Err(self.name_it(changed.advise("nothing was written; open it again, with locks if possible")))
+    }
+
+    /// The blocks that changed in a span between two checkpoints, or between a checkpoint and now.
+    ///
+    /// An error wherever the answer could be short: an inconsistent bitmap in the span, a gap in recording, a lower
+    /// layer that takes part.
+    pub fn diff(&self, request: &DiffRequest<'_>, observer: &mut dyn Observer) -> Result<Diff> {
+        let chain = self.usable_chain(request.model)?;
+        let span = chain.plan_diff(request.since, request.until).map_err(|error| self.name_it(error))?;
+        if request.layers == Layers::Check {
+            self.check_layers(&span.bitmaps)?;
+        }
+        let total = span.bitmaps.len() as u64;
+        let mut bitmaps = Vec::with_capacity(span.bitmaps.len());
+        for (done, name) in (0..).zip(&span.bitmaps) {
+            tell(observer, "reading bitmaps", done, total)?;
+            bitmaps.push(self.read_bitmap(name, request.offset, request.len_bytes)?);
+        }
+        tell(observer, "reading bitmaps", total, total)?;
+        let bitmap = match bitmaps.iter().collect::<Vec<_>>().as_slice() {
+            [] => Bitmap::new(self.virtual_size(), span.granularity)?,
+            bitmaps => Bitmap::union_many(bitmaps, Some(span.granularity))?,
+        };
+        Ok(Diff { since: span.since, until: span.until, bitmap })
+    }
+}
