@@ -9,7 +9,7 @@ use crate::formats::bytes::{Fields, file_len, put, read_exact};
 use crate::storage::Storage;
 
 /// The first four bytes of every qcow2 image.
-pub(crate) const MAGIC: u32 = 0x5149_46fb;
+pub(crate) const MAGIC: u32 = 0x5146_49fb;
 
 pub(crate) const INCOMPATIBLE_DIRTY: u64 = 1 << 0;
 pub(crate) const INCOMPATIBLE_CORRUPT: u64 = 1 << 1;
