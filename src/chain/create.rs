@@ -64,8 +64,7 @@ impl Chain {
     /// Refuses a new checkpoint the name of any bitmap, of whomever: it would be, or become, the name of its own.
     pub(super) fn refuse_name_of_bitmap(&self, own: &Name) -> Result<()> {
         match self.states.iter().any(|state| state.name == *own) {
-            true => Err(Error::new(ErrorKind::Exists, format!("a bitmap named {own} exists already"))
-                .advise("choose another name, or remove that bitmap if it belongs to nobody")),
+            true => Err(plan::exists(own)),
             false => Ok(()),
         }
     }

@@ -6,6 +6,7 @@ use super::name;
 use super::plan::{self, Action, Plan};
 use super::{Chain, Checkpoint, Model, Name};
 use crate::error::{Error, ErrorKind, Result};
+use std::collections::BTreeSet;
 
 impl Chain {
     /// Plans the deletion of a checkpoint.
@@ -116,8 +117,9 @@ impl Chain {
         if !gone.is_empty() {
             plan.warn("if libvirt made this checkpoint, libvirt still lists it: delete its metadata there too");
         }
-        let left = self.checkpoints.iter().filter(|left| !gone.iter().any(|gone| gone.name == left.name));
-        self.finish(plan, Model::Cumulative, &left.map(|left| left.name.clone()).collect::<Vec<_>>())
+        let gone: BTreeSet<&Name> = gone.iter().map(|checkpoint| &checkpoint.name).collect();
+        let left: Vec<Name> = self.names().filter(|name| !gone.contains(name)).cloned().collect();
+        self.finish(plan, Model::Cumulative, &left)
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &Name> {

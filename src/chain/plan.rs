@@ -6,6 +6,7 @@ use super::name::{self, MAX_BITMAP_NAME};
 use super::{BitmapState, Chain, Model, Name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// One action on the bitmaps of an image. `Display` says it in words, for a dry run.
@@ -88,12 +89,9 @@ impl Plan {
 
     /// Fills in which of the bitmaps take part.
     pub(super) fn note_takers(&mut self, bitmaps: &[BitmapState]) {
-        let mut takes_part: Vec<Name> = Vec::new();
-        for name in self.actions.iter().flat_map(names_in) {
-            if bitmaps.iter().any(|bitmap| bitmap.name == *name) && !takes_part.contains(name) {
-                takes_part.push(name.clone());
-            }
-        }
+        let mut stored: BTreeSet<&Name> = bitmaps.iter().map(|bitmap| &bitmap.name).collect();
+        let names = self.actions.iter().flat_map(names_in);
+        let takes_part = names.filter(|name| stored.remove(name)).cloned().collect();
         self.takes_part = takes_part;
     }
 }
@@ -134,47 +132,44 @@ impl Chain {
     }
 }
 
-/// The bitmaps after these actions; refuses an action that cannot be carried out.
+/// The bitmaps after these actions, by name; refuses an action that cannot be carried out.
 pub(super) fn carry_out(bitmaps: &[BitmapState], actions: &[Action]) -> Result<Vec<BitmapState>> {
-    let mut after = bitmaps.to_vec();
+    let mut after: BTreeMap<Name, BitmapState> =
+        bitmaps.iter().map(|bitmap| (bitmap.name.clone(), bitmap.clone())).collect();
     for action in actions {
         match action {
             Action::Add { name, granularity } => {
-                check_free(&after, name)?;
-                after.push(BitmapState {
+                let born = BitmapState {
                     name: name.clone(),
                     granularity: *granularity,
                     recording: true,
                     inconsistent: false,
                     unusable: false,
-                });
+                };
+                insert(&mut after, born)?;
             }
             Action::Merge { sources, target } => {
                 for name in sources.iter().chain([target]) {
-                    let bitmap = find(&mut after, name)?;
-                    if bitmap.inconsistent {
-                        return Err(inconsistent(name).advise("delete its checkpoint with --force-inconsistent"));
-                    }
+                    trusted(find(&mut after, name)?)?;
                 }
             }
             Action::Remove { name } => {
                 find(&mut after, name)?;
-                after.retain(|bitmap| bitmap.name != *name);
+                after.remove(name);
             }
             Action::Rename { from, to } => {
-                check_free(&after, to)?;
-                find(&mut after, from)?.name = to.clone();
+                let renamed = BitmapState { name: to.clone(), ..find(&mut after, from)?.clone() };
+                insert(&mut after, renamed)?;
+                after.remove(from);
             }
             Action::SetRecording { name, recording } => {
                 let bitmap = find(&mut after, name)?;
-                if bitmap.inconsistent {
-                    return Err(inconsistent(name).advise("delete its checkpoint with --force-inconsistent"));
-                }
+                trusted(bitmap)?;
                 bitmap.recording = *recording;
             }
         }
     }
-    Ok(after)
+    Ok(after.into_values().collect())
 }
 
 /// The error for a bitmap whose content cannot be trusted.
@@ -191,15 +186,23 @@ pub(super) fn unusable(bitmap: &Name) -> Error {
         .advise("use the software that made it")
 }
 
-fn find<'a>(bitmaps: &'a mut [BitmapState], name: &Name) -> Result<&'a mut BitmapState> {
-    match bitmaps.iter_mut().find(|bitmap| bitmap.name == *name) {
+fn trusted(bitmap: &BitmapState) -> Result<()> {
+    match bitmap.inconsistent {
+        true => Err(inconsistent(&bitmap.name).advise("delete its checkpoint with --force-inconsistent")),
+        false => Ok(()),
+    }
+}
+
+fn find<'a>(bitmaps: &'a mut BTreeMap<Name, BitmapState>, name: &Name) -> Result<&'a mut BitmapState> {
+    match bitmaps.get_mut(name) {
         Some(bitmap) if bitmap.unusable => Err(unusable(name)),
         Some(bitmap) => Ok(bitmap),
         None => Err(Error::new(ErrorKind::NotFound, format!("no bitmap is named {name}"))),
     }
 }
 
-fn check_free(bitmaps: &[BitmapState], name: &Name) -> Result<()> {
+fn insert(bitmaps: &mut BTreeMap<Name, BitmapState>, bitmap: BitmapState) -> Result<()> {
+    let name = &bitmap.name;
     if name.as_bytes().len() > MAX_BITMAP_NAME {
         return Err(Error::new(
             ErrorKind::NameTooLong,
@@ -207,9 +210,15 @@ fn check_free(bitmaps: &[BitmapState], name: &Name) -> Result<()> {
         )
         .advise("rename the checkpoints to shorter names"));
     }
-    match bitmaps.iter().any(|bitmap| bitmap.name == *name) {
-        true => Err(Error::new(ErrorKind::Exists, format!("a bitmap named {name} exists already"))
-            .advise("choose another name, or remove that bitmap if it belongs to nobody")),
-        false => Ok(()),
+    if bitmaps.contains_key(name) {
+        return Err(exists(name));
     }
+    bitmaps.insert(name.clone(), bitmap);
+    Ok(())
+}
+
+/// The error for a bitmap whose name is wanted for another one.
+pub(super) fn exists(name: &Name) -> Error {
+    Error::new(ErrorKind::Exists, format!("a bitmap named {name} exists already"))
+        .advise("choose another name, or remove that bitmap if it belongs to nobody")
 }
