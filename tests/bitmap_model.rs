@@ -1,5 +1,6 @@
 #![forbid(unsafe_code)]
 //! Random sequences of operations on two bitmaps of one disk, against plain lists of booleans.
+#![allow(clippy::cast_possible_truncation, reason = "test disks are small enough to index")]
 
 use checkmap::{Bitmap, ErrorKind, Extent, Granularity};
 use proptest::prelude::*;
@@ -119,12 +120,12 @@ impl Step {
 }
 
 fn pick((unit, delta, factor): (u64, i64, u64), granules: u64) -> u64 {
-    let boundary = if unit == 0 { factor % (granules + 1) } else { (factor % (granules / unit + 1)) * unit };
+    let boundary = (factor % (granules / unit + 1)) * unit;
     boundary.saturating_add_signed(delta).min(granules)
 }
 
 fn places() -> impl Strategy<Value = (u64, i64, u64)> {
-    (select(vec![0, 1, 64, 4096, 65536, u64::MAX / 4]), -2i64..=2, any::<u32>().prop_map(u64::from))
+    (select(vec![1, 1, 64, 4096, 65536, u64::MAX]), -2i64..=2, any::<u32>().prop_map(u64::from))
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -353,7 +354,7 @@ fn check_subset(a: &Pair, b: &Pair) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_sequence_of_operations_agrees_with_plain_booleans(

@@ -9,6 +9,8 @@
 mod array;
 mod bits;
 mod runs;
+#[cfg(test)]
+mod tests;
 
 pub(super) use array::Array;
 pub(super) use bits::{Bits, Words, clear_run, no_words, set_run};

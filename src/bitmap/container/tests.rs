@@ -1,0 +1,153 @@
+#![forbid(unsafe_code)]
+//! Every form of a container against every other, compared word by word. Knows nothing beyond one chunk.
+
+use super::bits::set_run;
+use super::*;
+
+fn container(positions: impl Iterator<Item = u32>) -> Container {
+    let mut words = no_words();
+    positions.for_each(|position| set_run(&mut words, Run { first: to_u16(position), last: to_u16(position) }));
+    Container::from_words(words)
+}
+
+/// Containers of every form, at and around the limits between the forms.
+fn containers() -> Vec<Container> {
+    let mut all = vec![
+        Container::empty(),
+        Container::Full,
+        container([0].into_iter()),
+        container([65_535].into_iter()),
+        container([0, 63, 64, 127, 128, 65_472, 65_535].into_iter()),
+        container(0..4096),
+        container(61_439..65_536),
+        container((0..65_535).step_by(16)),
+        container((0..65_536).step_by(16).chain([1])),
+        container((1..65_536).step_by(2)),
+        container((0..65_536).step_by(2)),
+        container((0..65_536).filter(|position| position % 32 < 20)),
+        container((0..65_536).filter(|position| position % 33 < 20)),
+        container((0..65_536).filter(|position| position % 7 != 3)),
+        container((0..65_536).filter(|&position| position != 4711)),
+        container(1..65_535),
+        container((0..65_536).filter(|position: &u32| position.wrapping_mul(0x9e37_79b9) >> 28 == 0)),
+        container((0..65_536).filter(|position: &u32| position.wrapping_mul(0x9e37_79b9) >> 20 == 0)),
+    ];
+    let mut grown = Container::empty();
+    (0..3000).step_by(3).for_each(|position| grown.set(Run { first: to_u16(position), last: to_u16(position) }));
+    all.push(grown);
+    let mut thinned = Container::Full;
+    (0..6000).step_by(3).for_each(|position| thinned.clear(Run { first: to_u16(position), last: to_u16(position) }));
+    all.push(thinned);
+    all
+}
+
+fn windows() -> Vec<Run> {
+    let edges = [0, 1, 63, 64, 65, 127, 4095, 4096, 30_000, 65_471, 65_472, 65_534, 65_535];
+    let pairs = edges.iter().flat_map(|&first| edges.iter().map(move |&last| Run { first, last }));
+    pairs.filter(|run| run.first <= run.last).collect()
+}
+
+/// The words of a container, once it is found sound.
+fn words_of(container: &Container) -> Words {
+    assert!(container.is_empty() || container.validate() == Ok(()));
+    let words = *container.words();
+    assert_eq!(container.ones(), bits::count_ones(&words));
+    assert_eq!(container.run_count(), bits::run_count(&words));
+    words
+}
+
+fn zip(a: &Words, b: &Words, operation: fn(u64, u64) -> u64) -> Words {
+    std::array::from_fn(|index| operation(a[index], b[index]))
+}
+
+#[test]
+fn the_list_has_every_form() {
+    let all = containers();
+    let count = |is: fn(&Container) -> bool| all.iter().filter(|container| is(container)).count();
+    assert!(count(|container| matches!(container, Container::Array(_))) >= 5);
+    assert!(count(|container| matches!(container, Container::Runs(_))) >= 5);
+    assert!(count(|container| matches!(container, Container::Bits(_))) >= 4);
+}
+
+#[test]
+fn operations_agree_with_words_for_every_pair_of_forms() {
+    let all = containers();
+    for (a, b) in all.iter().flat_map(|a| all.iter().map(move |b| (a, b))) {
+        let (x, y) = (words_of(a), words_of(b));
+        for owned in [false, true] {
+            let ours = || if owned { Cow::Owned(a.clone()) } else { Cow::Borrowed(a) };
+            assert!(words_of(&Container::union(ours(), b)) == zip(&x, &y, |x, y| x | y));
+            assert!(words_of(&Container::intersect(ours(), b)) == zip(&x, &y, |x, y| x & y));
+            assert!(words_of(&Container::subtract(ours(), b)) == zip(&x, &y, |x, y| x & !y));
+            assert!(words_of(&Container::xor(ours(), b)) == zip(&x, &y, |x, y| x ^ y));
+        }
+        assert_eq!(a.is_subset(b), zip(&x, &y, |x, y| x & !y) == [0; 1024]);
+        assert_eq!(a.same_bits(b), x == y);
+        let mut sum = x;
+        b.add_to(&mut sum);
+        assert!(sum == zip(&x, &y, |x, y| x | y));
+    }
+}
+
+#[test]
+fn ranges_agree_with_words_for_every_form() {
+    for container in containers() {
+        let words = words_of(&container);
+        for window in windows() {
+            let mut mask = [0; 1024];
+            set_run(&mut mask, window);
+            let mut changed = container.clone();
+            changed.set(window);
+            assert!(words_of(&changed) == zip(&words, &mask, |x, y| x | y));
+            changed.clear(window);
+            assert!(words_of(&changed) == zip(&words, &mask, |x, y| x & !y));
+
+            let inside = zip(&words, &mask, |x, y| x & y);
+            assert_eq!(container.count(window), bits::count_ones(&inside));
+            let runs: Vec<Run> = container.runs(window).collect();
+            let mut from_runs = [0; 1024];
+            runs.iter().for_each(|&run| set_run(&mut from_runs, run));
+            assert!(from_runs == inside);
+            assert!(runs.windows(2).all(|pair| u32::from(pair[0].last) + 1 < u32::from(pair[1].first)));
+            assert!(container.runs(window).rev().eq(runs.iter().rev().copied()));
+            for bit in [window.first, window.last] {
+                assert_eq!(container.contains(bit), words[usize::from(bit / 64)] >> (bit % 64) & 1 == 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_smallest_form_does_not_depend_on_the_way_to_it() {
+    for container in containers() {
+        let from_words = Container::from_words(container.clone().into_words());
+        let from_runs = Container::from_runs(container.runs(Run::WHOLE).collect());
+        let from_bits =
+            Container::from_sorted(container.runs(Run::WHOLE).flat_map(|run| run.first..=run.last).collect());
+        for other in [&from_runs, &from_bits] {
+            assert_eq!(std::mem::discriminant(other), std::mem::discriminant(&from_words));
+            assert!(other.same_bits(&from_words) && other.same_bits(&container));
+        }
+    }
+}
+
+#[test]
+fn validate_finds_what_is_not_allowed() {
+    let run = |first, last| Run { first, last };
+    let bits = |ones, words| Container::Bits(Bits { ones, words });
+    for broken in [
+        Container::empty(),
+        Container::Array(Array(vec![3, 3])),
+        Container::Array(Array((0..5000).collect())),
+        Container::Runs(Runs(vec![])),
+        Container::Runs(Runs(vec![run(5, 4)])),
+        Container::Runs(Runs(vec![run(1, 2), run(3, 4)])),
+        Container::Runs(Runs(vec![Run::WHOLE])),
+        Container::Runs(Runs((0..3000).map(|index| run(index * 3, index * 3)).collect())),
+        bits(0, no_words()),
+        bits(5000, no_words()),
+        bits(CHUNK, Box::new([u64::MAX; 1024])),
+    ] {
+        assert!(broken.validate().is_err());
+    }
+}
