@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part of it")]
 
 pub mod nbd;
+pub mod power;
 pub mod random;
 
 use std::ffi::OsStr;
@@ -15,7 +16,8 @@ const TOOLS: &[&str] = &["qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon
 
 /// False, loudly, where a tool is absent; in CI that is a failure.
 pub fn tools_are_here() -> bool {
-    let missing: Vec<&&str> = TOOLS.iter().filter(|tool| Command::new(tool).arg("--version").output().is_err()).collect();
+    let missing: Vec<&&str> =
+        TOOLS.iter().filter(|tool| Command::new(tool).arg("--version").output().is_err()).collect();
     if missing.is_empty() {
         return true;
     }
