@@ -2,6 +2,8 @@
 //! seeded randomness. Must never know what a test is about.
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part of it")]
 
+pub mod memory;
+pub mod mutate;
 pub mod nbd;
 pub mod power;
 pub mod random;
