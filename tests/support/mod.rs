@@ -7,6 +7,7 @@ pub mod mutate;
 pub mod nbd;
 pub mod power;
 pub mod random;
+pub mod raw;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
