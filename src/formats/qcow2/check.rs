@@ -65,13 +65,17 @@ const MAX_PROBLEMS: usize = 1000;
 const PHASE: &str = "checking";
 
 impl Report {
+    fn is_full(&self) -> bool {
+        self.problems.len() >= MAX_PROBLEMS
+    }
+
     fn add(&mut self, severity: Severity, structure: &str, offset: Option<u64>, message: String) {
         match severity {
             Severity::Error => self.errors += 1,
             Severity::Unusable => self.unusable += 1,
             Severity::Leak | Severity::Warning => {}
         }
-        if self.problems.len() < MAX_PROBLEMS {
+        if !self.is_full() {
             self.problems.push(Problem { severity, structure: structure.to_owned(), offset, message });
         }
     }
@@ -280,22 +284,21 @@ impl Count<'_> {
                 }
             }
         }
-        let uncounted: Vec<u64> = self
-            .references
-            .pages
-            .keys()
-            .flat_map(|page| page * 256..(page + 1) * 256)
-            .filter(|cluster| self.references.get(*cluster) > 0 && !self.refcounts.has_block(*cluster))
-            .collect();
-        for cluster in uncounted {
+        let pages: Vec<u64> = self.references.pages.keys().copied().collect();
+        for cluster in pages.into_iter().flat_map(|page| page * 256..(page + 1) * 256) {
             let references = self.references.get(cluster);
-            self.mismatch(cluster << cluster_bits, 0, references);
+            if references > 0 && !self.refcounts.has_block(cluster) {
+                self.mismatch(cluster << cluster_bits, 0, references);
+            }
         }
         Ok(())
     }
 
     fn mismatch(&mut self, offset: u64, refcount: u64, references: u64) {
-        let message = format!("the refcount is {refcount}, the references are {references}");
+        let message = match self.report.is_full() {
+            true => String::new(),
+            false => format!("the refcount is {refcount}, the references are {references}"),
+        };
         let severity = if refcount > references { Severity::Leak } else { Severity::Error };
         if severity == Severity::Leak {
             self.report.leaked_bytes += self.image.cluster_bytes();

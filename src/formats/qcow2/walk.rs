@@ -206,7 +206,8 @@ impl Walk<'_> {
         visitor: &mut dyn Visitor,
     ) -> Result<()> {
         let structure = "qcow2 L1 table";
-        for (number, entry) in (first..).zip(piece) {
+        visitor.tick(first, total)?;
+        for (number, entry) in (first..).zip(piece).filter(|(_, entry)| **entry != 0) {
             visitor.tick(number, total)?;
             let entry_at = offset + number * 8;
             let l2_offset = entry & OFFSET_MASK;

@@ -1,0 +1,348 @@
+//! Images that claim huge sizes: none of them makes us allocate, or work, in proportion to its claim.
+
+#[allow(dead_code, unreachable_pub, reason = "the damage to images needs more of it")]
+#[path = "support/raw.rs"]
+mod raw;
+
+use checkmap::Image;
+use checkmap::image::{Access, DiffRequest, Layers, OpenOptions};
+use checkmap::progress::Unobserved;
+use checkmap::storage::Storage;
+use raw::Raw;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Counts the bytes that are allocated now, and the most there ever were.
+struct Counting;
+
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn count(size: usize) {
+    let now = NOW.fetch_add(size, Relaxed) + size;
+    PEAK.fetch_max(now, Relaxed);
+}
+
+// SAFETY: every call is passed on to the system's allocator as it came; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: the caller keeps the rules of `alloc`, which are the system allocator's own.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: `pointer` came from this allocator, and so from the system's, with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+const MIB: usize = 1 << 20;
+
+/// Bytes beyond what the file itself has; the largest cluster, 2 MiB, may be read a few times over.
+const SMALL: usize = 16 * MIB;
+/// A sparse file is as long as it says, and what it does not hold reads as zeros: the largest directory, 64 MiB, and
+/// the largest refcount table, 8 MiB, are then read as they would be in an honest image of that size.
+const SPARSE: usize = 160 * MIB;
+/// A new bitmap for a disk of the largest size has a table of 8 MiB to be written.
+const CHANGE: usize = 64 * MIB;
+/// An honest machine under load needs a small part of it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const ENTRY_NAME: &[u8] = b"1";
+
+/// What a crafted image says of itself.
+#[derive(Clone, Copy)]
+struct Claims {
+    cluster_bits: u32,
+    size_bytes: u64,
+    l1_entries: u32,
+    refcount_clusters: u32,
+    refcount_order: u32,
+    snapshots: u32,
+    directory_bytes: u64,
+    bitmaps: u32,
+    table_entries: u32,
+    granularity_bits: u8,
+    name_len: u16,
+    extra_len: u32,
+    /// Where the L1 table, refcount table, snapshots, directory and bitmap table are said to be, by cluster.
+    places: [u64; 5],
+    /// The length of the file; more than the image has is a hole.
+    file_bytes: u64,
+}
+
+/// A sound little image without any guest data, as far as its structures go.
+const MODEST: Claims = Claims {
+    cluster_bits: 9,
+    size_bytes: 1 << 20,
+    l1_entries: 32,
+    refcount_clusters: 1,
+    refcount_order: 4,
+    snapshots: 0,
+    directory_bytes: 32,
+    bitmaps: 1,
+    table_entries: 1,
+    granularity_bits: 9,
+    name_len: 1,
+    extra_len: 0,
+    places: [1, 2, 0, 4, 5],
+    file_bytes: 6 << 9,
+};
+
+impl Claims {
+    fn cluster(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    fn file(&self) -> Sparse {
+        let [l1, refcounts, snapshots, directory, table] = self.places.map(|number| number * self.cluster());
+        let mut header = Raw { bytes: vec![0; 512] };
+        header.put(raw::MAGIC, b"QFI\xfb");
+        header.put_u32(raw::VERSION, 3);
+        header.put_u32(raw::CLUSTER_BITS, self.cluster_bits);
+        header.put_u64(raw::DISK_SIZE, self.size_bytes);
+        header.put_u32(raw::L1_ENTRIES, self.l1_entries);
+        header.put_u64(raw::L1_OFFSET, l1);
+        header.put_u64(raw::REFCOUNT_TABLE, refcounts);
+        header.put_u32(raw::REFCOUNT_CLUSTERS, self.refcount_clusters);
+        header.put_u32(raw::SNAPSHOTS, self.snapshots);
+        header.put_u64(raw::SNAPSHOTS_OFFSET, snapshots);
+        header.put_u64(raw::AUTOCLEAR, 1);
+        header.put_u32(raw::REFCOUNT_ORDER, self.refcount_order);
+        header.put_u32(raw::HEADER_LEN, 104);
+        header.put_u32(104, 0x2385_2875);
+        header.put_u32(108, 24);
+        header.put_u32(112, self.bitmaps);
+        header.put_u64(120, self.directory_bytes);
+        header.put_u64(128, directory);
+        let mut entry = Raw { bytes: vec![0; 32] };
+        entry.put_u64(raw::ENTRY_TABLE, table);
+        entry.put_u32(raw::ENTRY_TABLE_SIZE, self.table_entries);
+        entry.put_u32(raw::ENTRY_FLAGS, 2);
+        entry.put(raw::ENTRY_TYPE, &[1, self.granularity_bits]);
+        entry.put_u16(raw::ENTRY_NAME_LEN, self.name_len);
+        entry.put_u32(raw::ENTRY_EXTRA_LEN, self.extra_len);
+        entry.put(24, ENTRY_NAME);
+        let file = Sparse { len: self.file_bytes, pieces: Mutex::default() };
+        file.with(0, header.bytes).with(directory, entry.bytes)
+    }
+}
+
+/// A file that is as long as it says, and holds zeros wherever nothing was written.
+#[derive(Debug)]
+struct Sparse {
+    len: u64,
+    pieces: Mutex<Vec<(u64, Vec<u8>)>>,
+}
+
+impl Sparse {
+    fn with(self, offset: u64, bytes: Vec<u8>) -> Self {
+        self.pieces.lock().expect("nobody panics inside").push((offset, bytes));
+        self
+    }
+
+    /// Consecutive big-endian integers.
+    fn with_integers(self, offset: u64, integers: impl Iterator<Item = u64>) -> Self {
+        self.with(offset, integers.flat_map(u64::to_be_bytes).collect())
+    }
+}
+
+impl Storage for Sparse {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let count = self.len.saturating_sub(offset).min(buffer.len() as u64);
+        let buffer = &mut buffer[..usize::try_from(count).expect("at most the buffer")];
+        buffer.fill(0);
+        for (start, bytes) in self.pieces.lock().expect("nobody panics inside").iter() {
+            let (from, to) = (offset.max(*start), (offset + count).min(start + bytes.len() as u64));
+            if from < to {
+                let index = |at: u64, base: u64| usize::try_from(at - base).expect("inside both");
+                buffer[index(from, offset)..index(to, offset)]
+                    .copy_from_slice(&bytes[index(from, *start)..index(to, *start)]);
+            }
+        }
+        Ok(buffer.len())
+    }
+
+    /// The disk is full: what is measured is the way there.
+    fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(28))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn truncate(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn len_bytes(&self) -> io::Result<u64> {
+        Ok(self.len)
+    }
+
+    fn can_grow(&self) -> bool {
+        true
+    }
+}
+
+fn open(file: &Arc<Sparse>, access: Access) -> checkmap::Result<Image> {
+    let storage: Arc<dyn Storage> = Arc::clone(file) as Arc<dyn Storage>;
+    Image::open_storage(storage, Path::new("hostile.qcow2"), &OpenOptions { access, no_lock: true })
+}
+
+/// Everything that reads the image, whatever it answers.
+fn read(file: &Arc<Sparse>) {
+    let Ok(image) = open(file, Access::Read) else { return };
+    for state in image.bitmaps() {
+        let _ = image.summarize(&state.name);
+    }
+    let request = DiffRequest {
+        since: ENTRY_NAME,
+        until: None,
+        offset: 0,
+        len_bytes: u64::MAX,
+        layers: Layers::TopOnly,
+        model: None,
+    };
+    let _ = image.diff(&request, &mut Unobserved);
+    let _ = image.check(&mut Unobserved);
+}
+
+/// A change, which may be refused.
+fn change(file: &Arc<Sparse>) {
+    let Ok(mut image) = open(file, Access::Write) else { return };
+    if let Ok(plan) = image.plan_create(b"new", None, None) {
+        let _ = image.commit(&plan, &mut Unobserved);
+    }
+}
+
+/// Reads and changes a file, and holds both to the memory they may take beyond the file's own.
+fn measure(name: &str, file: Sparse, most: usize) {
+    let file = Arc::new(file);
+    for (what, run, most) in [("reading", read as fn(&Arc<Sparse>), most), ("changing", change, most.max(CHANGE))] {
+        let before = NOW.load(Relaxed);
+        PEAK.store(before, Relaxed);
+        let started = Instant::now();
+        run(&file);
+        let (peak, took) = (PEAK.load(Relaxed) - before, started.elapsed());
+        eprintln!("{name}, {what}: {} KiB, {} ms", peak >> 10, took.as_millis());
+        assert!(peak < most, "{name}: {what} it allocated {peak} bytes");
+        assert!(took < PATIENCE, "{name}: {what} it took {took:?}");
+    }
+}
+
+/// The count is of the whole process, so that the tests of this file must not run side by side.
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+fn a_file_of_a_few_kib_makes_us_allocate_little_whatever_it_claims() {
+    let _alone = alone();
+    let rows = [
+        ("nothing much", MODEST),
+        ("a directory of 64 MiB", Claims { directory_bytes: 67_107_840, bitmaps: 65535, ..MODEST }),
+        ("a directory of 2^64 bytes", Claims { directory_bytes: u64::MAX, ..MODEST }),
+        ("a table of 2^27 entries", Claims { table_entries: 1 << 27, ..MODEST }),
+        ("an L1 table of 32 MiB", Claims { l1_entries: 4 << 20, ..MODEST }),
+        (
+            "a disk of 8 EiB",
+            Claims { size_bytes: i64::MAX as u64, granularity_bits: 31, table_entries: 1 << 20, ..MODEST },
+        ),
+        ("a refcount table of 8 MiB", Claims { refcount_clusters: 8 << 11, ..MODEST }),
+        ("a name of 64 KiB", Claims { name_len: u16::MAX, ..MODEST }),
+        ("extra data of 4 GiB", Claims { extra_len: u32::MAX, ..MODEST }),
+        ("65536 snapshots", Claims { snapshots: 65536, places: [1, 2, 3, 4, 5], ..MODEST }),
+        ("clusters of 2 MiB in a file of 512 bytes", Claims { cluster_bits: 21, file_bytes: 512, ..MODEST }),
+        ("clusters of 2 MiB in a file of 11 MiB", Claims { cluster_bits: 21, file_bytes: 11 << 20, ..MODEST }),
+    ];
+    for (name, claims) in rows {
+        measure(name, claims.file(), SMALL);
+    }
+}
+
+/// A hole of 1 EiB.
+const HOLE: u64 = 1 << 60;
+/// Where the crafted files have their own big tables: far from one another, in steps that suit every cluster size.
+const FAR: u64 = 1 << 50;
+
+#[test]
+fn a_sparse_file_of_one_eib_makes_us_allocate_no_more_than_an_honest_image() {
+    let _alone = alone();
+    const LARGEST: Claims = Claims { file_bytes: HOLE, size_bytes: 1 << 41, table_entries: 1 << 20, ..MODEST };
+    let far = FAR >> LARGEST.cluster_bits;
+    let rows = [
+        ("a directory in a hole", Claims { file_bytes: HOLE, directory_bytes: 67_107_840, bitmaps: 65535, ..MODEST }),
+        (
+            "an L1 table in a hole",
+            Claims { file_bytes: HOLE, l1_entries: 4 << 20, places: [far, 2, 0, 4, 5], ..MODEST },
+        ),
+        (
+            "a refcount table in a hole",
+            Claims { file_bytes: HOLE, refcount_clusters: 8 << 11, places: [1, far, 0, 4, 5], ..MODEST },
+        ),
+        ("snapshots in a hole", Claims { file_bytes: HOLE, snapshots: 65536, places: [1, 2, far, 4, 5], ..MODEST }),
+        ("a bitmap table in a hole", Claims { places: [1, 2, 0, 4, far], ..LARGEST }),
+    ];
+    for (name, claims) in rows {
+        measure(name, claims.file(), SPARSE);
+    }
+    // A bitmap of 512 MiB, of which a hole holds every cluster.
+    let data = (0..1 << 20).map(|number| FAR * 2 + number * 512);
+    let claims = Claims { places: [1, 2, 0, 4, far], ..LARGEST };
+    measure("the data of a bitmap in a hole", claims.file().with_integers(FAR, data), SPARSE);
+    let all_ones = claims.file().with_integers(FAR, std::iter::repeat_n(1, 1 << 20));
+    measure("a bitmap of ones only", all_ones, SPARSE);
+}
+
+#[test]
+fn a_sparse_file_of_one_eib_does_not_keep_us_busy() {
+    let _alone = alone();
+    let cluster_bits = 21;
+    let far = FAR >> cluster_bits;
+    let claims = Claims {
+        cluster_bits,
+        file_bytes: HOLE,
+        refcount_order: 0,
+        places: [1, far, 0, 4, 5],
+        refcount_clusters: 4,
+        ..MODEST
+    };
+    // 2 TiB of refcount blocks, of 16 million refcounts each.
+    let blocks = (0..512).map(|number| FAR * 2 + (number << cluster_bits));
+    measure("refcount blocks in a hole", claims.file().with_integers(FAR, blocks), SPARSE);
+    let blocks = std::iter::repeat_n(FAR * 2, 512);
+    measure("one refcount block for everything", claims.file().with_integers(FAR, blocks), SPARSE);
+
+    let snapshot = |l1: u64| [l1, (4 << 20) << 32, 0, 0, 0];
+    let claims = Claims { file_bytes: HOLE, snapshots: 65536, places: [1, 2, FAR >> 9, 4, 5], ..MODEST };
+    let apart = (0..65536).flat_map(|number| snapshot(FAR * 2 + (number << 25)));
+    measure("2 TiB of L1 tables of snapshots", claims.file().with_integers(FAR, apart), SPARSE);
+    let same = (0..65536).flat_map(|_| snapshot(FAR * 2));
+    measure("one L1 table for all snapshots", claims.file().with_integers(FAR, same), SPARSE);
+
+    // An encryption header as long as the file.
+    let crypto = [0x0537_be77_0000_0010, 0, HOLE].into_iter();
+    measure(
+        "an encryption header of 1 EiB",
+        Claims { file_bytes: HOLE, ..MODEST }.file().with_integers(136, crypto),
+        SPARSE,
+    );
+}
