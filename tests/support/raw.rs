@@ -1,6 +1,7 @@
 //! The bytes of a qcow2 image as its specification lays them out, so that a test can damage exactly one field.
 //! Written apart from the library: what the two have in common would hide the same mistake.
 
+use std::ops::Range;
 use std::path::Path;
 
 pub const MAGIC: usize = 0;
@@ -216,5 +217,33 @@ impl Raw {
         entry.resize(entry.len().next_multiple_of(8), 0);
         directory.splice(start..end, entry);
         self.replace_directory(&directory);
+    }
+}
+
+/// What the refcounts say.
+impl Raw {
+    /// Whether the refcount of cluster `number` is 0.
+    pub fn is_free(&self, number: usize) -> bool {
+        self.refcount(number).is_none_or(|refcount| self.bytes[refcount].iter().all(|byte| *byte == 0))
+    }
+
+    /// Where the refcount of cluster `number` stands, if anything counts it.
+    fn refcount(&self, number: usize) -> Option<Range<usize>> {
+        let bits = 1_usize << self.u32(REFCOUNT_ORDER);
+        assert!(bits >= 8, "refcounts narrower than a byte");
+        let per_block = self.cluster() * 8 / bits;
+        let block = self.offset(self.refcount_table() + number / per_block * 8);
+        let at = block + number % per_block * bits / 8;
+        (block != 0).then_some(at..at + bits / 8)
+    }
+
+    /// Counts every cluster of the file as used, so that any change needs a longer file.
+    pub fn leave_no_room(&mut self) {
+        for number in 0..self.bytes.len().div_ceil(self.cluster()) {
+            if self.is_free(number) {
+                let refcount = self.refcount(number).expect("a block counts every cluster of the file");
+                self.bytes[refcount.end - 1] = 1;
+            }
+        }
     }
 }
