@@ -2,6 +2,7 @@
 //! sequences of operations.
 
 use super::support::random::Random;
+use super::support::raw::{self, Raw};
 use super::support::{TestImage, run};
 use checkmap::{Bitmap, Granularity};
 use std::ffi::OsStr;
@@ -18,7 +19,14 @@ pub(super) fn write(corpus: &dyn Fn(&str) -> PathBuf) {
         assert!(bytes.len() <= 12 << 10, "{name} has {} bytes", bytes.len());
         std::fs::write(folder.join(format!("seed-{name}")), bytes).expect("the seed can be written");
     };
-    for ((name, image), selector) in images().into_iter().zip(SELECTORS.iter().cycle()) {
+    let mut images = images();
+    let chain = images.iter().find(|(name, _)| *name == "chain").expect("the chain is one of them").1.clone();
+    images.extend(oddities().map(|(name, change)| {
+        let mut raw = Raw { bytes: chain.clone() };
+        change(&mut raw);
+        (name, raw.bytes)
+    }));
+    for ((name, image), selector) in images.into_iter().zip(SELECTORS.iter().cycle()) {
         keep("read_qcow2", name, &image);
         keep("commit_qcow2", name, &[&image[..], &[*selector]].concat());
     }
@@ -52,6 +60,19 @@ fn add_chain(image: &TestImage) {
     image.bitmap(&["--disable"], "1->2");
     image.bitmap(&["--add", "-g", "1024"], "2->3");
     image.write(512, 512);
+}
+
+/// What QEMU does not write of itself: changes to the chain.
+fn oddities() -> [(&'static str, fn(&mut Raw)); 7] {
+    [
+        ("in-use", |raw| raw.put_u32(raw.entry(1) + raw::ENTRY_FLAGS, 1)),
+        ("stale", |raw| raw.put_u64(raw::AUTOCLEAR, 0)),
+        ("unknown-autoclear", |raw| raw.put_u64(raw::AUTOCLEAR, 0x107)),
+        ("all-ones", |raw| raw.put_u64(raw.table(1), 1)),
+        ("extra-data", |raw| raw.replace_entry(1, b"what is this", b"1->2")),
+        ("shared-data", |raw| raw.put_u64(raw.table(0), raw.u64(raw.table(1)))),
+        ("no-room", Raw::leave_no_room),
+    ]
 }
 
 fn images() -> Vec<(&'static str, Vec<u8>)> {
