@@ -41,8 +41,9 @@ impl Container {
     }
 
     /// The smallest form of sorted bits, none twice.
-    pub(super) fn from_sorted(bits: Vec<u16>) -> Self {
+    pub(super) fn from_sorted(mut bits: Vec<u16>) -> Self {
         if bits.len() <= ARRAY_MAX && bits.len() <= 2 * array::run_count(&bits) {
+            bits.shrink_to(2 * bits.len());
             return Self::Array(Array(bits));
         }
         Self::from_runs(array_runs(&bits).collect())
