@@ -82,10 +82,12 @@ impl Backing {
         if self.is_raw {
             return Ok(None);
         }
+        // Opening reads all that is asked of a layer.
+        let mut _held = None;
         if !options.no_lock && options.access != Access::Names {
             match locks::acquire(&file, Role::Reader) {
                 Err(error) if error.kind() == ErrorKind::NoLocks => {}
-                locked => locked?,
+                locked => _held = Some(locked?),
             }
         }
         let storage: Arc<dyn Storage> =

@@ -9,7 +9,7 @@ mod report;
 use crate::bitmap::Bitmap;
 use crate::chain::{BitmapState, Name};
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::locks::{self, Role};
+use crate::formats::locks::{self, Held, Role};
 use crate::formats::qcow2::{self, Qcow2};
 pub use crate::formats::qcow2::{Problem, Severity};
 use crate::geometry::{Granularity, clip_end};
@@ -62,6 +62,8 @@ pub struct Image {
     storage: Arc<dyn Storage>,
     held_by_writer: bool,
     warnings: Vec<String>,
+    /// Dropped after the format, so that nothing is written without them.
+    _locks: Option<Held>,
 }
 
 impl Image {
@@ -78,6 +80,7 @@ impl Image {
         let file = open_file(path, options.access)?;
         let mut warnings = Vec::new();
         let mut held_by_writer = false;
+        let mut held = None;
         match (options.access, options.no_lock) {
             (_, true) => {}
             (Access::Names, false) => held_by_writer = locks::held_by_writer(&file),
@@ -85,15 +88,16 @@ impl Image {
                 Err(error) if error.kind() == ErrorKind::NoLocks => {
                     warnings.push(format!("{}: {error}", path.display()))
                 }
-                locked => locked?,
+                locked => held = Some(locked?),
             },
-            (Access::Write, false) => locks::acquire(&file, Role::Writer)?,
+            (Access::Write, false) => held = Some(locks::acquire(&file, Role::Writer)?),
         }
         let storage: Arc<dyn Storage> =
             Arc::new(FileStorage::new(file).map_err(|error| Error::io("cannot be used as an image", error))?);
         let mut image = Self::open_storage(storage, path, options)?;
         image.held_by_writer = held_by_writer;
         image.warnings.append(&mut warnings);
+        image._locks = held;
         Ok(image)
     }
 
@@ -108,6 +112,7 @@ impl Image {
             storage,
             held_by_writer: false,
             warnings: Vec::new(),
+            _locks: None,
         })
     }
 
