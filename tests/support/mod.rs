@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part of it")]
 
 pub mod nbd;
+pub mod ours;
 pub mod power;
 pub mod random;
 
