@@ -36,10 +36,10 @@ impl Role {
 /// What both roles deny to others.
 const DENIED: &[libc::off_t] = &[WRITE, RESIZE];
 
-/// Locks that are held until this is dropped.
+/// Locks on an image, released when this is dropped.
 ///
-/// Closing the file alone would not release them in time: a process that another thread of ours is just starting has a
-/// copy of every descriptor until it runs its own program, and the locks live as long as any copy.
+/// They are released by name, not by closing the file alone: a child that another thread is just starting holds a copy
+/// of every descriptor until it executes its program, and would keep the locks until then.
 #[derive(Debug)]
 pub(crate) struct Held {
     file: File,
@@ -49,7 +49,7 @@ pub(crate) struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         for byte in bytes_held(self.role) {
-            // Closing the last copy of the file releases the lock as well: a failure here is put right then.
+            // Should this fail, closing the last descriptor releases the lock.
             let _ = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&lock(libc::F_UNLCK, byte)));
         }
     }
@@ -60,10 +60,9 @@ impl Drop for Held {
 /// Fails with [`ErrorKind::InUse`] when another process (or another descriptor of this one) is in the way, with
 /// [`ErrorKind::NoLocks`] when the file system has no such locks. On failure nothing stays locked.
 pub(crate) fn acquire(file: &File, role: Role) -> Result<Held> {
-    let file = file.try_clone().map_err(|error| Error::io("cannot copy the descriptor", error))?;
+    let file = file.try_clone().map_err(|error| Error::io("cannot duplicate the descriptor", error))?;
     let held = Held { file, role };
-    take_and_probe(&held.file, role)?;
-    Ok(held)
+    take_and_probe(&held.file, role).map(|()| held)
 }
 
 /// Whether another process has `file` open for writing; false as well where that cannot be told.

@@ -61,9 +61,8 @@ pub struct Image {
     format: Qcow2,
     storage: Arc<dyn Storage>,
     held_by_writer: bool,
+    locks: Option<Held>,
     warnings: Vec<String>,
-    /// Dropped after the format, so that nothing is written without them.
-    _locks: Option<Held>,
 }
 
 impl Image {
@@ -79,25 +78,24 @@ impl Image {
     fn open_file(path: &Path, options: &OpenOptions) -> Result<Self> {
         let file = open_file(path, options.access)?;
         let mut warnings = Vec::new();
-        let mut held_by_writer = false;
-        let mut held = None;
-        match (options.access, options.no_lock) {
-            (_, true) => {}
-            (Access::Names, false) => held_by_writer = locks::held_by_writer(&file),
+        let held_by_writer = options.access == Access::Names && locks::held_by_writer(&file);
+        let locks = match (options.access, options.no_lock) {
+            (Access::Names, _) | (_, true) => None,
             (Access::Read, false) => match locks::acquire(&file, Role::Reader) {
                 Err(error) if error.kind() == ErrorKind::NoLocks => {
-                    warnings.push(format!("{}: {error}", path.display()))
+                    warnings.push(format!("{}: {error}", path.display()));
+                    None
                 }
-                locked => held = Some(locked?),
+                locked => Some(locked?),
             },
-            (Access::Write, false) => held = Some(locks::acquire(&file, Role::Writer)?),
-        }
+            (Access::Write, false) => Some(locks::acquire(&file, Role::Writer)?),
+        };
         let storage: Arc<dyn Storage> =
             Arc::new(FileStorage::new(file).map_err(|error| Error::io("cannot be used as an image", error))?);
         let mut image = Self::open_storage(storage, path, options)?;
         image.held_by_writer = held_by_writer;
+        image.locks = locks;
         image.warnings.append(&mut warnings);
-        image._locks = held;
         Ok(image)
     }
 
@@ -111,8 +109,8 @@ impl Image {
             format,
             storage,
             held_by_writer: false,
+            locks: None,
             warnings: Vec::new(),
-            _locks: None,
         })
     }
 
