@@ -126,7 +126,7 @@ impl Walk<'_> {
     fn snapshots(&self, visitor: &mut dyn Visitor) -> Result<()> {
         let start = self.header.snapshots_offset;
         let file_end = file_len(self.storage)?;
-        let mut at = start;
+        let (mut at, mut end) = (start, start);
         for _ in 0..self.header.snapshots {
             let structure = "qcow2 snapshot table";
             let fixed = read_exact(self.storage, structure, at, 40)?;
@@ -138,13 +138,15 @@ impl Walk<'_> {
             }
             let (l1_offset, l1_entries) = (fields.u64(0)?, fields.u32(8)?);
             let names = u64::from(fields.u16(12)?) + u64::from(fields.u16(14)?);
-            at = (at + 40 + u64::from(extra) + names).next_multiple_of(8);
-            if at > file_end {
+            end = at + 40 + u64::from(extra) + names;
+            if end > file_end {
                 return Err(Error::new(ErrorKind::Damaged, "runs past the end of the file").at(structure, start));
             }
             self.l1_table(l1_offset, l1_entries, false, visitor)?;
+            // Nothing pads the last entry: the file may end with it.
+            at = end.next_multiple_of(8);
         }
-        visitor.occupies(Role::SnapshotTable, start, at - start)
+        visitor.occupies(Role::SnapshotTable, start, end - start)
     }
 
     fn l1_table(&self, offset: u64, entries: u32, active: bool, visitor: &mut dyn Visitor) -> Result<()> {
