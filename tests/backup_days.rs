@@ -182,7 +182,7 @@ impl Days {
         };
         self.deletions.pop();
         self.delete(at);
-        println!("day {}: deleted the {which:?} of {} checkpoints", self.today(), newest + 1);
+        eprintln!("day {}: deleted the {which:?} of {} checkpoints", self.today(), newest + 1);
     }
 
     fn delete(&mut self, at: usize) {
