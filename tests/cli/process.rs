@@ -247,3 +247,34 @@ fn a_signal_that_the_caller_ignores_stays_ignored() {
     stdout.read_to_end(&mut rest).unwrap();
     assert_eq!((child.wait().unwrap().code(), rest.len()), (Some(0), (1 << 20) - 1));
 }
+
+#[test]
+fn a_signal_during_a_change_leaves_all_of_it_or_nothing() {
+    needs_tools!();
+    let image = long_bitmap(4 << 20);
+    checkmap!("create", image.path, "tue").ok();
+    image.io(&(0..64_u64).map(|at| format!("write {} 512", at * (200 << 20))).collect::<Vec<_>>());
+    checkmap!("create", image.path, "wed").ok();
+    let before = fs::read(&image.path).unwrap();
+    for delay in (0..12_000).step_by(800) {
+        fs::write(&image.path, &before).unwrap();
+        let mut command = Command::new(CHECKMAP);
+        command.arg("delete").arg(&image.path).arg("tue").stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        std::thread::sleep(Duration::from_micros(delay));
+        signal(&child, "INT");
+        let status = child.wait().unwrap();
+        let said = stderr_of(&mut child);
+        let deleted = match (status.code(), status.signal()) {
+            (Some(0), None) => true,
+            (None, Some(2)) => false,
+            other => panic!("{other:?}: {said}"),
+        };
+        let expected: &[&str] = if deleted { &["mon", "+mon->wed"] } else { &["mon", "mon->tue", "+tue->wed"] };
+        assert_eq!(crate::bitmaps(&image), expected, "after {delay} microseconds: {said}");
+        image.assert_clean("the signal");
+        // Free clusters may hold what was written before the signal; nothing refers to them.
+        let len_bytes = fs::metadata(&image.path).unwrap().len();
+        assert!(deleted || len_bytes == before.len() as u64, "the file grew to {len_bytes}");
+    }
+}
