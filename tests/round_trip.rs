@@ -130,7 +130,7 @@ fn play(cells: &[Cell], seed: u64) {
             scope.spawn(|| {
                 while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let case = Case::of(*cell).expect("only possible cells are played");
-                    println!("{case:?}");
+                    eprintln!("{case:?}");
                     RoundTrip::start(
                         case,
                         Random::from_seed(seed ^ cell.iter().fold(1, |hash, v| hash * 31 + *v as u64)),
@@ -153,7 +153,7 @@ fn images_of_every_shape_survive_the_round_trip() {
     } else {
         pairwise(&mut random)
     };
-    println!("{} images", cells.len());
+    eprintln!("{} images", cells.len());
     play(&cells, random.next());
 }
 

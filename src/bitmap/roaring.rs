@@ -69,14 +69,11 @@ impl Bitmap {
         for _ in 0..count {
             let at = reader.offset();
             let high = u32::from_le_bytes(reader.array("Roaring high key")?);
-            let damaged = |what: &str| Error::new(ErrorKind::Damaged, what).at("Roaring high key", at);
             if u64::from(high) < least_high {
-                return Err(damaged("the high keys are not in ascending order"));
+                let message = "the high keys are not in ascending order";
+                return Err(Error::new(ErrorKind::Damaged, message).at("Roaring high key", at));
             }
             least_high = u64::from(high) + 1;
-            if u64::from(high) << 32 >= granules {
-                return Err(damaged("the key is past the end of the disk"));
-            }
             read_group(&mut reader, high, granules, &mut bitmap.directory)?;
         }
         if !reader.rest.is_empty() {
@@ -272,6 +269,10 @@ fn read_group(reader: &mut Reader<'_>, high: u32, granules: u64, directory: &mut
     };
     if count > GROUP {
         return Err(reader.damaged(header, "there are more than 65536 containers"));
+    }
+    if count > 0 && u64::from(high) << 32 >= granules {
+        let message = "the key is past the end of the disk";
+        return Err(Error::new(ErrorKind::Damaged, message).at("Roaring high key", start.saturating_sub(4)));
     }
     let has_runs = cookie != COOKIE_WITHOUT_RUNS;
     let descriptions = reader.list::<4>(count, "Roaring container descriptions")?;

@@ -27,19 +27,19 @@ fn page() -> io::Result<Vec<u8>> {
     let command = Arguments::command();
     let verbs: Vec<Command> = command.get_subcommands().cloned().collect();
     let man = Man::new(command).manual("checkmap");
-    let mut page = Vec::new();
+    let (mut page, mut head, mut end) = (Vec::new(), Vec::new(), Vec::new());
     man.render_title(&mut page)?;
-    man.render_name_section(&mut page)?;
-    man.render_synopsis_section(&mut page)?;
-    man.render_description_section(&mut page)?;
-    man.render_options_section(&mut page)?;
+    man.render_name_section(&mut head)?;
+    man.render_synopsis_section(&mut head)?;
+    man.render_description_section(&mut head)?;
+    man.render_options_section(&mut head)?;
+    page.extend(arrange(&head, ".SH"));
     for verb in verbs {
         page.extend(section(verb)?);
     }
-    let mut end = Vec::new();
     man.render_extra_section(&mut end)?;
-    page.extend(with_headings(&end, ".SH"));
-    man.render_version_section(&mut page)?;
+    man.render_version_section(&mut end)?;
+    page.extend(arrange(&end, ".SH"));
     Ok(page)
 }
 
@@ -52,21 +52,30 @@ fn section(verb: Command) -> io::Result<Vec<u8>> {
     man.render_description_section(&mut section)?;
     man.render_options_section(&mut section)?;
     man.render_extra_section(&mut section)?;
-    Ok([format!(".SH \"{name}\"\n").as_bytes(), &with_headings(&section, ".SS")].concat())
+    Ok([format!(".SH \"{name}\"\n").as_bytes(), &arrange(&section, ".SS")].concat())
 }
 
-/// Makes every heading one of this `level`; so are the lines of the help texts that end in a colon.
-fn with_headings(roff: &[u8], level: &str) -> Vec<u8> {
-    let mut lines = Vec::new();
+/// Makes every heading one of this `level`, those of the help texts too, and keeps lines that begin with blanks as they
+/// are.
+fn arrange(roff: &[u8], level: &str) -> Vec<u8> {
+    let mut page = String::new();
+    let mut as_it_is = false;
     for line in String::from_utf8_lossy(roff).lines() {
+        if line.starts_with("    ") != as_it_is {
+            as_it_is = !as_it_is;
+            page.push_str(if as_it_is { ".nf\n" } else { ".fi\n" });
+        }
         match (line.strip_prefix(".SH "), line.strip_suffix(':')) {
             (Some("EXTRA"), _) => {}
-            (Some(heading), _) => lines.push(format!("{level} {heading}\n")),
+            (Some(heading), _) => page.extend([level, " ", heading, "\n"]),
             (None, Some(heading @ ("Example" | "Examples" | "Notes" | "Exit status"))) => {
-                lines.push(format!("{level} \"{}\"\n", heading.to_uppercase()));
+                page.extend([level, " \"", &heading.to_uppercase(), "\"\n"]);
             }
-            _ => lines.push(format!("{line}\n")),
+            _ => page.extend([line, "\n"]),
         }
     }
-    lines.concat().into_bytes()
+    if as_it_is {
+        page.push_str(".fi\n");
+    }
+    page.into_bytes()
 }

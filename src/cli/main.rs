@@ -1,7 +1,8 @@
 #![forbid(unsafe_code)]
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 //! The command line: parses, hands over to one file per subcommand, and ends with the status of the contract.
 //! Must never know more of the library than any other program can.
+
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod args;
 mod change;

@@ -103,6 +103,7 @@ impl Destination {
         };
         let target = Target::new(path)?;
         target.refuse_if_same(image, "the image itself")?;
+        target.refuse_disk_image()?;
         Ok(Destination::File(Box::new(target)))
     }
 
@@ -144,9 +145,6 @@ impl Target {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(Failure::Output(format!("cannot write to {}", path.display()), error)),
         };
-        if old.is_some() && begins_like_an_image(&path_behind) {
-            return Err(usage("it is a disk image; remove it first if you mean it"));
-        }
         if path_behind.file_name().is_none() {
             return Err(usage("it names no file"));
         }
@@ -157,10 +155,25 @@ impl Target {
         Ok(Self { path: path_behind, folder, old })
     }
 
+    fn refusal(&self, why: &str) -> Failure {
+        Failure::Usage(format!("cannot write to {}: {why}", self.path.display()))
+    }
+
+    /// Refuses to replace a qcow2 image, be it a layer of this one: nobody means to put a map there.
+    fn refuse_disk_image(&self) -> Result<(), Failure> {
+        let mut start = [0; 4];
+        let begins =
+            self.old.is_some() && File::open(&self.path).and_then(|mut file| file.read_exact(&mut start)).is_ok();
+        match begins && start == *b"QFI\xfb" {
+            true => Err(self.refusal("it is a disk image; remove it first if you mean it")),
+            false => Ok(()),
+        }
+    }
+
     fn refuse_if_same(&self, other: &Path, what: &str) -> Result<(), Failure> {
         let Some((old, other)) = self.old.as_ref().zip(fs::metadata(other).ok()) else { return Ok(()) };
         match (old.dev(), old.ino()) == (other.dev(), other.ino()) {
-            true => Err(Failure::Usage(format!("cannot write to {}: it is {what}", self.path.display()))),
+            true => Err(self.refusal(&format!("it is {what}"))),
             false => Ok(()),
         }
     }
@@ -197,10 +210,4 @@ impl Target {
         }
         Ok(temporary)
     }
-}
-
-/// Whether a qcow2 image stands there, which nobody means to replace by a map.
-fn begins_like_an_image(path: &Path) -> bool {
-    let mut start = [0; 4];
-    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"QFI\xfb"
 }

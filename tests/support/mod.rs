@@ -2,10 +2,13 @@
 //! seeded randomness. Must never know what a test is about.
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part of it")]
 
+pub mod memory;
+pub mod mutate;
 pub mod nbd;
 pub mod ours;
 pub mod power;
 pub mod random;
+pub mod raw;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ impl Random {
     /// Seeded by `CHECKMAP_SEED` where it is set, else by `default`; the seed is printed.
     pub fn seeded(default: u64) -> Self {
         let seed = std::env::var("CHECKMAP_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(default);
-        println!("CHECKMAP_SEED={seed}");
+        eprintln!("CHECKMAP_SEED={seed}");
         Self(seed)
     }
 

@@ -26,7 +26,7 @@ pub(crate) struct Space<'a> {
 }
 
 impl<'a> Space<'a> {
-    /// Reads what occupies the file. A structure of the bitmaps that overlaps anything else is refused.
+    /// Reads what occupies the file. A structure that overlaps another is refused: writing one would change both.
     pub(crate) fn read(
         storage: &'a dyn Storage,
         header: &Header,
@@ -43,7 +43,8 @@ impl<'a> Space<'a> {
             walk.bitmaps(place, entries, &mut map)?;
         }
         let end_bytes = if storage.can_grow() { MAX_FILE_BYTES } else { file_len(storage)? };
-        Ok(Self { refcounts, occupied: map.occupied, cluster_bits: header.cluster_bits, cursor: 0, end_bytes })
+        let occupied = map.alone.union(&map.shared)?;
+        Ok(Self { refcounts, occupied, cluster_bits: header.cluster_bits, cursor: 0, end_bytes })
     }
 
     fn cluster_bytes(&self) -> u64 {
@@ -142,28 +143,33 @@ impl<'a> Space<'a> {
 
 /// The clusters that a metadata structure occupies, whatever their refcounts say.
 struct Map {
-    occupied: Bitmap,
+    /// Occupied by what must not stand in a cluster with anything else.
+    alone: Bitmap,
+    /// Occupied by L2 tables, which snapshots share with one another.
+    shared: Bitmap,
     cluster_bytes: u64,
 }
 
 impl Map {
     fn new(header: &Header) -> Result<Self> {
         let size_bytes = MAX_GRANULES.saturating_mul(header.cluster_bytes()).min(MAX_DISK_BYTES);
-        let occupied = Bitmap::new(size_bytes, Granularity::from_bits(header.cluster_bits)?)?;
-        Ok(Self { occupied, cluster_bytes: header.cluster_bytes() })
+        let empty = Bitmap::new(size_bytes, Granularity::from_bits(header.cluster_bits)?)?;
+        Ok(Self { alone: empty.clone(), shared: empty, cluster_bytes: header.cluster_bytes() })
     }
 }
 
 impl Visitor for Map {
     fn occupies(&mut self, role: Role, offset: u64, len_bytes: u64) -> Result<()> {
-        let overlap = role.is_bitmap() && self.occupied.count_range(offset, len_bytes.max(1)) > 0;
+        let taken = |map: &Bitmap| map.count_range(offset, len_bytes.max(1)) > 0;
+        let overlap = taken(&self.alone) || role != Role::L2Table && taken(&self.shared);
         if overlap || !offset.is_multiple_of(self.cluster_bytes) {
             let wrong = if overlap { "overlaps another structure" } else { "is not at the start of a cluster" };
             return Err(Error::new(ErrorKind::Damaged, wrong)
                 .at(format!("qcow2 {}", role.name()), offset)
                 .advise("look at `checkmap check`, repair with `qemu-img check -r all`; nothing was changed"));
         }
-        self.occupied.set(offset, len_bytes).map_err(|_| {
+        let map = if role == Role::L2Table { &mut self.shared } else { &mut self.alone };
+        map.set(offset, len_bytes).map_err(|_| {
             Error::new(ErrorKind::Damaged, "lies out of reach").at(format!("qcow2 {}", role.name()), offset)
         })
     }

@@ -1,0 +1,49 @@
+//! Any bytes as 64-bit Roaring, against the roaring crate.
+//!
+//! The crate reads a little more than the format allows and than we do, all of it bytes that no Roaring library writes:
+//! bytes after the last container, offsets that point elsewhere, a high key twice or out of order. So where the two
+//! disagree, ours must be the one that refuses, and must not refuse what the crate itself would write.
+
+use checkmap::{Bitmap, Granularity};
+use roaring::RoaringTreemap;
+
+/// The most granules that a bitmap can have, so that as few values as possible lie past the end.
+const GRANULES: u64 = 1 << 41;
+
+/// Reads the bytes with both, and writes what was read.
+pub(crate) fn read_roaring(bytes: &[u8]) {
+    let granularity = Granularity::from_bits(21).expect("2 MiB is a granularity");
+    let size_bytes = GRANULES << granularity.bits();
+    let ours = Bitmap::from_roaring(bytes, size_bytes, granularity);
+    let theirs = RoaringTreemap::deserialize_from(bytes);
+    match (ours, theirs) {
+        (Ok(ours), Ok(theirs)) => {
+            ours.validate().expect("a bitmap that was read keeps its own rules");
+            assert_eq!(ours.dirty_granules(), theirs.len());
+            assert!(granules(&ours).eq(theirs), "the values differ");
+            assert_reads_back(&ours);
+        }
+        (Ok(ours), Err(refusal)) => panic!("we read {ours:?} where the roaring crate refuses: {refusal}"),
+        (Err(refusal), Ok(theirs)) => {
+            let mut canonical = Vec::new();
+            theirs.serialize_into(&mut canonical).expect("memory can be written");
+            let inside = theirs.max().is_none_or(|max| max < GRANULES);
+            assert!(canonical != bytes || !inside, "we refuse what the roaring crate writes: {refusal}");
+            assert!(refusal.structure().is_some() && refusal.offset().is_some(), "no place is named: {refusal}");
+        }
+        (Err(_), Err(_)) => {}
+    }
+}
+
+fn granules(bitmap: &Bitmap) -> impl Iterator<Item = u64> {
+    let bits = bitmap.granularity().bits();
+    bitmap.extents(0, u64::MAX).flat_map(move |extent| extent.offset >> bits..extent.end().div_ceil(1 << bits))
+}
+
+fn assert_reads_back(bitmap: &Bitmap) {
+    let mut written = Vec::new();
+    bitmap.write_roaring(&mut written).expect("memory can be written");
+    assert_eq!(written.len() as u64, bitmap.serialized_len());
+    let again = Bitmap::from_roaring(&written, bitmap.size_bytes(), bitmap.granularity()).expect("we wrote it");
+    assert_eq!(again, *bitmap);
+}

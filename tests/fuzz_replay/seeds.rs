@@ -1,0 +1,149 @@
+//! The seeds of the corpus: small images that QEMU made, one for each thing an image can have; bitmaps as Roaring; and
+//! sequences of operations.
+
+use super::support::random::Random;
+use super::support::{TestImage, run};
+use checkmap::{Bitmap, Granularity};
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+/// What `commit_qcow2` is told to do with each image: each operation on the first checkpoint and on a later one.
+const SELECTORS: &[u8] = &[0x00, 0x01, 0x09, 0x02, 0x0b, 0x0f];
+
+/// Writes every seed into the folder that `corpus` gives for its target.
+pub(super) fn write(corpus: &dyn Fn(&str) -> PathBuf) {
+    let keep = |target: &str, name: &str, bytes: &[u8]| {
+        let folder = corpus(target);
+        std::fs::create_dir_all(&folder).expect("the folder of the corpus");
+        assert!(bytes.len() <= 12 << 10, "{name} has {} bytes", bytes.len());
+        std::fs::write(folder.join(format!("seed-{name}")), bytes).expect("the seed can be written");
+    };
+    for ((name, image), selector) in images().into_iter().zip(SELECTORS.iter().cycle()) {
+        keep("read_qcow2", name, &image);
+        keep("commit_qcow2", name, &[&image[..], &[*selector]].concat());
+    }
+    for (name, bytes) in roaring() {
+        keep("read_roaring", name, &bytes);
+    }
+    let mut random = Random::seeded(7);
+    for number in 0..6 {
+        let bytes: Vec<u8> = (0..9 * 40).map(|_| random.next().to_be_bytes()[0]).collect();
+        keep("bitmap_ops", &format!("operations-{number}"), &bytes);
+    }
+}
+
+/// A disk of 96 KiB with a tail that fills no granule, in clusters of 512 bytes.
+fn small(options: &str) -> TestImage {
+    let options = format!("cluster_size=512{}{options}", if options.is_empty() { "" } else { "," });
+    TestImage::create(&options, "98816")
+}
+
+fn qemu_img(args: &[&OsStr]) {
+    run("qemu-img", args);
+}
+
+/// Three checkpoints by intervals, each with its own writes.
+fn add_chain(image: &TestImage) {
+    image.bitmap(&["--add", "-g", "512"], "1");
+    image.write(0, 512);
+    image.bitmap(&["--disable"], "1");
+    image.bitmap(&["--add", "-g", "512"], "1->2");
+    image.io(&["write -P 3 512 512".into(), "write -P 4 96k 512".into()]);
+    image.bitmap(&["--disable"], "1->2");
+    image.bitmap(&["--add", "-g", "1024"], "2->3");
+    image.write(512, 512);
+}
+
+fn images() -> Vec<(&'static str, Vec<u8>)> {
+    let mut images = Vec::new();
+    let mut keep = |name, image: &TestImage| images.push((name, std::fs::read(&image.path).expect("the image")));
+
+    keep("no-bitmaps", &small(""));
+    keep("version-2", &small("compat=0.10"));
+
+    let empty = small("");
+    empty.bitmap(&["--add"], "empty");
+    keep("empty-bitmap", &empty);
+
+    for (name, options) in [
+        ("chain", ""),
+        ("refcounts-of-1-bit", "refcount_bits=1"),
+        ("refcounts-of-64-bits", "refcount_bits=64"),
+        ("data-file", "data_file=here,data_file_raw=on"),
+        ("lazy", "lazy_refcounts=on"),
+    ] {
+        let image = small(options);
+        add_chain(&image);
+        keep(name, &image);
+    }
+
+    let cumulative = small("");
+    cumulative.bitmap(&["--add", "-g", "512"], "monday");
+    cumulative.write(0, 1024);
+    cumulative.bitmap(&["--add", "-g", "512"], "tuesday");
+    cumulative.write(2048, 512);
+    keep("cumulative", &cumulative);
+
+    let snapshots = small("");
+    snapshots.bitmap(&["--add", "-g", "512"], "1");
+    snapshots.write(0, 512);
+    qemu_img(&["snapshot".as_ref(), "-c".as_ref(), "before".as_ref(), snapshots.path.as_os_str()]);
+    snapshots.write(512, 512);
+    keep("snapshot", &snapshots);
+
+    let compressed = small("");
+    compressed.bitmap(&["--add", "-g", "512"], "1");
+    compressed.io(&["write -c -P 7 0 512".into(), "write -c -P 8 512 512".into()]);
+    keep("compressed", &compressed);
+
+    let overlay = small("");
+    overlay.bitmap(&["--add", "-g", "512"], "1");
+    overlay.write(0, 512);
+    qemu_img(&[
+        "rebase".as_ref(),
+        "-u".as_ref(),
+        "-b".as_ref(),
+        "base.qcow2".as_ref(),
+        "-F".as_ref(),
+        "qcow2".as_ref(),
+        overlay.path.as_os_str(),
+    ]);
+    keep("backing-file", &overlay);
+
+    // Large enough for several clusters of data in one table.
+    let wide = TestImage::create("cluster_size=512", "4M");
+    wide.bitmap(&["--add", "-g", "512"], "1");
+    wide.write(0, 512);
+    wide.write((4 << 20) - 512, 512);
+    wide.bitmap(&["--disable"], "1");
+    wide.bitmap(&["--add", "-g", "512"], "1->2");
+    wide.write(512, 512);
+    keep("several-clusters", &wide);
+    images
+}
+
+fn roaring() -> Vec<(&'static str, Vec<u8>)> {
+    let granularity = Granularity::from_bits(21).expect("2 MiB is a granularity");
+    let size_bytes = 1 << 62;
+    let shape = |ranges: &[(u64, u64, u64)]| {
+        let mut bitmap = Bitmap::new(size_bytes, granularity).expect("a disk");
+        for (first, count, step) in ranges {
+            for number in 0..*count {
+                bitmap.set((first + number * step) << 21, 1).expect("inside the disk");
+            }
+        }
+        let mut bytes = Vec::new();
+        bitmap.write_roaring(&mut bytes).expect("memory can be written");
+        bytes
+    };
+    vec![
+        ("empty", shape(&[])),
+        ("one", shape(&[(5, 1, 1)])),
+        ("array", shape(&[(100, 50, 7)])),
+        ("bits", shape(&[(0, 5000, 2)])),
+        ("runs", shape(&[(10, 500, 1), (70_000, 3000, 1), (140_000, 9, 1)])),
+        ("full", shape(&[(0, 65536, 1)])),
+        ("four-runs", shape(&[(0, 99, 1), (65_536, 99, 1), (131_072, 99, 1), (196_608, 99, 1), (262_144, 5, 3)])),
+        ("high-keys", shape(&[(1, 9, 3), (1 << 32, 40, 1), ((7 << 32) + 65_530, 20, 1)])),
+    ]
+}

@@ -1,0 +1,189 @@
+//! The bytes of a qcow2 image as its specification lays them out, so that a test can damage exactly one field.
+//! Written apart from the library: what the two have in common would hide the same mistake.
+
+use std::path::Path;
+
+pub const MAGIC: usize = 0;
+pub const VERSION: usize = 4;
+pub const BACKING_OFFSET: usize = 8;
+pub const BACKING_LEN: usize = 16;
+pub const CLUSTER_BITS: usize = 20;
+pub const DISK_SIZE: usize = 24;
+pub const L1_ENTRIES: usize = 36;
+pub const L1_OFFSET: usize = 40;
+pub const REFCOUNT_TABLE: usize = 48;
+pub const REFCOUNT_CLUSTERS: usize = 56;
+pub const SNAPSHOTS: usize = 60;
+pub const SNAPSHOTS_OFFSET: usize = 64;
+pub const INCOMPATIBLE: usize = 72;
+pub const AUTOCLEAR: usize = 88;
+pub const REFCOUNT_ORDER: usize = 96;
+pub const HEADER_LEN: usize = 100;
+
+/// Within the data of the bitmaps extension.
+pub const EXTENSION_COUNT: usize = 0;
+pub const EXTENSION_RESERVED: usize = 4;
+pub const EXTENSION_SIZE: usize = 8;
+pub const EXTENSION_OFFSET: usize = 16;
+
+/// Within an entry of the bitmap directory.
+pub const ENTRY_TABLE: usize = 0;
+pub const ENTRY_TABLE_SIZE: usize = 8;
+pub const ENTRY_FLAGS: usize = 12;
+pub const ENTRY_TYPE: usize = 16;
+pub const ENTRY_GRANULARITY: usize = 17;
+pub const ENTRY_NAME_LEN: usize = 18;
+pub const ENTRY_EXTRA_LEN: usize = 20;
+
+const BITMAPS_EXTENSION: u32 = 0x2385_2875;
+const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+
+/// An image as bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raw {
+    pub bytes: Vec<u8>,
+}
+
+impl Raw {
+    pub fn read(path: &Path) -> Self {
+        Self { bytes: std::fs::read(path).expect("the image can be read") }
+    }
+
+    pub fn u16(&self, at: usize) -> u16 {
+        u16::from_be_bytes(self.bytes[at..at + 2].try_into().expect("two bytes"))
+    }
+
+    pub fn u32(&self, at: usize) -> u32 {
+        u32::from_be_bytes(self.bytes[at..at + 4].try_into().expect("four bytes"))
+    }
+
+    pub fn u64(&self, at: usize) -> u64 {
+        u64::from_be_bytes(self.bytes[at..at + 8].try_into().expect("eight bytes"))
+    }
+
+    /// The offset that the field at `at` holds, without the flags beside it.
+    pub fn offset(&self, at: usize) -> usize {
+        usize::try_from(self.u64(at) & OFFSET_MASK).expect("an offset inside the file")
+    }
+
+    pub fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    pub fn put_u16(&mut self, at: usize, value: u16) {
+        self.put(at, &value.to_be_bytes());
+    }
+
+    pub fn put_u32(&mut self, at: usize, value: u32) {
+        self.put(at, &value.to_be_bytes());
+    }
+
+    pub fn put_u64(&mut self, at: usize, value: u64) {
+        self.put(at, &value.to_be_bytes());
+    }
+
+    pub fn cluster(&self) -> usize {
+        1 << self.u32(CLUSTER_BITS)
+    }
+
+    pub fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// An offset past the end of the file, at the start of a cluster.
+    pub fn past_the_end(&self) -> u64 {
+        self.len().next_multiple_of(self.cluster() as u64) + 64 * self.cluster() as u64
+    }
+
+    /// Where the header's extensions end: at their end marker.
+    pub fn extensions_end(&self) -> usize {
+        self.extensions().last().map_or(self.header_len(), |(at, len)| at + 8 + len.next_multiple_of(8))
+    }
+
+    fn header_len(&self) -> usize {
+        usize::try_from(self.u32(HEADER_LEN)).expect("a length")
+    }
+
+    /// Each extension's place and the length of its data.
+    fn extensions(&self) -> Vec<(usize, usize)> {
+        let mut found = Vec::new();
+        let mut at = self.header_len();
+        while at + 8 <= self.cluster() && self.u32(at) != 0 {
+            let len = usize::try_from(self.u32(at + 4)).expect("a length");
+            found.push((at, len));
+            at += 8 + len.next_multiple_of(8);
+        }
+        found
+    }
+
+    /// Where the type of the bitmaps extension stands.
+    pub fn bitmaps_extension(&self) -> usize {
+        let found = self.extensions().into_iter().find(|(at, _)| self.u32(*at) == BITMAPS_EXTENSION);
+        found.expect("there is a bitmaps extension").0
+    }
+
+    /// Where a field of the bitmaps extension's data stands.
+    pub fn extension(&self, field: usize) -> usize {
+        self.bitmaps_extension() + 8 + field
+    }
+
+    pub fn directory(&self) -> usize {
+        self.offset(self.extension(EXTENSION_OFFSET))
+    }
+
+    /// Where entry `number` of the directory begins.
+    pub fn entry(&self, number: usize) -> usize {
+        (0..number).fold(self.directory(), |at, _| at + self.entry_len(at))
+    }
+
+    fn entry_len(&self, at: usize) -> usize {
+        let extra = usize::try_from(self.u32(at + ENTRY_EXTRA_LEN)).expect("a length");
+        (24 + extra + usize::from(self.u16(at + ENTRY_NAME_LEN))).next_multiple_of(8)
+    }
+
+    /// Where the name of entry `number` stands, if the entry has no extra data.
+    pub fn name(&self, number: usize) -> usize {
+        self.entry(number) + 24
+    }
+
+    /// Where the table of bitmap `number` stands.
+    pub fn table(&self, number: usize) -> usize {
+        self.offset(self.entry(number) + ENTRY_TABLE)
+    }
+
+    /// Where the first cluster of data of bitmap `number` stands.
+    pub fn data(&self, number: usize) -> usize {
+        self.offset(self.table(number))
+    }
+
+    pub fn l1(&self) -> usize {
+        self.offset(L1_OFFSET)
+    }
+
+    /// Where the first L2 table stands.
+    pub fn l2(&self) -> usize {
+        self.offset(self.l1())
+    }
+
+    pub fn refcount_table(&self) -> usize {
+        self.offset(REFCOUNT_TABLE)
+    }
+
+    /// Where the first refcount block stands.
+    pub fn refcount_block(&self) -> usize {
+        self.offset(self.refcount_table())
+    }
+
+    /// Where the 16-bit refcount of the cluster at `offset` stands.
+    pub fn refcount_of(&self, offset: usize) -> usize {
+        assert_eq!(self.u32(REFCOUNT_ORDER), 4, "the refcounts have 16 bits");
+        self.refcount_block() + offset / self.cluster() * 2
+    }
+
+    /// Takes the bytes at the end of the directory's last entry for another length of the whole.
+    pub fn resize_directory(&mut self, by: i64) {
+        let at = self.extension(EXTENSION_SIZE);
+        let len = self.u64(at).checked_add_signed(by).expect("a length");
+        self.put_u64(at, len);
+    }
+}
