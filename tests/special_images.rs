@@ -95,6 +95,25 @@ fn a_block_device_is_an_image_like_any_other_until_it_is_full() {
 }
 
 #[test]
+fn no_room_in_the_header_cluster_is_a_refusal_that_a_rehearsal_foresees() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let image = TestImage::create("cluster_size=512", "1M");
+    let base = "b".repeat(360);
+    let path = image.path.to_str().expect("UTF-8");
+    run("qemu-img", &["rebase", "-u", "-F", "raw", "-b", &base, path]);
+    let before = fs::read(&image.path).expect("readable");
+    let mut opened = open(&image.path, Access::Write).expect("it opens");
+    let plan = opened.plan_create(b"1", None, None).expect("the plan alone is fine");
+    assert_eq!(opened.rehearse(&plan, &mut Unobserved).expect_err("no room").kind(), ErrorKind::CannotStore);
+    assert_eq!(opened.commit(&plan, &mut Unobserved).expect_err("no room").kind(), ErrorKind::CannotStore);
+    drop(opened);
+    assert_eq!(fs::read(&image.path).expect("readable").len(), before.len());
+    image.assert_clean("a refusal");
+}
+
+#[test]
 fn an_encrypted_image_keeps_its_secret_and_gets_its_bitmaps() {
     if !support::tools_are_here() {
         return;

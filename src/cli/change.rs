@@ -42,6 +42,7 @@ fn show(session: &Session, image: &Path, plan: impl FnOnce(&Image) -> checkmap::
         Ok(())
     })?;
     warn_all(session, &plan.warnings);
+    image.rehearse(&plan, &mut session.watch())?;
     refusal.map_or(Ok(Status::Done), |error| Err(error.into()))
 }
 

@@ -66,8 +66,8 @@ pub(crate) fn write(
         .collect())
 }
 
-/// On a device that cannot grow, finds out whether there is room before anything is written.
-fn rehearse(
+/// Does all that [`write`] does before the commit, without writing: finds out whether there is room.
+pub(crate) fn rehearse(
     storage: &dyn Storage,
     header: &Header,
     place: Option<DirectoryRef>,
