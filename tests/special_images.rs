@@ -100,7 +100,8 @@ fn no_room_in_the_header_cluster_is_a_refusal_that_a_rehearsal_foresees() {
         return;
     }
     let image = TestImage::create("cluster_size=512", "1M");
-    let base = "b".repeat(360);
+    let base = "./".repeat(178) + "base";
+    fs::write(image.folder.path().join("base"), vec![0; 1 << 20]).expect("a base");
     let path = image.path.to_str().expect("UTF-8");
     run("qemu-img", &["rebase", "-u", "-F", "raw", "-b", &base, path]);
     let before = fs::read(&image.path).expect("readable");
