@@ -66,8 +66,8 @@ pub(crate) fn be_u64s(bytes: &[u8]) -> Vec<u64> {
     bytes.as_chunks::<8>().0.iter().map(|entry| u64::from_be_bytes(*entry)).collect()
 }
 
-/// Reads `len` bytes at `offset`; refuses before it allocates when the file ends earlier.
-pub(crate) fn read_exact(storage: &dyn Storage, structure: &str, offset: u64, len: u64) -> Result<Vec<u8>> {
+/// Refuses where the file ends before `len` bytes at `offset` do.
+pub(crate) fn check_inside(storage: &dyn Storage, structure: &str, offset: u64, len: u64) -> Result<()> {
     let file_len = file_len(storage)?;
     if offset.checked_add(len).is_none_or(|end| end > file_len) {
         return Err(Error::new(
@@ -76,6 +76,12 @@ pub(crate) fn read_exact(storage: &dyn Storage, structure: &str, offset: u64, le
         )
         .at(structure, offset));
     }
+    Ok(())
+}
+
+/// Reads `len` bytes at `offset`; refuses before it allocates when the file ends earlier.
+pub(crate) fn read_exact(storage: &dyn Storage, structure: &str, offset: u64, len: u64) -> Result<Vec<u8>> {
+    check_inside(storage, structure, offset, len)?;
     let len = usize::try_from(len).map_err(|_| {
         Error::new(ErrorKind::Unsupported, "is larger than this machine's memory").at(structure, offset)
     })?;

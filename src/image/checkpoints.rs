@@ -183,7 +183,8 @@ impl Image {
         if self.options.no_lock {
             self.check_unchanged()?;
         }
-        self.format.apply(&plan.actions, observer).map_err(|error| error.in_file(&self.path))
+        let applied = self.format.apply(&plan.actions, observer);
+        applied.map_err(|error| self.name_it(error))
     }
 
     /// Finds out whether [`Image::commit`] could carry out `plan`, without writing: everything but the commit is done.

@@ -102,7 +102,7 @@ impl Image {
     /// Opens an image through the caller's own [`Storage`], which must be locked against other writers by its owner.
     /// `path` names it in messages, and is where relative names of backing files start.
     pub fn open_storage(storage: Arc<dyn Storage>, path: &Path, options: &OpenOptions) -> Result<Self> {
-        let format = Qcow2::open(Arc::clone(&storage)).map_err(|error| error.in_file(path))?;
+        let format = Qcow2::open(Arc::clone(&storage)).map_err(|error| with_way_out(error).in_file(path))?;
         Ok(Self {
             path: path.to_owned(),
             options: *options,
@@ -230,12 +230,22 @@ impl Image {
     }
 
     fn name_it(&self, error: Error) -> Error {
-        error.in_file(&self.path)
+        with_way_out(error).in_file(&self.path)
     }
 
     /// Verifies every structure and rule, and changes nothing.
     pub fn check(&self, observer: &mut dyn Observer) -> Result<CheckReport> {
         report::check(self, observer).map_err(|error| self.name_it(error))
+    }
+}
+
+/// What to do about damage, unless a deeper layer knows better.
+fn with_way_out(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Damaged => error.advise(
+            "`checkmap check` shows all that can be read; restore the image from a copy, or try `qemu-img check -r all`",
+        ),
+        _ => error,
     }
 }
 

@@ -86,13 +86,9 @@ impl Raw {
         1 << self.u32(CLUSTER_BITS)
     }
 
-    pub fn len(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
     /// An offset past the end of the file, at the start of a cluster.
-    pub fn past_the_end(&self) -> u64 {
-        self.len().next_multiple_of(self.cluster() as u64) + 64 * self.cluster() as u64
+    pub fn past_the_end(&self) -> usize {
+        self.bytes.len().next_multiple_of(self.cluster()) + 64 * self.cluster()
     }
 
     /// Where the header's extensions end: at their end marker.
@@ -185,5 +181,40 @@ impl Raw {
         let at = self.extension(EXTENSION_SIZE);
         let len = self.u64(at).checked_add_signed(by).expect("a length");
         self.put_u64(at, len);
+    }
+}
+
+/// Changes that need room.
+impl Raw {
+    /// The bytes of the bitmap directory.
+    pub fn directory_bytes(&self) -> Vec<u8> {
+        let len = usize::try_from(self.u64(self.extension(EXTENSION_SIZE))).expect("a length");
+        self.bytes[self.directory()..self.directory() + len].to_vec()
+    }
+
+    /// Puts `directory` into clusters at the end of the file; nothing counts them.
+    pub fn replace_directory(&mut self, directory: &[u8]) {
+        let at = self.bytes.len().next_multiple_of(self.cluster());
+        let (size, offset) = (self.extension(EXTENSION_SIZE), self.extension(EXTENSION_OFFSET));
+        self.put_u64(size, directory.len() as u64);
+        self.put_u64(offset, at as u64);
+        self.bytes.resize(at, 0);
+        self.bytes.extend(directory);
+    }
+
+    /// Replaces entry `number` by one with this extra data and name, in a directory of its own.
+    pub fn replace_entry(&mut self, number: usize, extra: &[u8], name: &[u8]) {
+        let start = self.entry(number) - self.directory();
+        let end = start + self.entry_len(self.entry(number));
+        let mut directory = self.directory_bytes();
+        let mut entry = directory[start..start + 24].to_vec();
+        entry[ENTRY_NAME_LEN..ENTRY_NAME_LEN + 2]
+            .copy_from_slice(&u16::try_from(name.len()).expect("short").to_be_bytes());
+        entry[ENTRY_EXTRA_LEN..].copy_from_slice(&u32::try_from(extra.len()).expect("short").to_be_bytes());
+        entry.extend(extra);
+        entry.extend(name);
+        entry.resize(entry.len().next_multiple_of(8), 0);
+        directory.splice(start..end, entry);
+        self.replace_directory(&directory);
     }
 }

@@ -9,7 +9,7 @@ use super::{Qcow2, header};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::file_len;
 use crate::progress::{Observer, tell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -170,7 +170,7 @@ fn check_bitmaps(image: &Qcow2, report: &mut Report) {
 /// How often each cluster is referred to, in pages, so that memory follows what was found and not the file's size.
 #[derive(Default)]
 struct References {
-    pages: HashMap<u64, Box<[u16; 256]>>,
+    pages: BTreeMap<u64, Box<[u16; 256]>>,
 }
 
 impl References {
@@ -179,6 +179,11 @@ impl References {
         if let Some(count) = usize::try_from(cluster % 256).ok().and_then(|index| page.get_mut(index)) {
             *count = count.saturating_add(1);
         }
+    }
+
+    /// Whether there may be a reference to any cluster from `first` up to `end`.
+    fn any(&self, first: u64, end: u64) -> bool {
+        first < end && self.pages.range(first / 256..=(end - 1) / 256).next().is_some()
     }
 
     fn get(&self, cluster: u64) -> u64 {
@@ -251,9 +256,16 @@ impl Count<'_> {
         let largest = largest(self.image.header.refcount_order).min(u64::from(u16::MAX));
         let clusters = self.file_end.div_ceil(self.image.cluster_bytes());
         let per_block = self.refcounts.clusters_per_block();
-        for (number, offset) in blocks {
+        for (done, (number, offset)) in (0..).zip(blocks) {
+            self.tick(done, blocks.len() as u64)?;
             let first = number * per_block;
-            for cluster in first..(first + per_block).min(clusters) {
+            let end = (first + per_block).min(clusters);
+            // A sparse file can have any number of blocks that count nothing.
+            if first >= end || !self.references.any(first, end) && self.refcounts.is_zero_block(first).unwrap_or(false)
+            {
+                continue;
+            }
+            for cluster in first..end {
                 let refcount = match self.refcounts.get(cluster) {
                     Ok(refcount) => refcount,
                     Err(fault) => {

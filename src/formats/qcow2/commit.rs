@@ -139,17 +139,18 @@ fn prepare(
     let mut writer = Writer { storage, header, claimed: draft.kept_data().collect(), done: 0, total: 0 };
     let mut old_clusters = draft.dropped()?;
     writer.total = draft.bitmaps.iter().map(|bitmap| clusters_to_write(bitmap, header)).sum();
+    if let Some(place) = place {
+        let end = place.offset + place.len_bytes;
+        old_clusters.extend((place.offset..end).step_by(header.cluster_bytes_usize()));
+    }
+    // Before anything is written, free clusters included: a refusal leaves the file to the byte.
+    space.check_releasable(&old_clusters)?;
     let mut entries = Vec::with_capacity(draft.bitmaps.len());
     for bitmap in &draft.bitmaps {
         entries.push(writer.bitmap(bitmap, space, observer)?);
     }
     old_clusters.retain(|offset| !writer.claimed.contains(offset));
-    if let Some(place) = place {
-        let end = place.offset + place.len_bytes;
-        old_clusters.extend((place.offset..end).step_by(header.cluster_bytes_usize()));
-    }
     let total = writer.total;
-    space.check_releasable(&old_clusters)?;
     let directory = write_directory(storage, header, &entries, space)?;
     // Whether the header has room is known before anything in use is touched.
     header.with_directory(directory)?;

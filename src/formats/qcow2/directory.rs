@@ -128,7 +128,7 @@ fn read_entries(
         let base = place.offset + at as u64;
         let rest = bytes.get(at..).unwrap_or_default();
         let entry = parse(rest, &structure, base)?;
-        check(&entry, size_bytes, cluster_bytes).map_err(|error| error.at(structure.as_str(), base))?;
+        check(&entry, size_bytes, cluster_bytes, &structure, base)?;
         if !names.insert(entry.name.clone()) {
             let message = format!("the name {} stands in the directory twice", entry.name);
             return Err(Error::new(ErrorKind::Damaged, message).at(structure, base));
@@ -145,6 +145,7 @@ fn read_entries(
 
 fn parse(bytes: &[u8], structure: &str, base: u64) -> Result<Entry> {
     let fields = Fields::new(bytes, structure, base);
+    fields.slice(0, ENTRY_LEN)?;
     let extra_len = fields.u32(20)? as usize;
     let name_len = usize::from(fields.u16(18)?);
     let granularity_bits = u32::from(fields.u8(17)?);
@@ -165,29 +166,32 @@ fn parse(bytes: &[u8], structure: &str, base: u64) -> Result<Entry> {
     Ok(entry)
 }
 
-fn check(entry: &Entry, size_bytes: u64, cluster_bytes: u64) -> Result<()> {
-    let damaged = |message: String| Err(Error::new(ErrorKind::Damaged, message));
+/// Checks the fields of `entry`, which stands at `base` of the file as `structure`.
+fn check(entry: &Entry, size_bytes: u64, cluster_bytes: u64, structure: &str, base: u64) -> Result<()> {
+    let damaged =
+        |at: u64, message| Err(Error::new(ErrorKind::Damaged, message).at(structure, base.saturating_add(at)));
     let name = entry.name.as_bytes();
     if name.is_empty() || name.len() > MAX_NAME {
-        return damaged(format!("a name of {} bytes is outside 1 to {MAX_NAME}", name.len()));
+        return damaged(18, format!("a name of {} bytes is outside 1 to {MAX_NAME}", name.len()));
     }
     if name.contains(&0) {
-        return damaged(format!("the name {} holds a NUL byte, at which QEMU would cut it", entry.name));
+        let at = ENTRY_LEN + entry.extra.len();
+        return damaged(at as u64, format!("the name {} holds a NUL byte, at which QEMU would cut it", entry.name));
     }
     if entry.flags & !FLAGS_KNOWN != 0 {
-        return damaged(format!("reserved flags {:#x} are set", entry.flags & !FLAGS_KNOWN));
+        return damaged(12, format!("reserved flags {:#x} are set", entry.flags & !FLAGS_KNOWN));
     }
     if entry.table_offset == 0 || !entry.table_offset.is_multiple_of(cluster_bytes) {
-        return damaged(format!("the table's offset {:#x} is not at the start of a cluster", entry.table_offset));
+        return damaged(0, format!("the table's offset {:#x} is not at the start of a cluster", entry.table_offset));
     }
     let entries = u64::from(entry.table_entries);
     if entries == 0 || entries > MAX_TABLE_ENTRIES || entries * cluster_bytes > MAX_PAYLOAD_BYTES.max(cluster_bytes) {
-        return damaged(format!("a table of {entries} entries is impossible"));
+        return damaged(8, format!("a table of {entries} entries is impossible"));
     }
     if !entry.is_inconsistent() {
         let needed = table_entries(size_bytes, entry.granularity, cluster_bytes);
         if entries != needed {
-            return damaged(format!("the table has {entries} entries where the disk's size needs {needed}"));
+            return damaged(8, format!("the table has {entries} entries where the disk's size needs {needed}"));
         }
     }
     Ok(())

@@ -34,6 +34,8 @@ const BITMAPS_RECORD_LEN: usize = 32;
 
 const MAX_L1_BYTES: u64 = 32 << 20;
 const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
+/// A LUKS header with the material of all its keys has about 2 MiB.
+const MAX_CRYPTO_BYTES: u64 = 64 << 20;
 const MAX_SNAPSHOTS: u32 = 65536;
 const MAX_BACKING_NAME: u32 = 1023;
 pub(crate) const MAX_BITMAPS: u32 = 65535;
@@ -106,9 +108,13 @@ impl Header {
         let version = fields.u32(4)?;
         let cluster_bits = fields.u32(20)?;
         if !(2..=3).contains(&version) {
+            let way_out = match version {
+                0 | 1 => "convert it with `qemu-img convert -O qcow2`",
+                _ => "use a newer checkmap",
+            };
             return Err(Error::new(ErrorKind::Unsupported, format!("qcow2 version {version} is unknown"))
                 .at("qcow2 header", 4)
-                .advise("use a newer checkmap"));
+                .advise(way_out));
         }
         if !(9..=21).contains(&cluster_bits) {
             return Err(damaged(20, format!("cluster size 2^{cluster_bits} is outside 512 bytes to 2 MiB")));
@@ -129,7 +135,7 @@ impl Header {
             return Err(damaged(20, "extended L2 entries need clusters of 16 KiB or more".into()));
         }
         let cluster_bytes = 1_u32 << cluster_bits;
-        if header_len != 72 && (header_len < 104 || header_len % 8 != 0 || header_len > cluster_bytes) {
+        if version > 2 && (header_len < 104 || header_len % 8 != 0 || header_len > cluster_bytes) {
             return Err(damaged(100, format!("header length {header_len} is impossible")));
         }
         let raw = read_exact(storage, "qcow2 header cluster", 0, u64::from(cluster_bytes))?;
@@ -210,7 +216,7 @@ impl Header {
             }
             match kind {
                 EXTENSION_BITMAPS => self.directory = self.read_bitmaps_extension(fields, at, len),
-                EXTENSION_CRYPTO => self.crypto = Some((fields.u64(at + 8)?, fields.u64(at + 16)?)),
+                EXTENSION_CRYPTO => self.crypto = Some(self.read_crypto_extension(fields, at, len)?),
                 _ => {}
             }
             self.extensions.push(Extension { kind, at, len });
@@ -218,6 +224,24 @@ impl Header {
         }
         self.extensions_end = at;
         Ok(())
+    }
+
+    /// Where the encryption header is.
+    fn read_crypto_extension(&self, fields: &Fields<'_>, at: usize, len: usize) -> Result<(u64, u64)> {
+        let damaged = |within: usize, message| {
+            Err(Error::new(ErrorKind::Damaged, message).at("qcow2 header extension", (at + within) as u64))
+        };
+        if len != 16 {
+            return damaged(4, format!("the encryption extension has {len} bytes instead of 16"));
+        }
+        let (offset, len_bytes) = (fields.u64(at + 8)?, fields.u64(at + 16)?);
+        if offset % self.cluster_bytes() != 0 {
+            return damaged(8, format!("the encryption header's offset {offset:#x} is not at the start of a cluster"));
+        }
+        if len_bytes > MAX_CRYPTO_BYTES {
+            return damaged(16, format!("an encryption header of {len_bytes} bytes is impossible"));
+        }
+        Ok((offset, len_bytes))
     }
 
     fn read_bitmaps_extension(

@@ -7,6 +7,7 @@ mod commit;
 mod directory;
 mod draft;
 mod header;
+mod overlap;
 mod refcounts;
 mod space;
 mod table;
@@ -21,7 +22,7 @@ use crate::storage::Storage;
 pub use check::{Problem, Severity};
 pub(crate) use directory::Entry;
 use header::{AUTOCLEAR_BITMAPS, DirectoryRef, Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY, MAGIC};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Whether a file that begins with `start` is a qcow2 image.
 pub(crate) fn is_qcow2(start: &[u8]) -> bool {
@@ -37,12 +38,15 @@ pub(crate) struct Qcow2 {
     entries: Vec<Entry>,
     /// Why the bitmaps cannot be used, and must not be written.
     trouble: Option<Error>,
+    /// The clusters of bitmaps that something else uses too, once anybody asked.
+    shared: OnceLock<Bitmap>,
 }
 
 impl Qcow2 {
     pub(crate) fn open(storage: Arc<dyn Storage>) -> Result<Self> {
         let header = Header::read(&*storage)?;
-        let mut image = Self { storage, header, place: None, entries: Vec::new(), trouble: None };
+        let mut image =
+            Self { storage, header, place: None, entries: Vec::new(), trouble: None, shared: OnceLock::new() };
         image.read_directory();
         Ok(image)
     }
@@ -124,7 +128,19 @@ impl Qcow2 {
 
     /// The bits of a bitmap that stand for a window of the disk, without reading the rest of its data.
     pub(crate) fn load(&self, name: &Name, offset: u64, len_bytes: u64) -> Result<Bitmap> {
-        table::load(&*self.storage, &self.header, self.entry(name)?, offset, len_bytes)
+        table::load(&*self.storage, &self.header, self.entry(name)?, self.shared_clusters()?, offset, len_bytes)
+    }
+
+    fn shared_clusters(&self) -> Result<&Bitmap> {
+        if self.shared.get().is_none() {
+            let shared = match self.place {
+                Some(place) => overlap::shared_clusters(&*self.storage, &self.header, place, &self.entries)?,
+                None => Bitmap::new(0, Granularity::from_bits(self.header.cluster_bits)?)?,
+            };
+            // Another thread may have been faster, with the same answer.
+            let _ = self.shared.set(shared);
+        }
+        self.shared.get().ok_or_else(|| Error::new(ErrorKind::Damaged, "the clusters of the bitmaps are unknown"))
     }
 
     /// The bytes of the clusters that hold the table and the data of a bitmap.
@@ -197,10 +213,25 @@ impl Qcow2 {
         let mut header = self.header.clone();
         let written = commit::write(&*self.storage, &mut header, self.place, &self.entries, draft, observer);
         let failed_before = written.as_ref().is_err_and(|error| error.kind() != ErrorKind::CommitInDoubt);
-        if !failed_before {
-            *self = Self::open(Arc::clone(&self.storage))?;
+        if failed_before {
+            return written;
         }
-        written
+        match Self::open(Arc::clone(&self.storage)) {
+            Ok(now) => {
+                *self = now;
+                written
+            }
+            // What was written counts, not that it cannot be read again; but nothing more can be done with this handle.
+            Err(error) => {
+                let warning = format!("done, but the image could not be read again: {error}");
+                self.entries.clear();
+                self.trouble = Some(error.with_kind(ErrorKind::Changed).advise("open the image again"));
+                written.map(|mut warnings| {
+                    warnings.push(warning);
+                    warnings
+                })
+            }
+        }
     }
 
     /// Finds out whether [`Qcow2::apply`] could carry out `actions`, and writes nothing.

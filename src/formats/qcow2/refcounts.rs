@@ -9,6 +9,8 @@ use crate::storage::Storage;
 use std::collections::BTreeMap;
 
 const BLOCK_RESERVED: u64 = 0x1ff;
+/// QEMU's limit of 8 MiB.
+const MAX_TABLE_ENTRIES: usize = 1 << 20;
 
 /// A refcount block that was changed in memory.
 #[derive(Clone, Debug)]
@@ -137,6 +139,12 @@ impl<'a> Refcounts<'a> {
         let block = self.block_of(cluster);
         let index = usize::try_from(block)
             .map_err(|_| Error::new(ErrorKind::NoSpace, "the file would need more refcounts than qcow2 can hold"))?;
+        if index >= MAX_TABLE_ENTRIES {
+            return Err(Error::new(
+                ErrorKind::NoSpace,
+                "the file would need more refcounts than QEMU's 8 MiB of table",
+            ));
+        }
         if index >= self.table.len() {
             self.table.resize(index + 1, 0);
         }
@@ -149,6 +157,15 @@ impl<'a> Refcounts<'a> {
 
     fn read_block(&self, offset: u64) -> Result<Vec<u8>> {
         read_exact(self.storage, "qcow2 refcount block", offset, 1 << self.cluster_bits)
+    }
+
+    /// Whether the block that counts `cluster` counts nothing at all.
+    pub(crate) fn is_zero_block(&mut self, cluster: u64) -> Result<bool> {
+        self.get(cluster)?;
+        Ok(self
+            .recent
+            .as_ref()
+            .is_some_and(|(number, bytes)| *number == self.block_of(cluster) && bytes.iter().all(|byte| *byte == 0)))
     }
 
     /// The table as it shall be, and as the file has it.

@@ -122,8 +122,8 @@ impl<'a> Space<'a> {
     pub(crate) fn check_releasable(&mut self, clusters: &[u64]) -> Result<()> {
         for offset in clusters {
             if self.refcounts.get(offset >> self.cluster_bits)? == 0 {
-                return Err(Error::new(ErrorKind::Damaged, "a cluster of a bitmap has refcount 0")
-                    .at("qcow2 refcount block", *offset)
+                return Err(Error::new(ErrorKind::Damaged, "it belongs to a bitmap, but its refcount is 0")
+                    .at("qcow2 cluster", *offset)
                     .advise("repair the image with `qemu-img check -r all`; nothing was changed"));
             }
         }

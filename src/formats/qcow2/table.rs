@@ -165,10 +165,13 @@ fn read_range(storage: &dyn Storage, header: &Header, entry: &Entry, first: u64,
 }
 
 /// The bits of `entry` that stand for the window of the disk; clusters outside it are not read, their bits left clear.
+///
+/// A cluster that is among those `shared` with another structure is refused.
 pub(crate) fn load(
     storage: &dyn Storage,
     header: &Header,
     entry: &Entry,
+    shared: &Bitmap,
     offset: u64,
     len_bytes: u64,
 ) -> Result<Bitmap> {
@@ -183,6 +186,14 @@ pub(crate) fn load(
     let (first, last) = (cluster_of(offset), cluster_of(end - 1));
     let table = read_range(storage, header, entry, first, last + 1)?;
     let name = entry.name.to_string();
+    let overlap = |what: &str, at: u64| {
+        Error::new(ErrorKind::Damaged, format!("{what} overlaps another structure, so its bits cannot be trusted"))
+            .at(format!("qcow2 table of bitmap {name}"), at)
+            .advise("repair the image with `qemu-img check -r all`, delete this checkpoint and make a full backup")
+    };
+    if shared.count_range(entry.table_offset, u64::from(entry.table_entries) * 8) > 0 {
+        return Err(overlap("the table", entry.table_offset));
+    }
     for (number, payload) in (first..).zip(table) {
         if payload == Payload::Zeros {
             continue;
@@ -193,6 +204,9 @@ pub(crate) fn load(
             let start = granule << shape.granularity.bits();
             bitmap.set(start, covered.min(shape.size_bytes - start))?;
         } else {
+            if payload.offset().is_some_and(|offset| shared.count_range(offset, shape.cluster_bytes) > 0) {
+                return Err(overlap("the data", entry.table_offset + number * 8));
+            }
             bitmap.set_bits(granule, &shape.read(storage, &name, number, payload)?.0)?;
         }
     }

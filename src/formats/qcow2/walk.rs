@@ -6,14 +6,19 @@ use super::directory::Entry;
 use super::header::{DirectoryRef, Header};
 use super::table::{self, Payload};
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::{Fields, be_u64s, file_len, read_exact};
+use crate::formats::bytes::{Fields, be_u64s, check_inside, file_len, read_exact};
 use crate::storage::Storage;
+use std::collections::BTreeMap;
 
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 pub(crate) const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 const MAX_SNAPSHOT_EXTRA: u32 = 1024;
+/// A file of a few KiB can claim 65536 snapshots of 32 MiB each; nobody has a thousandth of it.
+const MAX_SNAPSHOT_L1_BYTES: u64 = 4 << 30;
+/// So much of an L1 table is in memory at a time.
+const L1_PIECE_BYTES: usize = 1 << 20;
 
 /// What occupies a range of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +114,8 @@ impl Walk<'_> {
     /// The directory, tables and data of the bitmaps.
     pub(crate) fn bitmaps(&self, place: DirectoryRef, entries: &[Entry], visitor: &mut dyn Visitor) -> Result<()> {
         visitor.occupies(Role::BitmapDirectory, place.offset, place.len_bytes)?;
-        for entry in entries {
+        for (number, entry) in (0..).zip(entries) {
+            visitor.tick(number, entries.len() as u64)?;
             visitor.occupies(Role::BitmapTable, entry.table_offset, u64::from(entry.table_entries) * 8)?;
             match table::read(self.storage, self.header, entry) {
                 Ok(table) => {
@@ -127,6 +133,8 @@ impl Walk<'_> {
         let start = self.header.snapshots_offset;
         let file_end = file_len(self.storage)?;
         let (mut at, mut end) = (start, start);
+        let mut l1_tables = BTreeMap::from([(self.header.l1_offset, u64::from(self.header.l1_entries) * 8)]);
+        let mut l1_bytes = 0;
         for _ in 0..self.header.snapshots {
             let structure = "qcow2 snapshot table";
             let fixed = read_exact(self.storage, structure, at, 40)?;
@@ -137,14 +145,30 @@ impl Walk<'_> {
                 return Err(Error::new(ErrorKind::Damaged, message).at(structure, at + 36));
             }
             let (l1_offset, l1_entries) = (fields.u64(0)?, fields.u32(8)?);
+            let l1_len = u64::from(l1_entries) * 8;
+            l1_bytes += l1_len;
+            if l1_bytes > MAX_SNAPSHOT_L1_BYTES {
+                let message = format!("the snapshots' L1 tables take more than {MAX_SNAPSHOT_L1_BYTES} bytes");
+                return Err(Error::new(ErrorKind::Unsupported, message).at(structure, at + 8).advise(
+                    "delete snapshots with `qemu-img snapshot -d`; where there are none, restore the image from a copy",
+                ));
+            }
             let names = u64::from(fields.u16(12)?) + u64::from(fields.u16(14)?);
             end = at + 40 + u64::from(extra) + names;
             if end > file_end {
                 return Err(Error::new(ErrorKind::Damaged, "runs past the end of the file").at(structure, start));
             }
-            self.l1_table(l1_offset, l1_entries, false, visitor)?;
             // Nothing pads the last entry: the file may end with it.
             at = end.next_multiple_of(8);
+            // Each table is its own: one that is part of another would only be walked again and again.
+            let before = l1_tables.range(..l1_offset.saturating_add(l1_len)).next_back();
+            if l1_len > 0 && before.is_some_and(|(other, len)| other.saturating_add(*len) > l1_offset) {
+                let message = "the L1 table of a snapshot overlaps another L1 table";
+                visitor.fault(Error::new(ErrorKind::Damaged, message).at("qcow2 L1 table", l1_offset))?;
+                continue;
+            }
+            l1_tables.insert(l1_offset, l1_len);
+            self.l1_table(l1_offset, l1_entries, false, visitor)?;
         }
         visitor.occupies(Role::SnapshotTable, start, end - start)
     }
@@ -160,12 +184,31 @@ impl Walk<'_> {
             return visitor.fault(Error::new(ErrorKind::Damaged, message).at(structure, offset));
         }
         visitor.occupies(Role::L1Table, offset, len_bytes)?;
-        let table = match read_exact(self.storage, structure, offset, len_bytes) {
-            Ok(bytes) => be_u64s(&bytes),
-            Err(fault) => return visitor.fault(fault),
-        };
-        let total = table.len() as u64;
-        for (number, entry) in (0..).zip(table) {
+        if let Err(fault) = check_inside(self.storage, structure, offset, len_bytes) {
+            return visitor.fault(fault);
+        }
+        for start in (0..len_bytes).step_by(L1_PIECE_BYTES) {
+            let piece = (L1_PIECE_BYTES as u64).min(len_bytes - start);
+            match read_exact(self.storage, structure, offset + start, piece) {
+                Ok(bytes) => self.l1_piece(&be_u64s(&bytes), offset, start / 8, entries.into(), active, visitor)?,
+                Err(fault) => visitor.fault(fault)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries of the L1 table at `offset` from number `first` on.
+    fn l1_piece(
+        &self,
+        piece: &[u64],
+        offset: u64,
+        first: u64,
+        total: u64,
+        active: bool,
+        visitor: &mut dyn Visitor,
+    ) -> Result<()> {
+        let structure = "qcow2 L1 table";
+        for (number, entry) in (first..).zip(piece) {
             visitor.tick(number, total)?;
             let entry_at = offset + number * 8;
             let l2_offset = entry & OFFSET_MASK;
