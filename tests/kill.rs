@@ -14,6 +14,7 @@ use checkmap::progress::Unobserved;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use support::ours::union;
 use support::random::Random;
 use support::{QemuBitmap, TestImage, nbd, run, try_run};
 
@@ -226,21 +227,6 @@ fn bitmaps_of(points: &[Point]) -> Vec<(String, bool, Vec<Extent>)> {
     bitmaps
 }
 
-fn union(one: &[Extent], two: &[Extent]) -> Vec<Extent> {
-    let mut all = [one, two].concat();
-    all.sort();
-    let mut joined: Vec<Extent> = Vec::new();
-    for extent in all {
-        match joined.last_mut() {
-            Some(last) if extent.offset <= last.end() => {
-                last.len_bytes = last.end().max(extent.end()) - last.offset;
-            }
-            _ => joined.push(extent),
-        }
-    }
-    joined
-}
-
 fn checkmap(args: &[String]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_checkmap"));
     command.arg("--quiet").args(args).stdin(Stdio::null()).stdout(Stdio::null());
@@ -274,6 +260,6 @@ fn a_killed_change_leaves_the_bitmaps_of_before_or_of_after() {
             break;
         }
     }
-    println!("{tally:?} in {:?}", started.elapsed());
+    eprintln!("{tally:?} in {:?}", started.elapsed());
     assert!(tally.killed_before > 0, "no kill came before the commit: {tally:?}");
 }

@@ -73,6 +73,22 @@ pub fn changed(image: &Image, since: &str, until: Option<&str>) -> Vec<Extent> {
     diff.bitmap.extents(0, u64::MAX).collect()
 }
 
+/// The extents in `one` or in `two`, joined where they touch.
+pub fn union(one: &[Extent], two: &[Extent]) -> Vec<Extent> {
+    let mut all = [one, two].concat();
+    all.sort();
+    let mut joined: Vec<Extent> = Vec::new();
+    for extent in all {
+        match joined.last_mut() {
+            Some(last) if extent.offset <= last.end() => {
+                last.len_bytes = last.end().max(extent.end()) - last.offset;
+            }
+            _ => joined.push(extent),
+        }
+    }
+    joined
+}
+
 /// Copies `extents`, and nothing else, from one content of a disk onto another.
 pub fn copy(extents: &[Extent], from: &[u8], onto: &mut [u8]) {
     for extent in extents {
