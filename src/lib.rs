@@ -20,3 +20,9 @@ pub use bitmap::Bitmap;
 pub use error::{Error, ErrorKind, Result};
 pub use geometry::{Extent, Granularity};
 pub use image::Image;
+
+/// The README's Rust is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;

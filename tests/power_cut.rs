@@ -83,7 +83,7 @@ impl Scenario {
         for (place, disk) in &sampled {
             self.ask_qemu(place, disk, &old, &new);
         }
-        println!("{}: {count} outcomes, {tally:?}, {} shown to QEMU", self.name, sampled.len());
+        eprintln!("{}: {count} outcomes, {tally:?}, {} shown to QEMU", self.name, sampled.len());
         tally
     }
 

@@ -73,10 +73,8 @@ impl Bitmap {
             let to = byte_index(last - first_granule) + 1;
             let piece = &mut out[from..to];
             if entry.container.is_full() {
+                // A full chunk has no granule past the disk's end, so it begins and ends with whole bytes.
                 piece.fill(u8::MAX);
-                if let (Some(byte), used @ 1..8) = (piece.last_mut(), (last + 1) % 8) {
-                    *byte = !(u8::MAX << used);
-                }
             } else {
                 let run = window_in_chunk(window, entry.base());
                 copy_words(&entry.container.words(), usize::from(run.first / 8), piece);

@@ -226,7 +226,7 @@ impl Directory {
     }
 }
 
-/// Builds a directory from spans in ascending order of their first granules; they may overlap and touch.
+/// Builds a directory from spans whose first and last granules ascend; they may overlap and touch.
 #[derive(Default)]
 pub(super) struct Collector {
     directory: Directory,
@@ -239,7 +239,7 @@ pub(super) struct Collector {
 impl Collector {
     pub(super) fn push(&mut self, span: Span) {
         match &mut self.pending {
-            Some(pending) if span.first <= pending.last + 1 => pending.last = pending.last.max(span.last),
+            Some(pending) if span.first <= pending.last + 1 => pending.last = span.last,
             _ => {
                 let ready = self.pending.replace(span);
                 self.store(ready);

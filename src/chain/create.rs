@@ -25,7 +25,7 @@ impl Chain {
     /// Refused while any bitmap of the chain is inconsistent or the newest interval bitmap does not record: the new
     /// checkpoint would hide the gap.
     pub fn plan_create(&self, checkpoint: &[u8], options: CreateOptions) -> Result<Plan> {
-        self.known()?;
+        self.check_known()?;
         let own = check_checkpoint_name(checkpoint)?;
         let model = self.model_to_create(options.model)?;
         if self.checkpoint(checkpoint).is_some() {

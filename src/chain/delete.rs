@@ -31,7 +31,7 @@ impl Chain {
     /// Interval: the newest inconsistent bitmap goes and those of all older checkpoints. Cumulative: the inconsistent
     /// bitmaps go. Bitmaps that belong to no checkpoint stay. Without an inconsistent one, the plan is empty.
     pub fn plan_delete_all_inconsistent(&self) -> Result<Plan> {
-        self.known()?;
+        self.check_known()?;
         if self.model == Model::Cumulative {
             let gone: Vec<&Checkpoint> = self.checkpoints.iter().filter(|checkpoint| checkpoint.inconsistent).collect();
             return self.remove_cumulative(&gone);

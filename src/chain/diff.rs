@@ -28,7 +28,7 @@ impl Chain {
     /// Every bitmap of the span has to be consistent. Until now, the last one has to record; all others of the span
     /// have to be frozen. Bitmaps outside of the span do not matter. The cumulative model knows "until now" only.
     pub fn plan_diff(&self, since: &[u8], until: Option<&[u8]>) -> Result<Span> {
-        self.known()?;
+        self.check_known()?;
         if self.model == Model::Cumulative && until.is_some() {
             return Err(Error::new(
                 ErrorKind::Model,

@@ -103,8 +103,8 @@ impl Chain {
         Some((own.name.clone(), next.map(|next| next.name.clone())))
     }
 
-    /// Refuses an unknown model: nothing that needs the chain can be answered.
-    fn known(&self) -> Result<()> {
+    /// Refuses an unknown model ([`ErrorKind::Model`]): nothing that needs the chain can be answered.
+    pub fn check_known(&self) -> Result<()> {
         if self.model != Model::Unknown {
             return Ok(());
         }
@@ -127,7 +127,7 @@ impl Chain {
 
     /// The place of the checkpoint named `name`.
     fn position(&self, name: &[u8]) -> Result<usize> {
-        self.known()?;
+        self.check_known()?;
         match self.checkpoints.iter().position(|checkpoint| checkpoint.name.as_bytes() == name) {
             Some(at) => Ok(at),
             None => Err(self.not_found(&Name::new(name))),

@@ -1,4 +1,51 @@
 #![forbid(unsafe_code)]
-//! The command line.
+//! The command line: parses, hands over to one file per subcommand, and ends with the status of the contract.
+//! Must never know more of the library than any other program can.
 
-fn main() {}
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod args;
+mod change;
+mod check;
+mod completions;
+mod create;
+mod delete;
+mod diff;
+mod dump;
+mod exit;
+mod help;
+mod info;
+mod interrupt;
+mod list;
+mod map;
+mod merge;
+mod output;
+mod progress;
+mod rename;
+mod session;
+mod size;
+mod words;
+
+use args::{Arguments, Verb};
+use clap::Parser;
+use session::Session;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let Arguments { common, verb } = Arguments::parse();
+    let session = Session::new(&common);
+    let outcome = match &verb {
+        Verb::Info(args) => info::run(args, &session),
+        Verb::List(args) => list::run(args, &session),
+        Verb::Create(args) => create::run(args, &session),
+        Verb::Delete(args) => delete::run(args, &session),
+        Verb::Rename(args) => rename::run(args, &session),
+        Verb::Diff(args) => diff::run(args, &session),
+        Verb::Dump(args) => dump::run(args, &session),
+        Verb::Merge(args) => merge::run(args, &session),
+        Verb::Check(args) => check::run(args, &session),
+        Verb::Completions(args) => completions::run_completions(args, &session),
+        Verb::Man => completions::run_man(&session),
+    };
+    exit::end(outcome, &session)
+}

@@ -36,19 +36,33 @@ impl Role {
 /// What both roles deny to others.
 const DENIED: &[libc::off_t] = &[WRITE, RESIZE];
 
-/// Takes the locks of `role` on `file`, to be held until the file is closed.
+/// Locks on an image, released when this is dropped.
+///
+/// They are released by name, not by closing the file alone: a child that another thread is just starting holds a copy
+/// of every descriptor until it executes its program, and would keep the locks until then.
+#[derive(Debug)]
+pub(crate) struct Held {
+    file: File,
+    role: Role,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for byte in bytes_held(self.role) {
+            // Should this fail, closing the last descriptor releases the lock.
+            let _ = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&lock(libc::F_UNLCK, byte)));
+        }
+    }
+}
+
+/// Takes the locks of `role` on `file`.
 ///
 /// Fails with [`ErrorKind::InUse`] when another process (or another descriptor of this one) is in the way, with
 /// [`ErrorKind::NoLocks`] when the file system has no such locks. On failure nothing stays locked.
-pub(crate) fn acquire(file: &File, role: Role) -> Result<()> {
-    let taken = take_and_probe(file, role);
-    if taken.is_err() {
-        for byte in bytes_held(role) {
-            // Closing the file would release the lock as well: a failure to release changes nothing.
-            let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&lock(libc::F_UNLCK, byte)));
-        }
-    }
-    taken
+pub(crate) fn acquire(file: &File, role: Role) -> Result<Held> {
+    let file = file.try_clone().map_err(|error| Error::io("cannot duplicate the descriptor", error))?;
+    let held = Held { file, role };
+    take_and_probe(&held.file, role).map(|()| held)
 }
 
 /// Whether another process has `file` open for writing; false as well where that cannot be told.

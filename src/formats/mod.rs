@@ -1,7 +1,8 @@
 #![forbid(unsafe_code)]
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 //! Owns other people's file formats: reads and writes them to the byte. Knows bitmaps, chain and geometry; must never
 //! know how a command or a C caller is spelled.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 mod bytes;
 pub mod extents;

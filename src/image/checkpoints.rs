@@ -187,6 +187,16 @@ impl Image {
         applied.map_err(|error| self.name_it(error))
     }
 
+    /// Finds out whether [`Image::commit`] could carry out `plan`, without writing: everything but the commit is done.
+    ///
+    /// Room that only the file system can give is not tried.
+    pub fn rehearse(&self, plan: &Plan, observer: &mut dyn Observer) -> Result<()> {
+        match plan.actions.is_empty() {
+            true => Ok(()),
+            false => self.format.rehearse(&plan.actions, observer).map_err(|error| self.name_it(error)),
+        }
+    }
+
     /// Without locks somebody else may have written since the image was opened.
     fn check_unchanged(&self) -> Result<()> {
         let now = Qcow2::open(Arc::clone(&self.storage)).map_err(|error| self.name_it(error))?;

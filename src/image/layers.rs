@@ -5,7 +5,7 @@
 use super::{Access, Image, OpenOptions, looks_like_qcow2, open_file};
 use crate::chain::Name;
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::locks::{self, Role};
+use crate::formats::locks::{self, Held, Role};
 use crate::formats::qcow2::Qcow2;
 use crate::storage::{FileStorage, Storage};
 use std::ffi::OsStr;
@@ -33,7 +33,7 @@ impl Image {
             let layer = backing.open(&mut seen, &self.options).map_err(unreadable)?;
             next = match layer {
                 None => None,
-                Some((path, layer)) => {
+                Some(Layer { path, format: layer, _locks }) => {
                     if let Some(found) = layer.entries().iter().find(|entry| names.contains(&entry.name)) {
                         let message = format!(
                             "the layer {} below it holds a bitmap {} too, so the answer from this layer alone would be short",
@@ -52,6 +52,13 @@ impl Image {
         }
         Ok(())
     }
+}
+
+/// A layer that may hold bitmaps, locked against writers while it is looked at.
+struct Layer {
+    path: PathBuf,
+    format: Qcow2,
+    _locks: Option<Held>,
 }
 
 /// A layer as the one above it names it.
@@ -73,7 +80,7 @@ impl Backing {
     }
 
     /// The layer, or `None` for one that cannot hold bitmaps.
-    fn open(&self, seen: &mut Vec<(u64, u64)>, options: &OpenOptions) -> Result<Option<(PathBuf, Qcow2)>> {
+    fn open(&self, seen: &mut Vec<(u64, u64)>, options: &OpenOptions) -> Result<Option<Layer>> {
         let Some(path) = &self.path else {
             return Err(Error::new(ErrorKind::Unsupported, "only files and block devices can be read"));
         };
@@ -82,16 +89,16 @@ impl Backing {
         if self.is_raw {
             return Ok(None);
         }
-        if !options.no_lock && options.access != Access::Names {
-            match locks::acquire(&file, Role::Reader) {
-                Err(error) if error.kind() == ErrorKind::NoLocks => {}
-                locked => locked?,
-            }
-        }
+        let wants_locks = !options.no_lock && options.access != Access::Names;
+        let locks = match wants_locks.then(|| locks::acquire(&file, Role::Reader)).transpose() {
+            // Said already of the image above, which is on the same file system most often.
+            Err(error) if error.kind() == ErrorKind::NoLocks => None,
+            locked => locked?,
+        };
         let storage: Arc<dyn Storage> =
             Arc::new(FileStorage::new(file).map_err(|error| Error::io("cannot be used", error))?);
         if looks_like_qcow2(&*storage)? {
-            return Ok(Some((path.clone(), Qcow2::open(storage)?)));
+            return Ok(Some(Layer { path: path.clone(), format: Qcow2::open(storage)?, _locks: locks }));
         }
         let mut start = [0; 16];
         let filled = storage.read_at(&mut start, 0).map_err(|error| Error::io("cannot read", error))?;

@@ -9,7 +9,7 @@ mod report;
 use crate::bitmap::Bitmap;
 use crate::chain::{BitmapState, Name};
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::locks::{self, Role};
+use crate::formats::locks::{self, Held, Role};
 use crate::formats::qcow2::{self, Qcow2};
 pub use crate::formats::qcow2::{Problem, Severity};
 use crate::geometry::{Granularity, clip_end};
@@ -61,6 +61,7 @@ pub struct Image {
     format: Qcow2,
     storage: Arc<dyn Storage>,
     held_by_writer: bool,
+    locks: Option<Held>,
     warnings: Vec<String>,
 }
 
@@ -77,22 +78,23 @@ impl Image {
     fn open_file(path: &Path, options: &OpenOptions) -> Result<Self> {
         let file = open_file(path, options.access)?;
         let mut warnings = Vec::new();
-        let mut held_by_writer = false;
-        match (options.access, options.no_lock) {
-            (_, true) => {}
-            (Access::Names, false) => held_by_writer = locks::held_by_writer(&file),
+        let held_by_writer = options.access == Access::Names && locks::held_by_writer(&file);
+        let locks = match (options.access, options.no_lock) {
+            (Access::Names, _) | (_, true) => None,
             (Access::Read, false) => match locks::acquire(&file, Role::Reader) {
                 Err(error) if error.kind() == ErrorKind::NoLocks => {
-                    warnings.push(format!("{}: {error}", path.display()))
+                    warnings.push(format!("{}: {error}", path.display()));
+                    None
                 }
-                locked => locked?,
+                locked => Some(locked?),
             },
-            (Access::Write, false) => locks::acquire(&file, Role::Writer)?,
-        }
+            (Access::Write, false) => Some(locks::acquire(&file, Role::Writer)?),
+        };
         let storage: Arc<dyn Storage> =
             Arc::new(FileStorage::new(file).map_err(|error| Error::io("cannot be used as an image", error))?);
         let mut image = Self::open_storage(storage, path, options)?;
         image.held_by_writer = held_by_writer;
+        image.locks = locks;
         image.warnings.append(&mut warnings);
         Ok(image)
     }
@@ -107,6 +109,7 @@ impl Image {
             format,
             storage,
             held_by_writer: false,
+            locks: None,
             warnings: Vec::new(),
         })
     }

@@ -5,6 +5,7 @@
 pub mod memory;
 pub mod mutate;
 pub mod nbd;
+pub mod ours;
 pub mod power;
 pub mod random;
 pub mod raw;

@@ -11,6 +11,11 @@ impl Random {
         Self(seed)
     }
 
+    /// Seeded by a number that the caller has told already.
+    pub fn from_seed(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// Seeded by the clock; the seed is printed.
     pub fn fresh() -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock after 1970");

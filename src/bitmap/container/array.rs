@@ -3,6 +3,10 @@
 //! bytes.
 
 use super::{ARRAY_MAX, Run, small};
+use std::ops::Range;
+
+/// Longer runs go into an array by way of the smallest form of the result.
+const SPLICE_MAX: u32 = 4;
 
 /// The sorted indices of the set bits, none twice.
 #[derive(Clone, PartialEq, Eq)]
@@ -14,29 +18,37 @@ impl Array {
     }
 
     pub(super) fn within(&self, window: Run) -> &[u16] {
-        let from = self.0.partition_point(|&bit| bit < window.first);
-        let to = self.0.partition_point(|&bit| bit <= window.last);
-        &self.0[from..to]
+        &self.0[self.places(window)]
     }
 
     pub(super) fn count(&self, window: Run) -> u32 {
         small(self.within(window).len())
     }
 
-    pub(super) fn set(&mut self, new: Run) {
-        let from = self.0.partition_point(|&bit| bit < new.first);
-        let to = self.0.partition_point(|&bit| bit <= new.last);
-        if from == to && new.first == new.last {
-            self.0.insert(from, new.first);
-        } else {
-            self.0.splice(from..to, new.first..=new.last);
+    /// Sets the bits of `new` and returns true; where they are many, or too many for the form, changes nothing.
+    pub(super) fn try_set(&mut self, new: Run) -> bool {
+        let places = self.places(new);
+        let added = new.len() as usize - places.len();
+        if new.len() > SPLICE_MAX || self.0.len() + added > ARRAY_MAX {
+            return added == 0;
         }
+        if new.len() > 1 {
+            self.0.splice(places, new.first..=new.last);
+        } else if added > 0 {
+            self.0.insert(places.start, new.first);
+        }
+        true
     }
 
     pub(super) fn clear(&mut self, gone: Run) {
-        let from = self.0.partition_point(|&bit| bit < gone.first);
-        let to = self.0.partition_point(|&bit| bit <= gone.last);
-        self.0.drain(from..to);
+        self.0.drain(self.places(gone));
+    }
+
+    /// Where the bits inside `window` are: as many places at most as the window has bits.
+    fn places(&self, window: Run) -> Range<usize> {
+        let from = self.0.partition_point(|&bit| bit < window.first);
+        let reach = self.0.len().min(from + window.len() as usize);
+        from..from + self.0[from..reach].partition_point(|&bit| bit <= window.last)
     }
 
     pub(super) fn validate(&self) -> Result<(), &'static str> {

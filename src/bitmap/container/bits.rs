@@ -2,7 +2,7 @@
 //! Owns the form of a chunk that holds one bit for each granule in 64-bit words, and the loops over words. Knows nothing
 //! of chunk keys, disks or bytes.
 
-use super::{ARRAY_MAX, CHUNK, Run};
+use super::{ARRAY_MAX, CHUNK, Run, to_u16};
 
 /// The bits of one chunk; bit n is bit n%64, counted from the least significant, of word n/64.
 pub(in crate::bitmap) type Words = [u64; 1024];
@@ -67,6 +67,19 @@ pub(in crate::bitmap) fn clear_run(words: &mut Words, run: Run) {
 
 pub(super) fn count_ones(words: &Words) -> u32 {
     words.iter().map(|word| word.count_ones()).sum()
+}
+
+/// The indices of the set bits, which are `ones` many.
+pub(super) fn positions(words: &Words, ones: u32) -> Vec<u16> {
+    let mut positions = Vec::with_capacity(ones as usize);
+    for (index, &word) in (0..).zip(words) {
+        let mut rest = word;
+        while rest != 0 {
+            positions.push(to_u16(index * 64 + rest.trailing_zeros()));
+            rest &= rest - 1;
+        }
+    }
+    positions
 }
 
 pub(super) fn run_count(words: &Words) -> u32 {

@@ -26,9 +26,6 @@ pub(super) const ARRAY_MAX: usize = 4096;
 /// The most runs a container holds: above, words are smaller.
 pub(super) const RUNS_MAX: usize = 2048;
 
-/// Longer runs go into an array by way of the smallest form of the result.
-const SPLICE_MAX: u32 = 4;
-
 /// The set bits of one chunk.
 #[derive(Clone)]
 pub(super) enum Container {
@@ -44,8 +41,9 @@ impl Container {
     }
 
     /// The smallest form of sorted bits, none twice.
-    pub(super) fn from_sorted(bits: Vec<u16>) -> Self {
+    pub(super) fn from_sorted(mut bits: Vec<u16>) -> Self {
         if bits.len() <= ARRAY_MAX && bits.len() <= 2 * array::run_count(&bits) {
+            bits.shrink_to(2 * bits.len());
             return Self::Array(Array(bits));
         }
         Self::from_runs(array_runs(&bits).collect())
@@ -75,13 +73,15 @@ impl Container {
         if ones == CHUNK {
             return Self::Full;
         }
-        if ones as usize > ARRAY_MAX && runs > RUNS_MAX {
+        if ones as usize <= ARRAY_MAX && ones as usize <= 2 * runs {
+            return Self::Array(Array(bits::positions(&words, ones)));
+        }
+        if runs > RUNS_MAX {
             return Self::Bits(Bits { ones, words });
         }
-        let iter = RunIter::Bits { words: &words, from: 0, to: CHUNK };
         let mut list = Vec::with_capacity(runs);
-        list.extend(iter);
-        Self::from_runs(list)
+        list.extend(RunIter::Bits { words: &words, from: 0, to: CHUNK });
+        Self::Runs(Runs(list))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -147,10 +147,7 @@ impl Container {
         match self {
             Self::Full => {}
             Self::Array(array) => {
-                let ones = small(array.0.len()) + new.len() - array.count(new);
-                if ones as usize <= ARRAY_MAX && new.len() <= SPLICE_MAX {
-                    array.set(new);
-                } else {
+                if !array.try_set(new) {
                     let runs = runs::sweep(array_runs(&array.0), std::iter::once(new), |a, b| a || b);
                     *self = Self::from_runs(runs);
                 }

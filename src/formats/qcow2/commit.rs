@@ -37,6 +37,9 @@ pub(crate) fn write(
     observer: &mut dyn Observer,
 ) -> Result<Vec<String>> {
     let len_before = file_len(storage)?;
+    if !storage.can_grow() {
+        rehearse(storage, header, place, originals, &mut draft, observer)?;
+    }
     let mut space = Space::read(storage, header, place.map(|place| (place, originals)))?;
     let mut undo = Undo { storage, len_before, sectors: Vec::new() };
     let prepared = prepare(storage, header, place, &mut draft, &mut space, &mut undo, observer);
@@ -61,6 +64,51 @@ pub(crate) fn write(
         .map(|error| format!("done, but room could not be released: {error}; `qemu-img check -r leaks` releases it"))
         .into_iter()
         .collect())
+}
+
+/// Does all that [`write`] does before the commit, without writing: finds out whether there is room.
+pub(crate) fn rehearse(
+    storage: &dyn Storage,
+    header: &Header,
+    place: Option<DirectoryRef>,
+    originals: &[Entry],
+    draft: &mut Draft<'_>,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let rehearsal = Rehearsal(storage);
+    let mut space = Space::read(&rehearsal, header, place.map(|place| (place, originals)))?;
+    let mut undo = Undo { storage: &rehearsal, len_before: 0, sectors: Vec::new() };
+    prepare(&rehearsal, &mut header.clone(), place, draft, &mut space, &mut undo, observer).map(drop)
+}
+
+/// Reads what is there, and forgets what it is told to write.
+#[derive(Debug)]
+struct Rehearsal<'a>(&'a dyn Storage);
+
+impl Storage for Rehearsal<'_> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, _: &[u8], _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn truncate(&self, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn len_bytes(&self) -> std::io::Result<u64> {
+        self.0.len_bytes()
+    }
+
+    fn can_grow(&self) -> bool {
+        self.0.can_grow()
+    }
 }
 
 /// A writer that does not know a feature must clear its autoclear bit before it changes anything.

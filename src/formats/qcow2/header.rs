@@ -60,7 +60,7 @@ struct Extension {
 /// The header cluster, parsed.
 #[derive(Clone, Debug)]
 pub(crate) struct Header {
-    /// The first cluster as it stands in the file, or as much of it as the file has, padded with zeros.
+    /// The first cluster as it stands in the file.
     pub(crate) raw: Vec<u8>,
     pub(crate) version: u32,
     pub(crate) cluster_bits: u32,
@@ -138,7 +138,7 @@ impl Header {
         if version > 2 && (header_len < 104 || header_len % 8 != 0 || header_len > cluster_bytes) {
             return Err(damaged(100, format!("header length {header_len} is impossible")));
         }
-        let raw = read_first_cluster(storage, cluster_bytes)?;
+        let raw = read_exact(storage, "qcow2 header cluster", 0, u64::from(cluster_bytes))?;
         let fields = Fields::new(&raw, "qcow2 header", 0);
         let mut header = Self {
             version,
@@ -438,14 +438,6 @@ fn backing_name(fields: &Fields<'_>, cluster_bytes: u32) -> Result<Option<(usize
     }
     let at = usize::try_from(offset).map_err(|_| damaged(8, "the backing file's name is out of reach".into()))?;
     Ok(Some((at, len as usize)))
-}
-
-/// The first cluster; a file may end inside it, and what is missing reads as zeros.
-fn read_first_cluster(storage: &dyn Storage, cluster_bytes: u32) -> Result<Vec<u8>> {
-    let there = file_len(storage)?.min(u64::from(cluster_bytes));
-    let mut raw = read_exact(storage, "qcow2 header cluster", 0, there)?;
-    raw.resize(cluster_bytes as usize, 0);
-    Ok(raw)
 }
 
 fn damaged(at: u64, message: String) -> Error {

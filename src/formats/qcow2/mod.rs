@@ -209,11 +209,7 @@ impl Qcow2 {
 
     /// Carries out `actions` in one atomic step; the strings are warnings.
     pub(crate) fn apply(&mut self, actions: &[Action], observer: &mut dyn Observer) -> Result<Vec<String>> {
-        self.check_writable()?;
-        let mut draft = draft::Draft::new(&*self.storage, &self.header, &self.entries);
-        for action in actions {
-            draft.apply(action)?;
-        }
+        let draft = self.draft(actions)?;
         let mut header = self.header.clone();
         let written = commit::write(&*self.storage, &mut header, self.place, &self.entries, draft, observer);
         let failed_before = written.as_ref().is_err_and(|error| error.kind() != ErrorKind::CommitInDoubt);
@@ -236,6 +232,19 @@ impl Qcow2 {
                 })
             }
         }
+    }
+
+    /// Finds out whether [`Qcow2::apply`] could carry out `actions`, and writes nothing.
+    pub(crate) fn rehearse(&self, actions: &[Action], observer: &mut dyn Observer) -> Result<()> {
+        let mut draft = self.draft(actions)?;
+        commit::rehearse(&*self.storage, &self.header, self.place, &self.entries, &mut draft, observer)
+    }
+
+    fn draft(&self, actions: &[Action]) -> Result<draft::Draft<'_>> {
+        self.check_writable()?;
+        let mut draft = draft::Draft::new(&*self.storage, &self.header, &self.entries);
+        actions.iter().try_for_each(|action| draft.apply(action))?;
+        Ok(draft)
     }
 
     /// Verifies every structure and rule, and changes nothing.

@@ -132,7 +132,7 @@ impl Walk<'_> {
     fn snapshots(&self, visitor: &mut dyn Visitor) -> Result<()> {
         let start = self.header.snapshots_offset;
         let file_end = file_len(self.storage)?;
-        let mut at = start;
+        let (mut at, mut end) = (start, start);
         let mut l1_tables = BTreeMap::from([(self.header.l1_offset, u64::from(self.header.l1_entries) * 8)]);
         let mut l1_bytes = 0;
         for _ in 0..self.header.snapshots {
@@ -154,10 +154,12 @@ impl Walk<'_> {
                 ));
             }
             let names = u64::from(fields.u16(12)?) + u64::from(fields.u16(14)?);
-            at = (at + 40 + u64::from(extra) + names).next_multiple_of(8);
-            if at > file_end {
+            end = at + 40 + u64::from(extra) + names;
+            if end > file_end {
                 return Err(Error::new(ErrorKind::Damaged, "runs past the end of the file").at(structure, start));
             }
+            // Nothing pads the last entry: the file may end with it.
+            at = end.next_multiple_of(8);
             // Each table is its own: one that is part of another would only be walked again and again.
             let before = l1_tables.range(..l1_offset.saturating_add(l1_len)).next_back();
             if l1_len > 0 && before.is_some_and(|(other, len)| other.saturating_add(*len) > l1_offset) {
@@ -168,7 +170,7 @@ impl Walk<'_> {
             l1_tables.insert(l1_offset, l1_len);
             self.l1_table(l1_offset, l1_entries, false, visitor)?;
         }
-        visitor.occupies(Role::SnapshotTable, start, at - start)
+        visitor.occupies(Role::SnapshotTable, start, end - start)
     }
 
     fn l1_table(&self, offset: u64, entries: u32, active: bool, visitor: &mut dyn Visitor) -> Result<()> {

@@ -1,0 +1,33 @@
+# Long runs, and what is generated. The tests themselves: ./run-tests
+
+.PHONY: test test-matrix test-soak fuzz fuzz-replay example man completions
+
+test:
+	./run-tests
+
+# Every image of the round-trip matrix: hours.
+test-matrix:
+	CHECKMAP_MATRIX=all ./run-tests --release --test round_trip -- --nocapture
+
+# Many more power cuts, kills, days and mutations than in CI.
+test-soak:
+	CHECKMAP_CUTS=20000 CHECKMAP_KILLS=2000 CHECKMAP_FUZZ_ROUNDS=200000 CHECKMAP_ROUNDS=50 ./run-tests --release \
+		--test power_cut --test kill --test fuzz_replay --test backup_days -- --nocapture
+
+# Coverage-guided fuzzing, FUZZ_SECONDS for each target; needs cargo-fuzz and a nightly compiler, or RUSTC_BOOTSTRAP=1.
+FUZZ_SECONDS ?= 300
+fuzz:
+	for target in $$(cargo fuzz list); do cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+
+# The image that the README's first command reads, made anew by QEMU's tools.
+example:
+	examples/make-vm-disk.sh examples/vm-disk.qcow2
+
+# The manual page and the completions that stand in the repository.
+man:
+	cargo run --quiet --release -- man > man/checkmap.1
+
+completions:
+	cargo run --quiet --release -- completions bash > completions/checkmap.bash
+	cargo run --quiet --release -- completions zsh > completions/_checkmap
+	cargo run --quiet --release -- completions fish > completions/checkmap.fish

@@ -1,0 +1,174 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_checkmap_global_optspecs
+    string join \n q/quiet progress= no-lock h/help V/version
+end
+
+function __fish_checkmap_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_checkmap_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_checkmap_using_subcommand
+    set -l cmd (__fish_checkmap_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c checkmap -n "__fish_checkmap_needs_command" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_needs_command" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_needs_command" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_needs_command" -s V -l version -d 'Print version'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "info" -d 'Show an image, its bitmaps and the intervals they cover'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "list" -d 'List the checkpoints, oldest first'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "create" -d 'Create a checkpoint'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "delete" -d 'Delete a checkpoint, or all that cannot be trusted'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "rename" -d 'Rename a checkpoint'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "check" -d 'Verify every structure and rule of an image'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "completions" -d 'Print the completions for a shell'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "man" -d 'Print the manual page, for man -l'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l json -d 'Print one JSON document'
+complete -c checkmap -n "__fish_checkmap_using_subcommand info" -s U -l force-share -d 'Show names and flags even of an image that a running QEMU has open; counts are null'
+complete -c checkmap -n "__fish_checkmap_using_subcommand info" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand info" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l model -d 'What the bitmaps are, where their names and flags do not tell' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+cumulative\t'Each bitmap records since its checkpoint'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l json -d 'Print one JSON document'
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -s U -l force-share -d 'Show names and flags even of an image that a running QEMU has open; counts are null'
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l granularity -d 'How much of the disk one bit stands for: a power of two from 512 to 2G. Default: as the newest checkpoint, else the cluster size, from 4K to 64K; larger where the disk needs it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l model -d 'What the bitmaps are, where their names and flags do not tell' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+cumulative\t'Each bitmap records since its checkpoint'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l dry-run -d 'Change nothing: print what would be done, one step a line; the exit status is that of the real run'
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l model -d 'What the bitmaps are, where their names and flags do not tell' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+cumulative\t'Each bitmap records since its checkpoint'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l force-inconsistent -d 'Delete it also if its bitmap is inconsistent, and then all older checkpoints with it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l all-inconsistent -d 'Delete every checkpoint whose bitmap is inconsistent, and all that are older, in one step'
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l top-layer-only -d 'Do not look at the backing files: you know that what they recorded does not matter'
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l dry-run -d 'Change nothing: print what would be done, one step a line; the exit status is that of the real run'
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l model -d 'What the bitmaps are, where their names and flags do not tell' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+cumulative\t'Each bitmap records since its checkpoint'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l top-layer-only -d 'Do not look at the backing files: you know that what they recorded does not matter'
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l dry-run -d 'Change nothing: print what would be done, one step a line; the exit status is that of the real run'
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l since -d 'The checkpoint since which' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l until -d 'The checkpoint until which; now without it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l format -d 'The format of the answer [default: table]' -r -f -a "json\t'One JSON document with the dirty extents'
+table\t'For people'
+csv\t'One dirty extent a line: start,length in bytes'
+nbdinfo\t'What `nbdinfo --map=qemu:dirty-bitmap:NAME --json` prints'
+qemu-map\t'What `qemu-img map --output=json` prints over NBD with x-dirty-bitmap: dirty blocks are absent'
+roaring\t'Indices of dirty granules as portable 64-bit Roaring (binary)'
+raw\t'One bit for each granule, least significant bit first (binary)'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -s o -l output -d 'Write to FILE, which appears or is replaced in one step when all is on the disk' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l start -d 'Look at the disk from this byte on; for raw a multiple of 8 granules' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l length -d 'Look at so many bytes of the disk; to its end without it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l model -d 'What the bitmaps are, where their names and flags do not tell' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+cumulative\t'Each bitmap records since its checkpoint'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l json -d 'The same as --format json'
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l top-layer-only -d 'Do not look at the backing files: you know that what they recorded does not matter'
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l bitmap -d 'The bitmap\'s own name, in quotes: \'mon->tue\'' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l format -d 'The format of the answer [default: table]' -r -f -a "json\t'One JSON document with the dirty extents'
+table\t'For people'
+csv\t'One dirty extent a line: start,length in bytes'
+nbdinfo\t'What `nbdinfo --map=qemu:dirty-bitmap:NAME --json` prints'
+qemu-map\t'What `qemu-img map --output=json` prints over NBD with x-dirty-bitmap: dirty blocks are absent'
+roaring\t'Indices of dirty granules as portable 64-bit Roaring (binary)'
+raw\t'One bit for each granule, least significant bit first (binary)'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -s o -l output -d 'Write to FILE, which appears or is replaced in one step when all is on the disk' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l start -d 'Look at the disk from this byte on; for raw a multiple of 8 granules' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l length -d 'Look at so many bytes of the disk; to its end without it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l json -d 'The same as --format json'
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l into -d 'The bitmap that takes in the others' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l dry-run -d 'Change nothing: print what would be done, one step a line; the exit status is that of the real run'
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l json -d 'Print one JSON document'
+complete -c checkmap -n "__fish_checkmap_using_subcommand check" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand completions" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand completions" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand completions" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand man" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand man" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand man" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "info" -d 'Show an image, its bitmaps and the intervals they cover'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "list" -d 'List the checkpoints, oldest first'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "create" -d 'Create a checkpoint'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "delete" -d 'Delete a checkpoint, or all that cannot be trusted'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "rename" -d 'Rename a checkpoint'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "check" -d 'Verify every structure and rule of an image'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "completions" -d 'Print the completions for a shell'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "man" -d 'Print the manual page, for man -l'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

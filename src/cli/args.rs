@@ -1,0 +1,299 @@
+#![forbid(unsafe_code)]
+//! Owns the arguments: every option of every subcommand, and what clap can say against them. Must never know what a
+//! verb does with them.
+
+use crate::map::Format;
+use crate::progress::When;
+use crate::{help, size};
+use checkmap::Granularity;
+use checkmap::chain::Model;
+use checkmap::image::Layers;
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Which blocks of this disk changed between these two points in time?
+#[derive(Debug, Parser)]
+#[command(name = "checkmap", version, long_about = help::ABOUT, after_long_help = help::AFTER)]
+#[command(max_term_width = 100, propagate_version = false)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What every subcommand takes.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Print no messages, warnings or progress, only errors
+    #[arg(short, long, global = true, help_heading = "Common options")]
+    pub(crate) quiet: bool,
+    /// When to show progress on stderr
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        value_enum,
+        default_value = "auto",
+        help_heading = "Common options"
+    )]
+    pub(crate) progress: When,
+    /// Take no locks on the image: you make sure that nothing else writes to it
+    #[arg(long, global = true, help_heading = "Common options")]
+    pub(crate) no_lock: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Show an image, its bitmaps and the intervals they cover
+    #[command(long_about = help::INFO)]
+    Info(InfoArgs),
+    /// List the checkpoints, oldest first
+    #[command(long_about = help::LIST)]
+    List(ListArgs),
+    /// Create a checkpoint
+    #[command(long_about = help::CREATE, after_long_help = help::CREATE_AFTER)]
+    Create(CreateArgs),
+    /// Delete a checkpoint, or all that cannot be trusted
+    #[command(long_about = help::DELETE, after_long_help = help::DELETE_AFTER)]
+    Delete(DeleteArgs),
+    /// Rename a checkpoint
+    #[command(long_about = help::RENAME)]
+    Rename(RenameArgs),
+    /// Show which blocks changed between two checkpoints, or since one
+    #[command(long_about = help::DIFF, after_long_help = help::DIFF_AFTER)]
+    Diff(DiffArgs),
+    /// Show one bitmap as it is stored, by its own name
+    #[command(long_about = help::DUMP, after_long_help = help::DUMP_AFTER)]
+    Dump(DumpArgs),
+    /// Merge bitmaps by their own names (the raw operation)
+    #[command(long_about = help::MERGE, after_long_help = help::MERGE_AFTER)]
+    Merge(MergeArgs),
+    /// Verify every structure and rule of an image
+    #[command(long_about = help::CHECK)]
+    Check(CheckArgs),
+    /// Print the completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page, for man -l
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InfoArgs {
+    /// The image: a file or a block device
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) image: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) sharing: Sharing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// The image: a file or a block device
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) image: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) sharing: Sharing,
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// The image: a file or a block device
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) image: PathBuf,
+    /// The name of the new checkpoint: 1 to 510 bytes, without '->'
+    #[arg(value_name = "CHECKPOINT")]
+    pub(crate) checkpoint: OsString,
+    /// How much of the disk one bit stands for: a power of two from 512 to 2G. Default: as the newest checkpoint, else
+    /// the cluster size, from 4K to 64K; larger where the disk needs it
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_granularity)]
+    pub(crate) granularity: Option<Granularity>,
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// The image: a file or a block device
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) image: PathBuf,
+    /// The checkpoint to delete
+    #[arg(value_name = "CHECKPOINT", required_unless_present = "all_inconsistent")]
+    pub(crate) checkpoint: Option<OsString>,
+    /// Delete it also if its bitmap is inconsistent, and then all older checkpoints with it
+    #[arg(long)]
+    pub(crate) force_inconsistent: bool,
+    /// Delete every checkpoint whose bitmap is inconsistent, and all that are older, in one step
+    #[arg(long, conflicts_with_all = ["checkpoint", "force_inconsistent"])]
+    pub(crate) all_inconsistent: bool,
+    #[command(flatten)]
+    pub(crate) layers: LayersArg,
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenameArgs {
+    /// The image: a file or a block device
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) image: PathBuf,
+    /// The checkpoint
+    #[arg(value_name = "CHECKPOINT")]
+    pub(crate) checkpoint: OsString,
+    /// Its new name: 1 to 510 bytes, without '->'
+    #[arg(value_name = "NEW-NAME")]
+    pub(crate) new_name: OsString,
+    #[command(flatten)]
+    pub(crate) layers: LayersArg,
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// The image: a file or a block device
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) image: PathBuf,
+    /// The checkpoint since which
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub(crate) since: OsString,
+    /// The checkpoint until which; now without it
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub(crate) until: Option<OsString>,
+    #[command(flatten)]
+    pub(crate) map: MapArgs,
+    #[command(flatten)]
+    pub(crate) layers: LayersArg,
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DumpArgs {
+    /// The image: a file or a block device
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) image: PathBuf,
+    /// The bitmap's own name, in quotes: 'mon->tue'
+    #[arg(long, value_name = "NAME")]
+    pub(crate) bitmap: OsString,
+    #[command(flatten)]
+    pub(crate) map: MapArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MergeArgs {
+    /// The image: a file or a block device
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) image: PathBuf,
+    /// The bitmaps to merge, by their own names
+    #[arg(value_name = "SOURCE-BITMAP", required = true)]
+    pub(crate) sources: Vec<OsString>,
+    /// The bitmap that takes in the others
+    #[arg(long, value_name = "BITMAP")]
+    pub(crate) into: OsString,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The image: a file or a block device
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) image: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// How a map of dirty blocks is given.
+#[derive(Debug, Args)]
+pub(crate) struct MapArgs {
+    /// The format of the answer [default: table]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub(crate) format: Option<Format>,
+    /// The same as --format json
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write to FILE, which appears or is replaced in one step when all is on the disk
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Look at the disk from this byte on; for raw a multiple of 8 granules
+    #[arg(long, value_name = "BYTES", value_parser = size::parse, default_value = "0", hide_default_value = true)]
+    pub(crate) start: u64,
+    /// Look at so many bytes of the disk; to its end without it
+    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+    pub(crate) length: Option<u64>,
+}
+
+/// How an image is shared with a running QEMU.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Sharing {
+    /// Show names and flags even of an image that a running QEMU has open; counts are null
+    #[arg(short = 'U', long)]
+    pub(crate) force_share: bool,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct DryRun {
+    /// Change nothing: print what would be done, one step a line; the exit status is that of the real run
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct LayersArg {
+    /// Do not look at the backing files: you know that what they recorded does not matter
+    #[arg(long)]
+    top_layer_only: bool,
+}
+
+impl LayersArg {
+    pub(crate) fn wanted(self) -> Layers {
+        if self.top_layer_only { Layers::TopOnly } else { Layers::Check }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct ModelArg {
+    /// What the bitmaps are, where their names and flags do not tell
+    #[arg(long, value_name = "MODEL", value_enum)]
+    model: Option<ModelWord>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ModelWord {
+    /// Each bitmap covers the time from its checkpoint to the next
+    Interval,
+    /// Each bitmap records since its checkpoint
+    Cumulative,
+}
+
+impl ModelArg {
+    pub(crate) fn wanted(self) -> Option<Model> {
+        self.model.map(|model| match model {
+            ModelWord::Interval => Model::Interval,
+            ModelWord::Cumulative => Model::Cumulative,
+        })
+    }
+}

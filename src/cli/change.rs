@@ -1,0 +1,77 @@
+#![forbid(unsafe_code)]
+//! Owns what all changing verbs do with their plan: say it, and carry it out or leave it at that. Must never know how a
+//! plan is made.
+
+use crate::exit::{Failure, Outcome, Status};
+use crate::output::print;
+use crate::session::Session;
+use checkmap::chain::Plan;
+use checkmap::image::Access;
+use checkmap::{ErrorKind, Image};
+use std::path::Path;
+
+/// Plans a change of the image, and carries it out unless it is a dry run. `done` tells of it afterwards.
+///
+/// A dry run ends with the status that the real run would have. Where only the file's permissions would stop that one,
+/// the plan is shown all the same.
+pub(crate) fn run(
+    session: &Session,
+    image: &Path,
+    dry_run: bool,
+    done: &str,
+    plan: impl FnOnce(&Image) -> checkmap::Result<Plan>,
+) -> Outcome {
+    if dry_run { show(session, image, plan) } else { carry_out(session, image, done, plan) }
+}
+
+fn show(session: &Session, image: &Path, plan: impl FnOnce(&Image) -> checkmap::Result<Plan>) -> Outcome {
+    let (image, refusal) = match session.open(image, Access::Write) {
+        Err(Failure::Library(error)) if error.kind() == ErrorKind::ReadOnly => {
+            (session.open(image, Access::Read)?, Some(error))
+        }
+        opened => (opened?, None),
+    };
+    let plan = plan(&image)?;
+    print(session, |out| {
+        for action in &plan.actions {
+            writeln!(out, "{action}")?;
+        }
+        if plan.actions.is_empty() {
+            writeln!(out, "nothing to do")?;
+        }
+        Ok(())
+    })?;
+    warn_all(session, &plan.warnings);
+    image.rehearse(&plan, &mut session.watch())?;
+    refusal.map_or(Ok(Status::Done), |error| Err(error.into()))
+}
+
+fn carry_out(
+    session: &Session,
+    image: &Path,
+    done: &str,
+    plan: impl FnOnce(&Image) -> checkmap::Result<Plan>,
+) -> Outcome {
+    let mut image = session.open(image, Access::Write)?;
+    let plan = plan(&image)?;
+    warn_all(session, &plan.warnings);
+    if plan.actions.is_empty() {
+        session.say("nothing to do");
+        return Ok(Status::Done);
+    }
+    session.interrupt().hold();
+    let warnings = image.commit(&plan, &mut session.watch())?;
+    warn_all(session, &warnings);
+    let steps: Vec<String> = plan.actions.iter().map(ToString::to_string).collect();
+    session.say(&format!("{done} ({})", steps.join("; ")));
+    if session.interrupt().came() {
+        session.warn("the signal to stop came too late: the change is complete");
+    }
+    Ok(Status::Done)
+}
+
+fn warn_all(session: &Session, warnings: &[String]) {
+    for warning in warnings {
+        session.warn(warning);
+    }
+}

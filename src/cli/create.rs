@@ -1,0 +1,17 @@
+#![forbid(unsafe_code)]
+//! Owns `checkmap create`: a new checkpoint, from which on QEMU records.
+
+use crate::args::CreateArgs;
+use crate::change;
+use crate::exit::Outcome;
+use crate::session::Session;
+use checkmap::chain::Name;
+use std::os::unix::ffi::OsStrExt;
+
+pub(crate) fn run(args: &CreateArgs, session: &Session) -> Outcome {
+    let name = args.checkpoint.as_bytes();
+    let done = format!("created checkpoint {}", Name::new(name));
+    change::run(session, &args.image, args.dry_run.dry_run, &done, |image| {
+        image.plan_create(name, args.granularity, args.model.wanted())
+    })
+}

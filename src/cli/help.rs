@@ -1,0 +1,151 @@
+#![forbid(unsafe_code)]
+//! Owns the longer texts of `--help` and of the manual: what a person learns from. Must never know how arguments are
+//! parsed.
+//!
+//! Lines that begin with blanks are pictures and commands: they stay as they are.
+
+/// The model, in front of everything.
+pub(crate) const ABOUT: &str = "\
+Answers one question for everyone who backs up virtual machines: which blocks of this disk changed between these two \
+points in time? It works on qcow2 images that no QEMU is running on; QEMU itself records the changes while the machine \
+runs.
+
+A checkpoint is a point in time. A bitmap belongs to the interval from its own checkpoint to the next one, and marks \
+the blocks written in it. Only the last bitmap records:
+
+    checkpoints   mon          tue          wed          (now)
+    bitmaps       |---'mon'----|-'mon->tue'-|-'tue->wed'--->
+                   frozen       frozen       recording
+
+A bitmap is named after the checkpoint before its own and its own: 'tue->wed' began at wed, and tue came before. So \
+what changed since tue is 'mon->tue' and 'tue->wed' together. Deleting a checkpoint joins the intervals on both sides \
+of it, and every other checkpoint stays as good as it was.
+
+This is the interval model. The cumulative model, libvirt's, is read and served too: there each checkpoint has a \
+bitmap of its own name that records until the checkpoint is deleted.";
+
+pub(crate) const AFTER: &str = "\
+Examples:
+    checkmap create disk.qcow2 mon          mon is the point to compare with from now on
+    checkmap list disk.qcow2                the checkpoints, oldest first
+    checkmap diff disk.qcow2 --since mon    what changed since mon
+    checkmap delete disk.qcow2 mon          no backup needs mon any more
+
+Notes:
+Quote the names of bitmaps, 'mon->tue': a shell takes a bare > for a redirection. Write --since=-x for a name that \
+begins with a dash, and -- before such a name that stands alone.
+
+Answers go to stdout; messages, warnings and progress go to stderr. Changing commands print nothing on stdout, except \
+for --dry-run. Where the reader of stdout closes it early, checkmap ends quietly, with status 0 if \
+nothing else is wrong; where the whole answer matters, use -o.
+
+A signal (SIGINT, SIGTERM, SIGHUP) is honoured until the commit begins, and nothing was changed; after that it is held \
+until the change is complete.
+
+Exit status:
+    0  done
+    1  input or output error, disk full, unknown or unreadable format, damage (also found by check)
+    2  usage: syntax, sizes, impossible options, an invalid name for a checkpoint
+    3  refused, because going on would be unsafe or the answer wrong
+
+On 2 and 3 nothing was changed. On 1 nothing was changed either, unless the message says that the commit is in doubt: \
+then the image holds the state before or the state after, whole.";
+
+pub(crate) const INFO: &str = "\
+Shows what an image holds: each bitmap with the interval it covers, whether it records, how much of the disk it marks, \
+and what it takes to store; and what to do where something is wrong. Works on damaged images as far as they can be read.
+
+An image that a running QEMU has open is refused, since its bitmaps in the file are out of date. --force-share shows \
+their names and flags all the same, without counts.";
+
+pub(crate) const LIST: &str = "\
+Lists the checkpoints, oldest first, each with the bitmap that begins there and how much that one marks.
+
+Cumulative checkpoints store no order. An older bitmap contains the younger ones, so the order is told by their bits \
+where those decide it, and by name elsewhere; JSON then says \"ordered\": false.";
+
+pub(crate) const CREATE: &str = "\
+Creates a checkpoint: the point in time to compare with later. The bitmap that recorded until now is frozen, and a new \
+one records from now on. Take the backup that belongs to the checkpoint before the machine starts again.
+
+    before        |---'mon'----|-'mon->tue'--------------->
+    create wed    |---'mon'----|-'mon->tue'-|-'tue->wed'-->
+
+It is refused while the newest bitmap does not record, or one of the chain is inconsistent: a new checkpoint would hide \
+the gap in the recording.";
+
+pub(crate) const CREATE_AFTER: &str = "\
+Examples:
+    checkmap create disk.qcow2 mon
+    checkmap create disk.qcow2 tue --granularity 64K
+    checkmap create disk.qcow2 wed --dry-run";
+
+pub(crate) const DELETE: &str = "\
+Deletes a checkpoint. The interval before it absorbs the one after it, so that every other checkpoint keeps its \
+answers; deleting the first one drops its interval.
+
+    before        |---'mon'----|-'mon->tue'-|-'tue->wed'-->
+    delete tue    |----------'mon'----------|-'mon->wed'-->
+
+The last checkpoint to go ends the tracking: the next backup must be full.
+
+A bitmap that was not stored when its writer ended is inconsistent, and nothing can restore it. --force-inconsistent \
+deletes such a checkpoint together with all older ones, whose answers needed it; --all-inconsistent does so for all of \
+them in one step.";
+
+pub(crate) const DELETE_AFTER: &str = "\
+Examples:
+    checkmap delete disk.qcow2 tue --dry-run
+    checkmap delete disk.qcow2 tue
+    checkmap delete disk.qcow2 --all-inconsistent";
+
+pub(crate) const RENAME: &str = "\
+Gives a checkpoint another name: the bitmaps that carry the old one are renamed, their content stays.
+
+A libvirt domain that knows the checkpoint goes on looking for the old name.";
+
+pub(crate) const DIFF: &str = "\
+Shows which blocks changed since a checkpoint: until now, or until a younger checkpoint. The answer is the union of the \
+bitmaps in between:
+
+    checkpoints   mon          tue          wed          (now)
+    bitmaps       |---'mon'----|-'mon->tue'-|-'tue->wed'--->
+    --since tue                |===========================>
+    --since mon --until wed
+                  |=========================|
+
+It is refused wherever the answer could be short: a bitmap of the span is inconsistent or did not record throughout, or \
+a layer below the image takes part.
+
+After a disk was shrunk and grown again the image cannot tell: keep the virtual_size of the last backup, compare, and \
+make a full backup after any shrink. A disk that only grew is fine; its new end reads as zeros until it is written.";
+
+pub(crate) const DIFF_AFTER: &str = "\
+Examples:
+    checkmap diff disk.qcow2 --since mon
+    checkmap diff disk.qcow2 --since mon --until tue --json
+    checkmap diff disk.qcow2 --since mon --format csv -o changes.csv
+    checkmap diff disk.qcow2 --since mon --start 1G --length 64M";
+
+pub(crate) const DUMP: &str = "\
+Shows one bitmap as it is stored, by its own name, whatever it means to the checkpoints. For what changed between \
+checkpoints use diff.";
+
+pub(crate) const DUMP_AFTER: &str = "\
+Examples:
+    checkmap dump disk.qcow2 --bitmap 'mon->tue'
+    checkmap dump disk.qcow2 --bitmap 'mon->tue' --format raw -o bits.raw";
+
+pub(crate) const MERGE: &str = "\
+The raw operation, for those who know why: a bitmap becomes the union of itself and the sources, which stay as they \
+are. To delete a checkpoint use delete, which merges what has to be merged.";
+
+pub(crate) const MERGE_AFTER: &str = "\
+Example:
+    checkmap merge disk.qcow2 'mon->tue' 'tue->wed' --into copy";
+
+pub(crate) const CHECK: &str = "\
+Verifies every structure and rule of the image, guest data's reference counts included, and changes nothing.
+
+Errors, and bitmaps that cannot be used for a backup, end with exit status 1. Leaks, room that is counted as used by \
+nobody, cost disk space only and end with 0.";

@@ -1,0 +1,265 @@
+#![forbid(unsafe_code)]
+//! Owns `checkmap info`: what an image holds, which interval each bitmap covers, and what to do where something is
+//! wrong. Must never fail over what it can show.
+
+use crate::args::InfoArgs;
+use crate::exit::{Outcome, Status, status_of};
+use crate::output::print;
+use crate::session::Session;
+use crate::words::{amount, hex, lines, one_line, state, table, text};
+use checkmap::chain::{BitmapState, Chain, Model, Name};
+use checkmap::image::Summary;
+use checkmap::progress::{Observer, Step};
+use checkmap::{Error, ErrorKind, Image};
+use serde::Serialize;
+use std::io::Write;
+
+/// What is told, as the contract spells it; keys may be added.
+#[derive(Serialize)]
+struct Info {
+    image: String,
+    format: &'static str,
+    version: u32,
+    virtual_size: u64,
+    cluster_size: u64,
+    backing_file: Option<String>,
+    data_file: Option<String>,
+    held_by_writer: bool,
+    needs_repair: bool,
+    trouble: Option<String>,
+    model: &'static str,
+    bitmaps: Vec<Bitmap>,
+    checkpoints: Vec<Checkpoint>,
+}
+
+#[derive(Serialize)]
+struct Bitmap {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_hex: Option<String>,
+    granularity: u64,
+    recording: bool,
+    inconsistent: bool,
+    unusable: bool,
+    role: &'static str,
+    since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since_hex: Option<String>,
+    until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until_hex: Option<String>,
+    dirty_bytes: Option<u64>,
+    dirty_extents: Option<u64>,
+    stored_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Checkpoint {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_hex: Option<String>,
+    parent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_hex: Option<String>,
+    bitmap: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bitmap_hex: Option<String>,
+}
+
+/// All that is known, before it is put into words.
+struct Findings {
+    image: Image,
+    states: Vec<BitmapState>,
+    summaries: Vec<Summary>,
+    chain: Result<Chain, Error>,
+}
+
+pub(crate) fn run(args: &InfoArgs, session: &Session) -> Outcome {
+    let image = session.open_shared(&args.image, args.sharing)?;
+    let chain = image.chain(None);
+    let states = image.bitmaps();
+    let (summaries, damage) = summarize(&image, states.iter().map(|state| &state.name), session)?;
+    let found = Findings { image, states, summaries, chain };
+    print(session, |out| match args.json {
+        true => {
+            serde_json::to_writer_pretty(&mut *out, &found.info()).map_err(std::io::Error::from)?;
+            Ok(writeln!(out)?)
+        }
+        false => Ok(found.write_table(out)?),
+    })?;
+    found.warn(session);
+    Ok(report_damage(&found.image, &damage, session))
+}
+
+/// What each of these bitmaps amounts to, and what kept us from reading some of them.
+pub(crate) fn summarize<'a>(
+    image: &Image,
+    names: impl ExactSizeIterator<Item = &'a Name>,
+    session: &Session,
+) -> checkmap::Result<(Vec<Summary>, Vec<Error>)> {
+    let mut watch = session.watch();
+    let total = names.len() as u64;
+    let (mut summaries, mut damage) = (Vec::new(), Vec::new());
+    for (done, name) in (0..).zip(names) {
+        if watch.step(Step { phase: "reading bitmaps", done, total }).is_break() {
+            return Err(Error::new(ErrorKind::Cancelled, "stopped by a signal"));
+        }
+        summaries.push(image.summarize(name).unwrap_or_else(|error| {
+            damage.push(error);
+            Summary::default()
+        }));
+    }
+    Ok((summaries, damage))
+}
+
+/// Reports what is damaged, after everything that can be shown was shown.
+pub(crate) fn report_damage(image: &Image, damage: &[Error], session: &Session) -> Status {
+    let directory = image.trouble().filter(|trouble| status_of(trouble.kind()) == Status::Fault);
+    for error in directory.into_iter().chain(damage) {
+        session.error(&error.to_string());
+    }
+    if directory.is_none() && damage.is_empty() { Status::Done } else { Status::Fault }
+}
+
+/// Warns of what makes the bitmaps of the image useless, or keeps them from being changed.
+pub(crate) fn warn_of_trouble(image: &Image, session: &Session) {
+    if let Some(trouble) = image.trouble().filter(|trouble| status_of(trouble.kind()) != Status::Fault) {
+        session.warn(&trouble.to_string());
+    }
+    if image.has_unclean_mark() {
+        session.warn("the image is marked dirty or corrupt; repair it with `qemu-img check -r all` before changing it");
+    }
+    if image.is_held_by_writer() {
+        session.warn("a running process has the image open for writing; ask it for the contents of its bitmaps");
+    } else if image.trouble().is_none() && image.bitmaps().iter().any(|bitmap| bitmap.inconsistent) {
+        session.warn(
+            "bitmaps marked inconsistent were not stored when their writer ended: take a full backup, then run \
+             `checkmap delete --all-inconsistent`",
+        );
+    }
+}
+
+impl Findings {
+    fn model(&self) -> Model {
+        self.chain.as_ref().map_or_else(|_| Chain::model_of(&self.states), Chain::model)
+    }
+
+    fn interval_of(&self, bitmap: &Name) -> Option<(Name, Option<Name>)> {
+        self.chain.as_ref().ok()?.interval_of(bitmap)
+    }
+
+    /// What a bitmap is to the checkpoints.
+    fn role_of(&self, bitmap: &Name) -> &'static str {
+        match &self.chain {
+            Ok(chain) if chain.helpers().contains(bitmap) => "helper",
+            Ok(chain) if chain.foreign().contains(bitmap) => "foreign",
+            Ok(chain) if chain.interval_of(bitmap).is_some() => "checkpoint",
+            _ => "unknown",
+        }
+    }
+
+    fn info(&self) -> Info {
+        let image = &self.image;
+        let lossy = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+        let checkpoints = self.chain.as_ref().map(Chain::checkpoints).unwrap_or_default();
+        Info {
+            image: image.path().to_string_lossy().into_owned(),
+            format: image.format(),
+            version: image.format_version(),
+            virtual_size: image.virtual_size(),
+            cluster_size: image.cluster_bytes(),
+            backing_file: image.backing_file().map(lossy),
+            data_file: image.data_file().map(lossy),
+            held_by_writer: image.is_held_by_writer(),
+            needs_repair: image.has_unclean_mark(),
+            trouble: image.trouble().or(self.chain.as_ref().err()).map(ToString::to_string),
+            model: self.model().as_str(),
+            bitmaps: self.states.iter().zip(&self.summaries).map(|(state, sums)| self.bitmap(state, sums)).collect(),
+            checkpoints: checkpoints
+                .iter()
+                .map(|checkpoint| Checkpoint {
+                    name: text(&checkpoint.name),
+                    name_hex: hex(&checkpoint.name),
+                    parent: checkpoint.parent.as_ref().map(text),
+                    parent_hex: checkpoint.parent.as_ref().and_then(hex),
+                    bitmap: text(&checkpoint.bitmap),
+                    bitmap_hex: hex(&checkpoint.bitmap),
+                })
+                .collect(),
+        }
+    }
+
+    fn bitmap(&self, state: &BitmapState, summary: &Summary) -> Bitmap {
+        let (since, until) = self.interval_of(&state.name).unzip();
+        let until = until.flatten();
+        Bitmap {
+            name: text(&state.name),
+            name_hex: hex(&state.name),
+            granularity: state.granularity.bytes(),
+            recording: state.recording,
+            inconsistent: state.inconsistent,
+            unusable: state.unusable,
+            role: self.role_of(&state.name),
+            since: since.as_ref().map(text),
+            since_hex: since.as_ref().and_then(hex),
+            until: until.as_ref().map(text),
+            until_hex: until.as_ref().and_then(hex),
+            dirty_bytes: summary.dirty_bytes,
+            dirty_extents: summary.dirty_extents,
+            stored_bytes: summary.stored_bytes,
+        }
+    }
+
+    fn write_table(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        let image = &self.image;
+        let mut fact = |what: &str, value: String| writeln!(out, "{:<14}{}", format!("{what}:"), one_line(&value));
+        fact("image", image.path().display().to_string())?;
+        let clusters = amount(image.cluster_bytes());
+        fact("format", format!("{} version {}, clusters of {clusters}", image.format(), image.format_version()))?;
+        fact("virtual size", format!("{} ({} bytes)", amount(image.virtual_size()), image.virtual_size()))?;
+        for (what, file) in [("backing file", image.backing_file()), ("data file", image.data_file())] {
+            if let Some(file) = file {
+                fact(what, String::from_utf8_lossy(file).into_owned())?;
+            }
+        }
+        let checkpoints = self.chain.as_ref().map(|chain| chain.checkpoints().len()).unwrap_or_default();
+        fact("model", self.model().to_string())?;
+        fact("checkpoints", checkpoints.to_string())?;
+        if self.states.is_empty() {
+            return Ok(());
+        }
+        let mut table = table(&["BITMAP", "SINCE", "UNTIL", ">GRANULARITY", "STATE", ">DIRTY", ">EXTENTS", ">STORED"]);
+        for (bitmap, summary) in self.states.iter().zip(&self.summaries) {
+            let (since, until) = match self.interval_of(&bitmap.name) {
+                Some((since, None)) => (since.to_string(), "now".to_owned()),
+                Some((since, Some(until))) => (since.to_string(), until.to_string()),
+                None => (format!("({})", self.role_of(&bitmap.name)), "-".to_owned()),
+            };
+            table.add_row([
+                bitmap.name.to_string(),
+                since,
+                until,
+                amount(bitmap.granularity.bytes()),
+                state(bitmap.recording, bitmap.inconsistent, bitmap.unusable).to_owned(),
+                summary.dirty_bytes.map_or_else(|| "?".to_owned(), amount),
+                summary.dirty_extents.map_or_else(|| "?".to_owned(), |extents| extents.to_string()),
+                summary.stored_bytes.map_or_else(|| "?".to_owned(), amount),
+            ]);
+        }
+        writeln!(out)?;
+        lines(&table).try_for_each(|line| writeln!(out, "{line}"))
+    }
+
+    /// Says what is wrong, and the way out.
+    fn warn(&self, session: &Session) {
+        warn_of_trouble(&self.image, session);
+        let known = self
+            .chain
+            .as_ref()
+            .map_err(ToString::to_string)
+            .and_then(|chain| chain.check_known().map_err(|error| error.to_string()));
+        if let Err(why) = known {
+            session.warn(&why);
+        }
+    }
+}

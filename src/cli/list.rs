@@ -1,0 +1,94 @@
+#![forbid(unsafe_code)]
+//! Owns `checkmap list`: the checkpoints of an image, oldest first.
+
+use crate::args::ListArgs;
+use crate::exit::Outcome;
+use crate::info::{report_damage, summarize, warn_of_trouble};
+use crate::output::print;
+use crate::session::Session;
+use crate::words::{amount, hex, lines, state, table, text};
+use checkmap::chain::{Chain, Checkpoint, Model};
+use checkmap::image::Summary;
+use serde::Serialize;
+use std::io::Write;
+
+/// One checkpoint, as the contract spells it.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_hex: Option<String>,
+    parent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_hex: Option<String>,
+    bitmap: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bitmap_hex: Option<String>,
+    granularity: u64,
+    recording: bool,
+    inconsistent: bool,
+    dirty_bytes: Option<u64>,
+    /// Told only where it is false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ordered: Option<bool>,
+}
+
+pub(crate) fn run(args: &ListArgs, session: &Session) -> Outcome {
+    let image = session.open_shared(&args.image, args.sharing)?;
+    let chain = image.chain(args.model.wanted())?;
+    chain.check_known().map_err(|error| error.in_file(image.path()))?;
+    let bitmaps = chain.checkpoints().iter().map(|checkpoint| &checkpoint.bitmap);
+    let (summaries, damage) = summarize(&image, bitmaps, session)?;
+    print(session, |out| match args.json {
+        true => {
+            let rows: Vec<Row> = chain.checkpoints().iter().zip(&summaries).map(row).collect();
+            serde_json::to_writer_pretty(&mut *out, &rows).map_err(std::io::Error::from)?;
+            Ok(writeln!(out)?)
+        }
+        false => Ok(write_table(&chain, &summaries, out)?),
+    })?;
+    warn_of_trouble(&image, session);
+    if chain.checkpoints().iter().any(|checkpoint| !checkpoint.ordered) {
+        session.warn("which of these checkpoints is older cannot be told everywhere: such places follow the names");
+    }
+    Ok(report_damage(&image, &damage, session))
+}
+
+fn row((checkpoint, summary): (&Checkpoint, &Summary)) -> Row {
+    Row {
+        name: text(&checkpoint.name),
+        name_hex: hex(&checkpoint.name),
+        parent: checkpoint.parent.as_ref().map(text),
+        parent_hex: checkpoint.parent.as_ref().and_then(hex),
+        bitmap: text(&checkpoint.bitmap),
+        bitmap_hex: hex(&checkpoint.bitmap),
+        granularity: checkpoint.granularity.bytes(),
+        recording: checkpoint.recording,
+        inconsistent: checkpoint.inconsistent,
+        dirty_bytes: summary.dirty_bytes,
+        ordered: (!checkpoint.ordered).then_some(false),
+    }
+}
+
+fn write_table(chain: &Chain, summaries: &[Summary], out: &mut dyn Write) -> std::io::Result<()> {
+    if chain.checkpoints().is_empty() {
+        return writeln!(out, "no checkpoints");
+    }
+    let mut table = table(&["CHECKPOINT", "PARENT", "BITMAP", ">GRANULARITY", "STATE", ">DIRTY"]);
+    for (checkpoint, summary) in chain.checkpoints().iter().zip(summaries) {
+        let parent = match (&checkpoint.parent, chain.model(), checkpoint.ordered) {
+            (Some(parent), ..) => parent.to_string(),
+            (None, Model::Cumulative, false) => "(order unknown)".to_owned(),
+            (None, ..) => "-".to_owned(),
+        };
+        table.add_row([
+            checkpoint.name.to_string(),
+            parent,
+            checkpoint.bitmap.to_string(),
+            amount(checkpoint.granularity.bytes()),
+            state(checkpoint.recording, checkpoint.inconsistent, checkpoint.unusable).to_owned(),
+            summary.dirty_bytes.map_or_else(|| "?".to_owned(), amount),
+        ]);
+    }
+    lines(&table).try_for_each(|line| writeln!(out, "{line}"))
+}

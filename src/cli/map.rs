@@ -1,0 +1,199 @@
+#![forbid(unsafe_code)]
+//! Owns the formats in which diff and dump give a map of dirty blocks, and the window they are cut to. Must never know
+//! how the bits were found.
+
+use crate::args::MapArgs;
+use crate::exit::Failure;
+use crate::output::Destination;
+use crate::session::Session;
+use crate::words::{amount, count, hex, text};
+use checkmap::chain::Name;
+use checkmap::formats::extents;
+use checkmap::{Bitmap, Image};
+use std::io::Write;
+use std::path::Path;
+
+/// The format of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// One JSON document with the dirty extents
+    Json,
+    /// For people
+    Table,
+    /// One dirty extent a line: start,length in bytes
+    Csv,
+    /// What `nbdinfo --map=qemu:dirty-bitmap:NAME --json` prints
+    Nbdinfo,
+    /// What `qemu-img map --output=json` prints over NBD with x-dirty-bitmap: dirty blocks are absent
+    QemuMap,
+    /// Indices of dirty granules as portable 64-bit Roaring (binary)
+    Roaring,
+    /// One bit for each granule, least significant bit first (binary)
+    Raw,
+}
+
+/// What the map is of, for the formats that say it.
+#[derive(Debug)]
+pub(crate) enum Subject {
+    /// What changed since a checkpoint, until another or now.
+    Diff { since: Name, until: Option<Name> },
+    /// One bitmap, and the interval it covers where that is known.
+    Bitmap { name: Name, interval: Option<(Name, Option<Name>)> },
+}
+
+/// What the person wants of the map; checked as far as the command line alone can tell.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    format: Format,
+    destination: Destination,
+    start: u64,
+    length: u64,
+}
+
+impl Wish {
+    pub(crate) fn new(args: &MapArgs, image: &Path) -> Result<Self, Failure> {
+        let format = match (args.json, args.format) {
+            (true, None | Some(Format::Json)) => Format::Json,
+            (true, Some(_)) => return Err(Failure::Usage("--json and another --format contradict each other".into())),
+            (false, format) => format.unwrap_or(Format::Table),
+        };
+        let is_binary = matches!(format, Format::Roaring | Format::Raw);
+        let destination = Destination::new(args.output.as_deref(), image, is_binary)?;
+        Ok(Self { format, destination, start: args.start, length: args.length.unwrap_or(u64::MAX) })
+    }
+
+    /// The window of the disk: its first byte, and its length.
+    pub(crate) fn window(&self) -> (u64, u64) {
+        (self.start, self.length)
+    }
+
+    /// Refuses what only the image can tell: a window that begins past its disk, an output that is a part of it.
+    pub(crate) fn check(&self, image: &Image) -> Result<(), Failure> {
+        if self.start > image.virtual_size() {
+            let message = format!("--start {} is past the end of the disk at {}", self.start, image.virtual_size());
+            return Err(Failure::Usage(message));
+        }
+        self.destination.refuse_parts_of(image)
+    }
+
+    /// Writes the map.
+    pub(crate) fn write(self, session: &Session, bitmap: &Bitmap, subject: &Subject) -> Result<(), Failure> {
+        let map = Map { bitmap, start: self.start, length: self.length };
+        let unit = bitmap.granularity().bytes() * 8;
+        if self.format == Format::Raw && !self.start.is_multiple_of(unit) {
+            let message = format!("--start {} is no multiple of {unit}: raw begins at whole bytes of bits", self.start);
+            return Err(Failure::Usage(message));
+        }
+        self.destination.write(session, |out| match self.format {
+            Format::Json => map.write_json(subject, out),
+            Format::Table => map.write_table(subject, out),
+            Format::Csv => Ok(extents::write_csv(bitmap, self.start, self.length, out)?),
+            Format::Nbdinfo => Ok(extents::write_nbdinfo(bitmap, self.start, self.length, out)?),
+            Format::QemuMap => Ok(extents::write_qemu_map(bitmap, self.start, self.length, out)?),
+            Format::Roaring => map.write_roaring(out),
+            Format::Raw => map.write_raw(out),
+        })
+    }
+}
+
+struct Map<'a> {
+    bitmap: &'a Bitmap,
+    start: u64,
+    length: u64,
+}
+
+impl Map<'_> {
+    fn end(&self) -> u64 {
+        self.start.saturating_add(self.length).min(self.bitmap.size_bytes())
+    }
+
+    /// The number of extents in the window, and of the bytes in them.
+    fn totals(&self) -> (u64, u64) {
+        let extents = self.bitmap.extents(self.start, self.length);
+        extents.fold((0, 0), |(number, bytes), extent| (number + 1, bytes + extent.len_bytes))
+    }
+
+    fn write_json(&self, subject: &Subject, out: &mut dyn Write) -> Result<(), Failure> {
+        let (size, granularity) = (self.bitmap.size_bytes(), self.bitmap.granularity().bytes());
+        write!(out, "{{\"virtual_size\": {size}, \"granularity\": {granularity}")?;
+        let (since, until) = match subject {
+            Subject::Diff { since, until } => (Some(since), until.as_ref()),
+            Subject::Bitmap { name, interval } => {
+                write_name(out, "bitmap", Some(name))?;
+                (interval.as_ref().map(|(since, _)| since), interval.as_ref().and_then(|(_, until)| until.as_ref()))
+            }
+        };
+        write_name(out, "since", since)?;
+        write_name(out, "until", until)?;
+        write!(out, ", \"dirty_bytes\": {},\n \"extents\": ", self.totals().1)?;
+        extents::write_json_array(self.bitmap, self.start, self.length, out)?;
+        out.write_all(b"}\n")?;
+        Ok(())
+    }
+
+    fn write_table(&self, subject: &Subject, out: &mut dyn Write) -> Result<(), Failure> {
+        let subject = match subject {
+            Subject::Diff { since, until: None } => format!("changed since {since}"),
+            Subject::Diff { since, until: Some(until) } => format!("changed since {since} until {until}"),
+            Subject::Bitmap { name, .. } => format!("dirty in bitmap {name}"),
+        };
+        let (number, bytes) = self.totals();
+        let (size, granularity) = (self.bitmap.size_bytes(), self.bitmap.granularity().bytes());
+        write!(out, "{subject}: {}, {} of {}", count(number, "extent"), amount(bytes), amount(size))?;
+        if self.start > 0 || self.end() < size {
+            write!(out, ", looking at bytes {} to {} only", self.start, self.end())?;
+        }
+        writeln!(out, ", granularity {}", amount(granularity))?;
+        if number == 0 {
+            return Ok(());
+        }
+        let width = self.bitmap.size_bytes().to_string().len().max("length".len());
+        writeln!(out, "{:>width$}  {:>width$}", "start", "length")?;
+        for extent in self.bitmap.extents(self.start, self.length) {
+            writeln!(out, "{:>width$}  {:>width$}  {}", extent.offset, extent.len_bytes, amount(extent.len_bytes))?;
+        }
+        Ok(())
+    }
+
+    /// The granules that touch the window, by their number on the whole disk.
+    fn write_roaring(&self, mut out: &mut dyn Write) -> Result<(), Failure> {
+        if (self.start, self.length) == (0, u64::MAX) {
+            return Ok(self.bitmap.write_roaring(&mut out)?);
+        }
+        let mut cut = Bitmap::new(self.bitmap.size_bytes(), self.bitmap.granularity())?;
+        for extent in self.bitmap.extents(self.start, self.length) {
+            cut.set(extent.offset, extent.len_bytes)?;
+        }
+        Ok(cut.write_roaring(&mut out)?)
+    }
+
+    /// The bits of the window piece by piece, since a flat bitmap of a large disk does not fit into memory.
+    fn write_raw(&self, out: &mut dyn Write) -> Result<(), Failure> {
+        let granularity = self.bitmap.granularity();
+        let end = if self.end() > self.start { granularity.granules(self.end()) } else { 0 };
+        let mut piece = [0; 1 << 16];
+        let mut first = granularity.granule_of(self.start);
+        while first < end {
+            let bits = (end - first).min(piece.len() as u64 * 8);
+            let len_bytes = usize::try_from(bits.div_ceil(8)).unwrap_or_default();
+            let Some(bytes) = piece.get_mut(..len_bytes) else { break };
+            self.bitmap.copy_bits(first, bytes)?;
+            if let (Some(last), used @ 1..) = (bytes.last_mut(), bits % 8) {
+                *last &= !(u8::MAX << used);
+            }
+            out.write_all(bytes)?;
+            first += bits;
+        }
+        Ok(())
+    }
+}
+
+/// A member of a JSON object whose value is a name or null, and its exact bytes where JSON cannot carry them.
+fn write_name(out: &mut dyn Write, key: &str, name: Option<&Name>) -> Result<(), Failure> {
+    let quoted = name.map(text).map_or(serde_json::Value::Null, serde_json::Value::from);
+    write!(out, ", \"{key}\": {quoted}")?;
+    if let Some(hex) = name.and_then(hex) {
+        write!(out, ", \"{key}_hex\": \"{hex}\"")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! Who may call whom: each room of `src/` may name only the rooms below it. The drawing is in ARCHITECTURE.md.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each room, and the rooms that it may name. The command line is a program of its own and sees only what the library
+/// exports: the compiler keeps it there.
+const MAY_NAME: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("geometry", &["error"]),
+    ("progress", &["error"]),
+    ("storage", &[]),
+    ("bitmap", &["error", "geometry"]),
+    ("chain", &["error", "geometry"]),
+    ("formats", &["error", "geometry", "progress", "storage", "bitmap", "chain"]),
+    ("image", &["error", "geometry", "progress", "storage", "bitmap", "chain", "formats"]),
+];
+
+/// The rooms in which unsafe code may stand.
+const UNSAFE_ROOMS: &[&str] = &["kernels", "capi"];
+
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("src can be listed") {
+            let path = entry.expect("src can be listed").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("sources are UTF-8");
+                found.push((path, text));
+            }
+        }
+    }
+    assert!(found.len() > 20, "the sources are not where this test looks");
+    found
+}
+
+/// The room of a file: the first part of its path below `src/`.
+fn room(path: &Path) -> String {
+    let below = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).expect("a source");
+    let first = below.components().next().expect("a file has a name").as_os_str().to_string_lossy();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+#[test]
+fn every_room_names_only_the_rooms_below_it() {
+    let rooms: BTreeSet<&str> = MAY_NAME.iter().map(|(room, _)| *room).collect();
+    for (path, text) in sources() {
+        let room = room(&path);
+        if room == "lib" || room == "cli" {
+            continue;
+        }
+        let (_, allowed) =
+            MAY_NAME.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{room} has no place"));
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            for (at, _) in line.match_indices("crate::") {
+                let named: String = line[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let fine = named == room || allowed.contains(&named.as_str()) || !rooms.contains(named.as_str());
+                assert!(fine, "{}:{}: {room} may not name {named}", path.display(), number + 1);
+                assert!(
+                    !named.is_empty(),
+                    "{}:{}: name the room, so that this test sees it",
+                    path.display(),
+                    number + 1
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_command_line_sees_only_what_the_library_exports() {
+    for (path, text) in sources().into_iter().filter(|(path, _)| room(path) == "cli") {
+        assert!(!text.contains("#[path"), "{} reaches around the library", path.display());
+    }
+}
+
+#[test]
+fn every_file_outside_the_unsafe_rooms_forbids_unsafe_code() {
+    for (path, text) in sources() {
+        if !UNSAFE_ROOMS.contains(&room(&path).as_str()) {
+            assert!(text.starts_with("#![forbid(unsafe_code)]\n"), "{} does not forbid it", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_file_begins_with_what_it_owns_and_is_of_bearable_length() {
+    for (path, text) in sources() {
+        let second = text.lines().nth(1).unwrap_or_default();
+        assert!(second.starts_with("//! ") || room(&path) == "lib", "{}: {second}", path.display());
+        assert!(text.lines().count() <= 700, "{} is too long", path.display());
+    }
+}

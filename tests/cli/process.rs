@@ -1,0 +1,280 @@
+//! The process among others: files it writes, pipes that close, signals, messages and progress.
+
+use crate::support::TestImage;
+use crate::{checkmap, listing, needs_tools, same_file, three_checkpoints};
+use std::fs::{self, File, Permissions};
+use std::io::Read;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const CHECKMAP: &str = env!("CARGO_BIN_EXE_checkmap");
+
+/// An image whose bitmap is `bytes` long as raw.
+fn long_bitmap(bytes: u64) -> TestImage {
+    let image = TestImage::create("", &(bytes * 8 * 512).to_string());
+    checkmap!("create", image.path, "mon", "--granularity", "512").ok();
+    image
+}
+
+fn raw_dump(image: &TestImage) -> Command {
+    let mut command = Command::new(CHECKMAP);
+    command.arg("dump").arg(&image.path).args(["--bitmap", "mon", "--format", "raw"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().expect("kill runs");
+    assert!(sent.success());
+}
+
+fn stderr_of(child: &mut Child) -> String {
+    let mut text = String::new();
+    child.stderr.take().expect("stderr is piped").read_to_string(&mut text).expect("messages are UTF-8");
+    text
+}
+
+#[test]
+fn an_output_file_is_written_whole_and_nothing_else_is_left() {
+    needs_tools!();
+    let image = three_checkpoints();
+    let out = image.folder.path().join("map.json");
+    let ran = checkmap!("diff", image.path, "--since", "mon", "--json", "-o", out);
+    assert_eq!(ran.ok(), "", "the answer is in the file");
+    let printed = checkmap!("diff", image.path, "--since", "mon", "--json");
+    assert_eq!(fs::read(&out).unwrap(), printed.bytes());
+    assert_eq!(listing(image.folder.path()), ["disk.qcow2", "map.json"]);
+    assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o600, 0o600);
+}
+
+#[test]
+fn an_output_file_is_replaced_with_its_permissions_and_behind_a_link() {
+    needs_tools!();
+    let image = three_checkpoints();
+    let (out, link) = (image.folder.path().join("map.csv"), image.folder.path().join("link"));
+    fs::write(&out, "old").unwrap();
+    fs::set_permissions(&out, Permissions::from_mode(0o640)).unwrap();
+    symlink("map.csv", &link).unwrap();
+    checkmap!("dump", image.path, "--bitmap", "mon", "--format", "csv", "-o", link).ok();
+    assert_eq!(fs::read_to_string(&out).unwrap(), "start,length\n65536,65536\n");
+    assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o640);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+}
+
+#[test]
+fn an_output_that_is_no_good_place_is_refused_before_the_work() {
+    needs_tools!();
+    let image = three_checkpoints();
+    let before = fs::read(&image.path).unwrap();
+    let to = |out: &std::path::Path| checkmap!("diff", image.path, "--since", "mon", "-o", out);
+    to(&image.path).fails(2, "the image itself");
+    let link = image.folder.path().join("same");
+    fs::hard_link(&image.path, &link).unwrap();
+    to(&link).fails(2, "the image itself");
+    to(image.folder.path()).fails(2, "directory");
+    to("/dev/null".as_ref()).fails(2, "regular file");
+    let other = TestImage::create("", "1M");
+    to(&other.path).fails(2, "disk image");
+    to(&image.folder.path().join("absent/map")).fails(1, "No such file");
+    assert!(same_file(&image.path, &before));
+    let data = TestImage::create("data_file=here", "1M");
+    checkmap!("create", data.path, "mon").ok();
+    let raw = data.folder.path().join("disk.raw");
+    checkmap!("diff", data.path, "--since", "mon", "-o", raw).fails(2, "its data file");
+}
+
+#[test]
+fn a_failed_write_leaves_the_old_output_and_no_temporary_file() {
+    needs_tools!();
+    let image = long_bitmap(1 << 20);
+    let out = image.folder.path().join("bits");
+    fs::write(&out, "old").unwrap();
+    // So that writing fails half-way, as on a full disk.
+    let script = "trap '' XFSZ; ulimit -f 64; exec \"$@\"";
+    let ran = Command::new("sh")
+        .args(["-c", script, "sh", CHECKMAP, "dump"])
+        .arg(&image.path)
+        .args(["--bitmap", "mon", "--format", "raw", "-o"])
+        .arg(&out)
+        .output()
+        .unwrap();
+    assert_eq!(ran.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&ran.stderr).contains("cannot write to"));
+    assert_eq!(fs::read_to_string(&out).unwrap(), "old");
+    assert_eq!(listing(image.folder.path()), ["bits", "disk.qcow2"]);
+}
+
+#[test]
+fn a_refused_diff_leaves_the_old_output() {
+    needs_tools!();
+    let image = three_checkpoints();
+    let out = image.folder.path().join("map");
+    fs::write(&out, "old").unwrap();
+    checkmap!("diff", image.path, "--since", "sun", "-o", out).fails(3, "sun");
+    assert_eq!(fs::read_to_string(&out).unwrap(), "old");
+    assert_eq!(listing(image.folder.path()), ["disk.qcow2", "map"]);
+}
+
+#[test]
+fn a_full_disk_behind_stdout_is_an_error() {
+    needs_tools!();
+    let image = three_checkpoints();
+    for args in [&["info"][..], &["list", "--json"], &["diff", "--since", "mon"], &["create", "thu", "--dry-run"]] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(CHECKMAP);
+        command.arg(args[0]).arg(&image.path).args(&args[1..]).stdout(full);
+        let ran = command.output().unwrap();
+        assert_eq!(ran.status.code(), Some(1), "{args:?}");
+        assert!(String::from_utf8_lossy(&ran.stderr).contains("cannot write to stdout"), "{args:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_closes_the_pipe_ends_it_quietly() {
+    needs_tools!();
+    let image = long_bitmap(1 << 20);
+    let mut child = raw_dump(&image).spawn().unwrap();
+    let mut byte = [0];
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut byte).unwrap();
+    drop(stdout);
+    assert_eq!((child.wait().unwrap().code(), stderr_of(&mut child)), (Some(0), String::new()));
+    for shell in ["completions bash", "man", "--help"] {
+        let script = format!("'{CHECKMAP}' {shell} 2>&1 >&- | cat; '{CHECKMAP}' {shell} | true");
+        let ran = Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert!(!String::from_utf8_lossy(&ran.stderr).contains("panicked"), "{shell}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_does_not_hide_what_check_found() {
+    needs_tools!();
+    let image = three_checkpoints();
+    crate::poke(&image.path, 95, |_| 0);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ran = Command::new(CHECKMAP).arg("check").arg(&image.path).stdout(writer).output().unwrap();
+    assert_eq!((ran.status.code(), ran.stderr.len()), (Some(1), 0));
+}
+
+#[test]
+fn quiet_silences_messages_and_warnings_but_not_errors() {
+    needs_tools!();
+    let image = TestImage::create("", "1M");
+    let create = checkmap!("create", "--quiet", image.path, "mon");
+    assert_eq!((create.ok(), create.stderr.as_str()), ("", ""));
+    let delete = checkmap!("-q", "delete", image.path, "mon", "--progress=always");
+    assert_eq!((delete.ok(), delete.stderr.as_str()), ("", ""), "not even that tracking ends");
+    checkmap!("delete", "-q", image.path, "mon").fails(3, "no checkpoint");
+}
+
+#[test]
+fn progress_is_shown_only_where_asked_for_and_only_on_stderr() {
+    needs_tools!();
+    let image = three_checkpoints();
+    let diff = |progress: &str| checkmap!("diff", image.path, "--since", "mon", "--json", progress);
+    assert_eq!(diff("--progress=auto").stderr, "", "stderr is no terminal");
+    assert_eq!(diff("--progress=never").stderr, "");
+    let shown = diff("--progress=always");
+    shown.json();
+    shown.says("reading bitmaps: 100%");
+    checkmap!("check", image.path, "--json", "--progress=always").json();
+}
+
+#[test]
+fn json_is_the_only_thing_on_stdout() {
+    needs_tools!();
+    let image = three_checkpoints();
+    crate::poke(&image.path, 95, |_| 0);
+    for verb in ["info", "list"] {
+        let ran = checkmap!(verb, image.path, "--json", "--progress=always");
+        ran.json();
+        ran.says("warning: ");
+    }
+}
+
+#[test]
+fn an_interrupted_diff_says_so_and_dies_by_the_signal() {
+    needs_tools!();
+    let image = long_bitmap(4 << 20);
+    for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
+        let mut child = raw_dump(&image).spawn().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        stdout.read_exact(&mut [0]).unwrap();
+        signal(&child, name);
+        // It has written as much as the pipe takes, and waits for us.
+        stdout.read_to_end(&mut Vec::new()).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(number));
+        assert_eq!(stderr_of(&mut child), "checkmap: interrupted; nothing was changed\n");
+    }
+}
+
+#[test]
+fn an_interrupted_output_file_leaves_nothing_behind() {
+    needs_tools!();
+    let image = long_bitmap(256 << 20);
+    let mut command = raw_dump(&image);
+    let mut child = command.arg("-o").arg(image.folder.path().join("bits")).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while listing(image.folder.path()).len() < 2 {
+        assert!(Instant::now() < deadline, "no temporary file came");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().signal(), Some(15));
+    assert_eq!(stderr_of(&mut child), "checkmap: interrupted; nothing was changed\n");
+    assert_eq!(listing(image.folder.path()), ["disk.qcow2"]);
+}
+
+#[test]
+fn a_signal_that_the_caller_ignores_stays_ignored() {
+    needs_tools!();
+    let image = long_bitmap(1 << 20);
+    let script = "trap '' HUP; exec \"$@\"";
+    let mut child = Command::new("sh")
+        .args(["-c", script, "sh", CHECKMAP, "dump"])
+        .arg(&image.path)
+        .args(["--bitmap", "mon", "--format", "raw"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0]).unwrap();
+    signal(&child, "HUP");
+    let mut rest = Vec::new();
+    stdout.read_to_end(&mut rest).unwrap();
+    assert_eq!((child.wait().unwrap().code(), rest.len()), (Some(0), (1 << 20) - 1));
+}
+
+#[test]
+fn a_signal_during_a_change_leaves_all_of_it_or_nothing() {
+    needs_tools!();
+    let image = long_bitmap(4 << 20);
+    checkmap!("create", image.path, "tue").ok();
+    image.io(&(0..64_u64).map(|at| format!("write {} 512", at * (200 << 20))).collect::<Vec<_>>());
+    checkmap!("create", image.path, "wed").ok();
+    let before = fs::read(&image.path).unwrap();
+    for delay in (0..12_000).step_by(800) {
+        fs::write(&image.path, &before).unwrap();
+        let mut command = Command::new(CHECKMAP);
+        command.arg("delete").arg(&image.path).arg("tue").stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        std::thread::sleep(Duration::from_micros(delay));
+        signal(&child, "INT");
+        let status = child.wait().unwrap();
+        let said = stderr_of(&mut child);
+        let deleted = match (status.code(), status.signal()) {
+            (Some(0), None) => true,
+            (None, Some(2)) => false,
+            other => panic!("{other:?}: {said}"),
+        };
+        let expected: &[&str] = if deleted { &["mon", "+mon->wed"] } else { &["mon", "mon->tue", "+tue->wed"] };
+        assert_eq!(crate::bitmaps(&image), expected, "after {delay} microseconds: {said}");
+        image.assert_clean("the signal");
+        // Free clusters may hold what was written before the signal; nothing refers to them.
+        let len_bytes = fs::metadata(&image.path).unwrap().len();
+        assert!(deleted || len_bytes == before.len() as u64, "the file grew to {len_bytes}");
+    }
+}
