@@ -45,7 +45,7 @@ pub fn plan_merge(bitmaps: &[BitmapState], sources: &[&[u8]], into: &[u8]) -> Re
     let sources = from.iter().map(|source| source.name.clone()).collect();
     let mut plan = Plan::of(vec![Action::Merge { sources, target: target.name.clone() }]);
     carry_out(bitmaps, &plan.actions)?;
-    plan.note_takers(bitmaps);
+    plan.note_basis(bitmaps);
     let chain = Chain::read(bitmaps, None).ok();
     if let Some((since, until)) = chain.and_then(|chain| chain.interval_of(&target.name)) {
         let until = until.map_or_else(|| "now".to_owned(), |until| until.to_string());

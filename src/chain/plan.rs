@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// One action on the bitmaps of an image. `Display` says it in words, for a dry run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +77,8 @@ pub struct Plan {
     /// The bitmaps that take part, by the names they are stored under before the plan, each once: all that the actions
     /// read, change, rename or remove. A lower layer that has one of them makes the plan unsafe.
     pub takes_part: Vec<Name>,
+    /// The digest of the bitmaps that the plan was made for.
+    basis: Option<u64>,
 }
 
 impl Plan {
@@ -87,13 +90,27 @@ impl Plan {
         self.warnings.push(warning.into());
     }
 
-    /// Fills in which of the bitmaps take part.
-    pub(super) fn note_takers(&mut self, bitmaps: &[BitmapState]) {
+    /// Whether these are the bitmaps that the plan was made for; where they are not, it may break the chain.
+    pub fn is_for(&self, bitmaps: &[BitmapState]) -> bool {
+        self.basis == Some(digest(bitmaps))
+    }
+
+    /// Notes the bitmaps that the plan is for, and fills in which of them take part.
+    pub(super) fn note_basis(&mut self, bitmaps: &[BitmapState]) {
+        self.basis = Some(digest(bitmaps));
         let mut stored: BTreeSet<&Name> = bitmaps.iter().map(|bitmap| &bitmap.name).collect();
         let names = self.actions.iter().flat_map(names_in);
         let takes_part = names.filter(|name| stored.remove(name)).cloned().collect();
         self.takes_part = takes_part;
     }
+}
+
+fn digest(bitmaps: &[BitmapState]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for BitmapState { name, granularity, recording, inconsistent, unusable } in bitmaps {
+        (name, granularity, recording, inconsistent, unusable).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 fn names_in(action: &Action) -> Vec<&Name> {
@@ -109,7 +126,7 @@ impl Chain {
     /// `expected` checkpoints, and warns if the image will be taken for another model than the `intended` one.
     pub(super) fn finish(&self, mut plan: Plan, intended: Model, expected: &[Name]) -> Result<Plan> {
         let after = carry_out(&self.states, &plan.actions)?;
-        plan.note_takers(&self.states);
+        plan.note_basis(&self.states);
         if intended == Model::Interval && after.iter().any(|bitmap| bitmap.name.has_arrow()) {
             let chain = Chain::read(&after, None)?;
             if !chain.checkpoints().iter().map(|checkpoint| &checkpoint.name).eq(expected) {

@@ -180,6 +180,10 @@ impl Image {
         if plan.actions.is_empty() {
             return Ok(Vec::new());
         }
+        if !plan.is_for(&self.bitmaps()) {
+            let stale = Error::new(ErrorKind::Changed, "the plan was made for bitmaps that are no longer these");
+            return Err(self.name_it(stale.advise("plan again; nothing was written")));
+        }
         if self.options.no_lock {
             self.check_unchanged()?;
         }

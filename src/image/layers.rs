@@ -65,28 +65,34 @@ struct Layer {
 struct Backing {
     name: String,
     path: Option<PathBuf>,
-    is_raw: bool,
+    format: Option<Vec<u8>>,
 }
 
 impl Backing {
     fn new(above: &Path, name: &[u8], format: Option<&[u8]>) -> Self {
         let shown = String::from_utf8_lossy(name).into_owned();
-        let file = name.strip_prefix(b"file:").unwrap_or(name);
-        // `nbd:...`, `json:...`: a protocol stands before the first colon, unless a slash comes earlier.
-        let has_protocol = file.iter().take_while(|byte| **byte != b'/').any(|byte| *byte == b':');
+        // QEMU takes what follows `file:` from its own working directory, which we cannot know.
+        let (file, is_known) = match name.strip_prefix(b"file:") {
+            Some(file) => (file, file.starts_with(b"/")),
+            // `nbd:...`, `json:...`: a protocol stands before the first colon, unless a slash comes earlier.
+            None => (name, !name.iter().take_while(|byte| **byte != b'/').any(|byte| *byte == b':')),
+        };
         let folder = above.parent().unwrap_or(Path::new(""));
-        let path = (!has_protocol).then(|| folder.join(OsStr::from_bytes(file)));
-        Self { name: shown, path, is_raw: format == Some(b"raw") }
+        let path = is_known.then(|| folder.join(OsStr::from_bytes(file)));
+        Self { name: shown, path, format: format.map(<[u8]>::to_vec) }
     }
 
     /// The layer, or `None` for one that cannot hold bitmaps.
     fn open(&self, seen: &mut Vec<(u64, u64)>, options: &OpenOptions) -> Result<Option<Layer>> {
         let Some(path) = &self.path else {
-            return Err(Error::new(ErrorKind::Unsupported, "only files and block devices can be read"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "only files and block devices with a path of their own can be read",
+            ));
         };
         let file = open_file(path, Access::Read)?;
         remember(&file, seen)?;
-        if self.is_raw {
+        if self.format.as_deref() == Some(b"raw") {
             return Ok(None);
         }
         let wants_locks = !options.no_lock && options.access != Access::Names;
@@ -99,6 +105,9 @@ impl Backing {
             Arc::new(FileStorage::new(file).map_err(|error| Error::io("cannot be used", error))?);
         if looks_like_qcow2(&*storage)? {
             return Ok(Some(Layer { path: path.clone(), format: Qcow2::open(storage)?, _locks: locks }));
+        }
+        if self.format.as_deref() == Some(b"qcow2") {
+            return Err(Error::new(ErrorKind::Damaged, "it should be a qcow2 image, and is none"));
         }
         let mut start = [0; 16];
         let filled = storage.read_at(&mut start, 0).map_err(|error| Error::io("cannot read", error))?;

@@ -78,7 +78,15 @@ impl Image {
     fn open_file(path: &Path, options: &OpenOptions) -> Result<Self> {
         let file = open_file(path, options.access)?;
         let mut warnings = Vec::new();
-        let held_by_writer = options.access == Access::Names && locks::held_by_writer(&file);
+        // Looked at before and after the reading, since a writer may come in between.
+        let probe = match options.access {
+            Access::Names => {
+                Some(file.try_clone().map_err(|error| Error::io("cannot duplicate the descriptor", error))?)
+            }
+            _ => None,
+        };
+        let held = || probe.as_ref().is_some_and(locks::held_by_writer);
+        let held_by_writer = held();
         let locks = match (options.access, options.no_lock) {
             (Access::Names, _) | (_, true) => None,
             (Access::Read, false) => match locks::acquire(&file, Role::Reader) {
@@ -93,7 +101,7 @@ impl Image {
         let storage: Arc<dyn Storage> =
             Arc::new(FileStorage::new(file).map_err(|error| Error::io("cannot be used as an image", error))?);
         let mut image = Self::open_storage(storage, path, options)?;
-        image.held_by_writer = held_by_writer;
+        image.held_by_writer = held_by_writer || held();
         image.locks = locks;
         image.warnings.append(&mut warnings);
         Ok(image)
@@ -174,22 +182,22 @@ impl Image {
     /// A bitmap whose content cannot be trusted, for whatever reason, counts as inconsistent here; except while a
     /// running writer holds the image, where every bitmap is marked as in use.
     pub fn bitmaps(&self) -> Vec<BitmapState> {
+        self.format.entries().iter().map(|entry| self.state(entry)).collect()
+    }
+
+    fn state(&self, entry: &qcow2::Entry) -> BitmapState {
         let stale = self.trouble().is_some_and(|trouble| trouble.kind() == ErrorKind::Stale);
-        let state = |entry: &qcow2::Entry| BitmapState {
+        BitmapState {
             name: entry.name.clone(),
             granularity: entry.granularity,
             recording: entry.is_recording(),
             inconsistent: stale || entry.is_inconsistent() && !self.held_by_writer,
             unusable: entry.is_unusable(),
-        };
-        self.format.entries().iter().map(state).collect()
+        }
     }
 
     fn state_of(&self, name: &Name) -> Result<BitmapState> {
-        self.bitmaps()
-            .into_iter()
-            .find(|state| state.name == *name)
-            .ok_or_else(|| self.name_it(Error::new(ErrorKind::NotFound, format!("there is no bitmap {name}"))))
+        self.format.entry(name).map(|entry| self.state(entry)).map_err(|error| self.name_it(error))
     }
 
     /// The bits of the bitmap stored as `name` for a window of the disk; the rest of it is neither read nor set.

@@ -22,6 +22,8 @@ use crate::storage::Storage;
 use std::collections::HashSet;
 
 const SECTOR: usize = 512;
+const LOST: &str = "the bitmaps may be lost, never the disk's data: look with `checkmap list`, and make the next backup a \
+                    full one if they are gone";
 const WRITING: &str = "writing bitmaps";
 
 /// Writes what `draft` holds. `place` and `originals` are the directory as it was read.
@@ -40,8 +42,8 @@ pub(crate) fn write(
     if !storage.can_grow() {
         rehearse(storage, header, place, originals, &mut draft, observer)?;
     }
-    let mut space = Space::read(storage, header, place.map(|place| (place, originals)))?;
-    let mut undo = Undo { storage, len_before, sectors: Vec::new() };
+    let mut space = Space::read(storage, header, place.map(|place| (place, originals)), observer)?;
+    let mut undo = Undo::new(storage, len_before);
     let prepared = prepare(storage, header, place, &mut draft, &mut space, &mut undo, observer);
     let (next, old_clusters) = match prepared {
         Ok(prepared) => prepared,
@@ -76,8 +78,8 @@ pub(crate) fn rehearse(
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let rehearsal = Rehearsal(storage);
-    let mut space = Space::read(&rehearsal, header, place.map(|place| (place, originals)))?;
-    let mut undo = Undo { storage: &rehearsal, len_before: 0, sectors: Vec::new() };
+    let mut space = Space::read(&rehearsal, header, place.map(|place| (place, originals)), observer)?;
+    let mut undo = Undo::new(&rehearsal, 0);
     prepare(&rehearsal, &mut header.clone(), place, draft, &mut space, &mut undo, observer).map(drop)
 }
 
@@ -119,6 +121,7 @@ fn clear_unknown_autoclear(storage: &dyn Storage, header: &mut Header, undo: &mu
     }
     let mut next = header.raw.clone();
     put_header(&mut next, AUTOCLEAR_AT, &kept.to_be_bytes())?;
+    undo.begin_stage();
     undo.remember(0, header.raw.get(..SECTOR).unwrap_or_default());
     write_sector(storage, &next, 0)?;
     header.raw = next;
@@ -213,21 +216,29 @@ impl Writer<'_> {
         {
             return Ok(Payload::At(*only));
         }
-        let mut sources = Vec::with_capacity(offsets.len());
+        let mut union = vec![0; self.header.cluster_bytes_usize()];
+        // The source that holds the whole union by itself, so that its cluster can stay.
+        let mut whole = None;
         for offset in offsets {
             let (bytes, masked) = shape.read(self.storage, "to merge", number, Payload::At(*offset))?;
-            sources.push((*offset, bytes, masked));
+            let mut more = false;
+            let mut less = false;
+            for (byte, source) in union.iter_mut().zip(&bytes) {
+                more |= *source & !*byte != 0;
+                less |= *byte & !*source != 0;
+                *byte |= source;
+            }
+            let usable = !masked && !self.claimed.contains(offset);
+            match (more, less) {
+                (true, false) => whole = usable.then_some(*offset),
+                (true, true) => whole = None,
+                (false, false) if whole.is_none() && usable => whole = Some(*offset),
+                (false, _) => {}
+            }
         }
-        let mut union = vec![0; self.header.cluster_bytes_usize()];
-        for (_, bytes, _) in &sources {
-            union.iter_mut().zip(bytes).for_each(|(byte, more)| *byte |= more);
-        }
-        let reusable = |(offset, bytes, masked): &&(u64, Vec<u8>, bool)| {
-            !masked && *bytes == union && !self.claimed.contains(offset)
-        };
-        if let Some((offset, ..)) = sources.iter().find(reusable) {
-            self.claimed.insert(*offset);
-            return Ok(Payload::At(*offset));
+        if let Some(offset) = whole.filter(|_| union.iter().any(|byte| *byte != 0)) {
+            self.claimed.insert(offset);
+            return Ok(Payload::At(offset));
         }
         self.store(union, space)
     }
@@ -303,7 +314,7 @@ fn store_refcounts(
     undo: &mut Undo<'_>,
 ) -> Result<Vec<u64>> {
     let old_len = u64::from(header.refcount_table_clusters) << header.cluster_bits;
-    let new_table = grow_table(header, space)?;
+    let new_table = new_table(header, space)?;
     for block in space.refcounts.changed().filter(|block| block.stored.is_none()) {
         write_at(storage, &block.bytes, block.offset)?;
     }
@@ -314,8 +325,10 @@ fn store_refcounts(
     }
     flush(storage)?;
     // A block must be durable, and counted, before the table points to it.
+    undo.begin_stage();
     store_in_place(storage, space, undo)?;
     flush(storage)?;
+    undo.begin_stage();
     let mut old_clusters = Vec::new();
     match new_table {
         None => store_table_entries(storage, header, space, undo)?,
@@ -336,20 +349,24 @@ fn store_refcounts(
     Ok(old_clusters)
 }
 
-/// Takes room for a larger refcount table where the present one has none for the new blocks.
-fn grow_table(header: &Header, space: &mut Space<'_>) -> Result<Option<(u64, u32)>> {
+/// Takes room for a new refcount table, where the present one is too small for the new blocks, or where their entries
+/// stand in several of its sectors: a block may count another one, and so all must appear at once.
+fn new_table(header: &Header, space: &mut Space<'_>) -> Result<Option<(u64, u32)>> {
     let per_cluster = header.cluster_bytes() / 8;
-    let capacity = u64::from(header.refcount_table_clusters) * per_cluster;
-    if space.refcounts.tables().0.len() as u64 <= capacity {
-        return Ok(None);
-    }
-    // Half as much again, so that the table's own clusters do not outgrow it and the next growth is far away.
+    let present = u64::from(header.refcount_table_clusters);
     let entries = space.refcounts.tables().0.len() as u64;
-    let clusters = (entries + entries / 2 + 2).div_ceil(per_cluster);
-    let offset = space.take(clusters)?;
-    let fits = space.refcounts.tables().0.len() as u64 <= clusters * per_cluster;
-    match u32::try_from(clusters) {
-        Ok(count) if fits && clusters * header.cluster_bytes() <= 8 << 20 => Ok(Some((offset, count))),
+    let wanted = if entries > present * per_cluster {
+        // Half as much again, so that the table's own clusters do not outgrow it and the next growth is far away.
+        (entries + entries / 2 + 2).div_ceil(per_cluster)
+    } else if space.refcounts.changed_table_sectors(SECTOR) > 1 {
+        present
+    } else {
+        return Ok(None);
+    };
+    let offset = space.take(wanted)?;
+    let fits = space.refcounts.tables().0.len() as u64 <= wanted * per_cluster;
+    match u32::try_from(wanted) {
+        Ok(clusters) if fits && wanted * header.cluster_bytes() <= 8 << 20 => Ok(Some((offset, clusters))),
         _ => {
             Err(Error::new(ErrorKind::NoSpace, "the file would need more refcounts than QEMU's limit of 8 MiB allows"))
         }
@@ -423,12 +440,18 @@ fn write_stage(storage: &dyn Storage, header: &Header, next: &[u8]) -> Result<()
             let mut hidden = header.raw.clone();
             let autoclear = header.autoclear_kept() & !AUTOCLEAR_BITMAPS;
             put_header(&mut hidden, AUTOCLEAR_AT, &autoclear.to_be_bytes())?;
-            write_sector(storage, &hidden, 0)?;
-            sectors
-                .iter()
-                .filter(|sector| **sector != 0)
-                .try_for_each(|sector| write_sector(storage, next, *sector))?;
-            write_sector(storage, next, 0)
+            let others = || sectors.iter().filter(|sector| **sector != 0);
+            let written = write_sector(storage, &hidden, 0)
+                .and_then(|()| others().try_for_each(|sector| write_sector(storage, next, *sector)))
+                .and_then(|()| write_sector(storage, next, 0));
+            let put_back = || {
+                others().try_for_each(|sector| write_sector(storage, &header.raw, *sector))?;
+                write_sector(storage, &header.raw, 0)
+            };
+            match written {
+                Err(error) if put_back().is_err() => Err(error.advise(LOST)),
+                written => written,
+            }
         }
     }
 }
@@ -463,27 +486,38 @@ fn flush(storage: &dyn Storage) -> Result<()> {
     storage.flush().map_err(|error| Error::io("cannot flush", error))
 }
 
-/// What must be put back when something fails before the commit.
+/// What must be put back when something fails before the commit: the stages in which it was changed, each flushed before
+/// the next began.
 struct Undo<'a> {
     storage: &'a dyn Storage,
     len_before: u64,
-    sectors: Vec<(u64, Vec<u8>)>,
+    stages: Vec<Vec<(u64, Vec<u8>)>>,
 }
 
-impl Undo<'_> {
-    fn remember(&mut self, offset: u64, bytes: &[u8]) {
-        self.sectors.push((offset, bytes.to_vec()));
+impl<'a> Undo<'a> {
+    fn new(storage: &'a dyn Storage, len_before: u64) -> Self {
+        Self { storage, len_before, stages: Vec::new() }
     }
 
-    /// Puts back what it can. Should even this fail, what stays is room counted as used: a leak, never damage.
+    /// What is remembered from now on was changed after all before was flushed.
+    fn begin_stage(&mut self) {
+        self.stages.push(Vec::new());
+    }
+
+    fn remember(&mut self, offset: u64, bytes: &[u8]) {
+        if let Some(stage) = self.stages.last_mut() {
+            stage.push((offset, bytes.to_vec()));
+        }
+    }
+
+    /// Puts back what it can, the last stage first, each flushed: so what points to something goes before what it points
+    /// to. Where this fails it stops, and what stays is room counted as used: a leak, never damage.
     fn run(&self) {
-        for (offset, bytes) in self.sectors.iter().rev() {
-            if self.storage.write_at(bytes, *offset).is_err() {
+        for stage in self.stages.iter().rev().filter(|stage| !stage.is_empty()) {
+            let restored = stage.iter().rev().try_for_each(|(offset, bytes)| self.storage.write_at(bytes, *offset));
+            if restored.and_then(|()| self.storage.flush()).is_err() {
                 return;
             }
-        }
-        if !self.sectors.is_empty() && self.storage.flush().is_err() {
-            return;
         }
         if self.storage.len_bytes().is_ok_and(|len_bytes| len_bytes > self.len_before) {
             // Room past the old end holds nothing that counts; keeping it would do no harm.

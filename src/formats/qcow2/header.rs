@@ -76,6 +76,7 @@ pub(crate) struct Header {
     pub(crate) autoclear: u64,
     /// Offset and length of the encryption header, for LUKS.
     pub(crate) crypto: Option<(u64, u64)>,
+    /// Where the backing file's name stands, and its length: even an empty one ends the extensions.
     backing_name: Option<(usize, usize)>,
     extensions: Vec<Extension>,
     /// Where the next extension record would begin: the place of the end marker.
@@ -307,7 +308,7 @@ impl Header {
 
     /// The name of the backing file as stored, and its format where one is recorded.
     pub(crate) fn backing(&self) -> Option<(&[u8], Option<&[u8]>)> {
-        let (at, len) = self.backing_name?;
+        let (at, len) = self.backing_name.filter(|(_, len)| *len > 0)?;
         Some((self.raw.get(at..at + len)?, self.extension_bytes(EXTENSION_BACKING_FORMAT)))
     }
 
@@ -427,7 +428,7 @@ fn encode(directory: DirectoryRef) -> [u8; 24] {
 fn backing_name(fields: &Fields<'_>, cluster_bytes: u32) -> Result<Option<(usize, usize)>> {
     let offset = fields.u64(8)?;
     let len = fields.u32(16)?;
-    if offset == 0 || len == 0 {
+    if offset == 0 {
         return Ok(None);
     }
     if len > MAX_BACKING_NAME || offset.checked_add(u64::from(len)).is_none_or(|end| end > u64::from(cluster_bytes)) {

@@ -7,7 +7,7 @@ mod commit;
 mod directory;
 mod draft;
 mod header;
-mod overlap;
+mod occupied;
 mod refcounts;
 mod space;
 mod table;
@@ -17,11 +17,13 @@ use crate::bitmap::Bitmap;
 use crate::chain::{Action, Name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use crate::progress::Observer;
+use crate::progress::{Observer, Unobserved};
 use crate::storage::Storage;
 pub use check::{Problem, Severity};
 pub(crate) use directory::Entry;
 use header::{AUTOCLEAR_BITMAPS, DirectoryRef, Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY, MAGIC};
+use occupied::{Occupied, Strictness};
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 /// Whether a file that begins with `start` is a qcow2 image.
@@ -38,6 +40,8 @@ pub(crate) struct Qcow2 {
     entries: Vec<Entry>,
     /// Why the bitmaps cannot be used, and must not be written.
     trouble: Option<Error>,
+    /// The place of each entry by its name, once anybody asked.
+    places: OnceLock<HashMap<Name, usize>>,
     /// The clusters of bitmaps that something else uses too, once anybody asked.
     shared: OnceLock<Bitmap>,
 }
@@ -45,8 +49,15 @@ pub(crate) struct Qcow2 {
 impl Qcow2 {
     pub(crate) fn open(storage: Arc<dyn Storage>) -> Result<Self> {
         let header = Header::read(&*storage)?;
-        let mut image =
-            Self { storage, header, place: None, entries: Vec::new(), trouble: None, shared: OnceLock::new() };
+        let mut image = Self {
+            storage,
+            header,
+            place: None,
+            entries: Vec::new(),
+            trouble: None,
+            places: OnceLock::new(),
+            shared: OnceLock::new(),
+        };
         image.read_directory();
         Ok(image)
     }
@@ -119,10 +130,14 @@ impl Qcow2 {
         self.header.incompatible & (INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT) != 0
     }
 
-    fn entry(&self, name: &Name) -> Result<&Entry> {
-        self.entries
-            .iter()
-            .find(|entry| entry.name == *name)
+    /// The entry of the bitmap stored as `name`.
+    pub(crate) fn entry(&self, name: &Name) -> Result<&Entry> {
+        let places = self.places.get_or_init(|| {
+            self.entries.iter().enumerate().map(|(place, entry)| (entry.name.clone(), place)).collect()
+        });
+        places
+            .get(name)
+            .and_then(|place| self.entries.get(*place))
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no bitmap {name}")))
     }
 
@@ -134,7 +149,11 @@ impl Qcow2 {
     fn shared_clusters(&self) -> Result<&Bitmap> {
         if self.shared.get().is_none() {
             let shared = match self.place {
-                Some(place) => overlap::shared_clusters(&*self.storage, &self.header, place, &self.entries)?,
+                Some(place) => {
+                    let bitmaps = Some((place, self.entries.as_slice()));
+                    let storage = &*self.storage;
+                    Occupied::read(storage, &self.header, bitmaps, Strictness::Lenient, &mut Unobserved)?.shared
+                }
                 None => Bitmap::new(0, Granularity::from_bits(self.header.cluster_bits)?)?,
             };
             // Another thread may have been faster, with the same answer.
@@ -225,6 +244,7 @@ impl Qcow2 {
             Err(error) => {
                 let warning = format!("done, but the image could not be read again: {error}");
                 self.entries.clear();
+                self.places = OnceLock::new();
                 self.trouble = Some(error.with_kind(ErrorKind::Changed).advise("open the image again"));
                 written.map(|mut warnings| {
                     warnings.push(warning);

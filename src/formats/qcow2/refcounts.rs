@@ -173,6 +173,18 @@ impl<'a> Refcounts<'a> {
         (&self.table, &self.stored_table)
     }
 
+    /// In how many sectors of `sector_bytes` the table differs from the file's.
+    pub(crate) fn changed_table_sectors(&self, sector_bytes: usize) -> usize {
+        let mut sectors = 0;
+        let mut stored = self.stored_table.chunks(sector_bytes / 8);
+        for table in self.table.chunks(sector_bytes / 8) {
+            let stored = stored.next().unwrap_or_default();
+            let padded = stored.iter().copied().chain(std::iter::repeat(0));
+            sectors += usize::from(table.iter().zip(padded).any(|(new, old)| *new != old));
+        }
+        sectors
+    }
+
     /// The blocks that differ from the file's.
     pub(crate) fn changed(&self) -> impl Iterator<Item = &Block> {
         self.changed.values()

@@ -4,12 +4,12 @@
 
 use super::directory::Entry;
 use super::header::{DirectoryRef, Header};
+use super::occupied::{Occupied, Strictness};
 use super::refcounts::Refcounts;
-use super::walk::{Depth, Role, Visitor, Walk};
 use crate::bitmap::Bitmap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::file_len;
-use crate::geometry::{Granularity, MAX_DISK_BYTES, MAX_GRANULES};
+use crate::progress::Observer;
 use crate::storage::Storage;
 
 /// The offsets that a table entry can hold end here.
@@ -18,6 +18,7 @@ const MAX_FILE_BYTES: u64 = 1 << 56;
 #[derive(Debug)]
 pub(crate) struct Space<'a> {
     pub(crate) refcounts: Refcounts<'a>,
+    /// The clusters that a metadata structure occupies, whatever their refcounts say.
     occupied: Bitmap,
     cluster_bits: u32,
     /// No cluster before this one is free.
@@ -31,20 +32,18 @@ impl<'a> Space<'a> {
         storage: &'a dyn Storage,
         header: &Header,
         bitmaps: Option<(DirectoryRef, &[Entry])>,
+        observer: &mut dyn Observer,
     ) -> Result<Self> {
         let refcounts = Refcounts::read(storage, header)?;
-        let mut map = Map::new(header)?;
-        let walk = Walk { storage, header, depth: Depth::Metadata };
-        walk.disk(&mut map)?;
-        for (_, offset) in refcounts.blocks() {
-            map.occupies(Role::RefcountBlock, offset, header.cluster_bytes())?;
-        }
-        if let Some((place, entries)) = bitmaps {
-            walk.bitmaps(place, entries, &mut map)?;
+        let occupied = Occupied::read(storage, header, bitmaps, Strictness::Strict, observer)?;
+        if let Some((role, offset)) = occupied.overlap {
+            return Err(Error::new(ErrorKind::Damaged, "overlaps another structure")
+                .at(format!("qcow2 {}", role.name()), offset)
+                .advise("look at `checkmap check`, repair with `qemu-img check -r all`; nothing was changed"));
         }
         let end_bytes = if storage.can_grow() { MAX_FILE_BYTES } else { file_len(storage)? };
-        let occupied = map.alone.union(&map.shared)?;
-        Ok(Self { refcounts, occupied, cluster_bits: header.cluster_bits, cursor: 0, end_bytes })
+        let cluster_bits = header.cluster_bits;
+        Ok(Self { refcounts, occupied: occupied.clusters, cluster_bits, cursor: 0, end_bytes })
     }
 
     fn cluster_bytes(&self) -> u64 {
@@ -138,43 +137,5 @@ impl<'a> Space<'a> {
             self.refcounts.set(cluster, refcount.saturating_sub(1))?;
         }
         Ok(())
-    }
-}
-
-/// The clusters that a metadata structure occupies, whatever their refcounts say.
-struct Map {
-    /// Occupied by what must not stand in a cluster with anything else.
-    alone: Bitmap,
-    /// Occupied by L2 tables, which snapshots share with one another.
-    shared: Bitmap,
-    cluster_bytes: u64,
-}
-
-impl Map {
-    fn new(header: &Header) -> Result<Self> {
-        let size_bytes = MAX_GRANULES.saturating_mul(header.cluster_bytes()).min(MAX_DISK_BYTES);
-        let empty = Bitmap::new(size_bytes, Granularity::from_bits(header.cluster_bits)?)?;
-        Ok(Self { alone: empty.clone(), shared: empty, cluster_bytes: header.cluster_bytes() })
-    }
-}
-
-impl Visitor for Map {
-    fn occupies(&mut self, role: Role, offset: u64, len_bytes: u64) -> Result<()> {
-        let taken = |map: &Bitmap| map.count_range(offset, len_bytes.max(1)) > 0;
-        let overlap = taken(&self.alone) || role != Role::L2Table && taken(&self.shared);
-        if overlap || !offset.is_multiple_of(self.cluster_bytes) {
-            let wrong = if overlap { "overlaps another structure" } else { "is not at the start of a cluster" };
-            return Err(Error::new(ErrorKind::Damaged, wrong)
-                .at(format!("qcow2 {}", role.name()), offset)
-                .advise("look at `checkmap check`, repair with `qemu-img check -r all`; nothing was changed"));
-        }
-        let map = if role == Role::L2Table { &mut self.shared } else { &mut self.alone };
-        map.set(offset, len_bytes).map_err(|_| {
-            Error::new(ErrorKind::Damaged, "lies out of reach").at(format!("qcow2 {}", role.name()), offset)
-        })
-    }
-
-    fn fault(&mut self, fault: Error) -> Result<()> {
-        Err(fault.advise("repair the image with `qemu-img check -r all`; nothing was changed"))
     }
 }

@@ -15,13 +15,13 @@ const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 pub(crate) const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 const MAX_SNAPSHOT_EXTRA: u32 = 1024;
-/// A file of a few KiB can claim 65536 snapshots of 32 MiB each; nobody has a thousandth of it.
-const MAX_SNAPSHOT_L1_BYTES: u64 = 4 << 30;
+/// A file of a few KiB can claim 65536 snapshots of 32 MiB each; this is enough for a thousand of a disk of 16 TiB.
+const MAX_SNAPSHOT_L1_BYTES: u64 = 256 << 20;
 /// So much of an L1 table is in memory at a time.
 const L1_PIECE_BYTES: usize = 1 << 20;
 
 /// What occupies a range of the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
     Header,
     RefcountTable,
@@ -229,7 +229,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn l2_table(&self, offset: u64, active: bool, visitor: &mut dyn Visitor) -> Result<()> {
+    /// The guest's clusters that the L2 table at `offset` names.
+    pub(crate) fn l2_table(&self, offset: u64, active: bool, visitor: &mut dyn Visitor) -> Result<()> {
         let structure = "qcow2 L2 table";
         let cluster_bytes = self.header.cluster_bytes();
         let table = match read_exact(self.storage, structure, offset, cluster_bytes) {
