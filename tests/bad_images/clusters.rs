@@ -53,6 +53,9 @@ fn data_that_stands_inside_another_structure_is_refused() {
         overlap("two bitmaps with one cluster of data", |raw| raw.put_u64(raw.table(0), raw.u64(raw.table(1)))),
         overlap("data in the L1 table", |raw| raw.put_u64(raw.table(0), raw.l1() as u64)),
         overlap("data in an L2 table", |raw| raw.put_u64(raw.table(0), raw.l2() as u64)),
+        overlap("data in a cluster of the guest", |raw| {
+            raw.put_u64(raw.table(0), raw.u64(raw.l2()) & 0x00ff_ffff_ffff_fe00)
+        }),
         overlap("data in the refcount table", |raw| raw.put_u64(raw.table(0), raw.refcount_table() as u64)),
         overlap("data in a refcount block", |raw| raw.put_u64(raw.table(0), raw.refcount_block() as u64)),
         overlap("data in the bitmap directory", |raw| raw.put_u64(raw.table(0), raw.directory() as u64)),

@@ -26,7 +26,8 @@ fn a_table_of_the_disk_that_breaks_its_rule_keeps_us_from_writing() {
         Row::new("an L2 table past the end of the file", |raw| {
             raw.put_u64(raw.l1(), raw.past_the_end() as u64 | 1 << 63)
         })
-        .works(&[Operation::Diff, Operation::Create])
+        .refuses(WRITES, ErrorKind::Damaged, "qcow2 L2 table", Raw::past_the_end)
+        .works(READS)
         .found(Severity::Error, "qcow2 L2 table")
         .qemu_opens(),
         Row::new("an L2 table in the header", |raw| raw.put_u64(raw.l1(), raw.refcount_table() as u64 | 1 << 63))

@@ -25,7 +25,7 @@ pub(crate) struct Occupied {
     pub(crate) clusters: Bitmap,
     /// Those of them that two structures claim, or a bitmap and the guest.
     pub(crate) shared: Bitmap,
-    /// The first of those, and who claims it.
+    /// Who claims one of those, and where: a structure of the bitmaps if there is any.
     pub(crate) overlap: Option<(Role, u64)>,
 }
 
@@ -72,8 +72,11 @@ impl Occupied {
         Ok(occupied)
     }
 
-    fn share(&mut self, claim: &Claim, first: u64, end: u64, cluster_bits: u32) -> Result<()> {
-        self.overlap.get_or_insert((claim.role, first << cluster_bits));
+    /// Notes that the clusters from `first` up to `end` are claimed by `role` and by something else.
+    fn share(&mut self, role: Role, first: u64, end: u64, cluster_bits: u32) -> Result<()> {
+        if self.overlap.is_none_or(|(worst, _)| suspicion(role) > suspicion(worst)) {
+            self.overlap = Some((role, first << cluster_bits));
+        }
         self.shared.set(first << cluster_bits, (end - first) << cluster_bits)
     }
 
@@ -92,9 +95,19 @@ impl Occupied {
             walk.l2_table(table.first << cluster_bits, false, &mut guest)?;
         }
         for (claim, cluster) in guest.found {
-            self.share(claim, cluster, cluster + 1, cluster_bits)?;
+            self.share(claim.role, cluster, cluster + 1, cluster_bits)?;
         }
         Ok(())
+    }
+}
+
+/// Of two structures in one cluster, how likely it is that this one is in the wrong place.
+fn suspicion(role: Role) -> u8 {
+    match role {
+        Role::BitmapDirectory | Role::BitmapTable => 3,
+        Role::BitmapData => 2,
+        Role::L2Table | Role::RefcountBlock => 1,
+        _ => 0,
     }
 }
 
@@ -128,12 +141,17 @@ impl Claims<'_> {
         let size_bytes = MAX_GRANULES.saturating_mul(header.cluster_bytes()).min(MAX_DISK_BYTES);
         let empty = Bitmap::new(size_bytes, Granularity::from_bits(header.cluster_bits)?)?;
         let mut occupied = Occupied { clusters: empty.clone(), shared: empty, overlap: None };
-        let mut reach = 0;
+        // The claim that reaches farthest of those before.
+        let mut holder: Option<&Claim> = None;
         for claim in &self.claims {
-            if claim.first < reach {
-                occupied.share(claim, claim.first, claim.end.min(reach), self.cluster_bits)?;
+            if let Some(holder) = holder.filter(|holder| claim.first < holder.end) {
+                for role in [claim.role, holder.role] {
+                    occupied.share(role, claim.first, claim.end.min(holder.end), self.cluster_bits)?;
+                }
             }
-            reach = reach.max(claim.end);
+            if holder.is_none_or(|holder| holder.end < claim.end) {
+                holder = Some(claim);
+            }
             occupied.clusters.set(claim.first << self.cluster_bits, (claim.end - claim.first) << self.cluster_bits)?;
         }
         Ok(occupied)
@@ -145,6 +163,8 @@ impl Visitor for Claims<'_> {
         let cluster_bytes = 1_u64 << self.cluster_bits;
         let end = offset.checked_add(len_bytes).filter(|_| offset < self.file_end);
         let wrong = match end {
+            // Who reads it names it better.
+            None if role.is_bitmap() => return Ok(()),
             None => "lies past the end of the file",
             Some(_) if !offset.is_multiple_of(cluster_bytes) => "is not at the start of a cluster",
             Some(end) => {
