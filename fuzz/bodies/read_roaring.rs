@@ -1,8 +1,9 @@
 //! Any bytes as 64-bit Roaring, against the roaring crate.
 //!
 //! The crate reads a little more than the format allows and than we do, all of it bytes that no Roaring library writes:
-//! bytes after the last container, offsets that point elsewhere, a high key twice or out of order. So where the two
-//! disagree, ours must be the one that refuses, and must not refuse what the crate itself would write.
+//! bytes after the last container, offsets that point elsewhere, high keys twice or out of order, runs that are more or
+//! fewer values than their description says, and run flags of no container. `tests/fuzz_replay/strictness.rs` has one
+//! of each. So where the two disagree, ours must be the one that refuses, and must not refuse what the crate would write.
 
 use checkmap::{Bitmap, Granularity};
 use roaring::RoaringTreemap;

@@ -11,6 +11,7 @@ mod read_qcow2;
 #[path = "../../fuzz/bodies/read_roaring.rs"]
 mod read_roaring;
 mod seeds;
+mod strictness;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -62,8 +62,11 @@ fn add_chain(image: &TestImage) {
     image.write(512, 512);
 }
 
+/// A name, and the change that it stands for.
+type Oddity = (&'static str, fn(&mut Raw));
+
 /// What QEMU does not write of itself: changes to the chain.
-fn oddities() -> [(&'static str, fn(&mut Raw)); 7] {
+fn oddities() -> [Oddity; 7] {
     [
         ("in-use", |raw| raw.put_u32(raw.entry(1) + raw::ENTRY_FLAGS, 1)),
         ("stale", |raw| raw.put_u64(raw::AUTOCLEAR, 0)),
