@@ -25,10 +25,9 @@ fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
 }
 
-/// Every file of a target's corpus, in the order of the names.
-fn read_corpus(target: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = corpus(target);
-    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+/// Every file of a folder, in the order of the names.
+fn read_files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("a readable folder").path()).collect();
     files.sort();
     assert!(!files.is_empty(), "{} is empty", folder.display());
@@ -38,7 +37,7 @@ fn read_corpus(target: &str) -> Vec<(String, Vec<u8>)> {
 
 /// Plays `run` over the corpus of `target` and over `mutations` mutations of it, and keeps the input that fails.
 fn replay(target: &str, mutations: u64, run: fn(&[u8])) {
-    let corpus = read_corpus(target);
+    let corpus = read_files(&corpus(target));
     for (name, bytes) in &corpus {
         play(target, name, bytes, run);
     }
@@ -81,10 +80,23 @@ fn any_operations_on_a_bitmap_agree_with_sets() {
     replay("bitmap_ops", 400, bitmap_ops::bitmap_ops);
 }
 
+/// `CHECKMAP_BLESS=1` puts the seeds that are made here into the corpus.
 #[test]
-#[ignore = "writes the seeds in fuzz/corpus anew, with the qemu-img of this machine"]
-fn remake_the_seeds() {
-    if support::tools_are_here() {
-        seeds::write(&corpus);
+fn the_seeds_can_be_made_by_the_qemu_of_this_machine() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let folder = support::folder();
+    let bless = std::env::var_os("CHECKMAP_BLESS").is_some();
+    let place = |target: &str| if bless { corpus(target) } else { folder.path().join(target) };
+    seeds::write(&place);
+    for (target, run) in [
+        ("read_qcow2", read_qcow2::read_qcow2 as fn(&[u8])),
+        ("commit_qcow2", commit_qcow2::commit_qcow2),
+        ("read_roaring", read_roaring::read_roaring),
+    ] {
+        for (name, bytes) in read_files(&place(target)) {
+            play(target, &name, &bytes, run);
+        }
     }
 }
