@@ -338,6 +338,68 @@ fn an_outgrown_refcount_table_moves_and_is_counted() {
     play_all(&[scenario("refcount table outgrown", image, create_with_long_name)]);
 }
 
+#[test]
+fn new_refcount_blocks_in_two_sectors_of_the_table_appear_at_once() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let image = almost_full_sector_of_the_refcount_table();
+    play_all(&[scenario("refcount blocks in two sectors", image, |image| {
+        image.plan_create(b"new", Some(checkmap::Granularity::from_bytes(512)?), None)
+    })]);
+}
+
+/// A sector of the refcount table covers 2 MiB of file with 512-byte clusters and 64-bit refcounts; this file ends shortly
+/// before one, and its next bitmap takes 64 KiB for its table alone.
+fn almost_full_sector_of_the_refcount_table() -> Vec<u8> {
+    let image = TestImage::create("cluster_size=512,refcount_bits=64", "16G");
+    let len = || std::fs::metadata(&image.path).expect("the image is there").len();
+    let (mut at, end) = (0, len().next_multiple_of(2 << 20));
+    while len() < end - (48 << 10) {
+        let step = (end - len()).min(256 << 10) / 2 / 512 * 512;
+        image.io(&[format!("write -P 1 {at} {step}")]);
+        at += step;
+    }
+    assert!(len() < end, "the sector is full: the test tests nothing");
+    std::fs::read(&image.path).expect("the image can be read")
+}
+
+#[test]
+fn a_cut_while_a_failed_change_is_undone_leaves_the_old_bitmaps() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let mut random = Random::seeded(77);
+    let blocks = recorded_chain("cluster_size=512,refcount_bits=64");
+    for (name, image, plan) in [
+        ("a new block", blocks, create_with_long_name as fn(&Image) -> checkmap::Result<Plan>),
+        ("a new table", full_refcount_table(), create_with_long_name),
+        ("crossing", move_extension(recorded_chain("cluster_size=4k"), 488), |image| delete(image, "3")),
+    ] {
+        let scenario = Scenario { name, image, plan, may_lose: name == "crossing" };
+        let whole = Arc::new(Recorder::new(scenario.image.clone()));
+        let mut opened = open(Arc::clone(&whole));
+        let old = bitmaps_of(&opened);
+        let planned = plan(&opened).expect("a plan");
+        opened.commit(&planned, &mut Unobserved).expect("the commit succeeds");
+        let new = bitmaps_of(&opened);
+        let mut tally = Tally::new();
+        for operations in 0..whole.operations() {
+            let failing = Arc::new(Recorder::failing_after(scenario.image.clone(), operations));
+            let mut opened = open(Arc::clone(&failing));
+            let failed = opened.commit(&planned, &mut Unobserved);
+            if failed.as_ref().is_err_and(|error| error.kind() != ErrorKind::CommitInDoubt) {
+                assert_eq!(bitmaps_of(&open(Arc::new(Recorder::new(failing.image())))), old, "{name}: {failed:?}");
+            }
+            failing.cut_everywhere(60, &mut random, |place, disk| {
+                *tally.entry(scenario.judge(place, disk, &old, &new)).or_insert(0) += 1;
+            });
+        }
+        eprintln!("{name}: {tally:?}");
+        assert!(tally.contains_key("old") && tally.contains_key("new"), "{name}: {tally:?}");
+    }
+}
+
 /// With 512-byte clusters and 64-bit refcounts the first refcount table covers 2 MiB of file.
 fn full_refcount_table() -> Vec<u8> {
     let image = TestImage::create("cluster_size=512,refcount_bits=64", "4M");

@@ -8,6 +8,7 @@ use checkmap::storage::Storage;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const SECTOR: usize = 512;
 /// Up to so many unflushed writes every subset is tried.
@@ -25,11 +26,31 @@ enum Event {
 pub struct Recorder {
     before: Vec<u8>,
     state: Mutex<(Vec<u8>, Vec<Event>)>,
+    /// How many writes and flushes succeed until one fails; the disk is well again after it.
+    until_failure: AtomicUsize,
 }
 
 impl Recorder {
     pub fn new(image: Vec<u8>) -> Self {
-        Self { before: image.clone(), state: Mutex::new((image, Vec::new())) }
+        Self::failing_after(image, usize::MAX)
+    }
+
+    /// The same, where one write or flush fails after so many that succeed.
+    pub fn failing_after(image: Vec<u8>, operations: usize) -> Self {
+        let until_failure = AtomicUsize::new(operations);
+        Self { before: image.clone(), state: Mutex::new((image, Vec::new())), until_failure }
+    }
+
+    fn fail_once(&self) -> io::Result<()> {
+        match self.until_failure.fetch_sub(1, Ordering::Relaxed) {
+            0 => Err(io::Error::from_raw_os_error(5)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The number of writes and flushes so far.
+    pub fn operations(&self) -> usize {
+        self.state.lock().expect("no test panics while it writes").1.len()
     }
 
     /// What the file holds when nothing is cut.
@@ -72,6 +93,7 @@ impl Storage for Recorder {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.fail_once()?;
         let mut state = self.state.lock().expect("no test panics while it writes");
         let event = Event::Write { offset, bytes: bytes.to_vec() };
         apply(&mut state.0, &event);
@@ -80,6 +102,7 @@ impl Storage for Recorder {
     }
 
     fn flush(&self) -> io::Result<()> {
+        self.fail_once()?;
         self.state.lock().expect("no test panics while it writes").1.push(Event::Flush);
         Ok(())
     }

@@ -445,6 +445,8 @@ fn write_stage(storage: &dyn Storage, header: &Header, next: &[u8]) -> Result<()
                 .and_then(|()| others().try_for_each(|sector| write_sector(storage, next, *sector)))
                 .and_then(|()| write_sector(storage, next, 0));
             let put_back = || {
+                // Hidden again first: the new first sector may have reached the disk.
+                write_sector(storage, &hidden, 0)?;
                 others().try_for_each(|sector| write_sector(storage, &header.raw, *sector))?;
                 write_sector(storage, &header.raw, 0)
             };
