@@ -199,6 +199,48 @@ fn a_bitmap_in_a_lower_layer_is_never_silently_left_out() {
     assert_eq!(delete(&top, "2").expect_err("the base cannot be read").kind(), ErrorKind::BackingLayer);
 }
 
+#[test]
+fn a_lower_layer_that_is_not_what_the_upper_one_says_cannot_be_read() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let base = TestImage::create("", "1M");
+    let top = base.folder.path().join("top.qcow2");
+    let overlay = |name: &str, format: &str| {
+        let top = top.to_str().expect("UTF-8");
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-u", "-b", name, "-F", format, top, "1M"]);
+    };
+    let delete = || delete(&top, "1").map_err(|error| error.kind());
+    overlay("disk.qcow2", "qcow2");
+    create(&top, "1").expect("create does not look below");
+    assert_eq!(delete(), Ok(()), "the base has no bitmaps");
+    // QEMU looks for the rest of `file:` where it runs, not beside the overlay.
+    overlay("file:disk.qcow2", "qcow2");
+    create(&top, "1").expect("create does not look below");
+    assert_eq!(delete(), Err(ErrorKind::BackingLayer));
+    overlay("disk.qcow2", "qcow2");
+    create(&top, "1").expect("create does not look below");
+    fs::write(&base.path, vec![0; 1 << 20]).expect("the base is destroyed");
+    assert_eq!(delete(), Err(ErrorKind::BackingLayer));
+    overlay("disk.qcow2", "raw");
+    create(&top, "1").expect("create does not look below");
+    assert_eq!(delete(), Ok(()), "a raw base has no bitmaps, whatever its bytes are");
+}
+
+#[test]
+fn a_plan_for_other_bitmaps_is_refused() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let image = TestImage::create("", "1M");
+    create(&image.path, "1").expect("it can be written");
+    let mut opened = open(&image.path, Access::Write).expect("it opens");
+    let plans = [b"2", b"3"].map(|name| opened.plan_create(name, None, None).expect("a plan"));
+    opened.commit(&plans[0], &mut Unobserved).expect("the first is for these bitmaps");
+    assert_eq!(opened.commit(&plans[1], &mut Unobserved).expect_err("no longer").kind(), ErrorKind::Changed);
+    assert_eq!(opened.bitmaps().len(), 2);
+}
+
 /// The lock bytes that processes hold on a file, as the kernel lists them.
 fn lock_bytes(path: &Path) -> Vec<u64> {
     let inode = fs::metadata(path).expect("the file is there").ino();
