@@ -4,6 +4,7 @@ use crate::support::TestImage;
 use crate::{Holder, checkmap, needs_tools, poke, same_file, three_checkpoints};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 /// Asserts that each changing verb is refused with `status` and `what`, dry or not, and leaves the image alone.
 #[track_caller]
@@ -43,6 +44,55 @@ fn an_image_in_use_is_not_touched() {
     checkmap!("check", image.path, "--json").fails(3, "another process");
     checkmap!("list", image.path, "--no-lock").ok();
     drop(writer);
+}
+
+/// What makes every lock fail as on a file system that has none.
+const NO_LOCKS: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+int fcntl(int fd, int cmd, ...) {
+    va_list rest;
+    va_start(rest, cmd);
+    void *argument = va_arg(rest, void *);
+    va_end(rest);
+    if (cmd == F_OFD_SETLK || cmd == F_OFD_GETLK) {
+        errno = ENOLCK;
+        return -1;
+    }
+    int (*real)(int, int, ...) = (int (*)(int, int, ...))dlsym(RTLD_NEXT, "fcntl");
+    return real(fd, cmd, argument);
+}
+int fcntl64(int fd, int cmd, ...) __attribute__((alias("fcntl")));
+"#;
+
+#[test]
+fn where_locks_do_not_work_reading_warns_and_writing_needs_no_lock() {
+    needs_tools!();
+    let image = three_checkpoints();
+    let folder = crate::support::folder();
+    let (source, shim) = (folder.path().join("shim.c"), folder.path().join("shim.so"));
+    fs::write(&source, NO_LOCKS).unwrap();
+    let built =
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&shim).arg(&source).arg("-ldl").status().unwrap();
+    assert!(built.success());
+    let run = |args: &[&str]| {
+        let mut all = vec![args[0].into(), image.path.clone().into_os_string()];
+        all.extend(args[1..].iter().map(|arg| (*arg).into()));
+        crate::Ran::of(crate::command(&all).env("LD_PRELOAD", &shim).output().unwrap())
+    };
+    let shown = run(&["info"]);
+    shown.ok();
+    assert!(shown.stderr.contains("warning") && shown.stderr.contains("cannot lock"), "{}", shown.stderr);
+    let before = fs::read(&image.path).unwrap();
+    let refused = run(&["create", "new"]);
+    assert_eq!(refused.status, Some(3), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--no-lock"), "{}", refused.stderr);
+    assert!(same_file(&image.path, &before));
+    run(&["create", "new", "--no-lock"]).ok();
+    image.assert_clean("a change without locks");
 }
 
 #[test]
