@@ -177,22 +177,19 @@ fn plain(options: &str) -> Vec<u8> {
     std::fs::read(&qemu_image(options, &[]).path).expect("the image can be read")
 }
 
+/// The image says that it stands on `base`, which need not be there.
+fn put_on(image: &TestImage, base: &str) {
+    let path = image.path.to_str().expect("UTF-8");
+    run("qemu-img", &["rebase", "-u", "-F", "raw", "-b", base, path]);
+}
+
 fn with_backing(options: &str, name_len: usize) -> Vec<u8> {
     let image = qemu_image(options, &[]);
-    let base = "b".repeat(name_len.saturating_sub(6)) + ".qcow2";
-    let base = if name_len == 0 { "base.qcow2".to_owned() } else { base };
-    run(
-        "qemu-img",
-        &[
-            "rebase".as_ref(),
-            "-u".as_ref(),
-            "-F".as_ref(),
-            "raw".as_ref(),
-            "-b".as_ref(),
-            std::ffi::OsStr::new(&base),
-            image.path.as_os_str(),
-        ],
-    );
+    let base = match name_len {
+        0 => "base.qcow2".to_owned(),
+        len => "b".repeat(len),
+    };
+    put_on(&image, &base);
     std::fs::read(&image.path).expect("the image can be read")
 }
 
@@ -295,18 +292,7 @@ fn last_with_backing() -> Vec<u8> {
     let image = qemu_image("", &[]);
     let base = image.folder.path().join("base.qcow2");
     std::fs::write(&base, vec![0; 1 << 20]).expect("a base");
-    run(
-        "qemu-img",
-        &[
-            "rebase".as_ref(),
-            "-u".as_ref(),
-            "-F".as_ref(),
-            "raw".as_ref(),
-            "-b".as_ref(),
-            "base.qcow2".as_ref(),
-            image.path.as_os_str(),
-        ],
-    );
+    put_on(&image, "base.qcow2");
     image.bitmap(&["--add", "-g", "512"], "last");
     std::fs::read(&image.path).expect("the image can be read")
 }

@@ -7,7 +7,7 @@ use crate::exit::{Outcome, Status, status_of};
 use crate::output::print;
 use crate::session::Session;
 use crate::words::{amount, hex, lines, one_line, state, table, text};
-use checkmap::chain::{BitmapState, Chain, Model, Name};
+use checkmap::chain::{BitmapState, Chain, Checkpoint, Model, Name};
 use checkmap::image::Summary;
 use checkmap::progress::{Observer, Step};
 use checkmap::{Error, ErrorKind, Image};
@@ -29,7 +29,7 @@ struct Info {
     trouble: Option<String>,
     model: &'static str,
     bitmaps: Vec<Bitmap>,
-    checkpoints: Vec<Checkpoint>,
+    checkpoints: Vec<CheckpointNames>,
 }
 
 #[derive(Serialize)]
@@ -53,8 +53,9 @@ struct Bitmap {
     stored_bytes: Option<u64>,
 }
 
+/// A checkpoint by the names that belong to it.
 #[derive(Serialize)]
-struct Checkpoint {
+pub(crate) struct CheckpointNames {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     name_hex: Option<String>,
@@ -64,6 +65,19 @@ struct Checkpoint {
     bitmap: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     bitmap_hex: Option<String>,
+}
+
+impl CheckpointNames {
+    pub(crate) fn of(checkpoint: &Checkpoint) -> Self {
+        Self {
+            name: text(&checkpoint.name),
+            name_hex: hex(&checkpoint.name),
+            parent: checkpoint.parent.as_ref().map(text),
+            parent_hex: checkpoint.parent.as_ref().and_then(hex),
+            bitmap: text(&checkpoint.bitmap),
+            bitmap_hex: hex(&checkpoint.bitmap),
+        }
+    }
 }
 
 /// All that is known, before it is put into words.
@@ -175,17 +189,7 @@ impl Findings {
             trouble: image.trouble().or(self.chain.as_ref().err()).map(ToString::to_string),
             model: self.model().as_str(),
             bitmaps: self.states.iter().zip(&self.summaries).map(|(state, sums)| self.bitmap(state, sums)).collect(),
-            checkpoints: checkpoints
-                .iter()
-                .map(|checkpoint| Checkpoint {
-                    name: text(&checkpoint.name),
-                    name_hex: hex(&checkpoint.name),
-                    parent: checkpoint.parent.as_ref().map(text),
-                    parent_hex: checkpoint.parent.as_ref().and_then(hex),
-                    bitmap: text(&checkpoint.bitmap),
-                    bitmap_hex: hex(&checkpoint.bitmap),
-                })
-                .collect(),
+            checkpoints: checkpoints.iter().map(CheckpointNames::of).collect(),
         }
     }
 

@@ -3,10 +3,10 @@
 
 use crate::args::ListArgs;
 use crate::exit::Outcome;
-use crate::info::{report_damage, summarize, warn_of_trouble};
+use crate::info::{CheckpointNames, report_damage, summarize, warn_of_trouble};
 use crate::output::print;
 use crate::session::Session;
-use crate::words::{amount, hex, lines, state, table, text};
+use crate::words::{amount, lines, state, table};
 use checkmap::chain::{Chain, Checkpoint, Model};
 use checkmap::image::Summary;
 use serde::Serialize;
@@ -15,15 +15,8 @@ use std::io::Write;
 /// One checkpoint, as the contract spells it.
 #[derive(Serialize)]
 struct Row {
-    name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name_hex: Option<String>,
-    parent: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parent_hex: Option<String>,
-    bitmap: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bitmap_hex: Option<String>,
+    #[serde(flatten)]
+    names: CheckpointNames,
     granularity: u64,
     recording: bool,
     inconsistent: bool,
@@ -56,12 +49,7 @@ pub(crate) fn run(args: &ListArgs, session: &Session) -> Outcome {
 
 fn row((checkpoint, summary): (&Checkpoint, &Summary)) -> Row {
     Row {
-        name: text(&checkpoint.name),
-        name_hex: hex(&checkpoint.name),
-        parent: checkpoint.parent.as_ref().map(text),
-        parent_hex: checkpoint.parent.as_ref().and_then(hex),
-        bitmap: text(&checkpoint.bitmap),
-        bitmap_hex: hex(&checkpoint.bitmap),
+        names: CheckpointNames::of(checkpoint),
         granularity: checkpoint.granularity.bytes(),
         recording: checkpoint.recording,
         inconsistent: checkpoint.inconsistent,
