@@ -3,6 +3,7 @@
 use super::{run, try_run};
 use checkmap::Extent;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ impl Served {
         let folder = super::folder();
         let socket = folder.path().join("nbd");
         let server = Command::new("qemu-nbd")
-            .args(["--read-only", "--persistent", "--format=qcow2", "--socket"])
+            .args(["--read-only", "--persistent", "--shared=8", "--format=qcow2", "--socket"])
             .arg(&socket)
             .arg("-B")
             .arg(bitmap.as_ref())
@@ -29,7 +30,8 @@ impl Served {
             .expect("qemu-nbd starts");
         let mut served = Self { server, socket, name: bitmap.as_ref().to_owned(), _folder: folder };
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !served.socket.exists() {
+        // The socket's file is there a moment before anybody listens.
+        while UnixStream::connect(&served.socket).is_err() {
             let ended = served.server.try_wait().expect("qemu-nbd can be waited for");
             assert!(ended.is_none(), "qemu-nbd -B {:?} {} ended: {ended:?}", served.name, image.display());
             assert!(Instant::now() < deadline, "qemu-nbd did not start");

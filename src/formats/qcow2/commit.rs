@@ -57,10 +57,8 @@ pub(crate) fn write(
             "the commit is in doubt: the image holds the bitmaps before or after it, whole; look with `checkmap list`",
         )
     })?;
-    let released = space
-        .release(&old_clusters)
-        .and_then(|()| store_in_place(storage, &space, &mut undo))
-        .and_then(|()| flush(storage));
+    // Not flushed: the commit is durable, and what a cut loses of this is a leak.
+    let released = space.release(&old_clusters).and_then(|()| store_in_place(storage, &space, &mut undo));
     Ok(released
         .err()
         .map(|error| format!("done, but room could not be released: {error}; `qemu-img check -r leaks` releases it"))
