@@ -1,6 +1,7 @@
 //! checkmap beside the engines that a hypervisor could link instead: the same inputs, the same questions, the answers
 //! compared, one engine in memory at a time. Prints a table and the verdict on every bar, and leaves a CSV.
 
+mod course;
 mod engine;
 mod engines;
 mod input;
@@ -8,7 +9,7 @@ mod measure;
 mod patterns;
 mod report;
 
-use engine::Settings;
+use course::Settings;
 use engines::{Runner, or_into, roomy};
 use measure::{Effort, Scale, median, once};
 use patterns::{Disk, INTERVALS, Pattern, Rng, Scenario, Trace};

@@ -1,13 +1,12 @@
 #![forbid(unsafe_code)]
 //! Owns the results: what was measured, the table, the CSV, and the verdict on every bar.
 
-use crate::input::{Input, Tally};
+use crate::input::{Input, digest};
 use crate::measure::median;
 use crate::patterns::{Pattern, Scenario};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
-use std::time::Duration;
 
 /// The engine that is held against the others.
 pub const OURS: &str = "checkmap";
@@ -65,51 +64,34 @@ impl fmt::Display for Cell {
     }
 }
 
-/// What a union must hold.
-#[derive(Clone, Copy)]
-pub struct Expected {
-    pub cardinality: u64,
-    pub tally: Tally,
-}
-
 /// What is known of one form of one engine in one cell.
 #[derive(Default)]
 struct Entry {
     times: Vec<f64>,
-    trial: Duration,
     heap: u64,
-    touched: u64,
 }
 
 /// All results.
 #[derive(Default)]
 pub struct Book {
     entries: BTreeMap<(Cell, &'static str, &'static str), Entry>,
-    unions: BTreeMap<Cell, Expected>,
+    input_bytes: BTreeMap<(Cell, &'static str), u64>,
+    unions: BTreeMap<(Pattern, u32, usize), u64>,
     answers: BTreeMap<Cell, u64>,
     left_out: Vec<String>,
 }
 
 impl Book {
-    fn entry(&mut self, cell: Cell, engine: &'static str, form: &'static str) -> &mut Entry {
-        self.entries.entry((cell, engine, form)).or_default()
+    /// Notes the times of some runs, and the bytes of the bitmap in question.
+    pub fn add(&mut self, cell: Cell, engine: &'static str, form: &'static str, times: &[f64], heap: u64) {
+        let entry = self.entries.entry((cell, engine, form)).or_default();
+        entry.times.extend(times);
+        entry.heap = heap;
     }
 
-    pub fn tried(&mut self, cell: Cell, engine: &'static str, form: &'static str, trial: Duration) {
-        self.entry(cell, engine, form).trial = trial;
-    }
-
-    pub fn add_times(&mut self, cell: Cell, engine: &'static str, form: &'static str, times: Vec<f64>) {
-        self.entry(cell, engine, form).times.extend(times);
-    }
-
-    pub fn set_heap(&mut self, cell: Cell, engine: &'static str, form: &'static str, bytes: u64) {
-        self.entry(cell, engine, form).heap = bytes;
-    }
-
-    /// The bytes of all inputs and of the result.
-    pub fn set_touched(&mut self, cell: Cell, engine: &'static str, form: &'static str, bytes: u64) {
-        self.entry(cell, engine, form).touched = bytes;
+    /// Notes the bytes of all inputs of a union.
+    pub fn set_input_bytes(&mut self, cell: Cell, engine: &'static str, bytes: u64) {
+        self.input_bytes.insert((cell, engine), bytes);
     }
 
     pub fn leave_out(&mut self, what: String) {
@@ -127,12 +109,13 @@ impl Book {
         self.answers.insert(cell, answer);
     }
 
-    /// What the union of the first `k` inputs must hold, from the inputs themselves.
-    pub fn expected_union(&mut self, cell: Cell, scenario: &Scenario) -> Expected {
-        *self.unions.entry(cell).or_insert_with(|| {
-            let inputs: Vec<&Input> = scenario.inputs[..cell.k].iter().collect();
+    /// The digest of the union of the first `k` inputs, its count and its extents, from the inputs themselves.
+    pub fn union_digest(&mut self, scenario: &Scenario, k: usize) -> u64 {
+        let key = (scenario.pattern, scenario.disk.granules_log2, k);
+        *self.unions.entry(key).or_insert_with(|| {
+            let inputs: Vec<&Input> = scenario.inputs[..k].iter().collect();
             let union = Input::union(&inputs);
-            Expected { cardinality: union.cardinality(), tally: union.tally() }
+            digest([union.cardinality(), union.tally().digest()])
         })
     }
 
@@ -140,12 +123,10 @@ impl Book {
     pub fn rows(&self) -> Rows {
         let mut best: BTreeMap<(Cell, &'static str), Row> = BTreeMap::new();
         for (&(cell, engine, form), entry) in &self.entries {
-            if entry.times.is_empty() {
-                continue;
-            }
             let nanos = median(&mut entry.times.clone());
-            let (heap, touched) = (entry.heap, entry.touched);
-            let row = Row { cell, engine, form, nanos, runs: entry.times.len(), heap, touched };
+            let inputs = self.input_bytes.get(&(Cell { threads: 1, ..cell }, engine)).copied();
+            let touched = inputs.map_or(0, |inputs| inputs + entry.heap);
+            let row = Row { cell, engine, form, nanos, runs: entry.times.len(), heap: entry.heap, touched };
             let so_far = best.entry((cell, engine)).or_insert(row);
             if row.nanos < so_far.nanos {
                 *so_far = row;
@@ -169,6 +150,7 @@ struct Row {
     nanos: f64,
     runs: usize,
     heap: u64,
+    /// The bytes of the inputs and the result of a union; of anything else 0.
     touched: u64,
 }
 
@@ -189,10 +171,10 @@ pub struct Rows {
     left_out: Vec<String>,
 }
 
-/// checkmap against others in one cell; above 1 it is ahead.
+/// checkmap against others in one cell. Of speed, it is ahead above 1; of memory, below.
 struct Ratio {
     cell: Cell,
-    speed: f64,
+    value: f64,
 }
 
 impl Rows {
@@ -245,8 +227,14 @@ impl Rows {
         for operation in Operation::ALL {
             let ratios: Vec<&Ratio> = peers.iter().filter(|ratio| ratio.cell.operation == operation).collect();
             let Some(least) = least(ratios.iter().copied()) else { continue };
-            let mean = geometric_mean(ratios.iter().map(|ratio| ratio.speed));
-            writeln!(out, "  {:<16} {mean:>8.2}   least {:.2} at {}", operation.name(), least.speed, least.cell)?;
+            let mean = geometric_mean(ratios.iter().map(|ratio| ratio.value));
+            writeln!(out, "  {:<16} {mean:>8.2}   least {:.2} at {}", operation.name(), least.value, least.cell)?;
+        }
+        let mut behind: Vec<&Ratio> = peers.iter().filter(|ratio| ratio.value < 1.0).collect();
+        behind.sort_by(|one, other| one.value.total_cmp(&other.value));
+        if !behind.is_empty() {
+            writeln!(out, "\nBehind in {} of {} cells, most at", behind.len(), peers.len())?;
+            behind.iter().take(10).try_for_each(|ratio| writeln!(out, "  {:>8.4}  {}", ratio.value, ratio.cell))?;
         }
         writeln!(out, "\n{:<88} {:>8} {:>9}  {:<4}", "Bar", "wanted", "measured", "met")?;
         for bar in self.bars(bandwidth) {
@@ -260,7 +248,7 @@ impl Rows {
         let cells = self.cells.iter().filter(|(cell, _)| within(cell));
         let ratios = cells.filter_map(|(&cell, rows)| {
             let (ours, other) = (find(rows, OURS)?, pick(rows)?);
-            Some(Ratio { cell, speed: other.nanos / ours.nanos })
+            Some(Ratio { cell, value: other.nanos / ours.nanos })
         });
         ratios.collect()
     }
@@ -273,7 +261,7 @@ impl Rows {
         bars.push(Bar::least("any cell against the best of croaring and roaring", 1.0, &free));
         bars.push(Bar::least("  where both move 2/3 of the memory bandwidth or more", 0.95, &bound));
         let all = self.ratios(|cell| cell.threads == 1, best_peer);
-        let mean = geometric_mean(all.iter().map(|ratio| ratio.speed));
+        let mean = geometric_mean(all.iter().map(|ratio| ratio.value));
         bars.push(Bar::at_least("geometric mean over all of them", 2.0, (!all.is_empty()).then_some(mean)));
         for pattern in Pattern::ALL {
             let wanted = match pattern {
@@ -320,7 +308,7 @@ impl Rows {
             self.cells.iter().filter(|(cell, _)| union_of(&Cell { threads: 1, ..**cell }, 8) && cell.threads == 2);
         let ratios = cells.filter_map(|(&cell, rows)| {
             let alone = find(self.cells.get(&Cell { threads: 1, ..cell })?, OURS)?;
-            Some(Ratio { cell, speed: alone.nanos / find(rows, OURS)?.nanos })
+            Some(Ratio { cell, value: alone.nanos / find(rows, OURS)?.nanos })
         });
         ratios.collect()
     }
@@ -330,13 +318,15 @@ impl Rows {
         let cells = self.cells.iter().filter(|(cell, _)| cell.operation != Operation::OpenQuery && cell.threads == 1);
         let shares = cells.filter_map(|(&cell, rows)| {
             let (ours, peer) = (find(rows, OURS)?, smallest_peer(rows)?);
-            Some(Ratio { cell, speed: ours.heap as f64 / peer as f64 })
+            Some(Ratio { cell, value: ours.heap as f64 / peer as f64 })
         });
-        let worst = shares.max_by(|one, other| one.speed.total_cmp(&other.speed));
+        let shares: Vec<Ratio> = shares.collect();
+        let above = shares.iter().filter(|share| share.value > 1.0).count();
+        let worst = shares.iter().max_by(|one, other| one.value.total_cmp(&other.value));
         let found = worst.map(|worst| Found {
-            value: worst.speed,
-            met: worst.speed <= 1.0,
-            remark: format!("most at {}", worst.cell),
+            value: worst.value,
+            met: above == 0,
+            remark: format!("most at {}; {above} of {} above", worst.cell, shares.len()),
         });
         Bar {
             name: "heap bytes of a bitmap, against the smallest of croaring and roaring".into(),
@@ -364,7 +354,7 @@ fn smallest_peer(rows: &[Row]) -> Option<u64> {
 }
 
 fn least<'a>(ratios: impl IntoIterator<Item = &'a Ratio>) -> Option<&'a Ratio> {
-    ratios.into_iter().min_by(|one, other| one.speed.total_cmp(&other.speed))
+    ratios.into_iter().min_by(|one, other| one.value.total_cmp(&other.value))
 }
 
 fn geometric_mean(values: impl Iterator<Item = f64>) -> f64 {
@@ -388,9 +378,9 @@ struct Found {
 impl Bar {
     /// The least of these ratios must be `wanted`.
     fn least(name: &str, wanted: f64, ratios: &[Ratio]) -> Self {
-        let below = ratios.iter().filter(|ratio| ratio.speed < wanted).count();
+        let below = ratios.iter().filter(|ratio| ratio.value < wanted).count();
         let found = least(ratios).map(|least| Found {
-            value: least.speed,
+            value: least.value,
             met: below == 0,
             remark: format!("least at {}; {below} of {} below", least.cell, ratios.len()),
         });
@@ -408,8 +398,8 @@ impl fmt::Display for Bar {
         let Self { name, wanted, found } = self;
         match found {
             Some(Found { value, met, remark }) => {
-                let met = if *met { "yes" } else { "NO" };
-                write!(f, "{name:<88} {wanted:>8} {value:>9.2}  {met:<4} {remark}")
+                let met = if *met { "yes" } else { "no" };
+                write!(f, "{name:<88} {wanted:>8} {value:>9.3}  {met:<4} {remark}")
             }
             None => write!(f, "{name:<88} {wanted:>8} {:>9}  -", "-"),
         }

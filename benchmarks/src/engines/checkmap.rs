@@ -2,7 +2,7 @@
 //! checkmap itself, through its public calls, which count in bytes. Of each job it has the one form that its users are
 //! told to use.
 
-use crate::engine::{Engine, Form, Open, Saved, Union, count_each};
+use crate::engine::{Count, Engine, Form, Mark, Open, Save, Saved, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
 use crate::patterns::{Disk, Write};
 use checkmap::{Bitmap, Granularity};
@@ -59,7 +59,7 @@ impl Engine for Checkmap {
         }
     }
 
-    fn counts() -> Vec<Form<fn(&Bitmap, &Disk, &[Span]) -> u64>> {
+    fn counts() -> Vec<Form<Count<Bitmap>>> {
         vec![Form::new("count_range", |bitmap, disk, spans| {
             count_each(spans, |span| {
                 let (offset, len_bytes) = bytes(span, disk);
@@ -68,11 +68,11 @@ impl Engine for Checkmap {
         })]
     }
 
-    fn extents() -> Vec<Form<fn(&Bitmap, &Disk, &mut Tally)>> {
+    fn extents() -> Vec<Form<Walk<Bitmap>>> {
         vec![Form::new("extents", |bitmap, disk, sum| tally(bitmap, disk, (0, u64::MAX), sum))]
     }
 
-    fn windows() -> Vec<Form<fn(&Bitmap, &Disk, &[Span], &mut Tally)>> {
+    fn windows() -> Vec<Form<WalkSpans<Bitmap>>> {
         vec![Form::new("extents", |bitmap, disk, spans, sum| {
             for &span in spans {
                 tally(bitmap, disk, bytes(span, disk), sum);
@@ -81,7 +81,7 @@ impl Engine for Checkmap {
         })]
     }
 
-    fn saves() -> Vec<Form<fn(&Bitmap) -> Saved>> {
+    fn saves() -> Vec<Form<Save<Bitmap>>> {
         vec![Form::new("portable", |bitmap| {
             let mut bytes = Vec::with_capacity(bitmap.serialized_len() as usize);
             bitmap.write_roaring(&mut bytes).expect("a vector takes everything");
@@ -93,7 +93,7 @@ impl Engine for Checkmap {
         vec![Form::new("portable, read", Open { saved_by: "portable", open: |bytes, disk| read(bytes, disk) })]
     }
 
-    fn marks() -> Vec<Form<fn(&Disk, &[Write]) -> Bitmap>> {
+    fn marks() -> Vec<Form<Mark<Bitmap>>> {
         vec![Form::new("set", |disk, writes| {
             let mut bitmap = Bitmap::new(disk.bytes(), granularity(disk)).expect("the disks here are small enough");
             for write in writes {

@@ -1,7 +1,7 @@
 //! CRoaring by its `croaring` crate: `Bitmap`, of 32 bits, and `Bitmap64`, each with and without run containers. The C code
 //! picks its own vector instructions when it starts.
 
-use crate::engine::{Engine, Form, Open, Saved, Union, count_each};
+use crate::engine::{Count, Engine, Form, Mark, Open, Save, Saved, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
 use crate::patterns::{Disk, Write};
 use croaring::{Bitmap, Bitmap64, Bitmap64View, BitmapView, Frozen, Native, Portable, RangeInclusive};
@@ -56,11 +56,11 @@ macro_rules! questions {
                 bitmap.range_cardinality(range(span))
             }
 
-            pub(super) fn counts() -> Vec<Form<fn(&$bitmap, &Disk, &[Span]) -> u64>> {
+            pub(super) fn counts() -> Vec<Form<Count<$bitmap>>> {
                 vec![Form::new("range_cardinality", |bitmap, _, spans| count_each(spans, |span| count(bitmap, span)))]
             }
 
-            pub(super) fn extents() -> Vec<Form<fn(&$bitmap, &Disk, &mut Tally)>> {
+            pub(super) fn extents() -> Vec<Form<Walk<$bitmap>>> {
                 vec![Form::new("ranges", |bitmap, _, sum| tally(bitmap, sum))]
             }
 
@@ -78,7 +78,7 @@ macro_rules! questions {
 
             /// Reads in growing steps, as most windows have few. Ranges are read whole, so one that leaves its window is
             /// walked to its end, wherever that is; the other two forms do not do that.
-            pub(super) fn windows() -> Vec<Form<fn(&$bitmap, &Disk, &[Span], &mut Tally)>> {
+            pub(super) fn windows() -> Vec<Form<WalkSpans<$bitmap>>> {
                 vec![
                     Form::new("ranges", |bitmap, _, spans, sum| {
                         let mut buffer = [Range::default(); 256];
@@ -137,7 +137,7 @@ macro_rules! questions {
                 ]
             }
 
-            pub(super) fn marks() -> Vec<Form<fn(&Disk, &[Write]) -> $bitmap>> {
+            pub(super) fn marks() -> Vec<Form<Mark<$bitmap>>> {
                 vec![
                     Form::new("add_range", |disk, writes| {
                         let mut bitmap = <$bitmap>::new();
@@ -165,19 +165,19 @@ macro_rules! answered_by {
             bitmap.cardinality()
         }
 
-        fn counts() -> Vec<Form<fn(&$bitmap, &Disk, &[Span]) -> u64>> {
+        fn counts() -> Vec<Form<Count<$bitmap>>> {
             $module::counts()
         }
 
-        fn extents() -> Vec<Form<fn(&$bitmap, &Disk, &mut Tally)>> {
+        fn extents() -> Vec<Form<Walk<$bitmap>>> {
             $module::extents()
         }
 
-        fn windows() -> Vec<Form<fn(&$bitmap, &Disk, &[Span], &mut Tally)>> {
+        fn windows() -> Vec<Form<WalkSpans<$bitmap>>> {
             $module::windows()
         }
 
-        fn marks() -> Vec<Form<fn(&Disk, &[Write]) -> $bitmap>> {
+        fn marks() -> Vec<Form<Mark<$bitmap>>> {
             $module::marks()
         }
 
@@ -221,7 +221,7 @@ impl<const RUNS: bool> Engine for Croaring<RUNS> {
         ]
     }
 
-    fn saves() -> Vec<Form<fn(&Bitmap) -> Saved>> {
+    fn saves() -> Vec<Form<Save<Bitmap>>> {
         vec![
             Form::new("portable", |bitmap| bitmap.serialize::<Portable>().into()),
             Form::new("native", |bitmap| bitmap.serialize::<Native>().into()),
@@ -299,7 +299,7 @@ impl<const RUNS: bool> Engine for Croaring64<RUNS> {
         ]
     }
 
-    fn saves() -> Vec<Form<fn(&Bitmap64) -> Saved>> {
+    fn saves() -> Vec<Form<Save<Bitmap64>>> {
         vec![
             Form::new("portable", |bitmap| bitmap.serialize::<Portable>().into()),
             Form::new("frozen", |bitmap| {

@@ -1,6 +1,6 @@
 //! The extents themselves, sorted, none touching another, in a vector.
 
-use crate::engine::{Engine, Form, Open, Saved, Union, count_each};
+use crate::engine::{Count, Engine, Form, Mark, Open, Save, Saved, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
 use crate::patterns::{Disk, Write};
 use std::cmp::Reverse;
@@ -79,18 +79,27 @@ fn merge_by_heap(bitmaps: &[&Vec<Extent>]) -> Vec<Extent> {
     list
 }
 
+/// The extents that touch a span.
+fn inside(list: &[Extent], span: Span) -> &[Extent] {
+    let from = list.partition_point(|extent| u64::from(extent.last) < span.first);
+    let to = from + list[from..].partition_point(|extent| u64::from(extent.first) <= span.last);
+    &list[from..to]
+}
+
 fn count(list: &[Extent], span: Span) -> u64 {
-    let mut sum = 0;
-    each(list, span, |first, last| sum += last - first + 1);
-    sum
+    let inside = inside(list, span);
+    let (Some(first), Some(last)) = (inside.first(), inside.last()) else { return 0 };
+    let before = span.first.saturating_sub(first.first.into());
+    let after = u64::from(last.last).saturating_sub(span.last);
+    inside.len() as u64 + inside.iter().map(|extent| u64::from(extent.last - extent.first)).sum::<u64>()
+        - before
+        - after
 }
 
 /// The extents of a span, cut at its edges.
 #[inline(always)]
 fn each(list: &[Extent], span: Span, mut each: impl FnMut(u64, u64)) {
-    let from = list.partition_point(|extent| u64::from(extent.last) < span.first);
-    let to = from + list[from..].partition_point(|extent| u64::from(extent.first) <= span.last);
-    for extent in &list[from..to] {
+    for extent in inside(list, span) {
         each(u64::from(extent.first).max(span.first), u64::from(extent.last).min(span.last));
     }
 }
@@ -131,15 +140,15 @@ impl Engine for Extents {
         }
     }
 
-    fn counts() -> Vec<Form<fn(&Vec<Extent>, &Disk, &[Span]) -> u64>> {
+    fn counts() -> Vec<Form<Count<Vec<Extent>>>> {
         vec![Form::new("sum", |list, _, spans| count_each(spans, |span| count(list, span)))]
     }
 
-    fn extents() -> Vec<Form<fn(&Vec<Extent>, &Disk, &mut Tally)>> {
+    fn extents() -> Vec<Form<Walk<Vec<Extent>>>> {
         vec![Form::new("walk", |list, _, sum| tally(list, sum))]
     }
 
-    fn windows() -> Vec<Form<fn(&Vec<Extent>, &Disk, &[Span], &mut Tally)>> {
+    fn windows() -> Vec<Form<WalkSpans<Vec<Extent>>>> {
         vec![Form::new("search and walk", |list, _, spans, sum| {
             for &span in spans {
                 each(list, span, |first, last| sum.add(first, last));
@@ -148,7 +157,7 @@ impl Engine for Extents {
         })]
     }
 
-    fn saves() -> Vec<Form<fn(&Vec<Extent>) -> Saved>> {
+    fn saves() -> Vec<Form<Save<Vec<Extent>>>> {
         vec![Form::new("copy", |list| {
             // SAFETY: an extent is two `u32` without padding, and a `u8` needs no alignment.
             unsafe { list.align_to::<u8>().1 }.to_vec().into()
@@ -172,7 +181,7 @@ impl Engine for Extents {
 
     /// Inserting each write into its place would move half of the vector: these are sorted when all are there, which no
     /// one who asks in between can do.
-    fn marks() -> Vec<Form<fn(&Disk, &[Write]) -> Vec<Extent>>> {
+    fn marks() -> Vec<Form<Mark<Vec<Extent>>>> {
         vec![Form::new("sorted at the end", |disk, writes| {
             let spans = writes.iter().map(|write| write.granules(disk));
             let mut unsorted: Vec<Extent> = spans.map(|span| extent(span.first, span.last)).collect();

@@ -1,7 +1,7 @@
 //! One bit a granule in a `Vec<u64>`, with loops that the compiler vectorises for AVX2 where the CPU has it. Large vectors
 //! ask for huge pages; what that is worth shows in the one form that does not.
 
-use crate::engine::{Engine, Form, Open, Saved, Union, count_each};
+use crate::engine::{Count, Engine, Form, Mark, Open, Save, Saved, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally, set_bits};
 use crate::patterns::{Disk, Write};
 
@@ -184,15 +184,15 @@ impl Engine for Flat {
         forms
     }
 
-    fn counts() -> Vec<Form<fn(&Words, &Disk, &[Span]) -> u64>> {
+    fn counts() -> Vec<Form<Count<Words>>> {
         vec![Form::new("popcount", |bitmap, _, spans| count_each(spans, |span| count(&bitmap.0, span)))]
     }
 
-    fn extents() -> Vec<Form<fn(&Words, &Disk, &mut Tally)>> {
+    fn extents() -> Vec<Form<Walk<Words>>> {
         vec![Form::new("edges", |bitmap, disk, sum| tally(&bitmap.0, whole(disk), sum))]
     }
 
-    fn windows() -> Vec<Form<fn(&Words, &Disk, &[Span], &mut Tally)>> {
+    fn windows() -> Vec<Form<WalkSpans<Words>>> {
         vec![Form::new("edges", |bitmap, _, spans, sum| {
             for &span in spans {
                 tally(&bitmap.0, span, sum);
@@ -201,7 +201,7 @@ impl Engine for Flat {
         })]
     }
 
-    fn saves() -> Vec<Form<fn(&Words) -> Saved>> {
+    fn saves() -> Vec<Form<Save<Words>>> {
         vec![Form::new("copy", |bitmap| {
             let mut bytes = roomy(bitmap.0.len() * 8);
             // SAFETY: every bit pattern is a `u8`, whose alignment is 1; the bytes are those of the slice.
@@ -225,7 +225,7 @@ impl Engine for Flat {
         )]
     }
 
-    fn marks() -> Vec<Form<fn(&Disk, &[Write]) -> Words>> {
+    fn marks() -> Vec<Form<Mark<Words>>> {
         vec![Form::new("set bits", |disk, writes| {
             let mut bitmap = clean(disk);
             for span in writes.iter().map(|write| write.granules(disk)) {

@@ -8,7 +8,8 @@ mod roaring;
 
 pub use flat::{or_into, roomy};
 
-use crate::engine::{Engine, Settings, run};
+use crate::course::{Settings, run};
+use crate::engine::Engine;
 use crate::patterns::Scenario;
 use crate::report::Book;
 

@@ -2,7 +2,7 @@
 //! The `roaring` crate: `RoaringBitmap`, of 32 bits, and `RoaringTreemap`, each with and without run containers. It picks
 //! its own vector instructions when it starts.
 
-use crate::engine::{Engine, Form, Open, Saved, Union, count_each};
+use crate::engine::{Count, Engine, Form, Mark, Open, Save, Saved, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
 use crate::patterns::{Disk, Write};
 use roaring::bitmap::Iter;
@@ -76,17 +76,17 @@ impl<const RUNS: bool> Engine for Roaring<RUNS> {
         ]
     }
 
-    fn counts() -> Vec<Form<fn(&RoaringBitmap, &Disk, &[Span]) -> u64>> {
+    fn counts() -> Vec<Form<Count<RoaringBitmap>>> {
         vec![Form::new("range_cardinality", |bitmap, _, spans| {
             count_each(spans, |span| bitmap.range_cardinality(narrow(span)))
         })]
     }
 
-    fn extents() -> Vec<Form<fn(&RoaringBitmap, &Disk, &mut Tally)>> {
+    fn extents() -> Vec<Form<Walk<RoaringBitmap>>> {
         vec![Form::new("next_range", |bitmap, _, sum| tally(bitmap.iter(), sum))]
     }
 
-    fn windows() -> Vec<Form<fn(&RoaringBitmap, &Disk, &[Span], &mut Tally)>> {
+    fn windows() -> Vec<Form<WalkSpans<RoaringBitmap>>> {
         vec![Form::new("next_range", |bitmap, _, spans, sum| {
             for &span in spans {
                 tally(bitmap.range(narrow(span)), sum);
@@ -95,7 +95,7 @@ impl<const RUNS: bool> Engine for Roaring<RUNS> {
         })]
     }
 
-    fn saves() -> Vec<Form<fn(&RoaringBitmap) -> Saved>> {
+    fn saves() -> Vec<Form<Save<RoaringBitmap>>> {
         vec![Form::new("portable", |bitmap| {
             let mut bytes = Vec::with_capacity(bitmap.serialized_size());
             bitmap.serialize_into(&mut bytes).expect("a vector takes everything");
@@ -122,7 +122,7 @@ impl<const RUNS: bool> Engine for Roaring<RUNS> {
         ]
     }
 
-    fn marks() -> Vec<Form<fn(&Disk, &[Write]) -> RoaringBitmap>> {
+    fn marks() -> Vec<Form<Mark<RoaringBitmap>>> {
         vec![
             Form::new("insert_range", |disk, writes| {
                 let mut bitmap = RoaringBitmap::new();
@@ -181,19 +181,19 @@ impl<const RUNS: bool> Engine for Roaring64<RUNS> {
         ]
     }
 
-    fn counts() -> Vec<Form<fn(&RoaringTreemap, &Disk, &[Span]) -> u64>> {
+    fn counts() -> Vec<Form<Count<RoaringTreemap>>> {
         vec![Form::new("range_cardinality", |treemap, _, spans| {
             count_each(spans, |span| treemap.range_cardinality(span.first..=span.last))
         })]
     }
 
-    fn extents() -> Vec<Form<fn(&RoaringTreemap, &Disk, &mut Tally)>> {
+    fn extents() -> Vec<Form<Walk<RoaringTreemap>>> {
         vec![Form::new("bitmaps, next_range", |treemap, _, sum| {
             low(treemap).iter().for_each(|bitmap| tally(bitmap.iter(), sum));
         })]
     }
 
-    fn windows() -> Vec<Form<fn(&RoaringTreemap, &Disk, &[Span], &mut Tally)>> {
+    fn windows() -> Vec<Form<WalkSpans<RoaringTreemap>>> {
         vec![Form::new("bitmaps, next_range", |treemap, _, spans, sum| {
             for &span in spans {
                 low(treemap).iter().for_each(|bitmap| tally(bitmap.range(narrow(span)), sum));
@@ -202,7 +202,7 @@ impl<const RUNS: bool> Engine for Roaring64<RUNS> {
         })]
     }
 
-    fn saves() -> Vec<Form<fn(&RoaringTreemap) -> Saved>> {
+    fn saves() -> Vec<Form<Save<RoaringTreemap>>> {
         vec![Form::new("portable", |treemap| {
             let mut bytes = Vec::with_capacity(treemap.serialized_size());
             treemap.serialize_into(&mut bytes).expect("a vector takes everything");
@@ -229,7 +229,7 @@ impl<const RUNS: bool> Engine for Roaring64<RUNS> {
         ]
     }
 
-    fn marks() -> Vec<Form<fn(&Disk, &[Write]) -> RoaringTreemap>> {
+    fn marks() -> Vec<Form<Mark<RoaringTreemap>>> {
         vec![
             Form::new("insert_range", |disk, writes| {
                 let mut treemap = RoaringTreemap::new();
