@@ -188,7 +188,13 @@ fn scenarios(options: &Options, trace: Option<&Trace>, book: &mut Book) -> Vec<(
             (Pattern::Trace, None) => book.leave_out("g: there is no trace; CHECKMAP_TRACE names one".into()),
             (Pattern::Trace, Some(trace)) => {
                 scenarios.push((pattern, trace.own_disk()));
-                scenarios.extend(disks.filter(|&disk| trace.fits(disk)).map(|disk| (pattern, disk)));
+                for disk in disks {
+                    if trace.fits(disk) {
+                        scenarios.push((pattern, disk));
+                    } else {
+                        book.leave_out(format!("g 2^{}: the disk is too small for the tiles", disk.granules_log2));
+                    }
+                }
             }
             _ => scenarios.extend(disks.map(|disk| (pattern, disk))),
         }

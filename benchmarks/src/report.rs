@@ -11,6 +11,9 @@ use std::io::{self, Write};
 /// The engine that is held against the others.
 pub const OURS: &str = "checkmap";
 
+/// What caches may hold, so that the memory's bandwidth does not bound it.
+const CACHED: u64 = 16 << 20;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operation {
     Union,
@@ -296,11 +299,11 @@ impl Rows {
         bars
     }
 
-    /// Whether both are at the memory bandwidth in this cell.
+    /// Whether both are at the memory bandwidth in this cell: a union of more than caches hold.
     fn is_bound(&self, cell: Cell, bandwidth: f64) -> bool {
+        let bound = |row: Row| row.touched > CACHED && row.bandwidth() >= bandwidth * 2.0 / 3.0;
         let rows = &self.cells[&cell];
-        let pair = find(rows, OURS).zip(best_peer(rows));
-        pair.is_some_and(|(ours, peer)| ours.bandwidth().min(peer.bandwidth()) >= bandwidth * 2.0 / 3.0)
+        find(rows, OURS).is_some_and(bound) && best_peer(rows).is_some_and(bound)
     }
 
     fn on_two_threads(&self) -> Vec<Ratio> {

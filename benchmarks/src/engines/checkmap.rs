@@ -2,9 +2,9 @@
 //! checkmap itself, through its public calls, which count in bytes. Of each job it has the one form that its users are
 //! told to use.
 
-use crate::engine::{Count, Engine, Form, Mark, Open, Save, Saved, Union, Walk, WalkSpans, count_each};
+use crate::engine::{Count, Engine, Form, Mark, Open, Save, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
-use crate::patterns::{Disk, Write};
+use crate::patterns::Disk;
 use checkmap::{Bitmap, Granularity};
 
 pub struct Checkmap;

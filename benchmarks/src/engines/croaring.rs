@@ -3,7 +3,7 @@
 
 use crate::engine::{Count, Engine, Form, Mark, Open, Save, Saved, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
-use crate::patterns::{Disk, Write};
+use crate::patterns::Disk;
 use croaring::{Bitmap, Bitmap64, Bitmap64View, BitmapView, Frozen, Native, Portable, RangeInclusive};
 use std::ops::Deref;
 

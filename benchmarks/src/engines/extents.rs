@@ -1,8 +1,8 @@
 //! The extents themselves, sorted, none touching another, in a vector.
 
-use crate::engine::{Count, Engine, Form, Mark, Open, Save, Saved, Union, Walk, WalkSpans, count_each};
+use crate::engine::{Count, Engine, Form, Mark, Open, Save, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
-use crate::patterns::{Disk, Write};
+use crate::patterns::Disk;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 

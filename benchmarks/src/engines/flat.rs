@@ -1,9 +1,9 @@
 //! One bit a granule in a `Vec<u64>`, with loops that the compiler vectorises for AVX2 where the CPU has it. Large vectors
 //! ask for huge pages; what that is worth shows in the one form that does not.
 
-use crate::engine::{Count, Engine, Form, Mark, Open, Save, Saved, Union, Walk, WalkSpans, count_each};
+use crate::engine::{Count, Engine, Form, Mark, Open, Save, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally, set_bits};
-use crate::patterns::{Disk, Write};
+use crate::patterns::Disk;
 
 pub struct Flat;
 

@@ -2,9 +2,9 @@
 //! The `roaring` crate: `RoaringBitmap`, of 32 bits, and `RoaringTreemap`, each with and without run containers. It picks
 //! its own vector instructions when it starts.
 
-use crate::engine::{Count, Engine, Form, Mark, Open, Save, Saved, Union, Walk, WalkSpans, count_each};
+use crate::engine::{Count, Engine, Form, Mark, Open, Save, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
-use crate::patterns::{Disk, Write};
+use crate::patterns::Disk;
 use roaring::bitmap::Iter;
 use roaring::{MultiOps, RoaringBitmap, RoaringTreemap};
 use std::ops::RangeInclusive;
