@@ -1,6 +1,6 @@
 # Long runs, and what is generated. The tests themselves: ./run-tests
 
-.PHONY: test test-matrix test-soak fuzz fuzz-replay example man completions
+.PHONY: test test-matrix test-soak fuzz fuzz-replay bench-peers bench-peers-quick example man completions
 
 test:
 	./run-tests
@@ -18,6 +18,15 @@ test-soak:
 FUZZ_SECONDS ?= 300
 fuzz:
 	for target in $$(cargo fuzz list); do cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+
+# checkmap beside CRoaring, roaring, a flat bitmap and a vector of extents; leaves target/bench-peers.csv. All of it takes
+# hours and 16 GiB of memory; the quick one takes less than three minutes. BENCH takes more options, see `BENCH=--help`.
+BENCH ?=
+bench-peers:
+	cargo run --release --locked --manifest-path benchmarks/Cargo.toml -- $(BENCH)
+
+bench-peers-quick:
+	cargo run --release --locked --manifest-path benchmarks/Cargo.toml -- --quick $(BENCH)
 
 # The image that the README's first command reads, made anew by QEMU's tools.
 example:

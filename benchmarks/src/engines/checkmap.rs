@@ -1,0 +1,116 @@
+#![forbid(unsafe_code)]
+//! checkmap itself, through its public calls, which count in bytes. Of each job it has the one form that its users are
+//! told to use.
+
+use crate::engine::{Count, Engine, Form, Mark, Open, Save, Union, Walk, WalkSpans, count_each};
+use crate::input::{Input, Shape, Span, Tally};
+use crate::patterns::Disk;
+use checkmap::{Bitmap, Granularity};
+
+pub struct Checkmap;
+
+fn granularity(disk: &Disk) -> Granularity {
+    Granularity::from_bits(disk.granule_bits).expect("the disks here have granularities of 4 to 64 KiB")
+}
+
+fn read(bytes: &[u8], disk: &Disk) -> Bitmap {
+    Bitmap::from_roaring(bytes, disk.bytes(), granularity(disk)).expect("the bytes are Roaring of this disk")
+}
+
+#[inline(always)]
+fn bytes(span: Span, disk: &Disk) -> (u64, u64) {
+    (span.first << disk.granule_bits, span.granules() << disk.granule_bits)
+}
+
+#[inline(always)]
+fn tally(bitmap: &Bitmap, disk: &Disk, (offset, len_bytes): (u64, u64), tally: &mut Tally) {
+    for extent in bitmap.extents(offset, len_bytes) {
+        let end = extent.offset + extent.len_bytes;
+        tally.add(extent.offset >> disk.granule_bits, (end >> disk.granule_bits) - 1);
+    }
+}
+
+impl Engine for Checkmap {
+    type Bitmap = Bitmap;
+    type Opened<'a> = Bitmap;
+
+    const NAME: &'static str = crate::report::OURS;
+    const SHAPE: Shape = Shape::SmallestContainers;
+
+    fn build(input: &Input, disk: &Disk) -> Bitmap {
+        read(&input.to_portable64(), disk)
+    }
+
+    fn cardinality(bitmap: &Bitmap) -> u64 {
+        bitmap.dirty_granules()
+    }
+
+    // A form with `threads: 2` is a row of its own.
+    fn unions(count: usize) -> Vec<Form<Union<Bitmap>>> {
+        match count {
+            2 => vec![Form::new(
+                "in place",
+                Union::InPlace(|sum, other| sum.union_with(other).expect("both are of one disk")),
+            )],
+            _ => vec![Form::new(
+                "many-way",
+                Union::New(|bitmaps| Bitmap::union_many(bitmaps, None).expect("all are of one disk")),
+            )],
+        }
+    }
+
+    fn counts() -> Vec<Form<Count<Bitmap>>> {
+        vec![Form::new("count_range", |bitmap, disk, spans| {
+            count_each(spans, |span| {
+                let (offset, len_bytes) = bytes(span, disk);
+                bitmap.count_range(offset, len_bytes)
+            })
+        })]
+    }
+
+    fn extents() -> Vec<Form<Walk<Bitmap>>> {
+        vec![Form::new("extents", |bitmap, disk, sum| tally(bitmap, disk, (0, u64::MAX), sum))]
+    }
+
+    fn windows() -> Vec<Form<WalkSpans<Bitmap>>> {
+        vec![Form::new("extents", |bitmap, disk, spans, sum| {
+            for &span in spans {
+                tally(bitmap, disk, bytes(span, disk), sum);
+                sum.end_list();
+            }
+        })]
+    }
+
+    fn saves() -> Vec<Form<Save<Bitmap>>> {
+        vec![Form::new("portable", |bitmap| {
+            let mut bytes = Vec::with_capacity(bitmap.serialized_len() as usize);
+            bitmap.write_roaring(&mut bytes).expect("a vector takes everything");
+            bytes.into()
+        })]
+    }
+
+    fn opens() -> Vec<Form<Open<Self>>> {
+        vec![Form::new("portable, read", Open { saved_by: "portable", open: |bytes, disk| read(bytes, disk) })]
+    }
+
+    fn marks() -> Vec<Form<Mark<Bitmap>>> {
+        vec![Form::new("set", |disk, writes| {
+            let mut bitmap = Bitmap::new(disk.bytes(), granularity(disk)).expect("the disks here are small enough");
+            for write in writes {
+                bitmap.set(write.offset, write.len_bytes).expect("the writes are inside the disk");
+            }
+            bitmap
+        })]
+    }
+
+    fn count_opened(opened: &Bitmap, disk: &Disk, span: Span) -> u64 {
+        let (offset, len_bytes) = bytes(span, disk);
+        opened.count_range(offset, len_bytes)
+    }
+
+    fn tally_opened(opened: &Bitmap, disk: &Disk) -> Tally {
+        let mut sum = Tally::default();
+        tally(opened, disk, (0, u64::MAX), &mut sum);
+        sum
+    }
+}
