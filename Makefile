@@ -1,6 +1,6 @@
 # Long runs, and what is generated. The tests themselves: ./run-tests
 
-.PHONY: test test-matrix test-soak fuzz fuzz-replay bench-peers bench-peers-quick example man completions
+.PHONY: test test-matrix test-soak fuzz bench-peers bench-peers-quick bench-delete example man completions
 
 test:
 	./run-tests
@@ -23,10 +23,18 @@ fuzz:
 # hours and 16 GiB of memory; the quick one takes less than three minutes. BENCH takes more options, see `BENCH=--help`.
 BENCH ?=
 bench-peers:
-	cargo run --release --locked --manifest-path benchmarks/Cargo.toml -- $(BENCH)
+	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-peers -- $(BENCH)
 
 bench-peers-quick:
-	cargo run --release --locked --manifest-path benchmarks/Cargo.toml -- --quick $(BENCH)
+	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-peers -- --quick $(BENCH)
+
+# Deleting a checkpoint on a qcow2 of 16 TiB beside qemu-img: runs of each, and how many of the cases (the third takes an hour).
+DELETE_RUNS ?= 5
+DELETE_CASES ?= 4
+bench-delete:
+	cargo build --release --locked
+	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-delete -- \
+		target/release/checkmap $(DELETE_RUNS) $(DELETE_CASES)
 
 # The image that the README's first command reads, made anew by QEMU's tools.
 example:
