@@ -2,7 +2,7 @@
 //! Every set of kernels that this CPU can run, against loops over plain booleans and lists.
 #![allow(clippy::cast_possible_truncation, reason = "positions of a chunk are below 65536")]
 
-use checkmap::kernels::{EDGES, Kernels, Measure, ROOM, WORDS, Words, all_available, select};
+use checkmap::kernels::{EDGES, FEW, Kernels, Measure, ROOM, WORDS, Words, all_available, select};
 use proptest::prelude::*;
 use proptest::sample::select as choose;
 use std::collections::BTreeSet;
@@ -68,11 +68,8 @@ fn check_words(kernels: &Kernels, a: &[u16], b: &[u16]) {
 fn check_lists(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     let (ours, theirs): (BTreeSet<u16>, BTreeSet<u16>) = (a.iter().copied().collect(), b.iter().copied().collect());
     let most = a.len() + b.len();
-    let cases: [(fn(&[u16], &[u16], &mut [u16]) -> usize, BTreeSet<u16>); 3] = [
-        (kernels.unite, &ours | &theirs),
-        (kernels.intersect, &ours & &theirs),
-        (kernels.subtract, &ours - &theirs),
-    ];
+    let cases: [(fn(&[u16], &[u16], &mut [u16]) -> usize, BTreeSet<u16>); 3] =
+        [(kernels.unite, &ours | &theirs), (kernels.intersect, &ours & &theirs), (kernels.subtract, &ours - &theirs)];
     for (kernel, expected) in cases {
         let found = filled(most, start, 7, |out| kernel(a, b, out));
         assert!(found.into_iter().eq(expected), "{:?}: {a:?} {b:?}", kernels.level);
@@ -174,6 +171,24 @@ fn every_length_and_alignment_of_two_lists() {
                 }
                 check_lists(kernels, &a, &b, len % 17);
                 check_lists(kernels, &b, &a, other % 17);
+            }
+        }
+    }
+}
+
+#[test]
+fn few_items_are_sorted_and_kept_once() {
+    for kernels in all_available() {
+        for len in 0..=FEW {
+            for spread in [1u32, 7, 50, 65_535] {
+                let mut items = [u16::MAX; FEW];
+                for (place, item) in (0u32..).zip(&mut items[..len]) {
+                    *item = ((place + 3).wrapping_mul(0x9e37_79b9) % spread) as u16;
+                }
+                let expected: BTreeSet<u16> = items[..len].iter().copied().collect();
+                let mut out = [9; FEW];
+                let count = (kernels.sort_few)(&items, &mut out);
+                assert!(out[..count].iter().copied().eq(expected), "{:?} {len} {spread}", kernels.level);
             }
         }
     }

@@ -5,16 +5,16 @@
 //! written by hand.
 #![allow(unsafe_code, reason = "what needs more than the baseline is called where detection has found it")]
 
-mod body;
-mod portable;
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod body;
 #[cfg(target_arch = "x86_64")]
 mod merge;
+mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use body::{EDGES, ROOM, WORDS};
+pub use body::{EDGES, FEW, ROOM, WORDS};
 
 use crate::cpu::Level;
 use std::sync::OnceLock;
@@ -74,6 +74,8 @@ pub struct Kernels {
     pub intersect: fn(a: &[u16], b: &[u16], out: &mut [u16]) -> usize,
     /// What is in `a` and not in `b`; its length.
     pub subtract: fn(a: &[u16], b: &[u16], out: &mut [u16]) -> usize,
+    /// Sorts the items before the first `u16::MAX`, each once; their number. After that there is nothing else in `items`.
+    pub sort_few: fn(items: &[u16; FEW], out: &mut [u16; FEW]) -> usize,
     /// The union of two lists of runs, each run as its first position in the upper and its last in the lower 16 bits;
     /// touching runs are joined. Its length.
     pub unite_runs: fn(a: &[u32], b: &[u32], out: &mut [u32]) -> usize,

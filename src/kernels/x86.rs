@@ -1,6 +1,6 @@
 //! Owns the kernels for x86-64 beyond its baseline. Must never be reached on a CPU that does not have what they need.
 
-use super::body::EDGES;
+use super::body::{EDGES, FEW};
 use super::portable::every_kernel;
 use super::{Kernels, Measure, Words, body, merge};
 use crate::cpu::Level;
