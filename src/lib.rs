@@ -1,4 +1,4 @@
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 //! checkmap answers one question: *which blocks of this disk changed between these two points in time?*
 //!
 //! A [`Bitmap`] holds one bit for each granule of a disk. An [`Image`] is a disk image on which QEMU records
@@ -9,10 +9,14 @@
 
 pub mod bitmap;
 pub mod chain;
+#[doc(hidden)]
+pub mod cpu;
 pub mod error;
 pub mod formats;
 pub mod geometry;
 pub mod image;
+#[doc(hidden)]
+pub mod kernels;
 pub mod progress;
 pub mod storage;
 

@@ -11,7 +11,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("geometry", &["error"]),
     ("progress", &["error"]),
     ("storage", &[]),
-    ("bitmap", &["error", "geometry"]),
+    ("cpu", &[]),
+    ("kernels", &["cpu"]),
+    ("pool", &["error"]),
+    ("bitmap", &["error", "geometry", "kernels", "pool"]),
     ("chain", &["error", "geometry"]),
     ("formats", &["error", "geometry", "progress", "storage", "bitmap", "chain"]),
     ("image", &["error", "geometry", "progress", "storage", "bitmap", "chain", "formats"]),
@@ -81,7 +84,10 @@ fn the_command_line_sees_only_what_the_library_exports() {
 #[test]
 fn every_file_outside_the_unsafe_rooms_forbids_unsafe_code() {
     for (path, text) in sources() {
-        if !UNSAFE_ROOMS.contains(&room(&path).as_str()) {
+        if room(&path) == "lib" {
+            // What the root forbids, no room could allow.
+            assert!(text.starts_with("#![deny(unsafe_code)]\n"), "{} does not deny it", path.display());
+        } else if !UNSAFE_ROOMS.contains(&room(&path).as_str()) {
             assert!(text.starts_with("#![forbid(unsafe_code)]\n"), "{} does not forbid it", path.display());
         }
     }
@@ -90,8 +96,9 @@ fn every_file_outside_the_unsafe_rooms_forbids_unsafe_code() {
 #[test]
 fn every_file_begins_with_what_it_owns_and_is_of_bearable_length() {
     for (path, text) in sources() {
-        let second = text.lines().nth(1).unwrap_or_default();
-        assert!(second.starts_with("//! ") || room(&path) == "lib", "{}: {second}", path.display());
+        let forbids = usize::from(text.starts_with("#![forbid(unsafe_code)]\n"));
+        let owns = text.lines().nth(forbids).unwrap_or_default();
+        assert!(owns.starts_with("//! ") || room(&path) == "lib", "{}: {owns}", path.display());
         assert!(text.lines().count() <= 700, "{} is too long", path.display());
     }
 }

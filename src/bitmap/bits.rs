@@ -3,11 +3,10 @@
 //! clusters, tables or files.
 
 use super::Bitmap;
-use super::container::{CHUNK, Container, Run, Words, clear_run, no_words, to_u16};
+use super::container::{CHUNK, Container, Run, Words, Workspace, clear_run, no_words, to_u16};
 use super::directory::{Span, split, window_in_chunk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use std::borrow::Cow;
 
 /// The bytes of one chunk's bits.
 const CHUNK_BYTES: usize = size_of::<Words>();
@@ -44,8 +43,11 @@ impl Bitmap {
                 }
                 let new = Container::from_words(words);
                 self.directory.edit(key, |container| {
-                    let old = std::mem::replace(container, Container::empty());
-                    *container = if old.is_empty() { new } else { Container::union(Cow::Owned(old), &new) };
+                    if container.is_empty() {
+                        *container = new;
+                    } else {
+                        container.unite_with(&new, &mut Workspace::new());
+                    }
                 });
             }
             at = (u64::from(key) + 1) << 16;

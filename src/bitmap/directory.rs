@@ -72,6 +72,21 @@ impl Directory {
         &self.entries
     }
 
+    pub(super) fn with_capacity(entries: usize) -> Self {
+        Self { entries: Vec::with_capacity(entries) }
+    }
+
+    /// Gives back the memory that is not needed.
+    pub(super) fn shrink(&mut self) {
+        self.entries.shrink_to_fit();
+    }
+
+    /// Takes the smallest form everywhere.
+    pub(super) fn optimize(&mut self) {
+        self.entries.iter_mut().for_each(|entry| entry.container.optimize());
+        self.shrink();
+    }
+
     pub(super) fn into_entries(self) -> Vec<Entry> {
         self.entries
     }

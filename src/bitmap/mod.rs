@@ -10,6 +10,7 @@ mod bits;
 mod container;
 mod directory;
 mod iter;
+mod many;
 mod ops;
 mod range;
 mod roaring;
@@ -144,6 +145,14 @@ impl Bitmap {
         }
         self.size_bytes = size_bytes;
         Ok(())
+    }
+
+    /// Takes the smallest form for every part of the bitmap, and no more memory than that needs.
+    ///
+    /// Single marks keep the form that a part has, as long as it can hold them, and room for more. What other calls
+    /// return is in its smallest form already.
+    pub fn optimize(&mut self) {
+        self.directory.optimize();
     }
 
     /// The bytes that this bitmap takes on the heap.

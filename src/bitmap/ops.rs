@@ -3,13 +3,12 @@
 //! operation is for.
 
 use super::Bitmap;
-use super::container::{Container, no_words};
+use super::container::{Container, Workspace};
 use super::directory::{Collector, Directory, Entry, Span};
+use super::many;
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, check_disk};
 use std::borrow::Cow;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 
 impl Bitmap {
     /// Whether every dirty byte of this bitmap is dirty in `other`, exactly, at whatever granularities.
@@ -102,7 +101,7 @@ impl Bitmap {
         bitmaps.iter().try_for_each(|bitmap| result.check_size(bitmap))?;
         let sources: Vec<Cow<'_, Directory>> =
             bitmaps.iter().map(|bitmap| bitmap.rescaled(target, Rounding::Outward)).collect();
-        result.directory = unite(sources.iter().map(|source| source.entries()).collect());
+        result.directory = many::unite(&sources.iter().map(|source| source.entries()).collect::<Vec<_>>());
         Ok(result)
     }
 
@@ -177,24 +176,28 @@ enum Rounding {
 }
 
 /// One chunk's result, from what the two sides have of it.
-type Operation = fn(Option<Cow<'_, Container>>, Option<&Container>) -> Container;
+type Operation = fn(Option<Cow<'_, Container>>, Option<&Container>, &mut Workspace) -> Container;
 
-fn union(a: Option<Cow<'_, Container>>, b: Option<&Container>) -> Container {
+fn union(a: Option<Cow<'_, Container>>, b: Option<&Container>, workspace: &mut Workspace) -> Container {
     match (a, b) {
-        (Some(a), Some(b)) => Container::union(a, b),
+        (Some(Cow::Owned(mut a)), Some(b)) => {
+            a.unite_with(b, workspace);
+            a
+        }
+        (Some(Cow::Borrowed(a)), Some(b)) => Container::union_of(&[a, b], workspace),
         (Some(a), None) => a.into_owned(),
         (None, b) => b.cloned().unwrap_or_else(Container::empty),
     }
 }
 
-fn intersect(a: Option<Cow<'_, Container>>, b: Option<&Container>) -> Container {
+fn intersect(a: Option<Cow<'_, Container>>, b: Option<&Container>, _: &mut Workspace) -> Container {
     match (a, b) {
         (Some(a), Some(b)) => Container::intersect(a, b),
         _ => Container::empty(),
     }
 }
 
-fn subtract(a: Option<Cow<'_, Container>>, b: Option<&Container>) -> Container {
+fn subtract(a: Option<Cow<'_, Container>>, b: Option<&Container>, _: &mut Workspace) -> Container {
     match (a, b) {
         (Some(a), Some(b)) => Container::subtract(a, b),
         (Some(a), None) => a.into_owned(),
@@ -202,18 +205,20 @@ fn subtract(a: Option<Cow<'_, Container>>, b: Option<&Container>) -> Container {
     }
 }
 
-fn xor(a: Option<Cow<'_, Container>>, b: Option<&Container>) -> Container {
+fn xor(a: Option<Cow<'_, Container>>, b: Option<&Container>, workspace: &mut Workspace) -> Container {
     match (a, b) {
         (Some(a), Some(b)) => Container::xor(a, b),
-        (a, b) => union(a, b),
+        (a, b) => union(a, b, workspace),
     }
 }
 
 fn apply<'a>(ours: impl Iterator<Item = Part<'a>>, theirs: &Directory, operation: Operation) -> Directory {
-    let mut result = Directory::default();
+    let mut workspace = Workspace::new();
+    let mut result = Directory::with_capacity(ours.size_hint().0.max(theirs.entries().len()));
     for (key, chunks, ours, theirs) in Pairs::new(ours, parts(theirs)) {
-        result.push(key, chunks, operation(ours, theirs.as_deref()));
+        result.push(key, chunks, operation(ours, theirs.as_deref(), &mut workspace));
     }
+    result.shrink();
     result
 }
 
@@ -306,71 +311,5 @@ impl<'a, 'b, A: Iterator<Item = Part<'a>>, B: Iterator<Item = Part<'b>>> Iterato
         let end = self.ours.edge(start).min(self.theirs.edge(start));
         self.position = end;
         Some((start, end - start, self.ours.take(start, end), self.theirs.take(start, end)))
-    }
-}
-
-/// The entries of one source that are not yet part of a many-way union; all chunks before `position` are.
-struct Source<'a> {
-    entries: &'a [Entry],
-    position: u32,
-}
-
-impl<'a> Source<'a> {
-    /// The first chunk that is left.
-    fn start(&self) -> Option<u32> {
-        self.entries.first().map(|entry| entry.key.max(self.position))
-    }
-
-    /// Goes past all chunks before `position`.
-    fn pass(&mut self, position: u32) {
-        let done = self.entries.partition_point(|entry| entry.end() <= position);
-        self.entries = &self.entries[done..];
-        self.position = position;
-    }
-}
-
-/// The union of many directories in one pass over their chunks.
-fn unite(sources: Vec<&[Entry]>) -> Directory {
-    let mut sources: Vec<Source<'_>> = sources.into_iter().map(|entries| Source { entries, position: 0 }).collect();
-    let mut queue: BinaryHeap<Reverse<(u32, usize)>> =
-        sources.iter().enumerate().filter_map(|(index, source)| Some(Reverse((source.start()?, index)))).collect();
-    let mut result = Directory::default();
-    let (mut group, mut taken) = (Vec::new(), Vec::new());
-    while let Some(&Reverse((key, _))) = queue.peek() {
-        let mut full_end = key;
-        while let Some(&Reverse((next, index))) = queue.peek()
-            && next <= key.max(full_end.saturating_sub(1))
-        {
-            queue.pop();
-            taken.push(index);
-            let entry = &sources[index].entries[0];
-            if entry.container.is_full() {
-                full_end = full_end.max(entry.end());
-            } else if full_end == key {
-                group.push(&entry.container);
-            }
-        }
-        let end = if full_end == key { key + 1 } else { full_end };
-        result.push(key, end - key, if full_end == key { unite_containers(&group) } else { Container::Full });
-        group.clear();
-        for index in taken.drain(..) {
-            sources[index].pass(end);
-            queue.extend(sources[index].start().map(|start| Reverse((start, index))));
-        }
-    }
-    result
-}
-
-/// The union of what several bitmaps hold of one chunk.
-fn unite_containers(group: &[&Container]) -> Container {
-    match group {
-        [] => Container::empty(),
-        [one] => (*one).clone(),
-        [one, other] => Container::union(Cow::Borrowed(*one), other),
-        _ => {
-            let mut words = no_words();
-            group.iter().for_each(|container| container.add_to(&mut words));
-            Container::from_words(words)
-        }
     }
 }

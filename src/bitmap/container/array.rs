@@ -3,6 +3,7 @@
 //! bytes.
 
 use super::{ARRAY_MAX, Run, small};
+use crate::kernels::{ROOM, select};
 use std::ops::Range;
 
 /// Longer runs go into an array by way of the smallest form of the result.
@@ -73,32 +74,17 @@ pub(super) fn trailing_run(bits: &[u16]) -> usize {
 }
 
 pub(super) fn run_count(bits: &[u16]) -> usize {
-    let breaks = bits.windows(2).filter(|pair| pair[1] - pair[0] != 1).count();
-    breaks + usize::from(!bits.is_empty())
-}
-
-pub(super) fn union(a: &[u16], b: &[u16]) -> Vec<u16> {
-    let mut result = Vec::with_capacity(a.len() + b.len());
-    let (mut i, mut j) = (0, 0);
-    while let (Some(&x), Some(&y)) = (a.get(i), b.get(j)) {
-        result.push(x.min(y));
-        i += usize::from(x <= y);
-        j += usize::from(y <= x);
-    }
-    result.extend_from_slice(&a[i..]);
-    result.extend_from_slice(&b[j..]);
-    result
+    (select().list_runs)(bits)
 }
 
 pub(super) fn intersect(a: &[u16], b: &[u16]) -> Vec<u16> {
-    let mut result = Vec::with_capacity(a.len().min(b.len()));
-    let (mut i, mut j) = (0, 0);
-    while let (Some(&x), Some(&y)) = (a.get(i), b.get(j)) {
-        if x == y {
-            result.push(x);
-        }
-        i += usize::from(x <= y);
-        j += usize::from(y <= x);
-    }
-    result
+    let mut out = [0; ARRAY_MAX + ROOM];
+    let count = (select().intersect)(a, b, &mut out);
+    out[..count].to_vec()
+}
+
+pub(super) fn subtract(a: &[u16], b: &[u16]) -> Vec<u16> {
+    let mut out = [0; ARRAY_MAX + ROOM];
+    let count = (select().subtract)(a, b, &mut out);
+    out[..count].to_vec()
 }

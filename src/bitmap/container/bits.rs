@@ -3,9 +3,9 @@
 //! of chunk keys, disks or bytes.
 
 use super::{ARRAY_MAX, CHUNK, Run, to_u16};
+use crate::kernels::{EDGES, ROOM, select};
 
-/// The bits of one chunk; bit n is bit n%64, counted from the least significant, of word n/64.
-pub(in crate::bitmap) type Words = [u64; 1024];
+pub(in crate::bitmap) use crate::kernels::Words;
 
 /// The words of a chunk and the number of ones in them.
 #[derive(Clone, PartialEq, Eq)]
@@ -20,9 +20,16 @@ impl Bits {
     }
 
     pub(super) fn count(&self, window: Run) -> u32 {
-        let mut ones = 0;
-        for_masks(window, |index, mask| ones += (self.words[index] & mask).count_ones());
-        ones
+        let (from, to) = (usize::from(window.first / 64), usize::from(window.last / 64));
+        let head = u64::MAX << (window.first % 64);
+        let tail = u64::MAX >> (63 - window.last % 64);
+        if from == to {
+            return (self.words[from] & head & tail).count_ones();
+        }
+        let ends = (self.words[from] & head).count_ones() + (self.words[to] & tail).count_ones();
+        #[allow(clippy::cast_possible_truncation, reason = "a chunk has 65536 bits")]
+        let middle = (select().ones)(&self.words[from + 1..to]) as u32;
+        ends + middle
     }
 
     pub(super) fn set(&mut self, new: Run) {
@@ -66,30 +73,32 @@ pub(in crate::bitmap) fn clear_run(words: &mut Words, run: Run) {
 }
 
 pub(super) fn count_ones(words: &Words) -> u32 {
-    words.iter().map(|word| word.count_ones()).sum()
-}
-
-/// The indices of the set bits, which are `ones` many.
-pub(super) fn positions(words: &Words, ones: u32) -> Vec<u16> {
-    let mut positions = Vec::with_capacity(ones as usize);
-    for (index, &word) in (0..).zip(words) {
-        let mut rest = word;
-        while rest != 0 {
-            positions.push(to_u16(index * 64 + rest.trailing_zeros()));
-            rest &= rest - 1;
-        }
-    }
-    positions
+    (select().measure)(words).ones
 }
 
 pub(super) fn run_count(words: &Words) -> u32 {
-    let mut before = 0;
-    let starts = words.iter().map(|&word| {
-        let starts = (word & !(word << 1 | before)).count_ones();
-        before = word >> 63;
-        starts
-    });
-    starts.sum()
+    (select().measure)(words).runs
+}
+
+/// The indices of the set bits, which are `ARRAY_MAX` at most.
+pub(super) fn positions(words: &Words) -> Vec<u16> {
+    let mut out = [0; ARRAY_MAX + ROOM];
+    let count = (select().positions)(words, &mut out);
+    out[..count].to_vec()
+}
+
+/// The `count` maximal runs of set bits.
+pub(super) fn runs(words: &Words, count: usize) -> Vec<Run> {
+    let mut runs = Vec::with_capacity(count);
+    let mut bounds = [0; EDGES];
+    let mut from = 0;
+    while from < CHUNK {
+        let (found, next) = (select().edges)(words, from, CHUNK, &mut bounds);
+        let (pairs, _) = bounds[..found].as_chunks::<2>();
+        runs.extend(pairs.iter().map(|&[first, end]| Run { first: to_u16(first), last: to_u16(end - 1) }));
+        from = next;
+    }
+    runs
 }
 
 /// The first position in `from..end` whose bit differs from those of `same` (0 or all ones); `end` if there is none.

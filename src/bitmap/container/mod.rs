@@ -11,11 +11,14 @@ mod bits;
 mod runs;
 #[cfg(test)]
 mod tests;
+mod unite;
 
+use crate::kernels::{Kernels, Measure, select};
 pub(super) use array::Array;
 pub(super) use bits::{Bits, Words, clear_run, no_words, set_run};
 pub(super) use runs::{Run, Runs};
 use std::borrow::Cow;
+pub(super) use unite::Workspace;
 
 /// The granules of one chunk.
 pub(super) const CHUNK: u32 = 1 << 16;
@@ -43,7 +46,7 @@ impl Container {
     /// The smallest form of sorted bits, none twice.
     pub(super) fn from_sorted(mut bits: Vec<u16>) -> Self {
         if bits.len() <= ARRAY_MAX && bits.len() <= 2 * array::run_count(&bits) {
-            bits.shrink_to(2 * bits.len());
+            bits.shrink_to_fit();
             return Self::Array(Array(bits));
         }
         Self::from_runs(array_runs(&bits).collect())
@@ -68,20 +71,33 @@ impl Container {
 
     /// The smallest form of `words`.
     pub(super) fn from_words(words: Box<Words>) -> Self {
-        let ones = bits::count_ones(&words);
-        let runs = bits::run_count(&words) as usize;
-        if ones == CHUNK {
-            return Self::Full;
+        let measure = (select().measure)(&words);
+        match Self::without_words(&words, measure) {
+            Some(container) => container,
+            None => Self::Bits(Bits { ones: measure.ones, words }),
         }
-        if ones as usize <= ARRAY_MAX && ones as usize <= 2 * runs {
-            return Self::Array(Array(bits::positions(&words, ones)));
+    }
+
+    /// The smallest form of `words`, which hold `measure`, unless it is the words themselves.
+    fn without_words(words: &Words, measure: Measure) -> Option<Self> {
+        let (ones, runs) = (measure.ones as usize, measure.runs as usize);
+        if measure.ones == CHUNK {
+            return Some(Self::Full);
         }
-        if runs > RUNS_MAX {
-            return Self::Bits(Bits { ones, words });
+        if ones <= ARRAY_MAX && ones <= 2 * runs {
+            return Some(Self::Array(Array(bits::positions(words))));
         }
-        let mut list = Vec::with_capacity(runs);
-        list.extend(RunIter::Bits { words: &words, from: 0, to: CHUNK });
-        Self::Runs(Runs(list))
+        (runs <= RUNS_MAX).then(|| Self::Runs(Runs(bits::runs(words, runs))))
+    }
+
+    /// Takes the smallest form for what is held.
+    pub(super) fn optimize(&mut self) {
+        *self = match std::mem::replace(self, Self::Full) {
+            Self::Full => return,
+            Self::Array(array) => Self::from_sorted(array.0),
+            Self::Bits(bits) => Self::from_words(bits.words),
+            Self::Runs(runs) => Self::from_runs(runs.0),
+        };
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -190,15 +206,6 @@ impl Container {
         }
     }
 
-    /// The bits set in `a` or in `b`.
-    pub(super) fn union(a: Cow<'_, Self>, b: &Self) -> Self {
-        match (&*a, b) {
-            (Self::Full, _) | (_, Self::Full) => Self::Full,
-            (Self::Array(x), Self::Array(y)) => Self::from_sorted(array::union(&x.0, &y.0)),
-            _ => Self::combine(a, b, |a, b| a | b, |a, b| a || b),
-        }
-    }
-
     /// The bits set in both.
     pub(super) fn intersect(a: Cow<'_, Self>, b: &Self) -> Self {
         match (&*a, b) {
@@ -208,7 +215,7 @@ impl Container {
             (Self::Array(array), other) | (other, Self::Array(array)) => {
                 Self::from_sorted(array.0.iter().copied().filter(|&bit| other.contains(bit)).collect())
             }
-            _ => Self::combine(a, b, |a, b| a & b, |a, b| a && b),
+            _ => Self::combine(a, b, |kernels| kernels.and, |a, b| a && b),
         }
     }
 
@@ -216,28 +223,34 @@ impl Container {
     pub(super) fn subtract(a: Cow<'_, Self>, b: &Self) -> Self {
         match (&*a, b) {
             (_, Self::Full) => Self::empty(),
+            (Self::Array(x), Self::Array(y)) => Self::from_sorted(array::subtract(&x.0, &y.0)),
             (Self::Array(array), _) => {
                 Self::from_sorted(array.0.iter().copied().filter(|&bit| !b.contains(bit)).collect())
             }
-            _ => Self::combine(a, b, |a, b| a & !b, |a, b| a && !b),
+            _ => Self::combine(a, b, |kernels| kernels.and_not, |a, b| a && !b),
         }
     }
 
     /// The bits set in one of the two only.
     pub(super) fn xor(a: Cow<'_, Self>, b: &Self) -> Self {
-        Self::combine(a, b, |a, b| a ^ b, |a, b| a != b)
+        Self::combine(a, b, |kernels| kernels.xor, |a, b| a != b)
     }
 
-    fn combine(a: Cow<'_, Self>, b: &Self, words: fn(u64, u64) -> u64, keep: fn(bool, bool) -> bool) -> Self {
+    fn combine(
+        a: Cow<'_, Self>,
+        b: &Self,
+        kernel: fn(&Kernels) -> fn(&mut Words, &Words) -> Measure,
+        keep: fn(bool, bool) -> bool,
+    ) -> Self {
         if !matches!((&*a, b), (Self::Bits(_), _) | (_, Self::Bits(_))) {
             return Self::from_runs(runs::sweep(a.runs(Run::WHOLE), b.runs(Run::WHOLE), keep));
         }
-        let mut result = a.into_owned().into_words();
-        let other = b.words();
-        for (word, &other) in result.iter_mut().zip(other.iter()) {
-            *word = words(*word, other);
+        let mut words = a.into_owned().into_words();
+        let measure = kernel(select())(&mut words, &b.words());
+        match Self::without_words(&words, measure) {
+            Some(container) => container,
+            None => Self::Bits(Bits { ones: measure.ones, words }),
         }
-        Self::from_words(result)
     }
 
     /// Whether every bit of this container is set in `other`.
@@ -245,7 +258,7 @@ impl Container {
         match (self, other) {
             (_, Self::Full) => true,
             (Self::Full, _) => false,
-            (Self::Bits(a), Self::Bits(b)) => a.words.iter().zip(b.words.iter()).all(|(a, b)| a & !b == 0),
+            (Self::Bits(a), Self::Bits(b)) => (select().is_subset)(&a.words, &b.words),
             _ => self.ones() <= other.ones() && self.runs(Run::WHOLE).all(|run| other.count(run) == run.len()),
         }
     }
@@ -263,10 +276,8 @@ impl Container {
     /// Sets this container's bits in `words`.
     pub(super) fn add_to(&self, words: &mut Words) {
         match self {
-            Self::Array(array) => {
-                array.0.iter().for_each(|&bit| words[usize::from(bit / 64)] |= 1 << (bit % 64));
-            }
-            Self::Bits(bits) => words.iter_mut().zip(bits.words.iter()).for_each(|(to, from)| *to |= from),
+            Self::Array(array) => (select().scatter)(&array.0, words),
+            Self::Bits(bits) => (select().or_only)(words, &bits.words),
             Self::Runs(runs) => runs.0.iter().for_each(|&run| set_run(words, run)),
             Self::Full => words.fill(u64::MAX),
         }

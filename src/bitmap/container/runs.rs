@@ -23,6 +23,15 @@ impl Run {
     fn end(self) -> u32 {
         u32::from(self.last) + 1
     }
+
+    /// As the kernels take it: ordered like the runs.
+    pub(super) fn packed(self) -> u32 {
+        u32::from(self.first) << 16 | u32::from(self.last)
+    }
+
+    pub(super) fn unpacked(packed: u32) -> Self {
+        Self { first: to_u16(packed >> 16), last: to_u16(packed & 0xffff) }
+    }
 }
 
 /// Sorted runs that neither overlap nor touch.

@@ -72,11 +72,14 @@ fn the_list_has_every_form() {
 #[test]
 fn operations_agree_with_words_for_every_pair_of_forms() {
     let all = containers();
+    let mut workspace = Workspace::new();
     for (a, b) in all.iter().flat_map(|a| all.iter().map(move |b| (a, b))) {
         let (x, y) = (words_of(a), words_of(b));
         for owned in [false, true] {
             let ours = || if owned { Cow::Owned(a.clone()) } else { Cow::Borrowed(a) };
-            assert!(words_of(&Container::union(ours(), b)) == zip(&x, &y, |x, y| x | y));
+            let mut united = ours().into_owned();
+            united.unite_with(b, &mut workspace);
+            assert!(words_of(&united) == zip(&x, &y, |x, y| x | y));
             assert!(words_of(&Container::intersect(ours(), b)) == zip(&x, &y, |x, y| x & y));
             assert!(words_of(&Container::subtract(ours(), b)) == zip(&x, &y, |x, y| x & !y));
             assert!(words_of(&Container::xor(ours(), b)) == zip(&x, &y, |x, y| x ^ y));
@@ -86,6 +89,31 @@ fn operations_agree_with_words_for_every_pair_of_forms() {
         let mut sum = x;
         b.add_to(&mut sum);
         assert!(sum == zip(&x, &y, |x, y| x | y));
+    }
+}
+
+#[test]
+fn unions_of_many_agree_with_words_for_every_mix_of_forms() {
+    let all = containers();
+    let mut workspace = Workspace::new();
+    let is_array = |container: &&Container| matches!(container, Container::Array(_));
+    let is_run = |container: &&Container| matches!(container, Container::Runs(_));
+    let arrays: Vec<&Container> = all.iter().filter(is_array).collect();
+    let runs: Vec<&Container> = all.iter().filter(is_run).collect();
+    let both: Vec<&Container> = arrays.iter().chain(&runs).copied().collect();
+    let every: Vec<&Container> = all.iter().filter(|container| !container.is_full()).collect();
+    for list in [&arrays, &runs, &both, &every] {
+        for group in (0..list.len()).flat_map(|from| (from..=list.len()).map(move |to| &list[from..to])) {
+            let mut expected = [0; 1024];
+            group.iter().for_each(|container| container.add_to(&mut expected));
+            let united = Container::union_of(group, &mut workspace);
+            assert!(words_of(&united) == expected);
+            let smallest = Container::from_words(Box::new(expected));
+            if group.len() > 1 {
+                assert_eq!(std::mem::discriminant(&united), std::mem::discriminant(&smallest));
+                assert_eq!(united.heap_bytes(), smallest.heap_bytes());
+            }
+        }
     }
 }
 

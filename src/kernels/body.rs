@@ -1,0 +1,357 @@
+#![forbid(unsafe_code)]
+//! Owns the portable bodies of the kernels, which the other files stamp for their instruction sets. Must never ask what the
+//! CPU is.
+
+use super::{Measure, Words};
+
+/// The words of one chunk.
+pub const WORDS: usize = 1024;
+
+/// How much longer than its contents a slice must be that a kernel fills.
+pub const ROOM: usize = 64;
+
+/// The bounds that are decoded at a time; the last 64 are room for those of one word.
+pub const EDGES: usize = 128;
+
+/// The most items that `sort_few` sorts.
+pub const FEW: usize = 96;
+
+/// A list this many times as long as the other is searched instead of walked.
+const SKEW: usize = 32;
+
+#[inline(always)]
+pub(super) fn or(to: &mut Words, from: &Words) -> Measure {
+    or_only(to, from);
+    measure(to)
+}
+
+#[inline(always)]
+pub(super) fn and(to: &mut Words, from: &Words) -> Measure {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to &= from);
+    measure(to)
+}
+
+#[inline(always)]
+pub(super) fn and_not(to: &mut Words, from: &Words) -> Measure {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to &= !from);
+    measure(to)
+}
+
+#[inline(always)]
+pub(super) fn xor(to: &mut Words, from: &Words) -> Measure {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to ^= from);
+    measure(to)
+}
+
+#[inline(always)]
+pub(super) fn or_only(to: &mut Words, from: &Words) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to |= from);
+}
+
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "a chunk has 65536 bits")]
+pub(super) fn measure(words: &Words) -> Measure {
+    let (mut ones, mut runs) =
+        (u64::from(words[0].count_ones()), u64::from((words[0] & !(words[0] << 1)).count_ones()));
+    for index in 1..WORDS {
+        let (word, before) = (words[index], words[index - 1]);
+        ones += u64::from(word.count_ones());
+        runs += u64::from((word & !(word << 1 | before >> 63)).count_ones());
+    }
+    Measure { ones: ones as u32, runs: runs as u32 }
+}
+
+#[inline(always)]
+pub(super) fn ones(words: &[u64]) -> u64 {
+    words.iter().map(|word| u64::from(word.count_ones())).sum()
+}
+
+#[inline(always)]
+pub(super) fn is_subset(a: &Words, b: &Words) -> bool {
+    let (a, _) = a.as_chunks::<64>();
+    let (b, _) = b.as_chunks::<64>();
+    a.iter().zip(b).all(|(a, b)| a.iter().zip(b).fold(0, |left, (a, b)| left | (a & !b)) == 0)
+}
+
+#[inline(always)]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "positions of a chunk are below 65536; what is above is not counted"
+)]
+pub(super) fn positions(words: &Words, out: &mut [u16]) -> usize {
+    let mut count = 0;
+    for (index, &word) in words.iter().enumerate() {
+        let Some(room) = out.get_mut(count..).and_then(|rest| rest.first_chunk_mut::<ROOM>()) else { break };
+        let base = index as u32 * 64;
+        let found = word.count_ones() as usize;
+        each_bit(word, |place, bit| room[place] = (base + bit) as u16);
+        count += found;
+    }
+    count
+}
+
+/// Puts the positions of a word's bits, four at a time: up to three puts too many, which the next word overwrites.
+#[inline(always)]
+fn each_bit(word: u64, mut put: impl FnMut(usize, u32)) {
+    let mut rest = word;
+    let mut place = 0;
+    loop {
+        for step in 0..4 {
+            put((place + step) % ROOM, rest.trailing_zeros());
+            rest &= rest.wrapping_sub(1);
+        }
+        if rest == 0 {
+            break;
+        }
+        place += 4;
+    }
+}
+
+#[inline(always)]
+pub(super) fn edges(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32) {
+    if from >= to {
+        return (0, to);
+    }
+    let (first, last) = (from as usize / 64, (to as usize - 1) / 64);
+    let (mut count, mut carry) = (0, 0);
+    let mut mask = u64::MAX << (from % 64);
+    for (index, &word) in words.iter().enumerate().take(last + 1).skip(first) {
+        if count > EDGES - ROOM {
+            // A run that is open goes to the next call whole.
+            let (closed, next) = if count % 2 == 0 { (count, edge(index)) } else { (count - 1, out[count - 1]) };
+            return (closed, next);
+        }
+        if index == last {
+            mask &= u64::MAX >> (63 - (to - 1) % 64);
+        }
+        let word = word & mask;
+        mask = u64::MAX;
+        let changes = word ^ (word << 1 | carry);
+        carry = word >> 63;
+        let base = edge(index);
+        let room: &mut [u32] = &mut out[count..];
+        if let Some(room) = room.first_chunk_mut::<ROOM>() {
+            each_bit(changes, |place, bit| room[place] = base + bit);
+        }
+        count += changes.count_ones() as usize;
+    }
+    if count % 2 == 1 {
+        out[count] = to;
+        count += 1;
+    }
+    (count, to)
+}
+
+/// The first bit of a word.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "a chunk has 1024 words")]
+fn edge(index: usize) -> u32 {
+    index as u32 * 64
+}
+
+#[inline(always)]
+pub(super) fn list_edges(list: &[u16], out: &mut [u32; EDGES]) -> (usize, usize) {
+    let Some(&head) = list.first() else { return (0, 0) };
+    let (mut start, mut end) = (u32::from(head), u32::from(head) + 1);
+    (out[0], out[1]) = (start, end);
+    let mut pair = 0;
+    let (pairs, _) = out.as_chunks_mut::<2>();
+    let mut taken = list.len().min(EDGES / 2);
+    for &item in &list[1..taken] {
+        let item = u32::from(item);
+        let apart = item != end;
+        pair += usize::from(apart);
+        start = if apart { item } else { start };
+        end = item + 1;
+        pairs[pair % (EDGES / 2)] = [start, end];
+    }
+    while taken < list.len() && u32::from(list[taken]) == end {
+        end += 1;
+        taken += 1;
+    }
+    pairs[pair % (EDGES / 2)] = [start, end];
+    (2 * pair + 2, taken)
+}
+
+#[inline(always)]
+pub(super) fn list_runs(list: &[u16]) -> usize {
+    let Some((_, rest)) = list.split_first() else { return 0 };
+    let mut breaks = 0;
+    // Counted in 16 bits, block by block, so that as many items as fit are compared at once.
+    for (low, high) in list.chunks(8192).zip(rest.chunks(8192)) {
+        let found: u16 = low.iter().zip(high).map(|(&low, &high)| u16::from(high.wrapping_sub(low) != 1)).sum();
+        breaks += usize::from(found);
+    }
+    breaks + 1
+}
+
+#[inline(always)]
+pub(super) fn is_ascending(list: &[u16]) -> bool {
+    let rest = list.get(1..).unwrap_or_default();
+    list.iter().zip(rest).fold(true, |fine, (low, high)| fine & (low < high))
+}
+
+#[inline(always)]
+pub(super) fn scatter(list: &[u16], words: &mut Words) {
+    for &item in list {
+        words[usize::from(item / 64)] |= 1 << (item % 64);
+    }
+}
+
+#[inline(always)]
+pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    if let Some((few, many)) = skewed(a, b) {
+        return unite_few(few, many, out);
+    }
+    unite_evenly(a, b, out)
+}
+
+/// Both lists are walked.
+#[inline(always)]
+pub(super) fn unite_evenly(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    let (mut i, mut j, mut count) = (0, 0, 0);
+    let out = &mut out[..a.len() + b.len()];
+    while i < a.len() && j < b.len() {
+        let (x, y) = (a[i], b[j]);
+        out[count] = x.min(y);
+        count += 1;
+        i += usize::from(x <= y);
+        j += usize::from(y <= x);
+    }
+    let tail = if i < a.len() { &a[i..] } else { &b[j..] };
+    out[count..count + tail.len()].copy_from_slice(tail);
+    count + tail.len()
+}
+
+/// The shorter and the longer list, if one is much longer.
+#[inline(always)]
+pub(super) fn skewed<'a>(a: &'a [u16], b: &'a [u16]) -> Option<(&'a [u16], &'a [u16])> {
+    let (few, many) = if a.len() <= b.len() { (a, b) } else { (b, a) };
+    (few.len() * SKEW < many.len()).then_some((few, many))
+}
+
+/// Copies the longer list piece by piece.
+#[inline(always)]
+pub(super) fn unite_few(few: &[u16], many: &[u16], out: &mut [u16]) -> usize {
+    let (mut rest, mut count) = (many, 0);
+    for &item in few {
+        let (piece, tail) = rest.split_at(gallop(rest, item));
+        out[count..count + piece.len()].copy_from_slice(piece);
+        count += piece.len();
+        out[count] = item;
+        count += 1;
+        rest = tail.strip_prefix(&[item]).unwrap_or(tail);
+    }
+    out[count..count + rest.len()].copy_from_slice(rest);
+    count + rest.len()
+}
+
+/// How many items are below `item`, which is likely near the front.
+#[inline(always)]
+fn gallop(list: &[u16], item: u16) -> usize {
+    let mut reach = 1;
+    while reach < list.len() && list[reach] < item {
+        reach *= 2;
+    }
+    let from = reach / 2;
+    from + list[from..list.len().min(reach + 1)].partition_point(|&other| other < item)
+}
+
+#[inline(always)]
+pub(super) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    let mut count = 0;
+    if let Some((few, many)) = skewed(a, b) {
+        let mut rest = many;
+        for &item in few {
+            rest = &rest[gallop(rest, item)..];
+            out[count] = item;
+            count += usize::from(rest.first() == Some(&item));
+        }
+        return count;
+    }
+    let (mut i, mut j) = (0, 0);
+    while i < a.len() && j < b.len() {
+        let (x, y) = (a[i], b[j]);
+        out[count] = x;
+        count += usize::from(x == y);
+        i += usize::from(x <= y);
+        j += usize::from(y <= x);
+    }
+    count
+}
+
+#[inline(always)]
+pub(super) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    let (mut i, mut j, mut count) = (0, 0, 0);
+    if a.len() * SKEW < b.len() {
+        let mut rest = b;
+        for &item in a {
+            rest = &rest[gallop(rest, item)..];
+            out[count] = item;
+            count += usize::from(rest.first() != Some(&item));
+        }
+        return count;
+    }
+    while i < a.len() && j < b.len() {
+        let (x, y) = (a[i], b[j]);
+        out[count] = x;
+        count += usize::from(x < y);
+        i += usize::from(x <= y);
+        j += usize::from(y <= x);
+    }
+    let tail = &a[i..];
+    out[count..count + tail.len()].copy_from_slice(tail);
+    count + tail.len()
+}
+
+/// Every item is counted to its place: the square of their number, but sixteen comparisons at a time and no branch.
+#[inline(always)]
+pub(super) fn sort_few(items: &[u16; FEW], out: &mut [u16; FEW]) -> usize {
+    let count = items.iter().position(|&item| item == u16::MAX).unwrap_or(FEW);
+    let blocks = &items.as_chunks::<16>().0[..count.div_ceil(16)];
+    *out = [0; FEW];
+    for &item in &items[..count] {
+        let mut below = [0u16; 16];
+        for block in blocks {
+            for (below, &other) in below.iter_mut().zip(block) {
+                *below += u16::from(other < item);
+            }
+        }
+        let place: u16 = below.iter().sum();
+        out[usize::from(place) % FEW] = item;
+    }
+    // An item that is there twice leaves the second of its places 0, which otherwise stands in the first place only.
+    let mut kept = 1;
+    for place in 1..count {
+        out[kept] = out[place];
+        kept += usize::from(out[place] != 0);
+    }
+    kept.min(count)
+}
+
+#[inline(always)]
+pub(super) fn unite_runs(a: &[u32], b: &[u32], out: &mut [u32]) -> usize {
+    let (mut i, mut j, mut count) = (0, 0, 0);
+    let Some(&head) = [a.first(), b.first()].into_iter().flatten().min() else { return 0 };
+    let out = &mut out[..a.len() + b.len()];
+    let (mut first, mut last) = (head >> 16, head & 0xffff);
+    let mut add = |run: u32| {
+        let (run_first, run_last) = (run >> 16, run & 0xffff);
+        let apart = run_first > last + 1;
+        out[count] = first << 16 | last;
+        count += usize::from(apart);
+        first = if apart { run_first } else { first };
+        last = if apart { run_last } else { last.max(run_last) };
+    };
+    while i < a.len() && j < b.len() {
+        let (x, y) = (a[i], b[j]);
+        let is_a = x <= y;
+        i += usize::from(is_a);
+        j += usize::from(!is_a);
+        add(if is_a { x } else { y });
+    }
+    let tail = if i < a.len() { &a[i..] } else { &b[j..] };
+    tail.iter().for_each(|&run| add(run));
+    out[count] = first << 16 | last;
+    count + 1
+}

@@ -1,0 +1,119 @@
+//! Owns the union of two sorted lists in 128-bit registers, written by hand as the compiler keeps it scalar. Must never be
+//! reached on a CPU without AVX2 and POPCNT.
+//!
+//! Eight items of the lists at a time go through a bitonic network together with the eight largest before them; the eight
+//! smallest that come out are final and are packed to the left without those that repeat the item before.
+
+use super::body;
+use std::arch::x86_64::*;
+
+/// The items of one register.
+const LANES: usize = 8;
+
+/// For each set of lanes to leave out, the bytes to keep, packed to the left.
+static PACK: [[u8; 16]; 256] = pack();
+
+#[allow(clippy::cast_possible_truncation, reason = "bytes of a register are below 16")]
+const fn pack() -> [[u8; 16]; 256] {
+    let mut table = [[0x80; 16]; 256];
+    let mut gone = 0;
+    while gone < 256 {
+        let (mut lane, mut place) = (0, 0);
+        while lane < LANES {
+            if gone >> lane & 1 == 0 {
+                table[gone][place] = 2 * lane as u8;
+                table[gone][place + 1] = 2 * lane as u8 + 1;
+                place += 2;
+            }
+            lane += 1;
+        }
+        gone += 1;
+    }
+    table
+}
+
+pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    // SAFETY: this is reached only through `x86::AVX2`, which `kernels::of` gives out only where detection has found both
+    // features.
+    unsafe { unite_avx2(a, b, out) }
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+fn unite_avx2(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    if let Some((few, many)) = body::skewed(a, b) {
+        return body::unite_few(few, many, out);
+    }
+    if a.len() < LANES || b.len() < LANES {
+        return body::unite_evenly(a, b, out);
+    }
+    assert!(out.len() >= a.len() + b.len() + LANES);
+    let (blocks_a, _) = a.as_chunks::<LANES>();
+    let (blocks_b, _) = b.as_chunks::<LANES>();
+    let (mut low, mut high) = merge(load(&blocks_a[0]), load(&blocks_b[0]));
+    let (mut next_a, mut next_b) = (1, 1);
+    // No list of eight begins with this value, so nothing is taken for its repetition.
+    let mut before = _mm_set1_epi16(-1);
+    let mut count = 0;
+    loop {
+        count += store_new(before, low, &mut out[count..]);
+        before = low;
+        if next_a >= blocks_a.len() || next_b >= blocks_b.len() {
+            break;
+        }
+        let is_a = blocks_a[next_a][0] <= blocks_b[next_b][0];
+        let block = if is_a { &blocks_a[next_a] } else { &blocks_b[next_b] };
+        next_a += usize::from(is_a);
+        next_b += usize::from(!is_a);
+        (low, high) = merge(load(block), high);
+    }
+    // What is left: the largest eight, less than eight of one list, and any number of the other.
+    let mut largest = [0; 2 * LANES];
+    let left = store_new(before, high, &mut largest);
+    let (rest_a, rest_b) = (&a[next_a * LANES..], &b[next_b * LANES..]);
+    let (short, long) = if rest_a.len() < LANES { (rest_a, rest_b) } else { (rest_b, rest_a) };
+    let mut both = [0; 4 * LANES];
+    let left = body::unite_evenly(&largest[..left], short, &mut both);
+    count + body::unite_evenly(&both[..left], long, &mut out[count..])
+}
+
+#[target_feature(enable = "avx2")]
+fn load(block: &[u16; LANES]) -> __m128i {
+    // SAFETY: the array is readable for 16 bytes, and the load needs no alignment.
+    unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
+}
+
+/// The eight smallest and the eight largest of two sorted registers, each sorted.
+#[target_feature(enable = "avx2")]
+fn merge(x: __m128i, y: __m128i) -> (__m128i, __m128i) {
+    let turn = _mm_setr_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1);
+    let x = _mm_shuffle_epi8(x, turn);
+    (settle(_mm_min_epu16(x, y)), settle(_mm_max_epu16(x, y)))
+}
+
+/// Sorts a bitonic register.
+#[target_feature(enable = "avx2")]
+fn settle(x: __m128i) -> __m128i {
+    let swapped = _mm_shuffle_epi32::<0b01_00_11_10>(x);
+    let x = _mm_blend_epi16::<0b1111_0000>(_mm_min_epu16(x, swapped), _mm_max_epu16(x, swapped));
+    let swapped = _mm_shuffle_epi32::<0b10_11_00_01>(x);
+    let x = _mm_blend_epi16::<0b1100_1100>(_mm_min_epu16(x, swapped), _mm_max_epu16(x, swapped));
+    let swap = _mm_setr_epi8(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    let swapped = _mm_shuffle_epi8(x, swap);
+    _mm_blend_epi16::<0b1010_1010>(_mm_min_epu16(x, swapped), _mm_max_epu16(x, swapped))
+}
+
+/// Stores the items of `new` that do not repeat the item before them, the last one of `before` standing before the first;
+/// their number.
+#[target_feature(enable = "avx2,popcnt")]
+fn store_new(before: __m128i, new: __m128i, out: &mut [u16]) -> usize {
+    let shifted = _mm_alignr_epi8::<14>(new, before);
+    let repeats = _mm_cmpeq_epi16(shifted, new);
+    let gone = (_mm_movemask_epi8(_mm_packs_epi16(repeats, _mm_setzero_si128())) & 0xff) as usize;
+    let room: &mut [u16] = &mut out[..LANES];
+    // SAFETY: a row of the table is readable for 16 bytes, `room` is writable for 16, and neither needs alignment.
+    unsafe {
+        let keep = _mm_loadu_si128(PACK[gone].as_ptr().cast());
+        _mm_storeu_si128(room.as_mut_ptr().cast(), _mm_shuffle_epi8(new, keep));
+    }
+    LANES - gone.count_ones() as usize
+}

@@ -1,0 +1,125 @@
+//! Owns the inner loops over one chunk, compiled once for each instruction set, and the choice among them. Knows nothing
+//! of containers, directories or disks.
+//!
+//! The bodies are safe and portable; a copy of each is stamped for every set, and only what the compiler does badly is
+//! written by hand.
+#![allow(unsafe_code, reason = "what needs more than the baseline is called where detection has found it")]
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+mod body;
+#[cfg(target_arch = "x86_64")]
+mod merge;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use body::{EDGES, FEW, ROOM, WORDS};
+
+use crate::cpu::Level;
+use std::sync::OnceLock;
+
+/// The bits of one chunk; bit n is bit n%64, counted from the least significant, of word n/64.
+pub type Words = [u64; WORDS];
+
+/// What there is in a chunk: 65536 at most of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measure {
+    /// Set bits.
+    pub ones: u32,
+    /// Maximal runs of set bits.
+    pub runs: u32,
+}
+
+/// The inner loops for one instruction set.
+///
+/// Lists are sorted 16-bit positions, none twice. Where a loop fills a slice, the slice must be longer than what it fills
+/// by [`ROOM`], as it writes in blocks; what stands behind the result afterwards means nothing.
+#[derive(Debug)]
+pub struct Kernels {
+    /// The instruction set.
+    pub level: Level,
+    /// `to |= from`, and what there is then.
+    pub or: fn(to: &mut Words, from: &Words) -> Measure,
+    /// `to &= from`, and what there is then.
+    pub and: fn(to: &mut Words, from: &Words) -> Measure,
+    /// `to &= !from`, and what there is then.
+    pub and_not: fn(to: &mut Words, from: &Words) -> Measure,
+    /// `to ^= from`, and what there is then.
+    pub xor: fn(to: &mut Words, from: &Words) -> Measure,
+    /// `to |= from`, uncounted.
+    pub or_only: fn(to: &mut Words, from: &Words),
+    /// What there is.
+    pub measure: fn(words: &Words) -> Measure,
+    /// The number of set bits in any words.
+    pub ones: fn(words: &[u64]) -> u64,
+    /// Whether every bit of `a` is set in `b`.
+    pub is_subset: fn(a: &Words, b: &Words) -> bool,
+    /// The positions of the set bits, as many as `out` has room for; their number.
+    pub positions: fn(words: &Words, out: &mut [u16]) -> usize,
+    /// Where runs begin and end (exclusively) in bits `from..to`, as pairs of bounds; the number of bounds, and from which
+    /// bit on there may be more runs, `to` if all are found.
+    pub edges: fn(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32),
+    /// The same for a list: the number of bounds, and how many items they took.
+    pub list_edges: fn(list: &[u16], out: &mut [u32; EDGES]) -> (usize, usize),
+    /// The number of maximal runs of a list.
+    pub list_runs: fn(list: &[u16]) -> usize,
+    /// Whether each item is above the one before.
+    pub is_ascending: fn(list: &[u16]) -> bool,
+    /// Sets the bits of a list.
+    pub scatter: fn(list: &[u16], words: &mut Words),
+    /// What is in `a` or in `b`; its length.
+    pub unite: fn(a: &[u16], b: &[u16], out: &mut [u16]) -> usize,
+    /// What is in `a` and in `b`; its length.
+    pub intersect: fn(a: &[u16], b: &[u16], out: &mut [u16]) -> usize,
+    /// What is in `a` and not in `b`; its length.
+    pub subtract: fn(a: &[u16], b: &[u16], out: &mut [u16]) -> usize,
+    /// Sorts the items before the first `u16::MAX`, each once; their number. After that there is nothing else in `items`.
+    pub sort_few: fn(items: &[u16; FEW], out: &mut [u16; FEW]) -> usize,
+    /// The union of two lists of runs, each run as its first position in the upper and its last in the lower 16 bits;
+    /// touching runs are joined. Its length.
+    pub unite_runs: fn(a: &[u32], b: &[u32], out: &mut [u32]) -> usize,
+}
+
+/// The kernels that this process uses, chosen at the first call.
+pub fn select() -> &'static Kernels {
+    static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
+    CHOSEN.get_or_init(|| of(Level::select()).unwrap_or(&portable::KERNELS))
+}
+
+/// All kernels that this CPU can run.
+pub fn all_available() -> Vec<&'static Kernels> {
+    Level::ALL.into_iter().filter_map(of).collect()
+}
+
+/// The kernels of a level, if this CPU has it: the one door to those that need more than the baseline.
+fn of(level: Level) -> Option<&'static Kernels> {
+    if !level.is_available() {
+        return None;
+    }
+    match level {
+        Level::Portable => Some(&portable::KERNELS),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => Some(&x86::AVX2),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => Some(&x86::AVX512),
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => Some(&aarch64::NEON),
+        #[allow(unreachable_patterns, reason = "which levels are left depends on the architecture")]
+        _ => None,
+    }
+}
+
+/// 16-bit positions as they lie in memory, which on little-endian machines is how they are serialized.
+#[cfg(target_endian = "little")]
+pub fn bytes_of_list(list: &[u16]) -> &[u8] {
+    // SAFETY: the slice is readable for its whole length, every byte of a u16 is initialised, and bytes need no alignment.
+    unsafe { std::slice::from_raw_parts(list.as_ptr().cast(), size_of_val(list)) }
+}
+
+/// The words of a chunk as they lie in memory, which on little-endian machines is how they are serialized.
+#[cfg(target_endian = "little")]
+pub fn bytes_of_words(words: &Words) -> &[u8] {
+    // SAFETY: the array is readable for its whole length, every byte of a u64 is initialised, and bytes need no alignment.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}

@@ -1,0 +1,43 @@
+#![forbid(unsafe_code)]
+//! Owns the kernels for what every CPU of the architecture has, and the list from which the other files stamp theirs. Must
+//! never use an instruction beyond the baseline.
+
+use super::{Kernels, body};
+use crate::cpu::Level;
+
+/// Calls `$stamp` with every kernel's signature.
+macro_rules! every_kernel {
+    ($stamp:ident) => {
+        $stamp! {
+            or(to: &mut Words, from: &Words) -> Measure;
+            and(to: &mut Words, from: &Words) -> Measure;
+            and_not(to: &mut Words, from: &Words) -> Measure;
+            xor(to: &mut Words, from: &Words) -> Measure;
+            or_only(to: &mut Words, from: &Words) -> ();
+            measure(words: &Words) -> Measure;
+            ones(words: &[u64]) -> u64;
+            is_subset(a: &Words, b: &Words) -> bool;
+            positions(words: &Words, out: &mut [u16]) -> usize;
+            edges(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32);
+            list_edges(list: &[u16], out: &mut [u32; EDGES]) -> (usize, usize);
+            list_runs(list: &[u16]) -> usize;
+            is_ascending(list: &[u16]) -> bool;
+            scatter(list: &[u16], words: &mut Words) -> ();
+            unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
+            intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
+            subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
+            sort_few(items: &[u16; FEW], out: &mut [u16; FEW]) -> usize;
+            unite_runs(a: &[u32], b: &[u32], out: &mut [u32]) -> usize;
+        }
+    };
+}
+
+pub(super) use every_kernel;
+
+macro_rules! portable {
+    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
+        pub(super) static KERNELS: Kernels = Kernels { level: Level::Portable, $($name: body::$name,)* };
+    };
+}
+
+every_kernel!(portable);

@@ -1,0 +1,213 @@
+#![forbid(unsafe_code)]
+//! Every set of kernels that this CPU can run, against loops over plain booleans and lists.
+#![allow(clippy::cast_possible_truncation, reason = "positions of a chunk are below 65536")]
+
+use checkmap::kernels::{EDGES, FEW, Kernels, Measure, ROOM, WORDS, Words, all_available, select};
+use proptest::prelude::*;
+use proptest::sample::select as choose;
+use std::collections::BTreeSet;
+
+fn words_of(list: &[u16]) -> Box<Words> {
+    let mut words = Box::new([0; WORDS]);
+    list.iter().for_each(|&item| words[usize::from(item) / 64] |= 1 << (item % 64));
+    words
+}
+
+fn list_of(words: &Words) -> Vec<u16> {
+    (0..=u16::MAX).filter(|&item| words[usize::from(item) / 64] >> (item % 64) & 1 == 1).collect()
+}
+
+/// The runs of a list, inclusive.
+fn runs_of(list: &[u16]) -> Vec<(u32, u32)> {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for item in list.iter().map(|&item| u32::from(item)) {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == item => *last = item,
+            _ => runs.push((item, item)),
+        }
+    }
+    runs
+}
+
+fn measure_of(list: &[u16]) -> Measure {
+    Measure { ones: list.len() as u32, runs: runs_of(list).len() as u32 }
+}
+
+/// Runs `fill` on a slice whose length is just enough, and whose start is anywhere.
+fn filled<T: Copy>(most: usize, start: usize, with: T, fill: impl FnOnce(&mut [T]) -> usize) -> Vec<T> {
+    let mut out = vec![with; start + most + ROOM];
+    let len = fill(&mut out[start..]);
+    out[start..start + len].to_vec()
+}
+
+fn check_words(kernels: &Kernels, a: &[u16], b: &[u16]) {
+    let (x, y) = (words_of(a), words_of(b));
+    let (ours, theirs): (BTreeSet<u16>, BTreeSet<u16>) = (a.iter().copied().collect(), b.iter().copied().collect());
+    let cases: [(fn(&mut Words, &Words) -> Measure, Vec<u16>); 4] = [
+        (kernels.or, (&ours | &theirs).into_iter().collect()),
+        (kernels.and, (&ours & &theirs).into_iter().collect()),
+        (kernels.and_not, (&ours - &theirs).into_iter().collect()),
+        (kernels.xor, (&ours ^ &theirs).into_iter().collect()),
+    ];
+    for (kernel, expected) in cases {
+        let mut sum = x.clone();
+        assert_eq!(kernel(&mut sum, &y), measure_of(&expected), "{:?}", kernels.level);
+        assert!(list_of(&sum) == expected);
+        assert_eq!((kernels.measure)(&sum), measure_of(&expected));
+    }
+    let mut sum = x.clone();
+    (kernels.or_only)(&mut sum, &y);
+    assert_eq!((kernels.is_subset)(&x, &sum), true);
+    assert_eq!((kernels.is_subset)(&x, &y), ours.is_subset(&theirs));
+    let mut scattered = x.clone();
+    (kernels.scatter)(b, &mut scattered);
+    assert!(scattered == sum);
+    assert!(filled(a.len(), 1, 0, |out| (kernels.positions)(&x, out)) == a);
+}
+
+fn check_lists(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
+    let (ours, theirs): (BTreeSet<u16>, BTreeSet<u16>) = (a.iter().copied().collect(), b.iter().copied().collect());
+    let most = a.len() + b.len();
+    let cases: [(fn(&[u16], &[u16], &mut [u16]) -> usize, BTreeSet<u16>); 3] =
+        [(kernels.unite, &ours | &theirs), (kernels.intersect, &ours & &theirs), (kernels.subtract, &ours - &theirs)];
+    for (kernel, expected) in cases {
+        let found = filled(most, start, 7, |out| kernel(a, b, out));
+        assert!(found.into_iter().eq(expected), "{:?}: {a:?} {b:?}", kernels.level);
+    }
+    assert_eq!((kernels.list_runs)(a), runs_of(a).len());
+    assert!((kernels.is_ascending)(a));
+    for place in 1..a.len().min(40) {
+        let mut broken = a.to_vec();
+        broken.swap(place - 1, place);
+        assert!(!(kernels.is_ascending)(&broken));
+        broken[place] = broken[place - 1];
+        assert!(!(kernels.is_ascending)(&broken));
+    }
+    check_runs(kernels, a, b, start);
+}
+
+fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
+    let packed = |list: &[u16]| -> Vec<u32> { runs_of(list).iter().map(|(first, last)| first << 16 | last).collect() };
+    let (x, y) = (packed(a), packed(b));
+    let both: Vec<u16> = a.iter().chain(b).copied().collect::<BTreeSet<u16>>().into_iter().collect();
+    let found = filled(x.len() + y.len(), start, 7, |out| (kernels.unite_runs)(&x, &y, out));
+    assert!(found == packed(&both), "{:?}", kernels.level);
+}
+
+/// All bounds, however many calls they take.
+fn check_edges(kernels: &Kernels, list: &[u16], from: u32, to: u32) {
+    let within: Vec<u16> = list.iter().copied().filter(|&item| (from..to).contains(&u32::from(item))).collect();
+    let words = words_of(list);
+    let mut out = [0; EDGES];
+    let mut found = Vec::new();
+    let mut at = from;
+    while at < to {
+        let (count, next) = (kernels.edges)(&words, at, to, &mut out);
+        assert!(next > at && count % 2 == 0, "{:?}", kernels.level);
+        found.extend(out[..count].as_chunks::<2>().0.iter().map(|&[first, end]| (first, end - 1)));
+        at = next;
+    }
+    assert_eq!(found, runs_of(&within), "{:?}", kernels.level);
+    let (mut found, mut rest) = (Vec::new(), &within[..]);
+    while !rest.is_empty() {
+        let (count, taken) = (kernels.list_edges)(rest, &mut out);
+        found.extend(out[..count].as_chunks::<2>().0.iter().map(|&[first, end]| (first, end - 1)));
+        rest = &rest[taken..];
+    }
+    assert_eq!(found, runs_of(&within), "{:?}", kernels.level);
+}
+
+fn check(a: &[u16], b: &[u16], start: usize, window: (u16, u16)) {
+    let (from, to) = (u32::from(window.0.min(window.1)), u32::from(window.0.max(window.1)) + 1);
+    for kernels in all_available() {
+        check_words(kernels, a, b);
+        check_lists(kernels, a, b, start);
+        check_edges(kernels, a, from, to);
+        check_edges(kernels, a, 0, 65_536);
+        let words = words_of(a);
+        let (low, high) = (from as usize / 64, to as usize / 64);
+        let expected = list_of(&words).iter().filter(|&&item| (low..high).contains(&(usize::from(item) / 64))).count();
+        assert_eq!((kernels.ones)(&words[low..high]), expected as u64);
+    }
+}
+
+/// Lists of every density: points, runs, and both ends of the chunk.
+fn lists() -> impl Strategy<Value = Vec<u16>> {
+    let run = (any::<u16>(), choose(vec![1u32, 1, 1, 1, 2, 3, 64, 65, 400, 5000]), choose(vec![1u32, 1, 2, 3, 64]));
+    let narrow = prop::collection::vec((0u16..600, Just(1u32), Just(1u32)), 0..400);
+    let wide = prop::collection::vec(run, 0..300);
+    prop_oneof![narrow, wide].prop_map(|parts| {
+        let mut all = BTreeSet::new();
+        for (first, len, step) in parts {
+            let last = (u32::from(first) + len - 1).min(65_535);
+            all.extend((u32::from(first)..=last).step_by(step as usize).map(|item| item as u16));
+        }
+        all.into_iter().collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_set_agrees_with_plain_loops(
+        a in lists(), b in lists(), start in 0usize..17, window in any::<(u16, u16)>(),
+    ) {
+        check(&a, &b, start, window);
+    }
+}
+
+#[test]
+fn every_length_and_alignment_of_two_lists() {
+    let pool: Vec<u16> = (0..2000u32).map(|item| (item.wrapping_mul(0x9e37_79b9) >> 21) as u16).collect();
+    for kernels in all_available() {
+        for len in 0..70 {
+            for other in [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, len, 300] {
+                let mut a: Vec<u16> = pool[..len].to_vec();
+                let mut b: Vec<u16> = pool[1000..1000 + other].to_vec();
+                for list in [&mut a, &mut b] {
+                    list.sort_unstable();
+                    list.dedup();
+                }
+                check_lists(kernels, &a, &b, len % 17);
+                check_lists(kernels, &b, &a, other % 17);
+            }
+        }
+    }
+}
+
+#[test]
+fn few_items_are_sorted_and_kept_once() {
+    for kernels in all_available() {
+        for len in 0..=FEW {
+            for spread in [1u32, 7, 50, 65_535] {
+                let mut items = [u16::MAX; FEW];
+                for (place, item) in (0u32..).zip(&mut items[..len]) {
+                    *item = ((place + 3).wrapping_mul(0x9e37_79b9) % spread) as u16;
+                }
+                let expected: BTreeSet<u16> = items[..len].iter().copied().collect();
+                let mut out = [9; FEW];
+                let count = (kernels.sort_few)(&items, &mut out);
+                assert!(out[..count].iter().copied().eq(expected), "{:?} {len} {spread}", kernels.level);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_ends_of_the_chunk() {
+    let all: Vec<u16> = (0..=u16::MAX).collect();
+    let even: Vec<u16> = (0..=u16::MAX).step_by(2).collect();
+    let odd: Vec<u16> = (1..=u16::MAX).step_by(2).collect();
+    let top: Vec<u16> = (65_500..=u16::MAX).collect();
+    let lists = [&[][..], &[0], &[u16::MAX], &[0, u16::MAX], &even, &odd, &top, &all];
+    for (a, b) in lists.iter().flat_map(|a| lists.iter().map(move |b| (a, b))) {
+        check(a, b, 3, (100, 65_400));
+    }
+}
+
+#[test]
+fn a_set_is_chosen_once_and_can_run() {
+    assert!(std::ptr::eq(select(), select()));
+    assert!(all_available().iter().any(|kernels| std::ptr::eq(*kernels, select())));
+}
