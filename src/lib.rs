@@ -14,12 +14,14 @@ pub mod formats;
 pub mod geometry;
 pub mod image;
 pub mod progress;
+pub mod segment;
 pub mod storage;
 
 pub use bitmap::Bitmap;
 pub use error::{Error, ErrorKind, Result};
 pub use geometry::{Extent, Granularity};
 pub use image::Image;
+pub use segment::Segment;
 
 /// The README's Rust is compiled and run.
 #[cfg(doctest)]
