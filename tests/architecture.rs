@@ -13,6 +13,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("storage", &[]),
     ("bitmap", &["error", "geometry"]),
     ("chain", &["error", "geometry"]),
+    ("segment", &["error", "geometry", "progress", "storage", "bitmap"]),
     ("formats", &["error", "geometry", "progress", "storage", "bitmap", "chain"]),
     ("image", &["error", "geometry", "progress", "storage", "bitmap", "chain", "formats"]),
 ];
