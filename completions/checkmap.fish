@@ -40,6 +40,7 @@ complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "diff" -d 'Show wh
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "check" -d 'Verify every structure and rule of an image'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "segment" -d 'Work with bitmaps in files of checkmap\'s own, which may be larger than memory'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "completions" -d 'Print the completions for a shell'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "man" -d 'Print the manual page, for man -l'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -101,7 +102,8 @@ csv\t'One dirty extent a line: start,length in bytes'
 nbdinfo\t'What `nbdinfo --map=qemu:dirty-bitmap:NAME --json` prints'
 qemu-map\t'What `qemu-img map --output=json` prints over NBD with x-dirty-bitmap: dirty blocks are absent'
 roaring\t'Indices of dirty granules as portable 64-bit Roaring (binary)'
-raw\t'One bit for each granule, least significant bit first (binary)'"
+raw\t'One bit for each granule, least significant bit first (binary)'
+segment\t'A file for `checkmap segment`: indexed, with checksums (binary)'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -s o -l output -d 'Write to FILE, which appears or is replaced in one step when all is on the disk' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l start -d 'Look at the disk from this byte on; for raw a multiple of 8 granules' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l length -d 'Look at so many bytes of the disk; to its end without it' -r
@@ -122,7 +124,8 @@ csv\t'One dirty extent a line: start,length in bytes'
 nbdinfo\t'What `nbdinfo --map=qemu:dirty-bitmap:NAME --json` prints'
 qemu-map\t'What `qemu-img map --output=json` prints over NBD with x-dirty-bitmap: dirty blocks are absent'
 roaring\t'Indices of dirty granules as portable 64-bit Roaring (binary)'
-raw\t'One bit for each granule, least significant bit first (binary)'"
+raw\t'One bit for each granule, least significant bit first (binary)'
+segment\t'A file for `checkmap segment`: indexed, with checksums (binary)'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -s o -l output -d 'Write to FILE, which appears or is replaced in one step when all is on the disk' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l start -d 'Look at the disk from this byte on; for raw a multiple of 8 granules' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l length -d 'Look at so many bytes of the disk; to its end without it' -r
@@ -148,6 +151,59 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l json -d 'Pri
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and not __fish_seen_subcommand_from merge diff info check help" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and not __fish_seen_subcommand_from merge diff info check help" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and not __fish_seen_subcommand_from merge diff info check help" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and not __fish_seen_subcommand_from merge diff info check help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and not __fish_seen_subcommand_from merge diff info check help" -f -a "merge" -d 'Unite segments into a new one, with bounded memory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and not __fish_seen_subcommand_from merge diff info check help" -f -a "diff" -d 'Show where two segments differ, and which of them is dirty there'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and not __fish_seen_subcommand_from merge diff info check help" -f -a "info" -d 'Show what a segment holds'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and not __fish_seen_subcommand_from merge diff info check help" -f -a "check" -d 'Verify every byte of a segment'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and not __fish_seen_subcommand_from merge diff info check help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from merge" -s o -l output -d 'The new segment, which appears or is replaced in one step when all is on the disk; - for stdout' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from merge" -l memory -d 'The most memory to take, beside 40 bytes for each 65536 granules of a segment that has any dirty' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from merge" -l threads -d 'How many threads unite; 0 and 1 are the same. Default: one for each processor' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from merge" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from merge" -l count -d 'Write nothing: print what the result would be'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from merge" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from merge" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from merge" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from diff" -l format -d 'The format of the answer [default: table]' -r -f -a "json\t'One JSON document'
+table\t'For people'
+csv\t'One extent a line'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from diff" -s o -l output -d 'Write to FILE, which appears or is replaced in one step when all is on the disk' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from diff" -l start -d 'Look at the disk from this byte on' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from diff" -l length -d 'Look at so many bytes of the disk; to its end without it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from diff" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from diff" -l json -d 'The same as --format json'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from diff" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from diff" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from diff" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from info" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from info" -l json -d 'Print one JSON document'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from info" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from info" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from info" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from check" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from check" -l json -d 'Print one JSON document'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from check" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from check" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from help" -f -a "merge" -d 'Unite segments into a new one, with bounded memory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from help" -f -a "diff" -d 'Show where two segments differ, and which of them is dirty there'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from help" -f -a "info" -d 'Show what a segment holds'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from help" -f -a "check" -d 'Verify every byte of a segment'
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c checkmap -n "__fish_checkmap_using_subcommand completions" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
@@ -160,15 +216,20 @@ never\t'Never, as with --quiet'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand man" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand man" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "info" -d 'Show an image, its bitmaps and the intervals they cover'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "list" -d 'List the checkpoints, oldest first'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "create" -d 'Create a checkpoint'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "delete" -d 'Delete a checkpoint, or all that cannot be trusted'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "rename" -d 'Rename a checkpoint'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "check" -d 'Verify every structure and rule of an image'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "completions" -d 'Print the completions for a shell'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "man" -d 'Print the manual page, for man -l'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check segment completions man help" -f -a "info" -d 'Show an image, its bitmaps and the intervals they cover'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check segment completions man help" -f -a "list" -d 'List the checkpoints, oldest first'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check segment completions man help" -f -a "create" -d 'Create a checkpoint'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check segment completions man help" -f -a "delete" -d 'Delete a checkpoint, or all that cannot be trusted'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check segment completions man help" -f -a "rename" -d 'Rename a checkpoint'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check segment completions man help" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check segment completions man help" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check segment completions man help" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check segment completions man help" -f -a "check" -d 'Verify every structure and rule of an image'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check segment completions man help" -f -a "segment" -d 'Work with bitmaps in files of checkmap\'s own, which may be larger than memory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check segment completions man help" -f -a "completions" -d 'Print the completions for a shell'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check segment completions man help" -f -a "man" -d 'Print the manual page, for man -l'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete rename diff dump merge check segment completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "merge" -d 'Unite segments into a new one, with bounded memory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "diff" -d 'Show where two segments differ, and which of them is dirty there'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "info" -d 'Show what a segment holds'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "check" -d 'Verify every byte of a segment'

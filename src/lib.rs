@@ -18,12 +18,14 @@ pub mod image;
 #[doc(hidden)]
 pub mod kernels;
 pub mod progress;
+pub mod segment;
 pub mod storage;
 
 pub use bitmap::Bitmap;
 pub use error::{Error, ErrorKind, Result};
 pub use geometry::{Extent, Granularity};
 pub use image::Image;
+pub use segment::Segment;
 
 /// The README's Rust is compiled and run.
 #[cfg(doctest)]

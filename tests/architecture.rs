@@ -16,6 +16,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("pool", &["error"]),
     ("bitmap", &["error", "geometry", "kernels", "pool"]),
     ("chain", &["error", "geometry"]),
+    ("segment", &["error", "geometry", "progress", "storage", "bitmap"]),
     ("formats", &["error", "geometry", "progress", "storage", "bitmap", "chain"]),
     ("image", &["error", "geometry", "progress", "storage", "bitmap", "chain", "formats"]),
 ];

@@ -7,6 +7,7 @@
 //! and the work of most calls is that of the chunks they touch.
 
 mod bits;
+pub(crate) mod chunks;
 mod container;
 mod directory;
 mod iter;

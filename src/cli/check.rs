@@ -12,21 +12,21 @@ use serde::Serialize;
 
 /// The report, as the contract spells it.
 #[derive(Serialize)]
-struct Report {
-    image: String,
-    format: &'static str,
-    errors: u64,
-    unusable: u64,
-    leaked_bytes: u64,
-    problems: Vec<Problem>,
+pub(crate) struct Report {
+    pub(crate) image: String,
+    pub(crate) format: &'static str,
+    pub(crate) errors: u64,
+    pub(crate) unusable: u64,
+    pub(crate) leaked_bytes: u64,
+    pub(crate) problems: Vec<Problem>,
 }
 
 #[derive(Serialize)]
-struct Problem {
-    severity: &'static str,
-    structure: String,
-    offset: Option<u64>,
-    message: String,
+pub(crate) struct Problem {
+    pub(crate) severity: &'static str,
+    pub(crate) structure: String,
+    pub(crate) offset: Option<u64>,
+    pub(crate) message: String,
 }
 
 pub(crate) fn run(args: &CheckArgs, session: &Session) -> Outcome {
@@ -47,16 +47,21 @@ pub(crate) fn run(args: &CheckArgs, session: &Session) -> Outcome {
         },
         inspected => inspected?,
     };
+    show(&report, args.json, session)
+}
+
+/// Prints a report, and turns it into the exit status.
+pub(crate) fn show(report: &Report, json: bool, session: &Session) -> Outcome {
     print(session, |out| {
-        if args.json {
-            serde_json::to_writer_pretty(&mut *out, &report).map_err(std::io::Error::from)?;
+        if json {
+            serde_json::to_writer_pretty(&mut *out, report).map_err(std::io::Error::from)?;
             return Ok(writeln!(out)?);
         }
         for Problem { severity, structure, offset, message } in &report.problems {
             let place = offset.map_or_else(String::new, |offset| format!(", offset {offset:#x}"));
             writeln!(out, "{severity}: {}", one_line(&format!("{structure}{place}: {message}")))?;
         }
-        Ok(writeln!(out, "{}", summary(&report))?)
+        Ok(writeln!(out, "{}", summary(report))?)
     })?;
     Ok(if report.errors + report.unusable > 0 { Status::Fault } else { Status::Done })
 }

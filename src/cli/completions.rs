@@ -35,7 +35,13 @@ fn page() -> io::Result<Vec<u8>> {
     man.render_options_section(&mut head)?;
     page.extend(arrange(&head, ".SH"));
     for verb in verbs {
-        page.extend(section(verb)?);
+        let name = format!("checkmap {}", verb.get_name());
+        let inner: Vec<Command> = verb.get_subcommands().cloned().collect();
+        page.extend(section(verb, &name)?);
+        for verb in inner {
+            let name = format!("{name} {}", verb.get_name());
+            page.extend(section(verb, &name)?);
+        }
     }
     man.render_extra_section(&mut end)?;
     man.render_version_section(&mut end)?;
@@ -44,9 +50,8 @@ fn page() -> io::Result<Vec<u8>> {
 }
 
 /// The section of one subcommand; what would be sections of its own page are subsections here.
-fn section(verb: Command) -> io::Result<Vec<u8>> {
-    let name = format!("checkmap {}", verb.get_name());
-    let man = Man::new(verb.bin_name(&name).disable_help_flag(true));
+fn section(verb: Command, name: &str) -> io::Result<Vec<u8>> {
+    let man = Man::new(verb.bin_name(name).disable_help_flag(true).disable_help_subcommand(true));
     let mut section = Vec::new();
     man.render_synopsis_section(&mut section)?;
     man.render_description_section(&mut section)?;

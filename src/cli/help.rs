@@ -149,3 +149,23 @@ Verifies every structure and rule of the image, guest data's reference counts in
 
 Errors, and bitmaps that cannot be used for a backup, end with exit status 1. Leaks, room that is counted as used by \
 nobody, cost disk space only and end with 0.";
+
+pub(crate) const SEGMENT: &str = "\
+A segment is one bitmap in a file of checkmap's own: with a directory and checksums, so that it can be queried and merged \
+without being loaded, however large it is. 'checkmap dump' and 'checkmap diff' make one with --format segment.";
+
+pub(crate) const SEGMENT_AFTER: &str = "\
+Examples:
+    checkmap dump disk.qcow2 --bitmap mon --format segment -o mon.seg
+    checkmap segment merge mon.seg tue.seg -o both.seg
+    checkmap segment diff mon.seg both.seg --format csv
+    checkmap segment check both.seg";
+
+pub(crate) const SEGMENT_MERGE: &str = "\
+Writes a new segment with everything that is dirty in any of the given ones, at the finest of their granularities. All must \
+be of disks of one size. The new file may replace one of the old ones: it appears in one step, when it is complete.";
+
+pub(crate) const SEGMENT_DIFF: &str = "\
+Lists the extents that are dirty in one of two segments only, each with the side on which it is: a or b. What is dirty in \
+both, or in none, is left out. Extents are compared byte by byte, so the granularities may differ. The exit status is 0 \
+whether there are any or not.";

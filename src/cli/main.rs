@@ -22,6 +22,7 @@ mod merge;
 mod output;
 mod progress;
 mod rename;
+mod segment;
 mod session;
 mod size;
 mod words;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Verb::Dump(args) => dump::run(args, &session),
         Verb::Merge(args) => merge::run(args, &session),
         Verb::Check(args) => check::run(args, &session),
+        Verb::Segment(args) => segment::run(&args.verb, &session),
         Verb::Completions(args) => completions::run_completions(args, &session),
         Verb::Man => completions::run_man(&session),
     };

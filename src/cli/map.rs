@@ -9,7 +9,8 @@ use crate::session::Session;
 use crate::words::{amount, count, hex, text};
 use checkmap::chain::Name;
 use checkmap::formats::extents;
-use checkmap::{Bitmap, Image};
+use checkmap::{Bitmap, Image, segment};
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 
@@ -30,6 +31,8 @@ pub(crate) enum Format {
     Roaring,
     /// One bit for each granule, least significant bit first (binary)
     Raw,
+    /// A file for `checkmap segment`: indexed, with checksums (binary)
+    Segment,
 }
 
 /// What the map is of, for the formats that say it.
@@ -57,8 +60,8 @@ impl Wish {
             (true, Some(_)) => return Err(Failure::Usage("--json and another --format contradict each other".into())),
             (false, format) => format.unwrap_or(Format::Table),
         };
-        let is_binary = matches!(format, Format::Roaring | Format::Raw);
-        let destination = Destination::new(args.output.as_deref(), image, is_binary)?;
+        let is_binary = matches!(format, Format::Roaring | Format::Raw | Format::Segment);
+        let destination = Destination::new(args.output.as_deref(), Some(image), is_binary)?;
         Ok(Self { format, destination, start: args.start, length: args.length.unwrap_or(u64::MAX) })
     }
 
@@ -92,6 +95,7 @@ impl Wish {
             Format::QemuMap => Ok(extents::write_qemu_map(bitmap, self.start, self.length, out)?),
             Format::Roaring => map.write_roaring(out),
             Format::Raw => map.write_raw(out),
+            Format::Segment => map.write_segment(out),
         })
     }
 }
@@ -155,16 +159,27 @@ impl Map<'_> {
         Ok(())
     }
 
-    /// The granules that touch the window, by their number on the whole disk.
-    fn write_roaring(&self, mut out: &mut dyn Write) -> Result<(), Failure> {
+    /// The granules that touch the window, and none else.
+    fn cut(&self) -> Result<Cow<'_, Bitmap>, Failure> {
         if (self.start, self.length) == (0, u64::MAX) {
-            return Ok(self.bitmap.write_roaring(&mut out)?);
+            return Ok(Cow::Borrowed(self.bitmap));
         }
         let mut cut = Bitmap::new(self.bitmap.size_bytes(), self.bitmap.granularity())?;
         for extent in self.bitmap.extents(self.start, self.length) {
             cut.set(extent.offset, extent.len_bytes)?;
         }
-        Ok(cut.write_roaring(&mut out)?)
+        Ok(Cow::Owned(cut))
+    }
+
+    /// By the granules' numbers on the whole disk.
+    fn write_roaring(&self, mut out: &mut dyn Write) -> Result<(), Failure> {
+        Ok(self.cut()?.write_roaring(&mut out)?)
+    }
+
+    fn write_segment(&self, out: &mut dyn Write) -> Result<(), Failure> {
+        let cut = self.cut()?;
+        segment::write(&cut, out)?;
+        Ok(())
     }
 
     /// The bits of the window piece by piece, since a flat bitmap of a large disk does not fit into memory.

@@ -93,8 +93,8 @@ pub(crate) struct Target {
 }
 
 impl Destination {
-    /// The place that `-o` names; stdout without it, and for `-`. `is_binary` keeps the answer off a terminal.
-    pub(crate) fn new(output: Option<&Path>, image: &Path, is_binary: bool) -> Result<Self, Failure> {
+    /// The place that `-o` names, which must not be the `image`; stdout without it, and for `-`. `is_binary` keeps the answer off a terminal.
+    pub(crate) fn new(output: Option<&Path>, image: Option<&Path>, is_binary: bool) -> Result<Self, Failure> {
         let Some(path) = output.filter(|path| *path != Path::new("-")) else {
             return match is_binary && io::stdout().is_terminal() {
                 true => Err(Failure::Usage("this format is binary: give a file with -o, or redirect stdout".into())),
@@ -102,7 +102,9 @@ impl Destination {
             };
         };
         let target = Target::new(path)?;
-        target.refuse_if_same(image, "the image itself")?;
+        if let Some(image) = image {
+            target.refuse_if_same(image, "the image itself")?;
+        }
         target.refuse_disk_image()?;
         Ok(Destination::File(Box::new(target)))
     }

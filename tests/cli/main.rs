@@ -6,6 +6,7 @@ mod models;
 mod pages;
 mod process;
 mod refuse;
+mod segment;
 mod show;
 #[path = "../support/mod.rs"]
 mod support;

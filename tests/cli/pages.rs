@@ -39,6 +39,10 @@ fn the_manual_has_a_section_for_every_subcommand_and_the_exit_status() {
         assert!(page.contains(&format!(".SH \"checkmap {verb}\"")), "{verb}");
         assert!(checkmap!(verb, "--help").ok().contains("Usage: checkmap"), "{verb}");
     }
+    for verb in ["merge", "diff", "info", "check"] {
+        assert!(page.contains(&format!(".SH \"checkmap segment {verb}\"")), "{verb}");
+        assert!(checkmap!("segment", verb, "--help").ok().contains("Usage: checkmap segment"), "{verb}");
+    }
     assert!(page.contains(".SH \"EXIT STATUS\""));
 }
 

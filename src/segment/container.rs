@@ -1,0 +1,123 @@
+#![forbid(unsafe_code)]
+//! Owns containers as bytes: reading one with every rule checked, and writing one. Must never know where in a file they
+//! stand.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use super::layout::Entry;
+use crate::bitmap::chunks::{Form, Pair, View, Words, count_ones};
+
+/// The buffers that one container at a time is read into.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    array: Vec<u16>,
+    words: Box<Words>,
+    runs: Vec<Pair>,
+    form: Form,
+}
+
+impl Decoder {
+    /// The most memory that a decoder takes.
+    pub(super) const HEAP_BYTES: u64 = 3 * 8192;
+
+    pub(super) fn new() -> Self {
+        let (array, runs) = (Vec::with_capacity(4096), Vec::with_capacity(2048));
+        Self { array, words: Box::new([0; 1024]), runs, form: Form::Full }
+    }
+
+    /// Reads the container of `entry`, whose chunk has `granules`; says which rule it breaks.
+    pub(super) fn decode(&mut self, entry: &Entry, bytes: &[u8], granules: u32) -> Result<View<'_>, &'static str> {
+        if crc32c::crc32c(bytes) != entry.sum {
+            return Err("the checksum is wrong");
+        }
+        let (ones, last) = match entry.form {
+            Form::Full => (entry.ones, None),
+            Form::Array => {
+                self.array.clear();
+                self.array.extend(bytes.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)));
+                let later = self.array.get(1..).unwrap_or_default();
+                if !self.array.iter().zip(later).fold(true, |sorted, (one, next)| sorted & (one < next)) {
+                    return Err("the values of an array are out of order");
+                }
+                (u32::try_from(self.array.len()).unwrap_or(u32::MAX), self.array.last().copied())
+            }
+            Form::Words => {
+                for (word, bytes) in self.words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+                    *word = u64::from_le_bytes(*bytes);
+                }
+                let last = (0_u16..1024).zip(self.words.iter()).rev().find(|(_, word)| **word != 0);
+                let last =
+                    last.map(|(index, word)| index * 64 + 63 - u16::try_from(word.leading_zeros()).unwrap_or(63));
+                (count_ones(&self.words), last)
+            }
+            Form::Runs => {
+                self.runs.clear();
+                self.runs.extend(
+                    bytes
+                        .as_chunks::<4>()
+                        .0
+                        .iter()
+                        .map(|[a, b, c, d]| [u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d])]),
+                );
+                let later = self.runs.get(1..).unwrap_or_default();
+                let mut apart = self.runs.iter().zip(later).map(|([_, last], [first, _])| (*last, *first));
+                if self.runs.iter().any(|[first, last]| first > last)
+                    || apart.any(|(last, first)| u32::from(last) + 1 >= u32::from(first))
+                {
+                    return Err("runs overlap, touch or are out of order");
+                }
+                let ones = self.runs.iter().map(|[first, last]| u32::from(*last) - u32::from(*first) + 1).sum();
+                (ones, self.runs.last().map(|run| run[1]))
+            }
+        };
+        if ones != entry.ones {
+            return Err("it does not hold as many granules as the directory says");
+        }
+        if last.is_some_and(|last| u32::from(last) >= granules) {
+            return Err("dirty granules lie past the end of the disk");
+        }
+        self.form = entry.form;
+        Ok(self.view())
+    }
+
+    /// What was read last.
+    pub(super) fn view(&self) -> View<'_> {
+        match self.form {
+            Form::Array => View::Array(&self.array),
+            Form::Words => View::Words(&self.words),
+            Form::Runs => View::Runs(&self.runs),
+            Form::Full => View::Full,
+        }
+    }
+}
+
+/// Appends the bytes of a container.
+pub(super) fn encode(view: View<'_>, out: &mut Vec<u8>) {
+    let from = out.len();
+    let len = match view {
+        View::Array(array) => size_of_val(array),
+        View::Words(words) => size_of_val(words),
+        View::Runs(runs) => size_of_val(runs),
+        View::Full => 0,
+    };
+    out.resize(from + len, 0);
+    let room = out.get_mut(from..).unwrap_or_default();
+    match view {
+        View::Full => {}
+        View::Array(array) => {
+            for (bytes, value) in room.as_chunks_mut::<2>().0.iter_mut().zip(array) {
+                *bytes = value.to_le_bytes();
+            }
+        }
+        View::Words(words) => {
+            for (bytes, word) in room.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+                *bytes = word.to_le_bytes();
+            }
+        }
+        View::Runs(runs) => {
+            for (bytes, [first, last]) in room.as_chunks_mut::<4>().0.iter_mut().zip(runs) {
+                let ([a, b], [c, d]) = (first.to_le_bytes(), last.to_le_bytes());
+                *bytes = [a, b, c, d];
+            }
+        }
+    }
+}

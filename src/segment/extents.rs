@@ -1,0 +1,100 @@
+#![forbid(unsafe_code)]
+//! Owns the way through the extents of a segment, container by container. Must never hold more than one of them.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use super::container::Decoder;
+use super::read::{READ_BYTES, Segment, SpanReader};
+use crate::error::Result;
+use crate::geometry::Extent;
+use std::collections::VecDeque;
+use std::fmt;
+use std::iter::FusedIterator;
+use std::ops::Range;
+
+/// The dirty extents of a range of a segment, see [`Segment::extents`].
+pub struct Extents<'a> {
+    segment: &'a Segment,
+    /// The range of bytes.
+    range: Range<u64>,
+    /// The entries that are still to be read.
+    entries: Range<usize>,
+    reader: SpanReader,
+    decoder: Decoder,
+    /// How far to read ahead: little at first, since many a caller wants one extent only.
+    ahead: u64,
+    /// Runs of granules, the end excluded, that touch nothing before them; the last one may go on.
+    ready: VecDeque<(u64, u64)>,
+}
+
+impl<'a> Extents<'a> {
+    pub(super) fn new(segment: &'a Segment, offset: u64, end: u64) -> Self {
+        let window = segment.window(offset, end.saturating_sub(offset));
+        let entries = window.map_or(0..0, |window| segment.touching(&window));
+        Self {
+            segment,
+            range: offset..end,
+            entries,
+            reader: SpanReader::default(),
+            decoder: Decoder::new(),
+            ahead: 0,
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// Reads the next entry's runs, those inside the window.
+    fn read(&mut self, index: usize) -> Result<()> {
+        let Some(entry) = self.segment.entries().get(index) else { return Ok(()) };
+        let Some(window) = self.segment.window(self.range.start, self.range.end - self.range.start) else {
+            return Ok(());
+        };
+        let base = u64::from(entry.key) << 16;
+        let end = u64::from(entry.end()) << 16;
+        let ready = &mut self.ready;
+        let mut take = |first: u64, end: u64| match ready.back_mut() {
+            Some((_, last)) if *last == first => *last = end,
+            _ => ready.push_back((first, end)),
+        };
+        if entry.is_full() {
+            take(base.max(window.start), end.min(window.end));
+            return Ok(());
+        }
+        let bytes = self.reader.container(self.segment, index, self.ahead)?;
+        self.ahead = (self.ahead * 2).clamp(8192, READ_BYTES);
+        let view = self.segment.decode(&mut self.decoder, entry, bytes)?;
+        let inside = |granule: u64| u16::try_from(granule.saturating_sub(base)).unwrap_or(u16::MAX);
+        view.runs_within(inside(window.start), inside(window.end - 1), |first, last| {
+            take(base + u64::from(first), base + u64::from(last) + 1);
+        });
+        Ok(())
+    }
+}
+
+impl Iterator for Extents<'_> {
+    type Item = Result<Extent>;
+
+    fn next(&mut self) -> Option<Result<Extent>> {
+        // The last run that is ready may go on in the next entry.
+        while self.ready.len() < 2
+            && let Some(index) = self.entries.next()
+        {
+            if let Err(error) = self.read(index) {
+                self.entries = 0..0;
+                self.ready.clear();
+                return Some(Err(error));
+            }
+        }
+        let (first, end) = self.ready.pop_front()?;
+        let bits = self.segment.granularity().bits();
+        let offset = (first << bits).max(self.range.start);
+        let len_bytes = (end << bits).min(self.range.end) - offset;
+        Some(Ok(Extent { offset, len_bytes }))
+    }
+}
+
+impl FusedIterator for Extents<'_> {}
+
+impl fmt::Debug for Extents<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Extents").field("range", &self.range).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,26 @@
+#![forbid(unsafe_code)]
+//! Owns bitmaps in files of our own, which may be larger than memory: written once, queried without loading, merged as
+//! they are read. Must never know what a bitmap means, nor which checkpoint it belongs to.
+//!
+//! A segment holds the containers of one bitmap, each in its smallest form and with a checksum, and a directory of them
+//! at its end. [`Segment::open`] reads the directory only; a query reads the containers that it needs, and checks each
+//! before it uses it. [`merge`] unites any number of segments with bounded memory. `docs/formats/segment.md` has the
+//! layout to the byte.
+
+mod check;
+mod container;
+mod diff;
+mod extents;
+mod layout;
+mod merge;
+mod plan;
+mod read;
+mod write;
+
+pub use check::Problem;
+pub use diff::{Difference, Differences, Side, diff};
+pub use extents::Extents;
+pub use layout::Summary;
+pub use merge::{MergeOptions, count, merge};
+pub use read::{Forms, Segment};
+pub use write::write;

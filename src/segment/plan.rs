@@ -1,0 +1,164 @@
+#![forbid(unsafe_code)]
+//! Owns the cutting of a merge into batches of consecutive chunks that fit a budget of memory, from the directories alone.
+//! Must never read a container.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use super::layout::{Entry, WORDS_BYTES};
+use super::read::Segment;
+use std::ops::Range;
+
+/// Full chunks from this many on are handed over without a look at what others have there.
+const LONG: u64 = 16;
+
+/// One segment that takes part, at the granularity of the result.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Input<'a> {
+    pub(super) segment: &'a Segment,
+    /// The result has 2^shift granules for each of this one's, and as many chunks.
+    pub(super) shift: u32,
+}
+
+impl<'a> Input<'a> {
+    pub(super) fn entry(&self, index: usize) -> Option<&'a Entry> {
+        self.segment.entries().get(index)
+    }
+
+    /// The chunks of the result that an entry covers.
+    pub(super) fn keys(&self, entry: &Entry) -> Range<u64> {
+        u64::from(entry.key) << self.shift..u64::from(entry.end()) << self.shift
+    }
+}
+
+/// A piece of the work.
+#[derive(Debug)]
+pub(super) enum Batch {
+    /// These chunks are full.
+    Full(Range<u64>),
+    /// These chunks have to be looked at; for each input, the entries that take part.
+    Mixed(Range<u64>, Vec<Range<usize>>),
+}
+
+impl Batch {
+    /// The chunk after the last one.
+    pub(super) fn end(&self) -> u64 {
+        match self {
+            Self::Full(keys) | Self::Mixed(keys, _) => keys.end,
+        }
+    }
+}
+
+/// Cuts a merge into batches, in ascending order.
+#[derive(Debug)]
+pub(super) struct Planner<'a> {
+    inputs: &'a [Input<'a>],
+    /// The first entry of each input that is not wholly planned.
+    next: Vec<usize>,
+    /// All chunks before this one are planned.
+    position: u64,
+    /// The chunks that the disk has in whole.
+    whole: u64,
+    /// All chunks of the disk.
+    chunks: u64,
+    /// The bytes of containers, read and written, that a batch may have.
+    budget: u64,
+}
+
+/// The most that one chunk of the result costs.
+pub(super) fn most_of_a_chunk(inputs: usize) -> u64 {
+    (inputs as u64 + 1) * u64::from(WORDS_BYTES)
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn new(inputs: &'a [Input<'a>], granules: u64, budget: u64) -> Self {
+        let (whole, chunks) = (granules >> 16, granules.div_ceil(1 << 16));
+        Self { inputs, next: vec![0; inputs.len()], position: 0, whole, chunks, budget }
+    }
+
+    /// The first chunk at or after `position` in which one of the inputs has something.
+    fn first(&self, at: &[usize], position: u64) -> Option<u64> {
+        let starts = self.inputs.iter().zip(at);
+        let starts = starts.filter_map(|(input, index)| Some(input.keys(input.entry(*index)?).start.max(position)));
+        starts.min().filter(|first| *first < self.chunks)
+    }
+
+    /// How far the chunks from `key` on are known to be full.
+    fn full_end(&self, at: &[usize], key: u64) -> u64 {
+        let full = self.inputs.iter().zip(at).filter_map(|(input, index)| {
+            let entry = input.entry(*index).filter(|entry| entry.is_full())?;
+            Some(input.keys(entry)).filter(|keys| keys.contains(&key)).map(|keys| keys.end.min(self.whole))
+        });
+        full.max().unwrap_or(key).max(key)
+    }
+
+    /// Goes past the entries that end at or before `position`.
+    fn pass(&self, at: &mut [usize], position: u64) {
+        for (input, index) in self.inputs.iter().zip(at) {
+            let rest = input.segment.entries().get(*index..).unwrap_or_default();
+            let passed = |entry: &Entry| input.keys(entry).end <= position;
+            match rest.first() {
+                Some(first) if passed(first) => {}
+                _ => continue,
+            }
+            // Most often one entry is passed; behind a long full stretch, many are.
+            *index += match rest.get(1) {
+                Some(second) if passed(second) => rest.partition_point(passed),
+                _ => 1,
+            };
+        }
+    }
+
+    /// What chunk `key` costs in a batch that begins with chunk `from`.
+    fn cost(&self, at: &[usize], key: u64, from: u64) -> u64 {
+        let costs = self.inputs.iter().zip(at).filter_map(|(input, index)| {
+            let entry = input.entry(*index).filter(|entry| input.keys(entry).contains(&key))?;
+            let len = if entry.is_full() { 0 } else { entry.data_end() - entry.offset };
+            let is_new = input.keys(entry).start.max(from) == key;
+            // A coarse container is read once, and each of its chunks is made anew: as runs, or as words if they are many.
+            let made = match input.shift {
+                0 => 0,
+                shift => u64::from(WORDS_BYTES).min(64 + 4 * (0x1_0000 >> shift.min(16))),
+            };
+            Some(if is_new { len + made } else { made })
+        });
+        // What is written is never more than what was read; 64 bytes stand for what else a chunk takes.
+        64 + costs.sum::<u64>()
+    }
+}
+
+impl Iterator for Planner<'_> {
+    type Item = Batch;
+
+    fn next(&mut self) -> Option<Batch> {
+        let mut at = std::mem::take(&mut self.next);
+        self.pass(&mut at, self.position);
+        let batch = self.first(&at, self.position).map(|from| {
+            let full = self.full_end(&at, from);
+            if full >= from + LONG {
+                return Batch::Full(from..full);
+            }
+            let begun = at.clone();
+            let (mut to, mut used) = (from, 0);
+            while let Some(key) = self.first(&at, to) {
+                let cost = self.cost(&at, key, from);
+                let is_long = self.full_end(&at, key) >= key + LONG;
+                if used > 0 && (is_long || used + cost > self.budget) {
+                    break;
+                }
+                used += cost;
+                to = key + 1;
+                self.pass(&mut at, to);
+            }
+            let spans = self.inputs.iter().zip(begun.iter().zip(&at)).map(|(input, (begin, end))| {
+                // An entry that goes on after the batch takes part in it too.
+                let goes_on = input.entry(*end).is_some_and(|entry| input.keys(entry).start < to);
+                *begin..*end + usize::from(goes_on)
+            });
+            let spans = spans.collect();
+            at = begun;
+            Batch::Mixed(from..to, spans)
+        });
+        self.position = batch.as_ref().map_or(self.chunks, Batch::end);
+        self.next = at;
+        batch
+    }
+}

@@ -1,0 +1,203 @@
+#![forbid(unsafe_code)]
+//! Owns the writing of a segment from front to end, without ever going back: containers as they come, then the directory
+//! and the trailer. Must never know what the bytes are written to.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use super::container::encode;
+use super::layout::{ALIGN, ENTRY_BYTES, Entry, HEADER_BYTES, Header, Summary, TRAILER_BYTES, encode_trailer};
+use crate::bitmap::Bitmap;
+use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, View};
+use crate::geometry::Granularity;
+use std::io::{self, Write};
+
+/// Containers gather to about this many bytes between two writes.
+const WRITE_BYTES: usize = 1 << 17;
+
+/// Writes `bitmap` as a segment, without seeking: to a file, a pipe, or into memory.
+///
+/// Equal bitmaps give equal bytes. Any error is that of `out`; what was written until then is no segment, since it has
+/// no trailer. Who writes a file writes a temporary one, makes it durable and renames it.
+///
+/// ```
+/// use checkmap::{Bitmap, Granularity, segment};
+///
+/// let mut bitmap = Bitmap::new(10 << 30, Granularity::from_bytes(65536)?)?;
+/// bitmap.set(1 << 30, 1)?;
+/// let mut bytes = Vec::new();
+/// let summary = segment::write(&bitmap, &mut bytes).expect("memory can be written");
+/// assert_eq!(summary.dirty_granules, 1);
+/// assert_eq!(summary.file_bytes, bytes.len() as u64);
+/// # Ok::<(), checkmap::Error>(())
+/// ```
+pub fn write(bitmap: &Bitmap, out: &mut dyn Write) -> io::Result<Summary> {
+    let mut writer = Writer::new(out, bitmap.size_bytes(), bitmap.granularity())?;
+    let mut pieces = Pieces::default();
+    bitmap.for_each_chunk(|chunk| {
+        pieces.push(&chunk);
+        if pieces.bytes.len() < WRITE_BYTES {
+            return Ok(());
+        }
+        writer.write(&pieces)?;
+        pieces.clear();
+        Ok::<(), io::Error>(())
+    })?;
+    writer.write(&pieces)?;
+    writer.finish()
+}
+
+/// One entry in the making: all of it but where its container will be.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    key: u32,
+    chunks: u32,
+    ones: u32,
+    len: u32,
+    sum: u32,
+    runs: u32,
+    form: Form,
+    /// Whether its first and its last granule are dirty.
+    edges: (bool, bool),
+}
+
+/// Consecutive containers as they will stand in the file, each followed by the zeros up to the next.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    pieces: Vec<Piece>,
+    bytes: Vec<u8>,
+}
+
+impl Pieces {
+    /// The memory that a piece takes beside its bytes.
+    pub(super) const PIECE_BYTES: usize = size_of::<Piece>();
+
+    pub(super) fn clear(&mut self) {
+        self.pieces.clear();
+        self.bytes.clear();
+    }
+
+    /// Makes room for so many pieces and bytes, no more.
+    pub(super) fn reserve(&mut self, pieces: usize, bytes: usize) {
+        self.pieces.reserve_exact(pieces);
+        self.bytes.reserve_exact(bytes);
+    }
+
+    /// Appends a chunk in the form in which it is viewed.
+    pub(super) fn push(&mut self, chunk: &Chunk<'_>) {
+        let from = self.bytes.len();
+        encode(chunk.view, &mut self.bytes);
+        let sum = match chunk.view {
+            View::Full => 0,
+            _ => crc32c::crc32c(self.bytes.get(from..).unwrap_or_default()),
+        };
+        self.close(chunk, from, sum);
+    }
+
+    /// Appends a chunk whose container is `bytes`, with their checksum known.
+    pub(super) fn push_encoded(&mut self, chunk: &Chunk<'_>, bytes: &[u8], sum: u32) {
+        let from = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        self.close(chunk, from, sum);
+    }
+
+    fn close(&mut self, chunk: &Chunk<'_>, from: usize, sum: u32) {
+        let len = u32::try_from(self.bytes.len() - from).unwrap_or_default();
+        self.bytes.resize(self.bytes.len().next_multiple_of(64), 0);
+        self.add(chunk, len, sum);
+    }
+
+    /// Appends a chunk that is counted only: what it would take is known, its bytes are not made.
+    pub(super) fn count(&mut self, chunk: &Chunk<'_>) {
+        let len = match chunk.view {
+            View::Array(array) => 2 * array.len(),
+            View::Words(words) => size_of_val(words),
+            View::Runs(runs) => 4 * runs.len(),
+            View::Full => 0,
+        };
+        self.add(chunk, u32::try_from(len).unwrap_or_default(), 0);
+    }
+
+    fn add(&mut self, chunk: &Chunk<'_>, len: u32, sum: u32) {
+        let Chunk { key, chunks, view, ones, runs } = *chunk;
+        let edges = (view.contains(0), view.contains(u16::MAX));
+        self.pieces.push(Piece { key, chunks, ones, len, sum, runs, form: view.form(), edges });
+    }
+}
+
+/// Where the containers of a segment go.
+pub(super) struct Writer<'a> {
+    out: &'a mut dyn Write,
+    summary: Summary,
+    directory: Vec<u8>,
+    /// Full chunks that may go on.
+    full: Option<(u32, u32)>,
+    /// The chunk after the last one, and whether the last granule before it is dirty.
+    last: (u32, bool),
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(out: &'a mut dyn Write, size_bytes: u64, granularity: Granularity) -> io::Result<Self> {
+        out.write_all(&Header { size_bytes, granularity }.encode())?;
+        let summary = Summary {
+            size_bytes,
+            granularity,
+            dirty_granules: 0,
+            extents: 0,
+            chunks: 0,
+            entries: 0,
+            file_bytes: HEADER_BYTES as u64,
+        };
+        Ok(Self { out, summary, directory: Vec::new(), full: None, last: (0, false) })
+    }
+
+    /// Writes containers that lie behind all earlier ones.
+    pub(super) fn write(&mut self, pieces: &Pieces) -> io::Result<()> {
+        self.out.write_all(&pieces.bytes)?;
+        pieces.pieces.iter().for_each(|piece| self.enter(piece));
+        Ok(())
+    }
+
+    fn enter(&mut self, piece: &Piece) {
+        let joined = self.last == (piece.key, true) && piece.edges.0;
+        self.summary.extents += u64::from(piece.runs) - u64::from(joined);
+        self.summary.chunks += u64::from(piece.chunks);
+        self.last = (piece.key + piece.chunks, piece.edges.1);
+        if piece.form == Form::Full {
+            match &mut self.full {
+                Some((key, chunks)) if *key + *chunks == piece.key => *chunks += piece.chunks,
+                _ => {
+                    self.enter_full();
+                    self.full = Some((piece.key, piece.chunks));
+                }
+            }
+            return;
+        }
+        self.enter_full();
+        let Piece { key, chunks, ones, len, sum, form, .. } = *piece;
+        let offset = self.summary.file_bytes;
+        self.summary.file_bytes += u64::from(len).next_multiple_of(ALIGN);
+        self.list(&Entry { key, chunks, offset, before: self.summary.dirty_granules, len, ones, sum, form });
+    }
+
+    fn enter_full(&mut self) {
+        if let Some((key, chunks)) = self.full.take() {
+            let before = self.summary.dirty_granules;
+            let ones = CHUNK_GRANULES;
+            self.list(&Entry { key, chunks, offset: 0, before, len: 0, ones, sum: 0, form: Form::Full });
+        }
+    }
+
+    fn list(&mut self, entry: &Entry) {
+        self.summary.dirty_granules += entry.total();
+        self.summary.entries += 1;
+        self.directory.extend_from_slice(&entry.encode());
+    }
+
+    /// Writes the directory and the trailer.
+    pub(super) fn finish(mut self) -> io::Result<Summary> {
+        self.enter_full();
+        self.summary.file_bytes += (self.summary.entries * ENTRY_BYTES as u64) + TRAILER_BYTES as u64;
+        self.out.write_all(&self.directory)?;
+        self.out.write_all(&encode_trailer(&self.summary, crc32c::crc32c(&self.directory)))?;
+        Ok(self.summary)
+    }
+}

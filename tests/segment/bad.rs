@@ -1,0 +1,314 @@
+//! Bytes that nobody should write: refused when the segment is opened or when the container is touched, by name and place.
+
+use crate::{BITS, SIZE, bitmap_of, bytes_of, open};
+use checkmap::progress::Unobserved;
+use checkmap::{Error, ErrorKind, Segment};
+
+/// An entry of a directory, and its container.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) key: u32,
+    pub(crate) chunks: u32,
+    pub(crate) ones: u32,
+    pub(crate) form: u32,
+    pub(crate) data: Vec<u8>,
+    pub(crate) len: Option<u32>,
+    pub(crate) sum: Option<u32>,
+    pub(crate) offset: Option<u64>,
+    pub(crate) before: Option<u64>,
+}
+
+impl Item {
+    fn new(key: u32, form: u32, ones: u32, data: Vec<u8>) -> Self {
+        Self { key, chunks: 1, ones, form, data, len: None, sum: None, offset: None, before: None }
+    }
+
+    pub(crate) fn array(key: u32, values: &[u16]) -> Self {
+        let ones = u32::try_from(values.len()).unwrap();
+        Self::new(key, 1, ones, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    fn words(key: u32, word: u64) -> Self {
+        Self::new(key, 2, word.count_ones() * 1024, word.to_le_bytes().repeat(1024))
+    }
+
+    pub(crate) fn runs(key: u32, runs: &[[u16; 2]]) -> Self {
+        let ones = runs.iter().map(|[first, last]| u32::from(last.wrapping_sub(*first)) + 1).sum();
+        Self::new(key, 3, ones, runs.iter().flatten().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    fn full(key: u32, chunks: u32) -> Self {
+        Self { chunks, ..Self::new(key, 4, 65536, Vec::new()) }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+}
+
+/// A segment whose every field can lie, with checksums that are right all the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Crafted {
+    pub(crate) items: Vec<Item>,
+    pub(crate) size: u64,
+    pub(crate) bits: u32,
+    /// Fields of the trailer that are not what they should be, by their offset in it.
+    pub(crate) trailer: Vec<(usize, u64)>,
+}
+
+impl Crafted {
+    pub(crate) fn new(items: &[Item]) -> Self {
+        Self { items: items.to_vec(), size: SIZE, bits: BITS, trailer: Vec::new() }
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut file = Vec::new();
+        file.extend(*b"\x89CKSEG\r\n");
+        file.extend(1_u32.to_le_bytes());
+        file.extend(0_u32.to_le_bytes());
+        file.extend(self.size.to_le_bytes());
+        file.extend(self.bits.to_le_bytes());
+        file.resize(60, 0);
+        let header_sum = crc32c::crc32c(&file);
+        file.extend(header_sum.to_le_bytes());
+        let (mut directory, mut dirty, mut chunks) = (Vec::new(), 0, 0);
+        for item in &self.items {
+            let has_data = item.form != 4;
+            let offset = item.offset.unwrap_or(if has_data { file.len() as u64 } else { 0 });
+            let sum = item.sum.unwrap_or(if has_data { crc32c::crc32c(&item.data) } else { 0 });
+            file.extend(&item.data);
+            file.resize(file.len().next_multiple_of(64), 0);
+            directory.extend(item.key.to_le_bytes());
+            directory.extend(item.chunks.to_le_bytes());
+            directory.extend(offset.to_le_bytes());
+            directory.extend(item.before.unwrap_or(dirty).to_le_bytes());
+            directory.extend(item.len.unwrap_or(u32::try_from(item.data.len()).unwrap()).to_le_bytes());
+            directory.extend(item.ones.to_le_bytes());
+            directory.extend(sum.to_le_bytes());
+            directory.extend(item.form.to_le_bytes());
+            dirty += u64::from(item.ones) * u64::from(item.chunks);
+            chunks += u64::from(item.chunks);
+        }
+        let mut trailer = Vec::new();
+        for field in [chunks, dirty, 0, file.len() as u64, self.items.len() as u64] {
+            trailer.extend(field.to_le_bytes());
+        }
+        trailer.extend(crc32c::crc32c(&directory).to_le_bytes());
+        trailer.extend(header_sum.to_le_bytes());
+        trailer.extend(((file.len() + directory.len() + 64) as u64).to_le_bytes());
+        for (at, value) in &self.trailer {
+            trailer[*at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        trailer.extend(crc32c::crc32c(&trailer).to_le_bytes());
+        trailer.extend(*b"GESK");
+        file.extend(directory);
+        file.extend(trailer);
+        file
+    }
+}
+
+/// Every way to read a segment.
+fn touch(segment: &Segment) -> Result<(), Error> {
+    segment.load(0, u64::MAX)?;
+    Ok(())
+}
+
+#[track_caller]
+fn assert_named(error: &Error, structure: &str, offset: u64) {
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    assert_eq!((error.structure(), error.offset()), (Some(structure), Some(offset)), "{error}");
+}
+
+#[test]
+fn the_hand_that_crafts_bad_segments_makes_good_ones_too() {
+    let items = [
+        Item::array(0, &[1, 5, 9]),
+        Item::words(1, 0x5555_5555_5555_5555),
+        Item::full(2, 3),
+        Item::runs(6, &[[1, 900], [902, 2000]]),
+    ];
+    let segment = open(Crafted::new(&items).bytes()).unwrap();
+    touch(&segment).unwrap();
+    assert_eq!(segment.forms().full, 3);
+    let good = bytes_of(&segment.load(0, u64::MAX).unwrap());
+    let mut crafted = Crafted::new(&items);
+    crafted.trailer = vec![(16, segment.extents(0, u64::MAX).count() as u64)];
+    assert_eq!(crafted.bytes(), good, "to the byte, once the extents are counted");
+}
+
+#[test]
+fn directories_that_break_a_rule_are_refused_on_open() {
+    let array = |key: u32| Item::array(key, &[1, 5, 9]);
+    let rows: Vec<(&str, Vec<Item>, u64)> = vec![
+        ("unsorted keys", vec![array(3), array(2)], 1),
+        ("the same key twice", vec![array(3), array(3)], 1),
+        ("a chunk inside full ones", vec![Item::full(0, 4), array(3)], 1),
+        ("full entries that touch", vec![Item::full(0, 2), Item::full(2, 1)], 1),
+        ("containers that overlap", vec![array(0), array(1).with(|item| item.offset = Some(64))], 1),
+        ("a gap between containers", vec![array(0), array(1).with(|item| item.offset = Some(192))], 1),
+        ("a container inside the header", vec![array(0).with(|item| item.offset = Some(0))], 0),
+        ("a container far away", vec![array(0).with(|item| item.offset = Some(u64::MAX - 63))], 0),
+        ("a length that overflows", vec![array(0).with(|item| item.len = Some(u32::MAX))], 0),
+        ("more granules than the array has", vec![array(0).with(|item| item.ones = 4)], 0),
+        ("an array of nothing", vec![Item::array(0, &[])], 0),
+        ("an array of 4097", vec![Item::array(0, &(0..4097).collect::<Vec<_>>())], 0),
+        ("words of few granules", vec![Item::words(0, 1)], 0),
+        ("words of all granules", vec![Item::words(0, u64::MAX)], 0),
+        ("words that are cut short", vec![Item::words(0, 0x5555).with(|item| item.len = Some(8128))], 0),
+        ("runs of no run", vec![Item::runs(0, &[])], 0),
+        ("half a run", vec![Item::runs(0, &[[1, 9]]).with(|item| item.len = Some(6))], 0),
+        ("runs of fewer granules than runs", vec![Item::runs(0, &[[1, 1], [3, 3]]).with(|item| item.ones = 1)], 0),
+        ("a form that is not known", vec![array(0).with(|item| item.form = 5)], 0),
+        ("no form", vec![array(0).with(|item| item.form = 0)], 0),
+        ("several chunks that are not full", vec![array(0).with(|item| item.chunks = 2)], 0),
+        ("no chunk", vec![Item::full(0, 0)], 0),
+        ("full chunks with data", vec![Item::full(0, 1).with(|item| item.len = Some(64))], 0),
+        ("full chunks that are not", vec![Item::full(0, 1).with(|item| item.ones = 65535)], 0),
+        ("a full last chunk", vec![Item::full(8, 1)], 0),
+        ("full chunks past the end", vec![Item::full(7, 3)], 0),
+        ("keys that overflow", vec![Item::full(u32::MAX, u32::MAX)], 0),
+        ("a key past the end", vec![array(9)], 0),
+        ("more granules than the last chunk has", vec![Item::array(8, &(0..1001).collect::<Vec<_>>())], 0),
+        ("a cumulative count that lies", vec![array(0), array(1).with(|item| item.before = Some(4))], 1),
+    ];
+    for (what, items, entry) in rows {
+        let data: usize = items.iter().map(|item| item.data.len().next_multiple_of(64)).sum();
+        let error = open(Crafted::new(&items).bytes()).expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{what}: {error}");
+        let place = (64 + data) as u64 + 40 * entry;
+        assert_eq!((error.structure(), error.offset()), (Some("segment directory"), Some(place)), "{what}: {error}");
+    }
+}
+
+#[test]
+fn trailers_that_break_a_rule_are_refused_on_open() {
+    let items = [Item::array(0, &[1, 5, 9])];
+    // Where the file has its trailer.
+    let trailer = 64 + 64 + 40;
+    for (what, fields, structure, offset) in [
+        ("chunks that lie", vec![(0, 2)], "segment directory", 128),
+        ("granules that lie", vec![(8, 4)], "segment directory", 128),
+        ("granules that overflow", vec![(8, u64::MAX)], "segment directory", 128),
+        ("a directory elsewhere", vec![(24, 64)], "segment trailer", trailer + 24),
+        ("a directory in the header", vec![(24, 48)], "segment trailer", trailer + 24),
+        ("a directory at the end of all numbers", vec![(24, u64::MAX)], "segment trailer", trailer + 24),
+        ("entries that overflow", vec![(32, u64::MAX)], "segment trailer", trailer + 24),
+        ("entries that overflow by a little", vec![(32, u64::MAX / 40 + 2)], "segment trailer", trailer + 24),
+        ("no entries, and a gap", vec![(32, 0), (24, 168)], "segment directory", 168),
+        ("another checksum", vec![(40, 7)], "segment trailer", trailer + 44),
+        ("another length", vec![(48, 400)], "segment trailer", trailer + 48),
+    ] {
+        let error = open(Crafted { trailer: fields, ..Crafted::new(&items) }.bytes()).expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{what}: {error}");
+        assert_eq!((error.structure(), error.offset()), (Some(structure), Some(offset)), "{what}: {error}");
+    }
+    let lies = Crafted { trailer: vec![(16, 9)], ..Crafted::new(&items) };
+    let problems = open(lies.bytes()).unwrap().check(&mut Unobserved).unwrap();
+    assert_eq!((problems.len(), problems[0].offset), (1, trailer + 16), "extents that lie are found by the check");
+}
+
+#[test]
+fn headers_that_break_a_rule_are_refused_on_open() {
+    let header = |change: &dyn Fn(&mut [u8])| {
+        let mut bytes = Crafted::new(&[]).bytes();
+        change(&mut bytes);
+        let sum = crc32c::crc32c(&bytes[..60]);
+        bytes[60..64].copy_from_slice(&sum.to_le_bytes());
+        open(bytes).unwrap_err()
+    };
+    assert_eq!(header(&|bytes| bytes[0] = b'C').kind(), ErrorKind::UnknownFormat);
+    assert_eq!(header(&|bytes| bytes[8] = 2).kind(), ErrorKind::Unsupported);
+    assert_eq!(header(&|bytes| bytes[12] = 1).kind(), ErrorKind::Unsupported);
+    assert_named(&header(&|bytes| bytes[28] = 1), "segment header", 28);
+    assert_named(&header(&|bytes| bytes[23] = 0x80), "segment header", 16);
+    assert_named(&header(&|bytes| bytes[24] = 32), "segment header", 16);
+    assert_named(&header(&|bytes| bytes[16] = 0), "segment trailer", 64 + 44);
+    let mut bytes = Crafted::new(&[]).bytes();
+    bytes[60] ^= 1;
+    assert_named(&open(bytes).unwrap_err(), "segment header", 60);
+    // 2^42 granules are more than a bitmap has.
+    assert_named(
+        &open(Crafted { size: 1 << 42, bits: 0, ..Crafted::new(&[]) }.bytes()).unwrap_err(),
+        "segment header",
+        16,
+    );
+    for other in [&b""[..], b"QFI\xfb", &[0; 200]] {
+        assert_eq!(open(other).unwrap_err().kind(), ErrorKind::UnknownFormat);
+    }
+}
+
+#[test]
+fn containers_that_break_a_rule_are_refused_when_they_are_touched() {
+    let descending = [[5, 9], [1, 3]];
+    let rows = [
+        ("a wrong checksum", Item::array(1, &[1, 5]).with(|item| item.sum = Some(7))),
+        ("an array out of order", Item::array(1, &[5, 1])),
+        ("a value twice", Item::array(1, &[5, 5])),
+        ("fewer bits than the directory says", Item::words(1, 0x5555_5555_5555_5555).with(|item| item.ones += 1)),
+        ("runs out of order", Item::runs(1, &descending)),
+        ("runs that overlap", Item::runs(1, &[[1, 9], [5, 12]])),
+        ("runs that touch", Item::runs(1, &[[1, 4], [5, 12]])),
+        ("a run that ends before it begins", Item::runs(1, &[[9, 1]]).with(|item| item.ones = 9)),
+        ("more granules in runs than there are", Item::runs(1, &[[1, 9]]).with(|item| item.ones = 10)),
+        ("granules past the end in an array", Item::array(8, &[1, 1000])),
+        ("granules past the end in runs", Item::runs(8, &[[1, 3], [999, 1000]])),
+        ("granules past the end of all chunks", Item::array(8, &[u16::MAX])),
+    ];
+    for (what, item) in rows {
+        let good = Item::array(0, &[3]);
+        let structure = format!("segment container of chunk {}", item.key);
+        let segment = open(Crafted::new(&[good, item.clone()]).bytes()).expect(what);
+        let within_first = segment.count_range(0, 1 << 20);
+        assert_eq!(within_first.unwrap(), 1, "{what}: what is not touched is not in the way");
+        let whole = u64::MAX;
+        let at = u64::from(item.key) << 28;
+        let errors = [
+            segment.load(0, whole).map(|_| ()).expect_err(what),
+            segment.extents(0, whole).collect::<Result<Vec<_>, _>>().map(|_| ()).expect_err(what),
+            segment.count_range(0, at + (2 << 20)).map(|_| ()).expect_err(what),
+            segment.next_dirty(at, whole).map(|_| ()).expect_err(what),
+            segment.get(at + 4096).map(|_| ()).expect_err(what),
+            checkmap::segment::merge(&[&segment], &mut Vec::new(), &Default::default(), &mut Unobserved)
+                .map(|_| ())
+                .expect_err(what),
+            checkmap::segment::merge(&[&segment; 3], &mut Vec::new(), &Default::default(), &mut Unobserved)
+                .map(|_| ())
+                .expect_err(what),
+        ];
+        for error in errors {
+            assert_named(&error, &structure, 128);
+        }
+        let problems = segment.check(&mut Unobserved).expect("memory can be read");
+        assert_eq!(problems.len(), 1, "{what}: {problems:?}");
+        assert_eq!((&problems[0].structure, problems[0].offset), (&structure, 128), "{what}");
+    }
+}
+
+#[test]
+fn a_file_cut_short_anywhere_or_with_something_appended_is_refused() {
+    let bytes = bytes_of(&bitmap_of(&vec![(0, 3000, 1, 3), (70_000, 500, 9, 20), (150_000, 1, 200_000, 1)], BITS));
+    assert!(bytes.len() > 5000);
+    for len in (1..bytes.len()).step_by(64).chain(bytes.len() - 70..bytes.len()) {
+        let error = open(&bytes[..len]).expect_err("it is cut short");
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{len}: {error}");
+        assert!(error.structure().is_some() && error.offset().is_some(), "{error}");
+    }
+    let error = open([&bytes[..], &[0]].concat()).unwrap_err();
+    assert_named(&error, "segment trailer", bytes.len() as u64 + 1 - 64 + 60);
+}
+
+#[test]
+fn every_byte_that_changes_is_found_by_the_open_or_by_the_check() {
+    let bytes = bytes_of(&bitmap_of(&vec![(0, 300, 1, 3), (70_000, 50, 9, 20), (150_000, 1, 200_000, 1)], BITS));
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1 << (at % 8);
+        if let Ok(segment) = open(changed) {
+            let problems = segment.check(&mut Unobserved).unwrap();
+            assert!(!problems.is_empty(), "nobody sees that byte {at} changed");
+            let at = at as u64;
+            assert!(problems.iter().all(|problem| problem.offset <= at && at < problem.offset + 8192), "{problems:?}");
+        }
+    }
+}

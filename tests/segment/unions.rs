@@ -1,0 +1,163 @@
+//! Merges of any number of segments, against the union of the bitmaps.
+
+use crate::{BITS, Shape, bitmap_of, bytes_of, granularity, open, segment_of, shapes};
+use checkmap::progress::{Observer, Step, Unobserved};
+use checkmap::segment::{self, MergeOptions, Summary};
+use checkmap::{Bitmap, ErrorKind, Segment};
+use proptest::prelude::*;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+
+fn options(memory_bytes: u64, threads: usize) -> MergeOptions {
+    let mut options = MergeOptions::default();
+    (options.memory_bytes, options.threads) = (memory_bytes, threads);
+    options
+}
+
+/// The least memory with which so many segments can be merged, but for a little.
+fn tight(inputs: usize) -> u64 {
+    (200 << 10) + inputs as u64 * (64 << 10)
+}
+
+fn merge(segments: &[Segment], options: &MergeOptions) -> checkmap::Result<(Vec<u8>, Summary)> {
+    let segments: Vec<&Segment> = segments.iter().collect();
+    let mut out = Vec::new();
+    let summary = segment::merge(&segments, &mut out, options, &mut Unobserved)?;
+    assert_eq!(segment::count(&segments, options, &mut Unobserved)?, summary, "counting says something else");
+    Ok((out, summary))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_merge_is_the_union_to_the_byte(
+        shapes in prop::collection::vec((shapes(), 0u32..6), 1..6),
+        mixed in any::<bool>(),
+        threads in 0usize..4,
+    ) {
+        let bits = |coarse: u32| if mixed { BITS + coarse } else { BITS };
+        let bitmaps: Vec<Bitmap> = shapes.iter().map(|(shape, coarse)| bitmap_of(shape, bits(*coarse))).collect();
+        let union = Bitmap::union_many(&bitmaps.iter().collect::<Vec<_>>(), None).unwrap();
+        let segments: Vec<Segment> = bitmaps.iter().map(segment_of).collect();
+        for memory in [tight(segments.len()), 64 << 20] {
+            let (bytes, summary) = merge(&segments, &options(memory, threads)).unwrap();
+            prop_assert_eq!(summary.dirty_granules, union.dirty_granules());
+            prop_assert_eq!(summary.extents, union.extent_count());
+            prop_assert_eq!(&open(bytes.clone()).unwrap().load(0, u64::MAX).unwrap(), &union);
+            prop_assert_eq!(bytes, bytes_of(&union));
+        }
+    }
+}
+
+#[test]
+fn a_granularity_may_be_so_coarse_that_one_granule_is_many_chunks() {
+    let mut coarse = Bitmap::new(crate::SIZE, granularity(31)).unwrap();
+    coarse.set(crate::SIZE - 1, 1).unwrap();
+    let mut middle = Bitmap::new(crate::SIZE, granularity(28)).unwrap();
+    middle.set(1 << 28, 1).unwrap();
+    let fine = bitmap_of(&vec![(5, 3, 2, 70_000)], 9);
+    let segments = [&coarse, &middle, &fine].map(segment_of);
+    let union = Bitmap::union_many(&[&coarse, &middle, &fine], None).unwrap();
+    for memory in [tight(3), 64 << 20] {
+        assert_eq!(merge(&segments, &options(memory, 0)).unwrap().0, bytes_of(&union));
+    }
+}
+
+#[test]
+fn forms_that_are_not_the_smallest_come_out_smallest() {
+    // Runs of one granule each: an array is half as long. Bytes as nobody writes them, but as the layout allows them.
+    let bitmap = bitmap_of(&vec![(10, 100, 1, 3)], BITS);
+    let bytes =
+        crate::bad::Crafted::new(&[crate::bad::Item::runs(0, &(0..100).map(|n| [10 + 3 * n; 2]).collect::<Vec<_>>())])
+            .bytes();
+    let segment = open(bytes).unwrap();
+    assert_eq!(segment.load(0, u64::MAX).unwrap(), bitmap);
+    assert_eq!(merge(&[segment], &MergeOptions::default()).unwrap().0, bytes_of(&bitmap));
+}
+
+fn shape() -> Shape {
+    vec![(0, 30_000, 1, 3), (200_000, 90_000, 1, 2)]
+}
+
+#[test]
+fn what_cannot_be_merged_is_refused_before_anything_is_written() {
+    let one = segment_of(&bitmap_of(&shape(), BITS));
+    let other = segment_of(&Bitmap::new(crate::SIZE + 1, granularity(BITS)).unwrap());
+    let mut out = Vec::new();
+    let mut refuse = |segments: &[&Segment], options: &MergeOptions| {
+        let error = segment::merge(segments, &mut out, options, &mut Unobserved).unwrap_err();
+        assert!(out.is_empty());
+        error.kind()
+    };
+    assert_eq!(refuse(&[&one, &other], &MergeOptions::default()), ErrorKind::SizeMismatch);
+    assert_eq!(refuse(&[], &MergeOptions::default()), ErrorKind::InvalidArgument);
+    for threads in [0, 4] {
+        assert_eq!(refuse(&[&one, &one], &options(10_000, threads)), ErrorKind::InvalidArgument);
+    }
+}
+
+/// Stops at the step of this number.
+struct Stop(u64);
+
+impl Observer for Stop {
+    fn step(&mut self, step: Step) -> ControlFlow<()> {
+        assert!(step.done <= step.total);
+        self.0 -= 1;
+        if self.0 == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+#[test]
+fn an_observer_can_stop_a_merge_wherever_it_is() {
+    let one = segment_of(&bitmap_of(&shape(), BITS));
+    for threads in [0, 3] {
+        for steps in 1..3 {
+            let stopped =
+                segment::merge(&[&one, &one, &one], &mut io::sink(), &options(tight(3), threads), &mut Stop(steps));
+            assert_eq!(stopped.unwrap_err().kind(), ErrorKind::Cancelled);
+        }
+    }
+}
+
+/// Takes so many bytes, then the disk is full.
+struct Small(usize);
+
+impl Write for Small {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > self.0 {
+            return Err(io::Error::from_raw_os_error(28));
+        }
+        self.0 -= bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_full_disk_ends_a_merge_wherever_it_fills() {
+    let one = segment_of(&bitmap_of(&shape(), BITS));
+    let len = usize::try_from(one.summary().file_bytes).unwrap();
+    for threads in [0, 3] {
+        for room in (0..len).step_by(len / 23) {
+            let full = segment::merge(&[&one], &mut Small(room), &options(tight(1), threads), &mut Unobserved);
+            assert_eq!(full.unwrap_err().kind(), ErrorKind::NoSpace, "{room}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_container_ends_a_merge() {
+    let mut bytes = bytes_of(&bitmap_of(&shape(), BITS));
+    bytes[64 + 5000] ^= 1;
+    let (bad, good) = (open(bytes).unwrap(), segment_of(&bitmap_of(&shape(), BITS)));
+    for threads in [0, 2, 4] {
+        let error =
+            segment::merge(&[&good, &bad], &mut io::sink(), &options(1 << 20, threads), &mut Unobserved).unwrap_err();
+        assert_eq!((error.kind(), error.offset()), (ErrorKind::Damaged, Some(64)), "{error}");
+        assert_eq!(error.structure(), Some("segment container of chunk 0"));
+    }
+}
