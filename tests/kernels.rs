@@ -2,7 +2,9 @@
 //! Every set of kernels that this CPU can run, against loops over plain booleans and lists.
 #![allow(clippy::cast_possible_truncation, reason = "positions of a chunk are below 65536")]
 
-use checkmap::kernels::{EDGES, FEW, Kernels, Measure, ROOM, WORDS, Words, all_available, select};
+use checkmap::kernels::{
+    ChunkOperation, EDGES, FEW, Kernels, ListOperation, Measure, ROOM, WORDS, Words, all_available, select,
+};
 use proptest::prelude::*;
 use proptest::sample::select as choose;
 use std::collections::BTreeSet;
@@ -43,7 +45,7 @@ fn filled<T: Copy>(most: usize, start: usize, with: T, fill: impl FnOnce(&mut [T
 fn check_words(kernels: &Kernels, a: &[u16], b: &[u16]) {
     let (x, y) = (words_of(a), words_of(b));
     let (ours, theirs): (BTreeSet<u16>, BTreeSet<u16>) = (a.iter().copied().collect(), b.iter().copied().collect());
-    let cases: [(fn(&mut Words, &Words) -> Measure, Vec<u16>); 4] = [
+    let cases: [(ChunkOperation, Vec<u16>); 4] = [
         (kernels.or, (&ours | &theirs).into_iter().collect()),
         (kernels.and, (&ours & &theirs).into_iter().collect()),
         (kernels.and_not, (&ours - &theirs).into_iter().collect()),
@@ -57,7 +59,7 @@ fn check_words(kernels: &Kernels, a: &[u16], b: &[u16]) {
     }
     let mut sum = x.clone();
     (kernels.or_only)(&mut sum, &y);
-    assert_eq!((kernels.is_subset)(&x, &sum), true);
+    assert!((kernels.is_subset)(&x, &sum));
     assert_eq!((kernels.is_subset)(&x, &y), ours.is_subset(&theirs));
     let mut scattered = x.clone();
     (kernels.scatter)(b, &mut scattered);
@@ -68,7 +70,7 @@ fn check_words(kernels: &Kernels, a: &[u16], b: &[u16]) {
 fn check_lists(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     let (ours, theirs): (BTreeSet<u16>, BTreeSet<u16>) = (a.iter().copied().collect(), b.iter().copied().collect());
     let most = a.len() + b.len();
-    let cases: [(fn(&[u16], &[u16], &mut [u16]) -> usize, BTreeSet<u16>); 3] =
+    let cases: [(ListOperation, BTreeSet<u16>); 3] =
         [(kernels.unite, &ours | &theirs), (kernels.intersect, &ours & &theirs), (kernels.subtract, &ours - &theirs)];
     for (kernel, expected) in cases {
         let found = filled(most, start, 7, |out| kernel(a, b, out));

@@ -31,6 +31,12 @@ pub struct Measure {
     pub runs: u32,
 }
 
+/// An operation on two chunks, the first of which takes the result, and what there is then.
+pub type ChunkOperation = fn(to: &mut Words, from: &Words) -> Measure;
+
+/// An operation on two lists of positions, which fills the third; its length.
+pub type ListOperation = fn(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
+
 /// The inner loops for one instruction set.
 ///
 /// Lists are sorted 16-bit positions, none twice. Where a loop fills a slice, the slice must be longer than what it fills

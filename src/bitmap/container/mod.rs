@@ -13,7 +13,7 @@ mod runs;
 mod tests;
 mod unite;
 
-use crate::kernels::{Kernels, Measure, select};
+use crate::kernels::{ChunkOperation, Kernels, Measure, select};
 pub(super) use array::Array;
 pub(super) use bits::{Bits, Words, clear_run, no_words, set_run};
 pub(super) use runs::{Run, Runs};
@@ -239,7 +239,7 @@ impl Container {
     fn combine(
         a: Cow<'_, Self>,
         b: &Self,
-        kernel: fn(&Kernels) -> fn(&mut Words, &Words) -> Measure,
+        kernel: fn(&Kernels) -> ChunkOperation,
         keep: fn(bool, bool) -> bool,
     ) -> Self {
         if !matches!((&*a, b), (Self::Bits(_), _) | (_, Self::Bits(_))) {
