@@ -5,7 +5,10 @@
 //! such bitmaps; its [`chain`] of checkpoints says which interval of time each bitmap covers. Creating, deleting and
 //! renaming checkpoints yields a [`Plan`](chain::Plan), and [`Image::commit`] carries it out in one atomic step.
 //!
-//! Public calls take byte offsets and byte lengths of the virtual disk; no call prints, aborts or starts a thread.
+//! A [`Segment`] is a bitmap in a file of our own, which may be larger than memory.
+//!
+//! Public calls take byte offsets and byte lengths of the virtual disk; no call prints or aborts, and none starts a
+//! thread that its options do not ask for.
 
 pub mod bitmap;
 pub mod chain;

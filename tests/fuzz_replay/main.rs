@@ -10,6 +10,8 @@ mod commit_qcow2;
 mod read_qcow2;
 #[path = "../../fuzz/bodies/read_roaring.rs"]
 mod read_roaring;
+#[path = "../../fuzz/bodies/read_segment.rs"]
+mod read_segment;
 mod seeds;
 mod strictness;
 #[path = "../support/mod.rs"]
@@ -76,6 +78,11 @@ fn reading_any_bytes_as_roaring_agrees_with_the_roaring_crate() {
 }
 
 #[test]
+fn reading_any_bytes_as_a_segment_agrees_with_a_full_load_and_the_roaring_crate() {
+    replay("read_segment", 60_000, read_segment::read_segment);
+}
+
+#[test]
 fn any_operations_on_a_bitmap_agree_with_sets() {
     replay("bitmap_ops", 400, bitmap_ops::bitmap_ops);
 }
@@ -94,6 +101,7 @@ fn the_seeds_can_be_made_by_the_qemu_of_this_machine() {
         ("read_qcow2", read_qcow2::read_qcow2 as fn(&[u8])),
         ("commit_qcow2", commit_qcow2::commit_qcow2),
         ("read_roaring", read_roaring::read_roaring),
+        ("read_segment", read_segment::read_segment),
     ] {
         for (name, bytes) in read_files(&place(target)) {
             play(target, &name, &bytes, run);

@@ -1,10 +1,10 @@
-//! The seeds of the corpus: small images that QEMU made, one for each thing an image can have; bitmaps as Roaring; and
-//! sequences of operations.
+//! The seeds of the corpus: small images that QEMU made, one for each thing an image can have; bitmaps as Roaring and as
+//! segments; and sequences of operations.
 
 use super::support::random::Random;
 use super::support::raw::{self, Raw};
 use super::support::{TestImage, run};
-use checkmap::{Bitmap, Granularity};
+use checkmap::{Bitmap, Granularity, segment};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
@@ -30,8 +30,15 @@ pub(super) fn write(corpus: &dyn Fn(&str) -> PathBuf) {
         keep("read_qcow2", name, &image);
         keep("commit_qcow2", name, &[&image[..], &[*selector]].concat());
     }
-    for (name, bytes) in roaring() {
+    for (name, bitmap) in bitmaps() {
+        let mut bytes = Vec::new();
+        bitmap.write_roaring(&mut bytes).expect("memory can be written");
         keep("read_roaring", name, &bytes);
+    }
+    for (name, bitmap) in bitmaps() {
+        let mut bytes = Vec::new();
+        segment::write(&bitmap, &mut bytes).expect("memory can be written");
+        keep("read_segment", name, &bytes);
     }
     let mut random = Random::seeded(7);
     for number in 0..6 {
@@ -146,7 +153,7 @@ fn images() -> Vec<(&'static str, Vec<u8>)> {
     images
 }
 
-fn roaring() -> Vec<(&'static str, Vec<u8>)> {
+fn bitmaps() -> Vec<(&'static str, Bitmap)> {
     let granularity = Granularity::from_bits(21).expect("2 MiB is a granularity");
     let size_bytes = 1 << 62;
     let shape = |ranges: &[(u64, u64, u64)]| {
@@ -156,9 +163,7 @@ fn roaring() -> Vec<(&'static str, Vec<u8>)> {
                 bitmap.set((first + number * step) << 21, 1).expect("inside the disk");
             }
         }
-        let mut bytes = Vec::new();
-        bitmap.write_roaring(&mut bytes).expect("memory can be written");
-        bytes
+        bitmap
     };
     vec![
         ("empty", shape(&[])),
