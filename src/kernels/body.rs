@@ -2,7 +2,7 @@
 //! Owns the portable bodies of the kernels, which the other files stamp for their instruction sets. Must never ask what the
 //! CPU is.
 
-use super::{Measure, Words};
+use super::{Measure, Pair, Words};
 
 /// The words of one chunk.
 pub const WORDS: usize = 1024;
@@ -13,8 +13,9 @@ pub const ROOM: usize = 64;
 /// The bounds that are decoded at a time; the last 64 are room for those of one word.
 pub const EDGES: usize = 128;
 
-/// The most items that `sort_few` sorts.
-pub const FEW: usize = 96;
+/// The most items that `sort_few` sorts, and how many of them come sorted.
+pub const FEW: usize = 128;
+pub const GROUP: usize = 8;
 
 /// A list this many times as long as the other is searched instead of walked.
 const SKEW: usize = 32;
@@ -306,11 +307,18 @@ pub(super) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 
 /// Every item is counted to its place: the square of their number, but sixteen comparisons at a time and no branch.
 #[inline(always)]
-pub(super) fn sort_few(items: &[u16; FEW], out: &mut [u16; FEW]) -> usize {
-    let count = items.iter().position(|&item| item == u16::MAX).unwrap_or(FEW);
-    let blocks = &items.as_chunks::<16>().0[..count.div_ceil(16)];
-    *out = [0; FEW];
-    for &item in &items[..count] {
+pub(super) fn sort_few(items: &mut [[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize {
+    let mut packed = [u16::MAX; FEW + 1];
+    let mut count = 0;
+    for &item in items[..groups].as_flattened() {
+        packed[count] = item;
+        count += usize::from(item != u16::MAX);
+    }
+    packed[count] = u16::MAX;
+    let blocks = &packed.as_chunks::<16>().0[..count.div_ceil(16)];
+    let out = &mut out[..FEW];
+    out[..count].fill(0);
+    for &item in &packed[..count] {
         let mut below = [0u16; 16];
         for block in blocks {
             for (below, &other) in below.iter_mut().zip(block) {
@@ -330,28 +338,39 @@ pub(super) fn sort_few(items: &[u16; FEW], out: &mut [u16; FEW]) -> usize {
 }
 
 #[inline(always)]
-pub(super) fn unite_runs(a: &[u32], b: &[u32], out: &mut [u32]) -> usize {
+pub(super) fn unite_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize {
     let (mut i, mut j, mut count) = (0, 0, 0);
-    let Some(&head) = [a.first(), b.first()].into_iter().flatten().min() else { return 0 };
+    let Some(&[first, last]) = [a.first(), b.first()].into_iter().flatten().min() else { return 0 };
     let out = &mut out[..a.len() + b.len()];
-    let (mut first, mut last) = (head >> 16, head & 0xffff);
-    let mut add = |run: u32| {
-        let (run_first, run_last) = (run >> 16, run & 0xffff);
+    let (mut first, mut last) = (u32::from(first), u32::from(last));
+    let mut add = |[run_first, run_last]: Pair| {
+        let (run_first, run_last) = (u32::from(run_first), u32::from(run_last));
         let apart = run_first > last + 1;
-        out[count] = first << 16 | last;
+        out[count] = pair(first, last);
         count += usize::from(apart);
         first = if apart { run_first } else { first };
         last = if apart { run_last } else { last.max(run_last) };
     };
     while i < a.len() && j < b.len() {
         let (x, y) = (a[i], b[j]);
-        let is_a = x <= y;
+        let is_a = x[0] <= y[0];
         i += usize::from(is_a);
         j += usize::from(!is_a);
         add(if is_a { x } else { y });
     }
     let tail = if i < a.len() { &a[i..] } else { &b[j..] };
     tail.iter().for_each(|&run| add(run));
-    out[count] = first << 16 | last;
+    out[count] = pair(first, last);
     count + 1
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "positions of a chunk are below 65536")]
+#[inline(always)]
+fn pair(first: u32, last: u32) -> Pair {
+    [first as u16, last as u16]
+}
+
+#[inline(always)]
+pub(super) fn run_ones(runs: &[Pair]) -> u32 {
+    runs.iter().map(|&[first, last]| u32::from(last.wrapping_sub(first)) + 1).sum()
 }

@@ -4,11 +4,11 @@
 //! Eight items of the lists at a time go through a bitonic network together with the eight largest before them; the eight
 //! smallest that come out are final and are packed to the left without those that repeat the item before.
 
-use super::body;
+use super::body::{self, FEW, GROUP};
 use std::arch::x86_64::*;
 
 /// The items of one register.
-const LANES: usize = 8;
+const LANES: usize = GROUP;
 
 /// For each set of lanes to leave out, the bytes to keep, packed to the left.
 static PACK: [[u8; 16]; 256] = pack();
@@ -76,6 +76,69 @@ fn unite_avx2(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     count + body::unite_evenly(&both[..left], long, &mut out[count..])
 }
 
+pub(super) fn sort_few(items: &mut [[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize {
+    // SAFETY: this is reached only through `x86::AVX2`, which `kernels::of` gives out only where detection has found both
+    // features.
+    unsafe { sort_few_avx2(items, groups, out) }
+}
+
+/// Merges neighbours, then neighbours of those, by bitonic networks; copies are left out at the end.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+fn sort_few_avx2(items: &mut [[u16; LANES]; FEW / LANES], groups: usize, out: &mut [u16]) -> usize {
+    let used = groups.next_power_of_two();
+    items[groups..used].fill([u16::MAX; LANES]);
+    let mut registers: [__m128i; FEW / LANES] = std::array::from_fn(|index| load(&items[index]));
+    if used > 1 {
+        unite_halves::<1>(&mut registers[..used]);
+    }
+    if used > 2 {
+        unite_halves::<2>(&mut registers[..used]);
+    }
+    if used > 4 {
+        unite_halves::<4>(&mut registers[..used]);
+    }
+    if used > 8 {
+        unite_halves::<8>(&mut registers[..used]);
+    }
+    let mut before = _mm_set1_epi16(-1);
+    let mut count = 0;
+    for &register in &registers[..used] {
+        count += store_new(before, register, &mut out[count..]);
+        before = register;
+    }
+    // What the groups were filled up with is left once, at the end.
+    count - usize::from(count > 0 && out[count - 1] == u16::MAX)
+}
+
+/// Sorts each `2 * HALF` registers, of which either half is sorted.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn unite_halves<const HALF: usize>(registers: &mut [__m128i]) {
+    for pair in registers.chunks_exact_mut(2 * HALF) {
+        let mut turned = [_mm_setzero_si128(); HALF];
+        for (index, turned) in turned.iter_mut().enumerate() {
+            *turned = turn(pair[2 * HALF - 1 - index]);
+        }
+        for (index, turned) in turned.into_iter().enumerate() {
+            let x = pair[index];
+            pair[index] = _mm_min_epu16(x, turned);
+            pair[HALF + index] = _mm_max_epu16(x, turned);
+        }
+        let mut distance = HALF / 2;
+        while distance > 0 {
+            for index in (0..2 * HALF).filter(|index| index & distance == 0) {
+                let (x, y) = (pair[index], pair[index + distance]);
+                pair[index] = _mm_min_epu16(x, y);
+                pair[index + distance] = _mm_max_epu16(x, y);
+            }
+            distance /= 2;
+        }
+        for register in pair {
+            *register = settle(*register);
+        }
+    }
+}
+
 #[target_feature(enable = "avx2")]
 fn load(block: &[u16; LANES]) -> __m128i {
     // SAFETY: the array is readable for 16 bytes, and the load needs no alignment.
@@ -85,9 +148,15 @@ fn load(block: &[u16; LANES]) -> __m128i {
 /// The eight smallest and the eight largest of two sorted registers, each sorted.
 #[target_feature(enable = "avx2")]
 fn merge(x: __m128i, y: __m128i) -> (__m128i, __m128i) {
-    let turn = _mm_setr_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1);
-    let x = _mm_shuffle_epi8(x, turn);
+    let x = turn(x);
     (settle(_mm_min_epu16(x, y)), settle(_mm_max_epu16(x, y)))
+}
+
+/// The items of a register in reverse.
+#[target_feature(enable = "avx2")]
+fn turn(x: __m128i) -> __m128i {
+    let places = _mm_setr_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1);
+    _mm_shuffle_epi8(x, places)
 }
 
 /// Sorts a bitonic register.

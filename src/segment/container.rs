@@ -4,7 +4,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use super::layout::Entry;
-use crate::bitmap::chunks::{Form, Pair, View, Words, count_ones};
+use crate::bitmap::chunks::{Form, Pair, View, Words};
 
 /// The buffers that one container at a time is read into.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Decoder {
                 let last = (0_u16..1024).zip(self.words.iter()).rev().find(|(_, word)| **word != 0);
                 let last =
                     last.map(|(index, word)| index * 64 + 63 - u16::try_from(word.leading_zeros()).unwrap_or(63));
-                (count_ones(&self.words), last)
+                (View::Words(&self.words).ones(), last)
             }
             Form::Runs => {
                 self.runs.clear();
