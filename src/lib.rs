@@ -20,6 +20,7 @@ pub mod geometry;
 pub mod image;
 #[doc(hidden)]
 pub mod kernels;
+mod memory;
 pub mod progress;
 pub mod segment;
 pub mod storage;

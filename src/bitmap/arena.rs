@@ -3,10 +3,14 @@
 //! chunk. Must never know which chunk a place belongs to.
 
 use super::container::{Pair, Words};
+use crate::memory;
 
-/// The words of the first block where nothing is known, and of the largest.
+/// The words of the first block where nothing is known.
 const FIRST: usize = 64;
-const LARGEST: usize = 4 << 17;
+
+/// The words of the largest block: as much as allocators keep for the next one when it is freed, instead of giving it back to
+/// the system, whose fresh pages cost more than a union.
+const LARGEST: usize = ((32 << 20) - (64 << 10)) / size_of::<u64>();
 
 /// Where a container begins: the block, and the 64-bit word in it.
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +102,9 @@ impl Arena {
                 block.shrink_to_fit();
                 self.next = (2 * block.len()).min(LARGEST);
             }
-            self.blocks.push(Vec::with_capacity(self.next.max(FIRST).max(words)));
+            let block = Vec::with_capacity(self.next.max(FIRST).max(words));
+            memory::prefer_huge_pages(&block);
+            self.blocks.push(block);
         }
         let number_of_last = number(self.blocks.len() - 1);
         let block = self.blocks.last_mut().expect("a block was just found or made");
@@ -107,7 +113,7 @@ impl Arena {
 }
 
 /// The number of a block, or of a word in one.
-#[allow(clippy::cast_possible_truncation, reason = "a block has 2^19 words, and 2^25 chunks fill 2^16 blocks")]
+#[allow(clippy::cast_possible_truncation, reason = "a block has less than 2^22 words, and 2^25 chunks fill 2^13 blocks")]
 fn number(index: usize) -> u32 {
     debug_assert!(u32::try_from(index).is_ok());
     index as u32
