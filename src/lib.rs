@@ -20,6 +20,8 @@ pub mod geometry;
 pub mod image;
 #[doc(hidden)]
 pub mod kernels;
+#[doc(hidden)]
+pub mod pool;
 pub mod progress;
 pub mod segment;
 pub mod storage;

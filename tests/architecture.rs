@@ -13,12 +13,12 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("storage", &[]),
     ("cpu", &[]),
     ("kernels", &["cpu"]),
-    ("pool", &["error"]),
+    ("pool", &[]),
     ("bitmap", &["error", "geometry", "kernels", "pool"]),
     ("chain", &["error", "geometry"]),
-    ("segment", &["error", "geometry", "progress", "storage", "bitmap"]),
-    ("formats", &["error", "geometry", "progress", "storage", "bitmap", "chain"]),
-    ("image", &["error", "geometry", "progress", "storage", "bitmap", "chain", "formats"]),
+    ("segment", &["error", "geometry", "progress", "storage", "pool", "bitmap"]),
+    ("formats", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain"]),
+    ("image", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain", "formats"]),
 ];
 
 /// The rooms in which unsafe code may stand.
