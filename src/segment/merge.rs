@@ -79,6 +79,7 @@ fn unite(
     let shift = |segment: &Segment| segment.granularity().bits() - granularity.bits();
     let inputs: Vec<Input<'_>> = segments.iter().map(|segment| Input { segment, shift: shift(segment) }).collect();
     let room = Room::new(&inputs, options)?;
+    segments.iter().try_for_each(|segment| segment.touch_all())?;
     let failed = |error| Error::io("cannot write the segment", error);
     let mut writer = Writer::new(out, header.size_bytes, header.granularity).map_err(failed)?;
     let job = Job { inputs: &inputs, header, count_only };
