@@ -1,6 +1,6 @@
 # Long runs, and what is generated. The tests themselves: ./run-tests
 
-.PHONY: test test-matrix test-soak fuzz bench-peers bench-peers-quick bench-delete example man completions
+.PHONY: test test-matrix test-soak fuzz bench-peers bench-peers-quick bench-delete bench-segments example man completions
 
 test:
 	./run-tests
@@ -35,6 +35,14 @@ bench-delete:
 	cargo build --release --locked
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-delete -- \
 		target/release/checkmap $(DELETE_RUNS) $(DELETE_CASES)
+
+# The union of eight segments, 4 GiB in all, beside cat and dd; TMPDIR needs 5 GiB. Runs of each, and how many threads.
+SEGMENT_RUNS ?= 5
+SEGMENT_THREADS ?= 2
+bench-segments:
+	cargo build --release --locked
+	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-segments -- \
+		target/release/checkmap $(SEGMENT_RUNS) 65536 $(SEGMENT_THREADS)
 
 # The image that the README's first command reads, made anew by QEMU's tools.
 example:

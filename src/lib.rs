@@ -21,6 +21,8 @@ pub mod image;
 #[doc(hidden)]
 pub mod kernels;
 mod memory;
+#[doc(hidden)]
+pub mod pool;
 pub mod progress;
 pub mod segment;
 pub mod storage;

@@ -12,17 +12,18 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("progress", &["error"]),
     ("storage", &[]),
     ("cpu", &[]),
+    ("memory", &[]),
     ("kernels", &["cpu"]),
-    ("pool", &["error"]),
-    ("bitmap", &["error", "geometry", "kernels", "pool"]),
+    ("pool", &[]),
+    ("bitmap", &["error", "geometry", "kernels", "memory", "pool"]),
     ("chain", &["error", "geometry"]),
-    ("segment", &["error", "geometry", "progress", "storage", "bitmap"]),
-    ("formats", &["error", "geometry", "progress", "storage", "bitmap", "chain"]),
-    ("image", &["error", "geometry", "progress", "storage", "bitmap", "chain", "formats"]),
+    ("segment", &["error", "geometry", "progress", "storage", "pool", "bitmap"]),
+    ("formats", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain"]),
+    ("image", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain", "formats"]),
 ];
 
 /// The rooms in which unsafe code may stand.
-const UNSAFE_ROOMS: &[&str] = &["kernels", "capi"];
+const UNSAFE_ROOMS: &[&str] = &["kernels", "memory", "capi"];
 
 fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();

@@ -89,8 +89,9 @@ fn check_lists(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
 }
 
 fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
-    let pairs =
-        |list: &[u16]| -> Vec<Pair> { runs_of(list).iter().map(|&(first, last)| [first as u16, last as u16]).collect() };
+    let pairs = |list: &[u16]| -> Vec<Pair> {
+        runs_of(list).iter().map(|&(first, last)| [first as u16, last as u16]).collect()
+    };
     let (x, y) = (pairs(a), pairs(b));
     let both: Vec<u16> = a.iter().chain(b).copied().collect::<BTreeSet<u16>>().into_iter().collect();
     let found = filled(x.len() + y.len(), start, [7, 7], |out| (kernels.unite_runs)(&x, &y, out));

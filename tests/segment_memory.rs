@@ -82,6 +82,8 @@ fn a_merge_takes_no_more_than_its_limit_and_the_new_directory() {
     let segments: Vec<&Segment> = segments.iter().collect();
     let read: u64 = segments.iter().map(|segment| segment.summary().file_bytes).sum();
     assert!(read > 60 << 20, "{read} bytes are too little to prove anything");
+    // The directories of the inputs come on top, and stay.
+    assert!(segments.iter().all(|segment| segment.forms().unwrap().full == 0));
     for (memory, threads) in [(1 << 20, 0), (1 << 20, 2), (8 << 20, 4), (64 << 20, 2), (64 << 20, 16)] {
         let mut options = MergeOptions::default();
         (options.memory_bytes, options.threads) = (memory, threads);

@@ -113,7 +113,10 @@ impl Arena {
 }
 
 /// The number of a block, or of a word in one.
-#[allow(clippy::cast_possible_truncation, reason = "a block has less than 2^22 words, and 2^25 chunks fill 2^13 blocks")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "a block has less than 2^22 words, and 2^25 chunks fill 2^13 blocks"
+)]
 fn number(index: usize) -> u32 {
     debug_assert!(u32::try_from(index).is_ok());
     index as u32

@@ -139,13 +139,7 @@ pub(super) struct Spans<'a> {
 impl<'a> Spans<'a> {
     pub(super) fn new(directory: &'a Directory, window: Span) -> Self {
         let places = directory.places(split(window.first).0, split(window.last).0 + 1);
-        Self {
-            to: window.last + 1,
-            next: places.start,
-            end: places.end,
-            done: window.first,
-            ..Self::none(directory)
-        }
+        Self { to: window.last + 1, next: places.start, end: places.end, done: window.first, ..Self::none(directory) }
     }
 
     fn none(directory: &'a Directory) -> Self {
@@ -339,10 +333,7 @@ impl DoubleEndedIterator for Spans<'_> {
                 Some(window)
             } else {
                 let run = directory.view(entry).runs(window_in_chunk(window, all.first)).next_back();
-                run.map(|run| Span {
-                    first: all.first + u64::from(run.first),
-                    last: all.first + u64::from(run.last),
-                })
+                run.map(|run| Span { first: all.first + u64::from(run.first), last: all.first + u64::from(run.last) })
             };
             match (part, &mut found) {
                 (None, None) => self.to = window.first,

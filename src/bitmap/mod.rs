@@ -208,13 +208,9 @@ impl PartialEq for Bitmap {
     fn eq(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.directory.entries(), other.directory.entries());
         (self.size_bytes, self.granularity, ours.len()) == (other.size_bytes, other.granularity, theirs.len())
-            && ours
-                .iter()
-                .zip(theirs)
-                .all(|(a, b)| {
-                    (a.key, a.chunks()) == (b.key, b.chunks())
-                        && self.directory.view(a).same_bits(other.directory.view(b))
-                })
+            && ours.iter().zip(theirs).all(|(a, b)| {
+                (a.key, a.chunks()) == (b.key, b.chunks()) && self.directory.view(a).same_bits(other.directory.view(b))
+            })
     }
 }
 

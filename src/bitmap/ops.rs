@@ -93,6 +93,13 @@ impl Bitmap {
     /// All are read in one pass, however many they are. No bitmap, or a granularity at which the disk has more than 2^41
     /// granules, is [`ErrorKind::InvalidArgument`]; disks of different size are [`ErrorKind::SizeMismatch`].
     pub fn union_many(bitmaps: &[&Self], granularity: Option<Granularity>) -> Result<Self> {
+        Self::union_many_with(bitmaps, granularity, 1)
+    }
+
+    /// [`Bitmap::union_many`] on `threads` threads: 0 and 1 are the caller's thread, on which small unions stay anyway.
+    ///
+    /// The threads are started for this call and have ended when it returns.
+    pub fn union_many_with(bitmaps: &[&Self], granularity: Option<Granularity>, threads: usize) -> Result<Self> {
         let Some(finest) = bitmaps.iter().map(|bitmap| bitmap.granularity).min() else {
             return Err(Error::new(ErrorKind::InvalidArgument, "there is no bitmap to unite"));
         };
@@ -101,7 +108,7 @@ impl Bitmap {
         bitmaps.iter().try_for_each(|bitmap| result.check_size(bitmap))?;
         let sources: Vec<Cow<'_, Directory>> =
             bitmaps.iter().map(|bitmap| bitmap.rescaled(target, Rounding::Outward)).collect();
-        result.directory = many::unite(&sources.iter().map(|source| &**source).collect::<Vec<_>>());
+        result.directory = many::unite(&sources.iter().map(|source| &**source).collect::<Vec<_>>(), threads);
         Ok(result)
     }
 

@@ -350,7 +350,8 @@ fn read_group(reader: &mut Reader<'_>, high: u32, granules: u64, directory: &mut
         if container.ones() != ones {
             return Err(damaged("the container does not hold as many values as its description says"));
         }
-        let last = if granules - base >= u64::from(CHUNK) { None } else { container.view().runs(Run::WHOLE).next_back() };
+        let last =
+            if granules - base >= u64::from(CHUNK) { None } else { container.view().runs(Run::WHOLE).next_back() };
         if last.is_some_and(|run| base + u64::from(run.last) >= granules) {
             return Err(damaged("a value is past the end of the disk"));
         }

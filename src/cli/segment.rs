@@ -64,7 +64,7 @@ fn in_words(summary: &Summary) -> String {
 
 fn info(args: &SegmentFileArgs, session: &Session) -> Outcome {
     let segment = Segment::open_file(&args.segment)?;
-    let (summary, forms, dirty_bytes) = (segment.summary(), segment.forms(), segment.dirty_bytes()?);
+    let (summary, forms, dirty_bytes) = (segment.summary(), segment.forms()?, segment.dirty_bytes()?);
     print(session, |out| {
         if args.json {
             let document = json!({

@@ -210,12 +210,7 @@ impl Container {
         Self::combine(a, b, |kernels| kernels.xor, |a, b| a != b)
     }
 
-    fn combine(
-        a: View<'_>,
-        b: View<'_>,
-        kernel: fn(&Kernels) -> ChunkOperation,
-        keep: fn(bool, bool) -> bool,
-    ) -> Self {
+    fn combine(a: View<'_>, b: View<'_>, kernel: fn(&Kernels) -> ChunkOperation, keep: fn(bool, bool) -> bool) -> Self {
         if !matches!((a, b), (View::Words(_), _) | (_, View::Words(_))) {
             return Self::from_runs(runs::sweep(a.runs(Run::WHOLE), b.runs(Run::WHOLE), keep));
         }
@@ -232,11 +227,6 @@ impl Container {
             Self::Runs(runs) => runs.capacity() * size_of::<Pair>(),
             Self::Full => 0,
         }
-    }
-
-    /// Checks that the form is allowed to hold what it holds.
-    pub(super) fn validate(&self) -> Result<(), &'static str> {
-        self.view().validate(self.ones())
     }
 }
 
