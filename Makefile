@@ -28,9 +28,9 @@ bench-peers:
 bench-peers-quick:
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-peers -- --quick $(BENCH)
 
-# Deleting a checkpoint on a qcow2 of 16 TiB beside qemu-img: runs of each, and how many of the cases (the fourth takes an hour).
+# Deleting a checkpoint on a qcow2 of 16 TiB beside qemu-img: runs of each, and which of the cases (4 takes an hour).
 DELETE_RUNS ?= 5
-DELETE_CASES ?= 4
+DELETE_CASES ?= 1,2,3,4
 bench-delete:
 	cargo build --release --locked
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-delete -- \
