@@ -1,6 +1,7 @@
 # Long runs, and what is generated. The tests themselves: ./run-tests
 
-.PHONY: test test-matrix test-soak fuzz bench-peers bench-peers-quick bench-delete example man completions
+.PHONY: test test-matrix test-soak fuzz bench bench-peers bench-peers-quick bench-delete example \
+	man completions
 
 test:
 	./run-tests
@@ -19,6 +20,11 @@ FUZZ_SECONDS ?= 300
 fuzz:
 	for target in $$(cargo fuzz list); do cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
+# Our own kernels and operations; BENCH_FILTER picks among them, such as `unite` or `union_8/1%`.
+BENCH_FILTER ?=
+bench:
+	cargo bench --locked --bench kernels --bench bitmaps -- $(BENCH_FILTER)
+
 # checkmap beside CRoaring, roaring, a flat bitmap and a vector of extents; leaves target/bench-peers.csv. All of it takes
 # hours and 16 GiB of memory; the quick one takes less than three minutes. BENCH takes more options, see `BENCH=--help`.
 BENCH ?=
@@ -28,7 +34,7 @@ bench-peers:
 bench-peers-quick:
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-peers -- --quick $(BENCH)
 
-# Deleting a checkpoint on a qcow2 of 16 TiB beside qemu-img: runs of each, and which of the cases (4 takes an hour).
+# Deleting a checkpoint on a qcow2 of 16 TiB beside qemu-img: runs of each, and which of the cases (making the image of 4 takes minutes).
 DELETE_RUNS ?= 5
 DELETE_CASES ?= 1,2,3,4
 bench-delete:
