@@ -1,7 +1,7 @@
 # Long runs, and what is generated. The tests themselves: ./run-tests
 
-.PHONY: test test-matrix test-soak fuzz bench bench-peers bench-peers-quick bench-delete example \
-	man completions
+.PHONY: test test-matrix test-soak fuzz bench check-instructions bless-instructions bench-peers \
+	bench-peers-quick bench-delete example man completions
 
 test:
 	./run-tests
@@ -24,6 +24,11 @@ fuzz:
 BENCH_FILTER ?=
 bench:
 	cargo bench --locked --bench kernels --bench bitmaps -- $(BENCH_FILTER)
+
+# Instructions of fixed operations, beside those in benches/instructions.txt; and a new such file. Needs valgrind.
+check-instructions bless-instructions:
+	@command -v valgrind >/dev/null || apt-get install -y -qq --no-install-recommends valgrind </dev/null
+	cargo bench --locked --bench instructions -- $(@:-instructions=)
 
 # checkmap beside CRoaring, roaring, a flat bitmap and a vector of extents; leaves target/bench-peers.csv. All of it takes
 # hours and 16 GiB of memory; the quick one takes less than three minutes. BENCH takes more options, see `BENCH=--help`.
