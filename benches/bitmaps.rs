@@ -7,6 +7,7 @@ mod common;
 use common::Pattern;
 use common::operations::{Meter, each};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use std::time::Duration;
 
 /// 1 TiB.
 const GRANULES: u64 = 1 << 24;
@@ -35,5 +36,9 @@ fn bitmaps(criterion: &mut Criterion) {
     each(GRANULES, &Pattern::ALL, &mut Clock(criterion));
 }
 
-criterion_group!(benches, bitmaps);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    targets = bitmaps
+}
 criterion_main!(benches);

@@ -10,6 +10,7 @@ use common::{Flat, Pattern};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use std::collections::BTreeSet;
 use std::hint::black_box;
+use std::time::Duration;
 
 const CHUNK: u64 = 1 << 16;
 
@@ -222,5 +223,9 @@ fn sorting(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, chunks, lists, sorting);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    targets = chunks, lists, sorting
+}
 criterion_main!(benches);
