@@ -1,6 +1,6 @@
 # Long runs, and what is generated. The tests themselves: ./run-tests
 
-.PHONY: test test-matrix test-soak fuzz bench check-instructions bless-instructions bench-peers \
+.PHONY: test test-matrix test-soak test-neon fuzz bench check-instructions bless-instructions bench-peers \
 	bench-peers-quick bench-delete example man completions
 
 test:
@@ -14,6 +14,10 @@ test-matrix:
 test-soak:
 	CHECKMAP_CUTS=20000 CHECKMAP_KILLS=2000 CHECKMAP_FUZZ_ROUNDS=30 CHECKMAP_ROUNDS=50 ./run-tests --release \
 		--test power_cut --test kill --test fuzz_replay --test backup_days -- --nocapture
+
+# Kernels and bitmaps on aarch64 under qemu-user, with NEON and with the portable kernels; installs Debian's cross compilers.
+test-neon:
+	scripts/test-neon
 
 # Coverage-guided fuzzing, FUZZ_SECONDS for each target; needs cargo-fuzz and a nightly compiler, or RUSTC_BOOTSTRAP=1.
 FUZZ_SECONDS ?= 300
