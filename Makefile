@@ -15,7 +15,7 @@ test-soak:
 	CHECKMAP_CUTS=20000 CHECKMAP_KILLS=2000 CHECKMAP_FUZZ_ROUNDS=30 CHECKMAP_ROUNDS=50 ./run-tests --release \
 		--test power_cut --test kill --test fuzz_replay --test backup_days -- --nocapture
 
-# Kernels and bitmaps on aarch64 under qemu-user, with NEON and with the portable kernels; installs Debian's cross compilers.
+# Kernels and bitmaps on aarch64 under qemu-user, with NEON and with the portable kernels.
 test-neon:
 	scripts/test-neon
 
@@ -43,7 +43,8 @@ bench-peers:
 bench-peers-quick:
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-peers -- --quick $(BENCH)
 
-# Deleting a checkpoint on a qcow2 of 16 TiB beside qemu-img: runs of each, and which of the cases (making the image of 4 takes minutes).
+# Deleting a checkpoint on a qcow2 of 16 TiB beside qemu-img: runs of each, and which of the cases; making the image of the
+# fourth takes minutes.
 DELETE_RUNS ?= 5
 DELETE_CASES ?= 1,2,3,4
 bench-delete:
