@@ -4,7 +4,7 @@
 
 mod common;
 
-use checkmap::kernels::{EDGES, FEW, Kernels, ROOM, WORDS, Words, all_available};
+use checkmap::kernels::{EDGES, FEW, GROUP, Kernels, Pair, ROOM, WORDS, Words, all_available};
 use common::random::Random;
 use common::{Flat, Pattern};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -23,7 +23,7 @@ struct Sample {
     /// First and last of each run.
     runs: Vec<(u16, u16)>,
     /// The same, as `unite_runs` takes them.
-    packed: Vec<u32>,
+    pairs: Vec<Pair>,
 }
 
 impl Sample {
@@ -33,7 +33,7 @@ impl Sample {
         let runs = runs_of(&list);
         let mut words = Box::new([0; WORDS]);
         words.copy_from_slice(&flat.words);
-        Self { name: pattern.name(), words, set: list.iter().copied().collect(), packed: packed(&runs), runs, list }
+        Self { name: pattern.name(), words, set: list.iter().copied().collect(), pairs: pairs(&runs), runs, list }
     }
 }
 
@@ -41,8 +41,8 @@ fn runs_of(list: &[u16]) -> Vec<(u16, u16)> {
     list.chunk_by(|low, high| low + 1 == *high).map(|run| (run[0], run[run.len() - 1])).collect()
 }
 
-fn packed(runs: &[(u16, u16)]) -> Vec<u32> {
-    runs.iter().map(|&(first, last)| u32::from(first) << 16 | u32::from(last)).collect()
+fn pairs(runs: &[(u16, u16)]) -> Vec<Pair> {
+    runs.iter().map(|&(first, last)| [first, last]).collect()
 }
 
 fn bits_of(words: &Words) -> Vec<u16> {
@@ -204,22 +204,31 @@ fn lists(criterion: &mut Criterion) {
         bench(criterion, "list_runs", a.name, || (), runs, |&found, ()| assert_eq!(found, a.runs.len()));
         let ascending = |kernels: &'static Kernels, (): &mut ()| (kernels.is_ascending)(&a.list);
         bench(criterion, "is_ascending", a.name, || (), ascending, |&found, ()| assert!(found));
-        let room = || vec![0; a.packed.len() + b.packed.len() + ROOM];
+        let room = || vec![[0; 2]; a.pairs.len() + b.pairs.len() + ROOM];
         let union: Vec<u16> = (&a.set | &b.set).into_iter().collect();
-        let expected = packed(&runs_of(&union));
-        let unite = |kernels: &'static Kernels, out: &mut Vec<u32>| (kernels.unite_runs)(&a.packed, &b.packed, out);
+        let expected = pairs(&runs_of(&union));
+        let unite = |kernels: &'static Kernels, out: &mut Vec<Pair>| (kernels.unite_runs)(&a.pairs, &b.pairs, out);
         bench(criterion, "unite_runs", a.name, room, unite, |&len, out| assert!(out[..len] == expected));
     }
 }
 
 fn sorting(criterion: &mut Criterion) {
     let mut random = Random::from_seed(5);
-    for len in [8, 24, 56, FEW] {
-        let mut items = [u16::MAX; FEW];
-        items[..len].fill_with(|| u16::try_from(random.below(65_535)).expect("it fits"));
-        let expected: Vec<u16> = items[..len].iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
-        let sort = |kernels: &'static Kernels, out: &mut [u16; FEW]| (kernels.sort_few)(&items, out);
-        bench(criterion, "sort_few", &len.to_string(), || [0; FEW], sort, |&len, out| assert!(out[..len] == expected));
+    for groups in [1, 3, 7, FEW / GROUP] {
+        let mut items = [[u16::MAX; GROUP]; FEW / GROUP];
+        for group in &mut items[..groups] {
+            group.fill_with(|| u16::try_from(random.below(65_535)).expect("it fits"));
+            group.sort_unstable();
+        }
+        let all = items[..groups].as_flattened().iter().copied();
+        let expected: Vec<u16> = all.collect::<BTreeSet<_>>().into_iter().collect();
+        let fresh = || (items, [0; FEW + ROOM]);
+        let sort = |kernels: &'static Kernels, (items, out): &mut ([[u16; GROUP]; FEW / GROUP], [u16; FEW + ROOM])| {
+            (kernels.sort_few)(items, groups, out)
+        };
+        bench(criterion, "sort_few", &(groups * GROUP).to_string(), fresh, sort, |&len, (_, out)| {
+            assert!(out[..len] == expected);
+        });
     }
 }
 
