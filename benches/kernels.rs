@@ -20,10 +20,7 @@ struct Sample {
     words: Box<Words>,
     list: Vec<u16>,
     set: BTreeSet<u16>,
-    /// First and last of each run.
-    runs: Vec<(u16, u16)>,
-    /// The same, as `unite_runs` takes them.
-    pairs: Vec<Pair>,
+    runs: Vec<Pair>,
 }
 
 impl Sample {
@@ -33,16 +30,12 @@ impl Sample {
         let runs = runs_of(&list);
         let mut words = Box::new([0; WORDS]);
         words.copy_from_slice(&flat.words);
-        Self { name: pattern.name(), words, set: list.iter().copied().collect(), pairs: pairs(&runs), runs, list }
+        Self { name: pattern.name(), words, set: list.iter().copied().collect(), runs, list }
     }
 }
 
-fn runs_of(list: &[u16]) -> Vec<(u16, u16)> {
-    list.chunk_by(|low, high| low + 1 == *high).map(|run| (run[0], run[run.len() - 1])).collect()
-}
-
-fn pairs(runs: &[(u16, u16)]) -> Vec<Pair> {
-    runs.iter().map(|&(first, last)| [first, last]).collect()
+fn runs_of(list: &[u16]) -> Vec<Pair> {
+    list.chunk_by(|low, high| low + 1 == *high).map(|run| [run[0], run[run.len() - 1]]).collect()
 }
 
 fn bits_of(words: &Words) -> Vec<u16> {
@@ -143,8 +136,8 @@ fn chunks(criterion: &mut Criterion) {
     }
 }
 
-fn bounds_of(runs: &[(u16, u16)]) -> Vec<u32> {
-    runs.iter().flat_map(|&(first, last)| [u32::from(first), u32::from(last) + 1]).collect()
+fn bounds_of(runs: &[Pair]) -> Vec<u32> {
+    runs.iter().flat_map(|&[first, last]| [u32::from(first), u32::from(last) + 1]).collect()
 }
 
 /// All bounds of a chunk, in as many calls as it takes.
@@ -204,29 +197,31 @@ fn lists(criterion: &mut Criterion) {
         bench(criterion, "list_runs", a.name, || (), runs, |&found, ()| assert_eq!(found, a.runs.len()));
         let ascending = |kernels: &'static Kernels, (): &mut ()| (kernels.is_ascending)(&a.list);
         bench(criterion, "is_ascending", a.name, || (), ascending, |&found, ()| assert!(found));
-        let room = || vec![[0; 2]; a.pairs.len() + b.pairs.len() + ROOM];
+        let room = || vec![[0; 2]; a.runs.len() + b.runs.len() + ROOM];
         let union: Vec<u16> = (&a.set | &b.set).into_iter().collect();
-        let expected = pairs(&runs_of(&union));
-        let unite = |kernels: &'static Kernels, out: &mut Vec<Pair>| (kernels.unite_runs)(&a.pairs, &b.pairs, out);
+        let expected = runs_of(&union);
+        let unite = |kernels: &'static Kernels, out: &mut Vec<Pair>| (kernels.unite_runs)(&a.runs, &b.runs, out);
         bench(criterion, "unite_runs", a.name, room, unite, |&len, out| assert!(out[..len] == expected));
+        let ones = |kernels: &'static Kernels, (): &mut ()| (kernels.run_ones)(&a.runs);
+        bench(criterion, "run_ones", a.name, || (), ones, |&found, ()| assert_eq!(found as usize, a.list.len()));
     }
 }
 
 fn sorting(criterion: &mut Criterion) {
     let mut random = Random::from_seed(5);
-    for groups in [1, 3, 7, FEW / GROUP] {
+    for groups in [2, 8, FEW / GROUP] {
         let mut items = [[u16::MAX; GROUP]; FEW / GROUP];
         for group in &mut items[..groups] {
-            group.fill_with(|| u16::try_from(random.below(65_535)).expect("it fits"));
+            group[..6].fill_with(|| u16::try_from(random.below(65_535)).expect("it fits"));
             group.sort_unstable();
         }
-        let all = items[..groups].as_flattened().iter().copied();
+        let all = items[..groups].as_flattened().iter().copied().filter(|&item| item != u16::MAX);
         let expected: Vec<u16> = all.collect::<BTreeSet<_>>().into_iter().collect();
-        let fresh = || (items, [0; FEW + ROOM]);
+        let room = || (items, [0; FEW + ROOM]);
         let sort = |kernels: &'static Kernels, (items, out): &mut ([[u16; GROUP]; FEW / GROUP], [u16; FEW + ROOM])| {
             (kernels.sort_few)(items, groups, out)
         };
-        bench(criterion, "sort_few", &(groups * GROUP).to_string(), fresh, sort, |&len, (_, out)| {
+        bench(criterion, "sort_few", &format!("{groups} groups"), room, sort, |&len, (_, out)| {
             assert!(out[..len] == expected);
         });
     }
