@@ -47,15 +47,22 @@ impl Engine for Checkmap {
 
     // A form with `threads: 2` is a row of its own.
     fn unions(count: usize) -> Vec<Form<Union<Bitmap>>> {
+        let many = Form::new(
+            "many-way",
+            Union::New(|bitmaps| Bitmap::union_many(bitmaps, None).expect("all are of one disk")),
+        );
+        let on_two = Form {
+            name: "many-way, 2 threads",
+            threads: 2,
+            run: Union::New(|bitmaps| Bitmap::union_many_with(bitmaps, None, 2).expect("all are of one disk")),
+        };
         match count {
             2 => vec![Form::new(
                 "in place",
                 Union::InPlace(|sum, other| sum.union_with(other).expect("both are of one disk")),
             )],
-            _ => vec![Form::new(
-                "many-way",
-                Union::New(|bitmaps| Bitmap::union_many(bitmaps, None).expect("all are of one disk")),
-            )],
+            8 => vec![many, on_two],
+            _ => vec![many],
         }
     }
 
