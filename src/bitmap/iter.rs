@@ -219,27 +219,20 @@ impl<'a> Spans<'a> {
 
     /// Takes what a window has of a chunk; the runs at its edges may have to be cut.
     fn enter_part(&mut self, view: View<'a>, window: Run) -> Option<Span> {
-        let (first, end) = (u32::from(window.first), window.end());
-        match view {
-            View::Array(list) => {
-                let from = list.partition_point(|&bit| bit < window.first);
-                let to = from + list[from..].partition_point(|&bit| u32::from(bit) < end);
-                self.rest = Rest::Array(&list[from..to]);
-            }
-            View::Runs(runs) => {
-                let from = runs.partition_point(|run| run[1] < window.first);
-                let to = from + runs[from..].partition_point(|run| u32::from(run[0]) < end);
-                let mut runs = &runs[from..to];
-                // The first run that is cut is a span of its own: the others are decoded, and cut by what follows.
+        match view.within(window) {
+            View::Array(list) => self.rest = Rest::Array(list),
+            View::Runs(mut runs) => {
+                let mut cut = None;
+                // A first run that is cut is a span of its own: the others are decoded, and cut by what follows.
                 if let Some((&[head, tail], later)) = runs.split_first()
-                    && (u32::from(head) < first || u32::from(tail) >= end)
+                    && (head < window.first || tail > window.last)
                 {
+                    let (head, tail) = (head.max(window.first), tail.min(window.last));
+                    cut = Some(Span { first: self.base + u64::from(head), last: self.base + u64::from(tail) });
                     runs = later;
-                    self.rest = Rest::Runs(runs);
-                    let (head, tail) = (u32::from(head).max(first), u32::from(tail).min(end - 1));
-                    return Some(Span { first: self.base + u64::from(head), last: self.base + u64::from(tail) });
                 }
                 self.rest = Rest::Runs(runs);
+                return cut;
             }
             View::Words(_) | View::Full => self.rest = Rest::None,
         }
