@@ -31,7 +31,7 @@ enum Pattern {
     Words,
     /// 1 % random granules: arrays.
     Arrays,
-    /// Runs of 256 granules that cover 10 %.
+    /// Runs of 16 granules that cover 6 %.
     Runs,
 }
 
@@ -40,7 +40,7 @@ impl Pattern {
         match self {
             Self::Words => "30 % random (words)",
             Self::Arrays => "1 % random (arrays)",
-            Self::Runs => "runs of 256, 10 % (runs)",
+            Self::Runs => "runs of 16, 6 % (runs)",
         }
     }
 
@@ -65,9 +65,9 @@ impl Pattern {
             }
             Self::Runs => {
                 words.fill(0);
-                for _ in 0..26 {
-                    let first = (random() >> 48).min(65_535 - 256) as usize;
-                    (first..first + 256).for_each(|bit| words[bit / 64] |= 1 << (bit % 64));
+                for _ in 0..250 {
+                    let first = (random() >> 48).min(65_535 - 16) as usize;
+                    (first..first + 16).for_each(|bit| words[bit / 64] |= 1 << (bit % 64));
                 }
             }
         }
@@ -79,7 +79,11 @@ fn main() -> Result<()> {
     if args.next_if_eq("make").is_some() {
         return make(args);
     }
-    let checkmap = PathBuf::from(args.next().ok_or("usage: bench-segments CHECKMAP [RUNS [CHUNKS [THREADS]]]")?);
+    if args.next_if_eq("open").is_some() {
+        return open_and_count();
+    }
+    let checkmap =
+        PathBuf::from(args.next().ok_or("usage: bench-segments open, or CHECKMAP [RUNS [CHUNKS [THREADS]]]")?);
     let runs: usize = args.next().map_or(Ok(5), |runs| runs.parse())?;
     let chunks: u64 = args.next().map_or(Ok(65536), |chunks| chunks.parse())?;
     let threads: String = args.next().unwrap_or_else(|| "2".into());
@@ -141,7 +145,7 @@ fn play(pattern: Pattern, checkmap: &Path, runs: usize, chunks: u64, threads: &s
     let chunks = match pattern {
         Pattern::Words => chunks,
         Pattern::Arrays => chunks * 8192 / 1344,
-        Pattern::Runs => chunks * 8192 / 128,
+        Pattern::Runs => chunks * 8192 / 1024,
     };
     let paths: Vec<PathBuf> = (0..INPUTS).map(|input| folder.join(format!("input-{input}"))).collect();
     let mut bytes = 0;
