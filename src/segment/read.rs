@@ -3,14 +3,14 @@
 //! containers that do. Must never keep a container, nor believe one that it has not checked.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use super::container::{Decoder, count_before};
+use super::container::{Decoder, count_before, count_words_before};
 use super::directory::Directory;
 use super::extents::Extents;
 use super::layout::{
     Entry, HEADER, HEADER_BYTES, Header, PAGE_ENTRIES, Summary, TRAILER, TRAILER_BYTES, decode_trailer,
 };
 use crate::bitmap::Bitmap;
-use crate::bitmap::chunks::{ChunkCollector, Form, View};
+use crate::bitmap::chunks::{CHUNK_GRANULES, ChunkCollector, Form, View};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, clip_end};
 use crate::storage::{FileStorage, Storage};
@@ -270,6 +270,9 @@ impl Segment {
         let mut decoder = Decoder::new();
         let inside = u16::try_from(inside).unwrap_or(u16::MAX);
         let count = with_bytes(&*self.storage, CONTAINERS, entry.offset, entry.len as usize, |bytes| {
+            if entry.form == Form::Words && self.header().granules_of(entry.key) == CHUNK_GRANULES {
+                return count_words_before(entry, bytes, inside).map_err(|what| self.damaged(entry, what));
+            }
             Ok(count_before(self.decode(&mut decoder, entry, bytes)?, inside))
         });
         Ok(entry.before + count.map_err(|error| self.named(error))?)
@@ -278,7 +281,11 @@ impl Segment {
     /// Reads the container of `entry`, and refuses it where it breaks a rule.
     pub(super) fn decode<'d>(&self, decoder: &'d mut Decoder, entry: &Entry, bytes: &[u8]) -> Result<View<'d>> {
         let view = decoder.decode(entry, bytes, self.header().granules_of(entry.key));
-        view.map_err(|what| self.named(Error::new(ErrorKind::Damaged, what).at(entry.structure(), entry.offset)))
+        view.map_err(|what| self.damaged(entry, what))
+    }
+
+    fn damaged(&self, entry: &Entry, what: &str) -> Error {
+        self.named(Error::new(ErrorKind::Damaged, what).at(entry.structure(), entry.offset))
     }
 
     /// Where the containers of some entries are in the file; empty if none has one.

@@ -31,7 +31,7 @@ enum Pattern {
     Words,
     /// 1 % random granules: arrays.
     Arrays,
-    /// Runs of 256 granules that cover 10 %.
+    /// Runs of 16 granules that cover 6 %.
     Runs,
 }
 
@@ -40,7 +40,7 @@ impl Pattern {
         match self {
             Self::Words => "30 % random (words)",
             Self::Arrays => "1 % random (arrays)",
-            Self::Runs => "runs of 256, 10 % (runs)",
+            Self::Runs => "runs of 16, 6 % (runs)",
         }
     }
 
@@ -65,9 +65,9 @@ impl Pattern {
             }
             Self::Runs => {
                 words.fill(0);
-                for _ in 0..26 {
-                    let first = (random() >> 48).min(65_535 - 256) as usize;
-                    (first..first + 256).for_each(|bit| words[bit / 64] |= 1 << (bit % 64));
+                for _ in 0..250 {
+                    let first = (random() >> 48).min(65_535 - 16) as usize;
+                    (first..first + 16).for_each(|bit| words[bit / 64] |= 1 << (bit % 64));
                 }
             }
         }
@@ -75,24 +75,44 @@ impl Pattern {
 }
 
 fn main() -> Result<()> {
-    let mut args = std::env::args().skip(1);
-    let checkmap = PathBuf::from(args.next().ok_or("usage: bench-segments CHECKMAP [RUNS [CHUNKS [THREADS]]]")?);
+    let mut args = std::env::args().skip(1).peekable();
+    if args.next_if_eq("make").is_some() {
+        return make(args);
+    }
+    if args.next_if_eq("open").is_some() {
+        return open_and_count();
+    }
+    let checkmap =
+        PathBuf::from(args.next().ok_or("usage: bench-segments open, or CHECKMAP [RUNS [CHUNKS [THREADS]]]")?);
     let runs: usize = args.next().map_or(Ok(5), |runs| runs.parse())?;
     let chunks: u64 = args.next().map_or(Ok(65536), |chunks| chunks.parse())?;
     let threads: String = args.next().unwrap_or_else(|| "2".into());
-    open_and_count()?;
-    for pattern in [Pattern::Words, Pattern::Arrays, Pattern::Runs] {
+    for pattern in PATTERNS {
         let folder = std::env::temp_dir().join(format!("checkmap-bench-segments-{}", std::process::id()));
         fs::create_dir(&folder)?;
         let outcome = play(pattern, &checkmap, runs, chunks, &threads, &folder);
         fs::remove_dir_all(&folder)?;
         outcome?;
     }
-    Ok(())
+    open_and_count()
 }
 
-/// Writes one input, and says how long it is.
+const PATTERNS: [Pattern; 3] = [Pattern::Words, Pattern::Arrays, Pattern::Runs];
+
+/// Writes one input in a process of its own: what a child has resident counts from its parent's on.
 fn write(pattern: Pattern, input: u64, chunks: u64, path: &Path) -> Result<u64> {
+    let number = PATTERNS.iter().position(|other| *other == pattern).ok_or("a pattern")?;
+    let numbers = [number.to_string(), input.to_string(), chunks.to_string()];
+    match Command::new(std::env::current_exe()?).arg("make").args(numbers).arg(path).status()?.success() {
+        true => Ok(fs::metadata(path)?.len()),
+        false => Err("an input cannot be made".into()),
+    }
+}
+
+fn make(mut args: impl Iterator<Item = String>) -> Result<()> {
+    let mut number = || -> Result<u64> { Ok(args.next().ok_or("a number is missing")?.parse()?) };
+    let (pattern, input, chunks) = (PATTERNS[number()? as usize], number()?, number()?);
+    let path = PathBuf::from(args.next().ok_or("a path is missing")?);
     let mut words = [0; WORDS];
     let mut bitmap = Bitmap::new((chunks << 16) * GRANULE, Granularity::from_bytes(GRANULE)?)?;
     for chunk in 0..chunks {
@@ -101,9 +121,8 @@ fn write(pattern: Pattern, input: u64, chunks: u64, path: &Path) -> Result<u64> 
         bitmap.set_bits(chunk << 16, &bytes)?;
     }
     let file = File::create(path)?;
-    let summary = segment::write(&bitmap, &mut BufWriter::new(&file))?;
-    file.sync_all()?;
-    Ok(summary.file_bytes)
+    segment::write(&bitmap, &mut BufWriter::new(&file))?;
+    Ok(file.sync_all()?)
 }
 
 /// The dirty granules of the union, from the words alone.
@@ -126,9 +145,8 @@ fn play(pattern: Pattern, checkmap: &Path, runs: usize, chunks: u64, threads: &s
     let chunks = match pattern {
         Pattern::Words => chunks,
         Pattern::Arrays => chunks * 8192 / 1344,
-        Pattern::Runs => chunks * 8192 / 128,
+        Pattern::Runs => chunks * 8192 / 1024,
     };
-    let chunks = chunks.min(1 << 21);
     let paths: Vec<PathBuf> = (0..INPUTS).map(|input| folder.join(format!("input-{input}"))).collect();
     let mut bytes = 0;
     for (input, path) in (0..).zip(&paths) {
@@ -191,15 +209,17 @@ fn play(pattern: Pattern, checkmap: &Path, runs: usize, chunks: u64, threads: &s
     let speed = |ms: f64| bytes as f64 / ms / 1e6;
     let peak = |runs: &[Run]| runs.iter().map(|run| run.peak_kib).max().unwrap_or(0) as f64 / 1024.0;
     println!(
-        "{}, {:.2} GiB, {threads} threads: cat {cat:.0} ms ({:.2} GB/s); counted {count:.0} ms ({:.2} GB/s): {:.0} % of cat, \
-         peak {:.0} MiB; written ({:.2} GiB) {write:.0} ms, cat and dd {both:.0} ms: {:.0} %, peak {:.0} MiB; directories {:.0} MiB",
+        "{}, {:.2} GiB, {threads} threads: cat {cat:.0} ms ({:.2} GB/s); counted {count:.0} ms (cpu {:.0}, {:.2} GB/s): {:.0} % of cat, \
+         peak {:.0} MiB; written ({:.2} GiB) {write:.0} ms (cpu {:.0}), cat and dd {both:.0} ms: {:.0} %, peak {:.0} MiB; directories {:.0} MiB",
         pattern.name(),
         bytes as f64 / (1_u64 << 30) as f64,
         speed(cat),
+        cpu(&counts),
         speed(count),
         100.0 * cat / count,
         peak(&counts),
         written / (1_u64 << 30) as f64,
+        cpu(&writes),
         100.0 * both / write,
         peak(&writes),
         directories as f64 / (1 << 20) as f64,
@@ -215,7 +235,7 @@ fn directory_bytes(path: &Path) -> Result<usize> {
 
 /// A segment of 4096 chunks in memory, as `open_query` of `make bench-peers` has it.
 fn open_and_count() -> Result<()> {
-    for pattern in [Pattern::Words, Pattern::Arrays, Pattern::Runs] {
+    for pattern in PATTERNS {
         let size = (4096 << 16) * GRANULE;
         let mut bitmap = Bitmap::new(size, Granularity::from_bytes(GRANULE)?)?;
         let mut words = [0; WORDS];
@@ -250,10 +270,11 @@ fn open_and_count() -> Result<()> {
     Ok(())
 }
 
-/// What one run took: wall clock and the largest resident set.
+/// What one run took: wall clock, processor and the largest resident set.
 #[derive(Clone, Copy)]
 struct Run {
     wall_ms: f64,
+    cpu_ms: f64,
     peak_kib: i64,
 }
 
@@ -262,8 +283,9 @@ fn run(command: &mut Command) -> Result<Run> {
     let child = command.spawn()?;
     let (status, usage) = wait(child)?;
     let wall_ms = started.elapsed().as_secs_f64() * 1e3;
+    let ms = |time: libc::timeval| time.tv_sec as f64 * 1e3 + time.tv_usec as f64 / 1e3;
     match status.success() {
-        true => Ok(Run { wall_ms, peak_kib: usage.ru_maxrss }),
+        true => Ok(Run { wall_ms, cpu_ms: ms(usage.ru_utime) + ms(usage.ru_stime), peak_kib: usage.ru_maxrss }),
         false => Err(format!("{command:?}: {status}").into()),
     }
 }
@@ -283,6 +305,10 @@ fn wait(child: Child) -> Result<(std::process::ExitStatus, libc::rusage)> {
 
 fn wall(runs: &[Run]) -> f64 {
     middle(runs.iter().map(|run| run.wall_ms).collect())
+}
+
+fn cpu(runs: &[Run]) -> f64 {
+    middle(runs.iter().map(|run| run.cpu_ms).collect())
 }
 
 fn middle(mut values: Vec<f64>) -> f64 {
