@@ -27,7 +27,7 @@ pub struct Problem {
     pub message: String,
 }
 
-impl Segment {
+impl Segment<'_> {
     /// Reads every page of the directory and every container, and returns what is wrong, 1000 problems at most; header,
     /// trailer and index were checked when the segment was opened.
     ///

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 /// The dirty extents of a range of a segment, see [`Segment::extents`].
 pub struct Extents<'a> {
-    segment: &'a Segment,
+    segment: &'a Segment<'a>,
     /// The range of bytes.
     range: Range<u64>,
     /// The next entry to be read, once it is known.
@@ -28,7 +28,7 @@ pub struct Extents<'a> {
 }
 
 impl<'a> Extents<'a> {
-    pub(super) fn new(segment: &'a Segment, offset: u64, end: u64) -> Self {
+    pub(super) fn new(segment: &'a Segment<'a>, offset: u64, end: u64) -> Self {
         Self {
             segment,
             range: offset..end,

@@ -50,7 +50,7 @@ impl Default for MergeOptions {
 /// rule is [`ErrorKind::Damaged`]; what `out` refuses is [`ErrorKind::Io`] or [`ErrorKind::NoSpace`]; `observer` can stop it
 /// at any time. What was written until then is no segment: who writes a file writes a temporary one.
 pub fn merge(
-    segments: &[&Segment],
+    segments: &[&Segment<'_>],
     out: &mut dyn Write,
     options: &MergeOptions,
     observer: &mut dyn Observer,
@@ -59,12 +59,12 @@ pub fn merge(
 }
 
 /// Unites `segments` as [`merge`] does, and only counts: what the result would be, without making it.
-pub fn count(segments: &[&Segment], options: &MergeOptions, observer: &mut dyn Observer) -> Result<Summary> {
+pub fn count(segments: &[&Segment<'_>], options: &MergeOptions, observer: &mut dyn Observer) -> Result<Summary> {
     unite(segments, &mut std::io::sink(), options, observer, true)
 }
 
 fn unite(
-    segments: &[&Segment],
+    segments: &[&Segment<'_>],
     out: &mut dyn Write,
     options: &MergeOptions,
     observer: &mut dyn Observer,
@@ -76,7 +76,7 @@ fn unite(
     let granularity = segments.iter().map(|segment| segment.granularity()).fold(first.granularity(), Ord::min);
     check_disk(first.size_bytes(), granularity)?;
     let header = Header { size_bytes: first.size_bytes(), granularity };
-    let shift = |segment: &Segment| segment.granularity().bits() - granularity.bits();
+    let shift = |segment: &Segment<'_>| segment.granularity().bits() - granularity.bits();
     let inputs: Vec<Input<'_>> = segments.iter().map(|segment| Input { segment, shift: shift(segment) }).collect();
     let room = Room::new(&inputs, options)?;
     segments.iter().try_for_each(|segment| segment.touch_all())?;

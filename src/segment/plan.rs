@@ -13,7 +13,7 @@ const LONG: u64 = 16;
 /// One segment that takes part, at the granularity of the result.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Input<'a> {
-    pub(super) segment: &'a Segment,
+    pub(super) segment: &'a Segment<'a>,
     /// The result has 2^shift granules for each of this one's, and as many chunks.
     pub(super) shift: u32,
 }

@@ -32,8 +32,8 @@ pub(super) const READ_BYTES: u64 = 1 << 17;
 /// the pages and containers it needs by positioned reads, and checks each one's checksum and rules before it believes it:
 /// one that breaks them is [`ErrorKind::Damaged`], with its place in the file.
 #[derive(Clone, Debug)]
-pub struct Segment {
-    storage: Arc<dyn Storage>,
+pub struct Segment<'s> {
+    storage: Arc<dyn Storage + 's>,
     path: Option<PathBuf>,
     summary: Summary,
     directory: Directory,
@@ -53,12 +53,12 @@ pub struct Forms {
     pub full: u64,
 }
 
-impl Segment {
+impl<'s> Segment<'s> {
     /// Opens a segment: reads and checks its header, its trailer and the index of its directory.
     ///
     /// A file that is no segment is [`ErrorKind::UnknownFormat`], one of another version [`ErrorKind::Unsupported`]; one
     /// that breaks a rule of the layout, or was cut short, is [`ErrorKind::Damaged`], with structure and offset.
-    pub fn open(storage: Arc<dyn Storage>) -> Result<Self> {
+    pub fn open(storage: Arc<dyn Storage + 's>) -> Result<Self> {
         let file_bytes = storage.len_bytes().map_err(|error| Error::io("cannot find the size", error))?;
         let mut start = [0; HEADER_BYTES];
         let have = read_some(&*storage, HEADER, 0, &mut start)?;
@@ -319,7 +319,7 @@ pub(super) struct SpanReader {
 
 impl SpanReader {
     /// The bytes of the container of entry `index`; where it has to read, it reads about `ahead` bytes.
-    pub(super) fn container(&mut self, segment: &Segment, index: usize, ahead: u64) -> Result<&[u8]> {
+    pub(super) fn container(&mut self, segment: &Segment<'_>, index: usize, ahead: u64) -> Result<&[u8]> {
         let Some(entry) = segment.entry(index).filter(|entry| !entry.is_full()) else { return Ok(&[]) };
         let inside = |reader: &Self| {
             let from = usize::try_from(entry.offset.checked_sub(reader.offset)?).ok()?;
