@@ -64,7 +64,7 @@ const CHUNKS: u64 = 3000;
 const SIZE: u64 = CHUNKS << 28;
 
 /// A segment in a file without a name, and every `step`-th granule dirty.
-fn segment(step: usize) -> Segment {
+fn segment(step: usize) -> Segment<'static> {
     let granularity = Granularity::from_bits(12).unwrap();
     let mut chunk = vec![0; 8192];
     (0..65536).step_by(step).for_each(|bit| chunk[bit / 8] |= 1 << (bit % 8));

@@ -190,7 +190,7 @@ impl<'a> Spans<'a> {
 
     /// Goes to the next entry; what of it is full at once is returned.
     fn enter(&mut self) -> Option<Option<Span>> {
-        if self.next >= self.end {
+        if self.next >= self.end || self.done >= self.to {
             return None;
         }
         let entry = &self.directory.entries()[self.next];

@@ -28,7 +28,8 @@ fn merge(args: &SegmentMergeArgs, session: &Session) -> Outcome {
         true => None,
         false => Some(Destination::new(args.output.as_deref(), None, true)?),
     };
-    let opened: Vec<Segment<'_>> = args.segments.iter().map(|path| Segment::open_file(path)).collect::<Result<_, _>>()?;
+    let opened: Vec<Segment<'_>> =
+        args.segments.iter().map(|path| Segment::open_file(path)).collect::<Result<_, _>>()?;
     let segments: Vec<&Segment<'_>> = opened.iter().collect();
     let mut options = MergeOptions::default();
     options.memory_bytes = args.memory;

@@ -157,11 +157,11 @@ pub(super) fn list_edges(list: &[u16], out: &mut [u32; EDGES]) -> (usize, usize)
     let (mut filled, mut taken) = (0, 0);
     while filled < pairs.len() && taken < list.len() {
         // Most often no item follows the one before it: then each is a run of its own.
-        if let (Some(block), Some(room)) = (
-            list[taken..].first_chunk::<{ BLOCK + 1 }>(),
-            pairs[filled..].first_chunk_mut::<BLOCK>(),
-        ) {
-            let touching = (0..BLOCK).fold(false, |any, place| any | (block[place + 1].wrapping_sub(block[place]) == 1));
+        if let (Some(block), Some(room)) =
+            (list[taken..].first_chunk::<{ BLOCK + 1 }>(), pairs[filled..].first_chunk_mut::<BLOCK>())
+        {
+            let touching =
+                (0..BLOCK).fold(false, |any, place| any | (block[place + 1].wrapping_sub(block[place]) == 1));
             if !touching {
                 for (pair, &item) in room.iter_mut().zip(block) {
                     *pair = [u32::from(item), u32::from(item) + 1];
