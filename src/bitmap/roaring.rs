@@ -8,7 +8,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use super::Bitmap;
-use super::container::{ARRAY_MAX, CHUNK, Container, Form as Held, Run, View, Words, no_words, to_u16};
+use super::container::{ARRAY_MAX, CHUNK, Container, Form as Held, Pair, Run, View, Words, no_words, to_u16};
 use super::directory::{Directory, Entry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
@@ -30,7 +30,20 @@ const WRITE_BYTES: usize = 1 << 16;
 impl Bitmap {
     /// The number of bytes that [`Bitmap::write_roaring`] writes.
     pub fn serialized_len(&self) -> u64 {
-        8 + groups(&self.directory).map(|group| 4 + group.header_len() + group.body_len()).sum::<u64>()
+        serialized_len(&groups(&self.directory))
+    }
+
+    /// The bytes that [`Bitmap::write_roaring`] writes.
+    pub fn to_roaring(&self) -> Vec<u8> {
+        let groups = groups(&self.directory);
+        let mut out = Vec::with_capacity(usize::try_from(serialized_len(&groups)).unwrap_or(0));
+        out.extend_from_slice(&(groups.len() as u64).to_le_bytes());
+        for group in &groups {
+            out.extend_from_slice(&group.high.to_le_bytes());
+            group.write_header(&mut out);
+            group.pieces.iter().for_each(|piece| (0..piece.chunks).for_each(|_| piece.write_body(&mut out)));
+        }
+        out
     }
 
     /// Writes the indices of the dirty granules as portable 64-bit Roaring, each container in its smallest form: equal
@@ -38,9 +51,10 @@ impl Bitmap {
     ///
     /// Any error is that of `out`.
     pub fn write_roaring(&self, out: &mut impl Write) -> io::Result<()> {
-        out.write_all(&(groups(&self.directory).count() as u64).to_le_bytes())?;
+        let groups = groups(&self.directory);
+        out.write_all(&(groups.len() as u64).to_le_bytes())?;
         let mut buffer = Vec::new();
-        for group in groups(&self.directory) {
+        for group in &groups {
             buffer.extend_from_slice(&group.high.to_le_bytes());
             group.write_header(&mut buffer);
             for piece in &group.pieces {
@@ -66,6 +80,7 @@ impl Bitmap {
         let granules = bitmap.granules();
         let mut reader = Reader { total: bytes.len(), rest: bytes };
         let count = u64::from_le_bytes(reader.array("Roaring header")?);
+        let mut room = Room { list: Vec::new(), words: no_words(), runs: Vec::new() };
         let mut least_high = 0;
         for _ in 0..count {
             let at = reader.offset();
@@ -75,7 +90,7 @@ impl Bitmap {
                 return Err(Error::new(ErrorKind::Damaged, message).at("Roaring high key", at));
             }
             least_high = u64::from(high) + 1;
-            read_group(&mut reader, high, granules, &mut bitmap.directory)?;
+            read_group(&mut reader, &mut room, high, granules, &mut bitmap.directory)?;
         }
         if !reader.rest.is_empty() {
             return Err(reader.damaged("Roaring bitmap", "bytes follow the last container"));
@@ -138,13 +153,10 @@ impl<'a> Piece<'a> {
             (Form::Bits, view) => write_words(&view.words(), out),
             (Form::Runs(count), View::Runs(pairs)) => {
                 out.extend(to_u16(count).to_le_bytes());
-                let from = out.len();
-                out.resize(from + size_of_val(pairs), 0);
-                let room = out.get_mut(from..).unwrap_or_default().as_chunks_mut::<4>().0;
-                for (to, &[first, last]) in room.iter_mut().zip(pairs) {
-                    let ([a, b], [c, d]) = (first.to_le_bytes(), last.wrapping_sub(first).to_le_bytes());
-                    *to = [a, b, c, d];
-                }
+                append(out, pairs, |&[first, last]| {
+                    let (first, more) = (u32::from(first), u32::from(last.wrapping_sub(first)));
+                    (more << 16 | first).to_le_bytes()
+                });
             }
             (Form::Runs(count), _) => {
                 out.extend(to_u16(count).to_le_bytes());
@@ -164,7 +176,7 @@ fn write_list(list: &[u16], out: &mut Vec<u8>) {
 
 #[cfg(target_endian = "big")]
 fn write_list(list: &[u16], out: &mut Vec<u8>) {
-    out.extend(list.iter().flat_map(|bit| bit.to_le_bytes()));
+    append(out, list, |bit| bit.to_le_bytes());
 }
 
 #[cfg(target_endian = "little")]
@@ -174,7 +186,7 @@ fn write_words(words: &Words, out: &mut Vec<u8>) {
 
 #[cfg(target_endian = "big")]
 fn write_words(words: &Words, out: &mut Vec<u8>) {
-    out.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    append(out, words, |word| word.to_le_bytes());
 }
 
 /// The chunks whose granules share their high 32 bits: one 32-bit bitmap.
@@ -211,24 +223,27 @@ impl Group<'_> {
         if has_runs {
             out.extend((u32::from(COOKIE_WITH_RUNS) | (containers - 1) << 16).to_le_bytes());
             let mut flags = vec![0u8; containers.div_ceil(8) as usize];
-            let is_run = self
-                .pieces
-                .iter()
-                .flat_map(|piece| std::iter::repeat_n(matches!(piece.form, Form::Runs(_)), piece.chunks as usize));
-            for (index, _) in is_run.enumerate().filter(|&(_, is_run)| is_run) {
-                if let Some(byte) = flags.get_mut(index / 8) {
-                    *byte |= 1 << (index % 8);
+            let mut index = 0;
+            for piece in &self.pieces {
+                let next = index + piece.chunks as usize;
+                if matches!(piece.form, Form::Runs(_)) {
+                    for index in index..next {
+                        if let Some(byte) = flags.get_mut(index / 8) {
+                            *byte |= 1 << (index % 8);
+                        }
+                    }
                 }
+                index = next;
             }
             out.extend(flags);
         } else {
             out.extend(COOKIE_WITHOUT_RUNS.to_le_bytes());
             out.extend(containers.to_le_bytes());
         }
+        out.reserve(8 * containers as usize);
         for piece in &self.pieces {
             for key in piece.key..piece.key + piece.chunks {
-                out.extend(to_u16(key).to_le_bytes());
-                out.extend(to_u16(piece.ones - 1).to_le_bytes());
+                out.extend_from_slice(&(key | (piece.ones - 1) << 16).to_le_bytes());
             }
         }
         if has_runs && containers < OFFSETS_FROM {
@@ -237,25 +252,46 @@ impl Group<'_> {
         for piece in &self.pieces {
             for _ in 0..piece.chunks {
                 #[allow(clippy::cast_possible_truncation, reason = "65536 containers take less than 2^30 bytes")]
-                out.extend((offset as u32).to_le_bytes());
+                out.extend_from_slice(&(offset as u32).to_le_bytes());
                 offset += u64::from(piece.body_len());
             }
         }
     }
 }
 
-fn groups(directory: &Directory) -> impl Iterator<Item = Group<'_>> {
-    let mut position = 0;
-    std::iter::from_fn(move || {
-        let high = directory.within(position, u32::MAX).first()?.key.max(position) / GROUP;
-        let (start, end) = (high * GROUP, (high + 1) * GROUP);
-        position = end;
-        let pieces = directory.within(start, end).iter().map(|entry| {
-            let (from, to) = (entry.key.max(start), entry.end().min(end));
-            Piece::new(from - start, to - from, directory, entry)
-        });
-        Some(Group { high, pieces: pieces.collect() })
-    })
+fn groups(directory: &Directory) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for entry in directory.entries() {
+        let mut from = entry.key;
+        while from < entry.end() {
+            let high = from / GROUP;
+            let to = entry.end().min((high + 1) * GROUP);
+            let piece = Piece::new(from - high * GROUP, to - from, directory, entry);
+            from = to;
+            match groups.last_mut() {
+                Some(group) if group.high == high => group.pieces.push(piece),
+                _ => {
+                    let entries = directory.places(high * GROUP, (high + 1) * GROUP).len();
+                    let mut pieces = Vec::with_capacity(entries);
+                    pieces.push(piece);
+                    groups.push(Group { high, pieces });
+                }
+            }
+        }
+    }
+    groups
+}
+
+fn serialized_len(groups: &[Group<'_>]) -> u64 {
+    8 + groups.iter().map(|group| 4 + group.header_len() + group.body_len()).sum::<u64>()
+}
+
+/// Appends what `bytes` makes of each item.
+fn append<T, const N: usize>(out: &mut Vec<u8>, items: &[T], bytes: impl Fn(&T) -> [u8; N]) {
+    let from = out.len();
+    out.resize(from + items.len() * N, 0);
+    let room = out.get_mut(from..).unwrap_or_default().as_chunks_mut::<N>().0;
+    room.iter_mut().zip(items).for_each(|(to, item)| *to = bytes(item));
 }
 
 /// The bytes that are not yet read.
@@ -297,7 +333,13 @@ impl<'a> Reader<'a> {
 }
 
 /// Reads one 32-bit bitmap, whose values have the high 32 bits `high`.
-fn read_group(reader: &mut Reader<'_>, high: u32, granules: u64, directory: &mut Directory) -> Result<()> {
+fn read_group(
+    reader: &mut Reader<'_>,
+    room: &mut Room,
+    high: u32,
+    granules: u64,
+    directory: &mut Directory,
+) -> Result<()> {
     let start = reader.offset();
     let header = "Roaring bitmap header";
     let cookie = u32::from_le_bytes(reader.array(header)?);
@@ -340,22 +382,27 @@ fn read_group(reader: &mut Reader<'_>, high: u32, granules: u64, directory: &mut
         if base >= granules {
             return Err(damaged("the container is past the end of the disk"));
         }
-        let container = if flags.next().unwrap_or(false) {
-            read_runs(reader, structure)?
+        let view = if flags.next().unwrap_or(false) {
+            read_runs(reader, &mut room.runs, structure)?
         } else if ones as usize <= ARRAY_MAX {
-            read_array(reader, ones, structure)?
+            read_array(reader, ones, &mut room.list, structure)?
         } else {
-            read_bits(reader, structure)?
+            read_bits(reader, &mut room.words, structure)?
         };
-        if container.ones() != ones {
+        if view.ones() != ones {
             return Err(damaged("the container does not hold as many values as its description says"));
         }
-        let last =
-            if granules - base >= u64::from(CHUNK) { None } else { container.view().runs(Run::WHOLE).next_back() };
+        let last = if granules - base >= u64::from(CHUNK) { None } else { view.runs(Run::WHOLE).next_back() };
         if last.is_some_and(|run| base + u64::from(run.last) >= granules) {
             return Err(damaged("a value is past the end of the disk"));
         }
-        directory.push(high * GROUP + key, ones, container.view());
+        if view.form() == Held::smallest(ones, view.run_count()) {
+            directory.push(high * GROUP + key, ones, view);
+        } else {
+            let mut container = Container::copy(view, ones);
+            container.optimize();
+            directory.push(high * GROUP + key, ones, container.view());
+        }
     }
     if flags.any(|flag| flag) {
         return Err(Error::new(ErrorKind::Damaged, "a run flag belongs to no container").at(header, start));
@@ -363,29 +410,34 @@ fn read_group(reader: &mut Reader<'_>, high: u32, granules: u64, directory: &mut
     Ok(())
 }
 
-fn read_array(reader: &mut Reader<'_>, ones: u32, structure: &str) -> Result<Container> {
+/// Where one container at a time is read to.
+struct Room {
+    list: Vec<u16>,
+    words: Box<Words>,
+    runs: Vec<Pair>,
+}
+
+fn read_array<'r>(reader: &mut Reader<'_>, ones: u32, list: &'r mut Vec<u16>, structure: &str) -> Result<View<'r>> {
     let at = reader.offset();
-    let values: Vec<u16> = reader.list(ones, structure)?.iter().map(|&bytes| u16::from_le_bytes(bytes)).collect();
-    if !(select().is_ascending)(&values) {
+    list.clear();
+    list.extend(reader.list(ones, structure)?.iter().map(|&bytes| u16::from_le_bytes(bytes)));
+    if !(select().is_ascending)(list) {
         return Err(Error::new(ErrorKind::Damaged, "the values are not in ascending order").at(structure, at));
     }
-    Ok(Container::from_sorted(values))
+    Ok(View::Array(list))
 }
 
-fn read_bits(reader: &mut Reader<'_>, structure: &str) -> Result<Container> {
-    let mut words = no_words();
+fn read_bits<'r>(reader: &mut Reader<'_>, words: &'r mut Words, structure: &str) -> Result<View<'r>> {
     let bytes = reader.take(size_of::<Words>(), structure)?.as_chunks().0;
-    for (word, &bytes) in words.iter_mut().zip(bytes) {
-        *word = u64::from_le_bytes(bytes);
-    }
-    Ok(Container::from_words(words))
+    words.iter_mut().zip(bytes).for_each(|(word, &bytes)| *word = u64::from_le_bytes(bytes));
+    Ok(View::Words(words))
 }
 
-fn read_runs(reader: &mut Reader<'_>, structure: &str) -> Result<Container> {
+fn read_runs<'r>(reader: &mut Reader<'_>, runs: &'r mut Vec<Pair>, structure: &str) -> Result<View<'r>> {
     let at = reader.offset();
     let damaged = |what: &str| Error::new(ErrorKind::Damaged, what).at(structure, at);
     let count = u16::from_le_bytes(reader.array(structure)?);
-    let mut runs = Vec::with_capacity(usize::from(count).min(reader.rest.len() / 4));
+    runs.clear();
     let mut least_first = 0;
     for &[first_low, first_high, more_low, more_high] in reader.list::<4>(count.into(), structure)? {
         let first = u16::from_le_bytes([first_low, first_high]);
@@ -397,5 +449,5 @@ fn read_runs(reader: &mut Reader<'_>, structure: &str) -> Result<Container> {
         least_first = u32::from(last) + 2;
         runs.push([first, last]);
     }
-    Ok(Container::from_runs(runs))
+    Ok(View::Runs(runs))
 }

@@ -98,11 +98,7 @@ impl Engine for Checkmap {
 
     fn saves() -> Vec<Form<Save<Bitmap>>> {
         vec![
-            Form::new("portable", |bitmap| {
-                let mut bytes = Vec::with_capacity(bitmap.serialized_len() as usize);
-                bitmap.write_roaring(&mut bytes).expect("a vector takes everything");
-                bytes.into()
-            }),
+            Form::new("portable", |bitmap| bitmap.to_roaring().into()),
             Form::new("segment", |bitmap| {
                 let mut bytes = Vec::with_capacity(bitmap.heap_bytes());
                 segment::write(bitmap, &mut bytes).expect("a vector takes everything");
