@@ -3,7 +3,8 @@
 #![allow(clippy::cast_possible_truncation, reason = "positions of a chunk are below 65536")]
 
 use checkmap::kernels::{
-    ChunkOperation, EDGES, FEW, GROUP, Kernels, ListOperation, Measure, Pair, ROOM, WORDS, Words, all_available, select,
+    ChunkOperation, EDGES, FEW, FEW_RUNS, GROUP, Kernels, ListOperation, Measure, Pair, ROOM, WORDS, Words,
+    all_available, select,
 };
 use proptest::prelude::*;
 use proptest::sample::select as choose;
@@ -177,6 +178,39 @@ fn every_length_and_alignment_of_two_lists() {
                 check_lists(kernels, &a, &b, len % 17);
                 check_lists(kernels, &b, &a, other % 17);
             }
+        }
+    }
+}
+
+#[test]
+fn few_runs_are_united_at_once() {
+    let mut state = 1u32;
+    let mut next = move |below: u32| {
+        state = state.wrapping_mul(0x915f_77f5).wrapping_add(0x3c6e_f35f);
+        (state >> 8) % below
+    };
+    for round in 0..600 {
+        let (mut firsts, mut lasts) = ([[u16::MAX; GROUP]; FEW_RUNS], [[u16::MAX; GROUP]; FEW_RUNS]);
+        let (mut all, mut runs) = (BTreeSet::new(), 0);
+        let groups = 1 + round % FEW_RUNS;
+        for (firsts, lasts) in firsts.iter_mut().zip(&mut lasts).take(groups) {
+            let mut at = next(if round % 3 == 0 { 40 } else { 60_000 });
+            for (first, last) in firsts.iter_mut().zip(lasts).take(1 + next(8) as usize) {
+                let end = (at + next([2, 30, 4000][round % 3])).min(65_535);
+                (*first, *last) = (at as u16, end as u16);
+                all.extend(at as u16..=end as u16);
+                runs += 1;
+                at = end + 2 + next([3, 200, 3000][round % 3]);
+                if at > 65_535 {
+                    break;
+                }
+            }
+        }
+        let list: Vec<u16> = all.into_iter().collect();
+        let expected: Vec<Pair> = runs_of(&list).iter().map(|&(first, last)| [first as u16, last as u16]).collect();
+        for kernels in all_available() {
+            let found = filled(runs, 1, [7, 7], |out| (kernels.unite_few_runs)(&firsts, &lasts, groups, runs, out));
+            assert_eq!(found, expected, "{:?} {round}", kernels.level);
         }
     }
 }

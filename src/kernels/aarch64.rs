@@ -1,6 +1,6 @@
 //! Owns the kernels for aarch64 with NEON. Must never be reached on a CPU that does not have it.
 
-use super::body::{EDGES, FEW, GROUP};
+use super::body::{EDGES, FEW, GROUP, Groups};
 use super::portable::every_kernel;
 use super::{Kernels, Measure, Pair, Words, body};
 use crate::cpu::Level;
@@ -19,7 +19,7 @@ macro_rules! neon {
                 unsafe { stamped($($argument),*) }
             })*
         }
-        pub(super) static NEON: Kernels = Kernels { level: Level::Neon, $($name: neon::$name,)* };
+        pub(super) static NEON: Kernels = Kernels { level: Level::Neon, sorts_runs: false, $($name: neon::$name,)* };
     };
 }
 

@@ -17,6 +17,12 @@ pub const EDGES: usize = 128;
 pub const FEW: usize = 128;
 pub const GROUP: usize = 8;
 
+/// The most groups of runs that `unite_few_runs` takes.
+pub const FEW_RUNS: usize = 32;
+
+/// The first or the last positions of runs.
+pub type Groups = [[u16; GROUP]; FEW_RUNS];
+
 /// A list this many times as long as the other is searched instead of walked.
 const SKEW: usize = 32;
 
@@ -374,6 +380,26 @@ pub(super) fn unite_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize {
     let tail = if i < a.len() { &a[i..] } else { &b[j..] };
     tail.iter().for_each(|&run| add(run));
     out[count] = pair(first, last);
+    count + 1
+}
+
+#[inline(always)]
+pub(super) fn unite_few_runs(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize {
+    let mut begins = *firsts;
+    let mut ends = *lasts;
+    let (begins, ends) = (begins[..groups].as_flattened_mut(), ends[..groups].as_flattened_mut());
+    begins.sort_unstable();
+    ends.sort_unstable();
+    let mut count = 0;
+    let mut first = begins[0];
+    for next in 1..runs {
+        if begins[next] > ends[next - 1].saturating_add(1) {
+            out[count] = [first, ends[next - 1]];
+            count += 1;
+            first = begins[next];
+        }
+    }
+    out[count] = [first, ends[runs - 1]];
     count + 1
 }
 

@@ -4,7 +4,8 @@
 //! Eight items of the lists at a time go through a bitonic network together with the eight largest before them; the eight
 //! smallest that come out are final and are packed to the left without those that repeat the item before.
 
-use super::body::{self, FEW, GROUP};
+use super::Pair;
+use super::body::{self, FEW, FEW_RUNS, GROUP, Groups};
 use std::arch::x86_64::*;
 use std::hint::select_unpredictable;
 
@@ -143,29 +144,84 @@ pub(super) fn sort_few(items: &mut [[u16; GROUP]; FEW / GROUP], groups: usize, o
 /// Merges neighbours, then neighbours of those, by bitonic networks; copies are left out at the end.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 fn sort_few_avx2(items: &mut [[u16; LANES]; FEW / LANES], groups: usize, out: &mut [u16]) -> usize {
-    let used = groups.next_power_of_two();
-    items[groups..used].fill([u16::MAX; LANES]);
+    items[groups..].fill([u16::MAX; LANES]);
     let mut registers: [__m128i; FEW / LANES] = std::array::from_fn(|index| load(&items[index]));
-    if used > 1 {
-        unite_halves::<1>(&mut registers[..used]);
-    }
-    if used > 2 {
-        unite_halves::<2>(&mut registers[..used]);
-    }
-    if used > 4 {
-        unite_halves::<4>(&mut registers[..used]);
-    }
-    if used > 8 {
-        unite_halves::<8>(&mut registers[..used]);
-    }
+    sort_groups(&mut registers, groups);
     let mut before = _mm_set1_epi16(-1);
     let mut count = 0;
-    for &register in &registers[..used] {
+    for &register in &registers[..groups] {
         count += store_new(before, register, &mut out[count..]);
         before = register;
     }
     // What the groups were filled up with is left once, at the end.
     count - usize::from(count > 0 && out[count - 1] == u16::MAX)
+}
+
+/// Sorts the items of the first `used` of sorted registers; those behind them hold nothing that is smaller.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn sort_groups<const N: usize>(registers: &mut [__m128i; N], used: usize) {
+    if used > 1 {
+        unite_halves::<1>(&mut registers[..used.next_multiple_of(2)]);
+    }
+    if used > 2 {
+        unite_halves::<2>(&mut registers[..used.next_multiple_of(4)]);
+    }
+    if used > 4 {
+        unite_halves::<4>(&mut registers[..used.next_multiple_of(8)]);
+    }
+    if used > 8 {
+        unite_halves::<8>(&mut registers[..used.next_multiple_of(16)]);
+    }
+    if used > 16 {
+        unite_halves::<16>(&mut registers[..used.next_multiple_of(32)]);
+    }
+}
+
+pub(super) fn unite_few_runs(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize {
+    // SAFETY: this is reached only through `x86::AVX2`, which `kernels::of` gives out only where detection has found both
+    // features.
+    unsafe { unite_few_runs_avx2(firsts, lasts, groups, runs, out) }
+}
+
+/// Sorts where runs begin and where they end, each by itself: a run of the union begins at the n-th beginning if the first
+/// n runs have ended before.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+fn unite_few_runs_avx2(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize {
+    let none = _mm_set1_epi16(-1);
+    let mut begins: [__m128i; FEW_RUNS] = [none; FEW_RUNS];
+    let mut ends: [__m128i; FEW_RUNS] = [none; FEW_RUNS];
+    for index in 0..groups.min(FEW_RUNS) {
+        begins[index] = load(&firsts[index]);
+        ends[index] = load(&lasts[index]);
+    }
+    sort_groups(&mut begins, groups);
+    sort_groups(&mut ends, groups);
+    let mut first = [0; FEW_RUNS * LANES + LANES];
+    let mut last = [0; FEW_RUNS * LANES + LANES];
+    let mut count = 0;
+    let mut before = none;
+    for index in 0..runs.div_ceil(LANES) {
+        let ended = _mm_alignr_epi8::<14>(ends[index], before);
+        before = ends[index];
+        let gap = _mm_subs_epu16(begins[index], _mm_adds_epu16(ended, _mm_set1_epi16(1)));
+        let joined = _mm_cmpeq_epi16(gap, _mm_setzero_si128());
+        let mut gone = (_mm_movemask_epi8(_mm_packs_epi16(joined, _mm_setzero_si128())) & 0xff) as usize;
+        // Nothing has ended before the first; behind the last there is nothing.
+        gone &= if index == 0 { !1 } else { !0 };
+        gone |= if runs - index * LANES < LANES { 0xff << (runs - index * LANES) & 0xff } else { 0 };
+        store_packed(begins[index], gone, &mut first[count..]);
+        store_packed(ended, gone, &mut last[count..]);
+        count += LANES - gone.count_ones() as usize;
+    }
+    let final_end = ends[(runs - 1) / LANES];
+    let mut lanes = [[0; LANES]; 1];
+    store_packed(final_end, 0, lanes.as_flattened_mut());
+    last[count] = lanes[0][(runs - 1) % LANES];
+    for (index, pair) in out[..count].iter_mut().enumerate() {
+        *pair = [first[index], last[index + 1]];
+    }
+    count
 }
 
 /// Sorts each `2 * HALF` registers, of which either half is sorted.
@@ -236,11 +292,17 @@ fn store_new(before: __m128i, new: __m128i, out: &mut [u16]) -> usize {
     let shifted = _mm_alignr_epi8::<14>(new, before);
     let repeats = _mm_cmpeq_epi16(shifted, new);
     let gone = (_mm_movemask_epi8(_mm_packs_epi16(repeats, _mm_setzero_si128())) & 0xff) as usize;
+    store_packed(new, gone, out);
+    LANES - gone.count_ones() as usize
+}
+
+/// Stores the lanes that are not in `gone`, packed to the left.
+#[target_feature(enable = "avx2")]
+fn store_packed(lanes: __m128i, gone: usize, out: &mut [u16]) {
     let room: &mut [u16] = &mut out[..LANES];
     // SAFETY: a row of the table is readable for 16 bytes, `room` is writable for 16, and neither needs alignment.
     unsafe {
         let keep = _mm_loadu_si128(PACK[gone].as_ptr().cast());
-        _mm_storeu_si128(room.as_mut_ptr().cast(), _mm_shuffle_epi8(new, keep));
+        _mm_storeu_si128(room.as_mut_ptr().cast(), _mm_shuffle_epi8(lanes, keep));
     }
-    LANES - gone.count_ones() as usize
 }

@@ -14,7 +14,7 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use body::{EDGES, FEW, GROUP, ROOM, WORDS};
+pub use body::{EDGES, FEW, FEW_RUNS, GROUP, Groups, ROOM, WORDS};
 
 use crate::cpu::Level;
 use std::sync::OnceLock;
@@ -88,6 +88,11 @@ pub struct Kernels {
     pub sort_few: fn(items: &mut [[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize,
     /// The union of two lists of runs; touching runs are joined. Its length.
     pub unite_runs: fn(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize,
+    /// Whether few runs are united sooner by `unite_few_runs` than two by two.
+    pub sorts_runs: bool,
+    /// The union of the first `groups` of runs, of which there are `runs`, one at least; touching runs are joined. Its
+    /// length. Each group is sorted, and filled up with `u16::MAX`.
+    pub unite_few_runs: fn(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize,
     /// The number of positions in runs.
     pub run_ones: fn(runs: &[Pair]) -> u32,
 }

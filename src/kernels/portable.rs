@@ -28,6 +28,7 @@ macro_rules! every_kernel {
             subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
             sort_few(items: &mut [[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize;
             unite_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize;
+            unite_few_runs(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize;
             run_ones(runs: &[Pair]) -> u32;
         }
     };
@@ -37,7 +38,7 @@ pub(super) use every_kernel;
 
 macro_rules! portable {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
-        pub(super) static KERNELS: Kernels = Kernels { level: Level::Portable, $($name: body::$name,)* };
+        pub(super) static KERNELS: Kernels = Kernels { level: Level::Portable, sorts_runs: false, $($name: body::$name,)* };
     };
 }
 

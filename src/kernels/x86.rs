@@ -1,6 +1,6 @@
 //! Owns the kernels for x86-64 beyond its baseline. Must never be reached on a CPU that does not have what they need.
 
-use super::body::{EDGES, FEW, GROUP};
+use super::body::{EDGES, FEW, GROUP, Groups};
 use super::portable::every_kernel;
 use super::{Kernels, Measure, Pair, Words, body, merge};
 use crate::cpu::Level;
@@ -19,7 +19,7 @@ macro_rules! avx2 {
                 unsafe { stamped($($argument),*) }
             })*
         }
-        const STAMPED: Kernels = Kernels { level: Level::Avx2, $($name: avx2::$name,)* };
+        const STAMPED: Kernels = Kernels { level: Level::Avx2, sorts_runs: true, $($name: avx2::$name,)* };
     };
 }
 
@@ -39,12 +39,13 @@ macro_rules! avx512 {
                 unsafe { stamped($($argument),*) }
             })*
         }
-        pub(super) static AVX512: Kernels = Kernels { level: Level::Avx512, $($name: avx512::$name,)* };
+        pub(super) static AVX512: Kernels = Kernels { level: Level::Avx512, sorts_runs: false, $($name: avx512::$name,)* };
     };
 }
 
 every_kernel!(avx2);
 every_kernel!(avx512);
 
-/// The compiler keeps the union of lists scalar: `merge` is about three times as fast.
-pub(super) static AVX2: Kernels = Kernels { unite: merge::unite, sort_few: merge::sort_few, ..STAMPED };
+/// What the compiler keeps scalar: by hand the union of lists is about three times as fast, that of few runs twice.
+pub(super) static AVX2: Kernels =
+    Kernels { unite: merge::unite, sort_few: merge::sort_few, unite_few_runs: merge::unite_few_runs, ..STAMPED };

@@ -6,7 +6,7 @@
 //! stay in the cache. The ways are those that measurements on x86-64 with AVX2 favour.
 
 use super::{ARRAY_MAX, CHUNK, Container, Form, Pair, Run, View, Words, bits, no_words, small, to_u16};
-use crate::kernels::{EDGES, FEW, GROUP, Kernels, ROOM, select};
+use crate::kernels::{EDGES, FEW, FEW_RUNS, GROUP, Groups, Kernels, ROOM, select};
 
 /// What a merge of two lists costs for each item, and a scattered item, in tenths of a nanosecond.
 const MERGE_COST: usize = 6;
@@ -66,7 +66,10 @@ impl Workspace {
                     items += array.len();
                     groups += array.len().div_ceil(GROUP);
                 }
-                View::Runs(list) => runs += list.len(),
+                View::Runs(list) => {
+                    runs += list.len();
+                    groups += list.len().div_ceil(GROUP);
+                }
                 View::Words(words) => first_words = first_words.or(Some((index, words))),
                 View::Full => return Made { view: View::Full, ones: CHUNK },
             }
@@ -80,6 +83,9 @@ impl Workspace {
         }
         if runs == 0 {
             return self.unite_lists(group, items, groups);
+        }
+        if groups <= FEW_RUNS && group.len() > 2 && self.kernels.sorts_runs {
+            return self.sort_runs(group, items + runs);
         }
         if items + runs <= SWEEP_MAX || small(group.len()) == 2 && items == 0 {
             return self.sweep(group);
@@ -204,6 +210,36 @@ impl Workspace {
             count += 1;
         }
         self.of_list(count)
+    }
+
+    /// Unites few runs and single bits, `runs` in all, at once.
+    fn sort_runs(&mut self, group: &[View<'_>], runs: usize) -> Made<'_> {
+        let mut firsts: Groups = [[u16::MAX; GROUP]; FEW_RUNS];
+        let mut lasts = firsts;
+        let mut slots = firsts.iter_mut().zip(&mut lasts);
+        for view in group {
+            match view {
+                View::Runs(list) => {
+                    for (part, (firsts, lasts)) in list.chunks(GROUP).zip(&mut slots) {
+                        for ((first, last), run) in firsts.iter_mut().zip(lasts).zip(part) {
+                            (*first, *last) = (run[0], run[1]);
+                        }
+                    }
+                }
+                View::Array(list) => {
+                    for (part, (firsts, lasts)) in list.chunks(GROUP).zip(&mut slots) {
+                        firsts[..part.len()].copy_from_slice(part);
+                        lasts[..part.len()].copy_from_slice(part);
+                    }
+                }
+                View::Words(_) | View::Full => {}
+            }
+        }
+        let groups = FEW_RUNS - slots.len();
+        let room = &mut self.pairs[0];
+        room.resize(room.len().max(FEW_RUNS * GROUP), [0, 0]);
+        let count = (self.kernels.unite_few_runs)(&firsts, &lasts, groups, runs, room);
+        self.of_runs(count)
     }
 
     /// Unites lists two by two, neighbours first.
