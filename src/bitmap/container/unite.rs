@@ -200,7 +200,7 @@ impl Workspace {
             // The kernel's mark for the end cannot be an item.
             let list = list.strip_suffix(&[u16::MAX]).inspect(|_| has_last = true).unwrap_or(list);
             for part in list.chunks(GROUP) {
-                items[groups % (FEW / GROUP)].iter_mut().zip(part).for_each(|(to, &item)| *to = item);
+                fill(&mut items[groups % (FEW / GROUP)], part);
                 groups += 1;
             }
         }
@@ -289,6 +289,20 @@ impl Workspace {
         }
         let count = ends.first().copied().unwrap_or(0);
         self.of_runs(count)
+    }
+}
+
+/// Puts the items of `part` to the front of a group, without a loop whose end would be guessed wrong most often.
+fn fill(group: &mut [u16; GROUP], part: &[u16]) {
+    const HALF: usize = GROUP / 2;
+    let len = part.len().min(GROUP);
+    if let (Some(head), Some(tail)) = (part.first_chunk::<HALF>(), part[..len].last_chunk::<HALF>()) {
+        group[..HALF].copy_from_slice(head);
+        group[len - HALF..len].copy_from_slice(tail);
+    } else if let [first, .., last] = part {
+        (group[0], group[len / 2], group[len - 1]) = (*first, part[len / 2], *last);
+    } else if let [only] = part {
+        group[0] = *only;
     }
 }
 
