@@ -326,7 +326,7 @@ pub(super) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 
 /// Every item is counted to its place: the square of their number, but sixteen comparisons at a time and no branch.
 #[inline(always)]
-pub(super) fn sort_few(items: &mut [[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize {
+pub(super) fn sort_few(items: &[[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize {
     let mut packed = [u16::MAX; FEW + 1];
     let mut count = 0;
     for &item in items[..groups].as_flattened() {

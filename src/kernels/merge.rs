@@ -135,7 +135,7 @@ impl<'a> Stream<'a> {
     }
 }
 
-pub(super) fn sort_few(items: &mut [[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize {
+pub(super) fn sort_few(items: &[[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize {
     // SAFETY: this is reached only through `x86::AVX2`, which `kernels::of` gives out only where detection has found both
     // features.
     unsafe { sort_few_avx2(items, groups, out) }
@@ -143,9 +143,11 @@ pub(super) fn sort_few(items: &mut [[u16; GROUP]; FEW / GROUP], groups: usize, o
 
 /// Merges neighbours, then neighbours of those, by bitonic networks; copies are left out at the end.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-fn sort_few_avx2(items: &mut [[u16; LANES]; FEW / LANES], groups: usize, out: &mut [u16]) -> usize {
-    items[groups..].fill([u16::MAX; LANES]);
-    let mut registers: [__m128i; FEW / LANES] = std::array::from_fn(|index| load(&items[index]));
+fn sort_few_avx2(items: &[[u16; LANES]; FEW / LANES], groups: usize, out: &mut [u16]) -> usize {
+    let mut registers = [_mm_set1_epi16(-1); FEW / LANES];
+    for (register, group) in registers.iter_mut().zip(&items[..groups]) {
+        *register = load(group);
+    }
     sort_groups(&mut registers, groups);
     let mut before = _mm_set1_epi16(-1);
     let mut count = 0;

@@ -85,7 +85,7 @@ pub struct Kernels {
     pub subtract: fn(a: &[u16], b: &[u16], out: &mut [u16]) -> usize,
     /// Sorts the items of the first `groups`, each once; their number. Each group is sorted, and filled up with
     /// `u16::MAX`, which is no item; what stands in the others means nothing. `out` has room for [`FEW`] and [`ROOM`].
-    pub sort_few: fn(items: &mut [[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize,
+    pub sort_few: fn(items: &[[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize,
     /// The union of two lists of runs; touching runs are joined. Its length.
     pub unite_runs: fn(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize,
     /// Whether few runs are united sooner by `unite_few_runs` than two by two.

@@ -204,7 +204,7 @@ impl Workspace {
                 groups += 1;
             }
         }
-        let mut count = (self.kernels.sort_few)(&mut items, groups, &mut self.lists[0]);
+        let mut count = (self.kernels.sort_few)(&items, groups, &mut self.lists[0]);
         if has_last {
             self.lists[0][count] = u16::MAX;
             count += 1;
