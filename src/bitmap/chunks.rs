@@ -16,7 +16,7 @@ pub(crate) const CHUNK_GRANULES: u32 = CHUNK;
 pub(crate) struct Chunk<'a> {
     pub(crate) key: u32,
     pub(crate) chunks: u32,
-    /// In the smallest form.
+    /// In the smallest form, unless it is only counted.
     pub(crate) view: View<'a>,
     /// The dirty granules of one chunk.
     pub(crate) ones: u32,
@@ -87,51 +87,103 @@ impl ChunkCollector {
 pub(crate) struct Union {
     workspace: Workspace,
     words: Box<Words>,
-    list: Vec<u16>,
-    /// Where the lists of the arrays end that came so far.
-    ends: Vec<usize>,
+    /// Whether what comes is added to the words; then nothing waits beside them.
     in_words: bool,
+    /// Arrays that wait, and where each of them ends.
+    list: Vec<u16>,
+    list_ends: Vec<usize>,
+    /// Runs that wait, and where the runs of each chunk end.
+    pairs: Vec<Pair>,
+    pair_ends: Vec<usize>,
 }
 
-/// More values than these are cheaper to scatter into words than to merge.
-const LIST_MAX: u32 = 1024;
-
 impl Union {
+    /// No more values and runs wait than these: more are added to words sooner than they are merged.
+    const LIST_MAX: usize = 4096;
+    const PAIRS_MAX: usize = 2048;
+
+    /// The most memory that a union takes.
+    pub(crate) const HEAP_BYTES: u64 = Workspace::HEAP_BYTES + 4 * 8192;
+
     pub(crate) fn new() -> Self {
-        let list = Vec::with_capacity(LIST_MAX as usize);
-        Self { workspace: Workspace::new(), words: no_words(), list, ends: Vec::new(), in_words: false }
+        Self {
+            workspace: Workspace::new(),
+            words: no_words(),
+            in_words: false,
+            list: Vec::new(),
+            list_ends: Vec::new(),
+            pairs: Vec::new(),
+            pair_ends: Vec::new(),
+        }
     }
 
-    /// Starts anew; `values` is how many values all arrays that come have together, `None` if there are other forms.
+    /// Starts anew; `values` is how many values all arrays that come have together, if it is known and nothing else comes.
     pub(crate) fn begin(&mut self, values: Option<u32>) {
-        self.list.clear();
-        self.ends.clear();
-        self.in_words = values.is_none_or(|values| values > LIST_MAX);
-        if self.in_words {
-            self.words.fill(0);
+        self.forget();
+        self.in_words = false;
+        if values.is_some_and(|values| values as usize > Self::LIST_MAX) {
+            self.use_words();
         }
     }
 
     pub(crate) fn add(&mut self, view: View<'_>) {
         match view {
-            View::Array(array) if !self.in_words => {
+            View::Array(array) if !self.in_words && self.list.len() + array.len() <= Self::LIST_MAX => {
+                self.list.reserve_exact(Self::LIST_MAX - self.list.len());
                 self.list.extend_from_slice(array);
-                self.ends.push(self.list.len());
+                self.list_ends.push(self.list.len());
             }
-            _ => view.add_to(&mut self.words),
+            View::Runs(runs) if !self.in_words && self.pairs.len() + runs.len() <= Self::PAIRS_MAX => {
+                self.pairs.reserve_exact(Self::PAIRS_MAX - self.pairs.len());
+                self.pairs.extend_from_slice(runs);
+                self.pair_ends.push(self.pairs.len());
+            }
+            _ => {
+                self.use_words();
+                view.add_to(&mut self.words);
+            }
         }
     }
 
     /// What was added, as chunk `key` in the smallest form; `None` if nothing was.
     pub(crate) fn finish(&mut self, key: u32) -> Option<Chunk<'_>> {
-        let Self { workspace, words, list, ends, in_words } = self;
+        let Self { workspace, words, in_words, list, list_ends, pairs, pair_ends } = self;
         let made = if *in_words {
             workspace.unite(&[View::Words(words), View::Array(&[])])
         } else {
-            let mut start = 0;
-            let lists = ends.iter().map(|&end| View::Array(&list[std::mem::replace(&mut start, end)..end]));
-            workspace.unite(&lists.chain([View::Array(&[]), View::Array(&[])]).collect::<Vec<_>>())
+            let (mut from, mut first) = (0, 0);
+            let lists = list_ends.iter().map(|&end| View::Array(&list[std::mem::replace(&mut from, end)..end]));
+            let runs = pair_ends.iter().map(|&end| View::Runs(&pairs[std::mem::replace(&mut first, end)..end]));
+            workspace.unite(&lists.chain(runs).chain([View::Array(&[]), View::Array(&[])]).collect::<Vec<_>>())
         };
         (made.ones > 0).then(|| Chunk { key, chunks: 1, view: made.view, ones: made.ones, runs: made.view.run_count() })
+    }
+
+    /// What was added, counted, in whatever form is quick.
+    pub(crate) fn finish_counting(&mut self, key: u32) -> Option<Chunk<'_>> {
+        if !self.in_words {
+            return self.finish(key);
+        }
+        let view = View::Words(&self.words);
+        let (ones, runs) = (view.ones(), view.run_count());
+        (ones > 0).then_some(Chunk { key, chunks: 1, view, ones, runs })
+    }
+
+    /// Adds what waits to the words.
+    fn use_words(&mut self) {
+        if std::mem::replace(&mut self.in_words, true) {
+            return;
+        }
+        self.words.fill(0);
+        View::Array(&self.list).add_to(&mut self.words);
+        View::Runs(&self.pairs).add_to(&mut self.words);
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        self.list.clear();
+        self.list_ends.clear();
+        self.pairs.clear();
+        self.pair_ends.clear();
     }
 }

@@ -114,8 +114,10 @@ impl Room {
     fn new(inputs: &[Input<'_>], options: &MergeOptions) -> Result<Self> {
         // What a batch reads, what it makes, and what describes each chunk that it makes.
         let per_byte = 2 + (Pieces::PIECE_BYTES as u64).div_ceil(64);
-        let fixed =
-            3 * 8192 + (1 + coarse(inputs).count() as u64) * Decoder::HEAP_BYTES + 64 * inputs.len() as u64 + 4096;
+        let fixed = Union::HEAP_BYTES
+            + (1 + coarse(inputs).count() as u64) * Decoder::HEAP_BYTES
+            + 64 * inputs.len() as u64
+            + 4096;
         let least = most_of_a_chunk(inputs.len()) + 64;
         let batch_of = |batches: u64| (options.memory_bytes / batches).saturating_sub(fixed) / per_byte;
         let mut threads = options.threads.max(1);
@@ -369,7 +371,8 @@ impl<'a> Job<'a> {
                 union.add(view);
             }
         }
-        if let Some(chunk) = union.finish(chunk_key) {
+        let made = if self.count_only { union.finish_counting(chunk_key) } else { union.finish(chunk_key) };
+        if let Some(chunk) = made {
             self.give(pieces, &chunk);
         }
         Ok(())

@@ -104,24 +104,25 @@ impl Pieces {
     fn close(&mut self, chunk: &Chunk<'_>, from: usize, sum: u32) {
         let len = u32::try_from(self.bytes.len() - from).unwrap_or_default();
         self.bytes.resize(self.bytes.len().next_multiple_of(64), 0);
-        self.add(chunk, len, sum);
+        self.add(chunk, chunk.view.form(), len, sum);
     }
 
     /// Appends a chunk that is counted only: what it would take is known, its bytes are not made.
     pub(super) fn count(&mut self, chunk: &Chunk<'_>) {
-        let len = match chunk.view {
-            View::Array(array) => 2 * array.len(),
-            View::Words(words) => size_of_val(words),
-            View::Runs(runs) => 4 * runs.len(),
-            View::Full => 0,
+        let form = Form::smallest(chunk.ones, chunk.runs);
+        let len = match form {
+            Form::Array => 2 * chunk.ones,
+            Form::Words => 8192,
+            Form::Runs => 4 * chunk.runs,
+            Form::Full => 0,
         };
-        self.add(chunk, u32::try_from(len).unwrap_or_default(), 0);
+        self.add(chunk, form, len, 0);
     }
 
-    fn add(&mut self, chunk: &Chunk<'_>, len: u32, sum: u32) {
+    fn add(&mut self, chunk: &Chunk<'_>, form: Form, len: u32, sum: u32) {
         let Chunk { key, chunks, view, ones, runs } = *chunk;
         let edges = (view.contains(0), view.contains(u16::MAX));
-        self.pieces.push(Piece { key, chunks, ones, len, sum, runs, form: view.form(), edges });
+        self.pieces.push(Piece { key, chunks, ones, len, sum, runs, form, edges });
     }
 }
 

@@ -39,6 +39,9 @@ pub(in crate::bitmap) struct Workspace {
 }
 
 impl Workspace {
+    /// The most memory that a workspace takes: words, two lists, and two of runs.
+    pub(in crate::bitmap) const HEAP_BYTES: u64 = (1 + 2 * 3 + 2 * 2) * 8192;
+
     pub(in crate::bitmap) fn new() -> Self {
         let list = || vec![0; 2 * ARRAY_MAX + ROOM].into_boxed_slice();
         Self {
