@@ -98,6 +98,9 @@ fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     let found = filled(x.len() + y.len(), start, [7, 7], |out| (kernels.unite_runs)(&x, &y, out));
     assert!(found == pairs(&both), "{:?}", kernels.level);
     assert_eq!((kernels.run_ones)(&x) as usize, a.len(), "{:?}", kernels.level);
+    let mut words = words_of(b);
+    (kernels.scatter_runs)(&x, &mut words);
+    assert!(words == words_of(&both), "{:?}", kernels.level);
 }
 
 /// All bounds, however many calls they take.

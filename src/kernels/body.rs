@@ -219,6 +219,20 @@ pub(super) fn scatter(list: &[u16], words: &mut Words) {
 }
 
 #[inline(always)]
+pub(super) fn scatter_runs(runs: &[Pair], words: &mut Words) {
+    for &[first, last] in runs {
+        let (from, to) = (usize::from(first / 64), usize::from(last / 64));
+        let (head, tail) = (u64::MAX << (first % 64), u64::MAX >> (63 - last % 64));
+        let is_one = from == to;
+        words[from] |= if is_one { head & tail } else { head };
+        words[to] |= if is_one { head & tail } else { tail };
+        for word in words.get_mut(from + 1..to).unwrap_or_default() {
+            *word = u64::MAX;
+        }
+    }
+}
+
+#[inline(always)]
 pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     if let Some((few, many)) = skewed(a, b) {
         return unite_few(few, many, out);

@@ -77,6 +77,8 @@ pub struct Kernels {
     pub is_ascending: fn(list: &[u16]) -> bool,
     /// Sets the bits of a list.
     pub scatter: fn(list: &[u16], words: &mut Words),
+    /// Sets the bits of runs.
+    pub scatter_runs: fn(runs: &[Pair], words: &mut Words),
     /// What is in `a` or in `b`; its length.
     pub unite: fn(a: &[u16], b: &[u16], out: &mut [u16]) -> usize,
     /// What is in `a` and in `b`; its length.

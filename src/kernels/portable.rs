@@ -23,6 +23,7 @@ macro_rules! every_kernel {
             list_runs(list: &[u16]) -> usize;
             is_ascending(list: &[u16]) -> bool;
             scatter(list: &[u16], words: &mut Words) -> ();
+            scatter_runs(runs: &[Pair], words: &mut Words) -> ();
             unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
             intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
             subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;

@@ -59,10 +59,6 @@ pub(in crate::bitmap) fn no_words() -> Box<Words> {
     Box::new([0; 1024])
 }
 
-pub(in crate::bitmap) fn set_run(words: &mut Words, run: Run) {
-    for_masks(run, |index, mask| words[index] |= mask);
-}
-
 pub(in crate::bitmap) fn clear_run(words: &mut Words, run: Run) {
     for_masks(run, |index, mask| words[index] &= !mask);
 }

@@ -16,7 +16,7 @@ mod unite;
 mod view;
 
 use crate::kernels::{ChunkOperation, Kernels, Measure, select};
-pub(super) use bits::{clear_run, no_words, set_run};
+pub(super) use bits::{clear_run, no_words};
 pub(super) use runs::Run;
 pub(super) use unite::Workspace;
 
@@ -82,7 +82,7 @@ impl Container {
             Form::Runs => Self::Runs(runs),
             Form::Words => {
                 let mut words = no_words();
-                runs.iter().for_each(|&run| set_run(&mut words, run.into()));
+                View::Runs(&runs).add_to(&mut words);
                 Self::Bits { ones: runs::ones_of(&runs), words }
             }
         }

@@ -3,6 +3,10 @@
 
 use super::*;
 
+fn set_run(words: &mut Words, run: Run) {
+    (run.first..=run.last).for_each(|bit| words[usize::from(bit / 64)] |= 1 << (bit % 64));
+}
+
 fn container(positions: impl Iterator<Item = u32>) -> Container {
     let mut words = no_words();
     positions.for_each(|position| set_run(&mut words, Run { first: to_u16(position), last: to_u16(position) }));

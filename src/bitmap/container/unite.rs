@@ -5,7 +5,7 @@
 //! Few bits are sorted in registers; lists of like length are merged two by two; many lists are scattered into words that
 //! stay in the cache. The ways are those that measurements on x86-64 with AVX2 favour.
 
-use super::{ARRAY_MAX, CHUNK, Container, Form, Pair, Run, View, Words, bits, no_words, small, to_u16};
+use super::{ARRAY_MAX, CHUNK, Container, Form, Pair, Run, View, Words, no_words, small, to_u16};
 use crate::kernels::{EDGES, FEW, FEW_RUNS, GROUP, Groups, Kernels, ROOM, select};
 
 /// What a merge of two lists costs for each item, and a scattered item, in tenths of a nanosecond.
@@ -160,7 +160,7 @@ impl Workspace {
                 if std::mem::replace(&mut self.is_used, true) {
                     self.words.fill(0);
                 }
-                runs.iter().for_each(|&run| bits::set_run(&mut self.words, run.into()));
+                (self.kernels.scatter_runs)(runs, &mut self.words);
                 View::Words(&self.words)
             }
         };

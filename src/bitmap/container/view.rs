@@ -2,7 +2,7 @@
 //! Owns what can be asked of the set bits of one chunk, wherever they lie, and their walk by runs. Knows nothing of chunk
 //! keys, disks or bytes.
 
-use super::bits::{self, set_run};
+use super::bits;
 use super::{ARRAY_MAX, CHUNK, Pair, RUNS_MAX, Run, Words, array, runs, small, to_u16};
 use crate::kernels::select;
 use std::borrow::Cow;
@@ -151,7 +151,7 @@ impl<'a> View<'a> {
         match self {
             Self::Array(array) => (select().scatter)(array, words),
             Self::Words(other) => (select().or_only)(words, other),
-            Self::Runs(runs) => runs.iter().for_each(|&run| set_run(words, run.into())),
+            Self::Runs(runs) => (select().scatter_runs)(runs, words),
             Self::Full => words.fill(u64::MAX),
         }
     }
