@@ -26,6 +26,21 @@ pub type Groups = [[u16; GROUP]; FEW_RUNS];
 /// A list this many times as long as the other is searched instead of walked.
 const SKEW: usize = 32;
 
+/// Puts the items of `part` to the front of a group, without a loop whose end would be guessed wrong most often.
+#[inline(always)]
+pub fn fill_group(group: &mut [u16; GROUP], part: &[u16]) {
+    const HALF: usize = GROUP / 2;
+    let len = part.len().min(GROUP);
+    if let (Some(head), Some(tail)) = (part.first_chunk::<HALF>(), part[..len].last_chunk::<HALF>()) {
+        group[..HALF].copy_from_slice(head);
+        group[len - HALF..len].copy_from_slice(tail);
+    } else if let [first, .., last] = part {
+        (group[0], group[len / 2], group[len - 1]) = (*first, part[len / 2], *last);
+    } else if let [only] = part {
+        group[0] = *only;
+    }
+}
+
 #[inline(always)]
 pub(super) fn or(to: &mut Words, from: &Words) -> Measure {
     or_only(to, from);

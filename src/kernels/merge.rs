@@ -15,6 +15,9 @@ const LANES: usize = GROUP;
 /// Lists of this many items or more are cut in two halves.
 const SPLIT_MIN: usize = 64;
 
+/// The registers in which the ends of two lists are sorted.
+const TAIL: usize = 8;
+
 /// For each set of lanes to leave out, the bytes to keep, packed to the left.
 static PACK: [[u8; 16]; 256] = pack();
 
@@ -59,10 +62,17 @@ pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 fn unite_avx2(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    // The mark for the end cannot be an item of the networks.
+    let (a_below, b_below) = (a.strip_suffix(&[u16::MAX]), b.strip_suffix(&[u16::MAX]));
+    if a_below.is_some() || b_below.is_some() {
+        let count = unite_avx2(a_below.unwrap_or(a), b_below.unwrap_or(b), out);
+        out[count] = u16::MAX;
+        return count + 1;
+    }
     if let Some((few, many)) = body::skewed(a, b) {
         return body::unite_few(few, many, out);
     }
-    assert!(out.len() >= a.len() + b.len() + 2 * LANES);
+    assert!(out.len() >= a.len() + b.len() + 4 * LANES);
     if a.len().min(b.len()) < SPLIT_MIN {
         return match Stream::new(a, b) {
             Some(stream) => stream.finish(out),
@@ -73,7 +83,7 @@ fn unite_avx2(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     let middle = a.len() / 2;
     let (low_a, high_a) = a.split_at(middle);
     let (low_b, high_b) = b.split_at(b.partition_point(|&item| item < high_a[0]));
-    let room = low_a.len() + low_b.len() + LANES;
+    let room = low_a.len() + low_b.len() + 2 * LANES;
     let (Some(mut low), Some(mut high)) = (Stream::new(low_a, low_b), Stream::new(high_a, high_b)) else {
         let count = body::unite_evenly(low_a, low_b, out);
         return count + body::unite_evenly(high_a, high_b, &mut out[count..]);
@@ -123,11 +133,29 @@ impl<'a> Stream<'a> {
         while self.has_more() {
             step!(self, out);
         }
-        let count = self.count + store_new(self.before, self.low, &mut out[self.count..]);
+        let mut count = self.count + store_new(self.before, self.low, &mut out[self.count..]);
         // What is left: the largest eight, less than eight of one list, and any number of the other.
+        let (rest_a, rest_b) = (&self.a[self.next_a * LANES..], &self.b[self.next_b * LANES..]);
+        let groups = 1 + rest_a.len().div_ceil(LANES) + rest_b.len().div_ceil(LANES);
+        if groups <= TAIL {
+            let mut registers = [_mm_set1_epi16(-1); TAIL];
+            registers[0] = self.high;
+            let parts = rest_a.chunks(LANES).chain(rest_b.chunks(LANES));
+            for (register, part) in registers[1..].iter_mut().zip(parts) {
+                let mut group = [u16::MAX; LANES];
+                body::fill_group(&mut group, part);
+                *register = load(&group);
+            }
+            sort_groups(&mut registers, groups);
+            let mut before = self.low;
+            for &register in &registers[..groups] {
+                count += store_new(before, register, &mut out[count..]);
+                before = register;
+            }
+            return count - usize::from(count > 0 && out[count - 1] == u16::MAX);
+        }
         let mut largest = [0; 2 * LANES];
         let left = store_new(self.low, self.high, &mut largest);
-        let (rest_a, rest_b) = (&self.a[self.next_a * LANES..], &self.b[self.next_b * LANES..]);
         let (short, long) = if rest_a.len() < LANES { (rest_a, rest_b) } else { (rest_b, rest_a) };
         let mut both = [0; 4 * LANES];
         let left = body::unite_evenly(&largest[..left], short, &mut both);

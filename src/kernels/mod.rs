@@ -14,7 +14,7 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use body::{EDGES, FEW, FEW_RUNS, GROUP, Groups, ROOM, WORDS};
+pub use body::{EDGES, FEW, FEW_RUNS, GROUP, Groups, ROOM, WORDS, fill_group};
 
 use crate::cpu::Level;
 use std::sync::OnceLock;

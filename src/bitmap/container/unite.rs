@@ -6,7 +6,7 @@
 //! stay in the cache. The ways are those that measurements on x86-64 with AVX2 favour.
 
 use super::{ARRAY_MAX, CHUNK, Container, Form, Pair, Run, View, Words, no_words, small, to_u16};
-use crate::kernels::{EDGES, FEW, FEW_RUNS, GROUP, Groups, Kernels, ROOM, select};
+use crate::kernels::{EDGES, FEW, FEW_RUNS, GROUP, Groups, Kernels, ROOM, fill_group, select};
 
 /// What a merge of two lists costs for each item, and a scattered item, in tenths of a nanosecond.
 const MERGE_COST: usize = 6;
@@ -203,7 +203,7 @@ impl Workspace {
             // The kernel's mark for the end cannot be an item.
             let list = list.strip_suffix(&[u16::MAX]).inspect(|_| has_last = true).unwrap_or(list);
             for part in list.chunks(GROUP) {
-                fill(&mut items[groups % (FEW / GROUP)], part);
+                fill_group(&mut items[groups % (FEW / GROUP)], part);
                 groups += 1;
             }
         }
@@ -292,20 +292,6 @@ impl Workspace {
         }
         let count = ends.first().copied().unwrap_or(0);
         self.of_runs(count)
-    }
-}
-
-/// Puts the items of `part` to the front of a group, without a loop whose end would be guessed wrong most often.
-fn fill(group: &mut [u16; GROUP], part: &[u16]) {
-    const HALF: usize = GROUP / 2;
-    let len = part.len().min(GROUP);
-    if let (Some(head), Some(tail)) = (part.first_chunk::<HALF>(), part[..len].last_chunk::<HALF>()) {
-        group[..HALF].copy_from_slice(head);
-        group[len - HALF..len].copy_from_slice(tail);
-    } else if let [first, .., last] = part {
-        (group[0], group[len / 2], group[len - 1]) = (*first, part[len / 2], *last);
-    } else if let [only] = part {
-        group[0] = *only;
     }
 }
 
