@@ -201,8 +201,10 @@ impl Image {
         }
     }
 
-    /// Without locks somebody else may have written since the image was opened.
-    fn check_unchanged(&self) -> Result<()> {
+    /// Reads the header and the bitmap directory again: [`ErrorKind::Changed`] if somebody else has written them since.
+    ///
+    /// For an image without locks, where nothing else would tell; [`Image::commit`] asks this by itself.
+    pub fn check_unchanged(&self) -> Result<()> {
         let now = Qcow2::open(Arc::clone(&self.storage)).map_err(|error| self.name_it(error))?;
         if now.is_same_state(&self.format) {
             return Ok(());
