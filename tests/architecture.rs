@@ -19,6 +19,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("segment", &["error", "geometry", "progress", "storage", "bitmap"]),
     ("formats", &["error", "geometry", "progress", "storage", "bitmap", "chain"]),
     ("image", &["error", "geometry", "progress", "storage", "bitmap", "chain", "formats"]),
+    ("capi", &["error", "geometry", "progress", "storage", "bitmap", "segment", "chain", "image"]),
 ];
 
 /// The rooms in which unsafe code may stand.

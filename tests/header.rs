@@ -1,0 +1,67 @@
+#![cfg(feature = "capi")]
+//! The header of the C library is what its sources say: `UPDATE=1 cargo test --test header` makes it anew.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// The sources in the order in which a reader wants them.
+const SOURCES: &[&str] =
+    &["values", "error", "options", "bitmap", "sets", "bits", "report", "image", "checkpoint", "stored", "segment"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn generated() -> String {
+    let config = cbindgen::Config::from_file(root().join("cbindgen.toml")).expect("cbindgen.toml can be read");
+    let sources: Vec<PathBuf> =
+        SOURCES.iter().map(|name| root().join("src/capi").join(name).with_extension("rs")).collect();
+    let builder = sources.iter().fold(cbindgen::Builder::new(), |builder, source| builder.with_src(source));
+    let mut header = Vec::new();
+    builder.with_config(config).generate().expect("the sources can be read").write(&mut header);
+    let header = String::from_utf8(header).expect("the header is text");
+    // Rust's documents mark code in backquotes, and C's do not; one line of comment needs no three.
+    let lines: Vec<String> = header.replace('`', "").lines().map(|line| line.trim_end().to_owned()).collect();
+    let mut short = String::new();
+    let mut rest = lines.as_slice();
+    while let [first, more @ ..] = rest {
+        let indent = &first[..first.len() - first.trim_start().len()];
+        match more {
+            [text, end, after @ ..] if first.trim() == "/**" && end.trim() == "*/" => {
+                short += &format!("{indent}/**{} */\n", text.trim().trim_start_matches('*'));
+                rest = after;
+            }
+            _ => {
+                // Two empty lines are one.
+                if !(first.is_empty() && short.ends_with("\n\n")) {
+                    short += first;
+                    short.push('\n');
+                }
+                rest = more;
+            }
+        }
+    }
+    short
+}
+
+#[test]
+fn the_header_is_what_the_sources_say() {
+    let path = root().join("include/checkmap.h");
+    let generated = generated();
+    if env::var_os("UPDATE").is_some() {
+        fs::write(&path, &generated).expect("the header can be written");
+    }
+    let committed = fs::read_to_string(&path).expect("the header can be read");
+    assert!(committed == generated, "include/checkmap.h is out of date: UPDATE=1 cargo test --test header");
+}
+
+#[test]
+fn every_source_of_the_c_library_is_in_the_header() {
+    for entry in fs::read_dir(root().join("src/capi")).expect("src/capi can be listed") {
+        let path = entry.expect("src/capi can be listed").path();
+        let name = path.file_stem().expect("a file has a name").to_string_lossy().into_owned();
+        let text = fs::read_to_string(&path).expect("sources are text");
+        let exports = text.contains("unsafe(no_mangle)") || text.contains("repr(C)") && name != "boundary";
+        assert_eq!(exports, SOURCES.contains(&name.as_str()), "{name}");
+    }
+}
