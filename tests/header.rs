@@ -4,6 +4,18 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+/// What cbindgen cannot write: macros that make the structs which begin with their size.
+const MACROS: &str = "\
+/** Empty options. */
+#define CHECKMAP_OPTS_INIT { sizeof(struct checkmap_opts), 0, 0, NULL, NULL, 0, 0 }
+/** A place for the facts of an image. */
+#define CHECKMAP_IMAGE_INFO_INIT \\
+    { sizeof(struct checkmap_image_info), 0, NULL, 0, 0, 0, NULL, 0, NULL, 0, 0, 0 }
+/** A place for the facts of a segment. */
+#define CHECKMAP_SEGMENT_INFO_INIT { sizeof(struct checkmap_segment_info), 0, 0, 0, 0, 0, 0, 0, 0 }
+
+";
+
 /// The sources in the order in which a reader wants them.
 const SOURCES: &[&str] =
     &["values", "error", "options", "bitmap", "sets", "bits", "report", "image", "checkpoint", "stored", "segment"];
@@ -41,7 +53,11 @@ fn generated() -> String {
             }
         }
     }
+    let end = "#ifdef __cplusplus\n}  // extern \"C\"\n#endif  // __cplusplus\n";
+    assert!(short.contains(end), "the header does not end as it did");
     short
+        .replace(end, &format!("{MACROS}#ifdef __cplusplus\n}}\n#endif\n"))
+        .replace("\"C\" {\n#endif // __cplusplus", "\"C\" {\n#endif")
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::ffi::{CStr, c_char, c_int};
 use std::fmt::{self, Write};
 
-/// The operating system refused: see the source for its reason. (`EIO`)
+/// The operating system refused; the errno is its own. (`EIO` where it gave none)
 pub const CHECKMAP_ERROR_IO: u32 = 1;
 /// The disk, or the block device that cannot grow, is full. (`ENOSPC`)
 pub const CHECKMAP_ERROR_NO_SPACE: u32 = 2;
