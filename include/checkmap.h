@@ -873,7 +873,7 @@ int checkmap_diff(const struct checkmap_image *image,
 /**
  * checkmap_diff() of a window of the disk, with options: progress, model, and the flag TOP_LAYER_ONLY.
  *
- * Outside of offset and length the bitmap is clean, and nothing is read; CHECKMAP_TO_END is up to the end of the
+ * Outside of the granules that offset and length touch the bitmap is clean; CHECKMAP_TO_END is up to the end of the
  * disk. A call that was stopped is -ECANCELED.
  */
 int checkmap_diff_with(const struct checkmap_image *image,
@@ -895,7 +895,7 @@ int64_t checkmap_stored_list(const struct checkmap_image *image,
                              size_t max);
 
 /**
- * Reads a stored bitmap; outside of the window it is clean, and nothing is read.
+ * Reads a stored bitmap; outside of the granules that the window touches it is clean.
  *
  * Fails with -ENOENT, or where the content cannot be trusted: -EUCLEAN, -ENOTSUP, -EBADMSG. The caller owns
  * *out, which is NULL on error.

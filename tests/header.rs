@@ -1,4 +1,3 @@
-#![cfg(feature = "capi")]
 //! The header of the C library is what its sources say: `UPDATE=1 cargo test --test header` makes it anew.
 
 use std::path::{Path, PathBuf};
@@ -69,6 +68,34 @@ fn the_header_is_what_the_sources_say() {
     }
     let committed = fs::read_to_string(&path).expect("the header can be read");
     assert!(committed == generated, "include/checkmap.h is out of date: UPDATE=1 cargo test --test header");
+}
+
+/// The calls that a header declares.
+fn calls(header: &str) -> Vec<&str> {
+    let mut names: Vec<&str> = header
+        .match_indices("checkmap_")
+        .filter_map(|(at, _)| {
+            let len = header[at..].find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
+            let before = header[..at].rsplit('\n').next().unwrap_or_default();
+            let declares = before.starts_with(|c: char| c.is_ascii_lowercase()) && !before.contains('(');
+            (declares && header[at + len..].starts_with('(')).then(|| &header[at..at + len])
+        })
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn the_symbol_map_has_the_calls_of_the_header_and_no_others() {
+    let path = root().join("libcheckmap/checkmap.map");
+    let header = generated();
+    let symbols: String = calls(&header).iter().map(|name| format!("    {name};\n")).collect();
+    let map = format!("CHECKMAP_0 {{\nglobal:\n{symbols}local:\n    *;\n}};\n");
+    if env::var_os("UPDATE").is_some() {
+        fs::write(&path, &map).expect("the map can be written");
+    }
+    let committed = fs::read_to_string(&path).expect("the map can be read");
+    assert!(committed == map, "libcheckmap/checkmap.map is out of date: UPDATE=1 cargo test --test header");
 }
 
 #[test]

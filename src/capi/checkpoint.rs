@@ -2,7 +2,7 @@
 //! which bitmaps that takes.
 
 use super::bitmap::checkmap_bitmap;
-use super::boundary::{Room, count, exclusive, give, guard, handle_out, shared, signed};
+use super::boundary::{Room, count, exclusive, give, guard, handle_out, shared, signed, within};
 use super::image::{OpenImage, checkmap_image, name};
 use super::options::{CHECKMAP_OPT_DRY_RUN, CHECKMAP_OPT_FORCE_INCONSISTENT, Options, checkmap_opts};
 use super::values::{
@@ -249,7 +249,7 @@ pub unsafe extern "C" fn checkmap_diff(
 
 /// `checkmap_diff()` of a window of the disk, with options: `progress`, `model`, and the flag TOP_LAYER_ONLY.
 ///
-/// Outside of `offset` and `length` the bitmap is clean, and nothing is read; `CHECKMAP_TO_END` is up to the end of the
+/// Outside of the granules that `offset` and `length` touch the bitmap is clean; `CHECKMAP_TO_END` is up to the end of the
 /// disk. A call that was stopped is `-ECANCELED`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_diff_with(
@@ -276,7 +276,8 @@ pub unsafe extern "C" fn checkmap_diff_with(
         let until = if until.is_null() { None } else { Some(unsafe { name(until, until_len) }?) };
         let (layers, model) = (options.layers(), options.model);
         let request = DiffRequest { since, until, offset, len_bytes: length, layers, model };
-        out.put(give(open.fresh()?.diff(&request, &mut options)?.bitmap));
+        let changed = open.fresh()?.diff(&request, &mut options)?.bitmap;
+        out.put(give(within(changed, offset, length)?));
         Ok(0)
     })
 }

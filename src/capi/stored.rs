@@ -2,8 +2,7 @@
 //! order of their own in them. Must never know what their names mean.
 
 use super::bitmap::checkmap_bitmap;
-use super::boundary::Out;
-use super::boundary::{Room, array, count, give, guard, handle_out, shared, signed};
+use super::boundary::{Out, Room, array, count, give, guard, handle_out, shared, signed, within};
 use super::checkpoint::change;
 use super::image::{OpenImage, checkmap_image, name, named};
 use super::options::{Options, checkmap_opts};
@@ -56,7 +55,7 @@ fn list(open: &OpenImage) -> Result<Arc<Vec<BitmapState>>> {
     Ok(open.listed(|listed| Arc::clone(listed.bitmaps.get_or_insert_with(|| Arc::new(image.bitmaps())))))
 }
 
-/// Reads a stored bitmap; outside of the window it is clean, and nothing is read.
+/// Reads a stored bitmap; outside of the granules that the window touches it is clean.
 ///
 /// Fails with `-ENOENT`, or where the content cannot be trusted: `-EUCLEAN`, `-ENOTSUP`, `-EBADMSG`. The caller owns
 /// `*out`, which is NULL on error.
@@ -76,7 +75,8 @@ pub unsafe extern "C" fn checkmap_stored_read(
         let open = unsafe { shared(image) }?;
         // SAFETY: the caller's promise for `name`.
         let name = unsafe { self::name(name, len) }?;
-        out.put(give(open.fresh()?.read_bitmap(&named(name), offset, length)?));
+        let bitmap = open.fresh()?.read_bitmap(&named(name), offset, length)?;
+        out.put(give(within(bitmap, offset, length)?));
         Ok(0)
     })
 }

@@ -1,0 +1,77 @@
+# The C library: `make`, `make install DESTDIR= PREFIX= LIBDIR=`, `make uninstall`. Needs cargo, cc and make.
+#
+# Cargo makes a static archive, and cc links the shared library from it: only so does it get its symbol versions and
+# nothing but its own symbols, and the flags of the distribution. The Rust library stays an rlib.
+
+CARGO ?= cargo
+CARGO_FLAGS ?= --locked
+CARGO_PROFILE ?= release
+PREFIX ?= /usr/local
+EXEC_PREFIX ?= $(PREFIX)
+LIBDIR ?= $(EXEC_PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+MANDIR ?= $(PREFIX)/share/man
+PKGCONFIGDIR ?= $(LIBDIR)/pkgconfig
+INSTALL ?= install
+
+C_ROOT := $(patsubst %/,%,$(dir $(abspath $(dir $(lastword $(MAKEFILE_LIST))))))
+C_TARGET := $(abspath $(or $(CARGO_TARGET_DIR),$(C_ROOT)/target))
+# Where the library is built, and found by PKG_CONFIG_PATH before it is installed.
+C_BUILD ?= $(C_TARGET)/c
+C_VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' $(C_ROOT)/Cargo.toml | head -n 1)
+C_SONAME := libcheckmap.so.0
+C_SHARED := libcheckmap.so.$(C_VERSION)
+# As `cargo rustc -- --print native-static-libs` says; a test compares them.
+C_PRIVATE := -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
+C_MAP := $(C_ROOT)/libcheckmap/checkmap.map
+C_PROFILE_DIR := $(if $(filter dev,$(CARGO_PROFILE)),debug,$(CARGO_PROFILE))
+C_MAN := $(wildcard $(C_ROOT)/libcheckmap/man/*.3)
+
+.PHONY: all c-archive install uninstall
+
+all: $(C_BUILD)/$(C_SHARED) $(C_BUILD)/checkmap-uninstalled.pc
+
+# Cargo knows best what is out of date; where there is none (`sudo make install`) the archive is taken as it is.
+c-archive:
+	@command -v $(CARGO) >/dev/null || test -e $(C_TARGET)/$(C_PROFILE_DIR)/libcheckmap.a \
+		|| { echo "cargo is missing; see https://rustup.rs" >&2; exit 1; }
+	if command -v $(CARGO) >/dev/null; then cd $(C_ROOT) && CARGO_TARGET_DIR=$(C_TARGET) $(CARGO) rustc --quiet \
+		$(CARGO_FLAGS) --profile $(CARGO_PROFILE) --lib --no-default-features --features capi --crate-type staticlib; fi
+	mkdir -p $(C_BUILD)
+	cmp -s $(C_TARGET)/$(C_PROFILE_DIR)/libcheckmap.a $(C_BUILD)/libcheckmap.a \
+		|| cp $(C_TARGET)/$(C_PROFILE_DIR)/libcheckmap.a $(C_BUILD)/libcheckmap.a
+
+$(C_BUILD)/libcheckmap.a: c-archive
+
+$(C_BUILD)/$(C_SHARED): $(C_BUILD)/libcheckmap.a $(C_MAP)
+	$(CC) -shared $(CFLAGS) $(LDFLAGS) -o $@ \
+		-Wl,--whole-archive $(C_BUILD)/libcheckmap.a -Wl,--no-whole-archive -Wl,--gc-sections \
+		-Wl,--version-script=$(C_MAP) -Wl,-soname,$(C_SONAME) \
+		-Wl,-z,nodelete -Wl,-z,relro -Wl,-z,now -Wl,-z,defs $(C_PRIVATE)
+	ln -sf $(C_SHARED) $(C_BUILD)/$(C_SONAME)
+	ln -sf $(C_SONAME) $(C_BUILD)/libcheckmap.so
+
+# $(1) libdir, $(2) includedir
+c_pc = sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@EXEC_PREFIX@|$(EXEC_PREFIX)|' -e 's|@LIBDIR@|$(1)|' \
+	-e 's|@INCLUDEDIR@|$(2)|' -e 's|@VERSION@|$(C_VERSION)|' -e 's|@PRIVATE@|$(C_PRIVATE)|' \
+	$(C_ROOT)/libcheckmap/checkmap.pc.in
+
+$(C_BUILD)/checkmap-uninstalled.pc: $(C_ROOT)/libcheckmap/checkmap.pc.in $(C_ROOT)/Cargo.toml
+	mkdir -p $(C_BUILD)
+	$(call c_pc,$(C_BUILD),$(C_ROOT)/include) > $@
+
+install: all
+	$(INSTALL) -d $(DESTDIR)$(LIBDIR) $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(PKGCONFIGDIR) $(DESTDIR)$(MANDIR)/man3
+	$(INSTALL) -m 755 $(C_BUILD)/$(C_SHARED) $(DESTDIR)$(LIBDIR)/$(C_SHARED)
+	ln -sf $(C_SHARED) $(DESTDIR)$(LIBDIR)/$(C_SONAME)
+	ln -sf $(C_SONAME) $(DESTDIR)$(LIBDIR)/libcheckmap.so
+	$(INSTALL) -m 644 $(C_BUILD)/libcheckmap.a $(DESTDIR)$(LIBDIR)/libcheckmap.a
+	$(INSTALL) -m 644 $(C_ROOT)/include/checkmap.h $(DESTDIR)$(INCLUDEDIR)/checkmap.h
+	$(call c_pc,$(LIBDIR),$(INCLUDEDIR)) > $(DESTDIR)$(PKGCONFIGDIR)/checkmap.pc
+	chmod 644 $(DESTDIR)$(PKGCONFIGDIR)/checkmap.pc
+	$(if $(C_MAN),$(INSTALL) -m 644 $(C_MAN) $(DESTDIR)$(MANDIR)/man3)
+
+uninstall:
+	rm -f $(DESTDIR)$(LIBDIR)/$(C_SHARED) $(DESTDIR)$(LIBDIR)/$(C_SONAME) $(DESTDIR)$(LIBDIR)/libcheckmap.so \
+		$(DESTDIR)$(LIBDIR)/libcheckmap.a $(DESTDIR)$(INCLUDEDIR)/checkmap.h $(DESTDIR)$(PKGCONFIGDIR)/checkmap.pc \
+		$(addprefix $(DESTDIR)$(MANDIR)/man3/,$(notdir $(C_MAN)))
