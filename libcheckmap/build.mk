@@ -27,7 +27,7 @@ C_MAP := $(C_ROOT)/libcheckmap/checkmap.map
 C_PROFILE_DIR := $(if $(filter dev,$(CARGO_PROFILE)),debug,$(CARGO_PROFILE))
 C_MAN := $(wildcard $(C_ROOT)/libcheckmap/man/*.3)
 
-.PHONY: all c-archive install uninstall
+.PHONY: all c-archive install uninstall c-generated test-c-sanitize test-cargo-c
 
 all: $(C_BUILD)/$(C_SHARED) $(C_BUILD)/checkmap-uninstalled.pc
 
@@ -75,3 +75,26 @@ uninstall:
 	rm -f $(DESTDIR)$(LIBDIR)/$(C_SHARED) $(DESTDIR)$(LIBDIR)/$(C_SONAME) $(DESTDIR)$(LIBDIR)/libcheckmap.so \
 		$(DESTDIR)$(LIBDIR)/libcheckmap.a $(DESTDIR)$(INCLUDEDIR)/checkmap.h $(DESTDIR)$(PKGCONFIGDIR)/checkmap.pc \
 		$(addprefix $(DESTDIR)$(MANDIR)/man3/,$(notdir $(C_MAN)))
+
+# What is made from the sources of the C library and stands in the repository: header, symbol map, manual pages, ABI.
+c-generated:
+	cd $(C_ROOT) && UPDATE=1 $(CARGO) test --quiet --test header
+	$(C_ROOT)/libcheckmap/make-man
+	cd $(C_ROOT) && UPDATE=1 $(CARGO) test --quiet --test capi the_abi
+
+# Rust's side instrumented too, and much more random calls than in CI; RUSTC_BOOTSTRAP because sanitizers are not stable.
+C_TRIPLE = $(shell $(CARGO) -vV | sed -n 's/^host: //p')
+test-c-sanitize:
+	cd $(C_ROOT) && CHECKMAP_C_SANITIZE=$(C_TRIPLE) CHECKMAP_C_ALL=1 CHECKMAP_C_FUZZ_ROUNDS=20000 \
+		$(CARGO) test --release --test capi -- --nocapture every_behaviour random
+
+# The second way to the library: needs cargo-c, `cargo install cargo-c`.
+test-cargo-c:
+	cd $(C_ROOT) && rm -rf $(C_BUILD)/cargo-c && CARGO_TARGET_DIR=$(C_TARGET) $(CARGO) cinstall --release --no-default-features \
+		--features capi --prefix=/usr --libdir=/usr/lib --destdir=$(C_BUILD)/cargo-c
+	for file in include/checkmap.h lib/libcheckmap.so.0 lib/libcheckmap.a lib/pkgconfig/checkmap.pc; do \
+		test -e $(C_BUILD)/cargo-c/usr/$$file || { echo "$$file is missing" >&2; exit 1; }; done
+	readelf -d $(C_BUILD)/cargo-c/usr/lib/libcheckmap.so | grep -F '[libcheckmap.so.0]'
+	$(CC) -I$(C_BUILD)/cargo-c/usr/include $(C_ROOT)/examples/incremental.c -o $(C_BUILD)/cargo-c/incremental \
+		-L$(C_BUILD)/cargo-c/usr/lib -lcheckmap
+	! LD_LIBRARY_PATH=$(C_BUILD)/cargo-c/usr/lib $(C_BUILD)/cargo-c/incremental /dev/null none

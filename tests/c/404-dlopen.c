@@ -20,8 +20,8 @@ static void *load(void *library)
         memcpy(&new, &symbols[0], sizeof new);
         memcpy(&end, &symbols[1], sizeof end);
         memcpy(&error, &symbols[2], sizeof error);
-        checkmap_bitmap *bitmap = NULL;
-        if (new(1 << 20, 65536, &bitmap) != 0 || new(1, 3, &bitmap) != -EINVAL || error()[0] == 0) {
+        checkmap_bitmap *bitmap = NULL, *none = NULL;
+        if (new(1 << 20, 65536, &bitmap) != 0 || new(1, 3, &none) != -EINVAL || error()[0] == 0) {
             exit(2);
         }
         end(bitmap);
