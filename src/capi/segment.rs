@@ -435,12 +435,9 @@ pub unsafe extern "C" fn checkmap_segment_merge_info(
 }
 
 fn merge_options(options: &Options) -> MergeOptions {
-    let mut how = MergeOptions::default();
-    how.threads = options.threads;
-    if options.memory_bytes > 0 {
-        how.memory_bytes = options.memory_bytes;
-    }
-    how
+    let default = MergeOptions::default();
+    let memory_bytes = if options.memory_bytes > 0 { options.memory_bytes } else { default.memory_bytes };
+    MergeOptions { memory_bytes, threads: options.threads, ..default }
 }
 
 /// Writes a new file beside `path`, and puts it in its place when it is whole and durable.
