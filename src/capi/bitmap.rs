@@ -5,7 +5,9 @@ use super::boundary::{
     Handle, Room, Shared, exclusive, free, give, guard, handle_out, object, offset_or_none, shared, signed,
 };
 use super::values::{CHECKMAP_EXTENT_DIRTY, checkmap_extent};
-use crate::{Bitmap, Extent, Granularity, Result};
+use crate::bitmap::Bitmap;
+use crate::error::Result;
+use crate::geometry::{Extent, Granularity};
 use std::ffi::c_int;
 
 /// Which granules of a disk are dirty: one bit for each.
@@ -336,7 +338,7 @@ mod tests {
         // SAFETY: as above.
         unsafe {
             assert_eq!(checkmap_bitmap_new(1 << 20, 65536, &raw mut bitmap), 0);
-            let failed = |_: &mut Bitmap| Err(crate::Error::new(crate::ErrorKind::Io, "on purpose"));
+            let failed = |_: &mut Bitmap| Err(crate::error::Error::new(crate::error::ErrorKind::Io, "on purpose"));
             assert_eq!(change(bitmap, failed), -libc::EIO);
             assert_eq!(checkmap_bitmap_get(bitmap, 0), 0);
             checkmap_bitmap_free(bitmap);

@@ -2,8 +2,9 @@
 
 use super::bitmap::checkmap_bitmap;
 use super::boundary::{Room, array, count, exclusive, give, guard, handle_out, shared, signed, too_short};
-use crate::geometry::clip_end;
-use crate::{Bitmap, Error, ErrorKind, Granularity, Result};
+use crate::bitmap::Bitmap;
+use crate::error::{Error, ErrorKind, Result};
+use crate::geometry::{Granularity, clip_end};
 use std::ffi::c_int;
 
 /// The granules of a range: the first, and how many.

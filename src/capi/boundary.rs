@@ -2,8 +2,9 @@
 //! that a panic left in an unknown state is never used again. Must never know what an object does.
 
 use super::error;
+use crate::bitmap::Bitmap;
+use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::clip_end;
-use crate::{Bitmap, Error, ErrorKind, Result};
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::ops::{Deref, DerefMut};

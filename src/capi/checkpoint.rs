@@ -10,8 +10,9 @@ use super::values::{
     CHECKMAP_CHECKPOINT_UNUSABLE, checkmap_checkpoint,
 };
 use crate::chain::{Checkpoint, Plan};
-use crate::image::DiffRequest;
-use crate::{Granularity, Image, Result};
+use crate::error::Result;
+use crate::geometry::Granularity;
+use crate::image::{DiffRequest, Image};
 use std::ffi::{c_char, c_int};
 use std::ptr;
 use std::sync::Arc;

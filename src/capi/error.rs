@@ -2,7 +2,7 @@
 //! know how an error came about.
 
 use super::boundary::guard;
-use crate::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind};
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::{CStr, c_char, c_int};
 use std::fmt::{self, Write};

@@ -5,8 +5,8 @@ use super::boundary::{Handle, Shared, array, count, free, give, guard, handle_ou
 use super::options::{Facts, Options, Sized32, checkmap_opts, model_number};
 use super::report::{checkmap_report, report_of};
 use crate::chain::{BitmapState, Checkpoint, MAX_BITMAP_NAME, Model, Name};
-use crate::image::{Access, OpenOptions};
-use crate::{Error, ErrorKind, Image, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Access, Image, OpenOptions};
 use std::ffi::{CString, OsStr, c_char, c_int};
 use std::fs::File;
 use std::io;

@@ -2,9 +2,9 @@
 //! know which call reads them.
 
 use crate::chain::Model;
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::Layers;
 use crate::progress::{Observer, Step};
-use crate::{Error, ErrorKind, Result};
 use std::ffi::{c_char, c_int, c_void};
 use std::io;
 use std::ops::ControlFlow;

@@ -11,9 +11,11 @@ use super::report::{checkmap_report, report_of_segment};
 use super::values::{
     CHECKMAP_EXTENT_DIRTY, CHECKMAP_EXTENT_ONLY_IN_FIRST, CHECKMAP_EXTENT_ONLY_IN_SECOND, checkmap_extent,
 };
-use crate::segment::{self, MergeOptions, Side, Summary};
+use crate::bitmap::Bitmap;
+use crate::error::{Error, Result};
+use crate::geometry::Extent;
+use crate::segment::{self, MergeOptions, Segment, Side, Summary};
 use crate::storage::FileStorage;
-use crate::{Bitmap, Error, Extent, Result, Segment};
 use std::ffi::{OsString, c_char, c_int};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};

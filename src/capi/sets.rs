@@ -3,8 +3,10 @@
 use super::bitmap::checkmap_bitmap;
 use super::boundary::{exclusive, give, guard, handle_out, handles, shared};
 use super::options::{Options, checkmap_opts};
+use crate::bitmap::Bitmap;
+use crate::error::{Error, ErrorKind, Result};
+use crate::geometry::Granularity;
 use crate::progress::{Observer, Step};
-use crate::{Bitmap, Error, ErrorKind, Granularity, Result};
 use std::ffi::c_int;
 use std::ptr;
 

@@ -11,7 +11,8 @@ use super::values::{
     checkmap_summary,
 };
 use crate::chain::BitmapState;
-use crate::{Error, ErrorKind, Image, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Image;
 use std::ffi::{c_char, c_int};
 use std::sync::Arc;
 
