@@ -2,7 +2,8 @@
 
 include libcheckmap/build.mk
 
-.PHONY: test test-matrix test-soak fuzz bench-peers bench-peers-quick bench-delete example man completions
+.PHONY: test test-matrix test-soak test-neon fuzz bench check-instructions bless-instructions bench-peers \
+	bench-peers-quick bench-delete bench-segments example man completions
 
 test:
 	./run-tests
@@ -16,10 +17,24 @@ test-soak:
 	CHECKMAP_CUTS=20000 CHECKMAP_KILLS=2000 CHECKMAP_FUZZ_ROUNDS=30 CHECKMAP_ROUNDS=50 ./run-tests --release \
 		--test power_cut --test kill --test fuzz_replay --test backup_days -- --nocapture
 
+# Kernels and bitmaps on aarch64 under qemu-user, with NEON and with the portable kernels.
+test-neon:
+	scripts/test-neon
+
 # Coverage-guided fuzzing, FUZZ_SECONDS for each target; needs cargo-fuzz and a nightly compiler, or RUSTC_BOOTSTRAP=1.
 FUZZ_SECONDS ?= 300
 fuzz:
 	for target in $$(cargo fuzz list); do cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+
+# Our own kernels and operations; BENCH_FILTER picks among them, such as `unite` or `union_8/1%`.
+BENCH_FILTER ?=
+bench:
+	cargo bench --locked --bench kernels --bench bitmaps -- $(BENCH_FILTER)
+
+# Instructions of fixed operations, beside those in benches/instructions.txt; and a new such file. Needs valgrind.
+check-instructions bless-instructions:
+	@command -v valgrind >/dev/null || apt-get install -y -qq --no-install-recommends valgrind </dev/null
+	cargo bench --locked --bench instructions -- $(@:-instructions=)
 
 # checkmap beside CRoaring, roaring, a flat bitmap and a vector of extents; leaves target/bench-peers.csv. All of it takes
 # hours and 16 GiB of memory; the quick one takes less than three minutes. BENCH takes more options, see `BENCH=--help`.
@@ -30,13 +45,22 @@ bench-peers:
 bench-peers-quick:
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-peers -- --quick $(BENCH)
 
-# Deleting a checkpoint on a qcow2 of 16 TiB beside qemu-img: runs of each, and how many of the cases (the fourth takes an hour).
+# Deleting a checkpoint on a qcow2 of 16 TiB beside qemu-img: runs of each, and which of the cases; making the image of the
+# fourth takes minutes.
 DELETE_RUNS ?= 5
-DELETE_CASES ?= 4
+DELETE_CASES ?= 1,2,3,4
 bench-delete:
 	cargo build --release --locked
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-delete -- \
 		target/release/checkmap $(DELETE_RUNS) $(DELETE_CASES)
+
+# The union of eight segments, 4 GiB in all, beside cat and dd; TMPDIR needs 5 GiB. Runs of each, and how many threads.
+SEGMENT_RUNS ?= 5
+SEGMENT_THREADS ?= 2
+bench-segments:
+	cargo build --release --locked
+	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-segments -- \
+		target/release/checkmap $(SEGMENT_RUNS) 65536 $(SEGMENT_THREADS)
 
 # The image that the README's first command reads, made anew by QEMU's tools.
 example:

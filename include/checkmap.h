@@ -272,7 +272,7 @@ typedef struct checkmap_opts {
     uint32_t size;
     /**
      * How many threads may be used; 0 and 1 both mean the caller's alone. At most 1024, else -EINVAL. None of them runs
-     * after the call has returned.
+     * after the call has returned. Calls on an image do not read it: see checkmap_image_set_threads().
      */
     uint32_t threads;
     /** The most memory a merge of segments takes, in bytes; 0 is the default of 64 MiB. */
@@ -742,6 +742,15 @@ int checkmap_image_open_fd(int fd,
 
 /** Closes an image, a poisoned one too, and releases its locks. NULL is fine. */
 void checkmap_image_close(struct checkmap_image *image);
+
+/**
+ * How many threads the calls on this image may use from now on where there is much to read, write or unite; 0, which an
+ * image begins with, and 1 both mean the caller's alone. At most 1024, else -EINVAL.
+ *
+ * None of them runs after the call that started them has returned, and they block every signal but those of a fault.
+ */
+int checkmap_image_set_threads(struct checkmap_image *image,
+                               uint32_t threads);
 
 /** Tells what an image is. Everything but info->size, which the caller sets, is zero on error. */
 int checkmap_image_get_info(const struct checkmap_image *image, struct checkmap_image_info *info);

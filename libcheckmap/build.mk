@@ -24,7 +24,7 @@ C_SHARED := libcheckmap.so.$(C_VERSION)
 # As `cargo rustc -- --print native-static-libs` says; a test compares them.
 C_PRIVATE := -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 C_MAP := $(C_ROOT)/libcheckmap/checkmap.map
-C_PROFILE_DIR := $(if $(filter dev,$(CARGO_PROFILE)),debug,$(CARGO_PROFILE))
+C_PROFILE_DIR := $(addsuffix /,$(CARGO_BUILD_TARGET))$(if $(filter dev,$(CARGO_PROFILE)),debug,$(CARGO_PROFILE))
 C_MAN := $(wildcard $(C_ROOT)/libcheckmap/man/*.3)
 
 .PHONY: all c-archive install uninstall c-generated test-c-sanitize test-cargo-c
@@ -86,7 +86,7 @@ c-generated:
 C_TRIPLE = $(shell $(CARGO) -vV | sed -n 's/^host: //p')
 test-c-sanitize:
 	cd $(C_ROOT) && CHECKMAP_C_SANITIZE=$(C_TRIPLE) CHECKMAP_C_ALL=1 CHECKMAP_C_FUZZ_ROUNDS=20000 \
-		$(CARGO) test --release --test capi -- --nocapture every_behaviour random
+		$(CARGO) test --test capi -- --nocapture every_behaviour_in_c_with_sanitizers random
 
 # The second way to the library: needs cargo-c, `cargo install cargo-c`.
 test-cargo-c:

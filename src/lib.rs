@@ -22,6 +22,9 @@ pub mod geometry;
 pub mod image;
 #[doc(hidden)]
 pub mod kernels;
+mod memory;
+#[doc(hidden)]
+pub mod pool;
 pub mod progress;
 pub mod segment;
 pub mod storage;

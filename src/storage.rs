@@ -25,6 +25,55 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
 
     /// Whether writing past the end can succeed: true for a file, false for a block device.
     fn can_grow(&self) -> bool;
+
+    /// All of it, where it is in memory anyway: who only reads need not copy.
+    fn in_memory(&self) -> Option<&[u8]> {
+        None
+    }
+}
+
+/// Bytes in memory that can only be read: a `Vec<u8>`, an `Arc<[u8]>` that is shared, or any others.
+#[derive(Clone, Copy, Default)]
+pub struct Memory<B>(pub B);
+
+impl<B: AsRef<[u8]>> std::fmt::Debug for Memory<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Memory({} bytes)", self.0.as_ref().len())
+    }
+}
+
+impl<B: AsRef<[u8]> + Send + Sync> Storage for Memory<B> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let all = self.0.as_ref();
+        let rest = usize::try_from(offset).ok().and_then(|offset| all.get(offset..)).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+
+    fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn truncate(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn len_bytes(&self) -> io::Result<u64> {
+        Ok(self.0.as_ref().len() as u64)
+    }
+
+    fn can_grow(&self) -> bool {
+        false
+    }
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        Some(self.0.as_ref())
+    }
 }
 
 /// A file or a block device, opened by the caller.

@@ -12,18 +12,19 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("progress", &["error"]),
     ("storage", &[]),
     ("cpu", &[]),
+    ("memory", &[]),
     ("kernels", &["cpu"]),
-    ("pool", &["error"]),
-    ("bitmap", &["error", "geometry", "kernels", "pool"]),
+    ("pool", &[]),
+    ("bitmap", &["error", "geometry", "kernels", "memory", "pool"]),
     ("chain", &["error", "geometry"]),
-    ("segment", &["error", "geometry", "progress", "storage", "bitmap"]),
-    ("formats", &["error", "geometry", "progress", "storage", "bitmap", "chain"]),
-    ("image", &["error", "geometry", "progress", "storage", "bitmap", "chain", "formats"]),
+    ("segment", &["error", "geometry", "progress", "storage", "pool", "bitmap"]),
+    ("formats", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain"]),
+    ("image", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain", "formats"]),
     ("capi", &["error", "geometry", "progress", "storage", "bitmap", "segment", "chain", "image"]),
 ];
 
 /// The rooms in which unsafe code may stand.
-const UNSAFE_ROOMS: &[&str] = &["kernels", "capi"];
+const UNSAFE_ROOMS: &[&str] = &["kernels", "memory", "capi"];
 
 fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();

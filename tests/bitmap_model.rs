@@ -208,6 +208,13 @@ impl Pair {
         assert_eq!(bitmap.previous_clean(offset, len), previous_clean);
         let count = touched.filter(|&index| model.dirty[index as usize]).count() as u64;
         assert_eq!(bitmap.count_range(offset, len), count);
+
+        let index = ((offset >> model.bits) as usize).min(model.dirty.len());
+        let rank = model.dirty[..index].iter().filter(|&&dirty| dirty).count() as u64;
+        assert_eq!(bitmap.rank(offset), rank);
+        let at_or_after = (index..model.dirty.len()).find(|&index| model.dirty[index]);
+        assert_eq!(bitmap.select(rank), at_or_after.map(|index| (index as u64) << model.bits));
+        assert_eq!(bitmap.select(bitmap.dirty_granules()), None);
         if offset < granules << model.bits {
             assert_eq!(bitmap.get(offset).unwrap(), model.is_dirty(offset));
         } else {
@@ -299,7 +306,7 @@ impl Pair {
                 *bitmap = Bitmap::union_many(&all, Some(granularity(bits))).unwrap();
                 let rounded = other.model.at_granularity(bits).dirty;
                 model.dirty.iter_mut().zip(rounded).for_each(|(to, from)| *to |= from);
-                let finest = Bitmap::union_many(&all, None).unwrap();
+                let finest = Bitmap::union_many_with(&all, None, 2).unwrap();
                 assert_eq!(finest, ours.union(&other.bitmap).unwrap());
             }
             Operation::Regranulate => {

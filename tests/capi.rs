@@ -51,12 +51,14 @@ fn make() -> Command {
     if let Ok(triple) = env::var("CHECKMAP_C_SANITIZE") {
         // Only with a target of its own does cargo keep the flags from build scripts and macros.
         make.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=address").env("CARGO_BUILD_TARGET", triple);
+        make.arg("CFLAGS=-fsanitize=address");
     }
     make
 }
 
 fn library_folder() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi-lib")
+    let sanitized = env::var_os("CHECKMAP_C_SANITIZE").is_some();
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(if sanitized { "capi-sanitized" } else { "capi-lib" })
 }
 
 /// The folder of the library, which is built once.
@@ -64,7 +66,12 @@ fn library() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         run(make().arg("all"));
-        library_folder()
+        let folder = library_folder();
+        if env::var_os("CHECKMAP_C_SANITIZE").is_some() {
+            let symbols = text(&run(Command::new("nm").arg(folder.join("libcheckmap.so"))));
+            assert!(symbols.contains("__asan_report_load8"), "the library is not instrumented");
+        }
+        folder
     })
 }
 

@@ -205,7 +205,7 @@ impl Storage for Sparse {
 
 fn open(file: &Arc<Sparse>, access: Access) -> checkmap::Result<Image> {
     let storage: Arc<dyn Storage> = Arc::clone(file) as Arc<dyn Storage>;
-    Image::open_storage(storage, Path::new("hostile.qcow2"), &OpenOptions { access, no_lock: true })
+    Image::open_storage(storage, Path::new("hostile.qcow2"), &OpenOptions { no_lock: true, ..OpenOptions::new(access) })
 }
 
 /// Everything that reads the image, whatever it answers.

@@ -3,7 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "positions of a chunk are below 65536")]
 
 use checkmap::kernels::{
-    ChunkOperation, EDGES, FEW, Kernels, ListOperation, Measure, ROOM, WORDS, Words, all_available, select,
+    ChunkOperation, EDGES, FEW, GROUP, Kernels, ListOperation, Measure, Pair, ROOM, WORDS, Words, all_available, select,
 };
 use proptest::prelude::*;
 use proptest::sample::select as choose;
@@ -89,11 +89,14 @@ fn check_lists(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
 }
 
 fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
-    let packed = |list: &[u16]| -> Vec<u32> { runs_of(list).iter().map(|(first, last)| first << 16 | last).collect() };
-    let (x, y) = (packed(a), packed(b));
+    let pairs = |list: &[u16]| -> Vec<Pair> {
+        runs_of(list).iter().map(|&(first, last)| [first as u16, last as u16]).collect()
+    };
+    let (x, y) = (pairs(a), pairs(b));
     let both: Vec<u16> = a.iter().chain(b).copied().collect::<BTreeSet<u16>>().into_iter().collect();
-    let found = filled(x.len() + y.len(), start, 7, |out| (kernels.unite_runs)(&x, &y, out));
-    assert!(found == packed(&both), "{:?}", kernels.level);
+    let found = filled(x.len() + y.len(), start, [7, 7], |out| (kernels.unite_runs)(&x, &y, out));
+    assert!(found == pairs(&both), "{:?}", kernels.level);
+    assert_eq!((kernels.run_ones)(&x) as usize, a.len(), "{:?}", kernels.level);
 }
 
 /// All bounds, however many calls they take.
@@ -181,16 +184,22 @@ fn every_length_and_alignment_of_two_lists() {
 #[test]
 fn few_items_are_sorted_and_kept_once() {
     for kernels in all_available() {
-        for len in 0..=FEW {
+        for groups in 0..=FEW / GROUP {
             for spread in [1u32, 7, 50, 65_535] {
-                let mut items = [u16::MAX; FEW];
-                for (place, item) in (0u32..).zip(&mut items[..len]) {
-                    *item = ((place + 3).wrapping_mul(0x9e37_79b9) % spread) as u16;
+                for most in [1, 5, GROUP] {
+                    let mut items = [[u16::MAX; GROUP]; FEW / GROUP];
+                    for (number, group) in (0u32..).zip(&mut items[..groups]) {
+                        for (place, item) in (0u32..).zip(&mut group[..most]) {
+                            *item = ((8 * number + place + 3).wrapping_mul(0x9e37_79b9) % spread) as u16;
+                        }
+                        group.sort_unstable();
+                    }
+                    let all = items[..groups].as_flattened().iter().copied();
+                    let expected: BTreeSet<u16> = all.filter(|&item| item != u16::MAX).collect();
+                    let mut out = [9; FEW + ROOM];
+                    let count = (kernels.sort_few)(&mut items, groups, &mut out);
+                    assert!(out[..count].iter().copied().eq(expected), "{:?} {groups} {spread}", kernels.level);
                 }
-                let expected: BTreeSet<u16> = items[..len].iter().copied().collect();
-                let mut out = [9; FEW];
-                let count = (kernels.sort_few)(&items, &mut out);
-                assert!(out[..count].iter().copied().eq(expected), "{:?} {len} {spread}", kernels.level);
             }
         }
     }

@@ -25,7 +25,7 @@ enum Found {
 }
 
 fn options() -> OpenOptions {
-    OpenOptions { access: Access::Write, no_lock: true }
+    OpenOptions { no_lock: true, ..OpenOptions::new(Access::Write) }
 }
 
 fn open(storage: Arc<Recorder>) -> Image {

@@ -64,7 +64,7 @@ const CHUNKS: u64 = 3000;
 const SIZE: u64 = CHUNKS << 28;
 
 /// A segment in a file without a name, and every `step`-th granule dirty.
-fn segment(step: usize) -> Segment {
+fn segment(step: usize) -> Segment<'static> {
     let granularity = Granularity::from_bits(12).unwrap();
     let mut chunk = vec![0; 8192];
     (0..65536).step_by(step).for_each(|bit| chunk[bit / 8] |= 1 << (bit % 8));
@@ -82,6 +82,8 @@ fn a_merge_takes_no_more_than_its_limit_and_the_new_directory() {
     let segments: Vec<&Segment> = segments.iter().collect();
     let read: u64 = segments.iter().map(|segment| segment.summary().file_bytes).sum();
     assert!(read > 60 << 20, "{read} bytes are too little to prove anything");
+    // The directories of the inputs come on top, and stay.
+    assert!(segments.iter().all(|segment| segment.forms().unwrap().full == 0));
     for (memory, threads) in [(1 << 20, 0), (1 << 20, 2), (8 << 20, 4), (64 << 20, 2), (64 << 20, 16)] {
         let mut options = MergeOptions::default();
         (options.memory_bytes, options.threads) = (memory, threads);

@@ -4,47 +4,13 @@
 
 use checkmap::progress::Unobserved;
 use checkmap::segment::{self, MergeOptions};
-use checkmap::storage::Storage;
+use checkmap::storage::Memory;
 use checkmap::{Bitmap, ErrorKind, Extent, Segment};
 use roaring::RoaringTreemap;
-use std::io;
 use std::sync::Arc;
 
 /// A larger segment only makes each run slower; full chunks are few bytes and many granules.
 const MOST_GRANULES: u64 = 1 << 20;
-
-/// Bytes that can only be read.
-#[derive(Debug)]
-struct Bytes(Vec<u8>);
-
-impl Storage for Bytes {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let rest = usize::try_from(offset).ok().and_then(|offset| self.0.get(offset..)).unwrap_or_default();
-        let count = rest.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&rest[..count]);
-        Ok(count)
-    }
-
-    fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
-        panic!("reading a segment writes")
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        panic!("reading a segment writes")
-    }
-
-    fn truncate(&self, _: u64) -> io::Result<()> {
-        panic!("reading a segment writes")
-    }
-
-    fn len_bytes(&self) -> io::Result<u64> {
-        Ok(self.0.len() as u64)
-    }
-
-    fn can_grow(&self) -> bool {
-        false
-    }
-}
 
 /// Reads the bytes as they are, and with their checksums made right.
 pub(crate) fn read_segment(bytes: &[u8]) {
@@ -55,7 +21,7 @@ pub(crate) fn read_segment(bytes: &[u8]) {
 }
 
 fn look_at(bytes: Vec<u8>) {
-    let segment = match Segment::open(Arc::new(Bytes(bytes))) {
+    let segment = match Segment::open(Arc::new(Memory(bytes))) {
         Ok(segment) => segment,
         Err(refusal) => {
             let kinds = [ErrorKind::Damaged, ErrorKind::UnknownFormat, ErrorKind::Unsupported];
@@ -133,7 +99,13 @@ fn repair(bytes: &mut [u8]) {
                 bytes[at + 32..at + 36].copy_from_slice(&sum);
             }
         }
-        let found = sum(&bytes[from..trailer]);
+        let entries = number(bytes, trailer + 32).unwrap_or(0).min((trailer - from) / 40);
+        let index = from + entries * 40;
+        for (page, place) in (from..index).step_by(64 * 40).zip((index..trailer.saturating_sub(23)).step_by(24)) {
+            let found = sum(&bytes[page..index.min(page + 64 * 40)]);
+            bytes[place + 4..place + 8].copy_from_slice(&found);
+        }
+        let found = sum(&bytes[index..trailer]);
         bytes[trailer + 40..trailer + 44].copy_from_slice(&found);
     }
     let found = sum(&bytes[trailer..trailer + 56]);

@@ -46,7 +46,7 @@ impl Bitmap {
                     if container.is_empty() {
                         *container = new;
                     } else {
-                        container.unite_with(&new, &mut Workspace::new());
+                        container.unite_with(new.view(), &mut Workspace::new());
                     }
                 });
             }
@@ -74,12 +74,12 @@ impl Bitmap {
             let from = byte_index(first - first_granule);
             let to = byte_index(last - first_granule) + 1;
             let piece = &mut out[from..to];
-            if entry.container.is_full() {
+            if entry.is_full() {
                 // A full chunk has no granule past the disk's end, so it begins and ends with whole bytes.
                 piece.fill(u8::MAX);
             } else {
                 let run = window_in_chunk(window, entry.base());
-                copy_words(&entry.container.words(), usize::from(run.first / 8), piece);
+                copy_words(&self.directory.view(entry).words(), usize::from(run.first / 8), piece);
             }
         }
         Ok(())

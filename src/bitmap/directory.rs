@@ -1,11 +1,15 @@
 #![forbid(unsafe_code)]
-//! Owns the sorted list of the chunks that have dirty granules, and the building of such a list in ascending order. Knows
-//! nothing of disk sizes, granularities or bytes.
+//! Owns the sorted list of the chunks that have dirty granules, what each holds, and how many granules are dirty before
+//! each. Knows nothing of disk sizes, granularities or bytes.
 //!
-//! Consecutive full chunks share one entry without heap, so a whole disk of 2^41 granules is one entry. Chunks without
-//! dirty granules have none. Which entries there are depends on the bits alone.
+//! Consecutive full chunks share one entry, so a whole disk of 2^41 granules is one entry. Chunks without dirty granules
+//! have none. Which entries there are depends on the bits alone. What was built in one go lies packed in an arena, in its
+//! smallest form; a chunk that is changed afterwards gets a container of its own.
 
-use super::container::{CHUNK, Container, Run};
+use super::arena::{Arena, Place};
+use super::container::{CHUNK, Container, Form, Run, View, Words};
+use std::ops::Range;
+use std::sync::OnceLock;
 
 /// Consecutive granules, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,15 +23,39 @@ pub(super) struct Span {
 pub(super) struct Entry {
     /// The first chunk: its granules' indices shifted right by 16.
     pub(super) key: u32,
-    /// How many chunks; more than one only if they are full.
-    pub(super) chunks: u32,
-    pub(super) container: Container,
+    /// Of full chunks their number, of what is packed the dirty granules.
+    size: u32,
+    body: Body,
+}
+
+#[derive(Clone)]
+enum Body {
+    Full,
+    Array(Place),
+    Words(Place),
+    /// With the number of runs.
+    Runs(Place, u16),
+    /// Never full nor empty.
+    Own(Box<Container>),
 }
 
 impl Entry {
+    fn full(key: u32, end: u32) -> Self {
+        Self { key, size: end - key, body: Body::Full }
+    }
+
+    fn own(key: u32, container: Container) -> Self {
+        Self { key, size: 0, body: Body::Own(Box::new(container)) }
+    }
+
+    /// How many chunks; more than one only if they are full.
+    pub(super) fn chunks(&self) -> u32 {
+        if self.is_full() { self.size } else { 1 }
+    }
+
     /// The chunk after the last one.
     pub(super) fn end(&self) -> u32 {
-        self.key + self.chunks
+        self.key + self.chunks()
     }
 
     /// The index of the first granule of the first chunk.
@@ -42,15 +70,36 @@ impl Entry {
 
     /// The number of dirty granules.
     pub(super) fn ones(&self) -> u64 {
-        u64::from(self.chunks) * u64::from(self.container.ones())
+        u64::from(self.chunks()) * u64::from(self.ones_of_chunk())
     }
 
-    fn full(key: u32, end: u32) -> Self {
-        Self { key, chunks: end - key, container: Container::Full }
+    /// The number of dirty granules of one of the chunks.
+    pub(super) fn ones_of_chunk(&self) -> u32 {
+        match &self.body {
+            Body::Full => CHUNK,
+            Body::Array(_) | Body::Words(_) | Body::Runs(..) => self.size,
+            Body::Own(container) => container.ones(),
+        }
     }
 
-    fn is_full(&self) -> bool {
-        self.container.is_full()
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self.body, Body::Full)
+    }
+
+    /// Whether what it holds is known to be in its smallest form.
+    pub(super) fn is_smallest(&self) -> bool {
+        !matches!(self.body, Body::Own(_))
+    }
+
+    /// The bytes of what it holds.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.body {
+            Body::Full => 0,
+            Body::Array(_) => 2 * self.size as usize,
+            Body::Words(_) => size_of::<Words>(),
+            Body::Runs(_, count) => 4 * usize::from(*count),
+            Body::Own(container) => container.view().bytes(),
+        }
     }
 }
 
@@ -65,93 +114,213 @@ pub(super) fn split(granule: u64) -> (u32, u16) {
 #[derive(Clone, Default)]
 pub(super) struct Directory {
     entries: Vec<Entry>,
+    arena: Arena,
+    /// The entries that lie in the arena.
+    packed: usize,
+    /// The dirty granules before each entry, and at last all of them; made when first asked for.
+    before: OnceLock<Box<[u64]>>,
 }
 
 impl Directory {
+    /// An empty directory with room for `entries` chunks that hold `bytes` bytes.
+    pub(super) fn with_capacity(entries: usize, bytes: usize) -> Self {
+        let arena = Arena::with_capacity((bytes / 8).saturating_add(entries));
+        Self { entries: Vec::with_capacity(entries), arena, packed: 0, before: OnceLock::new() }
+    }
+
     pub(super) fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    pub(super) fn with_capacity(entries: usize) -> Self {
-        Self { entries: Vec::with_capacity(entries) }
+    /// What the chunk of `entry`, or each of its chunks, holds.
+    pub(super) fn view<'a>(&'a self, entry: &'a Entry) -> View<'a> {
+        match &entry.body {
+            Body::Full => View::Full,
+            Body::Array(place) => View::Array(self.arena.list(*place, entry.size as usize)),
+            Body::Words(place) => View::Words(self.arena.words(*place)),
+            Body::Runs(place, count) => View::Runs(self.arena.pairs(*place, usize::from(*count))),
+            Body::Own(container) => container.view(),
+        }
+    }
+
+    /// The bytes of all that the entries hold.
+    pub(super) fn bytes(&self) -> usize {
+        self.entries.iter().map(Entry::bytes).sum()
     }
 
     /// Gives back the memory that is not needed.
     pub(super) fn shrink(&mut self) {
         self.entries.shrink_to_fit();
+        self.arena.shrink();
     }
 
-    /// Takes the smallest form everywhere.
+    /// Takes the smallest form everywhere, packed.
     pub(super) fn optimize(&mut self) {
-        self.entries.iter_mut().for_each(|entry| entry.container.optimize());
-        self.shrink();
+        let mut packed = Self::with_capacity(self.entries.len(), self.bytes());
+        for entry in std::mem::take(&mut self.entries) {
+            match entry.body {
+                Body::Full => packed.push_full(entry.key, entry.size),
+                Body::Own(mut container) => {
+                    container.optimize();
+                    packed.push(entry.key, container.ones(), container.view());
+                }
+                _ => packed.push(entry.key, entry.size, self.view(&entry)),
+            }
+        }
+        packed.shrink();
+        *self = packed;
     }
 
-    pub(super) fn into_entries(self) -> Vec<Entry> {
-        self.entries
+    /// The places of the entries that overlap the chunks `key..end`.
+    pub(super) fn places(&self, key: u32, end: u32) -> Range<usize> {
+        let from = self.place(key);
+        let to = match self.entries.get(from) {
+            Some(entry) if entry.key < end => {
+                from + self.entries[from..].partition_point(|entry| entry.key < end).max(1)
+            }
+            _ => from,
+        };
+        from..to
     }
 
     /// The entries that overlap the chunks `key..end`.
     pub(super) fn within(&self, key: u32, end: u32) -> &[Entry] {
-        let from = self.entries.partition_point(|entry| entry.end() <= key);
-        let to = self.entries.partition_point(|entry| entry.key < end);
-        self.entries.get(from..to).unwrap_or_default()
+        &self.entries[self.places(key, end)]
     }
 
     /// The entry that holds chunk `key`.
     pub(super) fn find(&self, key: u32) -> Option<&Entry> {
-        let at = self.entries.partition_point(|entry| entry.end() <= key);
-        self.entries.get(at).filter(|entry| entry.key <= key)
+        self.entries.get(self.place(key)).filter(|entry| entry.key <= key)
     }
 
-    /// Appends chunks after the last entry. An empty container adds nothing.
-    pub(super) fn push(&mut self, key: u32, chunks: u32, container: Container) {
-        if container.is_empty() {
-            return;
+    /// The place of the first entry that ends after chunk `key`.
+    pub(super) fn place(&self, key: u32) -> usize {
+        // Where every chunk so far has an entry of its own, its number is its place.
+        if self.entries.get(key as usize).is_some_and(|entry| entry.key == key) {
+            return key as usize;
         }
-        if let Some(last) = self.entries.last_mut()
-            && last.is_full()
-            && last.end() == key
-            && container.is_full()
-        {
-            last.chunks += chunks;
-            return;
-        }
-        self.entries.push(Entry { key, chunks, container });
+        self.entries.partition_point(|entry| entry.end() <= key)
     }
 
-    /// Changes the container of chunk `key`, which is the empty one where there is no entry.
+    /// The dirty granules before each entry, and at last all of them.
+    pub(super) fn before(&self) -> &[u64] {
+        self.before.get_or_init(|| {
+            let mut sum = 0;
+            let mut before = Vec::with_capacity(self.entries.len() + 1);
+            before.push(sum);
+            before.extend(self.entries.iter().map(|entry| {
+                sum += entry.ones();
+                sum
+            }));
+            before.into()
+        })
+    }
+
+    /// The number of dirty granules.
+    pub(super) fn ones(&self) -> u64 {
+        match self.before.get() {
+            Some(before) => before.last().copied().unwrap_or(0),
+            None => self.entries.iter().map(Entry::ones).sum(),
+        }
+    }
+
+    /// Appends full chunks after the last entry.
+    pub(super) fn push_full(&mut self, key: u32, chunks: u32) {
+        self.before.take();
+        match self.entries.last_mut() {
+            Some(last) if last.is_full() && last.end() == key => last.size += chunks,
+            _ => self.entries.push(Entry::full(key, key + chunks)),
+        }
+    }
+
+    /// Appends a copy of `view`, which holds `ones` bits in their smallest form, after the last entry. Nothing is added by
+    /// nothing.
+    pub(super) fn push(&mut self, key: u32, ones: u32, view: View<'_>) {
+        let body = match view {
+            View::Full => return self.push_full(key, 1),
+            View::Array([]) => return,
+            View::Array(array) => Body::Array(self.arena.push_list(array)),
+            View::Words(words) => Body::Words(self.arena.push_words(words)),
+            #[allow(clippy::cast_possible_truncation, reason = "there are at most 2048 runs")]
+            View::Runs(runs) => Body::Runs(self.arena.push_pairs(runs), runs.len() as u16),
+        };
+        self.before.take();
+        self.packed += 1;
+        self.entries.push(Entry { key, size: ones, body });
+    }
+
+    /// Appends a copy of an entry of `other`.
+    pub(super) fn push_entry(&mut self, other: &Self, entry: &Entry) {
+        if entry.is_full() {
+            return self.push_full(entry.key, entry.size);
+        }
+        let view = other.view(entry);
+        if entry.is_smallest() {
+            return self.push(entry.key, entry.ones_of_chunk(), view);
+        }
+        let mut container = Container::copy(view, entry.ones_of_chunk());
+        container.optimize();
+        self.push(entry.key, container.ones(), container.view());
+    }
+
+    /// Appends all of a directory that begins behind this one.
+    pub(super) fn append(&mut self, other: Self) {
+        self.before.take();
+        let blocks = self.arena.blocks();
+        let mut entries = other.entries.into_iter().peekable();
+        if let Some(first) = entries.next_if(Entry::is_full) {
+            self.push_full(first.key, first.size);
+        }
+        self.entries.extend(entries.map(|mut entry| {
+            match &mut entry.body {
+                Body::Array(place) | Body::Words(place) | Body::Runs(place, _) => *place = place.after(blocks),
+                Body::Full | Body::Own(_) => {}
+            }
+            entry
+        }));
+        self.arena.append(other.arena);
+        self.packed += other.packed;
+    }
+
+    /// Changes what chunk `key` holds, which is the empty container where there is no entry.
     pub(super) fn edit(&mut self, key: u32, change: impl FnOnce(&mut Container)) {
-        let at = self.entries.partition_point(|entry| entry.end() <= key);
+        self.before.take();
+        let at = self.place(key);
         let Some(entry) = self.entries.get_mut(at).filter(|entry| entry.key <= key) else {
             let mut container = Container::empty();
             change(&mut container);
             if container.is_full() {
                 self.fill(key, key + 1);
             } else if !container.is_empty() {
-                self.entries.insert(at, Entry { key, chunks: 1, container });
+                self.entries.insert(at, Entry::own(key, container));
             }
             return;
         };
-        if entry.chunks > 1 {
-            let (first, end) = (entry.key, entry.end());
-            let mut container = Container::Full;
-            change(&mut container);
-            if !container.is_full() {
-                let left = (first < key).then(|| Entry::full(first, key));
-                let middle = (!container.is_empty()).then_some(Entry { key, chunks: 1, container });
-                let right = (key + 1 < end).then(|| Entry::full(key + 1, end));
-                self.entries.splice(at..=at, left.into_iter().chain(middle).chain(right));
+        if let Body::Own(container) = &mut entry.body {
+            change(container);
+            if container.is_full() {
+                self.fill(key, key + 1);
+            } else if container.is_empty() {
+                self.entries.remove(at);
             }
             return;
         }
-        let was_full = entry.is_full();
-        change(&mut entry.container);
-        if entry.container.is_empty() {
-            self.entries.remove(at);
-        } else if entry.is_full() && !was_full {
-            self.fill(key, key + 1);
+        let (first, end) = (entry.key, entry.end());
+        let ones = entry.ones_of_chunk();
+        let is_packed = !entry.is_full();
+        let mut container = Container::copy(self.view(&self.entries[at]), ones);
+        change(&mut container);
+        if container.is_full() && !is_packed {
+            return;
         }
+        if container.is_full() {
+            return self.fill(key, key + 1);
+        }
+        self.forget(at..at + 1);
+        let left = (first < key).then(|| Entry::full(first, key));
+        let middle = (!container.is_empty()).then(|| Entry::own(key, container));
+        let right = (key + 1 < end).then(|| Entry::full(key + 1, end));
+        self.entries.splice(at..=at, left.into_iter().chain(middle).chain(right));
     }
 
     /// Makes the chunks `key..end` full.
@@ -159,6 +328,7 @@ impl Directory {
         if key >= end {
             return;
         }
+        self.before.take();
         let reach = |entry: &Entry| entry.end() + u32::from(entry.is_full());
         let from = self.entries.partition_point(|entry| reach(entry) <= key);
         let to = self.entries.partition_point(|entry| entry.key < end + u32::from(entry.is_full()));
@@ -167,20 +337,33 @@ impl Directory {
             first = first.min(entry.key);
             last = last.max(entry.end());
         }
+        self.forget(from..to);
         self.entries.splice(from..to, [Entry::full(first, last)]);
     }
 
     /// Removes the chunks `key..end`.
     pub(super) fn clear(&mut self, key: u32, end: u32) {
-        let from = self.entries.partition_point(|entry| entry.end() <= key);
-        let to = self.entries.partition_point(|entry| entry.key < end);
-        if from >= to {
+        let places = self.places(key, end);
+        let (Some(head), Some(tail)) = (self.entries.get(places.start), self.entries[..places.end].last()) else {
+            return;
+        };
+        if places.is_empty() {
             return;
         }
-        let (head, tail) = (&self.entries[from], &self.entries[to - 1]);
         let left = (head.key < key).then(|| Entry::full(head.key, key));
         let right = (tail.end() > end).then(|| Entry::full(end, tail.end()));
-        self.entries.splice(from..to, left.into_iter().chain(right));
+        self.before.take();
+        self.forget(places.clone());
+        self.entries.splice(places, left.into_iter().chain(right));
+    }
+
+    /// Counts entries out of the arena, which goes with the last of them.
+    fn forget(&mut self, places: Range<usize>) {
+        let is_packed = |entry: &&Entry| !matches!(entry.body, Body::Full | Body::Own(_));
+        self.packed -= self.entries[places].iter().filter(is_packed).count();
+        if self.packed == 0 {
+            self.arena = Arena::default();
+        }
     }
 
     /// Makes every granule of `span` dirty.
@@ -214,28 +397,42 @@ impl Directory {
         }
     }
 
-    /// The bytes of the list and of the containers on the heap.
+    /// The bytes of the list, of the arena and of the containers on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
-        let containers: usize = self.entries.iter().map(|entry| entry.container.heap_bytes()).sum();
-        self.entries.capacity() * size_of::<Entry>() + containers
+        let own = |entry: &Entry| match &entry.body {
+            Body::Own(container) => size_of::<Container>() + container.heap_bytes(),
+            _ => 0,
+        };
+        let before = self.before.get().map_or(0, |before| size_of_val(&before[..]));
+        let containers: usize = self.entries.iter().map(own).sum();
+        self.entries.capacity() * size_of::<Entry>() + self.arena.heap_bytes() + before + containers
     }
 
     /// Checks every container, the order of the entries, and that full ones are joined; names the chunk that is wrong.
     pub(super) fn validate(&self) -> Result<(), (u32, &'static str)> {
-        let mut before: Option<&Entry> = None;
+        let mut last: Option<&Entry> = None;
         for entry in &self.entries {
             let wrong = |what| Err((entry.key, what));
-            entry.container.validate().map_err(|what| (entry.key, what))?;
-            if entry.chunks == 0 || (entry.chunks > 1 && !entry.is_full()) {
-                return wrong("an entry that is not full spans several chunks");
+            let view = self.view(entry);
+            view.validate(entry.ones_of_chunk()).map_err(|what| (entry.key, what))?;
+            if entry.chunks() == 0 || entry.is_full() != matches!(view.form(), Form::Full) {
+                return wrong("an entry of several chunks has none, or holds less than all of them");
             }
-            match before {
-                Some(before) if before.end() > entry.key => return wrong("entries overlap or are out of order"),
-                Some(before) if before.end() == entry.key && before.is_full() && entry.is_full() => {
+            if entry.is_smallest() && view.form() != Form::smallest(view.ones(), view.run_count()) {
+                return wrong("what is packed is not in its smallest form");
+            }
+            match last {
+                Some(last) if last.end() > entry.key => return wrong("entries overlap or are out of order"),
+                Some(last) if last.end() == entry.key && last.is_full() && entry.is_full() => {
                     return wrong("full entries touch");
                 }
-                _ => before = Some(entry),
+                _ => last = Some(entry),
             }
+        }
+        if let Some(before) = self.before.get()
+            && before.last() != Some(&self.entries.iter().map(Entry::ones).sum())
+        {
+            return Err((0, "the counts before the chunks are wrong"));
         }
         Ok(())
     }
@@ -247,7 +444,7 @@ pub(super) struct Collector {
     directory: Directory,
     /// The chunk whose runs are being gathered.
     key: u32,
-    runs: Vec<Run>,
+    runs: Vec<[u16; 2]>,
     pending: Option<Span>,
 }
 
@@ -266,6 +463,7 @@ impl Collector {
         let ready = self.pending.take();
         self.store(ready);
         self.close_chunk();
+        self.directory.shrink();
         self.directory
     }
 
@@ -273,17 +471,17 @@ impl Collector {
         let Some(span) = span else { return };
         let ((mut key, mut first), (end, last)) = (split(span.first), split(span.last));
         if key < end && first != 0 {
-            self.add(key, Run { first, last: u16::MAX });
+            self.add(key, [first, u16::MAX]);
             (key, first) = (key + 1, 0);
         }
         if key < end {
             self.close_chunk();
-            self.directory.push(key, end - key, Container::Full);
+            self.directory.push_full(key, end - key);
         }
-        self.add(end, Run { first, last });
+        self.add(end, [first, last]);
     }
 
-    fn add(&mut self, key: u32, run: Run) {
+    fn add(&mut self, key: u32, run: [u16; 2]) {
         if key != self.key {
             self.close_chunk();
             self.key = key;
@@ -292,7 +490,8 @@ impl Collector {
     }
 
     fn close_chunk(&mut self) {
-        self.directory.push(self.key, 1, Container::from_runs(std::mem::take(&mut self.runs)));
+        let container = Container::from_runs(std::mem::take(&mut self.runs));
+        self.directory.push(self.key, container.ones(), container.view());
     }
 }
 

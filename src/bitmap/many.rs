@@ -1,69 +1,121 @@
 #![forbid(unsafe_code)]
 //! Owns the union of many directories in one pass over their chunks. Must never know disks or granularities.
 
-use super::container::{Container, Workspace};
+use super::container::{View, Words, Workspace};
 use super::directory::{Directory, Entry};
+use crate::pool;
 
 /// The chunk of a source that is done.
 const DONE: u32 = u32::MAX;
 
-/// The union of any number of directories.
-pub(super) fn unite(sources: &[&[Entry]]) -> Directory {
-    let most = sources.iter().map(|entries| entries.len()).max().unwrap_or(0);
-    let mut result = Directory::with_capacity(most);
-    unite_within(sources, 0, DONE, &mut result);
-    result.shrink();
+/// Fewer containers than these are united sooner than a thread has started.
+const THREAD_MIN: usize = 8192;
+
+/// How many parts there are for each thread, so that none waits long for the last.
+const PARTS: usize = 8;
+
+/// The union of any number of directories, on `threads` threads if there is enough to do; 0 and 1 are the caller's.
+pub(super) fn unite(sources: &[&Directory], threads: usize) -> Directory {
+    let containers: usize = sources.iter().map(|source| source.entries().len()).sum();
+    let threads = threads.min(containers / THREAD_MIN);
+    if threads < 2 {
+        return unite_within(sources, 0, DONE);
+    }
+    let bounds = balanced(sources, threads * PARTS);
+    let parts = pool::map_ordered(threads, bounds, |(from, to)| unite_within(sources, from, to));
+    let mut result = Directory::with_capacity(parts.iter().map(|part| part.entries().len()).sum(), 0);
+    parts.into_iter().for_each(|part| result.append(part));
     result
 }
 
-/// Appends the union of the chunks `from..to`.
-fn unite_within(sources: &[&[Entry]], from: u32, to: u32, result: &mut Directory) {
+/// Cuts all chunks into at most `parts` ranges in which there is about the same work.
+fn balanced(sources: &[&Directory], parts: usize) -> Vec<(u32, u32)> {
+    // A container costs as much as this many bytes, beside the bytes that it has.
+    const CONTAINER_COST: usize = 256;
+    // So many containers are looked at, and stand for the others.
+    const SAMPLES: usize = 2048;
+    let containers: usize = sources.iter().map(|source| source.entries().len()).sum();
+    let step = (containers / SAMPLES).max(1);
+    let mut work: Vec<(u32, usize)> = Vec::with_capacity(containers / step + sources.len());
+    for source in sources {
+        let some = source.entries().iter().step_by(step);
+        work.extend(some.map(|entry| (entry.key, entry.bytes() + CONTAINER_COST)));
+    }
+    work.sort_unstable_by_key(|&(key, _)| key);
+    let whole: usize = work.iter().map(|&(_, cost)| cost).sum();
+    let (mut bounds, mut from, mut done) = (Vec::with_capacity(parts), 0, 0);
+    for (key, cost) in work {
+        if done * parts >= whole * (bounds.len() + 1) && key > from {
+            bounds.push((from, key));
+            from = key;
+        }
+        done += cost;
+    }
+    bounds.push((from, DONE));
+    bounds
+}
+
+/// The union of the chunks `from..to`.
+fn unite_within(sources: &[&Directory], from: u32, to: u32) -> Directory {
+    let (mut most, mut bytes) = (0, 0);
+    for source in sources {
+        let entries = source.within(from, to);
+        most = most.max(entries.len());
+        bytes += entries.iter().map(Entry::bytes).sum::<usize>();
+    }
+    let mut result = Directory::with_capacity(most, bytes.min(most.saturating_mul(size_of::<Words>())));
     let mut workspace = Workspace::new();
     // What is left of each source.
     let mut rest: Vec<&[Entry]> = Vec::with_capacity(sources.len());
     // The next chunk of each source, beside each other so that the least is found at once.
     let mut heads: Vec<u32> = Vec::with_capacity(sources.len());
-    for entries in sources {
-        let start = entries.partition_point(|entry| entry.end() <= from);
-        let end = entries.partition_point(|entry| entry.key < to);
-        let entries = entries.get(start..end).unwrap_or_default();
+    for source in sources {
+        let entries = source.within(from, to);
         heads.push(entries.first().map_or(DONE, |entry| entry.key.max(from)));
         rest.push(entries);
     }
-    let mut group = Vec::with_capacity(sources.len());
+    let mut group: Vec<View<'_>> = Vec::with_capacity(sources.len());
     loop {
         let key = heads.iter().copied().min().unwrap_or(DONE);
         if key == DONE {
-            return;
+            result.shrink();
+            return result;
         }
         group.clear();
-        let mut full_end = key;
-        for (head, source) in heads.iter_mut().zip(&mut rest) {
+        let (mut full_end, mut only) = (key, None);
+        for (index, (head, left)) in heads.iter_mut().zip(&mut rest).enumerate() {
             if *head == key
-                && let Some((entry, others)) = source.split_first()
+                && let Some((entry, others)) = left.split_first()
             {
-                if entry.container.is_full() {
+                if entry.is_full() {
                     full_end = full_end.max(entry.end().min(to));
+                    continue;
                 }
-                group.push(&entry.container);
-                if entry.chunks == 1 {
-                    *source = others;
-                    *head = others.first().map_or(DONE, |entry| entry.key);
-                }
+                group.push(sources[index].view(entry));
+                only = Some((sources[index], entry));
+                *left = others;
+                *head = others.first().map_or(DONE, |entry| entry.key);
             }
         }
-        if full_end == key {
-            result.push(key, 1, Container::union_of(&group, &mut workspace));
-            continue;
+        if full_end > key {
+            pass(&mut heads, &mut rest, full_end, to);
+            result.push_full(key, full_end - key);
+        } else if let ([_], Some((source, entry))) = (&group[..], only) {
+            result.push_entry(source, entry);
+        } else {
+            let made = workspace.unite(&group);
+            result.push(key, made.ones, made.view);
         }
-        // Full chunks swallow all that others have of them, and any full ones that reach on from there.
-        for (head, source) in heads.iter_mut().zip(&mut rest) {
-            if *head < full_end {
-                let passed = source.partition_point(|entry| entry.end() <= full_end);
-                *source = &source[passed..];
-                *head = source.first().filter(|_| full_end < to).map_or(DONE, |entry| entry.key.max(full_end));
-            }
+    }
+}
+
+/// Skips what is left of the chunks before `end`: full ones swallow all that others have of them.
+fn pass(heads: &mut [u32], rest: &mut [&[Entry]], end: u32, to: u32) {
+    for (head, left) in heads.iter_mut().zip(rest) {
+        if *head < end {
+            let passed = left.partition_point(|entry| entry.end() <= end);
+            *left = &left[passed..];
+            *head = left.first().filter(|_| end < to).map_or(DONE, |entry| entry.key.max(end));
         }
-        result.push(key, full_end - key, Container::Full);
     }
 }

@@ -6,6 +6,7 @@
 //! smallest of several forms; consecutive full chunks are one entry. So an all-dirty disk of any size takes a few bytes,
 //! and the work of most calls is that of the chunks they touch.
 
+mod arena;
 mod bits;
 pub(crate) mod chunks;
 mod container;
@@ -130,7 +131,7 @@ impl Bitmap {
             return Err(self.out_of_range(offset, None));
         }
         let (key, bit) = split(granule);
-        Ok(self.directory.find(key).is_some_and(|entry| entry.container.contains(bit)))
+        Ok(self.directory.find(key).is_some_and(|entry| self.directory.view(entry).contains(bit)))
     }
 
     /// Changes the size of the disk to `size_bytes`, as QEMU does.
@@ -207,10 +208,9 @@ impl PartialEq for Bitmap {
     fn eq(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.directory.entries(), other.directory.entries());
         (self.size_bytes, self.granularity, ours.len()) == (other.size_bytes, other.granularity, theirs.len())
-            && ours
-                .iter()
-                .zip(theirs)
-                .all(|(a, b)| (a.key, a.chunks) == (b.key, b.chunks) && a.container.same_bits(&b.container))
+            && ours.iter().zip(theirs).all(|(a, b)| {
+                (a.key, a.chunks()) == (b.key, b.chunks()) && self.directory.view(a).same_bits(other.directory.view(b))
+            })
     }
 }
 

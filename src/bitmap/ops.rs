@@ -3,7 +3,7 @@
 //! operation is for.
 
 use super::Bitmap;
-use super::container::{Container, Workspace};
+use super::container::{Container, View, Workspace};
 use super::directory::{Collector, Directory, Entry, Span};
 use super::many;
 use crate::error::{Error, ErrorKind, Result};
@@ -17,11 +17,11 @@ impl Bitmap {
     pub fn is_subset(&self, other: &Self) -> Result<bool> {
         self.check_size(other)?;
         if self.granularity == other.granularity {
-            let mut pairs = Pairs::new(parts(&self.directory), parts(&other.directory));
-            return Ok(pairs.all(|(_, _, ours, theirs)| match (ours, theirs) {
+            let mut pairs = Pairs::new(&self.directory, &other.directory);
+            return Ok(pairs.all(|pair| match (pair.ours, pair.theirs) {
                 (None, _) => true,
                 (Some(_), None) => false,
-                (Some(ours), Some(theirs)) => ours.is_subset(&theirs),
+                (Some(ours), Some(theirs)) => self.directory.view(ours).is_subset(other.directory.view(theirs)),
             }));
         }
         let mut theirs = other.extents(0, u64::MAX).peekable();
@@ -35,21 +35,21 @@ impl Bitmap {
     ///
     /// Disks of different size are [`ErrorKind::SizeMismatch`], and nothing changes.
     pub fn union_with(&mut self, other: &Self) -> Result<()> {
-        self.combine_with(other, Rounding::Outward, union)
+        self.combine_with(other, Rounding::Outward, Operation::Union)
     }
 
     /// Keeps only what is dirty in `other` too, once `other` is rounded outward to this bitmap's granularity.
     ///
     /// Disks of different size are [`ErrorKind::SizeMismatch`], and nothing changes.
     pub fn intersect_with(&mut self, other: &Self) -> Result<()> {
-        self.combine_with(other, Rounding::Outward, intersect)
+        self.combine_with(other, Rounding::Outward, Operation::Intersect)
     }
 
     /// Cleans every granule of which `other` covers all bytes that the disk has; a granule covered in part stays dirty.
     ///
     /// Disks of different size are [`ErrorKind::SizeMismatch`], and nothing changes.
     pub fn subtract(&mut self, other: &Self) -> Result<()> {
-        self.combine_with(other, Rounding::Inward, subtract)
+        self.combine_with(other, Rounding::Inward, Operation::Subtract)
     }
 
     /// Flips every granule that is dirty in `other`.
@@ -59,7 +59,7 @@ impl Bitmap {
     /// Disks of different size are [`ErrorKind::SizeMismatch`]. On error nothing changes.
     pub fn xor_with(&mut self, other: &Self) -> Result<()> {
         self.check_same_granularity(other)?;
-        self.combine_with(other, Rounding::Outward, xor)
+        self.combine_with(other, Rounding::Outward, Operation::Xor)
     }
 
     /// What is dirty in either, at the finer of the two granularities.
@@ -69,23 +69,23 @@ impl Bitmap {
         if other.granularity < self.granularity {
             return other.union(self);
         }
-        self.combine(other, Rounding::Outward, union)
+        self.combine(other, Rounding::Outward, Operation::Union)
     }
 
     /// What is dirty in both, at this bitmap's granularity, see [`Bitmap::intersect_with`].
     pub fn intersection(&self, other: &Self) -> Result<Self> {
-        self.combine(other, Rounding::Outward, intersect)
+        self.combine(other, Rounding::Outward, Operation::Intersect)
     }
 
     /// What is dirty here and not wholly covered by `other`, at this bitmap's granularity, see [`Bitmap::subtract`].
     pub fn difference(&self, other: &Self) -> Result<Self> {
-        self.combine(other, Rounding::Inward, subtract)
+        self.combine(other, Rounding::Inward, Operation::Subtract)
     }
 
     /// What is dirty in one of the two only; both must have one granularity, see [`Bitmap::xor_with`].
     pub fn symmetric_difference(&self, other: &Self) -> Result<Self> {
         self.check_same_granularity(other)?;
-        self.combine(other, Rounding::Outward, xor)
+        self.combine(other, Rounding::Outward, Operation::Xor)
     }
 
     /// What is dirty in any of `bitmaps`, at `granularity` or else at the finest of theirs, rounded outward.
@@ -93,6 +93,13 @@ impl Bitmap {
     /// All are read in one pass, however many they are. No bitmap, or a granularity at which the disk has more than 2^41
     /// granules, is [`ErrorKind::InvalidArgument`]; disks of different size are [`ErrorKind::SizeMismatch`].
     pub fn union_many(bitmaps: &[&Self], granularity: Option<Granularity>) -> Result<Self> {
+        Self::union_many_with(bitmaps, granularity, 1)
+    }
+
+    /// [`Bitmap::union_many`] on `threads` threads: 0 and 1 are the caller's thread, on which small unions stay anyway.
+    ///
+    /// The threads are started for this call and have ended when it returns.
+    pub fn union_many_with(bitmaps: &[&Self], granularity: Option<Granularity>, threads: usize) -> Result<Self> {
         let Some(finest) = bitmaps.iter().map(|bitmap| bitmap.granularity).min() else {
             return Err(Error::new(ErrorKind::InvalidArgument, "there is no bitmap to unite"));
         };
@@ -101,7 +108,7 @@ impl Bitmap {
         bitmaps.iter().try_for_each(|bitmap| result.check_size(bitmap))?;
         let sources: Vec<Cow<'_, Directory>> =
             bitmaps.iter().map(|bitmap| bitmap.rescaled(target, Rounding::Outward)).collect();
-        result.directory = many::unite(&sources.iter().map(|source| source.entries()).collect::<Vec<_>>());
+        result.directory = many::unite(&sources.iter().map(|source| &**source).collect::<Vec<_>>(), threads);
         Ok(result)
     }
 
@@ -118,15 +125,19 @@ impl Bitmap {
     fn combine_with(&mut self, other: &Self, rounding: Rounding, operation: Operation) -> Result<()> {
         self.check_size(other)?;
         let other = other.rescaled(self.granularity, rounding);
-        let ours = std::mem::take(&mut self.directory).into_entries().into_iter().map(Part::from);
-        self.directory = apply(ours, &other, operation);
+        let (ours, theirs) = (self.directory.entries().len(), other.entries().len());
+        if matches!(operation, Operation::Union) && theirs <= FEW_CHUNKS.min(ours / FEW_OF_MANY) {
+            add(&mut self.directory, &other);
+        } else {
+            self.directory = apply(&self.directory, &other, operation);
+        }
         Ok(())
     }
 
     fn combine(&self, other: &Self, rounding: Rounding, operation: Operation) -> Result<Self> {
         self.check_size(other)?;
         let other = other.rescaled(self.granularity, rounding);
-        Ok(Self { directory: apply(parts(&self.directory), &other, operation), ..*self })
+        Ok(Self { directory: apply(&self.directory, &other, operation), ..*self })
     }
 
     /// The directory of this bitmap at `target`, at which the disk must have no more than 2^41 granules.
@@ -175,141 +186,146 @@ enum Rounding {
     Inward,
 }
 
-/// One chunk's result, from what the two sides have of it.
-type Operation = fn(Option<Cow<'_, Container>>, Option<&Container>, &mut Workspace) -> Container;
-
-fn union(a: Option<Cow<'_, Container>>, b: Option<&Container>, workspace: &mut Workspace) -> Container {
-    match (a, b) {
-        (Some(Cow::Owned(mut a)), Some(b)) => {
-            a.unite_with(b, workspace);
-            a
-        }
-        (Some(Cow::Borrowed(a)), Some(b)) => Container::union_of(&[a, b], workspace),
-        (Some(a), None) => a.into_owned(),
-        (None, b) => b.cloned().unwrap_or_else(Container::empty),
-    }
+#[derive(Clone, Copy)]
+enum Operation {
+    Union,
+    Intersect,
+    Subtract,
+    Xor,
 }
 
-fn intersect(a: Option<Cow<'_, Container>>, b: Option<&Container>, _: &mut Workspace) -> Container {
-    match (a, b) {
-        (Some(a), Some(b)) => Container::intersect(a, b),
-        _ => Container::empty(),
-    }
-}
+/// Up to this many chunks, if the other side has many times as many, are added one by one instead of building all anew.
+const FEW_CHUNKS: usize = 256;
+const FEW_OF_MANY: usize = 16;
 
-fn subtract(a: Option<Cow<'_, Container>>, b: Option<&Container>, _: &mut Workspace) -> Container {
-    match (a, b) {
-        (Some(a), Some(b)) => Container::subtract(a, b),
-        (Some(a), None) => a.into_owned(),
-        (None, _) => Container::empty(),
-    }
-}
-
-fn xor(a: Option<Cow<'_, Container>>, b: Option<&Container>, workspace: &mut Workspace) -> Container {
-    match (a, b) {
-        (Some(a), Some(b)) => Container::xor(a, b),
-        (a, b) => union(a, b, workspace),
-    }
-}
-
-fn apply<'a>(ours: impl Iterator<Item = Part<'a>>, theirs: &Directory, operation: Operation) -> Directory {
+fn add(ours: &mut Directory, theirs: &Directory) {
     let mut workspace = Workspace::new();
-    let mut result = Directory::with_capacity(ours.size_hint().0.max(theirs.entries().len()));
-    for (key, chunks, ours, theirs) in Pairs::new(ours, parts(theirs)) {
-        result.push(key, chunks, operation(ours, theirs.as_deref(), &mut workspace));
+    for entry in theirs.entries() {
+        if entry.is_full() {
+            ours.fill(entry.key, entry.end());
+        } else {
+            let view = theirs.view(entry);
+            ours.edit(entry.key, |container| container.unite_with(view, &mut workspace));
+        }
+    }
+}
+
+fn apply(ours: &Directory, theirs: &Directory, operation: Operation) -> Directory {
+    let mut workspace = Workspace::new();
+    let (keeps_ours, keeps_theirs) = match operation {
+        Operation::Union | Operation::Xor => (true, true),
+        Operation::Subtract => (true, false),
+        Operation::Intersect => (false, false),
+    };
+    let mut result = match operation {
+        Operation::Union | Operation::Xor => {
+            let chunks = ours.entries().len() + theirs.entries().len();
+            Directory::with_capacity(chunks, ours.bytes() + theirs.bytes())
+        }
+        Operation::Subtract | Operation::Intersect => Directory::with_capacity(ours.entries().len(), ours.bytes()),
+    };
+    for Pair { key, chunks, ours: a, theirs: b } in Pairs::new(ours, theirs) {
+        let (source, entry, is_kept) = match (a, b) {
+            (Some(a), Some(b)) => {
+                let (a, b) = (ours.view(a), theirs.view(b));
+                if matches!((a, b), (View::Full, View::Full)) {
+                    if matches!(operation, Operation::Union | Operation::Intersect) {
+                        result.push_full(key, chunks);
+                    }
+                    continue;
+                }
+                let container = match operation {
+                    Operation::Union => {
+                        let made = workspace.unite(&[a, b]);
+                        result.push(key, made.ones, made.view);
+                        continue;
+                    }
+                    Operation::Intersect => Container::intersect(a, b),
+                    Operation::Subtract => Container::subtract(a, b),
+                    Operation::Xor => Container::xor(a, b),
+                };
+                result.push(key, container.ones(), container.view());
+                continue;
+            }
+            (Some(a), None) => (ours, a, keeps_ours),
+            (None, Some(b)) => (theirs, b, keeps_theirs),
+            (None, None) => continue,
+        };
+        if is_kept && entry.is_full() {
+            result.push_full(key, chunks);
+        } else if is_kept {
+            result.push_entry(source, entry);
+        }
     }
     result.shrink();
     result
 }
 
-/// What is left of an entry during a walk.
-struct Part<'a> {
-    key: u32,
-    end: u32,
-    container: Cow<'a, Container>,
-}
-
-impl From<Entry> for Part<'_> {
-    fn from(entry: Entry) -> Self {
-        Part { key: entry.key, end: entry.end(), container: Cow::Owned(entry.container) }
-    }
-}
-
-impl<'a> From<&'a Entry> for Part<'a> {
-    fn from(entry: &'a Entry) -> Self {
-        Part { key: entry.key, end: entry.end(), container: Cow::Borrowed(&entry.container) }
-    }
-}
-
-fn parts(directory: &Directory) -> impl Iterator<Item = Part<'_>> {
-    directory.entries().iter().map(Part::from)
-}
-
 /// One side of a walk.
-struct Feed<'a, I> {
-    parts: I,
-    head: Option<Part<'a>>,
+struct Feed<'a> {
+    rest: &'a [Entry],
 }
 
-impl<'a, I: Iterator<Item = Part<'a>>> Feed<'a, I> {
-    fn new(mut parts: I) -> Self {
-        let head = parts.next();
-        Self { parts, head }
-    }
-
+impl<'a> Feed<'a> {
     /// The first chunk at or after `position` that is held; beyond all chunks if there is none.
     fn start(&self, position: u32) -> u32 {
-        self.head.as_ref().map_or(u32::MAX, |head| head.key.max(position))
+        self.rest.first().map_or(u32::MAX, |head| head.key.max(position))
     }
 
     /// Where what is held at `position`, or the gap there, ends.
     fn edge(&self, position: u32) -> u32 {
-        match &self.head {
-            Some(head) if head.key <= position => head.end,
+        match self.rest.first() {
+            Some(head) if head.key <= position => head.end(),
             Some(head) => head.key,
             None => u32::MAX,
         }
     }
 
-    /// What is held of the chunks `position..to`, which lie in one part or in one gap.
-    fn take(&mut self, position: u32, to: u32) -> Option<Cow<'a, Container>> {
-        let head = self.head.take_if(|head| head.key <= position)?;
-        if head.end <= to {
-            self.head = self.parts.next();
-            return Some(head.container);
+    /// What holds the chunks `position..to`, which lie in one entry or in one gap.
+    fn take(&mut self, position: u32, to: u32) -> Option<&'a Entry> {
+        let (head, rest) = self.rest.split_first()?;
+        if head.key > position {
+            return None;
         }
-        self.head = Some(head);
-        Some(Cow::Owned(Container::Full))
+        if head.end() <= to {
+            self.rest = rest;
+        }
+        Some(head)
     }
 }
 
 /// Walks two directories side by side, in stretches of chunks of which each side holds one container or nothing.
-struct Pairs<'a, 'b, A, B> {
-    ours: Feed<'a, A>,
-    theirs: Feed<'b, B>,
+struct Pairs<'a, 'b> {
+    ours: Feed<'a>,
+    theirs: Feed<'b>,
     /// All chunks before this one are done.
     position: u32,
 }
 
-/// The first chunk, the number of chunks, and what each side holds of them.
-type Pair<'a, 'b> = (u32, u32, Option<Cow<'a, Container>>, Option<Cow<'b, Container>>);
+/// The chunks of one stretch, and which entry of each side they are part of.
+struct Pair<'a, 'b> {
+    key: u32,
+    chunks: u32,
+    ours: Option<&'a Entry>,
+    theirs: Option<&'b Entry>,
+}
 
-impl<'a, 'b, A: Iterator<Item = Part<'a>>, B: Iterator<Item = Part<'b>>> Pairs<'a, 'b, A, B> {
-    fn new(ours: A, theirs: B) -> Self {
-        Self { ours: Feed::new(ours), theirs: Feed::new(theirs), position: 0 }
+impl<'a, 'b> Pairs<'a, 'b> {
+    fn new(ours: &'a Directory, theirs: &'b Directory) -> Self {
+        Self { ours: Feed { rest: ours.entries() }, theirs: Feed { rest: theirs.entries() }, position: 0 }
     }
 }
 
-impl<'a, 'b, A: Iterator<Item = Part<'a>>, B: Iterator<Item = Part<'b>>> Iterator for Pairs<'a, 'b, A, B> {
+impl<'a, 'b> Iterator for Pairs<'a, 'b> {
     type Item = Pair<'a, 'b>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let start = self.ours.start(self.position).min(self.theirs.start(self.position));
-        if start == u32::MAX {
+        let key = self.ours.start(self.position).min(self.theirs.start(self.position));
+        if key == u32::MAX {
             return None;
         }
-        let end = self.ours.edge(start).min(self.theirs.edge(start));
+        let end = self.ours.edge(key).min(self.theirs.edge(key));
         self.position = end;
-        Some((start, end - start, self.ours.take(start, end), self.theirs.take(start, end)))
+        Some(Pair { key, chunks: end - key, ours: self.ours.take(key, end), theirs: self.theirs.take(key, end) })
     }
 }

@@ -3,13 +3,13 @@
 //! is. Must never change a bitmap.
 
 use super::Bitmap;
-use super::directory::{Entry, Span, split, window_in_chunk};
+use super::directory::{Span, split, window_in_chunk};
 use crate::geometry::clip_end;
 
 impl Bitmap {
     /// The number of dirty granules.
     pub fn dirty_granules(&self) -> u64 {
-        self.directory.entries().iter().map(Entry::ones).sum()
+        self.directory.ones()
     }
 
     /// The number of dirty bytes, the sum of all extents: unlike QEMU's count it ends where the disk does, and so is
@@ -23,34 +23,70 @@ impl Bitmap {
 
     /// The number of extents of the whole disk; counted, not walked.
     pub fn extent_count(&self) -> u64 {
-        let entries = self.directory.entries();
-        let runs: u64 = entries.iter().map(|entry| u64::from(entry.container.run_count())).sum();
+        let directory = &self.directory;
+        let entries = directory.entries();
+        let runs: u64 = entries.iter().map(|entry| u64::from(directory.view(entry).run_count())).sum();
         let joined = entries.windows(2).filter(|pair| {
-            pair[0].end() == pair[1].key && pair[0].container.contains(u16::MAX) && pair[1].container.contains(0)
+            pair[0].end() == pair[1].key
+                && directory.view(&pair[0]).contains(u16::MAX)
+                && directory.view(&pair[1]).contains(0)
         });
         runs - joined.count() as u64
     }
 
     /// The number of dirty granules that touch `offset..offset + len_bytes`, a range that is cut at the disk's end;
     /// `u64::MAX` is "to the end".
+    ///
+    /// The time does not depend on the length: the counts before all chunks are kept once they have been asked for.
     pub fn count_range(&self, offset: u64, len_bytes: u64) -> u64 {
         let end = clip_end(offset, len_bytes, self.size_bytes);
         if end <= offset {
             return 0;
         }
         let window = Span { first: self.granularity.granule_of(offset), last: self.granularity.granule_of(end - 1) };
-        let entries = self.directory.within(split(window.first).0, split(window.last).0 + 1);
-        let counts = entries.iter().map(|entry| {
+        let directory = &self.directory;
+        let places = directory.places(split(window.first).0, split(window.last).0 + 1);
+        let in_window = |place: usize| {
+            let entry = &directory.entries()[place];
             let all = entry.span();
-            if window.first <= all.first && all.last <= window.last {
-                entry.ones()
-            } else if entry.chunks > 1 {
+            if entry.is_full() {
                 all.last.min(window.last) - all.first.max(window.first) + 1
+            } else if window.first <= all.first && all.last <= window.last {
+                entry.ones()
             } else {
-                u64::from(entry.container.count(window_in_chunk(window, entry.base())))
+                u64::from(directory.view(entry).count(window_in_chunk(window, entry.base())))
             }
-        });
-        counts.sum()
+        };
+        match places.len() {
+            0 => 0,
+            1 => in_window(places.start),
+            2 => in_window(places.start) + in_window(places.end - 1),
+            _ => {
+                let before = directory.before();
+                let between = before[places.end - 1] - before[places.start + 1];
+                in_window(places.start) + between + in_window(places.end - 1)
+            }
+        }
+    }
+
+    /// The number of dirty granules that begin before `offset`: of all before the one that holds it. An `offset` past
+    /// the disk counts all.
+    pub fn rank(&self, offset: u64) -> u64 {
+        let end = self.granularity.granule_of(offset) << self.granularity.bits();
+        self.count_range(0, end)
+    }
+
+    /// The offset of the `number`-th dirty granule, counted from 0; `None` if there are not so many.
+    pub fn select(&self, number: u64) -> Option<u64> {
+        let directory = &self.directory;
+        let before = directory.before();
+        let place = before.partition_point(|&before| before <= number).checked_sub(1)?;
+        let entry = directory.entries().get(place)?;
+        let rest = number - before[place];
+        let (chunk, rest) = (rest / u64::from(entry.ones_of_chunk()), rest % u64::from(entry.ones_of_chunk()));
+        #[allow(clippy::cast_possible_truncation, reason = "one chunk holds less than 2^17 granules")]
+        let bit = directory.view(entry).nth(rest as u32);
+        Some((entry.base() + (chunk << 16) + u64::from(bit)) << self.granularity.bits())
     }
 
     /// The first dirty byte of `offset..offset + len_bytes`, a range that is cut at the disk's end.

@@ -8,10 +8,11 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use super::Bitmap;
-use super::container::{ARRAY_MAX, Container, Run, Words, no_words, to_u16};
-use super::directory::Directory;
+use super::container::{ARRAY_MAX, CHUNK, Container, Form as Held, Run, View, Words, no_words, to_u16};
+use super::directory::{Directory, Entry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
+use crate::kernels::select;
 use std::io::{self, Write};
 
 const COOKIE_WITHOUT_RUNS: u32 = 12346;
@@ -79,6 +80,7 @@ impl Bitmap {
         if !reader.rest.is_empty() {
             return Err(reader.damaged("Roaring bitmap", "bytes follow the last container"));
         }
+        bitmap.directory.shrink();
         Ok(bitmap)
     }
 }
@@ -96,18 +98,25 @@ struct Piece<'a> {
     /// The chunk's index in its group.
     key: u32,
     chunks: u32,
-    container: &'a Container,
+    view: View<'a>,
     ones: u32,
     form: Form,
 }
 
 impl<'a> Piece<'a> {
-    fn new(key: u32, chunks: u32, container: &'a Container) -> Self {
-        let (ones, runs) = (container.ones(), container.run_count());
+    fn new(key: u32, chunks: u32, directory: &'a Directory, entry: &'a Entry) -> Self {
+        let (view, ones) = (directory.view(entry), entry.ones_of_chunk());
         let (plain, plain_bytes) =
             if ones as usize <= ARRAY_MAX { (Form::Array, 2 * ones) } else { (Form::Bits, 8192) };
-        let form = if 2 + 4 * runs < plain_bytes { Form::Runs(runs) } else { plain };
-        Self { key, chunks, container, ones, form }
+        let form = match view.form() {
+            Held::Array if entry.is_smallest() => Form::Array,
+            Held::Words if entry.is_smallest() => Form::Bits,
+            _ => {
+                let runs = view.run_count();
+                if 2 + 4 * runs < plain_bytes { Form::Runs(runs) } else { plain }
+            }
+        };
+        Self { key, chunks, view, ones, form }
     }
 
     /// The bytes of one of the chunks.
@@ -120,19 +129,52 @@ impl<'a> Piece<'a> {
     }
 
     fn write_body(&self, out: &mut Vec<u8>) {
-        let runs = self.container.runs(Run::WHOLE);
-        match self.form {
-            Form::Array => runs.flat_map(|run| run.first..=run.last).for_each(|bit| out.extend(bit.to_le_bytes())),
-            Form::Bits => self.container.words().iter().for_each(|word| out.extend(word.to_le_bytes())),
-            Form::Runs(count) => {
+        let runs = || self.view.runs(Run::WHOLE);
+        match (self.form, self.view) {
+            (Form::Array, View::Array(array)) => write_list(array, out),
+            (Form::Array, _) => {
+                runs().flat_map(|run| run.first..=run.last).for_each(|bit| out.extend(bit.to_le_bytes()));
+            }
+            (Form::Bits, view) => write_words(&view.words(), out),
+            (Form::Runs(count), View::Runs(pairs)) => {
                 out.extend(to_u16(count).to_le_bytes());
-                for run in runs {
+                let from = out.len();
+                out.resize(from + size_of_val(pairs), 0);
+                let room = out.get_mut(from..).unwrap_or_default().as_chunks_mut::<4>().0;
+                for (to, &[first, last]) in room.iter_mut().zip(pairs) {
+                    let ([a, b], [c, d]) = (first.to_le_bytes(), last.wrapping_sub(first).to_le_bytes());
+                    *to = [a, b, c, d];
+                }
+            }
+            (Form::Runs(count), _) => {
+                out.extend(to_u16(count).to_le_bytes());
+                for run in runs() {
                     out.extend(run.first.to_le_bytes());
                     out.extend((run.last - run.first).to_le_bytes());
                 }
             }
         }
     }
+}
+
+#[cfg(target_endian = "little")]
+fn write_list(list: &[u16], out: &mut Vec<u8>) {
+    out.extend_from_slice(bytemuck::cast_slice(list));
+}
+
+#[cfg(target_endian = "big")]
+fn write_list(list: &[u16], out: &mut Vec<u8>) {
+    out.extend(list.iter().flat_map(|bit| bit.to_le_bytes()));
+}
+
+#[cfg(target_endian = "little")]
+fn write_words(words: &Words, out: &mut Vec<u8>) {
+    out.extend_from_slice(bytemuck::cast_slice(words));
+}
+
+#[cfg(target_endian = "big")]
+fn write_words(words: &Words, out: &mut Vec<u8>) {
+    out.extend(words.iter().flat_map(|word| word.to_le_bytes()));
 }
 
 /// The chunks whose granules share their high 32 bits: one 32-bit bitmap.
@@ -210,7 +252,7 @@ fn groups(directory: &Directory) -> impl Iterator<Item = Group<'_>> {
         position = end;
         let pieces = directory.within(start, end).iter().map(|entry| {
             let (from, to) = (entry.key.max(start), entry.end().min(end));
-            Piece::new(from - start, to - from, &entry.container)
+            Piece::new(from - start, to - from, directory, entry)
         });
         Some(Group { high, pieces: pieces.collect() })
     })
@@ -308,11 +350,12 @@ fn read_group(reader: &mut Reader<'_>, high: u32, granules: u64, directory: &mut
         if container.ones() != ones {
             return Err(damaged("the container does not hold as many values as its description says"));
         }
-        let last = container.runs(Run::WHOLE).next_back().map_or(0, |run| u64::from(run.last));
-        if base + last >= granules {
+        let last =
+            if granules - base >= u64::from(CHUNK) { None } else { container.view().runs(Run::WHOLE).next_back() };
+        if last.is_some_and(|run| base + u64::from(run.last) >= granules) {
             return Err(damaged("a value is past the end of the disk"));
         }
-        directory.push(high * GROUP + key, 1, container);
+        directory.push(high * GROUP + key, ones, container.view());
     }
     if flags.any(|flag| flag) {
         return Err(Error::new(ErrorKind::Damaged, "a run flag belongs to no container").at(header, start));
@@ -323,7 +366,7 @@ fn read_group(reader: &mut Reader<'_>, high: u32, granules: u64, directory: &mut
 fn read_array(reader: &mut Reader<'_>, ones: u32, structure: &str) -> Result<Container> {
     let at = reader.offset();
     let values: Vec<u16> = reader.list(ones, structure)?.iter().map(|&bytes| u16::from_le_bytes(bytes)).collect();
-    if !values.is_sorted_by(|a, b| a < b) {
+    if !(select().is_ascending)(&values) {
         return Err(Error::new(ErrorKind::Damaged, "the values are not in ascending order").at(structure, at));
     }
     Ok(Container::from_sorted(values))
@@ -352,7 +395,7 @@ fn read_runs(reader: &mut Reader<'_>, structure: &str) -> Result<Container> {
             return Err(damaged("the runs overlap, touch or are not in ascending order"));
         }
         least_first = u32::from(last) + 2;
-        runs.push(Run { first, last });
+        runs.push([first, last]);
     }
     Ok(Container::from_runs(runs))
 }

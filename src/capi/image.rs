@@ -1,7 +1,7 @@
 //! Owns the image as C programs see it: opening it by path or descriptor, what it is, and what is to be said about it.
 //! Must never know a format, nor how a checkpoint comes about.
 
-use super::boundary::{Handle, Shared, array, count, free, give, guard, handle_out, object, shared};
+use super::boundary::{Handle, Shared, array, count, exclusive, free, give, guard, handle_out, object, shared};
 use super::options::{Facts, Options, Sized32, checkmap_opts, model_number};
 use super::report::{checkmap_report, report_of};
 use crate::chain::{BitmapState, Checkpoint, MAX_BITMAP_NAME, Model, Name};
@@ -222,6 +222,20 @@ fn check_mode(file: &File, write: bool) -> Result<()> {
 pub unsafe extern "C" fn checkmap_image_close(image: *mut checkmap_image) {
     // SAFETY: the caller's promise for `image`, which it gives up.
     unsafe { free(image) }
+}
+
+/// How many threads the calls on this image may use from now on where there is much to read, write or unite; 0, which an
+/// image begins with, and 1 both mean the caller's alone. At most 1024, else `-EINVAL`.
+///
+/// None of them runs after the call that started them has returned, and they block every signal but those of a fault.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_image_set_threads(image: *mut checkmap_image, threads: u32) -> c_int {
+    guard(|| {
+        let threads = super::options::threads(threads)?;
+        // SAFETY: the caller's promise for `image`.
+        unsafe { exclusive(image) }?.image.set_threads(threads);
+        Ok(0)
+    })
 }
 
 /// The image is marked dirty or corrupt: it can be read, and must be repaired before it is written.

@@ -40,6 +40,14 @@ pub const CHECKMAP_MODEL_UNKNOWN: u32 = 3;
 /// More threads than these are a mistake.
 const MOST_THREADS: u32 = 1024;
 
+/// The number of threads that a caller gave, looked at.
+pub(super) fn threads(threads: u32) -> Result<usize> {
+    match usize::try_from(threads) {
+        Ok(many) if threads <= MOST_THREADS => Ok(many),
+        _ => Err(invalid(format!("{threads} threads are more than {MOST_THREADS}"))),
+    }
+}
+
 /// Options of the calls that can take long; begin with `CHECKMAP_OPTS_INIT`. Wherever one is asked for, NULL stands for
 /// the defaults. A call ignores the members that mean nothing to it.
 ///
@@ -51,7 +59,7 @@ pub struct checkmap_opts {
     /// sizeof(struct checkmap_opts)
     pub size: u32,
     /// How many threads may be used; 0 and 1 both mean the caller's alone. At most 1024, else `-EINVAL`. None of them runs
-    /// after the call has returned.
+    /// after the call has returned. Calls on an image do not read it: see `checkmap_image_set_threads()`.
     pub threads: u32,
     /// The most memory a merge of segments takes, in bytes; 0 is the default of 64 MiB.
     pub memory_bytes: u64,
@@ -105,9 +113,7 @@ impl Options {
         }
         // SAFETY: not NULL; the alignment and the size are looked at before more than the size is read.
         let opts = unsafe { read_sized(opts, FIRST_OPTS, "checkmap_opts") }?;
-        if opts.threads > MOST_THREADS {
-            return Err(invalid(format!("{} threads are more than {MOST_THREADS}", opts.threads)));
-        }
+        let threads = threads(opts.threads)?;
         if opts.flags & !FLAGS != 0 {
             return Err(invalid(format!("the options have unknown flags: {:#x}", opts.flags)));
         }
@@ -118,7 +124,7 @@ impl Options {
             other => return Err(invalid(format!("{other} is no model to insist on"))),
         };
         Ok(Self {
-            threads: usize::try_from(opts.threads).unwrap_or(1),
+            threads,
             memory_bytes: opts.memory_bytes,
             flags: opts.flags,
             model,

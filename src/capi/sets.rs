@@ -18,8 +18,7 @@ fn unite(bitmaps: &[&Bitmap], granularity: Option<Granularity>, options: &mut Op
     if options.step(Step { phase: PHASE, done: 0, total }).is_break() {
         return Err(Error::new(ErrorKind::Cancelled, "stopped as asked; nothing was changed"));
     }
-    let _ = options.threads;
-    let united = Bitmap::union_many(bitmaps, granularity)?;
+    let united = Bitmap::union_many_with(bitmaps, granularity, options.threads)?;
     if options.step(Step { phase: PHASE, done: total, total }).is_break() {
         return Err(Error::new(ErrorKind::Cancelled, "stopped as asked; nothing was changed"));
     }

@@ -28,8 +28,9 @@ fn merge(args: &SegmentMergeArgs, session: &Session) -> Outcome {
         true => None,
         false => Some(Destination::new(args.output.as_deref(), None, true)?),
     };
-    let opened: Vec<Segment> = args.segments.iter().map(|path| Segment::open_file(path)).collect::<Result<_, _>>()?;
-    let segments: Vec<&Segment> = opened.iter().collect();
+    let opened: Vec<Segment<'_>> =
+        args.segments.iter().map(|path| Segment::open_file(path)).collect::<Result<_, _>>()?;
+    let segments: Vec<&Segment<'_>> = opened.iter().collect();
     let mut options = MergeOptions::default();
     options.memory_bytes = args.memory;
     options.threads = args.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
@@ -64,7 +65,7 @@ fn in_words(summary: &Summary) -> String {
 
 fn info(args: &SegmentFileArgs, session: &Session) -> Outcome {
     let segment = Segment::open_file(&args.segment)?;
-    let (summary, forms, dirty_bytes) = (segment.summary(), segment.forms(), segment.dirty_bytes()?);
+    let (summary, forms, dirty_bytes) = (segment.summary(), segment.forms()?, segment.dirty_bytes()?);
     print(session, |out| {
         if args.json {
             let document = json!({

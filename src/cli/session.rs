@@ -11,6 +11,10 @@ use checkmap::Image;
 use checkmap::image::{Access, OpenOptions};
 use std::io::Write;
 use std::path::Path;
+use std::thread::available_parallelism;
+
+/// An image is read and written by no more threads than these, however many processors there are.
+const MOST_THREADS: usize = 8;
 
 /// One run of the program.
 #[derive(Debug)]
@@ -35,7 +39,8 @@ impl Session {
     pub(crate) fn open(&self, image: &Path, access: Access) -> Result<Image, Failure> {
         // Names take no locks anyway, but they look for those of a running writer.
         let no_lock = self.no_lock && access != Access::Names;
-        let image = Image::open(image, &OpenOptions { access, no_lock })?;
+        let threads = available_parallelism().map_or(1, |threads| threads.get().min(MOST_THREADS));
+        let image = Image::open(image, &OpenOptions { access, no_lock, threads })?;
         for warning in image.warnings() {
             self.warn(warning);
         }

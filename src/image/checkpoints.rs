@@ -232,7 +232,7 @@ impl Image {
         tell(observer, "reading bitmaps", total, total)?;
         let bitmap = match bitmaps.iter().collect::<Vec<_>>().as_slice() {
             [] => Bitmap::new(self.virtual_size(), span.granularity)?,
-            bitmaps => Bitmap::union_many(bitmaps, Some(span.granularity))?,
+            bitmaps => Bitmap::union_many_with(bitmaps, Some(span.granularity), self.options.threads)?,
         };
         Ok(Diff { since: span.since, until: span.until, bitmap })
     }

@@ -41,12 +41,15 @@ pub struct OpenOptions {
     /// Take no locks: the caller makes sure that nothing else has the image open. A hypervisor that opens its own
     /// image needs it, because these locks conflict within one process as well.
     pub no_lock: bool,
+    /// How many threads read and write bitmaps where there is much of them; 0 and 1 mean the caller's thread. They have
+    /// ended when the call that started them returns.
+    pub threads: usize,
 }
 
 impl OpenOptions {
-    /// Options for `access`, with locks.
+    /// Options for `access`, with locks and without threads.
     pub fn new(access: Access) -> Self {
-        Self { access, no_lock: false }
+        Self { access, no_lock: false, threads: 0 }
     }
 }
 
@@ -119,7 +122,8 @@ impl Image {
     /// Opens an image through the caller's own [`Storage`], which must be locked against other writers by its owner.
     /// `path` names it in messages, and is where relative names of backing files start.
     pub fn open_storage(storage: Arc<dyn Storage>, path: &Path, options: &OpenOptions) -> Result<Self> {
-        let format = Qcow2::open(Arc::clone(&storage)).map_err(|error| with_way_out(error).in_file(path))?;
+        let mut format = Qcow2::open(Arc::clone(&storage)).map_err(|error| with_way_out(error).in_file(path))?;
+        format.set_threads(options.threads);
         Ok(Self {
             path: path.to_owned(),
             options: *options,
@@ -129,6 +133,12 @@ impl Image {
             locks: None,
             warnings: Vec::new(),
         })
+    }
+
+    /// How many threads the calls from now on may use, see [`OpenOptions::threads`].
+    pub fn set_threads(&mut self, threads: usize) {
+        self.options.threads = threads;
+        self.format.set_threads(threads);
     }
 
     /// What the caller should tell its user about the opening, such as locks that do not work.

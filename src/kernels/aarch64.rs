@@ -1,8 +1,8 @@
 //! Owns the kernels for aarch64 with NEON. Must never be reached on a CPU that does not have it.
 
-use super::body::{EDGES, FEW};
+use super::body::{EDGES, FEW, GROUP};
 use super::portable::every_kernel;
-use super::{Kernels, Measure, Words, body};
+use super::{Kernels, Measure, Pair, Words, body};
 use crate::cpu::Level;
 
 macro_rules! neon {

@@ -2,7 +2,7 @@
 //! Owns the portable bodies of the kernels, which the other files stamp for their instruction sets. Must never ask what the
 //! CPU is.
 
-use super::{Measure, Words};
+use super::{Measure, Pair, Words};
 
 /// The words of one chunk.
 pub const WORDS: usize = 1024;
@@ -13,8 +13,9 @@ pub const ROOM: usize = 64;
 /// The bounds that are decoded at a time; the last 64 are room for those of one word.
 pub const EDGES: usize = 128;
 
-/// The most items that `sort_few` sorts.
-pub const FEW: usize = 96;
+/// The most items that `sort_few` sorts, and how many of them come sorted.
+pub const FEW: usize = 128;
+pub const GROUP: usize = 8;
 
 /// A list this many times as long as the other is searched instead of walked.
 const SKEW: usize = 32;
@@ -151,26 +152,39 @@ fn edge(index: usize) -> u32 {
 
 #[inline(always)]
 pub(super) fn list_edges(list: &[u16], out: &mut [u32; EDGES]) -> (usize, usize) {
-    let Some(&head) = list.first() else { return (0, 0) };
-    let (mut start, mut end) = (u32::from(head), u32::from(head) + 1);
-    (out[0], out[1]) = (start, end);
-    let mut pair = 0;
+    const BLOCK: usize = 8;
     let (pairs, _) = out.as_chunks_mut::<2>();
-    let mut taken = list.len().min(EDGES / 2);
-    for &item in &list[1..taken] {
-        let item = u32::from(item);
-        let apart = item != end;
-        pair += usize::from(apart);
-        start = if apart { item } else { start };
-        end = item + 1;
-        pairs[pair % (EDGES / 2)] = [start, end];
+    let (mut filled, mut taken) = (0, 0);
+    while filled < pairs.len() && taken < list.len() {
+        // Most often no item follows the one before it: then each is a run of its own.
+        if let (Some(block), Some(room)) =
+            (list[taken..].first_chunk::<{ BLOCK + 1 }>(), pairs[filled..].first_chunk_mut::<BLOCK>())
+        {
+            let touching =
+                (0..BLOCK).fold(false, |any, place| any | (block[place + 1].wrapping_sub(block[place]) == 1));
+            if !touching {
+                for (pair, &item) in room.iter_mut().zip(block) {
+                    *pair = [u32::from(item), u32::from(item) + 1];
+                }
+                filled += BLOCK;
+                taken += BLOCK;
+                continue;
+            }
+        }
+        let stop = (taken + BLOCK).min(list.len());
+        while taken < stop && filled < pairs.len() {
+            let start = u32::from(list[taken]);
+            let mut end = start + 1;
+            taken += 1;
+            while taken < list.len() && u32::from(list[taken]) == end {
+                end += 1;
+                taken += 1;
+            }
+            pairs[filled] = [start, end];
+            filled += 1;
+        }
     }
-    while taken < list.len() && u32::from(list[taken]) == end {
-        end += 1;
-        taken += 1;
-    }
-    pairs[pair % (EDGES / 2)] = [start, end];
-    (2 * pair + 2, taken)
+    (2 * filled, taken)
 }
 
 #[inline(always)]
@@ -306,11 +320,18 @@ pub(super) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 
 /// Every item is counted to its place: the square of their number, but sixteen comparisons at a time and no branch.
 #[inline(always)]
-pub(super) fn sort_few(items: &[u16; FEW], out: &mut [u16; FEW]) -> usize {
-    let count = items.iter().position(|&item| item == u16::MAX).unwrap_or(FEW);
-    let blocks = &items.as_chunks::<16>().0[..count.div_ceil(16)];
-    *out = [0; FEW];
-    for &item in &items[..count] {
+pub(super) fn sort_few(items: &mut [[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize {
+    let mut packed = [u16::MAX; FEW + 1];
+    let mut count = 0;
+    for &item in items[..groups].as_flattened() {
+        packed[count] = item;
+        count += usize::from(item != u16::MAX);
+    }
+    packed[count] = u16::MAX;
+    let blocks = &packed.as_chunks::<16>().0[..count.div_ceil(16)];
+    let out = &mut out[..FEW];
+    out[..count].fill(0);
+    for &item in &packed[..count] {
         let mut below = [0u16; 16];
         for block in blocks {
             for (below, &other) in below.iter_mut().zip(block) {
@@ -330,28 +351,39 @@ pub(super) fn sort_few(items: &[u16; FEW], out: &mut [u16; FEW]) -> usize {
 }
 
 #[inline(always)]
-pub(super) fn unite_runs(a: &[u32], b: &[u32], out: &mut [u32]) -> usize {
+pub(super) fn unite_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize {
     let (mut i, mut j, mut count) = (0, 0, 0);
-    let Some(&head) = [a.first(), b.first()].into_iter().flatten().min() else { return 0 };
+    let Some(&[first, last]) = [a.first(), b.first()].into_iter().flatten().min() else { return 0 };
     let out = &mut out[..a.len() + b.len()];
-    let (mut first, mut last) = (head >> 16, head & 0xffff);
-    let mut add = |run: u32| {
-        let (run_first, run_last) = (run >> 16, run & 0xffff);
+    let (mut first, mut last) = (u32::from(first), u32::from(last));
+    let mut add = |[run_first, run_last]: Pair| {
+        let (run_first, run_last) = (u32::from(run_first), u32::from(run_last));
         let apart = run_first > last + 1;
-        out[count] = first << 16 | last;
+        out[count] = pair(first, last);
         count += usize::from(apart);
         first = if apart { run_first } else { first };
         last = if apart { run_last } else { last.max(run_last) };
     };
     while i < a.len() && j < b.len() {
         let (x, y) = (a[i], b[j]);
-        let is_a = x <= y;
+        let is_a = x[0] <= y[0];
         i += usize::from(is_a);
         j += usize::from(!is_a);
         add(if is_a { x } else { y });
     }
     let tail = if i < a.len() { &a[i..] } else { &b[j..] };
     tail.iter().for_each(|&run| add(run));
-    out[count] = first << 16 | last;
+    out[count] = pair(first, last);
     count + 1
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "positions of a chunk are below 65536")]
+#[inline(always)]
+fn pair(first: u32, last: u32) -> Pair {
+    [first as u16, last as u16]
+}
+
+#[inline(always)]
+pub(super) fn run_ones(runs: &[Pair]) -> u32 {
+    runs.iter().map(|&[first, last]| u32::from(last.wrapping_sub(first)) + 1).sum()
 }

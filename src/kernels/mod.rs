@@ -14,13 +14,16 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use body::{EDGES, FEW, ROOM, WORDS};
+pub use body::{EDGES, FEW, GROUP, ROOM, WORDS};
 
 use crate::cpu::Level;
 use std::sync::OnceLock;
 
 /// The bits of one chunk; bit n is bit n%64, counted from the least significant, of word n/64.
 pub type Words = [u64; WORDS];
+
+/// The first and the last position of a run.
+pub type Pair = [u16; 2];
 
 /// What there is in a chunk: 65536 at most of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,11 +83,13 @@ pub struct Kernels {
     pub intersect: fn(a: &[u16], b: &[u16], out: &mut [u16]) -> usize,
     /// What is in `a` and not in `b`; its length.
     pub subtract: fn(a: &[u16], b: &[u16], out: &mut [u16]) -> usize,
-    /// Sorts the items before the first `u16::MAX`, each once; their number. After that there is nothing else in `items`.
-    pub sort_few: fn(items: &[u16; FEW], out: &mut [u16; FEW]) -> usize,
-    /// The union of two lists of runs, each run as its first position in the upper and its last in the lower 16 bits;
-    /// touching runs are joined. Its length.
-    pub unite_runs: fn(a: &[u32], b: &[u32], out: &mut [u32]) -> usize,
+    /// Sorts the items of the first `groups`, each once; their number. Each group is sorted, and filled up with
+    /// `u16::MAX`, which is no item; what stands in the others means nothing. `out` has room for [`FEW`] and [`ROOM`].
+    pub sort_few: fn(items: &mut [[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize,
+    /// The union of two lists of runs; touching runs are joined. Its length.
+    pub unite_runs: fn(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize,
+    /// The number of positions in runs.
+    pub run_ones: fn(runs: &[Pair]) -> u32,
 }
 
 /// The kernels that this process uses, chosen at the first call.

@@ -26,8 +26,9 @@ macro_rules! every_kernel {
             unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
             intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
             subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
-            sort_few(items: &[u16; FEW], out: &mut [u16; FEW]) -> usize;
-            unite_runs(a: &[u32], b: &[u32], out: &mut [u32]) -> usize;
+            sort_few(items: &mut [[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize;
+            unite_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize;
+            run_ones(runs: &[Pair]) -> u32;
         }
     };
 }

@@ -1,8 +1,8 @@
 //! Owns the kernels for x86-64 beyond its baseline. Must never be reached on a CPU that does not have what they need.
 
-use super::body::{EDGES, FEW};
+use super::body::{EDGES, FEW, GROUP};
 use super::portable::every_kernel;
-use super::{Kernels, Measure, Words, body, merge};
+use super::{Kernels, Measure, Pair, Words, body, merge};
 use crate::cpu::Level;
 
 macro_rules! avx2 {
@@ -47,4 +47,4 @@ every_kernel!(avx2);
 every_kernel!(avx512);
 
 /// The compiler keeps the union of lists scalar: `merge` is about three times as fast.
-pub(super) static AVX2: Kernels = Kernels { unite: merge::unite, ..STAMPED };
+pub(super) static AVX2: Kernels = Kernels { unite: merge::unite, sort_few: merge::sort_few, ..STAMPED };

@@ -4,10 +4,13 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use super::container::Decoder;
-use super::layout::{TRAILER, TRAILER_BYTES};
+use super::layout::{DIRECTORY, ENTRY_BYTES, Entry, PAGE_ENTRIES, TOUCH, TRAILER, TRAILER_BYTES};
 use super::read::{READ_BYTES, Segment, SpanReader};
+use crate::bitmap::chunks::View;
 use crate::error::{ErrorKind, Result};
 use crate::progress::{Observer, tell};
+
+const PHASE: &str = "checking containers";
 
 /// After so many problems the check looks no further.
 const MOST_PROBLEMS: usize = 1000;
@@ -24,53 +27,92 @@ pub struct Problem {
     pub message: String,
 }
 
-impl Segment {
-    /// Reads every container, and returns what is wrong, 1000 problems at most; header, trailer and directory were checked
-    /// when the segment was opened.
+impl Segment<'_> {
+    /// Reads every page of the directory and every container, and returns what is wrong, 1000 problems at most; header,
+    /// trailer and index were checked when the segment was opened.
     ///
     /// An error is one of reading, or of `observer`.
     pub fn check(&self, observer: &mut dyn Observer) -> Result<Vec<Problem>> {
         let mut problems = Vec::new();
         let (mut reader, mut decoder) = (SpanReader::default(), Decoder::new());
-        let mut extents = Some(0_u64);
-        let mut last = (0, false);
+        // What only the whole file can tell; nothing once a part of it is not known.
+        let mut whole = Some(Whole::default());
+        let mut before: Option<Entry> = None;
         let total = self.summary().directory_offset();
-        for (index, entry) in self.entries().iter().enumerate() {
-            if index % 64 == 0 {
-                tell(observer, "checking containers", entry.offset.min(total), total)?;
-            }
+        for number in 0..self.pages() {
             if problems.len() >= MOST_PROBLEMS {
                 return Ok(problems);
             }
-            let mut wrong = |offset: u64, message: &str| {
-                problems.push(Problem { structure: entry.structure(), offset, message: message.to_owned() });
-            };
-            let bytes = reader.container(self, index, READ_BYTES)?;
-            match self.decode(&mut decoder, entry, bytes) {
+            let page = match self.page(number) {
                 Err(error) if error.kind() == ErrorKind::Damaged => {
-                    wrong(entry.offset, error.message());
-                    extents = None;
+                    problems.push(Problem::new(DIRECTORY, error.offset().unwrap_or(total), error.message()));
+                    (whole, before) = (None, None);
+                    continue;
                 }
-                Err(error) => return Err(error),
-                Ok(view) => {
-                    let joined = last == (entry.key, true) && view.contains(0);
-                    let runs = u64::from(view.run_count()) - u64::from(joined);
-                    extents = extents.map(|extents| extents + runs);
-                    last = (entry.end(), view.contains(u16::MAX));
+                page => page?,
+            };
+            if let (Some(before), Some(first)) = (before, page.first())
+                && before.touches(first)
+            {
+                let offset = total + (number * PAGE_ENTRIES * ENTRY_BYTES) as u64;
+                problems.push(Problem::new(DIRECTORY, offset, TOUCH));
+            }
+            before = page.last().copied();
+            tell(observer, PHASE, page.iter().map(|entry| entry.offset).max().unwrap_or(0).min(total), total)?;
+            for (place, entry) in page.iter().enumerate() {
+                if problems.len() >= MOST_PROBLEMS {
+                    return Ok(problems);
+                }
+                let mut wrong =
+                    |offset: u64, message: &str| problems.push(Problem::new(&entry.structure(), offset, message));
+                let bytes = reader.container(self, number * PAGE_ENTRIES + place, READ_BYTES)?;
+                match self.decode(&mut decoder, entry, bytes) {
+                    Err(error) if error.kind() == ErrorKind::Damaged => {
+                        wrong(entry.offset, error.message());
+                        whole = None;
+                    }
+                    Err(error) => return Err(error),
+                    Ok(view) => whole.iter_mut().for_each(|whole| whole.add(entry, &view)),
+                }
+                if !reader.is_padded(entry) {
+                    wrong(entry.offset + u64::from(entry.len), "the bytes up to the next container are not zero");
                 }
             }
-            if !reader.is_padded(entry) {
-                wrong(entry.offset + u64::from(entry.len), "the bytes up to the next container are not zero");
-            }
         }
-        if extents.is_some_and(|extents| extents != self.summary().extents) {
-            problems.push(Problem {
-                structure: TRAILER.to_owned(),
-                offset: self.summary().file_bytes - TRAILER_BYTES as u64 + 16,
-                message: "the number of extents is not that of the containers".to_owned(),
-            });
+        let trailer = self.summary().file_bytes - TRAILER_BYTES as u64;
+        if whole.as_ref().is_some_and(|whole| whole.chunks != self.summary().chunks) {
+            let message = "the number of chunks is not that of the directory";
+            problems.push(Problem::new(TRAILER, trailer, message));
         }
-        tell(observer, "checking containers", total, total)?;
+        if whole.is_some_and(|whole| whole.extents != self.summary().extents) {
+            let message = "the number of extents is not that of the containers";
+            problems.push(Problem::new(TRAILER, trailer + 16, message));
+        }
+        tell(observer, PHASE, total, total)?;
         Ok(problems)
+    }
+}
+
+impl Problem {
+    fn new(structure: &str, offset: u64, message: &str) -> Self {
+        Self { structure: structure.to_owned(), offset, message: message.to_owned() }
+    }
+}
+
+/// What all containers have together.
+#[derive(Debug, Default)]
+struct Whole {
+    chunks: u64,
+    extents: u64,
+    /// The chunk after the last one, and whether the last granule before it is dirty.
+    last: (u32, bool),
+}
+
+impl Whole {
+    fn add(&mut self, entry: &Entry, view: &View<'_>) {
+        let joined = self.last == (entry.key, true) && view.contains(0);
+        self.extents += u64::from(view.run_count()) - u64::from(joined);
+        self.chunks += u64::from(entry.chunks);
+        self.last = (entry.end(), view.contains(u16::MAX));
     }
 }

@@ -3,36 +3,42 @@
 //! stand.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use super::layout::Entry;
-use crate::bitmap::chunks::{Form, Pair, View, Words, count_ones};
+use super::layout::{ARRAY_MAX, Entry, RUNS_MAX};
+use crate::bitmap::chunks::{Form, Pair, View, Words};
+
+const WRONG_SUM: &str = "the checksum is wrong";
+const WRONG_COUNT: &str = "it does not hold as many granules as the directory says";
 
 /// The buffers that one container at a time is read into.
 #[derive(Debug)]
 pub(super) struct Decoder {
     array: Vec<u16>,
-    words: Box<Words>,
+    /// Empty or one.
+    words: Vec<Words>,
     runs: Vec<Pair>,
     form: Form,
 }
+
+static NO_WORDS: Words = [0; 1024];
 
 impl Decoder {
     /// The most memory that a decoder takes.
     pub(super) const HEAP_BYTES: u64 = 3 * 8192;
 
     pub(super) fn new() -> Self {
-        let (array, runs) = (Vec::with_capacity(4096), Vec::with_capacity(2048));
-        Self { array, words: Box::new([0; 1024]), runs, form: Form::Full }
+        Self { array: Vec::new(), words: Vec::new(), runs: Vec::new(), form: Form::Full }
     }
 
     /// Reads the container of `entry`, whose chunk has `granules`; says which rule it breaks.
     pub(super) fn decode(&mut self, entry: &Entry, bytes: &[u8], granules: u32) -> Result<View<'_>, &'static str> {
         if crc32c::crc32c(bytes) != entry.sum {
-            return Err("the checksum is wrong");
+            return Err(WRONG_SUM);
         }
         let (ones, last) = match entry.form {
             Form::Full => (entry.ones, None),
             Form::Array => {
                 self.array.clear();
+                self.array.reserve_exact(ARRAY_MAX as usize);
                 self.array.extend(bytes.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)));
                 let later = self.array.get(1..).unwrap_or_default();
                 if !self.array.iter().zip(later).fold(true, |sorted, (one, next)| sorted & (one < next)) {
@@ -41,16 +47,20 @@ impl Decoder {
                 (u32::try_from(self.array.len()).unwrap_or(u32::MAX), self.array.last().copied())
             }
             Form::Words => {
-                for (word, bytes) in self.words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+                self.words.reserve_exact(1);
+                self.words.resize(1, NO_WORDS);
+                let words = self.words.first_mut().ok_or("its words are not there")?;
+                for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
                     *word = u64::from_le_bytes(*bytes);
                 }
-                let last = (0_u16..1024).zip(self.words.iter()).rev().find(|(_, word)| **word != 0);
+                let last = (0_u16..1024).zip(words.iter()).rev().find(|(_, word)| **word != 0);
                 let last =
                     last.map(|(index, word)| index * 64 + 63 - u16::try_from(word.leading_zeros()).unwrap_or(63));
-                (count_ones(&self.words), last)
+                (View::Words(words).ones(), last)
             }
             Form::Runs => {
                 self.runs.clear();
+                self.runs.reserve_exact(RUNS_MAX as usize);
                 self.runs.extend(
                     bytes
                         .as_chunks::<4>()
@@ -70,7 +80,7 @@ impl Decoder {
             }
         };
         if ones != entry.ones {
-            return Err("it does not hold as many granules as the directory says");
+            return Err(WRONG_COUNT);
         }
         if last.is_some_and(|last| u32::from(last) >= granules) {
             return Err("dirty granules lie past the end of the disk");
@@ -83,9 +93,42 @@ impl Decoder {
     pub(super) fn view(&self) -> View<'_> {
         match self.form {
             Form::Array => View::Array(&self.array),
-            Form::Words => View::Words(&self.words),
+            Form::Words => View::Words(self.words.first().unwrap_or(&NO_WORDS)),
             Form::Runs => View::Runs(&self.runs),
             Form::Full => View::Full,
+        }
+    }
+}
+
+/// As [`count_before`] of what [`Decoder::decode`] gives, for words of a whole chunk: nothing is copied.
+pub(super) fn count_words_before(entry: &Entry, bytes: &[u8], end: u16) -> Result<u64, &'static str> {
+    if crc32c::crc32c(bytes) != entry.sum {
+        return Err(WRONG_SUM);
+    }
+    let count = |words: &[[u8; 8]]| words.iter().map(|word| u64::from_le_bytes(*word).count_ones()).sum::<u32>();
+    let (before, behind) = bytes.as_chunks::<8>().0.split_at_checked(usize::from(end / 64)).unwrap_or_default();
+    let first = count(before);
+    if first + count(behind) != entry.ones {
+        return Err(WRONG_COUNT);
+    }
+    let begun = behind.first().map_or(0, |word| u64::from_le_bytes(*word) & ((1 << (end % 64)) - 1));
+    Ok(u64::from(first + begun.count_ones()))
+}
+
+/// How many granules of a container come before the one of index `end`.
+pub(super) fn count_before(view: View<'_>, end: u16) -> u64 {
+    match view {
+        View::Full => end.into(),
+        View::Array(array) => array.partition_point(|bit| *bit < end) as u64,
+        View::Words(words) => {
+            let (whole, rest) = (usize::from(end / 64), end % 64);
+            let last = words.get(whole).map_or(0, |word| (word & ((1 << rest) - 1)).count_ones());
+            let before = words.get(..whole).unwrap_or_default().iter().map(|word| word.count_ones());
+            u64::from(before.sum::<u32>() + last)
+        }
+        View::Runs(runs) => {
+            let begun = runs.iter().take_while(|[first, _]| *first < end);
+            begun.map(|[first, last]| u64::from((*last).min(end - 1)) - u64::from(*first) + 1).sum()
         }
     }
 }

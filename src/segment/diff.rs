@@ -30,14 +30,14 @@ pub struct Difference {
 ///
 /// Disks of different size are [`ErrorKind::SizeMismatch`]. Both segments are read as the iterator goes; after an error it
 /// ends.
-pub fn diff<'a>(a: &'a Segment, b: &'a Segment, offset: u64, len_bytes: u64) -> Result<Differences<'a>> {
+pub fn diff<'a>(a: &'a Segment<'a>, b: &'a Segment<'a>, offset: u64, len_bytes: u64) -> Result<Differences<'a>> {
     check_sizes(a, b)?;
     let end = clip_end(offset, len_bytes, a.size_bytes());
-    let side = |segment: &'a Segment| Feed { extents: segment.extents(offset, len_bytes), head: None };
+    let side = |segment: &'a Segment<'a>| Feed { extents: segment.extents(offset, len_bytes), head: None };
     Ok(Differences { a: side(a), b: side(b), position: offset, end, pending: None })
 }
 
-pub(super) fn check_sizes(a: &Segment, b: &Segment) -> Result<()> {
+pub(super) fn check_sizes(a: &Segment<'_>, b: &Segment<'_>) -> Result<()> {
     if a.size_bytes() == b.size_bytes() {
         return Ok(());
     }

@@ -13,11 +13,12 @@ use std::ops::Range;
 
 /// The dirty extents of a range of a segment, see [`Segment::extents`].
 pub struct Extents<'a> {
-    segment: &'a Segment,
+    segment: &'a Segment<'a>,
     /// The range of bytes.
     range: Range<u64>,
-    /// The entries that are still to be read.
-    entries: Range<usize>,
+    /// The next entry to be read, once it is known.
+    next: Option<usize>,
+    is_done: bool,
     reader: SpanReader,
     decoder: Decoder,
     /// How far to read ahead: little at first, since many a caller wants one extent only.
@@ -27,13 +28,12 @@ pub struct Extents<'a> {
 }
 
 impl<'a> Extents<'a> {
-    pub(super) fn new(segment: &'a Segment, offset: u64, end: u64) -> Self {
-        let window = segment.window(offset, end.saturating_sub(offset));
-        let entries = window.map_or(0..0, |window| segment.touching(&window));
+    pub(super) fn new(segment: &'a Segment<'a>, offset: u64, end: u64) -> Self {
         Self {
             segment,
             range: offset..end,
-            entries,
+            next: None,
+            is_done: false,
             reader: SpanReader::default(),
             decoder: Decoder::new(),
             ahead: 0,
@@ -42,11 +42,18 @@ impl<'a> Extents<'a> {
     }
 
     /// Reads the next entry's runs, those inside the window.
-    fn read(&mut self, index: usize) -> Result<()> {
-        let Some(entry) = self.segment.entries().get(index) else { return Ok(()) };
-        let Some(window) = self.segment.window(self.range.start, self.range.end - self.range.start) else {
+    fn read(&mut self) -> Result<()> {
+        self.is_done = true;
+        let Some(window) = self.segment.window(self.range.start, self.range.end.saturating_sub(self.range.start))
+        else {
             return Ok(());
         };
+        let index = match self.next {
+            Some(index) => index,
+            None => self.segment.first_touching(&window)?,
+        };
+        let Some(entry) = self.segment.touch_inside(index, &window)? else { return Ok(()) };
+        self.next = Some(index + 1);
         let base = u64::from(entry.key) << 16;
         let end = u64::from(entry.end()) << 16;
         let ready = &mut self.ready;
@@ -56,6 +63,7 @@ impl<'a> Extents<'a> {
         };
         if entry.is_full() {
             take(base.max(window.start), end.min(window.end));
+            self.is_done = false;
             return Ok(());
         }
         let bytes = self.reader.container(self.segment, index, self.ahead)?;
@@ -65,6 +73,7 @@ impl<'a> Extents<'a> {
         view.runs_within(inside(window.start), inside(window.end - 1), |first, last| {
             take(base + u64::from(first), base + u64::from(last) + 1);
         });
+        self.is_done = false;
         Ok(())
     }
 }
@@ -74,11 +83,8 @@ impl Iterator for Extents<'_> {
 
     fn next(&mut self) -> Option<Result<Extent>> {
         // The last run that is ready may go on in the next entry.
-        while self.ready.len() < 2
-            && let Some(index) = self.entries.next()
-        {
-            if let Err(error) = self.read(index) {
-                self.entries = 0..0;
+        while self.ready.len() < 2 && !self.is_done {
+            if let Err(error) = self.read() {
                 self.ready.clear();
                 return Some(Err(error));
             }

@@ -17,6 +17,10 @@ pub(super) const VERSION: u32 = 1;
 pub(super) const HEADER_BYTES: usize = 64;
 pub(super) const TRAILER_BYTES: usize = 64;
 pub(super) const ENTRY_BYTES: usize = 40;
+/// So many entries are a page of the directory; the last one may have fewer.
+pub(super) const PAGE_ENTRIES: usize = 64;
+/// What the index has of each page.
+pub(super) const PLACE_BYTES: usize = 24;
 /// Every container begins at a multiple of this.
 pub(super) const ALIGN: u64 = 64;
 /// The bytes of a chunk as words.
@@ -24,11 +28,12 @@ pub(super) const WORDS_BYTES: u32 = 8192;
 /// The most values of an array.
 pub(super) const ARRAY_MAX: u32 = 4096;
 /// The most runs of a container.
-const RUNS_MAX: u32 = 2048;
+pub(super) const RUNS_MAX: u32 = 2048;
 
 pub(super) const HEADER: &str = "segment header";
 pub(super) const TRAILER: &str = "segment trailer";
 pub(super) const DIRECTORY: &str = "segment directory";
+pub(super) const INDEX: &str = "segment directory index";
 
 /// `len` rounded up to where the next container may begin.
 pub(super) fn aligned(len: u64) -> u64 {
@@ -159,13 +164,28 @@ impl Summary {
         Header { size_bytes: self.size_bytes, granularity: self.granularity }
     }
 
+    pub(super) fn pages(&self) -> u64 {
+        self.entries.div_ceil(PAGE_ENTRIES as u64)
+    }
+
+    /// The bytes of directory and index.
+    pub(super) fn directory_bytes(&self) -> Option<u64> {
+        let index = self.pages().checked_mul(PLACE_BYTES as u64)?;
+        self.entries.checked_mul(ENTRY_BYTES as u64)?.checked_add(index)
+    }
+
     pub(super) fn directory_offset(&self) -> u64 {
-        self.file_bytes.saturating_sub(TRAILER_BYTES as u64 + self.entries.saturating_mul(ENTRY_BYTES as u64))
+        let behind = self.directory_bytes().and_then(|bytes| bytes.checked_add(TRAILER_BYTES as u64));
+        self.file_bytes.saturating_sub(behind.unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn index_offset(&self) -> u64 {
+        self.directory_offset() + self.entries.saturating_mul(ENTRY_BYTES as u64)
     }
 }
 
-/// The trailer of a segment that `summary` describes; `directory` is the checksum of its directory.
-pub(super) fn encode_trailer(summary: &Summary, directory: u32) -> [u8; TRAILER_BYTES] {
+/// The trailer of a segment that `summary` describes; `index` is the checksum of its index.
+pub(super) fn encode_trailer(summary: &Summary, index: u32) -> [u8; TRAILER_BYTES] {
     let header = summary.header().encode();
     Fields::new()
         .add(&summary.chunks.to_le_bytes())
@@ -173,7 +193,7 @@ pub(super) fn encode_trailer(summary: &Summary, directory: u32) -> [u8; TRAILER_
         .add(&summary.extents.to_le_bytes())
         .add(&summary.directory_offset().to_le_bytes())
         .add(&summary.entries.to_le_bytes())
-        .add(&directory.to_le_bytes())
+        .add(&index.to_le_bytes())
         .add(header.last_chunk::<4>().unwrap_or(&[0; 4]))
         .add(&summary.file_bytes.to_le_bytes())
         .seal()
@@ -181,7 +201,7 @@ pub(super) fn encode_trailer(summary: &Summary, directory: u32) -> [u8; TRAILER_
         .bytes
 }
 
-/// The summary and the checksum of the directory, from the trailer of a file of `file_bytes`.
+/// The summary and the checksum of the index, from the trailer of a file of `file_bytes`.
 pub(super) fn decode_trailer(bytes: &[u8; TRAILER_BYTES], header: Header, file_bytes: u64) -> Result<(Summary, u32)> {
     let base = file_bytes.saturating_sub(TRAILER_BYTES as u64);
     let damaged = |message: &str, at: u64| Err(Error::new(ErrorKind::Damaged, message).at(TRAILER, base + at));
@@ -207,13 +227,25 @@ pub(super) fn decode_trailer(bytes: &[u8; TRAILER_BYTES], header: Header, file_b
         entries: u64_at(bytes, 32),
         file_bytes,
     };
-    let directory_bytes = summary.entries.checked_mul(ENTRY_BYTES as u64);
-    let end = directory_bytes.and_then(|len| len.checked_add(u64_at(bytes, 24))?.checked_add(TRAILER_BYTES as u64));
+    let end =
+        summary.directory_bytes().and_then(|len| len.checked_add(u64_at(bytes, 24))?.checked_add(TRAILER_BYTES as u64));
     if end != Some(file_bytes) || u64_at(bytes, 24) < HEADER_BYTES as u64 {
         return damaged("the directory does not lie between the containers and the trailer", 24);
     }
     if summary.entries > header.chunks() {
         return damaged("there are more entries than the disk has chunks", 32);
+    }
+    let is_empty = summary.entries == 0;
+    if !(summary.entries..=header.chunks()).contains(&summary.chunks) || is_empty != (summary.chunks == 0) {
+        return damaged("the number of chunks is not one of so many entries, or of this disk", 0);
+    }
+    if !(summary.chunks..=header.granules()).contains(&summary.dirty_granules)
+        || is_empty != (summary.dirty_granules == 0)
+    {
+        return damaged("the number of dirty granules is not one of so many chunks, or of this disk", 8);
+    }
+    if is_empty && u64_at(bytes, 24) != HEADER_BYTES as u64 {
+        return damaged("there are containers, but no entries", 24);
     }
     Ok((summary, u32_at(bytes, 40)))
 }
@@ -237,7 +269,15 @@ pub(super) struct Entry {
     pub(super) form: Form,
 }
 
+/// Full entries are merged into one, always.
+pub(super) const TOUCH: &str = "full entries touch";
+
 impl Entry {
+    /// Whether both are full, and nothing is between them.
+    pub(super) fn touches(&self, next: &Self) -> bool {
+        self.is_full() && next.is_full() && self.end() == next.key
+    }
+
     pub(super) fn end(&self) -> u32 {
         self.key + self.chunks
     }
@@ -319,21 +359,73 @@ impl Entry {
     }
 }
 
-/// Takes the entries of a directory in their order, and refuses the first that breaks a rule.
+/// What the index has of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The first chunk of its first entry.
+    pub(super) key: u32,
+    /// The checksum of the page.
+    pub(super) sum: u32,
+    /// The dirty granules before it.
+    pub(super) before: u64,
+    /// Where its first container begins, or would.
+    pub(super) data: u64,
+}
+
+impl Place {
+    pub(super) fn encode(&self) -> [u8; PLACE_BYTES] {
+        Fields::new()
+            .add(&self.key.to_le_bytes())
+            .add(&self.sum.to_le_bytes())
+            .add(&self.before.to_le_bytes())
+            .add(&self.data.to_le_bytes())
+            .bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8; PLACE_BYTES]) -> Self {
+        Self { key: u32_at(bytes, 0), sum: u32_at(bytes, 4), before: u64_at(bytes, 8), data: u64_at(bytes, 16) }
+    }
+}
+
+/// Refuses the first place of an index that breaks a rule, by its number.
+pub(super) fn check_places(
+    summary: &Summary,
+    places: impl Iterator<Item = Place>,
+) -> std::result::Result<(), (&'static str, u64)> {
+    // All pages but the last one have all their entries, each with one chunk and one granule at least.
+    let mut least = (0, 0, HEADER_BYTES as u64);
+    for (number, place) in (0..).zip(places) {
+        if u64::from(place.key) < least.0 || u64::from(place.key) >= summary.header().chunks() {
+            return Err(("pages are out of order, or past the end of the disk", number));
+        }
+        let first = number == 0;
+        if place.before < least.1 || place.before > summary.dirty_granules || first && place.before != 0 {
+            return Err(("the count of the granules before a page is wrong", number));
+        }
+        if place.data < least.2 || place.data > summary.directory_offset() || first && place.data != least.2 {
+            return Err(("the containers of a page do not lie behind those of the page before it", number));
+        }
+        let entries = PAGE_ENTRIES as u64;
+        least = (u64::from(place.key) + entries, place.before + entries, place.data);
+    }
+    Ok(())
+}
+
+/// Takes the entries of a page in their order, and refuses the first that breaks a rule.
 #[derive(Debug)]
-pub(super) struct EntryReader {
+pub(super) struct PageReader<'a> {
     header: Header,
-    summary: Summary,
+    summary: &'a Summary,
+    place: &'a Place,
     last: Option<Entry>,
     /// Where the next container must begin.
     data: u64,
     dirty: u64,
-    chunks: u64,
 }
 
-impl EntryReader {
-    pub(super) fn new(summary: Summary) -> Self {
-        Self { header: summary.header(), summary, last: None, data: HEADER_BYTES as u64, dirty: 0, chunks: 0 }
+impl<'a> PageReader<'a> {
+    pub(super) fn new(summary: &'a Summary, place: &'a Place) -> Self {
+        Self { header: summary.header(), summary, place, last: None, data: place.data, dirty: place.before }
     }
 
     pub(super) fn take(&mut self, bytes: &[u8; ENTRY_BYTES]) -> std::result::Result<Entry, &'static str> {
@@ -350,10 +442,11 @@ impl EntryReader {
             return Err("a full chunk reaches past the end of the disk");
         }
         match &self.last {
-            Some(last) if last.end() > entry.key => return Err("entries overlap or are out of order"),
-            Some(last) if last.end() == entry.key && last.is_full() && entry.is_full() => {
-                return Err("full entries touch");
+            None if entry.key != self.place.key => {
+                return Err("a page does not begin with the chunk that the index says");
             }
+            Some(last) if last.end() > entry.key => return Err("entries overlap or are out of order"),
+            Some(last) if last.touches(&entry) => return Err(TOUCH),
             _ => {}
         }
         if !entry.is_full() {
@@ -369,19 +462,25 @@ impl EntryReader {
             return Err("the count of the granules before an entry is wrong");
         }
         self.dirty += entry.total();
-        self.chunks += u64::from(entry.chunks);
         self.last = Some(entry);
         Ok(entry)
     }
 
-    /// Checks what only all entries together can tell.
-    pub(super) fn finish(self) -> std::result::Result<(), &'static str> {
-        if self.data != self.summary.directory_offset() {
-            return Err("it does not begin where the last container ends");
+    /// Checks that the page ends where the next one begins, or the directory's end.
+    pub(super) fn finish(self, next: Option<&Place>) -> std::result::Result<(), &'static str> {
+        let (data, dirty) = match next {
+            None => (self.summary.directory_offset(), self.summary.dirty_granules),
+            Some(next) => (next.data, next.before),
+        };
+        if self.data != data {
+            return Err("the last container of a page does not end where the next one begins, or the directory");
         }
-        if (self.dirty, self.chunks) != (self.summary.dirty_granules, self.summary.chunks) {
-            return Err("the counts of the trailer are not those of the entries");
+        if self.dirty != dirty {
+            return Err("the count of the granules after a page is wrong");
         }
-        Ok(())
+        match (next, self.last) {
+            (Some(next), Some(last)) if last.end() > next.key => Err("a page reaches into the next one"),
+            _ => Ok(()),
+        }
     }
 }

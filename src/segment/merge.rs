@@ -12,9 +12,11 @@ use super::write::{Pieces, Writer};
 use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, Pair, Union, View};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::check_disk;
+use crate::pool::Pool;
 use crate::progress::{Observer, tell};
 use std::io::Write;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -48,7 +50,7 @@ impl Default for MergeOptions {
 /// rule is [`ErrorKind::Damaged`]; what `out` refuses is [`ErrorKind::Io`] or [`ErrorKind::NoSpace`]; `observer` can stop it
 /// at any time. What was written until then is no segment: who writes a file writes a temporary one.
 pub fn merge(
-    segments: &[&Segment],
+    segments: &[&Segment<'_>],
     out: &mut dyn Write,
     options: &MergeOptions,
     observer: &mut dyn Observer,
@@ -57,12 +59,12 @@ pub fn merge(
 }
 
 /// Unites `segments` as [`merge`] does, and only counts: what the result would be, without making it.
-pub fn count(segments: &[&Segment], options: &MergeOptions, observer: &mut dyn Observer) -> Result<Summary> {
+pub fn count(segments: &[&Segment<'_>], options: &MergeOptions, observer: &mut dyn Observer) -> Result<Summary> {
     unite(segments, &mut std::io::sink(), options, observer, true)
 }
 
 fn unite(
-    segments: &[&Segment],
+    segments: &[&Segment<'_>],
     out: &mut dyn Write,
     options: &MergeOptions,
     observer: &mut dyn Observer,
@@ -74,9 +76,10 @@ fn unite(
     let granularity = segments.iter().map(|segment| segment.granularity()).fold(first.granularity(), Ord::min);
     check_disk(first.size_bytes(), granularity)?;
     let header = Header { size_bytes: first.size_bytes(), granularity };
-    let shift = |segment: &Segment| segment.granularity().bits() - granularity.bits();
+    let shift = |segment: &Segment<'_>| segment.granularity().bits() - granularity.bits();
     let inputs: Vec<Input<'_>> = segments.iter().map(|segment| Input { segment, shift: shift(segment) }).collect();
     let room = Room::new(&inputs, options)?;
+    segments.iter().try_for_each(|segment| segment.touch_all())?;
     let failed = |error| Error::io("cannot write the segment", error);
     let mut writer = Writer::new(out, header.size_bytes, header.granularity).map_err(failed)?;
     let job = Job { inputs: &inputs, header, count_only };
@@ -85,7 +88,7 @@ fn unite(
         writer.write(&work.pieces).map_err(failed)?;
         tell(observer, PHASE, end.min(header.chunks()), header.chunks())
     };
-    if room.threads <= 1 {
+    if room.pool.threads() <= 1 {
         let mut work = Work::new(&job);
         for batch in planner {
             job.process(&batch, &mut work)?;
@@ -101,7 +104,7 @@ fn unite(
 /// How the memory is shared out.
 #[derive(Debug)]
 struct Room {
-    threads: usize,
+    pool: Pool,
     /// How many batches may be in the works or wait to be written.
     in_flight: usize,
     batch_bytes: u64,
@@ -127,8 +130,9 @@ impl Room {
                 format!("{} bytes are too little memory to merge {} segments", options.memory_bytes, inputs.len());
             return Err(Error::new(ErrorKind::InvalidArgument, message).advise(format!("allow {needed} or more")));
         }
-        let in_flight = usize::try_from(batches(threads)).unwrap_or(1);
-        Ok(Self { threads, in_flight, batch_bytes })
+        let pool = Pool::new(threads);
+        let in_flight = usize::try_from(batches(pool.threads())).unwrap_or(1);
+        Ok(Self { pool, in_flight, batch_bytes })
     }
 }
 
@@ -201,36 +205,29 @@ impl<'a> Job<'a> {
         (0..room.in_flight).for_each(|_| give_back.send(Work::new(self)).unwrap_or_default());
         let (finished, results) = channel();
         let source = Mutex::new(Source { free, batches: planner.zip(0..) });
-        thread::scope(|scope| {
-            for number in 0..room.threads {
-                let (source, finished) = (&source, finished.clone());
-                let builder = thread::Builder::new().name(format!("checkmap-merge-{number}"));
-                let started = builder.spawn_scoped(scope, move || self.work(source, &finished));
-                match started {
-                    Ok(_) => {}
-                    // With one thread less it takes longer, that is all.
-                    Err(_) if number > 0 => break,
-                    Err(error) => return Err(Error::io("cannot start a thread", error)),
+        let threads = vec![finished; room.pool.threads()];
+        room.pool.alongside(
+            threads,
+            |finished| self.work(&source, &finished),
+            || {
+                // Once this ends, nobody gives back any buffers, and the threads end.
+                let give_back = give_back;
+                let mut early: Vec<Done> = Vec::new();
+                let mut next = 0;
+                for done in results {
+                    early.push(done);
+                    while let Some(index) = early.iter().position(|done| done.number == next) {
+                        let Done { end, work, .. } = early.swap_remove(index);
+                        let work = work.unwrap_or_else(|panic| resume_unwind(panic))?;
+                        take(end, &work)?;
+                        // Where every thread is gone already, nobody needs it.
+                        let _ = give_back.send(work);
+                        next += 1;
+                    }
                 }
-            }
-            drop(finished);
-            // Once this ends, nobody gives back any buffers, and the threads end.
-            let give_back = give_back;
-            let mut early: Vec<Done> = Vec::new();
-            let mut next = 0;
-            for done in results {
-                early.push(done);
-                while let Some(index) = early.iter().position(|done| done.number == next) {
-                    let Done { end, work, .. } = early.swap_remove(index);
-                    let work = work?;
-                    take(end, &work)?;
-                    // Where every thread is gone already, nobody needs it.
-                    let _ = give_back.send(work);
-                    next += 1;
-                }
-            }
-            Ok(())
-        })
+                Ok(())
+            },
+        )
     }
 
     /// Takes one batch after the other. Whoever takes a batch has a buffer for it, so the first batch that is not written
@@ -242,7 +239,8 @@ impl<'a> Job<'a> {
             let Some((batch, number)) = source.batches.next() else { return };
             drop(source);
             let end = batch.end();
-            let work = self.process(&batch, &mut work).map(|()| work);
+            // Whoever waits for the batch must not wait for ever.
+            let work = catch_unwind(AssertUnwindSafe(|| self.process(&batch, &mut work).map(|()| work)));
             if finished.send(Done { number, end, work }).is_err() {
                 return;
             }
@@ -414,5 +412,5 @@ struct Source<B> {
 struct Done {
     number: u64,
     end: u64,
-    work: Result<Work>,
+    work: thread::Result<Result<Work>>,
 }

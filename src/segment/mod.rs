@@ -3,13 +3,14 @@
 //! they are read. Must never know what a bitmap means, nor which checkpoint it belongs to.
 //!
 //! A segment holds the containers of one bitmap, each in its smallest form and with a checksum, and a directory of them
-//! at its end. [`Segment::open`] reads the directory only; a query reads the containers that it needs, and checks each
-//! before it uses it. [`merge`] unites any number of segments with bounded memory. `docs/formats/segment.md` has the
+//! at its end, in pages that have an index. [`Segment::open`] reads the index only; a query reads the pages and containers
+//! that it needs, and checks each before it uses it. [`merge`] unites any number of segments with bounded memory. `docs/formats/segment.md` has the
 //! layout to the byte.
 
 mod check;
 mod container;
 mod diff;
+mod directory;
 mod extents;
 mod layout;
 mod merge;

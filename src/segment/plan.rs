@@ -13,14 +13,14 @@ const LONG: u64 = 16;
 /// One segment that takes part, at the granularity of the result.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Input<'a> {
-    pub(super) segment: &'a Segment,
+    pub(super) segment: &'a Segment<'a>,
     /// The result has 2^shift granules for each of this one's, and as many chunks.
     pub(super) shift: u32,
 }
 
 impl<'a> Input<'a> {
     pub(super) fn entry(&self, index: usize) -> Option<&'a Entry> {
-        self.segment.entries().get(index)
+        self.segment.entry(index)
     }
 
     /// The chunks of the result that an entry covers.
@@ -93,17 +93,23 @@ impl<'a> Planner<'a> {
     /// Goes past the entries that end at or before `position`.
     fn pass(&self, at: &mut [usize], position: u64) {
         for (input, index) in self.inputs.iter().zip(at) {
-            let rest = input.segment.entries().get(*index..).unwrap_or_default();
             let passed = |entry: &Entry| input.keys(entry).end <= position;
-            match rest.first() {
-                Some(first) if passed(first) => {}
-                _ => continue,
+            if !input.entry(*index).is_some_and(passed) {
+                continue;
             }
+            *index += 1;
             // Most often one entry is passed; behind a long full stretch, many are.
-            *index += match rest.get(1) {
-                Some(second) if passed(second) => rest.partition_point(passed),
-                _ => 1,
-            };
+            if input.entry(*index).is_some_and(passed) {
+                let (mut low, mut high) = (*index, input.segment.entries());
+                while low < high {
+                    let middle = low.midpoint(high);
+                    match input.entry(middle).is_some_and(passed) {
+                        true => low = middle + 1,
+                        false => high = middle,
+                    }
+                }
+                *index = low;
+            }
         }
     }
 

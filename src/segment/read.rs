@@ -3,14 +3,14 @@
 //! containers that do. Must never keep a container, nor believe one that it has not checked.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use super::container::Decoder;
+use super::container::{Decoder, count_before, count_words_before};
+use super::directory::Directory;
 use super::extents::Extents;
 use super::layout::{
-    DIRECTORY, ENTRY_BYTES, Entry, EntryReader, HEADER, HEADER_BYTES, Header, Summary, TRAILER, TRAILER_BYTES,
-    decode_trailer,
+    Entry, HEADER, HEADER_BYTES, Header, PAGE_ENTRIES, Summary, TRAILER, TRAILER_BYTES, decode_trailer,
 };
 use crate::bitmap::Bitmap;
-use crate::bitmap::chunks::{ChunkCollector, Form, View};
+use crate::bitmap::chunks::{CHUNK_GRANULES, ChunkCollector, Form, View};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, clip_end};
 use crate::storage::{FileStorage, Storage};
@@ -19,23 +19,24 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The directory is read in pieces of this many entries.
-const PIECE: u64 = 4096;
+/// What is read where many containers are.
+pub(super) const CONTAINERS: &str = "segment containers";
 
 /// Containers are read in pieces of about this many bytes.
 pub(super) const READ_BYTES: u64 = 1 << 17;
 
 /// A bitmap in a file, opened to be queried or merged without being loaded.
 ///
-/// What is in memory is the directory: 40 bytes for each chunk of 65536 granules that has dirty ones, and never more than
-/// the file itself has. Every query reads the containers it needs by positioned reads, and checks each one's checksum and
-/// rules before it believes it: one that breaks them is [`ErrorKind::Damaged`], with the container's place in the file.
+/// What is in memory is the index of the directory, and those pages of the directory that were needed so far: in all 41
+/// bytes for each chunk of 65536 granules that has dirty ones, and never more than the file itself has. Every query reads
+/// the pages and containers it needs by positioned reads, and checks each one's checksum and rules before it believes it:
+/// one that breaks them is [`ErrorKind::Damaged`], with its place in the file.
 #[derive(Clone, Debug)]
-pub struct Segment {
-    storage: Arc<dyn Storage>,
+pub struct Segment<'s> {
+    storage: Arc<dyn Storage + 's>,
     path: Option<PathBuf>,
     summary: Summary,
-    entries: Vec<Entry>,
+    directory: Directory,
 }
 
 /// How many chunks a segment holds in each form.
@@ -52,12 +53,12 @@ pub struct Forms {
     pub full: u64,
 }
 
-impl Segment {
-    /// Opens a segment: reads and checks its header, its trailer and its directory.
+impl<'s> Segment<'s> {
+    /// Opens a segment: reads and checks its header, its trailer and the index of its directory.
     ///
     /// A file that is no segment is [`ErrorKind::UnknownFormat`], one of another version [`ErrorKind::Unsupported`]; one
     /// that breaks a rule of the layout, or was cut short, is [`ErrorKind::Damaged`], with structure and offset.
-    pub fn open(storage: Arc<dyn Storage>) -> Result<Self> {
+    pub fn open(storage: Arc<dyn Storage + 's>) -> Result<Self> {
         let file_bytes = storage.len_bytes().map_err(|error| Error::io("cannot find the size", error))?;
         let mut start = [0; HEADER_BYTES];
         let have = read_some(&*storage, HEADER, 0, &mut start)?;
@@ -73,8 +74,8 @@ impl Segment {
         let mut end = [0; TRAILER_BYTES];
         read_exact(&*storage, TRAILER, file_bytes - TRAILER_BYTES as u64, &mut end)?;
         let (summary, sum) = decode_trailer(&end, header, file_bytes)?;
-        let entries = read_directory(&*storage, summary, sum)?;
-        Ok(Self { storage, path: None, summary, entries })
+        let directory = Directory::open(&*storage, summary, sum)?;
+        Ok(Self { storage, path: None, summary, directory })
     }
 
     /// Opens the segment in the file at `path`; errors name the file.
@@ -117,9 +118,11 @@ impl Segment {
         Ok((self.dirty_granules() << bits) - if last_is_dirty { past_end } else { 0 })
     }
 
-    /// How many chunks there are in each form.
-    pub fn forms(&self) -> Forms {
-        self.entries.iter().fold(Forms::default(), |mut forms, entry| {
+    /// How many chunks there are in each form: reads the directory.
+    pub fn forms(&self) -> Result<Forms> {
+        self.touch_all()?;
+        let entries = (0..self.entries()).filter_map(|index| self.entry(index));
+        Ok(entries.fold(Forms::default(), |mut forms, entry| {
             match entry.form {
                 Form::Array => forms.array += 1,
                 Form::Words => forms.words += 1,
@@ -127,12 +130,12 @@ impl Segment {
                 Form::Full => forms.full += u64::from(entry.chunks),
             }
             forms
-        })
+        }))
     }
 
     /// The bytes that this handle takes on the heap.
     pub fn heap_bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<Entry>()
+        self.directory.heap_bytes()
     }
 
     /// Whether the granule that holds the byte at `offset` is dirty.
@@ -149,7 +152,7 @@ impl Segment {
     }
 
     /// The number of dirty granules that touch `offset..offset + len_bytes`, a range that is cut at the disk's end;
-    /// `u64::MAX` is "to the end". Reads two containers at most, however long the range.
+    /// `u64::MAX` is "to the end". Reads two containers at most, and as many pages of the directory, however long the range.
     pub fn count_range(&self, offset: u64, len_bytes: u64) -> Result<u64> {
         self.window(offset, len_bytes).map_or(Ok(0), |window| self.count_granules(window))
     }
@@ -182,8 +185,10 @@ impl Segment {
         let Some(window) = self.window(offset, len_bytes) else { return Ok(collector.finish()) };
         let mut decoder = Decoder::new();
         let mut reader = SpanReader::default();
-        for index in self.touching(&window) {
-            let Some(entry) = self.entries.get(index) else { break };
+        let mut next = self.first_touching(&window)?..;
+        while let Some(index) = next.next()
+            && let Some(entry) = self.touch_inside(index, &window)?
+        {
             let bytes = reader.container(self, index, READ_BYTES)?;
             collector.push(entry.key, entry.chunks, self.decode(&mut decoder, entry, bytes)?);
         }
@@ -200,21 +205,48 @@ impl Segment {
         self.summary.header()
     }
 
-    pub(super) fn entries(&self) -> &[Entry] {
-        &self.entries
-    }
-
     /// The granules that touch a range of bytes; `None` if none does.
     pub(super) fn window(&self, offset: u64, len_bytes: u64) -> Option<Range<u64>> {
         let end = clip_end(offset, len_bytes, self.size_bytes());
         (end > offset).then(|| self.granularity().granule_of(offset)..self.granularity().granule_of(end - 1) + 1)
     }
 
-    /// The entries that have granules of a window.
-    pub(super) fn touching(&self, window: &Range<u64>) -> Range<usize> {
-        let from = self.entries.partition_point(|entry| u64::from(entry.end()) << 16 <= window.start);
-        let to = self.entries.partition_point(|entry| u64::from(entry.key) << 16 < window.end);
-        from..to.max(from)
+    /// The number of the first entry that has granules of a window, or come after it.
+    pub(super) fn first_touching(&self, window: &Range<u64>) -> Result<usize> {
+        let Some(number) = self.directory.page_of(window.start >> 16) else { return Ok(0) };
+        let ends_before = |entry: &Entry| u64::from(entry.end()) << 16 <= window.start;
+        Ok(number * PAGE_ENTRIES + self.page(number)?.partition_point(ends_before))
+    }
+
+    /// The entry of this number, if it begins before the end of `window`.
+    pub(super) fn touch_inside(&self, index: usize, window: &Range<u64>) -> Result<Option<&Entry>> {
+        let entry = self.directory.touch(&*self.storage, index).map_err(|error| self.named(error))?;
+        Ok(entry.filter(|entry| u64::from(entry.key) << 16 < window.end))
+    }
+
+    /// The number of entries.
+    pub(super) fn entries(&self) -> usize {
+        self.directory.len()
+    }
+
+    /// The number of pages of the directory.
+    pub(super) fn pages(&self) -> usize {
+        self.directory.pages()
+    }
+
+    /// The entry of this number, if its page was read.
+    pub(super) fn entry(&self, index: usize) -> Option<&Entry> {
+        self.directory.entry(index)
+    }
+
+    /// The entries of a page.
+    pub(super) fn page(&self, number: usize) -> Result<&[Entry]> {
+        self.directory.page(&*self.storage, number).map_err(|error| self.named(error))
+    }
+
+    /// Reads every page of the directory.
+    pub(super) fn touch_all(&self) -> Result<()> {
+        self.directory.touch_all(&*self.storage).map_err(|error| self.named(error))
     }
 
     fn count_granules(&self, window: Range<u64>) -> Result<u64> {
@@ -223,34 +255,44 @@ impl Segment {
 
     /// The dirty granules before `granule`.
     fn count_before(&self, granule: u64) -> Result<u64> {
-        let index = self.entries.partition_point(|entry| u64::from(entry.end()) << 16 <= granule);
-        let Some(entry) = self.entries.get(index) else { return Ok(self.summary.dirty_granules) };
+        if granule >= self.granules() {
+            return Ok(self.dirty_granules());
+        }
+        let Some(last) = granule.checked_sub(1) else { return Ok(0) };
+        let Some(number) = self.directory.page_of(last >> 16) else { return Ok(0) };
+        let page = self.page(number)?;
+        let index = page.partition_point(|entry| u64::from(entry.end()) << 16 <= granule);
+        let Some(entry) = page.get(index) else { return Ok(self.directory.before(number + 1)) };
         let inside = granule.saturating_sub(u64::from(entry.key) << 16);
         if inside == 0 || entry.is_full() {
             return Ok(entry.before + inside);
         }
-        let mut reader = SpanReader::default();
         let mut decoder = Decoder::new();
-        let bytes = reader.container(self, index, 0)?;
-        let view = self.decode(&mut decoder, entry, bytes)?;
-        let mut count = 0;
-        let last = u16::try_from(inside - 1).unwrap_or(u16::MAX);
-        view.runs_within(0, last, |first, last| count += u64::from(last) - u64::from(first) + 1);
-        Ok(entry.before + count)
+        let inside = u16::try_from(inside).unwrap_or(u16::MAX);
+        let count = with_bytes(&*self.storage, CONTAINERS, entry.offset, entry.len as usize, |bytes| {
+            if entry.form == Form::Words && self.header().granules_of(entry.key) == CHUNK_GRANULES {
+                return count_words_before(entry, bytes, inside).map_err(|what| self.damaged(entry, what));
+            }
+            Ok(count_before(self.decode(&mut decoder, entry, bytes)?, inside))
+        });
+        Ok(entry.before + count.map_err(|error| self.named(error))?)
     }
 
     /// Reads the container of `entry`, and refuses it where it breaks a rule.
     pub(super) fn decode<'d>(&self, decoder: &'d mut Decoder, entry: &Entry, bytes: &[u8]) -> Result<View<'d>> {
         let view = decoder.decode(entry, bytes, self.header().granules_of(entry.key));
-        view.map_err(|what| self.named(Error::new(ErrorKind::Damaged, what).at(entry.structure(), entry.offset)))
+        view.map_err(|what| self.damaged(entry, what))
+    }
+
+    fn damaged(&self, entry: &Entry, what: &str) -> Error {
+        self.named(Error::new(ErrorKind::Damaged, what).at(entry.structure(), entry.offset))
     }
 
     /// Where the containers of some entries are in the file; empty if none has one.
     pub(super) fn span(&self, entries: Range<usize>) -> Range<u64> {
-        let entries = self.entries.get(entries).unwrap_or_default();
-        let mut held = entries.iter().filter(|entry| !entry.is_full());
-        let start = held.next().map_or(0, |entry| entry.offset);
-        start..entries.iter().rev().find(|entry| !entry.is_full()).map_or(start, Entry::data_end)
+        let held = |index: usize| self.entry(index).filter(|entry| !entry.is_full());
+        let start = entries.clone().find_map(held).map_or(0, |entry| entry.offset);
+        start..entries.rev().find_map(held).map_or(start, Entry::data_end)
     }
 
     /// Fills `buffer` from `offset` on.
@@ -277,19 +319,19 @@ pub(super) struct SpanReader {
 
 impl SpanReader {
     /// The bytes of the container of entry `index`; where it has to read, it reads about `ahead` bytes.
-    pub(super) fn container(&mut self, segment: &Segment, index: usize, ahead: u64) -> Result<&[u8]> {
-        let Some(entry) = segment.entries.get(index).filter(|entry| !entry.is_full()) else { return Ok(&[]) };
+    pub(super) fn container(&mut self, segment: &Segment<'_>, index: usize, ahead: u64) -> Result<&[u8]> {
+        let Some(entry) = segment.entry(index).filter(|entry| !entry.is_full()) else { return Ok(&[]) };
         let inside = |reader: &Self| {
             let from = usize::try_from(entry.offset.checked_sub(reader.offset)?).ok()?;
             Some(from..from.checked_add(entry.len as usize)?).filter(|range| range.end <= reader.buffer.len())
         };
         if inside(self).is_none() {
-            let later = segment.entries.get(index..).unwrap_or_default();
-            let later = later.iter().filter(|entry| !entry.is_full()).map(Entry::data_end);
+            let later = (index..).map_while(|index| segment.entry(index));
+            let later = later.filter(|entry| !entry.is_full()).map(Entry::data_end);
             let end = later.take_while(|end| end - entry.offset <= ahead).last().unwrap_or(entry.data_end());
             self.buffer.resize(usize::try_from(end - entry.offset).unwrap_or_default(), 0);
             self.offset = entry.offset;
-            let read = segment.read("segment containers", entry.offset, &mut self.buffer);
+            let read = segment.read(CONTAINERS, entry.offset, &mut self.buffer);
             if let Err(error) = read {
                 self.buffer.clear();
                 return Err(error);
@@ -317,40 +359,26 @@ fn read_some(storage: &dyn Storage, structure: &str, offset: u64, buffer: &mut [
     read.map_err(|error| Error::io(format!("cannot read {wanted} bytes"), error).at(structure, offset))
 }
 
-fn read_exact(storage: &dyn Storage, structure: &str, offset: u64, buffer: &mut [u8]) -> Result<()> {
+pub(super) fn read_exact(storage: &dyn Storage, structure: &str, offset: u64, buffer: &mut [u8]) -> Result<()> {
     if read_some(storage, structure, offset, buffer)? < buffer.len() {
         return Err(Error::new(ErrorKind::Damaged, "the file became shorter while it was read").at(structure, offset));
     }
     Ok(())
 }
 
-/// Reads the directory piece by piece, and checks each entry before the next is kept.
-fn read_directory(storage: &dyn Storage, summary: Summary, sum: u32) -> Result<Vec<Entry>> {
-    let damaged = |what: &str, at: u64| Error::new(ErrorKind::Damaged, what).at(DIRECTORY, at);
-    let base = summary.directory_offset();
-    let mut entries: Vec<Entry> = Vec::new();
-    let wanted = usize::try_from(summary.entries).ok();
-    if wanted.is_none_or(|wanted| entries.try_reserve_exact(wanted).is_err()) {
-        let message = format!("{} entries are more than this machine's memory holds", summary.entries);
-        return Err(Error::new(ErrorKind::Unsupported, message).at(DIRECTORY, base));
+/// Passes `len` bytes from `offset` on to `take`; they are copied only where they are not in memory.
+pub(super) fn with_bytes<T>(
+    storage: &dyn Storage,
+    structure: &str,
+    offset: u64,
+    len: usize,
+    take: impl FnOnce(&[u8]) -> Result<T>,
+) -> Result<T> {
+    let inside = |all| -> Option<&[u8]> { <[u8]>::get(all, usize::try_from(offset).ok()?..)?.get(..len) };
+    if let Some(bytes) = storage.in_memory().and_then(inside) {
+        return take(bytes);
     }
-    let mut reader = EntryReader::new(summary);
-    let (mut done, mut found) = (0, 0);
-    let mut buffer = vec![0; usize::try_from(summary.entries.min(PIECE)).unwrap_or_default() * ENTRY_BYTES];
-    while done < summary.entries {
-        let at = |number: u64| base + number * ENTRY_BYTES as u64;
-        let count = usize::try_from((summary.entries - done).min(PIECE)).unwrap_or_default();
-        let bytes = buffer.get_mut(..count * ENTRY_BYTES).unwrap_or_default();
-        read_exact(storage, DIRECTORY, at(done), bytes)?;
-        found = crc32c::crc32c_append(found, bytes);
-        for (number, entry) in (done..).zip(bytes.as_chunks().0) {
-            entries.push(reader.take(entry).map_err(|what| damaged(what, at(number)))?);
-        }
-        done += count as u64;
-    }
-    if found != sum {
-        return Err(damaged("the checksum is wrong", base));
-    }
-    reader.finish().map_err(|what| damaged(what, base))?;
-    Ok(entries)
+    let mut buffer = vec![0; len];
+    read_exact(storage, structure, offset, &mut buffer)?;
+    take(&buffer)
 }

@@ -4,7 +4,9 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use super::container::encode;
-use super::layout::{ALIGN, ENTRY_BYTES, Entry, HEADER_BYTES, Header, Summary, TRAILER_BYTES, encode_trailer};
+use super::layout::{
+    ALIGN, ENTRY_BYTES, Entry, HEADER_BYTES, Header, PAGE_ENTRIES, Place, Summary, TRAILER_BYTES, encode_trailer,
+};
 use crate::bitmap::Bitmap;
 use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, View};
 use crate::geometry::Granularity;
@@ -128,6 +130,8 @@ pub(super) struct Writer<'a> {
     out: &'a mut dyn Write,
     summary: Summary,
     directory: Vec<u8>,
+    /// One for each page of the directory; the checksums come at the end.
+    places: Vec<Place>,
     /// Full chunks that may go on.
     full: Option<(u32, u32)>,
     /// The chunk after the last one, and whether the last granule before it is dirty.
@@ -146,7 +150,7 @@ impl<'a> Writer<'a> {
             entries: 0,
             file_bytes: HEADER_BYTES as u64,
         };
-        Ok(Self { out, summary, directory: Vec::new(), full: None, last: (0, false) })
+        Ok(Self { out, summary, directory: Vec::new(), places: Vec::new(), full: None, last: (0, false) })
     }
 
     /// Writes containers that lie behind all earlier ones.
@@ -187,17 +191,27 @@ impl<'a> Writer<'a> {
     }
 
     fn list(&mut self, entry: &Entry) {
+        if self.summary.entries.is_multiple_of(PAGE_ENTRIES as u64) {
+            let data = if entry.is_full() { self.summary.file_bytes } else { entry.offset };
+            self.places.push(Place { key: entry.key, sum: 0, before: entry.before, data });
+        }
         self.summary.dirty_granules += entry.total();
         self.summary.entries += 1;
         self.directory.extend_from_slice(&entry.encode());
     }
 
-    /// Writes the directory and the trailer.
+    /// Writes the directory, its index and the trailer.
     pub(super) fn finish(mut self) -> io::Result<Summary> {
         self.enter_full();
-        self.summary.file_bytes += (self.summary.entries * ENTRY_BYTES as u64) + TRAILER_BYTES as u64;
+        let mut index = Vec::new();
+        for (place, page) in self.places.iter_mut().zip(self.directory.chunks(PAGE_ENTRIES * ENTRY_BYTES)) {
+            place.sum = crc32c::crc32c(page);
+            index.extend_from_slice(&place.encode());
+        }
+        self.summary.file_bytes += (self.directory.len() + index.len() + TRAILER_BYTES) as u64;
         self.out.write_all(&self.directory)?;
-        self.out.write_all(&encode_trailer(&self.summary, crc32c::crc32c(&self.directory)))?;
+        self.out.write_all(&index)?;
+        self.out.write_all(&encode_trailer(&self.summary, crc32c::crc32c(&index)))?;
         Ok(self.summary)
     }
 }

@@ -215,7 +215,7 @@ fn check_report(row: &Row, path: &Path) -> Result<(), String> {
 
 /// Without locks: a process that another test thread forks would hold them a moment longer than we do.
 pub(crate) fn unlocked(access: Access) -> OpenOptions {
-    OpenOptions { access, no_lock: true }
+    OpenOptions { no_lock: true, ..OpenOptions::new(access) }
 }
 
 /// Carries out one operation as the command line does.

@@ -3,6 +3,10 @@
 
 static int64_t changed(const checkmap_image *image, const char *since, const char *until)
 {
+    EQUAL(checkmap_image_set_threads(image, 3), 0);
+    EQUAL(changed(image, "a", NULL), 256 * 1024);
+    INVALID(checkmap_image_set_threads(image, UINT32_MAX));
+    INVALID(checkmap_image_set_threads(NULL, 1));
     checkmap_bitmap *bitmap = NULL;
     int status = checkmap_diff(image, TEXT(since), until, until ? strlen(until) : 0, &bitmap);
     if (status < 0) {

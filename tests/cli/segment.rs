@@ -132,7 +132,7 @@ fn info_shows_what_a_segment_holds() {
     let (a, b) = two(&folder);
     let expected = json!({
         "segment": a, "virtual_size": SIZE, "granularity": G, "dirty_bytes": 4 * G - 1000, "dirty_granules": 4,
-        "dirty_extents": 2, "stored_bytes": 64 + 128 + 80 + 64, "directory_entries": 2,
+        "dirty_extents": 2, "stored_bytes": 64 + 128 + 80 + 24 + 64, "directory_entries": 2,
         "chunks": {"array": 1, "runs": 1, "words": 0, "full": 0},
     });
     assert_eq!(checkmap!("segment", "info", a, "--json").json(), expected);

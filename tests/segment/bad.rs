@@ -55,11 +55,13 @@ pub(crate) struct Crafted {
     pub(crate) bits: u32,
     /// Fields of the trailer that are not what they should be, by their offset in it.
     pub(crate) trailer: Vec<(usize, u64)>,
+    /// Fields of the index likewise.
+    index: Vec<(usize, u64)>,
 }
 
 impl Crafted {
     pub(crate) fn new(items: &[Item]) -> Self {
-        Self { items: items.to_vec(), size: SIZE, bits: BITS, trailer: Vec::new() }
+        Self { items: items.to_vec(), size: SIZE, bits: BITS, trailer: Vec::new(), index: Vec::new() }
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
@@ -72,8 +74,12 @@ impl Crafted {
         file.resize(60, 0);
         let header_sum = crc32c::crc32c(&file);
         file.extend(header_sum.to_le_bytes());
-        let (mut directory, mut dirty, mut chunks) = (Vec::new(), 0, 0);
-        for item in &self.items {
+        let (mut directory, mut dirty, mut chunks): (Vec<u8>, u64, u64) = (Vec::new(), 0, 0);
+        let mut places: Vec<(u32, u64, u64)> = Vec::new();
+        for (number, item) in self.items.iter().enumerate() {
+            if number % 64 == 0 {
+                places.push((item.key, dirty, file.len() as u64));
+            }
             let has_data = item.form != 4;
             let offset = item.offset.unwrap_or(if has_data { file.len() as u64 } else { 0 });
             let sum = item.sum.unwrap_or(if has_data { crc32c::crc32c(&item.data) } else { 0 });
@@ -94,15 +100,26 @@ impl Crafted {
         for field in [chunks, dirty, 0, file.len() as u64, self.items.len() as u64] {
             trailer.extend(field.to_le_bytes());
         }
-        trailer.extend(crc32c::crc32c(&directory).to_le_bytes());
+        let mut index = Vec::new();
+        for ((key, before, data), page) in places.into_iter().zip(directory.chunks(64 * 40)) {
+            index.extend(key.to_le_bytes());
+            index.extend(crc32c::crc32c(page).to_le_bytes());
+            index.extend(before.to_le_bytes());
+            index.extend(data.to_le_bytes());
+        }
+        for (at, value) in &self.index {
+            index[*at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        trailer.extend(crc32c::crc32c(&index).to_le_bytes());
         trailer.extend(header_sum.to_le_bytes());
-        trailer.extend(((file.len() + directory.len() + 64) as u64).to_le_bytes());
+        trailer.extend(((file.len() + directory.len() + index.len() + 64) as u64).to_le_bytes());
         for (at, value) in &self.trailer {
             trailer[*at..at + 8].copy_from_slice(&value.to_le_bytes());
         }
         trailer.extend(crc32c::crc32c(&trailer).to_le_bytes());
         trailer.extend(*b"GESK");
         file.extend(directory);
+        file.extend(index);
         file.extend(trailer);
         file
     }
@@ -130,7 +147,7 @@ fn the_hand_that_crafts_bad_segments_makes_good_ones_too() {
     ];
     let segment = open(Crafted::new(&items).bytes()).unwrap();
     touch(&segment).unwrap();
-    assert_eq!(segment.forms().full, 3);
+    assert_eq!(segment.forms().unwrap().full, 3);
     let good = bytes_of(&segment.load(0, u64::MAX).unwrap());
     let mut crafted = Crafted::new(&items);
     crafted.trailer = vec![(16, segment.extents(0, u64::MAX).count() as u64)];
@@ -138,11 +155,12 @@ fn the_hand_that_crafts_bad_segments_makes_good_ones_too() {
 }
 
 #[test]
-fn directories_that_break_a_rule_are_refused_on_open() {
+fn pages_that_break_a_rule_are_refused_when_they_are_touched() {
     let array = |key: u32| Item::array(key, &[1, 5, 9]);
     let rows: Vec<(&str, Vec<Item>, u64)> = vec![
         ("unsorted keys", vec![array(3), array(2)], 1),
         ("the same key twice", vec![array(3), array(3)], 1),
+        ("unsorted full chunks", vec![Item::full(4, 2), Item::full(1, 1)], 1),
         ("a chunk inside full ones", vec![Item::full(0, 4), array(3)], 1),
         ("full entries that touch", vec![Item::full(0, 2), Item::full(2, 1)], 1),
         ("containers that overlap", vec![array(0), array(1).with(|item| item.offset = Some(64))], 1),
@@ -167,41 +185,148 @@ fn directories_that_break_a_rule_are_refused_on_open() {
         ("full chunks that are not", vec![Item::full(0, 1).with(|item| item.ones = 65535)], 0),
         ("a full last chunk", vec![Item::full(8, 1)], 0),
         ("full chunks past the end", vec![Item::full(7, 3)], 0),
-        ("keys that overflow", vec![Item::full(u32::MAX, u32::MAX)], 0),
-        ("a key past the end", vec![array(9)], 0),
+        ("keys that overflow", vec![array(0), Item::full(u32::MAX, u32::MAX)], 1),
+        ("a key past the end", vec![array(0), array(9)], 1),
         ("more granules than the last chunk has", vec![Item::array(8, &(0..1001).collect::<Vec<_>>())], 0),
         ("a cumulative count that lies", vec![array(0), array(1).with(|item| item.before = Some(4))], 1),
     ];
     for (what, items, entry) in rows {
         let data: usize = items.iter().map(|item| item.data.len().next_multiple_of(64)).sum();
-        let error = open(Crafted::new(&items).bytes()).expect_err(what);
-        assert_eq!(error.kind(), ErrorKind::Damaged, "{what}: {error}");
         let place = (64 + data) as u64 + 40 * entry;
-        assert_eq!((error.structure(), error.offset()), (Some("segment directory"), Some(place)), "{what}: {error}");
+        // The trailer must not be what is refused.
+        let few = items.len() as u64;
+        let crafted = Crafted { trailer: vec![(0, few), (8, few)], ..Crafted::new(&items) };
+        assert_refused(crafted.bytes(), what, "segment directory", place);
     }
 }
 
+/// Refused when it is opened, or by every way to touch it, and found by the check.
+fn assert_refused(bytes: Vec<u8>, what: &str, structure: &str, offset: u64) {
+    let is_it = |error: &Error| {
+        let found = (error.kind(), error.structure(), error.offset());
+        assert_eq!(found, (ErrorKind::Damaged, Some(structure), Some(offset)), "{what}: {error}");
+    };
+    let segment = match open(bytes) {
+        Err(error) => return is_it(&error),
+        Ok(segment) => segment,
+    };
+    is_it(&touch(&segment).expect_err(what));
+    is_it(&segment.forms().expect_err(what));
+    is_it(&segment.extents(0, u64::MAX).find_map(Result::err).expect(what));
+    let whole = [&segment];
+    is_it(&checkmap::segment::count(&whole, &Default::default(), &mut Unobserved).expect_err(what));
+    let problems = segment.check(&mut Unobserved).expect("memory can be read");
+    assert_eq!((&*problems[0].structure, problems[0].offset), (structure, offset), "{what}: {problems:?}");
+}
+
+/// A disk that is large enough for several pages, every other chunk with one granule.
+fn three_pages() -> Crafted {
+    let items: Vec<Item> = (0..150).map(|number| Item::array(2 * number, &[7])).collect();
+    Crafted { size: 400 << 28, ..Crafted::new(&items) }
+}
+
+const DIRECTORY_OF_THREE: u64 = 64 + 150 * 64;
+const INDEX_OF_THREE: u64 = DIRECTORY_OF_THREE + 150 * 40;
+
 #[test]
-fn trailers_that_break_a_rule_are_refused_on_open() {
+fn what_is_wrong_with_one_page_is_in_nobody_elses_way() {
+    let good = three_pages();
+    touch(&open(good.bytes()).unwrap()).unwrap();
+    let mut bytes = good.bytes();
+    bytes[usize::try_from(DIRECTORY_OF_THREE).unwrap() + 64 * 40 + 77] ^= 1;
+    let page = DIRECTORY_OF_THREE + 64 * 40;
+    let segment = open(bytes.clone()).unwrap();
+    let chunk = |number: u64| number << 28;
+    assert_eq!(segment.count_range(0, chunk(128)).unwrap(), 64, "the index knows");
+    assert_eq!(segment.count_range(chunk(100), chunk(50)).unwrap_err().offset(), Some(page));
+    assert_eq!(segment.count_range(chunk(127), u64::MAX).unwrap(), 150 - 64);
+    assert_eq!(segment.next_dirty(chunk(256), u64::MAX).unwrap(), Some(chunk(256) + (7 << 12)));
+    assert_eq!(segment.load(chunk(256), u64::MAX).unwrap().dirty_granules(), 22);
+    assert_refused(bytes, "a byte of a page", "segment directory", page);
+}
+
+#[test]
+fn indexes_that_break_a_rule_are_refused_on_open() {
+    let place = |number: u64| INDEX_OF_THREE + 24 * number;
+    let key = |key: u64, sum: u64| key | sum << 32;
+    for (what, fields, number) in [
+        ("keys out of order", vec![(48, key(100, 0))], 2),
+        ("keys closer than a page", vec![(24, key(63, 0))], 1),
+        ("a key past the end", vec![(48, key(400, 0))], 2),
+        ("granules before the first", vec![(8, 1)], 0),
+        ("fewer granules than entries", vec![(24 + 8, 63)], 1),
+        ("more granules than all", vec![(48 + 8, 151)], 2),
+        ("granules that overflow", vec![(48 + 8, u64::MAX)], 2),
+        ("containers in the header", vec![(16, 0)], 0),
+        ("containers before those of the page before", vec![(24 + 16, 9000), (48 + 16, 8000)], 2),
+        ("containers behind all", vec![(48 + 16, DIRECTORY_OF_THREE + 1)], 2),
+        ("containers at the end of all numbers", vec![(48 + 16, u64::MAX)], 2),
+    ] {
+        let crafted = Crafted { index: fields, ..three_pages() };
+        let error = open(crafted.bytes()).expect_err(what);
+        let found = (error.kind(), error.structure(), error.offset());
+        assert_eq!(found, (ErrorKind::Damaged, Some("segment directory index"), Some(place(number))), "{what}");
+    }
+    let mut bytes = three_pages().bytes();
+    bytes[usize::try_from(INDEX_OF_THREE).unwrap() + 30] ^= 1;
+    assert_named(&open(bytes).unwrap_err(), "segment directory index", INDEX_OF_THREE);
+}
+
+#[test]
+fn pages_that_are_not_what_the_index_says_are_refused_when_they_are_touched() {
+    let page = |number: u64| DIRECTORY_OF_THREE + 64 * 40 * number;
+    let sums = three_pages().bytes()[usize::try_from(INDEX_OF_THREE).unwrap()..].to_vec();
+    let sum =
+        |number: usize| u64::from(u32::from_le_bytes(sums[24 * number + 4..24 * number + 8].try_into().unwrap())) << 32;
+    for (what, field, offset) in [
+        ("a first chunk that is not there", (0, 1 | sum(0)), page(0)),
+        ("a page that reaches into the next one", (24, 126 | sum(1)), page(0)),
+        ("a count that lies", (48 + 8, 129), page(1)),
+        ("containers that end elsewhere", (24 + 16, 64 + 63 * 64), page(0)),
+        ("another checksum", (24, 128 | 7 << 32), page(1)),
+    ] {
+        assert_refused(Crafted { index: vec![field], ..three_pages() }.bytes(), what, "segment directory", offset);
+    }
+    let full = (0..65).map(|number| Item::full(2 * number - number / 64, 1)).collect::<Vec<_>>();
+    let crafted = Crafted { size: 400 << 28, trailer: vec![(16, 64)], ..Crafted::new(&full) };
+    let problems = open(crafted.bytes()).unwrap().check(&mut Unobserved).unwrap();
+    assert_eq!(
+        (problems.len(), problems[0].offset),
+        (1, 64 + 64 * 40),
+        "full entries of two pages touch: {problems:?}"
+    );
+}
+
+#[test]
+fn trailers_that_break_a_rule_are_refused() {
     let items = [Item::array(0, &[1, 5, 9])];
     // Where the file has its trailer.
-    let trailer = 64 + 64 + 40;
+    let trailer = 64 + 64 + 40 + 24;
     for (what, fields, structure, offset) in [
-        ("chunks that lie", vec![(0, 2)], "segment directory", 128),
+        ("chunks that lie", vec![(0, 2)], "segment trailer", trailer),
+        ("more chunks than the disk has", vec![(0, 10)], "segment trailer", trailer),
         ("granules that lie", vec![(8, 4)], "segment directory", 128),
-        ("granules that overflow", vec![(8, u64::MAX)], "segment directory", 128),
+        ("granules that overflow", vec![(8, u64::MAX)], "segment trailer", trailer + 8),
         ("a directory elsewhere", vec![(24, 64)], "segment trailer", trailer + 24),
         ("a directory in the header", vec![(24, 48)], "segment trailer", trailer + 24),
         ("a directory at the end of all numbers", vec![(24, u64::MAX)], "segment trailer", trailer + 24),
         ("entries that overflow", vec![(32, u64::MAX)], "segment trailer", trailer + 24),
         ("entries that overflow by a little", vec![(32, u64::MAX / 40 + 2)], "segment trailer", trailer + 24),
-        ("no entries, and a gap", vec![(32, 0), (24, 168)], "segment directory", 168),
+        ("no entries, and a gap", vec![(0, 0), (8, 0), (32, 0), (24, 192)], "segment trailer", trailer + 24),
+        ("no entries, but chunks", vec![(32, 0), (24, 192)], "segment trailer", trailer),
+        ("no granules, but chunks", vec![(8, 0)], "segment trailer", trailer + 8),
         ("another checksum", vec![(40, 7)], "segment trailer", trailer + 44),
         ("another length", vec![(48, 400)], "segment trailer", trailer + 48),
     ] {
-        let error = open(Crafted { trailer: fields, ..Crafted::new(&items) }.bytes()).expect_err(what);
-        assert_eq!(error.kind(), ErrorKind::Damaged, "{what}: {error}");
-        assert_eq!((error.structure(), error.offset()), (Some(structure), Some(offset)), "{what}: {error}");
+        let bytes = Crafted { trailer: fields, ..Crafted::new(&items) }.bytes();
+        match what {
+            // What is asked for does not depend on it.
+            "chunks that lie" => {
+                let problems = open(bytes).unwrap().check(&mut Unobserved).unwrap();
+                assert_eq!((&*problems[0].structure, problems[0].offset), (structure, offset));
+            }
+            _ => assert_refused(bytes, what, structure, offset),
+        }
     }
     let lies = Crafted { trailer: vec![(16, 9)], ..Crafted::new(&items) };
     let problems = open(lies.bytes()).unwrap().check(&mut Unobserved).unwrap();

@@ -62,10 +62,10 @@ fn bytes_of(bitmap: &Bitmap) -> Vec<u8> {
     bytes
 }
 
-fn open(bytes: impl Into<Vec<u8>>) -> checkmap::Result<Segment> {
+fn open(bytes: impl Into<Vec<u8>>) -> checkmap::Result<Segment<'static>> {
     Segment::open(Arc::new(Memory::new(bytes)))
 }
 
-fn segment_of(bitmap: &Bitmap) -> Segment {
+fn segment_of(bitmap: &Bitmap) -> Segment<'static> {
     open(bytes_of(bitmap)).expect("we wrote it")
 }

@@ -42,14 +42,23 @@ struct Run {
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let checkmap = PathBuf::from(args.next().ok_or("usage: bench-delete CHECKMAP [RUNS [CASES]]")?);
+    let checkmap = PathBuf::from(args.next().ok_or("usage: bench-delete CHECKMAP [RUNS [CASE,...]]")?);
     let runs: usize = args.next().map_or(Ok(5), |runs| runs.parse())?;
-    let cases: usize = args.next().map_or(Ok(CASES.len()), |cases| cases.parse())?;
+    let cases = args.next().map_or_else(|| Ok(CASES.iter().collect()), |numbers| chosen(&numbers))?;
     let folder = std::env::temp_dir().join(format!("checkmap-bench-{}", std::process::id()));
     fs::create_dir(&folder)?;
-    let outcome = CASES.iter().take(cases).try_for_each(|case| play(case, &checkmap, runs, &folder));
+    let outcome = cases.into_iter().try_for_each(|case| play(case, &checkmap, runs, &folder));
     fs::remove_dir_all(&folder)?;
     outcome
+}
+
+/// The cases of a list of numbers, which count from 1.
+fn chosen(numbers: &str) -> Result<Vec<&'static Case>> {
+    let case = |number: &str| {
+        let index: usize = number.trim().parse()?;
+        CASES.get(index.wrapping_sub(1)).ok_or_else(|| format!("there is no case {number}").into())
+    };
+    numbers.split(',').map(case).collect()
 }
 
 fn play(case: &Case, checkmap: &Path, runs: usize, folder: &Path) -> Result<()> {

@@ -5,9 +5,17 @@
 use crate::engine::{Count, Engine, Form, Mark, Open, Save, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
 use crate::patterns::Disk;
-use checkmap::{Bitmap, Granularity};
+use checkmap::storage::Memory;
+use checkmap::{Bitmap, Granularity, Segment, segment};
+use std::sync::Arc;
 
 pub struct Checkmap;
+
+/// Read into memory, or a segment that stays in the bytes.
+pub enum Opened<'a> {
+    Bitmap(Bitmap),
+    Segment(Segment<'a>),
+}
 
 fn granularity(disk: &Disk) -> Granularity {
     Granularity::from_bits(disk.granule_bits).expect("the disks here have granularities of 4 to 64 KiB")
@@ -32,7 +40,7 @@ fn tally(bitmap: &Bitmap, disk: &Disk, (offset, len_bytes): (u64, u64), tally: &
 
 impl Engine for Checkmap {
     type Bitmap = Bitmap;
-    type Opened<'a> = Bitmap;
+    type Opened<'a> = Opened<'a>;
 
     const NAME: &'static str = crate::report::OURS;
     const SHAPE: Shape = Shape::SmallestContainers;
@@ -47,15 +55,22 @@ impl Engine for Checkmap {
 
     // A form with `threads: 2` is a row of its own.
     fn unions(count: usize) -> Vec<Form<Union<Bitmap>>> {
+        let many = Form::new(
+            "many-way",
+            Union::New(|bitmaps| Bitmap::union_many(bitmaps, None).expect("all are of one disk")),
+        );
+        let on_two = Form {
+            name: "many-way, 2 threads",
+            threads: 2,
+            run: Union::New(|bitmaps| Bitmap::union_many_with(bitmaps, None, 2).expect("all are of one disk")),
+        };
         match count {
             2 => vec![Form::new(
                 "in place",
                 Union::InPlace(|sum, other| sum.union_with(other).expect("both are of one disk")),
             )],
-            _ => vec![Form::new(
-                "many-way",
-                Union::New(|bitmaps| Bitmap::union_many(bitmaps, None).expect("all are of one disk")),
-            )],
+            8 => vec![many, on_two],
+            _ => vec![many],
         }
     }
 
@@ -82,15 +97,36 @@ impl Engine for Checkmap {
     }
 
     fn saves() -> Vec<Form<Save<Bitmap>>> {
-        vec![Form::new("portable", |bitmap| {
-            let mut bytes = Vec::with_capacity(bitmap.serialized_len() as usize);
-            bitmap.write_roaring(&mut bytes).expect("a vector takes everything");
-            bytes.into()
-        })]
+        vec![
+            Form::new("portable", |bitmap| {
+                let mut bytes = Vec::with_capacity(bitmap.serialized_len() as usize);
+                bitmap.write_roaring(&mut bytes).expect("a vector takes everything");
+                bytes.into()
+            }),
+            Form::new("segment", |bitmap| {
+                let mut bytes = Vec::with_capacity(bitmap.heap_bytes());
+                segment::write(bitmap, &mut bytes).expect("a vector takes everything");
+                bytes.into()
+            }),
+        ]
     }
 
     fn opens() -> Vec<Form<Open<Self>>> {
-        vec![Form::new("portable, read", Open { saved_by: "portable", open: |bytes, disk| read(bytes, disk) })]
+        vec![
+            Form::new(
+                "portable, read",
+                Open { saved_by: "portable", open: |bytes, disk| Opened::Bitmap(read(bytes, disk)) },
+            ),
+            Form::new(
+                "segment, in place",
+                Open {
+                    saved_by: "segment",
+                    open: |bytes, _| {
+                        Opened::Segment(Segment::open(Arc::new(Memory(bytes))).expect("the bytes are a segment"))
+                    },
+                },
+            ),
+        ]
     }
 
     fn marks() -> Vec<Form<Mark<Bitmap>>> {
@@ -103,14 +139,23 @@ impl Engine for Checkmap {
         })]
     }
 
-    fn count_opened(opened: &Bitmap, disk: &Disk, span: Span) -> u64 {
+    fn count_opened(opened: &Opened<'_>, disk: &Disk, span: Span) -> u64 {
         let (offset, len_bytes) = bytes(span, disk);
-        opened.count_range(offset, len_bytes)
+        match opened {
+            Opened::Bitmap(bitmap) => bitmap.count_range(offset, len_bytes),
+            Opened::Segment(segment) => segment.count_range(offset, len_bytes).expect("the segment is sound"),
+        }
     }
 
-    fn tally_opened(opened: &Bitmap, disk: &Disk) -> Tally {
+    fn tally_opened(opened: &Opened<'_>, disk: &Disk) -> Tally {
         let mut sum = Tally::default();
-        tally(opened, disk, (0, u64::MAX), &mut sum);
+        match opened {
+            Opened::Bitmap(bitmap) => tally(bitmap, disk, (0, u64::MAX), &mut sum),
+            Opened::Segment(segment) => {
+                let bitmap = segment.load(0, u64::MAX).expect("the segment is sound");
+                tally(&bitmap, disk, (0, u64::MAX), &mut sum);
+            }
+        }
         sum
     }
 }

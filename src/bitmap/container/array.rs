@@ -2,65 +2,86 @@
 //! Owns the form of a chunk that holds few set bits as sorted 16-bit indices. Knows nothing of chunk keys, disks or
 //! bytes.
 
-use super::{ARRAY_MAX, Run, small};
+use super::{ARRAY_MAX, Run};
 use crate::kernels::{ROOM, select};
 use std::ops::Range;
 
 /// Longer runs go into an array by way of the smallest form of the result.
 const SPLICE_MAX: u32 = 4;
 
-/// The sorted indices of the set bits, none twice.
-#[derive(Clone, PartialEq, Eq)]
-pub(in crate::bitmap) struct Array(pub(super) Vec<u16>);
+/// Up to this many bits a list doubles when it is full; a longer one grows by an eighth.
+const DOUBLING_MAX: usize = 32;
 
-impl Array {
-    pub(super) fn contains(&self, bit: u16) -> bool {
-        self.0.binary_search(&bit).is_ok()
-    }
-
-    pub(super) fn within(&self, window: Run) -> &[u16] {
-        &self.0[self.places(window)]
-    }
-
-    pub(super) fn count(&self, window: Run) -> u32 {
-        small(self.within(window).len())
-    }
-
-    /// Sets the bits of `new` and returns true; where they are many, or too many for the form, changes nothing.
-    pub(super) fn try_set(&mut self, new: Run) -> bool {
-        let places = self.places(new);
-        let added = new.len() as usize - places.len();
-        if new.len() > SPLICE_MAX || self.0.len() + added > ARRAY_MAX {
-            return added == 0;
+/// How many of the sorted bits are below `bit`: likely as many as if they were spread evenly, so that is where the search
+/// begins.
+pub(super) fn rank(bits: &[u16], bit: u32) -> usize {
+    let guess = (bits.len() * bit as usize) >> 16;
+    let mut reach = 8;
+    let (low, high) = if bits.get(guess).is_some_and(|&other| u32::from(other) < bit) {
+        let mut low = guess + 1;
+        while bits.get(low + reach).is_some_and(|&other| u32::from(other) < bit) {
+            low += reach + 1;
+            reach *= 4;
         }
-        if new.len() > 1 {
-            self.0.splice(places, new.first..=new.last);
-        } else if added > 0 {
-            self.0.insert(places.start, new.first);
+        (low, bits.len().min(low + reach))
+    } else {
+        let mut high = guess;
+        while reach < high && u32::from(bits[high - reach]) >= bit {
+            high -= reach;
+            reach *= 4;
         }
-        true
-    }
+        (high.saturating_sub(reach), high)
+    };
+    low + bits[low..high].partition_point(|&other| u32::from(other) < bit)
+}
 
-    pub(super) fn clear(&mut self, gone: Run) {
-        self.0.drain(self.places(gone));
-    }
+pub(super) fn contains(bits: &[u16], bit: u16) -> bool {
+    bits.get(rank(bits, bit.into())) == Some(&bit)
+}
 
-    /// Where the bits inside `window` are: as many places at most as the window has bits.
-    fn places(&self, window: Run) -> Range<usize> {
-        let from = self.0.partition_point(|&bit| bit < window.first);
-        let reach = self.0.len().min(from + window.len() as usize);
-        from..from + self.0[from..reach].partition_point(|&bit| bit <= window.last)
+/// Where the bits inside `window` are.
+fn places(bits: &[u16], window: Run) -> Range<usize> {
+    let from = rank(bits, window.first.into());
+    match window.last - window.first {
+        0 => from..from + usize::from(bits.get(from) == Some(&window.first)),
+        _ => from..rank(bits, window.end()),
     }
+}
 
-    pub(super) fn validate(&self) -> Result<(), &'static str> {
-        if self.0.is_empty() || self.0.len() > ARRAY_MAX {
-            return Err("an array container has no bit or too many");
-        }
-        if self.0.windows(2).any(|pair| pair[0] >= pair[1]) {
-            return Err("the bits of an array container are out of order");
-        }
-        Ok(())
+pub(super) fn within(bits: &[u16], window: Run) -> &[u16] {
+    &bits[places(bits, window)]
+}
+
+/// Sets the bits of `new` and returns true; where they are many, or too many for the form, changes nothing.
+pub(super) fn try_set(bits: &mut Vec<u16>, new: Run) -> bool {
+    let places = places(bits, new);
+    let added = new.len() as usize - places.len();
+    if new.len() > SPLICE_MAX || bits.len() + added > ARRAY_MAX {
+        return added == 0;
     }
+    if bits.capacity() - bits.len() < added && bits.len() > DOUBLING_MAX {
+        bits.reserve_exact(added.max(bits.len() / 8));
+    }
+    if new.len() > 1 {
+        bits.splice(places, new.first..=new.last);
+    } else if added > 0 {
+        bits.insert(places.start, new.first);
+    }
+    true
+}
+
+pub(super) fn clear(bits: &mut Vec<u16>, gone: Run) {
+    bits.drain(places(bits, gone));
+}
+
+pub(super) fn validate(bits: &[u16]) -> Result<(), &'static str> {
+    if bits.is_empty() || bits.len() > ARRAY_MAX {
+        return Err("an array container has no bit or too many");
+    }
+    if !(select().is_ascending)(bits) {
+        return Err("the bits of an array container are out of order");
+    }
+    Ok(())
 }
 
 /// The number of leading bits of the non-empty `bits` that follow each other without a gap.

@@ -2,61 +2,56 @@
 //! Owns the form of a chunk that holds one bit for each granule in 64-bit words, and the loops over words. Knows nothing
 //! of chunk keys, disks or bytes.
 
-use super::{ARRAY_MAX, CHUNK, Run, to_u16};
+use super::{ARRAY_MAX, CHUNK, Pair, Run, to_u16};
 use crate::kernels::{EDGES, ROOM, select};
 
-pub(in crate::bitmap) use crate::kernels::Words;
+/// The bits of one chunk, least significant first.
+pub(crate) use crate::kernels::Words;
 
-/// The words of a chunk and the number of ones in them.
-#[derive(Clone, PartialEq, Eq)]
-pub(in crate::bitmap) struct Bits {
-    pub(super) ones: u32,
-    pub(super) words: Box<Words>,
+pub(super) fn contains(words: &Words, bit: u16) -> bool {
+    words[usize::from(bit / 64)] >> (bit % 64) & 1 == 1
 }
 
-impl Bits {
-    pub(super) fn contains(&self, bit: u16) -> bool {
-        self.words[usize::from(bit / 64)] >> (bit % 64) & 1 == 1
+pub(super) fn count(words: &Words, window: Run) -> u32 {
+    let (from, to) = (usize::from(window.first / 64), usize::from(window.last / 64));
+    let head = u64::MAX << (window.first % 64);
+    let tail = u64::MAX >> (63 - window.last % 64);
+    if from == to {
+        return (words[from] & head & tail).count_ones();
     }
+    let ends = (words[from] & head).count_ones() + (words[to] & tail).count_ones();
+    #[allow(clippy::cast_possible_truncation, reason = "a chunk has 65536 bits")]
+    let middle = (select().ones)(&words[from + 1..to]) as u32;
+    ends + middle
+}
 
-    pub(super) fn count(&self, window: Run) -> u32 {
-        let (from, to) = (usize::from(window.first / 64), usize::from(window.last / 64));
-        let head = u64::MAX << (window.first % 64);
-        let tail = u64::MAX >> (63 - window.last % 64);
-        if from == to {
-            return (self.words[from] & head & tail).count_ones();
+/// The `number`-th set bit, from 0; there must be so many.
+pub(super) fn nth(words: &Words, number: u32) -> u16 {
+    let mut rest = number;
+    for (index, &word) in (0..).zip(words) {
+        let ones = word.count_ones();
+        if rest < ones {
+            let without = (0..rest).fold(word, |word, _| word & (word - 1));
+            return to_u16(index * 64 + without.trailing_zeros());
         }
-        let ends = (self.words[from] & head).count_ones() + (self.words[to] & tail).count_ones();
-        #[allow(clippy::cast_possible_truncation, reason = "a chunk has 65536 bits")]
-        let middle = (select().ones)(&self.words[from + 1..to]) as u32;
-        ends + middle
+        rest -= ones;
     }
+    u16::MAX
+}
 
-    pub(super) fn set(&mut self, new: Run) {
-        let Self { ones, words } = self;
-        for_masks(new, |index, mask| {
-            *ones += (mask & !words[index]).count_ones();
-            words[index] |= mask;
-        });
-    }
+/// Sets the bits of `new`; `ones` is the number of all that are set.
+pub(super) fn set(words: &mut Words, ones: &mut u32, new: Run) {
+    for_masks(new, |index, mask| {
+        *ones += (mask & !words[index]).count_ones();
+        words[index] |= mask;
+    });
+}
 
-    pub(super) fn clear(&mut self, gone: Run) {
-        let Self { ones, words } = self;
-        for_masks(gone, |index, mask| {
-            *ones -= (mask & words[index]).count_ones();
-            words[index] &= !mask;
-        });
-    }
-
-    pub(super) fn validate(&self) -> Result<(), &'static str> {
-        if count_ones(&self.words) != self.ones {
-            return Err("the count of a bit container is wrong");
-        }
-        if self.ones as usize <= ARRAY_MAX || self.ones == CHUNK {
-            return Err("a bit container has so few or so many bits that another form must hold them");
-        }
-        Ok(())
-    }
+pub(super) fn clear(words: &mut Words, ones: &mut u32, gone: Run) {
+    for_masks(gone, |index, mask| {
+        *ones -= (mask & words[index]).count_ones();
+        words[index] &= !mask;
+    });
 }
 
 /// No bit set.
@@ -88,14 +83,14 @@ pub(super) fn positions(words: &Words) -> Vec<u16> {
 }
 
 /// The `count` maximal runs of set bits.
-pub(super) fn runs(words: &Words, count: usize) -> Vec<Run> {
+pub(super) fn runs(words: &Words, count: usize) -> Vec<Pair> {
     let mut runs = Vec::with_capacity(count);
     let mut bounds = [0; EDGES];
     let mut from = 0;
     while from < CHUNK {
         let (found, next) = (select().edges)(words, from, CHUNK, &mut bounds);
         let (pairs, _) = bounds[..found].as_chunks::<2>();
-        runs.extend(pairs.iter().map(|&[first, end]| Run { first: to_u16(first), last: to_u16(end - 1) }));
+        runs.extend(pairs.iter().map(|&[first, end]| [to_u16(first), to_u16(end - 1)]));
         from = next;
     }
     runs

@@ -2,9 +2,10 @@
 //! Owns the forms in which the set bits of one chunk of 65536 granules are held, and which form holds what. Knows
 //! nothing of chunk keys, disks, granularities or bytes.
 //!
-//! A container that has no bit is the empty array; the directory never keeps one. A container that has all bits is
-//! always `Full`, so which chunks are full depends on the bits alone. Between the other forms a change of single bits
-//! switches only where a limit forces it to; results of set operations take the smallest form.
+//! A view is a chunk's bits wherever they lie; a container owns them, so that they can change one by one. A container
+//! that has no bit is the empty array; the directory never keeps one. A container that has all bits is always `Full`, so
+//! which chunks are full depends on the bits alone. Between the other forms a change of single bits switches only where a
+//! limit forces it to; results of set operations take the smallest form.
 
 mod array;
 mod bits;
@@ -12,13 +13,16 @@ mod runs;
 #[cfg(test)]
 mod tests;
 mod unite;
+mod view;
 
 use crate::kernels::{ChunkOperation, Kernels, Measure, select};
-pub(super) use array::Array;
-pub(super) use bits::{Bits, Words, clear_run, no_words, set_run};
-pub(super) use runs::{Run, Runs};
-use std::borrow::Cow;
+pub(super) use bits::{clear_run, no_words, set_run};
+pub(super) use runs::Run;
 pub(super) use unite::Workspace;
+
+pub(crate) use bits::Words;
+pub(crate) use runs::Pair;
+pub(crate) use view::{Form, View};
 
 /// The granules of one chunk.
 pub(super) const CHUNK: u32 = 1 << 16;
@@ -29,79 +33,89 @@ pub(super) const ARRAY_MAX: usize = 4096;
 /// The most runs a container holds: above, words are smaller.
 pub(super) const RUNS_MAX: usize = 2048;
 
-/// The set bits of one chunk.
-#[derive(Clone)]
+/// The set bits of one chunk, to be changed.
+#[derive(Clone, Debug)]
 pub(super) enum Container {
-    Array(Array),
-    Bits(Bits),
-    Runs(Runs),
+    Array(Vec<u16>),
+    Bits { ones: u32, words: Box<Words> },
+    Runs(Vec<Pair>),
     Full,
 }
 
 impl Container {
     pub(super) const fn empty() -> Self {
-        Self::Array(Array(Vec::new()))
+        Self::Array(Vec::new())
+    }
+
+    pub(super) fn view(&self) -> View<'_> {
+        match self {
+            Self::Array(array) => View::Array(array),
+            Self::Bits { words, .. } => View::Words(words),
+            Self::Runs(runs) => View::Runs(runs),
+            Self::Full => View::Full,
+        }
+    }
+
+    /// A copy of a view that holds `ones` bits, in the same form.
+    pub(super) fn copy(view: View<'_>, ones: u32) -> Self {
+        match view {
+            View::Array(array) => Self::Array(array.to_vec()),
+            View::Words(words) => Self::Bits { ones, words: Box::new(*words) },
+            View::Runs(runs) => Self::Runs(runs.to_vec()),
+            View::Full => Self::Full,
+        }
     }
 
     /// The smallest form of sorted bits, none twice.
-    pub(super) fn from_sorted(mut bits: Vec<u16>) -> Self {
+    pub(super) fn from_sorted(bits: Vec<u16>) -> Self {
         if bits.len() <= ARRAY_MAX && bits.len() <= 2 * array::run_count(&bits) {
-            bits.shrink_to_fit();
-            return Self::Array(Array(bits));
+            return Self::Array(bits);
         }
-        Self::from_runs(array_runs(&bits).collect())
+        Self::from_runs(View::Array(&bits).runs(Run::WHOLE).map(Run::pair).collect())
     }
 
     /// The smallest form of sorted runs that neither overlap nor touch.
-    pub(super) fn from_runs(runs: Vec<Run>) -> Self {
-        if runs.first() == Some(&Run::WHOLE) {
-            return Self::Full;
+    pub(super) fn from_runs(runs: Vec<Pair>) -> Self {
+        match Form::smallest(runs::ones_of(&runs), small(runs.len())) {
+            Form::Full => Self::Full,
+            Form::Array => Self::Array(runs.iter().flat_map(|run| run[0]..=run[1]).collect()),
+            Form::Runs => Self::Runs(runs),
+            Form::Words => {
+                let mut words = no_words();
+                runs.iter().for_each(|&run| set_run(&mut words, run.into()));
+                Self::Bits { ones: runs::ones_of(&runs), words }
+            }
         }
-        let ones = runs::ones_of(&runs);
-        if ones as usize <= ARRAY_MAX && 2 * ones <= runs::bytes_of(runs.len()) {
-            return Self::Array(Array(runs.iter().flat_map(|run| run.first..=run.last).collect()));
-        }
-        if runs.len() <= RUNS_MAX {
-            return Self::Runs(Runs(runs));
-        }
-        let mut words = no_words();
-        runs.iter().for_each(|&run| set_run(&mut words, run));
-        Self::Bits(Bits { ones, words })
     }
 
     /// The smallest form of `words`.
     pub(super) fn from_words(words: Box<Words>) -> Self {
         let measure = (select().measure)(&words);
-        match Self::without_words(&words, measure) {
-            Some(container) => container,
-            None => Self::Bits(Bits { ones: measure.ones, words }),
-        }
+        Self::from_measured(words, measure)
     }
 
-    /// The smallest form of `words`, which hold `measure`, unless it is the words themselves.
-    fn without_words(words: &Words, measure: Measure) -> Option<Self> {
-        let (ones, runs) = (measure.ones as usize, measure.runs as usize);
-        if measure.ones == CHUNK {
-            return Some(Self::Full);
+    /// The smallest form of `words`, which hold `measure`.
+    fn from_measured(words: Box<Words>, measure: Measure) -> Self {
+        match Form::smallest(measure.ones, measure.runs) {
+            Form::Full => Self::Full,
+            Form::Array => Self::Array(bits::positions(&words)),
+            Form::Runs => Self::Runs(bits::runs(&words, measure.runs as usize)),
+            Form::Words => Self::Bits { ones: measure.ones, words },
         }
-        if ones <= ARRAY_MAX && ones <= 2 * runs {
-            return Some(Self::Array(Array(bits::positions(words))));
-        }
-        (runs <= RUNS_MAX).then(|| Self::Runs(Runs(bits::runs(words, runs))))
     }
 
     /// Takes the smallest form for what is held.
     pub(super) fn optimize(&mut self) {
         *self = match std::mem::replace(self, Self::Full) {
             Self::Full => return,
-            Self::Array(array) => Self::from_sorted(array.0),
-            Self::Bits(bits) => Self::from_words(bits.words),
-            Self::Runs(runs) => Self::from_runs(runs.0),
+            Self::Array(array) => Self::from_sorted(array),
+            Self::Bits { words, .. } => Self::from_words(words),
+            Self::Runs(runs) => Self::from_runs(runs),
         };
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        matches!(self, Self::Array(array) if array.0.is_empty())
+        matches!(self, Self::Array(array) if array.is_empty())
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -111,51 +125,8 @@ impl Container {
     /// The number of set bits, 0..=65536.
     pub(super) fn ones(&self) -> u32 {
         match self {
-            Self::Array(array) => small(array.0.len()),
-            Self::Bits(bits) => bits.ones,
-            Self::Runs(runs) => runs.ones(),
-            Self::Full => CHUNK,
-        }
-    }
-
-    /// The number of maximal runs of set bits.
-    pub(super) fn run_count(&self) -> u32 {
-        match self {
-            Self::Array(array) => small(array::run_count(&array.0)),
-            Self::Bits(bits) => bits::run_count(&bits.words),
-            Self::Runs(runs) => small(runs.0.len()),
-            Self::Full => 1,
-        }
-    }
-
-    pub(super) fn contains(&self, bit: u16) -> bool {
-        match self {
-            Self::Array(array) => array.contains(bit),
-            Self::Bits(bits) => bits.contains(bit),
-            Self::Runs(runs) => runs.contains(bit),
-            Self::Full => true,
-        }
-    }
-
-    /// The number of set bits inside `window`.
-    pub(super) fn count(&self, window: Run) -> u32 {
-        match self {
-            Self::Array(array) => array.count(window),
-            Self::Bits(bits) => bits.count(window),
-            Self::Runs(runs) => runs.count(window),
-            Self::Full => window.len(),
-        }
-    }
-
-    /// The maximal runs of set bits inside `window`, cut to it.
-    pub(super) fn runs(&self, window: Run) -> RunIter<'_> {
-        match self {
-            Self::Array(array) => RunIter::Array(array.within(window)),
-            Self::Bits(bits) => {
-                RunIter::Bits { words: &bits.words, from: window.first.into(), to: u32::from(window.last) + 1 }
-            }
-            Self::Runs(runs) => RunIter::Runs { runs: runs.within(window), window },
-            Self::Full => RunIter::Full(Some(window)),
+            Self::Bits { ones, .. } => *ones,
+            _ => self.view().ones(),
         }
     }
 
@@ -163,21 +134,21 @@ impl Container {
         match self {
             Self::Full => {}
             Self::Array(array) => {
-                if !array.try_set(new) {
-                    let runs = runs::sweep(array_runs(&array.0), std::iter::once(new), |a, b| a || b);
-                    *self = Self::from_runs(runs);
+                if !array::try_set(array, new) {
+                    let ours = View::Array(array).runs(Run::WHOLE);
+                    *self = Self::from_runs(runs::sweep(ours, std::iter::once(new), |a, b| a || b));
                 }
             }
-            Self::Bits(bits) => {
-                bits.set(new);
-                if bits.ones == CHUNK {
+            Self::Bits { ones, words } => {
+                bits::set(words, ones, new);
+                if *ones == CHUNK {
                     *self = Self::Full;
                 }
             }
             Self::Runs(runs) => {
-                runs.set(new);
-                if runs.0.len() > RUNS_MAX || runs.0[0] == Run::WHOLE {
-                    *self = Self::from_runs(std::mem::take(&mut runs.0));
+                runs::set(runs, new);
+                if runs.len() > RUNS_MAX || runs[0] == Run::WHOLE.pair() {
+                    *self = Self::from_runs(std::mem::take(runs));
                 }
             }
         }
@@ -186,208 +157,77 @@ impl Container {
     pub(super) fn clear(&mut self, gone: Run) {
         match self {
             Self::Full => {
-                let mut rest = Runs(vec![Run::WHOLE]);
-                rest.clear(gone);
-                *self = Self::from_runs(rest.0);
+                let mut rest = vec![Run::WHOLE.pair()];
+                runs::clear(&mut rest, gone);
+                *self = Self::from_runs(rest);
             }
-            Self::Array(array) => array.clear(gone),
-            Self::Bits(bits) => {
-                bits.clear(gone);
-                if bits.ones as usize <= ARRAY_MAX {
-                    *self = Self::from_words(std::mem::replace(&mut bits.words, no_words()));
+            Self::Array(array) => array::clear(array, gone),
+            Self::Bits { ones, words } => {
+                bits::clear(words, ones, gone);
+                if *ones as usize <= ARRAY_MAX {
+                    *self = Self::from_words(std::mem::replace(words, no_words()));
                 }
             }
             Self::Runs(runs) => {
-                runs.clear(gone);
-                if runs.0.is_empty() || runs.0.len() > RUNS_MAX {
-                    *self = Self::from_runs(std::mem::take(&mut runs.0));
+                runs::clear(runs, gone);
+                if runs.is_empty() || runs.len() > RUNS_MAX {
+                    *self = Self::from_runs(std::mem::take(runs));
                 }
             }
         }
     }
 
     /// The bits set in both.
-    pub(super) fn intersect(a: Cow<'_, Self>, b: &Self) -> Self {
-        match (&*a, b) {
-            (Self::Full, _) => b.clone(),
-            (_, Self::Full) => a.into_owned(),
-            (Self::Array(x), Self::Array(y)) => Self::from_sorted(array::intersect(&x.0, &y.0)),
-            (Self::Array(array), other) | (other, Self::Array(array)) => {
-                Self::from_sorted(array.0.iter().copied().filter(|&bit| other.contains(bit)).collect())
+    pub(super) fn intersect(a: View<'_>, b: View<'_>) -> Self {
+        match (a, b) {
+            (View::Full, other) | (other, View::Full) => {
+                let mut copy = Self::copy(other, other.ones());
+                copy.optimize();
+                copy
+            }
+            (View::Array(x), View::Array(y)) => Self::from_sorted(array::intersect(x, y)),
+            (View::Array(array), other) | (other, View::Array(array)) => {
+                Self::from_sorted(array.iter().copied().filter(|&bit| other.contains(bit)).collect())
             }
             _ => Self::combine(a, b, |kernels| kernels.and, |a, b| a && b),
         }
     }
 
     /// The bits set in `a` and not in `b`.
-    pub(super) fn subtract(a: Cow<'_, Self>, b: &Self) -> Self {
-        match (&*a, b) {
-            (_, Self::Full) => Self::empty(),
-            (Self::Array(x), Self::Array(y)) => Self::from_sorted(array::subtract(&x.0, &y.0)),
-            (Self::Array(array), _) => {
-                Self::from_sorted(array.0.iter().copied().filter(|&bit| !b.contains(bit)).collect())
+    pub(super) fn subtract(a: View<'_>, b: View<'_>) -> Self {
+        match (a, b) {
+            (_, View::Full) => Self::empty(),
+            (View::Array(x), View::Array(y)) => Self::from_sorted(array::subtract(x, y)),
+            (View::Array(array), _) => {
+                Self::from_sorted(array.iter().copied().filter(|&bit| !b.contains(bit)).collect())
             }
             _ => Self::combine(a, b, |kernels| kernels.and_not, |a, b| a && !b),
         }
     }
 
     /// The bits set in one of the two only.
-    pub(super) fn xor(a: Cow<'_, Self>, b: &Self) -> Self {
+    pub(super) fn xor(a: View<'_>, b: View<'_>) -> Self {
         Self::combine(a, b, |kernels| kernels.xor, |a, b| a != b)
     }
 
-    fn combine(
-        a: Cow<'_, Self>,
-        b: &Self,
-        kernel: fn(&Kernels) -> ChunkOperation,
-        keep: fn(bool, bool) -> bool,
-    ) -> Self {
-        if !matches!((&*a, b), (Self::Bits(_), _) | (_, Self::Bits(_))) {
+    fn combine(a: View<'_>, b: View<'_>, kernel: fn(&Kernels) -> ChunkOperation, keep: fn(bool, bool) -> bool) -> Self {
+        if !matches!((a, b), (View::Words(_), _) | (_, View::Words(_))) {
             return Self::from_runs(runs::sweep(a.runs(Run::WHOLE), b.runs(Run::WHOLE), keep));
         }
-        let mut words = a.into_owned().into_words();
+        let mut words = Box::new(*a.words());
         let measure = kernel(select())(&mut words, &b.words());
-        match Self::without_words(&words, measure) {
-            Some(container) => container,
-            None => Self::Bits(Bits { ones: measure.ones, words }),
-        }
-    }
-
-    /// Whether every bit of this container is set in `other`.
-    pub(super) fn is_subset(&self, other: &Self) -> bool {
-        match (self, other) {
-            (_, Self::Full) => true,
-            (Self::Full, _) => false,
-            (Self::Bits(a), Self::Bits(b)) => (select().is_subset)(&a.words, &b.words),
-            _ => self.ones() <= other.ones() && self.runs(Run::WHOLE).all(|run| other.count(run) == run.len()),
-        }
-    }
-
-    /// Whether both hold the same bits, in whatever form.
-    pub(super) fn same_bits(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Array(a), Self::Array(b)) => a == b,
-            (Self::Bits(a), Self::Bits(b)) => a == b,
-            (Self::Runs(a), Self::Runs(b)) => a == b,
-            _ => self.ones() == other.ones() && self.is_subset(other),
-        }
-    }
-
-    /// Sets this container's bits in `words`.
-    pub(super) fn add_to(&self, words: &mut Words) {
-        match self {
-            Self::Array(array) => (select().scatter)(&array.0, words),
-            Self::Bits(bits) => (select().or_only)(words, &bits.words),
-            Self::Runs(runs) => runs.0.iter().for_each(|&run| set_run(words, run)),
-            Self::Full => words.fill(u64::MAX),
-        }
-    }
-
-    /// This container as words.
-    pub(super) fn words(&self) -> Cow<'_, Words> {
-        if let Self::Bits(bits) = self {
-            return Cow::Borrowed(&bits.words);
-        }
-        let mut words = [0; 1024];
-        self.add_to(&mut words);
-        Cow::Owned(words)
-    }
-
-    fn into_words(self) -> Box<Words> {
-        if let Self::Bits(bits) = self {
-            return bits.words;
-        }
-        let mut words = no_words();
-        self.add_to(&mut words);
-        words
+        Self::from_measured(words, measure)
     }
 
     /// The bytes this container has on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
-            Self::Array(array) => array.0.capacity() * size_of::<u16>(),
-            Self::Bits(_) => size_of::<Words>(),
-            Self::Runs(runs) => runs.0.capacity() * size_of::<Run>(),
+            Self::Array(array) => array.capacity() * size_of::<u16>(),
+            Self::Bits { .. } => size_of::<Words>(),
+            Self::Runs(runs) => runs.capacity() * size_of::<Pair>(),
             Self::Full => 0,
         }
     }
-
-    /// Checks that the form is allowed to hold what it holds.
-    pub(super) fn validate(&self) -> Result<(), &'static str> {
-        match self {
-            Self::Array(array) => array.validate(),
-            Self::Bits(bits) => bits.validate(),
-            Self::Runs(runs) => runs.validate(),
-            Self::Full => Ok(()),
-        }
-    }
-}
-
-/// The runs of one container, from both ends.
-#[derive(Clone)]
-pub(super) enum RunIter<'a> {
-    Array(&'a [u16]),
-    Bits { words: &'a Words, from: u32, to: u32 },
-    Runs { runs: &'a [Run], window: Run },
-    Full(Option<Run>),
-}
-
-impl Iterator for RunIter<'_> {
-    type Item = Run;
-
-    fn next(&mut self) -> Option<Run> {
-        match self {
-            Self::Array(bits) => {
-                let first = *bits.first()?;
-                let (run, rest) = bits.split_at(array::leading_run(bits));
-                *bits = rest;
-                Some(Run { first, last: run[run.len() - 1] })
-            }
-            Self::Bits { words, from, to } => {
-                let first = bits::scan(words, *from, *to, 0);
-                *from = bits::scan(words, first, *to, u64::MAX);
-                (first < *to).then(|| Run { first: to_u16(first), last: to_u16(*from - 1) })
-            }
-            Self::Runs { runs, window } => {
-                let (run, rest) = runs.split_first()?;
-                *runs = rest;
-                Some(cut(*run, *window))
-            }
-            Self::Full(run) => run.take(),
-        }
-    }
-}
-
-impl DoubleEndedIterator for RunIter<'_> {
-    fn next_back(&mut self) -> Option<Run> {
-        match self {
-            Self::Array(bits) => {
-                let last = *bits.last()?;
-                let (rest, run) = bits.split_at(bits.len() - array::trailing_run(bits));
-                *bits = rest;
-                Some(Run { first: run[0], last })
-            }
-            Self::Bits { words, from, to } => {
-                let end = bits::scan_back(words, *from, *to, 0);
-                *to = bits::scan_back(words, *from, end, u64::MAX);
-                (*to < end).then(|| Run { first: to_u16(*to), last: to_u16(end - 1) })
-            }
-            Self::Runs { runs, window } => {
-                let (run, rest) = runs.split_last()?;
-                *runs = rest;
-                Some(cut(*run, *window))
-            }
-            Self::Full(run) => run.take(),
-        }
-    }
-}
-
-fn array_runs(bits: &[u16]) -> RunIter<'_> {
-    RunIter::Array(bits)
-}
-
-fn cut(run: Run, window: Run) -> Run {
-    Run { first: run.first.max(window.first), last: run.last.min(window.last) }
 }
 
 /// A position inside a chunk as its 16-bit index.

@@ -2,7 +2,11 @@
 //! Owns the form of a chunk that holds its set bits as sorted runs, and the sweep that combines any two run lists. Knows
 //! nothing of chunk keys, disks or bytes.
 
-use super::{CHUNK, RUNS_MAX, small, to_u16};
+use super::{CHUNK, RUNS_MAX, to_u16};
+use crate::kernels::select;
+
+/// The first and the last of consecutive set bits of one chunk, as they are kept.
+pub(crate) type Pair = crate::kernels::Pair;
 
 /// Consecutive set bits of one chunk, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,87 +21,83 @@ impl Run {
 
     /// The number of bits, 1..=65536.
     pub(in crate::bitmap) fn len(self) -> u32 {
-        u32::from(self.last) - u32::from(self.first) + 1
+        self.end() - u32::from(self.first)
     }
 
-    fn end(self) -> u32 {
+    pub(in crate::bitmap) fn end(self) -> u32 {
         u32::from(self.last) + 1
     }
 
-    /// As the kernels take it: ordered like the runs.
-    pub(super) fn packed(self) -> u32 {
-        u32::from(self.first) << 16 | u32::from(self.last)
-    }
-
-    pub(super) fn unpacked(packed: u32) -> Self {
-        Self { first: to_u16(packed >> 16), last: to_u16(packed & 0xffff) }
+    pub(super) fn pair(self) -> Pair {
+        [self.first, self.last]
     }
 }
 
-/// Sorted runs that neither overlap nor touch.
-#[derive(Clone, PartialEq, Eq)]
-pub(in crate::bitmap) struct Runs(pub(super) Vec<Run>);
-
-impl Runs {
-    pub(super) fn ones(&self) -> u32 {
-        self.0.iter().map(|run| run.len()).sum()
+impl From<Pair> for Run {
+    fn from([first, last]: Pair) -> Self {
+        Self { first, last }
     }
+}
 
-    pub(super) fn contains(&self, bit: u16) -> bool {
-        self.0.get(self.0.partition_point(|run| run.last < bit)).is_some_and(|run| run.first <= bit)
-    }
+pub(super) fn contains(runs: &[Pair], bit: u16) -> bool {
+    runs.get(runs.partition_point(|run| run[1] < bit)).is_some_and(|run| run[0] <= bit)
+}
 
-    /// The runs that overlap `window`, not cut to it.
-    pub(super) fn within(&self, window: Run) -> &[Run] {
-        let from = self.0.partition_point(|run| run.last < window.first);
-        let to = self.0.partition_point(|run| run.first <= window.last);
-        &self.0[from..to]
-    }
+/// The runs that overlap `window`, not cut to it.
+pub(super) fn within(runs: &[Pair], window: Run) -> &[Pair] {
+    let from = runs.partition_point(|run| run[1] < window.first);
+    let to = from + runs[from..].partition_point(|run| run[0] <= window.last);
+    &runs[from..to]
+}
 
-    pub(super) fn count(&self, window: Run) -> u32 {
-        let cut = |run: &Run| u32::from(run.last.min(window.last) - run.first.max(window.first)) + 1;
-        self.within(window).iter().map(cut).sum()
-    }
+pub(super) fn count(runs: &[Pair], window: Run) -> u32 {
+    let inside = within(runs, window);
+    let (Some(head), Some(tail)) = (inside.first(), inside.last()) else { return 0 };
+    ones_of(inside) - u32::from(window.first.saturating_sub(head[0])) - u32::from(tail[1].saturating_sub(window.last))
+}
 
-    pub(super) fn set(&mut self, new: Run) {
-        let from = self.0.partition_point(|run| run.end() < u32::from(new.first));
-        let to = self.0.partition_point(|run| u32::from(run.first) <= new.end());
-        if from == to {
-            self.0.insert(from, new);
-            return;
-        }
-        let joined = Run { first: new.first.min(self.0[from].first), last: new.last.max(self.0[to - 1].last) };
-        self.0[from] = joined;
-        self.0.drain(from + 1..to);
-    }
+/// The number of bits in sorted runs.
+pub(super) fn ones_of(runs: &[Pair]) -> u32 {
+    (select().run_ones)(runs)
+}
 
-    pub(super) fn clear(&mut self, gone: Run) {
-        let from = self.0.partition_point(|run| run.last < gone.first);
-        let to = self.0.partition_point(|run| run.first <= gone.last);
-        if from == to {
-            return;
-        }
-        let (head, tail) = (self.0[from], self.0[to - 1]);
-        let left = (head.first < gone.first).then(|| Run { first: head.first, last: gone.first - 1 });
-        let right = (tail.last > gone.last).then(|| Run { first: gone.last + 1, last: tail.last });
-        self.0.splice(from..to, left.into_iter().chain(right));
+pub(super) fn set(runs: &mut Vec<Pair>, new: Run) {
+    let from = runs.partition_point(|&run| Run::from(run).end() < u32::from(new.first));
+    let to = runs.partition_point(|run| u32::from(run[0]) <= new.end());
+    if from == to {
+        runs.insert(from, new.pair());
+        return;
     }
+    runs[from] = [new.first.min(runs[from][0]), new.last.max(runs[to - 1][1])];
+    runs.drain(from + 1..to);
+}
 
-    pub(super) fn validate(&self) -> Result<(), &'static str> {
-        if self.0.is_empty() || self.0.len() > RUNS_MAX {
-            return Err("a run container has no run or too many");
-        }
-        if self.0.iter().any(|run| run.first > run.last) {
-            return Err("a run ends before it begins");
-        }
-        if self.0.windows(2).any(|pair| pair[0].end() >= u32::from(pair[1].first)) {
-            return Err("runs overlap, touch or are out of order");
-        }
-        if self.0[0] == Run::WHOLE {
-            return Err("a run container covers its whole chunk");
-        }
-        Ok(())
+pub(super) fn clear(runs: &mut Vec<Pair>, gone: Run) {
+    let from = runs.partition_point(|run| run[1] < gone.first);
+    let to = runs.partition_point(|run| run[0] <= gone.last);
+    if from == to {
+        return;
     }
+    let (head, tail) = (runs[from], runs[to - 1]);
+    let left = (head[0] < gone.first).then(|| [head[0], gone.first - 1]);
+    let right = (tail[1] > gone.last).then(|| [gone.last + 1, tail[1]]);
+    runs.splice(from..to, left.into_iter().chain(right));
+}
+
+pub(super) fn validate(runs: &[Pair]) -> Result<(), &'static str> {
+    if runs.is_empty() || runs.len() > RUNS_MAX {
+        return Err("a run container has no run or too many");
+    }
+    if runs.iter().any(|[first, last]| first > last) {
+        return Err("a run ends before it begins");
+    }
+    if runs.windows(2).any(|pair| Run::from(pair[0]).end() >= u32::from(pair[1][0])) {
+        return Err("runs overlap, touch or are out of order");
+    }
+    if runs[0] == Run::WHOLE.pair() {
+        return Err("a run container covers its whole chunk");
+    }
+    Ok(())
 }
 
 /// One side of a sweep: its current run as half-open bounds.
@@ -137,16 +137,16 @@ pub(super) fn sweep(
     a: impl Iterator<Item = Run>,
     b: impl Iterator<Item = Run>,
     keep: impl Fn(bool, bool) -> bool,
-) -> Vec<Run> {
+) -> Vec<Pair> {
     let (mut a, mut b) = (Side::new(a), Side::new(b));
-    let mut result: Vec<Run> = Vec::new();
+    let mut result: Vec<Pair> = Vec::new();
     let mut position = 0;
     while position < CHUNK {
         let end = a.next_edge(position).min(b.next_edge(position)).min(CHUNK);
         if keep(a.is_set(position), b.is_set(position)) {
             match result.last_mut() {
-                Some(run) if run.end() == position => run.last = to_u16(end - 1),
-                _ => result.push(Run { first: to_u16(position), last: to_u16(end - 1) }),
+                Some(run) if u32::from(run[1]) + 1 == position => run[1] = to_u16(end - 1),
+                _ => result.push([to_u16(position), to_u16(end - 1)]),
             }
         }
         position = end;
@@ -154,14 +154,4 @@ pub(super) fn sweep(
         b.pass(position);
     }
     result
-}
-
-/// The number of bits in sorted runs.
-pub(super) fn ones_of(runs: &[Run]) -> u32 {
-    runs.iter().map(|run| run.len()).sum()
-}
-
-/// The heap bytes of `count` runs.
-pub(super) fn bytes_of(count: usize) -> u32 {
-    small(count) * 4
 }

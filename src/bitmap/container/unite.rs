@@ -2,116 +2,217 @@
 //! Owns the union of what any number of bitmaps hold of one chunk, and the choice of the way to it. Knows nothing of chunk
 //! keys, disks or bytes.
 //!
-//! Few bits are sorted by counting; lists of like length are merged two by two; many lists are scattered into words that
+//! Few bits are sorted in registers; lists of like length are merged two by two; many lists are scattered into words that
 //! stay in the cache. The ways are those that measurements on x86-64 with AVX2 favour.
 
-use super::{ARRAY_MAX, Array, Bits, CHUNK, Container, RUNS_MAX, Run, Runs, Words, no_words, small};
-use crate::kernels::{FEW, Kernels, ROOM, select};
+use super::{ARRAY_MAX, CHUNK, Container, Form, Pair, Run, View, Words, bits, no_words, small, to_u16};
+use crate::kernels::{EDGES, FEW, GROUP, Kernels, ROOM, select};
 
 /// What a merge of two lists costs for each item, and a scattered item, in tenths of a nanosecond.
 const MERGE_COST: usize = 6;
-const SCATTER_COST: usize = 9;
+const SCATTER_COST: usize = 7;
 
 /// What it costs to find the bits of scattered words again.
-const SCAN_COST: usize = 12_000;
+const SCAN_COST: usize = 10_000;
 
 /// Above this many runs and single bits, words are the quicker way.
 const SWEEP_MAX: usize = 1024;
 
+/// What a union came to, in its smallest form; it lies in the workspace, or is one of the sources.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::bitmap) struct Made<'a> {
+    pub(in crate::bitmap) view: View<'a>,
+    pub(in crate::bitmap) ones: u32,
+}
+
 /// Memory for unions, to be used again for the next chunk.
+#[derive(Debug)]
 pub(in crate::bitmap) struct Workspace {
     kernels: &'static Kernels,
-    /// All zero between two unions.
     words: Box<Words>,
+    /// Whether a word is set.
+    is_used: bool,
     lists: [Box<[u16]>; 2],
-    runs: [Vec<u32>; 2],
+    pairs: [Vec<Pair>; 2],
+    /// Where each of the lists or runs that lie one after the other ends.
+    ends: Vec<usize>,
 }
 
 impl Workspace {
     pub(in crate::bitmap) fn new() -> Self {
         let list = || vec![0; 2 * ARRAY_MAX + ROOM].into_boxed_slice();
-        Self { kernels: select(), words: no_words(), lists: [list(), list()], runs: [Vec::new(), Vec::new()] }
+        Self {
+            kernels: select(),
+            words: no_words(),
+            is_used: false,
+            lists: [list(), list()],
+            pairs: [Vec::new(), Vec::new()],
+            ends: Vec::new(),
+        }
     }
 
-    /// The smallest form of the words, which are zero again afterwards.
-    fn take_words(&mut self) -> Container {
-        let measure = (self.kernels.measure)(&self.words);
-        match Container::without_words(&self.words, measure) {
-            Some(container) => {
-                self.words.fill(0);
-                container
+    /// What is set in any of `group`, of which there are two or more.
+    pub(in crate::bitmap) fn unite<'a>(&'a mut self, group: &[View<'a>]) -> Made<'a> {
+        let (mut items, mut groups, mut runs) = (0, 0, 0);
+        let mut first_words = None;
+        if let &[View::Array(a), View::Array(b)] = group
+            && a.len() + b.len() > FEW
+        {
+            return self.unite_two_lists(a, b);
+        }
+        for (index, view) in group.iter().enumerate() {
+            match view {
+                View::Array(array) => {
+                    items += array.len();
+                    groups += array.len().div_ceil(GROUP);
+                }
+                View::Runs(list) => runs += list.len(),
+                View::Words(words) => first_words = first_words.or(Some((index, words))),
+                View::Full => return Made { view: View::Full, ones: CHUNK },
             }
-            None => Container::Bits(Bits { ones: measure.ones, words: std::mem::replace(&mut self.words, no_words()) }),
+        }
+        if let Some((index, words)) = first_words {
+            self.words.copy_from_slice(&words[..]);
+            self.is_used = true;
+            let others = group.iter().enumerate().filter(|&(other, _)| other != index);
+            others.for_each(|(_, view)| view.add_to(&mut self.words));
+            return self.of_words();
+        }
+        if runs == 0 {
+            return self.unite_lists(group, items, groups);
+        }
+        if items + runs <= SWEEP_MAX || small(group.len()) == 2 && items == 0 {
+            return self.sweep(group);
+        }
+        self.clear_words();
+        group.iter().for_each(|view| view.add_to(&mut self.words));
+        self.of_words()
+    }
+
+    fn clear_words(&mut self) {
+        if std::mem::replace(&mut self.is_used, true) {
+            self.words.fill(0);
         }
     }
 
-    /// The smallest form of a sorted list.
-    fn form(&self, list: &[u16]) -> Container {
-        if list.len() <= 2 * (self.kernels.list_runs)(list) {
-            return Container::Array(Array(list.to_vec()));
-        }
-        Container::from_sorted(list.to_vec())
+    /// The smallest form of the words.
+    fn of_words(&mut self) -> Made<'_> {
+        let measure = (self.kernels.measure)(&self.words);
+        let view = match Form::smallest(measure.ones, measure.runs) {
+            Form::Full => View::Full,
+            Form::Words => View::Words(&self.words),
+            Form::Array => {
+                let count = (self.kernels.positions)(&self.words, &mut self.lists[0]);
+                View::Array(&self.lists[0][..count])
+            }
+            Form::Runs => {
+                let runs = &mut self.pairs[0];
+                runs.clear();
+                let mut bounds = [0; EDGES];
+                let mut from = 0;
+                while from < CHUNK {
+                    let (found, next) = (self.kernels.edges)(&self.words, from, CHUNK, &mut bounds);
+                    let (pairs, _) = bounds[..found].as_chunks::<2>();
+                    runs.extend(pairs.iter().map(|&[first, end]| [to_u16(first), to_u16(end - 1)]));
+                    from = next;
+                }
+                View::Runs(runs)
+            }
+        };
+        Made { view, ones: measure.ones }
     }
 
-    fn unite_two_lists(&mut self, a: &[u16], b: &[u16]) -> Container {
+    /// The smallest form of the first `count` items of the first list, which are not too many for an array.
+    fn of_list(&mut self, count: usize) -> Made<'_> {
+        let list = &self.lists[0][..count];
+        if count <= 2 * (self.kernels.list_runs)(list) {
+            return Made { view: View::Array(&self.lists[0][..count]), ones: small(count) };
+        }
+        let runs = &mut self.pairs[0];
+        runs.clear();
+        runs.extend(View::Array(list).runs(Run::WHOLE).map(Run::pair));
+        let count = runs.len();
+        self.of_runs(count)
+    }
+
+    /// The smallest form of the first `count` of the first runs.
+    fn of_runs(&mut self, count: usize) -> Made<'_> {
+        let runs = &self.pairs[0][..count];
+        let ones = (self.kernels.run_ones)(runs);
+        let view = match Form::smallest(ones, small(count)) {
+            Form::Full => View::Full,
+            Form::Runs => View::Runs(runs),
+            Form::Array => {
+                let list = &mut self.lists[0];
+                list.iter_mut().zip(runs.iter().flat_map(|run| run[0]..=run[1])).for_each(|(to, bit)| *to = bit);
+                View::Array(&list[..ones as usize])
+            }
+            Form::Words => {
+                if std::mem::replace(&mut self.is_used, true) {
+                    self.words.fill(0);
+                }
+                runs.iter().for_each(|&run| bits::set_run(&mut self.words, run.into()));
+                View::Words(&self.words)
+            }
+        };
+        Made { view, ones }
+    }
+
+    fn unite_two_lists(&mut self, a: &[u16], b: &[u16]) -> Made<'_> {
         let count = (self.kernels.unite)(a, b, &mut self.lists[0]);
         if count <= ARRAY_MAX {
-            return self.form(&self.lists[0][..count]);
+            return self.of_list(count);
         }
+        self.clear_words();
         (self.kernels.scatter)(a, &mut self.words);
         (self.kernels.scatter)(b, &mut self.words);
-        self.take_words()
+        self.of_words()
     }
 
     /// Unites more than two lists, or any number with few items.
-    fn unite_lists(&mut self, group: &[&Container], items: usize) -> Container {
-        let lists = group.iter().filter_map(|container| match container {
-            Container::Array(array) => Some(&array.0[..]),
+    fn unite_lists(&mut self, group: &[View<'_>], items: usize, groups: usize) -> Made<'_> {
+        let lists = group.iter().filter_map(|view| match *view {
+            View::Array(array) => Some(array),
             _ => None,
         });
-        if items <= FEW {
-            return self.sort(lists, items);
+        if groups <= FEW / GROUP {
+            return self.sort(lists);
         }
         let levels = group.len().next_power_of_two().trailing_zeros() as usize;
         if items <= ARRAY_MAX && items * levels * MERGE_COST < items * SCATTER_COST + SCAN_COST {
             return self.merge(lists);
         }
+        self.clear_words();
         lists.for_each(|list| (self.kernels.scatter)(list, &mut self.words));
-        self.take_words()
+        self.of_words()
     }
 
-    fn sort<'a>(&mut self, lists: impl Iterator<Item = &'a [u16]>, items: usize) -> Container {
-        let mut all = [u16::MAX; FEW];
-        let (mut count, mut has_last) = (0, false);
+    fn sort<'a>(&mut self, lists: impl Iterator<Item = &'a [u16]>) -> Made<'_> {
+        let mut items = [[u16::MAX; GROUP]; FEW / GROUP];
+        let (mut groups, mut has_last) = (0, false);
         for list in lists {
-            for &item in list {
-                all[count % FEW] = item;
-                count += 1;
-            }
-            has_last |= list.last() == Some(&u16::MAX);
-        }
-        debug_assert_eq!(count, items);
-        if has_last {
             // The kernel's mark for the end cannot be an item.
-            let mut list = all[..count].to_vec();
-            list.sort_unstable();
-            list.dedup();
-            return Container::from_sorted(list);
+            let list = list.strip_suffix(&[u16::MAX]).inspect(|_| has_last = true).unwrap_or(list);
+            for part in list.chunks(GROUP) {
+                items[groups % (FEW / GROUP)].iter_mut().zip(part).for_each(|(to, &item)| *to = item);
+                groups += 1;
+            }
         }
-        let mut sorted = [0; FEW];
-        let count = (self.kernels.sort_few)(&all, &mut sorted);
-        self.form(&sorted[..count])
+        let mut count = (self.kernels.sort_few)(&mut items, groups, &mut self.lists[0]);
+        if has_last {
+            self.lists[0][count] = u16::MAX;
+            count += 1;
+        }
+        self.of_list(count)
     }
 
     /// Unites lists two by two, neighbours first.
-    fn merge<'a>(&mut self, lists: impl Iterator<Item = &'a [u16]>) -> Container {
-        let [from, to] = &mut self.lists;
-        let mut ends = Vec::with_capacity(64);
-        let mut filled = 0;
-        let mut lists = lists;
+    fn merge<'a>(&mut self, mut lists: impl Iterator<Item = &'a [u16]>) -> Made<'_> {
+        let (Self { kernels, lists: [from, to], ends, .. }, mut filled) = (&mut *self, 0);
+        ends.clear();
         while let Some(list) = lists.next() {
             filled += match lists.next() {
-                Some(other) => (self.kernels.unite)(list, other, &mut from[filled..]),
+                Some(other) => (kernels.unite)(list, other, &mut from[filled..]),
                 None => {
                     from[filled..filled + list.len()].copy_from_slice(list);
                     list.len()
@@ -120,130 +221,69 @@ impl Workspace {
             ends.push(filled);
         }
         while ends.len() > 1 {
-            let (mut filled, mut start, mut kept) = (0, 0, 0);
-            for pair in 0..ends.len().div_ceil(2) {
-                let (middle, end) = (ends[2 * pair], *ends.get(2 * pair + 1).unwrap_or(&ends[2 * pair]));
-                filled += (self.kernels.unite)(&from[start..middle], &from[middle..end], &mut to[filled..]);
-                start = end;
-                ends[kept] = filled;
-                kept += 1;
-            }
-            ends.truncate(kept);
+            halve(ends, |start, middle, end, filled| {
+                (kernels.unite)(&from[start..middle], &from[middle..end], &mut to[filled..])
+            });
             std::mem::swap(from, to);
         }
         let count = ends.first().copied().unwrap_or(0);
-        self.form(&self.lists[0][..count])
+        self.of_list(count)
     }
 
-    /// Unites runs and single bits, two by two, the first with the second, the result with the third.
-    fn sweep(&mut self, group: &[&Container]) -> Container {
-        let [from, to] = &mut self.runs;
-        let mut ends = Vec::with_capacity(64);
+    /// Unites runs and single bits two by two.
+    fn sweep(&mut self, group: &[View<'_>]) -> Made<'_> {
+        let Self { kernels, pairs: [from, to], ends, .. } = self;
         from.clear();
-        for container in group {
-            match container {
-                Container::Runs(runs) => from.extend(runs.0.iter().map(|run| run.packed())),
-                Container::Array(array) => {
-                    from.extend(array.0.iter().map(|&bit| u32::from(bit) << 16 | u32::from(bit)));
-                }
-                Container::Bits(_) | Container::Full => {}
+        ends.clear();
+        for view in group {
+            match view {
+                View::Runs(runs) => from.extend_from_slice(runs),
+                View::Array(array) => from.extend(array.iter().map(|&bit| [bit, bit])),
+                View::Words(_) | View::Full => {}
             }
             ends.push(from.len());
         }
-        to.resize(from.len().max(to.len()), 0);
-        from.resize(to.len(), 0);
+        to.resize(from.len().max(to.len()), [0, 0]);
+        from.resize(to.len(), [0, 0]);
         while ends.len() > 1 {
-            let (mut filled, mut start, mut kept) = (0, 0, 0);
-            for pair in 0..ends.len().div_ceil(2) {
-                let (middle, end) = (ends[2 * pair], *ends.get(2 * pair + 1).unwrap_or(&ends[2 * pair]));
-                filled += (self.kernels.unite_runs)(&from[start..middle], &from[middle..end], &mut to[filled..]);
-                start = end;
-                ends[kept] = filled;
-                kept += 1;
-            }
-            ends.truncate(kept);
+            halve(ends, |start, middle, end, filled| {
+                (kernels.unite_runs)(&from[start..middle], &from[middle..end], &mut to[filled..])
+            });
             std::mem::swap(from, to);
         }
         let count = ends.first().copied().unwrap_or(0);
-        form_of_runs(&self.runs[0][..count])
+        self.of_runs(count)
     }
 }
 
-/// The smallest form of packed runs, which neither overlap nor touch.
-fn form_of_runs(runs: &[u32]) -> Container {
-    let ones: u32 = runs.iter().map(|&run| (run & 0xffff) - (run >> 16) + 1).sum();
-    if ones == CHUNK {
-        return Container::Full;
+/// Unites each two neighbours of the lists that end at `ends` with `unite`, which gets where the first begins, where it
+/// ends, where the second ends and where the result goes, and gives its length.
+fn halve(ends: &mut Vec<usize>, mut unite: impl FnMut(usize, usize, usize, usize) -> usize) {
+    let (mut filled, mut start, mut kept) = (0, 0, 0);
+    for pair in 0..ends.len().div_ceil(2) {
+        let middle = ends[2 * pair];
+        let end = *ends.get(2 * pair + 1).unwrap_or(&middle);
+        filled += unite(start, middle, end, filled);
+        start = end;
+        ends[kept] = filled;
+        kept += 1;
     }
-    if runs.len() <= RUNS_MAX && (ones as usize > 2 * runs.len() || ones as usize > ARRAY_MAX) {
-        return Container::Runs(Runs(runs.iter().map(|&run| Run::unpacked(run)).collect()));
-    }
-    Container::from_runs(runs.iter().map(|&run| Run::unpacked(run)).collect())
+    ends.truncate(kept);
 }
 
 impl Container {
     /// Adds the bits of `other`.
-    pub(in crate::bitmap) fn unite_with(&mut self, other: &Self, workspace: &mut Workspace) {
-        let united = match (&mut *self, other) {
-            (Self::Full, _) => return,
-            (_, Self::Full) => Self::Full,
-            (Self::Array(a), Self::Array(b)) => workspace.unite_two_lists(&a.0, &b.0),
-            (Self::Bits(a), other) => {
-                let measure = match other {
-                    Self::Bits(b) => (workspace.kernels.or)(&mut a.words, &b.words),
-                    _ => {
-                        other.add_to(&mut a.words);
-                        (workspace.kernels.measure)(&a.words)
-                    }
-                };
-                a.ones = measure.ones;
-                match Self::without_words(&a.words, measure) {
-                    Some(container) => container,
-                    None => return,
-                }
+    pub(in crate::bitmap) fn unite_with(&mut self, other: View<'_>, workspace: &mut Workspace) {
+        *self = match self {
+            Self::Full => return,
+            Self::Bits { words, .. } => {
+                other.add_to(words);
+                Self::from_words(std::mem::replace(words, no_words()))
             }
-            (ours, other) => Self::union_of(&[ours, other], workspace),
+            _ => {
+                let made = workspace.unite(&[self.view(), other]);
+                Self::copy(made.view, made.ones)
+            }
         };
-        *self = united;
-    }
-
-    /// What is set in any of `group`.
-    pub(in crate::bitmap) fn union_of(group: &[&Self], workspace: &mut Workspace) -> Self {
-        let (mut items, mut runs) = (0, 0);
-        let mut first_bits = None;
-        match group {
-            [] => return Self::empty(),
-            [one] => return (*one).clone(),
-            [Self::Array(a), Self::Array(b)] if a.0.len() + b.0.len() > FEW => {
-                return workspace.unite_two_lists(&a.0, &b.0);
-            }
-            _ => {}
-        }
-        for (index, container) in group.iter().enumerate() {
-            match container {
-                Self::Array(array) => items += array.0.len(),
-                Self::Runs(list) => runs += list.0.len(),
-                Self::Bits(bits) => first_bits = first_bits.or(Some((index, bits))),
-                Self::Full => return Self::Full,
-            }
-        }
-        if let Some((index, bits)) = first_bits {
-            let mut words = bits.words.clone();
-            let others = group.iter().enumerate().filter(|&(other, _)| other != index);
-            others.for_each(|(_, container)| container.add_to(&mut words));
-            let measure = (workspace.kernels.measure)(&words);
-            return match Self::without_words(&words, measure) {
-                Some(container) => container,
-                None => Self::Bits(Bits { ones: measure.ones, words }),
-            };
-        }
-        if runs == 0 {
-            return workspace.unite_lists(group, items);
-        }
-        if items + runs <= SWEEP_MAX || small(group.len()) == 2 && items == 0 {
-            return workspace.sweep(group);
-        }
-        group.iter().for_each(|container| container.add_to(&mut workspace.words));
-        workspace.take_words()
     }
 }

@@ -13,10 +13,11 @@ use super::directory::{self, Entry};
 use super::draft::{Cluster, Content, Draft, Drafted};
 use super::header::{AUTOCLEAR_AT, AUTOCLEAR_BITMAPS, DirectoryRef, Header, REFCOUNT_TABLE_AT};
 use super::space::Space;
-use super::table::{Payload, Shape};
+use super::table::{FEW, Payload, Shape};
 use crate::bitmap::Bitmap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::{file_len, put};
+use crate::pool::Pool;
 use crate::progress::{Observer, tell};
 use crate::storage::Storage;
 use std::collections::HashSet;
@@ -137,7 +138,8 @@ fn prepare(
     undo: &mut Undo<'_>,
     observer: &mut dyn Observer,
 ) -> Result<(Vec<Vec<u8>>, Vec<u64>)> {
-    let mut writer = Writer { storage, header, claimed: draft.kept_data().collect(), done: 0, total: 0 };
+    let pool = Pool::new(if draft.bitmaps.iter().map(most_work).sum::<usize>() < FEW { 0 } else { draft.threads });
+    let mut writer = Writer { storage, header, pool, claimed: draft.kept_data().collect(), done: 0, total: 0 };
     let mut old_clusters = draft.dropped()?;
     writer.total = draft.bitmaps.iter().map(|bitmap| clusters_to_write(bitmap, header)).sum();
     if let Some(place) = place {
@@ -170,9 +172,33 @@ fn clusters_to_write(bitmap: &Drafted, header: &Header) -> u64 {
     }
 }
 
+/// How many clusters may have to be read or written.
+fn most_work(bitmap: &Drafted) -> usize {
+    match &bitmap.content {
+        Content::Kept => 0,
+        Content::Clusters(clusters) => clusters.iter().filter(|cluster| cluster.is_mixed()).count(),
+        Content::Bits(bits) => usize::try_from(bits.dirty_granules()).unwrap_or(usize::MAX),
+    }
+}
+
+/// What several clusters have together.
+struct United {
+    bytes: Vec<u8>,
+    /// Each source by its offset, how it compares with those before it, and whether bits of it had to be masked.
+    sources: Vec<Source>,
+}
+
+struct Source {
+    offset: u64,
+    more: bool,
+    less: bool,
+    masked: bool,
+}
+
 struct Writer<'a> {
     storage: &'a dyn Storage,
     header: &'a Header,
+    pool: Pool,
     /// Clusters of data that a bitmap of the draft uses where they stand.
     claimed: HashSet<u64>,
     done: u64,
@@ -184,15 +210,7 @@ impl Writer<'_> {
         let shape = Shape::of(self.header, bitmap.entry.granularity);
         let table = match &bitmap.content {
             Content::Kept => return Ok(bitmap.entry.clone()),
-            Content::Clusters(clusters) => {
-                let mut table = Vec::with_capacity(clusters.len());
-                for (number, cluster) in (0..).zip(clusters) {
-                    tell(observer, WRITING, self.done, self.total)?;
-                    table.push(self.cluster(&shape, number, cluster, space)?);
-                    self.done += 1;
-                }
-                table
-            }
+            Content::Clusters(clusters) => self.clusters(&shape, clusters, space, observer)?,
             Content::Bits(bits) => self.bits(&shape, bits, space, observer)?,
         };
         let mut bytes: Vec<u8> = table.iter().flat_map(|payload| payload.encode().to_be_bytes()).collect();
@@ -202,11 +220,54 @@ impl Writer<'_> {
         Ok(Entry { table_offset, table_entries, ..bitmap.entry.clone() })
     }
 
-    fn cluster(&mut self, shape: &Shape, number: u64, cluster: &Cluster, space: &mut Space<'_>) -> Result<Payload> {
+    /// How many clusters are in memory at once.
+    fn batch(&self) -> usize {
+        match self.pool.threads() {
+            1 => 1,
+            threads => 16 * threads,
+        }
+    }
+
+    fn clusters(
+        &mut self,
+        shape: &Shape,
+        clusters: &[Cluster],
+        space: &mut Space<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<Payload>> {
+        let mut table = Vec::with_capacity(clusters.len());
+        for batch in clusters.chunks(self.batch()) {
+            let numbered: Vec<(u64, &Cluster)> = (table.len() as u64..).zip(batch).collect();
+            let (storage, mixed) = (self.storage, numbered.iter().copied().filter(|(_, cluster)| cluster.is_mixed()));
+            let mut united = self.pool.map(mixed.collect(), |(number, cluster)| unite(storage, shape, number, cluster));
+            let (mut united, mut writes) = (united.drain(..), Vec::new());
+            for (number, cluster) in numbered {
+                tell(observer, WRITING, self.done, self.total)?;
+                let united = if cluster.is_mixed() { united.next().transpose()? } else { None };
+                table.push(self.cluster(shape, number, cluster, united, space, &mut writes)?);
+                self.done += 1;
+            }
+            self.write(writes)?;
+        }
+        Ok(table)
+    }
+
+    /// Where cluster `number` will be; what has to be written for it joins `writes`.
+    fn cluster(
+        &mut self,
+        shape: &Shape,
+        number: u64,
+        cluster: &Cluster,
+        united: Option<United>,
+        space: &mut Space<'_>,
+        writes: &mut Vec<(Vec<u8>, u64)>,
+    ) -> Result<Payload> {
         let offsets = match cluster {
             Cluster::Zeros => return Ok(Payload::Zeros),
             Cluster::Ones if shape.is_whole(number) => return Ok(Payload::Ones),
-            Cluster::Ones => return self.store(shape.read(self.storage, "", number, Payload::Ones)?.0, space),
+            Cluster::Ones => {
+                return store(shape.read(self.storage, "", number, Payload::Ones)?.0, space, writes);
+            }
             Cluster::Union(offsets) => offsets,
         };
         if let ([only], true) = (offsets.as_slice(), shape.is_whole(number))
@@ -214,31 +275,26 @@ impl Writer<'_> {
         {
             return Ok(Payload::At(*only));
         }
-        let mut union = vec![0; self.header.cluster_bytes_usize()];
+        let united = match united {
+            Some(united) => united,
+            None => unite(self.storage, shape, number, cluster)?,
+        };
         // The source that holds the whole union by itself, so that its cluster can stay.
         let mut whole = None;
-        for offset in offsets {
-            let (bytes, masked) = shape.read(self.storage, "to merge", number, Payload::At(*offset))?;
-            let mut more = false;
-            let mut less = false;
-            for (byte, source) in union.iter_mut().zip(&bytes) {
-                more |= *source & !*byte != 0;
-                less |= *byte & !*source != 0;
-                *byte |= source;
-            }
-            let usable = !masked && !self.claimed.contains(offset);
+        for Source { offset, more, less, masked } in united.sources {
+            let usable = !masked && !self.claimed.contains(&offset);
             match (more, less) {
-                (true, false) => whole = usable.then_some(*offset),
+                (true, false) => whole = usable.then_some(offset),
                 (true, true) => whole = None,
-                (false, false) if whole.is_none() && usable => whole = Some(*offset),
+                (false, false) if whole.is_none() && usable => whole = Some(offset),
                 (false, _) => {}
             }
         }
-        if let Some(offset) = whole.filter(|_| union.iter().any(|byte| *byte != 0)) {
+        if let Some(offset) = whole.filter(|_| united.bytes.iter().any(|byte| *byte != 0)) {
             self.claimed.insert(offset);
             return Ok(Payload::At(offset));
         }
-        self.store(union, space)
+        store(united.bytes, space, writes)
     }
 
     fn bits(
@@ -250,35 +306,72 @@ impl Writer<'_> {
     ) -> Result<Vec<Payload>> {
         let mut table = vec![Payload::Zeros; usize::try_from(shape.entries()).unwrap_or(usize::MAX)];
         let covered = shape.granules_per_cluster() << shape.granularity.bits();
-        let before = self.done;
+        let (before, cluster_len) = (self.done, self.header.cluster_bytes_usize());
         let mut next = bits.next_dirty(0, u64::MAX);
-        while let Some(dirty) = next {
-            let number = dirty / covered;
-            self.done = before + number;
-            tell(observer, WRITING, self.done, self.total)?;
-            let mut bytes = vec![0; self.header.cluster_bytes_usize()];
-            bits.copy_bits(number * shape.granules_per_cluster(), &mut bytes)?;
-            let payload = self.store(bytes, space)?;
-            if let Some(entry) = usize::try_from(number).ok().and_then(|number| table.get_mut(number)) {
-                *entry = payload;
+        while next.is_some() {
+            let mut numbers = Vec::with_capacity(self.batch());
+            while let Some(dirty) = next.filter(|_| numbers.len() < self.batch()) {
+                let number = dirty / covered;
+                numbers.push(number);
+                next = bits.next_dirty((number + 1) * covered, u64::MAX);
             }
-            next = bits.next_dirty((number + 1) * covered, u64::MAX);
+            let made = self.pool.map(numbers, |number| {
+                let mut bytes = vec![0; cluster_len];
+                bits.copy_bits(number * shape.granules_per_cluster(), &mut bytes).map(|()| (number, bytes))
+            });
+            let mut writes = Vec::new();
+            for made in made {
+                let (number, bytes) = made?;
+                self.done = before + number;
+                tell(observer, WRITING, self.done, self.total)?;
+                let payload = store(bytes, space, &mut writes)?;
+                if let Some(entry) = usize::try_from(number).ok().and_then(|number| table.get_mut(number)) {
+                    *entry = payload;
+                }
+            }
+            self.write(writes)?;
         }
         self.done = before + shape.entries();
         Ok(table)
     }
 
-    fn store(&self, mut bytes: Vec<u8>, space: &mut Space<'_>) -> Result<Payload> {
-        if bytes.iter().all(|byte| *byte == 0) {
-            return Ok(Payload::Zeros);
-        }
-        self.padded(&mut bytes, space).map(Payload::At)
+    fn write(&self, writes: Vec<(Vec<u8>, u64)>) -> Result<()> {
+        let storage = self.storage;
+        self.pool.map(writes, |(bytes, offset)| write_at(storage, &bytes, offset)).into_iter().collect()
     }
 
     /// Writes `bytes`, padded to whole clusters, into free clusters; the offset of the first.
     fn padded(&self, bytes: &mut Vec<u8>, space: &mut Space<'_>) -> Result<u64> {
         write_padded(self.storage, self.header, bytes, space)
     }
+}
+
+/// Takes a free cluster for what is not all zeros.
+fn store(bytes: Vec<u8>, space: &mut Space<'_>, writes: &mut Vec<(Vec<u8>, u64)>) -> Result<Payload> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(Payload::Zeros);
+    }
+    let offset = space.take(1)?;
+    writes.push((bytes, offset));
+    Ok(Payload::At(offset))
+}
+
+/// Reads what `cluster` is made of.
+fn unite(storage: &dyn Storage, shape: &Shape, number: u64, cluster: &Cluster) -> Result<United> {
+    let Cluster::Union(offsets) = cluster else { return Ok(United { bytes: Vec::new(), sources: Vec::new() }) };
+    let mut united = vec![0; usize::try_from(shape.cluster_bytes).unwrap_or(usize::MAX)];
+    let mut sources = Vec::with_capacity(offsets.len());
+    for &offset in offsets {
+        let (bytes, masked) = shape.read(storage, "to merge", number, Payload::At(offset))?;
+        let (mut more, mut less) = (0, 0);
+        for (byte, source) in united.iter_mut().zip(&bytes) {
+            more |= source & !*byte;
+            less |= *byte & !source;
+            *byte |= source;
+        }
+        sources.push(Source { offset, more: more != 0, less: less != 0, masked });
+    }
+    Ok(United { bytes: united, sources })
 }
 
 fn write_padded(storage: &dyn Storage, header: &Header, bytes: &mut Vec<u8>, space: &mut Space<'_>) -> Result<u64> {

@@ -21,6 +21,11 @@ pub(crate) enum Cluster {
 }
 
 impl Cluster {
+    /// Whether it has to be read to know what it holds.
+    pub(crate) fn is_mixed(&self) -> bool {
+        matches!(self, Cluster::Union(offsets) if offsets.len() > 1)
+    }
+
     fn unite(&mut self, other: &Cluster) {
         match (&mut *self, other) {
             (_, Cluster::Zeros) | (Cluster::Ones, _) => {}
@@ -69,16 +74,18 @@ pub(crate) struct Draft<'a> {
     originals: &'a [Entry],
     pub(crate) bitmaps: Vec<Drafted>,
     tables: HashMap<usize, Vec<Payload>>,
+    /// How many threads may read and write clusters.
+    pub(crate) threads: usize,
 }
 
 impl<'a> Draft<'a> {
-    pub(crate) fn new(storage: &'a dyn Storage, header: &'a Header, originals: &'a [Entry]) -> Self {
+    pub(crate) fn new(storage: &'a dyn Storage, header: &'a Header, originals: &'a [Entry], threads: usize) -> Self {
         let bitmaps = originals
             .iter()
             .enumerate()
             .map(|(number, entry)| Drafted { entry: entry.clone(), origin: Some(number), content: Content::Kept })
             .collect();
-        Self { storage, header, originals, bitmaps, tables: HashMap::new() }
+        Self { storage, header, originals, bitmaps, tables: HashMap::new(), threads }
     }
 
     pub(crate) fn apply(&mut self, action: &Action) -> Result<()> {

@@ -16,7 +16,7 @@ mod walk;
 use crate::bitmap::Bitmap;
 use crate::chain::{Action, Name};
 use crate::error::{Error, ErrorKind, Result};
-use crate::geometry::Granularity;
+use crate::geometry::{Granularity, clip_end};
 use crate::progress::{Observer, Unobserved};
 use crate::storage::Storage;
 pub use check::{Problem, Severity};
@@ -44,6 +44,7 @@ pub(crate) struct Qcow2 {
     places: OnceLock<HashMap<Name, usize>>,
     /// The clusters of bitmaps that something else uses too, once anybody asked.
     shared: OnceLock<Bitmap>,
+    threads: usize,
 }
 
 impl Qcow2 {
@@ -57,6 +58,7 @@ impl Qcow2 {
             trouble: None,
             places: OnceLock::new(),
             shared: OnceLock::new(),
+            threads: 0,
         };
         image.read_directory();
         Ok(image)
@@ -111,6 +113,11 @@ impl Qcow2 {
         &self.entries
     }
 
+    /// How many threads may read and write the clusters of bitmaps.
+    pub(crate) fn set_threads(&mut self, threads: usize) {
+        self.threads = threads;
+    }
+
     /// Why no bitmap of this image can be used: its version, a stale autoclear bit, a damaged directory.
     pub(crate) fn trouble(&self) -> Option<&Error> {
         self.trouble.as_ref()
@@ -143,7 +150,9 @@ impl Qcow2 {
 
     /// The bits of a bitmap that stand for a window of the disk, without reading the rest of its data.
     pub(crate) fn load(&self, name: &Name, offset: u64, len_bytes: u64) -> Result<Bitmap> {
-        table::load(&*self.storage, &self.header, self.entry(name)?, self.shared_clusters()?, offset, len_bytes)
+        let end = clip_end(offset, len_bytes, self.virtual_size());
+        let shared = self.shared_clusters()?;
+        table::load(&*self.storage, &self.header, self.entry(name)?, shared, offset..end, self.threads)
     }
 
     fn shared_clusters(&self) -> Result<&Bitmap> {
@@ -237,7 +246,7 @@ impl Qcow2 {
         }
         match Self::open(Arc::clone(&self.storage)) {
             Ok(now) => {
-                *self = now;
+                *self = Self { threads: self.threads, ..now };
                 written
             }
             // What was written counts, not that it cannot be read again; but nothing more can be done with this handle.
@@ -262,7 +271,7 @@ impl Qcow2 {
 
     fn draft(&self, actions: &[Action]) -> Result<draft::Draft<'_>> {
         self.check_writable()?;
-        let mut draft = draft::Draft::new(&*self.storage, &self.header, &self.entries);
+        let mut draft = draft::Draft::new(&*self.storage, &self.header, &self.entries, self.threads);
         actions.iter().try_for_each(|action| draft.apply(action))?;
         Ok(draft)
     }

@@ -7,8 +7,10 @@ use super::header::Header;
 use crate::bitmap::Bitmap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::{be_u64s, file_len, read_exact};
-use crate::geometry::{Granularity, check_disk, clip_end};
+use crate::geometry::{Granularity, check_disk};
+use crate::pool::map_ordered;
 use crate::storage::Storage;
+use std::ops::Range;
 
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 const ALL_ONES: u64 = 1;
@@ -164,7 +166,10 @@ fn read_range(storage: &dyn Storage, header: &Header, entry: &Entry, first: u64,
     Ok(table)
 }
 
-/// The bits of `entry` that stand for the window of the disk; clusters outside it are not read, their bits left clear.
+/// Fewer clusters than these are read before threads would have started.
+pub(crate) const FEW: usize = 64;
+
+/// The bits of `entry` that stand for the `window` of the disk; clusters outside it are not read, their bits left clear.
 ///
 /// A cluster that is among those `shared` with another structure is refused.
 pub(crate) fn load(
@@ -172,18 +177,17 @@ pub(crate) fn load(
     header: &Header,
     entry: &Entry,
     shared: &Bitmap,
-    offset: u64,
-    len_bytes: u64,
+    window: Range<u64>,
+    threads: usize,
 ) -> Result<Bitmap> {
     let shape = Shape::of(header, entry.granularity);
     check_disk(shape.size_bytes, shape.granularity)?;
-    let mut bitmap = Bitmap::new(shape.size_bytes, shape.granularity)?;
-    let end = clip_end(offset, len_bytes, shape.size_bytes);
-    if offset >= end {
+    let bitmap = Bitmap::new(shape.size_bytes, shape.granularity)?;
+    if window.is_empty() {
         return Ok(bitmap);
     }
     let cluster_of = |byte: u64| shape.granularity.granule_of(byte) / shape.granules_per_cluster();
-    let (first, last) = (cluster_of(offset), cluster_of(end - 1));
+    let (first, last) = (cluster_of(window.start), cluster_of(window.end - 1));
     let table = read_range(storage, header, entry, first, last + 1)?;
     let name = entry.name.to_string();
     let overlap = |what: &str, at: u64| {
@@ -194,21 +198,31 @@ pub(crate) fn load(
     if shared.count_range(entry.table_offset, u64::from(entry.table_entries) * 8) > 0 {
         return Err(overlap("the table", entry.table_offset));
     }
-    for (number, payload) in (first..).zip(table) {
-        if payload == Payload::Zeros {
-            continue;
-        }
-        let granule = number * shape.granules_per_cluster();
-        if payload == Payload::Ones {
-            let covered = shape.granules_per_cluster() << shape.granularity.bits();
-            let start = granule << shape.granularity.bits();
-            bitmap.set(start, covered.min(shape.size_bytes - start))?;
-        } else {
-            if payload.offset().is_some_and(|offset| shared.count_range(offset, shape.cluster_bytes) > 0) {
-                return Err(overlap("the data", entry.table_offset + number * 8));
+    let held: Vec<(u64, Payload)> = (first..).zip(table).filter(|(_, payload)| *payload != Payload::Zeros).collect();
+    let read = |part: &[(u64, Payload)]| {
+        let mut bitmap = bitmap.clone();
+        for &(number, payload) in part {
+            let granule = number * shape.granules_per_cluster();
+            if payload == Payload::Ones {
+                let covered = shape.granules_per_cluster() << shape.granularity.bits();
+                let start = granule << shape.granularity.bits();
+                bitmap.set(start, covered.min(shape.size_bytes - start))?;
+            } else {
+                if payload.offset().is_some_and(|offset| shared.count_range(offset, shape.cluster_bytes) > 0) {
+                    return Err(overlap("the data", entry.table_offset + number * 8));
+                }
+                bitmap.set_bits(granule, &shape.read(storage, &name, number, payload)?.0)?;
             }
-            bitmap.set_bits(granule, &shape.read(storage, &name, number, payload)?.0)?;
         }
+        Ok(bitmap)
+    };
+    if threads <= 1 || held.len() < FEW {
+        return read(&held);
     }
-    Ok(bitmap)
+    // Several parts for each thread, since some are read faster than others; the first error in their order counts.
+    let parts = held.chunks(held.len().div_ceil(4 * threads).max(FEW / 4)).collect();
+    let mut parts = map_ordered(threads, parts, read).into_iter();
+    let mut whole = parts.next().unwrap_or(Ok(bitmap))?;
+    parts.try_for_each(|part| whole.union_with(&part?))?;
+    Ok(whole)
 }

@@ -1,0 +1,123 @@
+#![forbid(unsafe_code)]
+//! Owns the memory into which the containers of a bitmap are packed: few large blocks instead of one allocation for each
+//! chunk. Must never know which chunk a place belongs to.
+
+use super::container::{Pair, Words};
+use crate::memory;
+
+/// The words of the first block where nothing is known.
+const FIRST: usize = 64;
+
+/// The words of the largest block: as much as allocators keep for the next one when it is freed, instead of giving it back to
+/// the system, whose fresh pages cost more than a union.
+const LARGEST: usize = ((32 << 20) - (64 << 10)) / size_of::<u64>();
+
+/// Where a container begins: the block, and the 64-bit word in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    block: u32,
+    word: u32,
+}
+
+impl Place {
+    /// The same place once the block stands after `blocks` others.
+    pub(super) fn after(self, blocks: u32) -> Self {
+        Self { block: self.block + blocks, ..self }
+    }
+}
+
+/// Containers one after the other, each from a whole word on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Arena {
+    blocks: Vec<Vec<u64>>,
+    /// The words of the block to come.
+    next: usize,
+}
+
+impl Arena {
+    /// Has room for `words` words, as far as one block goes, once the first container comes.
+    pub(super) fn with_capacity(words: usize) -> Self {
+        Self { blocks: Vec::new(), next: words.min(LARGEST) }
+    }
+
+    pub(super) fn push_list(&mut self, list: &[u16]) -> Place {
+        let (place, block) = self.room(list.len().div_ceil(4));
+        let (words, rest) = list.as_chunks::<4>();
+        block.extend(words.iter().map(|word| bytemuck::cast::<_, u64>(*word)));
+        if !rest.is_empty() {
+            let mut word = [u16::MAX; 4];
+            word.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+            block.push(bytemuck::cast(word));
+        }
+        place
+    }
+
+    pub(super) fn push_pairs(&mut self, pairs: &[Pair]) -> Place {
+        self.push_list(pairs.as_flattened())
+    }
+
+    pub(super) fn push_words(&mut self, words: &Words) -> Place {
+        let (place, block) = self.room(words.len());
+        block.extend_from_slice(words);
+        place
+    }
+
+    pub(super) fn list(&self, place: Place, len: usize) -> &[u16] {
+        &bytemuck::cast_slice(&self.blocks[place.block as usize][place.word as usize..])[..len]
+    }
+
+    pub(super) fn pairs(&self, place: Place, len: usize) -> &[Pair] {
+        self.list(place, 2 * len).as_chunks().0
+    }
+
+    pub(super) fn words(&self, place: Place) -> &Words {
+        let rest = &self.blocks[place.block as usize][place.word as usize..];
+        rest.first_chunk().expect("the words of a chunk were put here")
+    }
+
+    /// The number of blocks, after which the blocks of another arena come to stand.
+    pub(super) fn blocks(&self) -> u32 {
+        number(self.blocks.len())
+    }
+
+    pub(super) fn append(&mut self, other: Self) {
+        self.blocks.extend(other.blocks);
+    }
+
+    /// Gives back the memory that is not needed.
+    pub(super) fn shrink(&mut self) {
+        self.blocks.iter_mut().for_each(Vec::shrink_to_fit);
+        self.blocks.shrink_to_fit();
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        let words: usize = self.blocks.iter().map(Vec::capacity).sum();
+        words * size_of::<u64>() + self.blocks.capacity() * size_of::<Vec<u64>>()
+    }
+
+    /// A place for `words` words at the end of a block that has room for them.
+    fn room(&mut self, words: usize) -> (Place, &mut Vec<u64>) {
+        if self.blocks.last().is_none_or(|block| block.capacity() - block.len() < words) {
+            if let Some(block) = self.blocks.last_mut() {
+                block.shrink_to_fit();
+                self.next = (2 * block.len()).min(LARGEST);
+            }
+            let block = Vec::with_capacity(self.next.max(FIRST).max(words));
+            memory::prefer_huge_pages(&block);
+            self.blocks.push(block);
+        }
+        let number_of_last = number(self.blocks.len() - 1);
+        let block = self.blocks.last_mut().expect("a block was just found or made");
+        (Place { block: number_of_last, word: number(block.len()) }, block)
+    }
+}
+
+/// The number of a block, or of a word in one.
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "a block has less than 2^22 words, and 2^25 chunks fill 2^13 blocks"
+)]
+fn number(index: usize) -> u32 {
+    debug_assert!(u32::try_from(index).is_ok());
+    index as u32
+}

@@ -1,0 +1,256 @@
+#![forbid(unsafe_code)]
+//! Owns what can be asked of the set bits of one chunk, wherever they lie, and their walk by runs. Knows nothing of chunk
+//! keys, disks or bytes.
+
+use super::bits::{self, set_run};
+use super::{ARRAY_MAX, CHUNK, Pair, RUNS_MAX, Run, Words, array, runs, small, to_u16};
+use crate::kernels::select;
+use std::borrow::Cow;
+
+/// The set bits of one chunk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum View<'a> {
+    /// Sorted, none twice.
+    Array(&'a [u16]),
+    Words(&'a Words),
+    /// Sorted; they neither overlap nor touch.
+    Runs(&'a [Pair]),
+    Full,
+}
+
+/// A form, without what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Array,
+    Words,
+    Runs,
+    Full,
+}
+
+impl Form {
+    /// The form that takes the fewest bytes.
+    pub(crate) fn smallest(ones: u32, runs: u32) -> Self {
+        match () {
+            () if ones == CHUNK => Self::Full,
+            () if ones as usize <= ARRAY_MAX && ones <= 2 * runs => Self::Array,
+            () if runs as usize <= RUNS_MAX => Self::Runs,
+            () => Self::Words,
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn form(self) -> Form {
+        match self {
+            Self::Array(_) => Form::Array,
+            Self::Words(_) => Form::Words,
+            Self::Runs(_) => Form::Runs,
+            Self::Full => Form::Full,
+        }
+    }
+
+    /// The number of set bits, 0..=65536.
+    pub(crate) fn ones(self) -> u32 {
+        match self {
+            Self::Array(array) => small(array.len()),
+            Self::Words(words) => bits::count_ones(words),
+            Self::Runs(runs) => runs::ones_of(runs),
+            Self::Full => CHUNK,
+        }
+    }
+
+    /// The number of maximal runs of set bits.
+    pub(crate) fn run_count(self) -> u32 {
+        match self {
+            Self::Array(array) => small(array::run_count(array)),
+            Self::Words(words) => bits::run_count(words),
+            Self::Runs(runs) => small(runs.len()),
+            Self::Full => 1,
+        }
+    }
+
+    pub(crate) fn contains(self, bit: u16) -> bool {
+        match self {
+            Self::Array(array) => array::contains(array, bit),
+            Self::Words(words) => bits::contains(words, bit),
+            Self::Runs(runs) => runs::contains(runs, bit),
+            Self::Full => true,
+        }
+    }
+
+    /// The number of set bits inside `window`.
+    pub(in crate::bitmap) fn count(self, window: Run) -> u32 {
+        match self {
+            Self::Array(array) => small(array::within(array, window).len()),
+            Self::Words(words) => bits::count(words, window),
+            Self::Runs(runs) => runs::count(runs, window),
+            Self::Full => window.len(),
+        }
+    }
+
+    /// The `number`-th set bit, from 0; there must be so many.
+    pub(in crate::bitmap) fn nth(self, number: u32) -> u16 {
+        match self {
+            Self::Array(array) => array[number as usize],
+            Self::Words(words) => bits::nth(words, number),
+            Self::Runs(_) => {
+                let mut rest = number;
+                let mut runs = self.runs(Run::WHOLE);
+                let run = runs.find(|run| {
+                    let is_it = rest < run.len();
+                    rest -= if is_it { 0 } else { run.len() };
+                    is_it
+                });
+                run.map_or(u16::MAX, |run| run.first + to_u16(rest))
+            }
+            Self::Full => to_u16(number),
+        }
+    }
+
+    /// What of a list of bits or runs touches `window`, runs not cut to it; other forms as they are.
+    pub(in crate::bitmap) fn within(self, window: Run) -> Self {
+        match self {
+            Self::Array(array) => Self::Array(array::within(array, window)),
+            Self::Runs(runs) => Self::Runs(runs::within(runs, window)),
+            Self::Words(_) | Self::Full => self,
+        }
+    }
+
+    /// The maximal runs of set bits inside `window`, cut to it.
+    pub(in crate::bitmap) fn runs(self, window: Run) -> RunIter<'a> {
+        match self {
+            Self::Array(array) => RunIter::Array(array::within(array, window)),
+            Self::Words(words) => RunIter::Words { words, from: window.first.into(), to: window.end() },
+            Self::Runs(runs) => RunIter::Runs { runs: runs::within(runs, window), window },
+            Self::Full => RunIter::Full(Some(window)),
+        }
+    }
+
+    /// Whether every bit of this view is set in `other`.
+    pub(in crate::bitmap) fn is_subset(self, other: View<'_>) -> bool {
+        match (self, other) {
+            (_, View::Full) => true,
+            (Self::Full, _) => false,
+            (Self::Words(a), View::Words(b)) => (select().is_subset)(a, b),
+            _ => self.ones() <= other.ones() && self.runs(Run::WHOLE).all(|run| other.count(run) == run.len()),
+        }
+    }
+
+    /// Whether both hold the same bits, in whatever form.
+    pub(in crate::bitmap) fn same_bits(self, other: View<'_>) -> bool {
+        match (self, other) {
+            (Self::Array(a), View::Array(b)) => a == b,
+            (Self::Words(a), View::Words(b)) => a == b,
+            (Self::Runs(a), View::Runs(b)) => a == b,
+            _ => self.ones() == other.ones() && self.is_subset(other),
+        }
+    }
+
+    /// Sets these bits in `words`.
+    pub(crate) fn add_to(self, words: &mut Words) {
+        match self {
+            Self::Array(array) => (select().scatter)(array, words),
+            Self::Words(other) => (select().or_only)(words, other),
+            Self::Runs(runs) => runs.iter().for_each(|&run| set_run(words, run.into())),
+            Self::Full => words.fill(u64::MAX),
+        }
+    }
+
+    /// These bits as words.
+    pub(crate) fn words(self) -> Cow<'a, Words> {
+        if let Self::Words(words) = self {
+            return Cow::Borrowed(words);
+        }
+        let mut words = [0; 1024];
+        self.add_to(&mut words);
+        Cow::Owned(words)
+    }
+
+    /// The bytes that the form takes.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::Array(array) => size_of_val(array),
+            Self::Words(words) => size_of_val(words),
+            Self::Runs(runs) => size_of_val(runs),
+            Self::Full => 0,
+        }
+    }
+
+    /// Checks that the form is allowed to hold what it holds, which is said to be `ones` bits.
+    pub(in crate::bitmap) fn validate(self, ones: u32) -> Result<(), &'static str> {
+        if self.ones() != ones {
+            return Err("the count of a container is wrong");
+        }
+        match self {
+            Self::Array(array) => array::validate(array),
+            Self::Words(_) if ones as usize <= ARRAY_MAX || ones == CHUNK => {
+                Err("a bit container has so few or so many bits that another form must hold them")
+            }
+            Self::Words(_) | Self::Full => Ok(()),
+            Self::Runs(runs) => runs::validate(runs),
+        }
+    }
+}
+
+/// The runs of one chunk, from both ends.
+#[derive(Clone)]
+pub(in crate::bitmap) enum RunIter<'a> {
+    Array(&'a [u16]),
+    Words { words: &'a Words, from: u32, to: u32 },
+    Runs { runs: &'a [Pair], window: Run },
+    Full(Option<Run>),
+}
+
+impl Iterator for RunIter<'_> {
+    type Item = Run;
+
+    fn next(&mut self) -> Option<Run> {
+        match self {
+            Self::Array(bits) => {
+                let first = *bits.first()?;
+                let (run, rest) = bits.split_at(array::leading_run(bits));
+                *bits = rest;
+                Some(Run { first, last: run[run.len() - 1] })
+            }
+            Self::Words { words, from, to } => {
+                let first = bits::scan(words, *from, *to, 0);
+                *from = bits::scan(words, first, *to, u64::MAX);
+                (first < *to).then(|| Run { first: to_u16(first), last: to_u16(*from - 1) })
+            }
+            Self::Runs { runs, window } => {
+                let (&run, rest) = runs.split_first()?;
+                *runs = rest;
+                Some(cut(run.into(), *window))
+            }
+            Self::Full(run) => run.take(),
+        }
+    }
+}
+
+impl DoubleEndedIterator for RunIter<'_> {
+    fn next_back(&mut self) -> Option<Run> {
+        match self {
+            Self::Array(bits) => {
+                let last = *bits.last()?;
+                let (rest, run) = bits.split_at(bits.len() - array::trailing_run(bits));
+                *bits = rest;
+                Some(Run { first: run[0], last })
+            }
+            Self::Words { words, from, to } => {
+                let end = bits::scan_back(words, *from, *to, 0);
+                *to = bits::scan_back(words, *from, end, u64::MAX);
+                (*to < end).then(|| Run { first: to_u16(*to), last: to_u16(end - 1) })
+            }
+            Self::Runs { runs, window } => {
+                let (&run, rest) = runs.split_last()?;
+                *runs = rest;
+                Some(cut(run.into(), *window))
+            }
+            Self::Full(run) => run.take(),
+        }
+    }
+}
+
+fn cut(run: Run, window: Run) -> Run {
+    Run { first: run.first.max(window.first), last: run.last.min(window.last) }
+}

@@ -1,0 +1,108 @@
+#![forbid(unsafe_code)]
+//! Owns the threads: a pool for one job, or for as long as its owner keeps it, whose threads have ended when it is dropped.
+//! Must never know what the threads do, nor touch rayon's global pool.
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
+use std::io;
+use std::mem;
+use std::thread::{self, JoinHandle};
+
+/// More threads than these are never started, however many are asked for.
+const MOST_THREADS: usize = 256;
+
+/// Signals that a fault of the thread itself raises; the host's handlers must see them.
+const FAULTS: [Signal; 6] =
+    [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGTRAP, Signal::SIGSYS];
+
+/// Threads that wait for work, or none: then the caller's thread does it.
+///
+/// Its threads block every signal that is not a fault of their own, so that a host's handlers run on its own threads. In a
+/// child that was forked and has not called `exec` the pool has no threads and must not be used.
+#[derive(Debug)]
+pub struct Pool {
+    pool: Option<ThreadPool>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Starts `threads` threads; none for 0 and 1, and fewer where the system does not give as many.
+    pub fn new(threads: usize) -> Self {
+        let mut threads = threads.min(MOST_THREADS);
+        while threads > 1 {
+            let mut handles = Vec::with_capacity(threads);
+            let builder = ThreadPoolBuilder::new().num_threads(threads);
+            match builder.spawn_handler(|worker| start(worker).map(|handle| handles.push(handle))).build() {
+                Ok(pool) => return Self { pool: Some(pool), handles },
+                Err(_) => {
+                    join(handles);
+                    threads /= 2;
+                }
+            }
+        }
+        Self { pool: None, handles: Vec::new() }
+    }
+
+    /// How many threads work at once: 1, the caller's, where there is no pool.
+    pub fn threads(&self) -> usize {
+        self.handles.len().max(1)
+    }
+
+    /// What `work` makes of each item, in the order of the items. A panic is the caller's.
+    pub fn map<T: Send, R: Send>(&self, items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+        match &self.pool {
+            Some(pool) if items.len() > 1 => {
+                pool.install(|| items.into_par_iter().with_max_len(1).map(&work).collect())
+            }
+            _ => items.into_iter().map(work).collect(),
+        }
+    }
+
+    /// Runs `worker` with each of `parts` on a thread of the pool, and `caller` on this thread meanwhile; returns once all
+    /// are done. Parts that wait for each other must be no more than there are threads. A panic is the caller's. Where there
+    /// is no pool, `caller` runs first, and the parts after it.
+    pub fn alongside<T: Send, R>(&self, parts: Vec<T>, worker: impl Fn(T) + Sync, caller: impl FnOnce() -> R) -> R {
+        let Some(pool) = &self.pool else {
+            let answer = caller();
+            parts.into_iter().for_each(worker);
+            return answer;
+        };
+        pool.in_place_scope(|scope| {
+            let worker = &worker;
+            parts.into_iter().for_each(|part| scope.spawn(move |_| worker(part)));
+            caller()
+        })
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.pool = None;
+        join(mem::take(&mut self.handles));
+    }
+}
+
+/// What `work` makes of each item, in the order of the items, on a pool for this job alone.
+pub fn map_ordered<T: Send, R: Send>(threads: usize, items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    Pool::new(threads.min(items.len())).map(items, work)
+}
+
+/// Starts one thread, which inherits the mask of signals.
+fn start(worker: ThreadBuilder) -> io::Result<JoinHandle<()>> {
+    let mut blocked = SigSet::all();
+    FAULTS.into_iter().for_each(|signal| blocked.remove(signal));
+    let before = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let started = thread::Builder::new().name(format!("checkmap-{}", worker.index())).spawn(|| worker.run());
+    before.thread_set_mask()?;
+    started
+}
+
+/// Waits for threads that were told to end; not for this one, should it be among them.
+fn join(handles: Vec<JoinHandle<()>>) {
+    let own = thread::current().id();
+    for handle in handles.into_iter().filter(|handle| handle.thread().id() != own) {
+        // A panic of the work was handed on when it happened.
+        let _ = handle.join();
+    }
+}

@@ -1,0 +1,148 @@
+#![forbid(unsafe_code)]
+//! Owns the directory of an open segment: its index, and its pages, each read and checked when it is first asked for. Must
+//! never know what is in a container.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use super::layout::{
+    DIRECTORY, ENTRY_BYTES, Entry, INDEX, PAGE_ENTRIES, PLACE_BYTES, PageReader, Place, Summary, check_places,
+};
+use super::read::{read_exact, with_bytes};
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::Storage;
+use std::sync::OnceLock;
+
+/// Where many pages are wanted, so many are read at once.
+const PAGES_AT_ONCE: usize = 64;
+
+const PAGE_BYTES: usize = PAGE_ENTRIES * ENTRY_BYTES;
+
+#[derive(Clone, Debug)]
+pub(super) struct Directory {
+    summary: Summary,
+    pages: Vec<Page>,
+}
+
+#[derive(Clone, Debug)]
+struct Page {
+    place: Place,
+    /// Empty until somebody asks.
+    entries: OnceLock<Box<[Entry]>>,
+}
+
+impl Directory {
+    /// Reads the index, whose checksum is `sum`.
+    pub(super) fn open(storage: &dyn Storage, summary: Summary, sum: u32) -> Result<Self> {
+        let base = summary.index_offset();
+        let damaged = |what: &str, at: u64| Error::new(ErrorKind::Damaged, what).at(INDEX, at);
+        let mut pages: Vec<Page> = Vec::new();
+        let wanted = usize::try_from(summary.pages()).ok();
+        let len = wanted.and_then(|wanted| wanted.checked_mul(PLACE_BYTES));
+        let room = wanted.filter(|wanted| pages.try_reserve_exact(*wanted).is_ok()).and(len);
+        let Some(len) = room else {
+            let message = format!("{} entries are more than this machine's memory holds", summary.entries);
+            return Err(Error::new(ErrorKind::Unsupported, message).at(INDEX, base));
+        };
+        with_bytes(storage, INDEX, base, len, |bytes| {
+            if crc32c::crc32c(bytes) != sum {
+                return Err(damaged("the checksum is wrong", base));
+            }
+            let places = bytes.as_chunks().0.iter().map(Place::decode);
+            pages.extend(places.map(|place| Page { place, entries: OnceLock::new() }));
+            Ok(())
+        })?;
+        check_places(&summary, pages.iter().map(|page| page.place))
+            .map_err(|(what, number)| damaged(what, base + number * PLACE_BYTES as u64))?;
+        Ok(Self { summary, pages })
+    }
+
+    /// The number of entries.
+    pub(super) fn len(&self) -> usize {
+        usize::try_from(self.summary.entries).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn pages(&self) -> usize {
+        self.pages.len()
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        let entries = self.pages.iter().filter_map(|page| page.entries.get()).map(|entries| entries.len());
+        self.pages.capacity() * size_of::<Page>() + entries.sum::<usize>() * size_of::<Entry>()
+    }
+
+    /// The entry of this number, if its page was read.
+    pub(super) fn entry(&self, index: usize) -> Option<&Entry> {
+        self.pages.get(index / PAGE_ENTRIES)?.entries.get()?.get(index % PAGE_ENTRIES)
+    }
+
+    /// The entry of this number, if there are as many.
+    pub(super) fn touch(&self, storage: &dyn Storage, index: usize) -> Result<Option<&Entry>> {
+        Ok(self.page(storage, index / PAGE_ENTRIES)?.get(index % PAGE_ENTRIES))
+    }
+
+    /// The entries of a page; none behind the last one.
+    pub(super) fn page(&self, storage: &dyn Storage, number: usize) -> Result<&[Entry]> {
+        let Some(page) = self.pages.get(number) else { return Ok(&[]) };
+        if let Some(entries) = page.entries.get() {
+            return Ok(entries);
+        }
+        let (offset, len) = self.whereabouts(number, 1);
+        let entries = with_bytes(storage, DIRECTORY, offset, len, |bytes| self.decode(number, bytes))?;
+        Ok(page.entries.get_or_init(|| entries))
+    }
+
+    /// Reads every page that was not read yet.
+    pub(super) fn touch_all(&self, storage: &dyn Storage) -> Result<()> {
+        let mut buffer = Vec::new();
+        for first in (0..self.pages.len()).step_by(PAGES_AT_ONCE) {
+            let pages = self.pages.iter().enumerate().skip(first).take(PAGES_AT_ONCE);
+            if pages.clone().all(|(_, page)| page.entries.get().is_some()) {
+                continue;
+            }
+            let (offset, len) = self.whereabouts(first, PAGES_AT_ONCE);
+            buffer.resize(len, 0);
+            read_exact(storage, DIRECTORY, offset, &mut buffer)?;
+            for ((number, page), bytes) in pages.zip(buffer.chunks(PAGE_BYTES)) {
+                if page.entries.get().is_none() {
+                    let entries = self.decode(number, bytes)?;
+                    page.entries.get_or_init(|| entries);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The page that has the last entry whose first chunk is not after `chunk`.
+    pub(super) fn page_of(&self, chunk: u64) -> Option<usize> {
+        self.pages.partition_point(|page| u64::from(page.place.key) <= chunk).checked_sub(1)
+    }
+
+    /// The dirty granules before a page, or all where there is none.
+    pub(super) fn before(&self, number: usize) -> u64 {
+        self.pages.get(number).map_or(self.summary.dirty_granules, |page| page.place.before)
+    }
+
+    /// Offset and length of so many pages from `number` on.
+    fn whereabouts(&self, number: usize, pages: usize) -> (u64, usize) {
+        let first = number * PAGE_ENTRIES;
+        let entries = self.len().saturating_sub(first).min(pages * PAGE_ENTRIES);
+        (self.summary.directory_offset() + (first * ENTRY_BYTES) as u64, entries * ENTRY_BYTES)
+    }
+
+    fn decode(&self, number: usize, bytes: &[u8]) -> Result<Box<[Entry]>> {
+        let base = self.whereabouts(number, 1).0;
+        let damaged = |what: &str, at: u64| Error::new(ErrorKind::Damaged, what).at(DIRECTORY, at);
+        let Some(page) = self.pages.get(number) else { return Ok(Box::default()) };
+        if crc32c::crc32c(bytes) != page.place.sum {
+            return Err(damaged("the checksum of a page is wrong", base));
+        }
+        let mut reader = PageReader::new(&self.summary, &page.place);
+        let entries: Result<Box<[Entry]>> = (0..)
+            .zip(bytes.as_chunks().0)
+            .map(|(entry, bytes)| reader.take(bytes).map_err(|what| damaged(what, base + entry * ENTRY_BYTES as u64)))
+            .collect();
+        let next = self.pages.get(number + 1).map(|page| &page.place);
+        let entries = entries?;
+        reader.finish(next).map_err(|what| damaged(what, base))?;
+        Ok(entries)
+    }
+}
