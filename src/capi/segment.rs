@@ -31,10 +31,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub struct checkmap_segment {
     #[allow(dead_code, reason = "reached through pointers to the whole")]
-    handle: Handle<Segment>,
+    handle: Handle<Segment<'static>>,
 }
 
-object!(checkmap_segment = Segment, b"cmSegmnt", "segment");
+object!(checkmap_segment = Segment<'static>, b"cmSegmnt", "segment");
 
 /// What a segment holds, and what it takes; begin with `CHECKMAP_SEGMENT_INFO_INIT`. It can grow, see `checkmap_opts`.
 #[repr(C)]
