@@ -3,10 +3,6 @@
 
 static int64_t changed(const checkmap_image *image, const char *since, const char *until)
 {
-    EQUAL(checkmap_image_set_threads(image, 3), 0);
-    EQUAL(changed(image, "a", NULL), 256 * 1024);
-    INVALID(checkmap_image_set_threads(image, UINT32_MAX));
-    INVALID(checkmap_image_set_threads(NULL, 1));
     checkmap_bitmap *bitmap = NULL;
     int status = checkmap_diff(image, TEXT(since), until, until ? strlen(until) : 0, &bitmap);
     if (status < 0) {
@@ -31,6 +27,10 @@ int main(void)
     FAILS(changed(image, "a", "x"), ENOENT, CHECKMAP_ERROR_NOT_FOUND);
     FAILS(changed(image, "", NULL), EINVAL, CHECKMAP_ERROR_INVALID_NAME);
     FAILS(changed(image, "a", ""), EINVAL, CHECKMAP_ERROR_INVALID_NAME);
+    EQUAL(checkmap_image_set_threads(image, 3), 0);
+    EQUAL(changed(image, "a", NULL), 256 * 1024);
+    INVALID(checkmap_image_set_threads(image, UINT32_MAX));
+    INVALID(checkmap_image_set_threads(NULL, 1));
     checkmap_bitmap *bitmap = NULL;
     EQUAL(checkmap_diff_with(image, "a", 1, NULL, 0, 2 * MIB, 64 * KIB, NULL, &bitmap), 0);
     EQUAL(checkmap_bitmap_dirty_bytes(bitmap), 64 * 1024);
