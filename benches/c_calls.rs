@@ -1,6 +1,8 @@
 //! What the border to C costs: every extent of a bitmap by the Rust iterator, and by calls of C in batches, in one run. Each
 //! round checks that both give the same. `cargo bench --features capi --bench c_calls` prints medians and their ratio.
 
+#![allow(clippy::print_stdout, reason = "what was measured is printed")]
+
 use checkmap::capi::bitmap::{checkmap_bitmap, checkmap_bitmap_extents, checkmap_bitmap_free};
 use checkmap::capi::bits::checkmap_bitmap_deserialize;
 use checkmap::capi::values::checkmap_extent;
