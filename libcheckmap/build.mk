@@ -21,7 +21,7 @@ C_BUILD ?= $(C_TARGET)/c
 C_VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' $(C_ROOT)/Cargo.toml | head -n 1)
 C_SONAME := libcheckmap.so.0
 C_SHARED := libcheckmap.so.$(C_VERSION)
-# As `cargo rustc -- --print native-static-libs` says; a test compares them.
+# As `cargo rustc -- --print native-static-libs` says; the tests link a static program with them.
 C_PRIVATE := -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 C_MAP := $(C_ROOT)/libcheckmap/checkmap.map
 C_PROFILE_DIR := $(addsuffix /,$(CARGO_BUILD_TARGET))$(if $(filter dev,$(CARGO_PROFILE)),debug,$(CARGO_PROFILE))
@@ -88,7 +88,7 @@ test-c-sanitize:
 	cd $(C_ROOT) && CHECKMAP_C_SANITIZE=$(C_TRIPLE) CHECKMAP_C_ALL=1 CHECKMAP_C_FUZZ_ROUNDS=20000 \
 		$(CARGO) test --test capi -- --nocapture every_behaviour_in_c_with_sanitizers random
 
-# The second way to the library: needs cargo-c, `cargo install cargo-c`.
+# The second way to the library: needs cargo-c (`cargo install cargo-c`; 0.10.24 is the last for Rust 1.95).
 test-cargo-c:
 	cd $(C_ROOT) && rm -rf $(C_BUILD)/cargo-c && CARGO_TARGET_DIR=$(C_TARGET) $(CARGO) cinstall --release --no-default-features \
 		--features capi --prefix=/usr --libdir=/usr/lib --destdir=$(C_BUILD)/cargo-c
