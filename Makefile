@@ -1,4 +1,6 @@
-# Long runs, and what is generated. The tests themselves: ./run-tests
+# The C library, long runs, and what is generated. The tests themselves: ./run-tests
+
+include libcheckmap/build.mk
 
 .PHONY: test test-matrix test-soak test-neon fuzz bench check-instructions bless-instructions bench-peers \
 	bench-peers-quick bench-delete bench-segments example man completions

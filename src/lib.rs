@@ -11,6 +11,8 @@
 //! thread that its options do not ask for.
 
 pub mod bitmap;
+#[cfg(feature = "capi")]
+pub mod capi;
 pub mod chain;
 #[doc(hidden)]
 pub mod cpu;

@@ -20,6 +20,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("segment", &["error", "geometry", "progress", "storage", "pool", "bitmap"]),
     ("formats", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain"]),
     ("image", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain", "formats"]),
+    ("capi", &["error", "geometry", "progress", "storage", "bitmap", "segment", "chain", "image"]),
 ];
 
 /// The rooms in which unsafe code may stand.

@@ -201,8 +201,10 @@ impl Image {
         }
     }
 
-    /// Without locks somebody else may have written since the image was opened.
-    fn check_unchanged(&self) -> Result<()> {
+    /// Reads the header and the bitmap directory again: [`ErrorKind::Changed`] if somebody else has written them since.
+    ///
+    /// For an image without locks, where nothing else would tell; [`Image::commit`] asks this by itself.
+    pub fn check_unchanged(&self) -> Result<()> {
         let now = Qcow2::open(Arc::clone(&self.storage)).map_err(|error| self.name_it(error))?;
         if now.is_same_state(&self.format) {
             return Ok(());
@@ -230,7 +232,7 @@ impl Image {
         tell(observer, "reading bitmaps", total, total)?;
         let bitmap = match bitmaps.iter().collect::<Vec<_>>().as_slice() {
             [] => Bitmap::new(self.virtual_size(), span.granularity)?,
-            bitmaps => Bitmap::union_many(bitmaps, Some(span.granularity))?,
+            bitmaps => Bitmap::union_many_with(bitmaps, Some(span.granularity), self.options.threads)?,
         };
         Ok(Diff { since: span.since, until: span.until, bitmap })
     }

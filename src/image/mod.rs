@@ -75,11 +75,20 @@ impl Image {
     /// [`ErrorKind::UnknownFormat`], [`ErrorKind::Damaged`] or an error of the system. An image whose bitmaps cannot be
     /// used still opens, see [`Image::trouble`].
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
-        Self::open_file(path, options).map_err(|error| error.in_file(path))
+        let file = open_file(path, options.access).map_err(|error| error.in_file(path))?;
+        Self::open_file(file, path, options)
     }
 
-    fn open_file(path: &Path, options: &OpenOptions) -> Result<Self> {
-        let file = open_file(path, options.access)?;
+    /// Takes over `file`, as [`Image::open`] opens one. `path` names it in messages, and is where relative names of
+    /// backing files start.
+    ///
+    /// Locks belong to the open file, so a duplicate of a descriptor shares them: where this image releases its own,
+    /// the same ones are gone for whoever keeps the other descriptor.
+    pub fn open_file(file: File, path: &Path, options: &OpenOptions) -> Result<Self> {
+        Self::take_file(file, path, options).map_err(|error| error.in_file(path))
+    }
+
+    fn take_file(file: File, path: &Path, options: &OpenOptions) -> Result<Self> {
         let mut warnings = Vec::new();
         // Looked at before and after the reading, since a writer may come in between.
         let probe = match options.access {
@@ -124,6 +133,12 @@ impl Image {
             locks: None,
             warnings: Vec::new(),
         })
+    }
+
+    /// How many threads the calls from now on may use, see [`OpenOptions::threads`].
+    pub fn set_threads(&mut self, threads: usize) {
+        self.options.threads = threads;
+        self.format.set_threads(threads);
     }
 
     /// What the caller should tell its user about the opening, such as locks that do not work.

@@ -1,0 +1,1087 @@
+/*
+ * checkmap: which blocks of this disk changed between these two points in time? checkmap(3) begins with the concepts.
+ *
+ * This file is made from the documents of src/capi/.
+ *
+ * Rules for every call:
+ *
+ * - It returns 0, a count, an offset or a truth; or -errno. The calls that look for an offset return -1 for "none", and
+ *   no error is ever -EPERM, which is -1. checkmap_last_error() has the message of the last failure of this thread,
+ *   checkmap_last_error_kind() its exact kind, CHECKMAP_ERROR_...
+ * - Offsets and lengths are bytes of the virtual disk. Queries cut their range at the end of the disk.
+ * - Names and paths are bytes, given as a pointer and a length, without a NUL. A length of 0 is -EINVAL, one that no
+ *   name or path has is -ENAMETOOLONG.
+ * - A place for a result holds NULL or zero from the beginning of the call, whatever happens then.
+ * - A NULL or misaligned pointer, a handle of another type, one that looks freed, and an argument that cannot be are
+ *   -EINVAL. Calls that end a handle take NULL.
+ * - A const handle may be used by many threads at once; any other call has the handle alone.
+ * - A fault of the library itself is -ENOTRECOVERABLE, with the handles of that call poisoned: every later call on them
+ *   returns the same, but for the one that frees them.
+ * - The library prints nothing, takes no signal, and starts threads only for a call whose options ask for them; none of
+ *   them lives longer than the call.
+ * - After fork() without exec a child may go on with bitmaps and segments; it must not use or close images, whose locks
+ *   it shares with its parent.
+ */
+
+#ifndef CHECKMAP_H
+#define CHECKMAP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/** The version of the library this header belongs to: its first number. */
+#define CHECKMAP_VERSION_MAJOR 0
+
+/** The version of the library this header belongs to: its second number. */
+#define CHECKMAP_VERSION_MINOR 1
+
+/** The version of the library this header belongs to: its third number. */
+#define CHECKMAP_VERSION_PATCH 0
+
+/**
+ * The number of this header's ABI, which grows with every addition. A program needs a library whose
+ * checkmap_abi_version() is not smaller than that of the header it was compiled with.
+ */
+#define CHECKMAP_ABI_VERSION 1
+
+/** As a length: up to the end of the disk. */
+#define CHECKMAP_TO_END UINT64_MAX
+
+/** The extent is dirty. */
+#define CHECKMAP_EXTENT_DIRTY 1
+
+/** The extent is dirty in the first of two, and clean in the second. */
+#define CHECKMAP_EXTENT_ONLY_IN_FIRST 2
+
+/** The extent is dirty in the second of two, and clean in the first. */
+#define CHECKMAP_EXTENT_ONLY_IN_SECOND 4
+
+/** The bitmap that begins at this checkpoint records the writes of now. */
+#define CHECKMAP_CHECKPOINT_RECORDING 1
+
+/** What this checkpoint knows cannot be trusted: its writer did not store it. */
+#define CHECKMAP_CHECKPOINT_INCONSISTENT 2
+
+/** The bitmap has a type or extra data that this library does not know. */
+#define CHECKMAP_CHECKPOINT_UNUSABLE 4
+
+/** Nobody can tell where among the others this checkpoint stands (cumulative checkpoints only). */
+#define CHECKMAP_CHECKPOINT_UNORDERED 8
+
+/** A rule is broken; data may be lost when the file is written to. */
+#define CHECKMAP_SEVERITY_ERROR 1
+
+/** A bitmap cannot be used for a backup. */
+#define CHECKMAP_SEVERITY_UNUSABLE 2
+
+/** Room is counted as used that nothing uses. */
+#define CHECKMAP_SEVERITY_LEAK 3
+
+/** Odd, and harmless. */
+#define CHECKMAP_SEVERITY_WARNING 4
+
+/** The operating system refused; the errno is its own. (EIO where it gave none) */
+#define CHECKMAP_ERROR_IO 1
+
+/** The disk, or the block device that cannot grow, is full. (ENOSPC) */
+#define CHECKMAP_ERROR_NO_SPACE 2
+
+/** An argument that no disk could make right: a granularity that is no power of two, an unaligned clear. (EINVAL) */
+#define CHECKMAP_ERROR_INVALID_ARGUMENT 3
+
+/** A range that ends past the last granule of the disk. (ERANGE) */
+#define CHECKMAP_ERROR_OUT_OF_RANGE 4
+
+/** Two bitmaps of disks of different size. (EINVAL) */
+#define CHECKMAP_ERROR_SIZE_MISMATCH 5
+
+/** A name that is empty or holds what a name may not hold. (EINVAL) */
+#define CHECKMAP_ERROR_INVALID_NAME 6
+
+/** A name above the limit. (ENAMETOOLONG) */
+#define CHECKMAP_ERROR_NAME_TOO_LONG 7
+
+/** No checkpoint or bitmap has this name. (ENOENT) */
+#define CHECKMAP_ERROR_NOT_FOUND 8
+
+/** A checkpoint or bitmap of this name is there already. (EEXIST) */
+#define CHECKMAP_ERROR_EXISTS 9
+
+/** The content is no format that checkmap knows. (ENOTSUP) */
+#define CHECKMAP_ERROR_UNKNOWN_FORMAT 10
+
+/** The format is known, this version or feature of it is not. (ENOTSUP) */
+#define CHECKMAP_ERROR_UNSUPPORTED 11
+
+/** The bytes break a rule of their format. (EBADMSG) */
+#define CHECKMAP_ERROR_DAMAGED 12
+
+/** Another process has the image open in a way that excludes this one. (EBUSY) */
+#define CHECKMAP_ERROR_IN_USE 13
+
+/** The file system cannot lock, so nothing protects the image from a running QEMU. (ENOLCK) */
+#define CHECKMAP_ERROR_NO_LOCKS 14
+
+/** The image, or the handle to it, does not allow writing. (EROFS) */
+#define CHECKMAP_ERROR_READ_ONLY 15
+
+/** The image carries the mark of a crash (dirty) or of damage (corrupt), so its free space cannot be trusted. (EUCLEAN) */
+#define CHECKMAP_ERROR_UNCLEAN 16
+
+/** Software that knows nothing of bitmaps wrote to the image: every bitmap in it is out of date. (EUCLEAN) */
+#define CHECKMAP_ERROR_STALE 17
+
+/** A bitmap was not stored when its writer ended: its content cannot be trusted. (EUCLEAN) */
+#define CHECKMAP_ERROR_INCONSISTENT 18
+
+/** A bitmap that must record does not, or one that must be frozen records. (EPROTO) */
+#define CHECKMAP_ERROR_RECORDING 19
+
+/** The names of the bitmaps do not form one chain of checkpoints. (EPROTO) */
+#define CHECKMAP_ERROR_BROKEN_CHAIN 20
+
+/** The model of the checkpoints is unknown, or does not offer this operation. (EPROTO) */
+#define CHECKMAP_ERROR_MODEL 21
+
+/** The checkpoints asked for are in the wrong order. (EPROTO) */
+#define CHECKMAP_ERROR_ORDER 22
+
+/** A layer below the image takes part, or cannot be read, so the answer would be short. (EPROTO) */
+#define CHECKMAP_ERROR_BACKING_LAYER 23
+
+/** The caller asked to stop, and nothing was changed. (ECANCELED) */
+#define CHECKMAP_ERROR_CANCELLED 24
+
+/** Writing failed after the commit began: the image holds the state before or the state after, whole. (EIO) */
+#define CHECKMAP_ERROR_COMMIT_IN_DOUBT 25
+
+/** The image changed under a handle that holds no locks. (ESTALE) */
+#define CHECKMAP_ERROR_CHANGED 26
+
+/** The image is of a version that cannot hold bitmaps. (ENOTSUP) */
+#define CHECKMAP_ERROR_OLD_VERSION 27
+
+/** This image cannot take what was asked for: no room in its header, a disk of size zero, a limit of its format. (ENOTSUP) */
+#define CHECKMAP_ERROR_CANNOT_STORE 28
+
+/** A call on this handle was cut short by a fault of checkmap itself: what it holds may be half a state. (ENOTRECOVERABLE) */
+#define CHECKMAP_ERROR_POISONED 29
+
+/** Do not look at the layers below the image: the caller knows that they do not matter. */
+#define CHECKMAP_OPT_TOP_LAYER_ONLY 1
+
+/** Delete the checkpoint even if what it holds is inconsistent, giving up what older checkpoints know with it. */
+#define CHECKMAP_OPT_FORCE_INCONSISTENT 2
+
+/** Find out whether the change could be made, and make none. */
+#define CHECKMAP_OPT_DRY_RUN 4
+
+/** In options: the model that the image's bitmaps show. In facts: there are no bitmaps. */
+#define CHECKMAP_MODEL_NONE 0
+
+/** Each bitmap covers the interval from its checkpoint to the next; only the last one records. */
+#define CHECKMAP_MODEL_INTERVAL 1
+
+/** Each bitmap records since its checkpoint, until it is deleted. */
+#define CHECKMAP_MODEL_CUMULATIVE 2
+
+/** In facts: the bitmaps could be either, or their names form no chain. */
+#define CHECKMAP_MODEL_UNKNOWN 3
+
+/** Open for everything that changes nothing. */
+#define CHECKMAP_OPEN_RDONLY 0
+
+/** Open for changes as well. */
+#define CHECKMAP_OPEN_RDWR 1
+
+/**
+ * Take no locks: the caller makes sure that nothing else changes the image, or holds QEMU's locks itself. A hypervisor
+ * that opens its own image needs this, since the locks conflict within one process as well. Each call then reads the
+ * header again, and returns -ESTALE if somebody else changed it.
+ */
+#define CHECKMAP_OPEN_NO_LOCK 2
+
+/** Names and flags only, without locks: works while a running QEMU holds the image, and trusts no content. */
+#define CHECKMAP_OPEN_FORCE_SHARE 4
+
+/** The image is marked dirty or corrupt: it can be read, and must be repaired before it is written. */
+#define CHECKMAP_IMAGE_UNCLEAN 1
+
+/** A running writer was seen (CHECKMAP_OPEN_FORCE_SHARE only): the bitmaps are in use, and not inconsistent. */
+#define CHECKMAP_IMAGE_HELD_BY_WRITER 2
+
+/** No bitmap of this image can be used; checkmap_image_trouble() says why. */
+#define CHECKMAP_IMAGE_TROUBLE 4
+
+/**
+ * Which granules of a disk are dirty: one bit for each.
+ *
+ * Offsets and lengths are bytes of the virtual disk. Calls that take it as const may run concurrently.
+ */
+typedef struct checkmap_bitmap checkmap_bitmap;
+
+/**
+ * An open disk image. Its locks are held until it is closed.
+ *
+ * Calls that take it as const may run concurrently.
+ */
+typedef struct checkmap_image checkmap_image;
+
+/** What a check found. It outlives what was checked. */
+typedef struct checkmap_report checkmap_report;
+
+/**
+ * A bitmap in a file, which may be larger than memory: what is in memory is its directory.
+ *
+ * Calls that take it as const may run concurrently. Every query reads what it needs, and checks it before it
+ * believes it: what breaks a rule is -EBADMSG.
+ */
+typedef struct checkmap_segment checkmap_segment;
+
+/** A range of bytes of the virtual disk. Frozen. */
+typedef struct checkmap_extent {
+    /** The first byte. */
+    uint64_t offset;
+    /** The number of bytes; never 0. */
+    uint64_t length;
+    /** CHECKMAP_EXTENT_... */
+    uint32_t flags;
+    /** 0. */
+    uint32_t reserved;
+} checkmap_extent;
+
+/**
+ * Told how far a long call has come; returns 0 to go on, anything else to stop.
+ *
+ * It runs on the thread of the call, inside of it: it may ask other handles anything, and must not use the ones of this
+ * call, nor leave by longjmp or an exception. phase says what is being done, and is good until the callback returns.
+ * done and total compare only with each other. A call that was stopped returns -ECANCELED and has changed nothing;
+ * once a change of an image is being committed, the answer is ignored.
+ */
+typedef int (*checkmap_progress_fn)(void *user_data, const char *phase, uint64_t done, uint64_t total);
+
+/**
+ * Options of the calls that can take long; begin with CHECKMAP_OPTS_INIT. Wherever one is asked for, NULL stands for
+ * the defaults. A call ignores the members that mean nothing to it.
+ *
+ * The struct can grow. size tells which members the caller knows: one that is smaller than the first version of the
+ * struct is -EINVAL; a larger one is fine as long as what this library does not know is zero, else -E2BIG.
+ */
+typedef struct checkmap_opts {
+    /** sizeof(struct checkmap_opts) */
+    uint32_t size;
+    /**
+     * How many threads may be used; 0 and 1 both mean the caller's alone. At most 1024, else -EINVAL. None of them runs
+     * after the call has returned. Calls on an image do not read it: see checkmap_image_set_threads().
+     */
+    uint32_t threads;
+    /** The most memory a merge of segments takes, in bytes; 0 is the default of 64 MiB. */
+    uint64_t memory_bytes;
+    /** Told how far the call has come, and asked whether to go on; or NULL. */
+    checkmap_progress_fn progress;
+    /** Handed to progress. */
+    void *user_data;
+    /** CHECKMAP_OPT_...; an unknown one is -EINVAL. */
+    uint32_t flags;
+    /** The CHECKMAP_MODEL_... to insist on where the image's own is unknown; 0, INTERVAL or CUMULATIVE. */
+    uint32_t model;
+} checkmap_opts;
+
+/** One finding of a check. Frozen. The texts live as long as the report. */
+typedef struct checkmap_problem {
+    /** The structure that is wrong, in UTF-8. */
+    const char *structure;
+    /** What is wrong with it, in UTF-8. */
+    const char *message;
+    /** Where it is in the file, in bytes; -1 where that cannot be said. */
+    int64_t offset;
+    /** CHECKMAP_SEVERITY_... */
+    uint32_t severity;
+    /** 0. */
+    uint32_t reserved;
+} checkmap_problem;
+
+/**
+ * What an image is; begin with CHECKMAP_IMAGE_INFO_INIT. It can grow, see checkmap_opts. The texts live until the next
+ * call that changes the image, or its end.
+ */
+typedef struct checkmap_image_info {
+    /** sizeof(struct checkmap_image_info) */
+    uint32_t size;
+    /** The version of the format. */
+    uint32_t format_version;
+    /** The name of the format, such as "qcow2". */
+    const char *format;
+    /** The size of the virtual disk in bytes. */
+    uint64_t disk_size;
+    /** The unit in which the image allocates room, in bytes. */
+    uint64_t cluster_size;
+    /** The granularity of a new bitmap where nothing else says one; 0 where the image can have none. */
+    uint64_t default_granularity;
+    /** The name of the backing file as it is stored, without a NUL behind it; NULL if there is none. */
+    const char *backing_file;
+    /** The bytes of that name. */
+    size_t backing_file_len;
+    /** The name of the external data file as it is stored, without a NUL behind it; NULL if there is none. */
+    const char *data_file;
+    /** The bytes of that name. */
+    size_t data_file_len;
+    /** CHECKMAP_MODEL_... */
+    uint32_t model;
+    /** CHECKMAP_IMAGE_... */
+    uint32_t flags;
+} checkmap_image_info;
+
+/** A point in time. Frozen. */
+typedef struct checkmap_checkpoint {
+    /** The name: name_len bytes, not necessarily UTF-8, without a NUL behind them. */
+    const char *name;
+    /** The bytes of the name. */
+    size_t name_len;
+    /** The checkpoint before this one; NULL where there is none, or where nothing stores it. */
+    const char *parent;
+    /** The bytes of the parent's name. */
+    size_t parent_len;
+    /** The bytes that one bit stands for. */
+    uint64_t granularity;
+    /** How many bytes are dirty in the bitmap that begins here; -1 is unknown. */
+    int64_t dirty_bytes;
+    /** CHECKMAP_CHECKPOINT_... */
+    uint32_t flags;
+    /** 0. */
+    uint32_t reserved;
+    /** 0. */
+    uint64_t reserved2[4];
+} checkmap_checkpoint;
+
+/** A bitmap as it is stored in an image, whatever it belongs to. Frozen. */
+typedef struct checkmap_stored {
+    /** The name: name_len bytes, not necessarily UTF-8, without a NUL behind them. */
+    const char *name;
+    /** The bytes of the name. */
+    size_t name_len;
+    /** The bytes that one bit stands for. */
+    uint64_t granularity;
+    /** CHECKMAP_CHECKPOINT_... */
+    uint32_t flags;
+    /** 0. */
+    uint32_t reserved;
+    /** 0. */
+    uint64_t reserved2[4];
+} checkmap_stored;
+
+/** What a stored bitmap amounts to; -1 is unknown. Frozen. */
+typedef struct checkmap_summary {
+    /** The sum of its dirty extents, in bytes. */
+    int64_t dirty_bytes;
+    /** The number of its dirty extents. */
+    int64_t dirty_extents;
+    /** The bytes that it takes in the image. */
+    int64_t stored_bytes;
+    /** 0. */
+    int64_t reserved;
+} checkmap_summary;
+
+/** What a segment holds, and what it takes; begin with CHECKMAP_SEGMENT_INFO_INIT. It can grow, see checkmap_opts. */
+typedef struct checkmap_segment_info {
+    /** sizeof(struct checkmap_segment_info) */
+    uint32_t size;
+    /** 0. */
+    uint32_t reserved;
+    /** The size of the disk in bytes. */
+    uint64_t disk_size;
+    /** The bytes that one bit stands for. */
+    uint64_t granularity;
+    /** The dirty granules. */
+    uint64_t dirty_granules;
+    /** The dirty extents of the whole disk. */
+    uint64_t extents;
+    /** The chunks of 65536 granules that have dirty ones. */
+    uint64_t chunks;
+    /** The entries of the directory. */
+    uint64_t entries;
+    /** The length of the file in bytes. */
+    uint64_t file_bytes;
+} checkmap_segment_info;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** The version of the library, such as "0.1.0". The text lives as long as the library. */
+const char *checkmap_version(void);
+
+/** The number of the library's ABI; see CHECKMAP_ABI_VERSION. */
+uint32_t checkmap_abi_version(void);
+
+/**
+ * The message of the last error of this thread, in UTF-8: file: structure, offset: what is wrong (advice): cause.
+ *
+ * Never NULL; "no error" before the first one. A call that succeeds leaves it as it is. The text is good until the next
+ * call that fails in this thread: copy it at once, above all where a coroutine may go on in another thread.
+ */
+const char *checkmap_last_error(void);
+
+/** The kind of the last error of this thread, one of CHECKMAP_ERROR_...; 0 before the first one. */
+uint32_t checkmap_last_error_kind(void);
+
+/**
+ * The positive errno of the last error of this thread; 0 before the first one.
+ *
+ * For the calls that cannot return one, such as checkmap_bitmap_size().
+ */
+int checkmap_last_error_errno(void);
+
+/**
+ * The name of a kind of error, such as "CHECKMAP_ERROR_DAMAGED"; NULL for a number that is none.
+ *
+ * The text lives as long as the library.
+ */
+const char *checkmap_error_name(uint32_t kind);
+
+/** The errno that a kind of error has where the system gave none; 0 for a number that is none. */
+int checkmap_error_errno(uint32_t kind);
+
+/**
+ * Makes a bitmap of a disk of disk_size bytes, all clean.
+ *
+ * granularity, the bytes that one bit stands for, is a power of two from 1 to 2^31; the size is 0 to 2^63-1, and not
+ * more than 2^41 granules: else -EINVAL. The caller owns *out, which is NULL on error.
+ */
+int checkmap_bitmap_new(uint64_t disk_size,
+                        uint64_t granularity,
+                        struct checkmap_bitmap **out);
+
+/** Frees a bitmap, a poisoned one too. NULL is fine. */
+void checkmap_bitmap_free(struct checkmap_bitmap *bitmap);
+
+/** Makes a copy. The caller owns *out, which is NULL on error. */
+int checkmap_bitmap_clone(const struct checkmap_bitmap *bitmap, struct checkmap_bitmap **out);
+
+/**
+ * Marks every granule that the range touches: it rounds outward.
+ *
+ * A length of 0 does nothing, CHECKMAP_TO_END is up to the end of the disk. A range that ends past the last granule is
+ * -ERANGE, and nothing is marked.
+ */
+int checkmap_bitmap_set(struct checkmap_bitmap *bitmap,
+                        uint64_t offset,
+                        uint64_t length);
+
+/**
+ * Makes the range clean, and never a byte outside of it.
+ *
+ * So the offset must be a multiple of the granularity, and the end too unless it is the end of the disk: else -EINVAL.
+ * A length of 0 does nothing, CHECKMAP_TO_END is up to the end of the disk. A range that ends past the last granule is
+ * -ERANGE. On error nothing is cleaned.
+ */
+int checkmap_bitmap_clear(struct checkmap_bitmap *bitmap,
+                          uint64_t offset,
+                          uint64_t length);
+
+/** Marks the whole disk; takes the same little time and memory for every size. */
+int checkmap_bitmap_set_all(struct checkmap_bitmap *bitmap);
+
+/** Makes the whole disk clean. */
+int checkmap_bitmap_clear_all(struct checkmap_bitmap *bitmap);
+
+/**
+ * Changes the size of the disk, as QEMU's truncate does.
+ *
+ * Granules that lie wholly past the new end are dropped, new ones are clean, and a granule that was partial keeps its
+ * bit, which now speaks for all of its bytes. A size that checkmap_bitmap_new() would refuse is -EINVAL, and nothing
+ * changes.
+ */
+int checkmap_bitmap_resize(struct checkmap_bitmap *bitmap,
+                           uint64_t disk_size);
+
+/**
+ * Takes the smallest form for every part of the bitmap, and no more memory than that needs.
+ *
+ * Marks keep the form that a part has, and room for more. What other calls return is in its smallest form already.
+ */
+int checkmap_bitmap_optimize(struct checkmap_bitmap *bitmap);
+
+/** Whether the granule that holds the byte at offset is dirty: 0 or 1. An offset past the last granule is -ERANGE. */
+int checkmap_bitmap_get(const struct checkmap_bitmap *bitmap,
+                        uint64_t offset);
+
+/** The size of the disk in bytes; 0 on error. */
+uint64_t checkmap_bitmap_size(const struct checkmap_bitmap *bitmap);
+
+/** The bytes that one bit stands for; 0 on error. */
+uint64_t checkmap_bitmap_granularity(const struct checkmap_bitmap *bitmap);
+
+/** The number of granules of the disk, 0 to 2^41. */
+int64_t checkmap_bitmap_granules(const struct checkmap_bitmap *bitmap);
+
+/** The number of dirty granules. */
+int64_t checkmap_bitmap_count(const struct checkmap_bitmap *bitmap);
+
+/** The number of dirty granules that touch the range, which is cut at the end of the disk; CHECKMAP_TO_END is up to there. */
+int64_t checkmap_bitmap_count_range(const struct checkmap_bitmap *bitmap,
+                                    uint64_t offset,
+                                    uint64_t length);
+
+/** The number of dirty bytes: the sum of all extents, never above the size of the disk. */
+int64_t checkmap_bitmap_dirty_bytes(const struct checkmap_bitmap *bitmap);
+
+/** The number of dirty extents of the whole disk; counted, not walked. */
+int64_t checkmap_bitmap_count_extents(const struct checkmap_bitmap *bitmap);
+
+/** Whether no granule is dirty: 0 or 1. */
+int checkmap_bitmap_is_empty(const struct checkmap_bitmap *bitmap);
+
+/** The bytes that the bitmap takes on the heap. */
+int64_t checkmap_bitmap_heap_bytes(const struct checkmap_bitmap *bitmap);
+
+/** Checks every rule inside of the bitmap, for tests: a rule that does not hold is -EBADMSG. */
+int checkmap_bitmap_validate(const struct checkmap_bitmap *bitmap);
+
+/**
+ * The first dirty byte of the range, which is cut at the end of the disk; -1 if there is none.
+ *
+ * If the granule that holds offset is dirty, the answer is offset itself, as in QEMU.
+ */
+int64_t checkmap_bitmap_next_dirty(const struct checkmap_bitmap *bitmap, uint64_t offset, uint64_t length);
+
+/** The first clean byte of the range, which is cut at the end of the disk; -1 if there is none. */
+int64_t checkmap_bitmap_next_clean(const struct checkmap_bitmap *bitmap, uint64_t offset, uint64_t length);
+
+/** The last dirty byte of the range, which is cut at the end of the disk; -1 if there is none. */
+int64_t checkmap_bitmap_previous_dirty(const struct checkmap_bitmap *bitmap,
+                                       uint64_t offset,
+                                       uint64_t length);
+
+/** The last clean byte of the range, which is cut at the end of the disk; -1 if there is none. */
+int64_t checkmap_bitmap_previous_clean(const struct checkmap_bitmap *bitmap,
+                                       uint64_t offset,
+                                       uint64_t length);
+
+/**
+ * Fills out with the dirty extents of the range, in ascending order, and returns how many; fewer than max is all.
+ *
+ * The range is cut at the end of the disk, the extents at the edges of the range, to the byte; two of them never touch.
+ * To go on, ask again from the end of the last extent. A max of 0, and an out that is NULL or misaligned, are
+ * -EINVAL.
+ */
+int64_t checkmap_bitmap_extents(const struct checkmap_bitmap *bitmap,
+                                uint64_t offset,
+                                uint64_t length,
+                                struct checkmap_extent *out,
+                                size_t max);
+
+/**
+ * Makes dst the union of itself and the n bitmaps of src, at its own granularity, rounded outward.
+ *
+ * dst may be among the sources. Disks of different size are -EINVAL, and nothing changes. With n 0 nothing happens.
+ */
+int checkmap_bitmap_union(struct checkmap_bitmap *dst,
+                          const struct checkmap_bitmap *const *src,
+                          size_t n);
+
+/**
+ * checkmap_bitmap_union() with options: threads and progress. A call that was stopped is -ECANCELED, and nothing
+ * has changed.
+ */
+int checkmap_bitmap_union_with(struct checkmap_bitmap *dst,
+                               const struct checkmap_bitmap *const *src,
+                               size_t n,
+                               const struct checkmap_opts *opts);
+
+/**
+ * Makes a new bitmap of what is dirty in any of the n bitmaps of src, at granularity, rounded outward; 0 is the
+ * finest of theirs. All are read in one pass, however many they are.
+ *
+ * Disks of different size, an n of 0, and a granularity at which the disk has more than 2^41 granules are -EINVAL.
+ * The caller owns *out, which is NULL on error.
+ */
+int checkmap_bitmap_union_new(const struct checkmap_bitmap *const *src,
+                              size_t n,
+                              uint64_t granularity,
+                              struct checkmap_bitmap **out);
+
+/** checkmap_bitmap_union_new() with options: threads and progress. A call that was stopped is -ECANCELED. */
+int checkmap_bitmap_union_new_with(const struct checkmap_bitmap *const *src,
+                                   size_t n,
+                                   uint64_t granularity,
+                                   const struct checkmap_opts *opts,
+                                   struct checkmap_bitmap **out);
+
+/**
+ * Keeps in dst what is dirty in src too; a coarser or finer src rounds outward. Disks of different size are
+ * -EINVAL, and nothing changes.
+ */
+int checkmap_bitmap_intersect(struct checkmap_bitmap *dst,
+                              const struct checkmap_bitmap *src);
+
+/**
+ * Removes from dst what is dirty in src; a granule goes only where src covers all of it. Disks of different size are
+ * -EINVAL, and nothing changes.
+ */
+int checkmap_bitmap_subtract(struct checkmap_bitmap *dst,
+                             const struct checkmap_bitmap *src);
+
+/**
+ * Leaves in dst what is dirty in one of the two only. Disks of different size and bitmaps of different granularity are
+ * -EINVAL, and nothing changes.
+ */
+int checkmap_bitmap_xor(struct checkmap_bitmap *dst,
+                        const struct checkmap_bitmap *src);
+
+/** Whether two bitmaps have the same size, the same granularity and the same dirty granules: 0 or 1. */
+int checkmap_bitmap_equal(const struct checkmap_bitmap *a, const struct checkmap_bitmap *b);
+
+/** Whether every dirty byte of a is dirty in b: 0 or 1. Disks of different size are -EINVAL. */
+int checkmap_bitmap_is_subset(const struct checkmap_bitmap *a, const struct checkmap_bitmap *b);
+
+/**
+ * Makes a bitmap of another granularity, rounded outward: every dirty byte stays dirty.
+ *
+ * Going coarser and back gives more than there was. A granularity at which the disk has more than 2^41 granules is
+ * -EINVAL. The caller owns *out, which is NULL on error.
+ */
+int checkmap_bitmap_to_granularity(const struct checkmap_bitmap *bitmap,
+                                   uint64_t granularity,
+                                   struct checkmap_bitmap **out);
+
+/**
+ * Writes the bits of the granules that the range touches, and returns how many bytes they take. With out NULL nothing
+ * is written.
+ *
+ * Bit n, in byte n/8, counted from the least significant bit, is granule n after offset; bits that stand for no granule
+ * of the range are 0. offset must be a multiple of 8 granules, else -EINVAL; the range is cut at the end of the disk;
+ * a cap that is too small is -ERANGE.
+ */
+int64_t checkmap_bitmap_to_bits(const struct checkmap_bitmap *bitmap,
+                                uint64_t offset,
+                                uint64_t length,
+                                uint8_t *out,
+                                size_t cap);
+
+/**
+ * Replaces the granules from offset on, as many as bits has bits, in the order of checkmap_bitmap_to_bits().
+ *
+ * Bits past the last granule of the disk are ignored. offset must be a multiple of 8 granules, else -EINVAL, and not
+ * past the end of the disk, else -ERANGE.
+ */
+int checkmap_bitmap_from_bits(struct checkmap_bitmap *bitmap,
+                              uint64_t offset,
+                              const uint8_t *bits,
+                              size_t len);
+
+/**
+ * Writes the bitmap as portable 64-bit Roaring, its values being granules, and returns how many bytes it takes. With
+ * out NULL nothing is written.
+ *
+ * Size and granularity of the disk are not part of it. A cap that is too small is -ERANGE.
+ */
+int64_t checkmap_bitmap_serialize(const struct checkmap_bitmap *bitmap,
+                                  uint8_t *out,
+                                  size_t cap);
+
+/**
+ * Reads portable 64-bit Roaring, from wherever it comes, as a bitmap of a disk of this size and granularity.
+ *
+ * What breaks the format, bytes left over, and a granule past the end of the disk are -EBADMSG; a disk that
+ * checkmap_bitmap_new() would refuse is -EINVAL. The memory taken is at most a small multiple of len. The caller
+ * owns *out, which is NULL on error.
+ */
+int checkmap_bitmap_deserialize(const uint8_t *bytes,
+                                size_t len,
+                                uint64_t disk_size,
+                                uint64_t granularity,
+                                struct checkmap_bitmap **out);
+
+/** Frees a report. NULL is fine. */
+void checkmap_report_free(struct checkmap_report *report);
+
+/** How many rules are broken. */
+int64_t checkmap_report_errors(const struct checkmap_report *report);
+
+/** How many bitmaps, or all of them together, cannot be used for a backup. */
+int64_t checkmap_report_unusable(const struct checkmap_report *report);
+
+/** How many bytes are counted as used that nothing uses. */
+int64_t checkmap_report_leaked_bytes(const struct checkmap_report *report);
+
+/**
+ * Fills out with the findings from number first on, and returns how many; fewer than max is all. With out NULL it
+ * returns how many there are in all: the first thousand are kept, while the counts of the other calls are complete.
+ *
+ * A max of 0 and an out that is misaligned are -EINVAL.
+ */
+int64_t checkmap_report_problems(const struct checkmap_report *report,
+                                 size_t first,
+                                 struct checkmap_problem *out,
+                                 size_t max);
+
+/**
+ * Opens the image file or block device at path, whose format is told by its content.
+ *
+ * flags are CHECKMAP_OPEN_.... The path has path_len bytes and needs no NUL behind them. Fails with -EBUSY where
+ * another process has the image in use, -ENOLCK where the file system cannot lock (for writing; reading warns),
+ * -EROFS, -ENOTSUP for an unknown format, -EBADMSG for a damaged one, or what the system says. An image whose
+ * bitmaps cannot be used still opens, see checkmap_image_trouble(). The caller owns *out, which is NULL on error.
+ */
+int checkmap_image_open(const char *path,
+                        size_t path_len,
+                        uint32_t flags,
+                        struct checkmap_image **out);
+
+/**
+ * Opens the image behind an open descriptor, which stays the caller's and may be closed at once.
+ *
+ * As checkmap_image_open(), for a descriptor that can be read, and written for CHECKMAP_OPEN_RDWR, else -EROFS. The
+ * locks belong to the open file, which the caller's descriptor shares: a caller that holds QEMU's locks by the same
+ * descriptor must use CHECKMAP_OPEN_NO_LOCK, else closing the image would release them.
+ */
+int checkmap_image_open_fd(int fd,
+                           uint32_t flags,
+                           struct checkmap_image **out);
+
+/** Closes an image, a poisoned one too, and releases its locks. NULL is fine. */
+void checkmap_image_close(struct checkmap_image *image);
+
+/**
+ * How many threads the calls on this image may use from now on where there is much to read, write or unite; 0, which an
+ * image begins with, and 1 both mean the caller's alone. At most 1024, else -EINVAL.
+ *
+ * None of them runs after the call that started them has returned, and they block every signal but those of a fault.
+ */
+int checkmap_image_set_threads(struct checkmap_image *image,
+                               uint32_t threads);
+
+/** Tells what an image is. Everything but info->size, which the caller sets, is zero on error. */
+int checkmap_image_get_info(const struct checkmap_image *image, struct checkmap_image_info *info);
+
+/** Why no bitmap of the image can be used: the error that a diff would give; 0 if they can be used. */
+int checkmap_image_trouble(const struct checkmap_image *image);
+
+/** The number of warnings: of the opening, or of the last call that changed the image or tried to. */
+int64_t checkmap_image_warnings(const struct checkmap_image *image);
+
+/**
+ * A warning, in UTF-8; NULL where there is none with that index. It lives until the next call that changes the image, or
+ * its end.
+ */
+const char *checkmap_image_warning(const struct checkmap_image *image,
+                                   size_t index);
+
+/**
+ * Verifies every structure and rule of the image, and changes nothing.
+ *
+ * What is wrong is in the report, and no error. Of the options it takes progress. The caller owns *out, which is NULL
+ * on error.
+ */
+int checkmap_image_check(const struct checkmap_image *image,
+                         const struct checkmap_opts *opts,
+                         struct checkmap_report **out);
+
+/**
+ * Creates a checkpoint of now, in one atomic step: the bitmap before it is frozen, a new one records.
+ *
+ * The name has 1 to 510 bytes without ->, which need not be UTF-8. granularity 0 is that of the newest checkpoint,
+ * else the image's default. Fails with -EEXIST; -EINVAL for a name or granularity that cannot be; -ENAMETOOLONG;
+ * -EUCLEAN while a bitmap of the chain is inconsistent; -EPROTO where the newest does not record; -EROFS;
+ * -ENOTSUP where the image cannot take it; -EIO with kind CHECKMAP_ERROR_COMMIT_IN_DOUBT where writing failed after
+ * the commit began: then the image holds the state before or the state after, whole. On every other error nothing changed.
+ */
+int checkmap_checkpoint_create(struct checkmap_image *image,
+                               const char *name,
+                               size_t len,
+                               uint64_t granularity);
+
+/**
+ * checkmap_checkpoint_create() with options: progress, model, and the flag DRY_RUN. A call that was stopped is
+ * -ECANCELED, and nothing has changed.
+ */
+int checkmap_checkpoint_create_with(struct checkmap_image *image,
+                                    const char *name,
+                                    size_t len,
+                                    uint64_t granularity,
+                                    const struct checkmap_opts *opts);
+
+/**
+ * Deletes a checkpoint in one atomic step: the interval before it absorbs the one after it; the first one's is dropped.
+ *
+ * Fails with -ENOENT; -EUCLEAN where a bitmap that takes part is inconsistent; -EPROTO where a layer below the image
+ * takes part or cannot be read, or the chain is broken; and as checkmap_checkpoint_create().
+ */
+int checkmap_checkpoint_delete(struct checkmap_image *image,
+                               const char *name,
+                               size_t len);
+
+/**
+ * checkmap_checkpoint_delete() with options: progress, model, and the flags TOP_LAYER_ONLY, FORCE_INCONSISTENT and
+ * DRY_RUN. A call that was stopped is -ECANCELED, and nothing has changed.
+ */
+int checkmap_checkpoint_delete_with(struct checkmap_image *image,
+                                    const char *name,
+                                    size_t len,
+                                    const struct checkmap_opts *opts);
+
+/**
+ * Deletes every inconsistent checkpoint, and all that depend on them, in one atomic step; the next backup is full.
+ *
+ * Options and errors as checkmap_checkpoint_delete_with(). Where nothing is inconsistent nothing happens.
+ */
+int checkmap_checkpoint_delete_inconsistent(struct checkmap_image *image,
+                                            const struct checkmap_opts *opts);
+
+/**
+ * Renames a checkpoint in one atomic step.
+ *
+ * Fails with -ENOENT, -EEXIST, -EINVAL and -ENAMETOOLONG for a new name that cannot be, and as
+ * checkmap_checkpoint_delete().
+ */
+int checkmap_checkpoint_rename(struct checkmap_image *image,
+                               const char *name,
+                               size_t len,
+                               const char *to,
+                               size_t to_len);
+
+/**
+ * checkmap_checkpoint_rename() with options: progress, model, and the flags TOP_LAYER_ONLY and DRY_RUN. A call that
+ * was stopped is -ECANCELED, and nothing has changed.
+ */
+int checkmap_checkpoint_rename_with(struct checkmap_image *image,
+                                    const char *name,
+                                    size_t len,
+                                    const char *to,
+                                    size_t to_len,
+                                    const struct checkmap_opts *opts);
+
+/**
+ * Fills out with the checkpoints, oldest first, max at most, and returns how many there are in all. With out NULL it
+ * only counts.
+ *
+ * To say how much is dirty it reads their bitmaps, once for all calls until the next change; what cannot be read is -1.
+ * The names live until the next call that changes the image, or its end. Fails with -EPROTO where the names of the
+ * bitmaps form no chain. An image with cumulative checkpoints gives an order only as far as the bits tell one.
+ */
+int64_t checkmap_checkpoint_list(const struct checkmap_image *image,
+                                 struct checkmap_checkpoint *out,
+                                 size_t max);
+
+/**
+ * Makes a bitmap of the blocks that changed since a checkpoint, until another one or, with until NULL, until now.
+ *
+ * Never short: a bitmap of the span that is inconsistent is -EUCLEAN, one that cannot be read -EBADMSG, a gap in the
+ * recording or a layer below that takes part -EPROTO, an until that is older -EPROTO, an unknown name -ENOENT. A
+ * diff until now is that of the image as it is stored: a running QEMU holds newer writes. The caller owns *out, which
+ * is NULL on error.
+ */
+int checkmap_diff(const struct checkmap_image *image,
+                  const char *since,
+                  size_t since_len,
+                  const char *until,
+                  size_t until_len,
+                  struct checkmap_bitmap **out);
+
+/**
+ * checkmap_diff() of a window of the disk, with options: progress, model, and the flag TOP_LAYER_ONLY.
+ *
+ * Outside of the granules that offset and length touch the bitmap is clean; CHECKMAP_TO_END is up to the end of the
+ * disk. A call that was stopped is -ECANCELED.
+ */
+int checkmap_diff_with(const struct checkmap_image *image,
+                       const char *since,
+                       size_t since_len,
+                       const char *until,
+                       size_t until_len,
+                       uint64_t offset,
+                       uint64_t length,
+                       const struct checkmap_opts *opts,
+                       struct checkmap_bitmap **out);
+
+/**
+ * Fills out with the bitmaps in the order of the image, max at most, and returns how many there are in all. With out
+ * NULL it only counts. The names live until the next call that changes the image, or its end.
+ */
+int64_t checkmap_stored_list(const struct checkmap_image *image,
+                             struct checkmap_stored *out,
+                             size_t max);
+
+/**
+ * Reads a stored bitmap; outside of the granules that the window touches it is clean.
+ *
+ * Fails with -ENOENT, or where the content cannot be trusted: -EUCLEAN, -ENOTSUP, -EBADMSG. The caller owns
+ * *out, which is NULL on error.
+ */
+int checkmap_stored_read(const struct checkmap_image *image,
+                         const char *name,
+                         size_t len,
+                         uint64_t offset,
+                         uint64_t length,
+                         struct checkmap_bitmap **out);
+
+/**
+ * Tells what a stored bitmap amounts to; what cannot be known is -1, and so is everything on error.
+ *
+ * Fails with -ENOENT, and -EBADMSG for a damaged one.
+ */
+int checkmap_stored_summarize(const struct checkmap_image *image,
+                              const char *name,
+                              size_t len,
+                              struct checkmap_summary *out);
+
+/**
+ * Makes the stored bitmap into the union of itself and n others, in one atomic step; the others stay.
+ *
+ * names and lens have n elements each. Of the options it takes progress and the flag DRY_RUN. Fails as
+ * checkmap_checkpoint_delete().
+ */
+int checkmap_stored_merge(struct checkmap_image *image,
+                          const char *const *names,
+                          const size_t *lens,
+                          size_t n,
+                          const char *into,
+                          size_t into_len,
+                          const struct checkmap_opts *opts);
+
+/**
+ * Opens the segment in the file at path: reads and checks its header, its trailer and its directory.
+ *
+ * The path has path_len bytes and needs no NUL behind them. A file that is no segment, or one of another version, is
+ * -ENOTSUP; one that breaks a rule or was cut short is -EBADMSG. The caller owns *out, which is NULL on error.
+ */
+int checkmap_segment_open(const char *path,
+                          size_t path_len,
+                          struct checkmap_segment **out);
+
+/**
+ * Opens the segment behind an open descriptor, which stays the caller's and may be closed at once; else as
+ * checkmap_segment_open().
+ */
+int checkmap_segment_open_fd(int fd, struct checkmap_segment **out);
+
+/** Closes a segment. NULL is fine. */
+void checkmap_segment_close(struct checkmap_segment *segment);
+
+/** Tells what a segment holds. Everything but info->size, which the caller sets, is zero on error. */
+int checkmap_segment_get_info(const struct checkmap_segment *segment, struct checkmap_segment_info *info);
+
+/** The bytes that the handle takes on the heap. */
+int64_t checkmap_segment_heap_bytes(const struct checkmap_segment *segment);
+
+/** The number of dirty granules; from memory. */
+int64_t checkmap_segment_count(const struct checkmap_segment *segment);
+
+/** The number of dirty bytes: the sum of all extents, never above the size of the disk. */
+int64_t checkmap_segment_dirty_bytes(const struct checkmap_segment *segment);
+
+/**
+ * The number of dirty granules that touch the range, which is cut at the end of the disk. However long the range, at most
+ * two pieces of the file are read.
+ */
+int64_t checkmap_segment_count_range(const struct checkmap_segment *segment,
+                                     uint64_t offset,
+                                     uint64_t length);
+
+/** Whether the granule that holds the byte at offset is dirty: 0 or 1. An offset past the last granule is -ERANGE. */
+int checkmap_segment_get(const struct checkmap_segment *segment,
+                         uint64_t offset);
+
+/** The first dirty byte of the range, which is cut at the end of the disk; -1 if there is none. */
+int64_t checkmap_segment_next_dirty(const struct checkmap_segment *segment, uint64_t offset, uint64_t length);
+
+/** The first clean byte of the range, which is cut at the end of the disk; -1 if there is none. */
+int64_t checkmap_segment_next_clean(const struct checkmap_segment *segment, uint64_t offset, uint64_t length);
+
+/**
+ * Fills out with the dirty extents of the range, as checkmap_bitmap_extents() does.
+ *
+ * On error some of out may be filled, and none of it is to be believed.
+ */
+int64_t checkmap_segment_extents(const struct checkmap_segment *segment,
+                                 uint64_t offset,
+                                 uint64_t length,
+                                 struct checkmap_extent *out,
+                                 size_t max);
+
+/**
+ * Fills out with the extents of the range that are dirty in one of two segments only, in ascending order, and returns
+ * how many; fewer than max is all. flags says in which.
+ *
+ * Disks of different size are -EINVAL. To go on, ask again from the end of the last extent. On error some of out may
+ * be filled, and none of it is to be believed.
+ */
+int64_t checkmap_segment_diff(const struct checkmap_segment *first,
+                              const struct checkmap_segment *second,
+                              uint64_t offset,
+                              uint64_t length,
+                              struct checkmap_extent *out,
+                              size_t max);
+
+/**
+ * Makes a bitmap of the granules that touch the range; all others are clean in it. The caller owns *out, which is NULL on
+ * error.
+ */
+int checkmap_segment_load(const struct checkmap_segment *segment,
+                          uint64_t offset,
+                          uint64_t length,
+                          struct checkmap_bitmap **out);
+
+/**
+ * Reads all of the segment and verifies it. What is wrong is in the report, and no error.
+ *
+ * Of the options it takes progress. The caller owns *out, which is NULL on error.
+ */
+int checkmap_segment_check(const struct checkmap_segment *segment,
+                           const struct checkmap_opts *opts,
+                           struct checkmap_report **out);
+
+/**
+ * Writes a bitmap as a segment to the file at path, which it replaces in one atomic step, durably; on error what was
+ * there stays. info may be NULL.
+ */
+int checkmap_segment_write(const struct checkmap_bitmap *bitmap,
+                           const char *path,
+                           size_t path_len,
+                           struct checkmap_segment_info *info);
+
+/**
+ * Writes a bitmap as a segment to an open descriptor, from its position on; a pipe will do. The descriptor stays the
+ * caller's. info may be NULL.
+ *
+ * After an error what was written is no segment.
+ */
+int checkmap_segment_write_fd(const struct checkmap_bitmap *bitmap,
+                              int fd,
+                              struct checkmap_segment_info *info);
+
+/**
+ * Unites n segments into a new one in the file at path, which it replaces in one atomic step, durably; on error what
+ * was there stays. info may be NULL.
+ *
+ * The result has the finest granularity of them all. Each is read once, in bounded memory, however large they are. Of the
+ * options it takes threads, memory_bytes and progress. Disks of different size, an n of 0, and memory that cannot
+ * suffice are -EINVAL; a call that was stopped is -ECANCELED.
+ */
+int checkmap_segment_merge(const struct checkmap_segment *const *segments,
+                           size_t n,
+                           const char *path,
+                           size_t path_len,
+                           const struct checkmap_opts *opts,
+                           struct checkmap_segment_info *info);
+
+/** Tells what checkmap_segment_merge() would make, without making it. */
+int checkmap_segment_merge_info(const struct checkmap_segment *const *segments,
+                                size_t n,
+                                const struct checkmap_opts *opts,
+                                struct checkmap_segment_info *info);
+
+/** Empty options. */
+#define CHECKMAP_OPTS_INIT { sizeof(struct checkmap_opts), 0, 0, NULL, NULL, 0, 0 }
+/** A place for the facts of an image. */
+#define CHECKMAP_IMAGE_INFO_INIT \
+    { sizeof(struct checkmap_image_info), 0, NULL, 0, 0, 0, NULL, 0, NULL, 0, 0, 0 }
+/** A place for the facts of a segment. */
+#define CHECKMAP_SEGMENT_INFO_INIT { sizeof(struct checkmap_segment_info), 0, 0, 0, 0, 0, 0, 0, 0 }
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif  /* CHECKMAP_H */

@@ -1,0 +1,350 @@
+//! Owns the bitmap as C programs see it: its life, its marking, and the questions it answers. Must never know how a bitmap
+//! holds its granules.
+
+use super::boundary::{
+    Handle, Room, Shared, exclusive, free, give, guard, handle_out, object, offset_or_none, shared, signed,
+};
+use super::values::{CHECKMAP_EXTENT_DIRTY, checkmap_extent};
+use crate::bitmap::Bitmap;
+use crate::error::Result;
+use crate::geometry::{Extent, Granularity};
+use std::ffi::c_int;
+
+/// Which granules of a disk are dirty: one bit for each.
+///
+/// Offsets and lengths are bytes of the virtual disk. Calls that take it as `const` may run concurrently.
+#[derive(Debug)]
+pub struct checkmap_bitmap {
+    #[allow(dead_code, reason = "reached through pointers to the whole")]
+    handle: Handle<Bitmap>,
+}
+
+object!(checkmap_bitmap = Bitmap, b"cmBitmap", "bitmap");
+
+/// Makes a bitmap of a disk of `disk_size` bytes, all clean.
+///
+/// `granularity`, the bytes that one bit stands for, is a power of two from 1 to 2^31; the size is 0 to 2^63-1, and not
+/// more than 2^41 granules: else `-EINVAL`. The caller owns `*out`, which is NULL on error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_new(
+    disk_size: u64,
+    granularity: u64,
+    out: *mut *mut checkmap_bitmap,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `out`.
+        let out = unsafe { handle_out(out) }?;
+        out.put(give(Bitmap::new(disk_size, Granularity::from_bytes(granularity)?)?));
+        Ok(0)
+    })
+}
+
+/// Frees a bitmap, a poisoned one too. NULL is fine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_free(bitmap: *mut checkmap_bitmap) {
+    // SAFETY: the caller's promise for `bitmap`, which it gives up.
+    unsafe { free(bitmap) }
+}
+
+/// Makes a copy. The caller owns `*out`, which is NULL on error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_clone(
+    bitmap: *const checkmap_bitmap,
+    out: *mut *mut checkmap_bitmap,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `out`.
+        let out = unsafe { handle_out(out) }?;
+        // SAFETY: the caller's promise for `bitmap`.
+        let bitmap = unsafe { shared(bitmap) }?;
+        out.put(give(Bitmap::clone(&bitmap)));
+        Ok(0)
+    })
+}
+
+/// Changes a bitmap.
+///
+/// # Safety
+///
+/// As every call, for a bitmap that this one has alone.
+unsafe fn change(bitmap: *mut checkmap_bitmap, change: impl FnOnce(&mut Bitmap) -> Result<()>) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise is the same.
+        let mut bitmap = unsafe { exclusive(bitmap) }?;
+        change(&mut bitmap)?;
+        Ok(0)
+    })
+}
+
+/// Asks a bitmap.
+///
+/// # Safety
+///
+/// As every call, for a bitmap that nobody changes meanwhile.
+unsafe fn ask<R: super::boundary::Returned>(
+    bitmap: *const checkmap_bitmap,
+    ask: impl FnOnce(Shared<'_, Bitmap>) -> Result<R>,
+) -> R {
+    guard(|| {
+        // SAFETY: the caller's promise is the same.
+        let bitmap = unsafe { shared(bitmap) }?;
+        ask(bitmap)
+    })
+}
+
+/// Marks every granule that the range touches: it rounds outward.
+///
+/// A length of 0 does nothing, `CHECKMAP_TO_END` is up to the end of the disk. A range that ends past the last granule is
+/// `-ERANGE`, and nothing is marked.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_set(bitmap: *mut checkmap_bitmap, offset: u64, length: u64) -> c_int {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { change(bitmap, |bitmap| bitmap.set(offset, length)) }
+}
+
+/// Makes the range clean, and never a byte outside of it.
+///
+/// So the offset must be a multiple of the granularity, and the end too unless it is the end of the disk: else `-EINVAL`.
+/// A length of 0 does nothing, `CHECKMAP_TO_END` is up to the end of the disk. A range that ends past the last granule is
+/// `-ERANGE`. On error nothing is cleaned.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_clear(bitmap: *mut checkmap_bitmap, offset: u64, length: u64) -> c_int {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { change(bitmap, |bitmap| bitmap.clear(offset, length)) }
+}
+
+/// Marks the whole disk; takes the same little time and memory for every size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_set_all(bitmap: *mut checkmap_bitmap) -> c_int {
+    let all = |bitmap: &mut Bitmap| {
+        bitmap.set_all();
+        Ok(())
+    };
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { change(bitmap, all) }
+}
+
+/// Makes the whole disk clean.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_clear_all(bitmap: *mut checkmap_bitmap) -> c_int {
+    let all = |bitmap: &mut Bitmap| {
+        bitmap.clear_all();
+        Ok(())
+    };
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { change(bitmap, all) }
+}
+
+/// Changes the size of the disk, as QEMU's truncate does.
+///
+/// Granules that lie wholly past the new end are dropped, new ones are clean, and a granule that was partial keeps its
+/// bit, which now speaks for all of its bytes. A size that `checkmap_bitmap_new()` would refuse is `-EINVAL`, and nothing
+/// changes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_resize(bitmap: *mut checkmap_bitmap, disk_size: u64) -> c_int {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { change(bitmap, |bitmap| bitmap.resize(disk_size)) }
+}
+
+/// Takes the smallest form for every part of the bitmap, and no more memory than that needs.
+///
+/// Marks keep the form that a part has, and room for more. What other calls return is in its smallest form already.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_optimize(bitmap: *mut checkmap_bitmap) -> c_int {
+    let optimize = |bitmap: &mut Bitmap| {
+        bitmap.optimize();
+        Ok(())
+    };
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { change(bitmap, optimize) }
+}
+
+/// Whether the granule that holds the byte at `offset` is dirty: 0 or 1. An offset past the last granule is `-ERANGE`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_get(bitmap: *const checkmap_bitmap, offset: u64) -> c_int {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| bitmap.get(offset).map(c_int::from)) }
+}
+
+/// The size of the disk in bytes; 0 on error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_size(bitmap: *const checkmap_bitmap) -> u64 {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| Ok(bitmap.size_bytes())) }
+}
+
+/// The bytes that one bit stands for; 0 on error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_granularity(bitmap: *const checkmap_bitmap) -> u64 {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| Ok(bitmap.granularity().bytes())) }
+}
+
+/// The number of granules of the disk, 0 to 2^41.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_granules(bitmap: *const checkmap_bitmap) -> i64 {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| Ok(signed(bitmap.granules()))) }
+}
+
+/// The number of dirty granules.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_count(bitmap: *const checkmap_bitmap) -> i64 {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| Ok(signed(bitmap.dirty_granules()))) }
+}
+
+/// The number of dirty granules that touch the range, which is cut at the end of the disk; `CHECKMAP_TO_END` is up to there.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_count_range(bitmap: *const checkmap_bitmap, offset: u64, length: u64) -> i64 {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| Ok(signed(bitmap.count_range(offset, length)))) }
+}
+
+/// The number of dirty bytes: the sum of all extents, never above the size of the disk.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_dirty_bytes(bitmap: *const checkmap_bitmap) -> i64 {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| Ok(signed(bitmap.dirty_bytes()))) }
+}
+
+/// The number of dirty extents of the whole disk; counted, not walked.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_count_extents(bitmap: *const checkmap_bitmap) -> i64 {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| Ok(signed(bitmap.extent_count()))) }
+}
+
+/// Whether no granule is dirty: 0 or 1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_is_empty(bitmap: *const checkmap_bitmap) -> c_int {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| Ok(c_int::from(bitmap.is_empty()))) }
+}
+
+/// The bytes that the bitmap takes on the heap.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_heap_bytes(bitmap: *const checkmap_bitmap) -> i64 {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| Ok(super::boundary::count(bitmap.heap_bytes()))) }
+}
+
+/// Checks every rule inside of the bitmap, for tests: a rule that does not hold is `-EBADMSG`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_validate(bitmap: *const checkmap_bitmap) -> c_int {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| bitmap.validate().map(|()| 0)) }
+}
+
+/// The first dirty byte of the range, which is cut at the end of the disk; -1 if there is none.
+///
+/// If the granule that holds `offset` is dirty, the answer is `offset` itself, as in QEMU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_next_dirty(bitmap: *const checkmap_bitmap, offset: u64, length: u64) -> i64 {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| Ok(offset_or_none(bitmap.next_dirty(offset, length)))) }
+}
+
+/// The first clean byte of the range, which is cut at the end of the disk; -1 if there is none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_next_clean(bitmap: *const checkmap_bitmap, offset: u64, length: u64) -> i64 {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| Ok(offset_or_none(bitmap.next_clean(offset, length)))) }
+}
+
+/// The last dirty byte of the range, which is cut at the end of the disk; -1 if there is none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_previous_dirty(
+    bitmap: *const checkmap_bitmap,
+    offset: u64,
+    length: u64,
+) -> i64 {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| Ok(offset_or_none(bitmap.previous_dirty(offset, length)))) }
+}
+
+/// The last clean byte of the range, which is cut at the end of the disk; -1 if there is none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_previous_clean(
+    bitmap: *const checkmap_bitmap,
+    offset: u64,
+    length: u64,
+) -> i64 {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| Ok(offset_or_none(bitmap.previous_clean(offset, length)))) }
+}
+
+/// Fills `out` with the dirty extents of the range, in ascending order, and returns how many; fewer than `max` is all.
+///
+/// The range is cut at the end of the disk, the extents at the edges of the range, to the byte; two of them never touch.
+/// To go on, ask again from the end of the last extent. A `max` of 0, and an `out` that is NULL or misaligned, are
+/// `-EINVAL`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_extents(
+    bitmap: *const checkmap_bitmap,
+    offset: u64,
+    length: u64,
+    out: *mut checkmap_extent,
+    max: usize,
+) -> i64 {
+    guard(|| {
+        // SAFETY: the caller's promise for `bitmap`.
+        let bitmap = unsafe { shared(bitmap) }?;
+        // SAFETY: the caller's promise for `out`, which has room for `max` extents.
+        let mut room = unsafe { Room::new(out, max, "the array of extents") }?;
+        room.fill(bitmap.extents(offset, length).map(|Extent { offset, len_bytes }| checkmap_extent {
+            offset,
+            length: len_bytes,
+            flags: CHECKMAP_EXTENT_DIRTY,
+            reserved: 0,
+        }));
+        Ok(room.count())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::{CHECKMAP_ERROR_POISONED, checkmap_last_error_kind};
+    use super::*;
+    use std::ptr;
+
+    #[test]
+    fn a_panic_is_an_error_and_poisons_the_handle_that_was_in_use() {
+        let mut bitmap = ptr::null_mut();
+        // SAFETY: a place of our own, then a handle that is ours alone until it is freed.
+        unsafe {
+            assert_eq!(checkmap_bitmap_new(1 << 20, 65536, &raw mut bitmap), 0);
+            let status = change(bitmap, |_| panic!("on purpose"));
+            assert_eq!((status, checkmap_last_error_kind()), (-libc::ENOTRECOVERABLE, CHECKMAP_ERROR_POISONED));
+            assert_eq!(checkmap_bitmap_count(bitmap), -i64::from(libc::ENOTRECOVERABLE));
+            assert_eq!(checkmap_bitmap_set(bitmap, 0, 1), -libc::ENOTRECOVERABLE);
+            assert_eq!(checkmap_bitmap_size(bitmap), 0);
+            checkmap_bitmap_free(bitmap);
+        }
+    }
+
+    #[test]
+    fn a_panic_while_it_is_only_read_poisons_it_too() {
+        let mut bitmap = ptr::null_mut();
+        // SAFETY: as above.
+        unsafe {
+            assert_eq!(checkmap_bitmap_new(1 << 20, 65536, &raw mut bitmap), 0);
+            assert_eq!(ask(bitmap, |_| -> Result<i64> { panic!("on purpose") }), -i64::from(libc::ENOTRECOVERABLE));
+            assert_eq!(checkmap_bitmap_get(bitmap, 0), -libc::ENOTRECOVERABLE);
+            checkmap_bitmap_free(bitmap);
+        }
+    }
+
+    #[test]
+    fn an_error_does_not_poison() {
+        let mut bitmap = ptr::null_mut();
+        // SAFETY: as above.
+        unsafe {
+            assert_eq!(checkmap_bitmap_new(1 << 20, 65536, &raw mut bitmap), 0);
+            let failed = |_: &mut Bitmap| Err(crate::error::Error::new(crate::error::ErrorKind::Io, "on purpose"));
+            assert_eq!(change(bitmap, failed), -libc::EIO);
+            assert_eq!(checkmap_bitmap_get(bitmap, 0), 0);
+            checkmap_bitmap_free(bitmap);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Owns the ways of a bitmap in and out of C as bytes: plain bits and portable Roaring. Must never know either form.
+
+use super::bitmap::checkmap_bitmap;
+use super::boundary::{Room, array, count, exclusive, give, guard, handle_out, shared, signed, too_short};
+use crate::bitmap::Bitmap;
+use crate::error::{Error, ErrorKind, Result};
+use crate::geometry::{Granularity, clip_end};
+use std::ffi::c_int;
+
+/// The granules of a range: the first, and how many.
+fn window(bitmap: &Bitmap, offset: u64, length: u64) -> Result<(u64, u64)> {
+    let (granularity, unit) = (bitmap.granularity(), bitmap.granularity().bytes() * 8);
+    if !offset.is_multiple_of(unit) {
+        let message = format!("bits cannot begin at {offset}: a byte holds 8 granules, which are {unit} bytes");
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    let end = clip_end(offset, length, bitmap.size_bytes());
+    let first = granularity.granule_of(offset);
+    Ok((first, if end > offset { granularity.granules(end) - first } else { 0 }))
+}
+
+/// Writes the bits of the granules that the range touches, and returns how many bytes they take. With `out` NULL nothing
+/// is written.
+///
+/// Bit n, in byte n/8, counted from the least significant bit, is granule n after `offset`; bits that stand for no granule
+/// of the range are 0. `offset` must be a multiple of 8 granules, else `-EINVAL`; the range is cut at the end of the disk;
+/// a `cap` that is too small is `-ERANGE`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_to_bits(
+    bitmap: *const checkmap_bitmap,
+    offset: u64,
+    length: u64,
+    out: *mut u8,
+    cap: usize,
+) -> i64 {
+    guard(|| {
+        // SAFETY: the caller's promise for `bitmap`.
+        let bitmap = unsafe { shared(bitmap) }?;
+        let (first, granules) = window(&bitmap, offset, length)?;
+        let need = granules.div_ceil(8);
+        if out.is_null() || need == 0 {
+            return Ok(signed(need));
+        }
+        let len = usize::try_from(need).ok().filter(|len| *len <= cap).ok_or_else(|| too_short(cap, need))?;
+        // SAFETY: the caller's promise for `out`, which has `cap` bytes, and `len` is not above it.
+        let mut room = unsafe { Room::new(out, len, "the buffer") }?;
+        let bytes = room.bytes(len);
+        bitmap.copy_bits(first, bytes)?;
+        if let (Some(last), used @ 1..) = (bytes.last_mut(), granules % 8) {
+            *last &= (1 << used) - 1;
+        }
+        Ok(signed(need))
+    })
+}
+
+/// Replaces the granules from `offset` on, as many as `bits` has bits, in the order of `checkmap_bitmap_to_bits()`.
+///
+/// Bits past the last granule of the disk are ignored. `offset` must be a multiple of 8 granules, else `-EINVAL`, and not
+/// past the end of the disk, else `-ERANGE`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_from_bits(
+    bitmap: *mut checkmap_bitmap,
+    offset: u64,
+    bits: *const u8,
+    len: usize,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `bitmap`.
+        let mut bitmap = unsafe { exclusive(bitmap) }?;
+        // SAFETY: the caller's promise for `bits`.
+        let bits = unsafe { array(bits, len, "the bits") }?;
+        let (first, _) = window(&bitmap, offset, 0)?;
+        // What ends at the disk's end, or past it, is cleared to the end: a length of the range itself could overflow.
+        let length = (len as u64).checked_mul(bitmap.granularity().bytes() * 8);
+        let length = length.filter(|length| *length < bitmap.size_bytes().saturating_sub(offset));
+        match len {
+            0 if offset <= bitmap.size_bytes() => {}
+            _ => bitmap.clear(offset, length.unwrap_or(u64::MAX))?,
+        }
+        bitmap.set_bits(first, bits)?;
+        Ok(0)
+    })
+}
+
+/// Writes the bitmap as portable 64-bit Roaring, its values being granules, and returns how many bytes it takes. With
+/// `out` NULL nothing is written.
+///
+/// Size and granularity of the disk are not part of it. A `cap` that is too small is `-ERANGE`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_serialize(bitmap: *const checkmap_bitmap, out: *mut u8, cap: usize) -> i64 {
+    guard(|| {
+        // SAFETY: the caller's promise for `bitmap`.
+        let bitmap = unsafe { shared(bitmap) }?;
+        let need = bitmap.serialized_len();
+        if out.is_null() {
+            return Ok(signed(need));
+        }
+        let len = usize::try_from(need).ok().filter(|len| *len <= cap).ok_or_else(|| too_short(cap, need))?;
+        // SAFETY: the caller's promise for `out`, which has `cap` bytes, and `len` is not above it.
+        let mut room = unsafe { Room::new(out, len, "the buffer") }?;
+        let mut rest = room.bytes(len);
+        bitmap.write_roaring(&mut rest).map_err(|error| Error::io("cannot write into the buffer", error))?;
+        Ok(count(len - rest.len()))
+    })
+}
+
+/// Reads portable 64-bit Roaring, from wherever it comes, as a bitmap of a disk of this size and granularity.
+///
+/// What breaks the format, bytes left over, and a granule past the end of the disk are `-EBADMSG`; a disk that
+/// `checkmap_bitmap_new()` would refuse is `-EINVAL`. The memory taken is at most a small multiple of `len`. The caller
+/// owns `*out`, which is NULL on error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_deserialize(
+    bytes: *const u8,
+    len: usize,
+    disk_size: u64,
+    granularity: u64,
+    out: *mut *mut checkmap_bitmap,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `out`.
+        let out = unsafe { handle_out(out) }?;
+        // SAFETY: the caller's promise for `bytes`.
+        let bytes = unsafe { array(bytes, len, "the bytes") }?;
+        out.put(give(Bitmap::from_roaring(bytes, disk_size, Granularity::from_bytes(granularity)?)?));
+        Ok(0)
+    })
+}

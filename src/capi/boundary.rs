@@ -1,0 +1,441 @@
+//! Owns the border between C and Rust: no panic crosses it, no pointer is believed before it was looked at, and a handle
+//! that a panic left in an unknown state is never used again. Must never know what an object does.
+
+use super::error;
+use crate::bitmap::Bitmap;
+use crate::error::{Error, ErrorKind, Result};
+use crate::geometry::clip_end;
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::ops::{Deref, DerefMut};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{ptr, slice, thread};
+
+/// What a call returns to C, and how it says that it failed.
+pub(super) trait Returned {
+    /// The value for a failure of this positive errno.
+    fn failure(errno: c_int) -> Self;
+}
+
+impl Returned for c_int {
+    fn failure(errno: c_int) -> Self {
+        -errno
+    }
+}
+
+impl Returned for i64 {
+    fn failure(errno: c_int) -> Self {
+        -Self::from(errno)
+    }
+}
+
+impl Returned for u64 {
+    fn failure(_: c_int) -> Self {
+        0
+    }
+}
+
+impl<T> Returned for *const T {
+    fn failure(_: c_int) -> Self {
+        ptr::null()
+    }
+}
+
+thread_local! {
+    /// Whether this thread is inside a call, where a panic is caught and needs no words on standard error.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs the body of a call: a failure becomes `-errno` and the message of this thread, and so does a panic.
+pub(super) fn guard<R: Returned>(body: impl FnOnce() -> Result<R>) -> R {
+    silence_panics();
+    let outer = INSIDE.replace(true);
+    let outcome = panic::catch_unwind(AssertUnwindSafe(body));
+    INSIDE.set(outer);
+    match outcome {
+        Ok(Ok(value)) => value,
+        Ok(Err(failed)) => R::failure(error::remember(&failed)),
+        Err(payload) => {
+            let what = payload.downcast_ref::<&str>().copied();
+            let what = what.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic");
+            let failed = Error::new(ErrorKind::Poisoned, format!("a fault of checkmap itself: {what}"))
+                .advise("free the handle, and report the fault");
+            let errno = error::remember(&failed);
+            // The payload's own destructor could panic; it is a text in all but the strangest cases.
+            let _ = panic::catch_unwind(AssertUnwindSafe(move || drop(payload)));
+            R::failure(errno)
+        }
+    }
+}
+
+/// A library prints nothing: panics that [`guard`] will catch, on the caller's thread or on one of ours, stay silent. All
+/// others go where they went before.
+fn silence_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let ours = INSIDE.get() || thread::current().name().is_some_and(|name| name.starts_with("checkmap-"));
+            if !ours {
+                others(info);
+            }
+        }));
+    });
+}
+
+/// The tag of a handle that was freed.
+const FREED: u64 = 0x0064_6565_7266_6d63;
+
+/// What stands behind a pointer of C.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Handle<T> {
+    tag: u64,
+    poisoned: AtomicBool,
+    value: T,
+}
+
+/// A type of handle.
+///
+/// # Safety
+///
+/// The implementing type is a wrapper of nothing but `Handle<Self::Value>`, so that pointers to one point to the other.
+pub(super) unsafe trait Object: Sized {
+    /// What it wraps.
+    type Value;
+    /// Tells the handles of this type from others.
+    const TAG: u64;
+    /// What it is called in messages.
+    const NAME: &'static str;
+}
+
+/// Says of a wrapper, whose struct stands beside it for the header's sake, what it wraps.
+macro_rules! object {
+    ($name:ident = $value:ty, $tag:literal, $word:literal) => {
+        // SAFETY: the only field of the struct is the handle, and it begins where the struct does; asserted below.
+        unsafe impl crate::capi::boundary::Object for $name {
+            type Value = $value;
+            const TAG: u64 = u64::from_le_bytes(*$tag);
+            const NAME: &'static str = $word;
+        }
+
+        const _: () = assert!(
+            size_of::<$name>() == size_of::<crate::capi::boundary::Handle<$value>>()
+                && std::mem::offset_of!($name, handle) == 0,
+            "a handle and what wraps it are one"
+        );
+    };
+}
+pub(super) use object;
+
+fn invalid(message: String) -> Error {
+    Error::new(ErrorKind::InvalidArgument, message)
+}
+
+/// Puts `value` behind a new handle.
+pub(super) fn give<O: Object>(value: O::Value) -> *mut O {
+    Box::into_raw(Box::new(Handle { tag: O::TAG, poisoned: AtomicBool::new(false), value })).cast()
+}
+
+/// Frees a handle; NULL and what is no handle are left alone.
+///
+/// # Safety
+///
+/// As every call, see the head of this room; nobody uses `object` any more.
+pub(super) unsafe fn free<O: Object>(object: *mut O) {
+    let handle: *mut Handle<O::Value> = object.cast();
+    if handle.is_null() || !handle.is_aligned() {
+        return;
+    }
+    guard(|| {
+        // SAFETY: not NULL, aligned, and readable by the caller's promise; only the tag is believed so far.
+        if unsafe { (*handle).tag } != O::TAG {
+            return Err(invalid(format!("this is no {}, or it was freed before", O::NAME)));
+        }
+        // SAFETY: the tag is that of a live handle, which the caller hands over; volatile, so that a second free of it
+        // finds the mark while the memory is still there.
+        unsafe { ptr::addr_of_mut!((*handle).tag).write_volatile(FREED) };
+        // SAFETY: it was made by `give` from a box of this type, and the tag says that it was not freed since.
+        drop(unsafe { Box::from_raw(handle) });
+        Ok(0)
+    });
+}
+
+/// Looks at a handle before it is used.
+///
+/// # Safety
+///
+/// As every call: `object` is NULL or readable.
+unsafe fn look<O: Object>(object: *const O) -> Result<*const Handle<O::Value>> {
+    let handle: *const Handle<O::Value> = object.cast();
+    if handle.is_null() {
+        return Err(invalid(format!("the {} is NULL", O::NAME)));
+    }
+    // SAFETY: not NULL, the alignment is looked at first, and it is readable by the caller's promise.
+    if !handle.is_aligned() || unsafe { (*handle).tag } != O::TAG {
+        return Err(invalid(format!("this is no {}, or it was freed before", O::NAME)));
+    }
+    // SAFETY: the tag says that a handle of this type is there; the flag is atomic, so that it may be looked at always.
+    if unsafe { &(*handle).poisoned }.load(Ordering::Acquire) {
+        let message = format!("an earlier call on this {} was cut short by a fault of checkmap itself", O::NAME);
+        return Err(Error::new(ErrorKind::Poisoned, message).advise("free it, and take what it held from elsewhere"));
+    }
+    Ok(handle)
+}
+
+/// A handle in use by a call that changes nothing. A panic while it is in use poisons it.
+#[derive(Debug)]
+pub(super) struct Shared<'a, T> {
+    value: &'a T,
+    poisoned: &'a AtomicBool,
+}
+
+/// A handle in use by a call that has it alone. A panic while it is in use poisons it.
+#[derive(Debug)]
+pub(super) struct Exclusive<'a, T> {
+    value: &'a mut T,
+    poisoned: &'a AtomicBool,
+}
+
+impl<T> Deref for Shared<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        self.value
+    }
+}
+
+impl<T> Deref for Exclusive<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        self.value
+    }
+}
+
+impl<T> DerefMut for Exclusive<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.value
+    }
+}
+
+impl<T> Drop for Shared<'_, T> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.poisoned.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl<T> Drop for Exclusive<'_, T> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.poisoned.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// The object behind a `const` handle.
+///
+/// # Safety
+///
+/// As every call: `object` is NULL or readable, and while the result lives nobody changes or frees what it points to.
+pub(super) unsafe fn shared<'a, O: Object>(object: *const O) -> Result<Shared<'a, O::Value>> {
+    // SAFETY: the caller's promise is the same.
+    let handle = unsafe { look(object) }?;
+    // SAFETY: `look` found a live handle of this type, and the caller promises that nobody changes it meanwhile.
+    let Handle { poisoned, value, .. } = unsafe { &*handle };
+    Ok(Shared { value, poisoned })
+}
+
+/// The object behind a handle that this call has alone.
+///
+/// # Safety
+///
+/// As every call: `object` is NULL or readable, and while the result lives nobody else uses what it points to.
+pub(super) unsafe fn exclusive<'a, O: Object>(object: *mut O) -> Result<Exclusive<'a, O::Value>> {
+    // SAFETY: the caller's promise is the same.
+    let handle = unsafe { look(object) }?.cast_mut();
+    // SAFETY: `look` found a live handle of this type, which the caller promises to this call alone.
+    let Handle { poisoned, value, .. } = unsafe { &mut *handle };
+    Ok(Exclusive { value, poisoned })
+}
+
+/// A place for a result, which holds a value that says "nothing" from the beginning of the call.
+#[derive(Debug)]
+pub(super) struct Out<'a, T>(&'a mut T);
+
+impl<'a, T> Out<'a, T> {
+    /// Looks at `place`, and writes `nothing` there.
+    ///
+    /// # Safety
+    ///
+    /// As every call: `place` is NULL or a writable `T` that nobody else uses during the call.
+    pub(super) unsafe fn new(place: *mut T, nothing: T) -> Result<Self> {
+        if place.is_null() || !place.is_aligned() {
+            return Err(invalid("the place for the result is NULL or misaligned".into()));
+        }
+        // SAFETY: not NULL, aligned, and writable by the caller's promise; what was there is overwritten, not dropped.
+        unsafe { place.write(nothing) };
+        // SAFETY: it was just initialised, and is this call's alone by the caller's promise.
+        Ok(Self(unsafe { &mut *place }))
+    }
+
+    /// Writes the result.
+    pub(super) fn put(self, value: T) {
+        *self.0 = value;
+    }
+}
+
+/// A place for a new handle; it holds NULL from the beginning of the call.
+///
+/// # Safety
+///
+/// As [`Out::new`].
+pub(super) unsafe fn handle_out<'a, O>(place: *mut *mut O) -> Result<Out<'a, *mut O>> {
+    // SAFETY: the caller's promise is the same.
+    unsafe { Out::new(place, ptr::null_mut()) }
+}
+
+/// Looks at an array of C before it is used.
+fn check_array<T>(array: *const T, len: usize, what: &str) -> Result<()> {
+    let bytes = len.checked_mul(size_of::<T>()).and_then(|bytes| isize::try_from(bytes).ok());
+    if bytes.is_none() {
+        return Err(invalid(format!("{what} cannot have {len} elements")));
+    }
+    if array.is_null() {
+        return Err(invalid(format!("{what} is NULL")));
+    }
+    match array.is_aligned() {
+        true => Ok(()),
+        false => Err(invalid(format!("{what} is misaligned"))),
+    }
+}
+
+/// An array that the caller filled; with a length of 0 the pointer may be anything.
+///
+/// # Safety
+///
+/// As every call: `array` is NULL or has `len` elements, which nobody changes while the result lives.
+pub(super) unsafe fn array<'a, T>(array: *const T, len: usize, what: &str) -> Result<&'a [T]> {
+    if len == 0 {
+        return Ok(&[]);
+    }
+    check_array(array, len, what)?;
+    // SAFETY: neither NULL nor misaligned nor too long, and readable by the caller's promise.
+    Ok(unsafe { slice::from_raw_parts(array, len) })
+}
+
+/// An array of handles, each of them looked at.
+///
+/// # Safety
+///
+/// As [`array`], and as [`shared`] for each handle in it.
+pub(super) unsafe fn handles<'a, O: Object>(
+    handles: *const *const O,
+    len: usize,
+    what: &str,
+) -> Result<Vec<Shared<'a, O::Value>>> {
+    // SAFETY: the caller's promise is the same.
+    let handles = unsafe { array(handles, len, what) }?;
+    // SAFETY: the caller's promise is the same for each of them.
+    handles.iter().map(|handle| unsafe { shared(*handle) }).collect()
+}
+
+/// A buffer that a call fills from its start; nothing is read from it.
+#[derive(Debug)]
+pub(super) struct Room<T> {
+    start: *mut T,
+    len: usize,
+    filled: usize,
+}
+
+impl<T> Room<T> {
+    /// Looks at a buffer of `len` elements. One of none is an error: a caller that asks again and again would never end.
+    ///
+    /// # Safety
+    ///
+    /// As every call: `start` is NULL or has room for `len` elements, which nobody else uses while the result lives.
+    pub(super) unsafe fn new(start: *mut T, len: usize, what: &str) -> Result<Self> {
+        check_array(start, len, what)?;
+        match len {
+            0 => Err(invalid(format!("{what} has no room"))),
+            len => Ok(Self { start, len, filled: 0 }),
+        }
+    }
+
+    /// How many more elements fit.
+    pub(super) fn left(&self) -> usize {
+        self.len - self.filled
+    }
+
+    /// Appends an element; one that does not fit is left out.
+    #[inline]
+    pub(super) fn push(&mut self, element: T) {
+        if self.filled < self.len {
+            // SAFETY: `filled` is below `len`, up to which `new` was promised room, aligned as it was found to be.
+            unsafe { self.start.add(self.filled).write(element) };
+            self.filled += 1;
+        }
+    }
+
+    /// Appends elements until the iterator ends or nothing more fits.
+    #[inline]
+    pub(super) fn fill(&mut self, elements: impl Iterator<Item = T>) {
+        // What is counted in `self` would be written back for every element.
+        let (mut at, left) = (self.filled, self.left());
+        for element in elements.take(left) {
+            // SAFETY: `take` lets through as many elements as there is room for, up to `len`, which `new` was promised.
+            unsafe { self.start.add(at).write(element) };
+            at += 1;
+        }
+        self.filled = at;
+    }
+
+    /// How many elements were appended, as C calls return it.
+    pub(super) fn count(&self) -> i64 {
+        count(self.filled)
+    }
+}
+
+impl Room<u8> {
+    /// All of the buffer as zeroed bytes.
+    pub(super) fn bytes(&mut self, len: usize) -> &mut [u8] {
+        let len = len.min(self.len);
+        // SAFETY: `len` bytes are inside the room that `new` was promised.
+        unsafe { self.start.write_bytes(0, len) };
+        // SAFETY: just initialised, and nobody else uses them by the promise of `new`.
+        unsafe { slice::from_raw_parts_mut(self.start, len) }
+    }
+}
+
+/// What of `bitmap` lies in a window of the disk; its edges round outward to granules.
+pub(super) fn within(mut bitmap: Bitmap, offset: u64, length: u64) -> Result<Bitmap> {
+    let end = clip_end(offset, length, bitmap.size_bytes());
+    if offset > 0 || end < bitmap.size_bytes() {
+        let mut window = Bitmap::new(bitmap.size_bytes(), bitmap.granularity())?;
+        window.set(offset.min(end), end.saturating_sub(offset))?;
+        bitmap.intersect_with(&window)?;
+    }
+    Ok(bitmap)
+}
+
+/// A number of things in memory, as C calls return it.
+pub(super) fn count(len: usize) -> i64 {
+    i64::try_from(len).unwrap_or(i64::MAX)
+}
+
+/// A number of granules or bytes, none of which is above 2^63-1, as C calls return it.
+pub(super) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The error of a buffer that is too short.
+pub(super) fn too_short(have: usize, need: u64) -> Error {
+    Error::new(ErrorKind::OutOfRange, format!("the buffer has {have} bytes, and {need} are needed"))
+}
+
+/// An offset that may be there, as C calls return it: -1 is none.
+pub(super) fn offset_or_none(offset: Option<u64>) -> i64 {
+    offset.map_or(-1, signed)
+}

@@ -1,0 +1,284 @@
+//! Owns the checkpoints as C programs see them: listed, created, deleted, renamed, and the diff between two. Must never know
+//! which bitmaps that takes.
+
+use super::bitmap::checkmap_bitmap;
+use super::boundary::{Room, count, exclusive, give, guard, handle_out, shared, signed, within};
+use super::image::{OpenImage, checkmap_image, name};
+use super::options::{CHECKMAP_OPT_DRY_RUN, CHECKMAP_OPT_FORCE_INCONSISTENT, Options, checkmap_opts};
+use super::values::{
+    CHECKMAP_CHECKPOINT_INCONSISTENT, CHECKMAP_CHECKPOINT_RECORDING, CHECKMAP_CHECKPOINT_UNORDERED,
+    CHECKMAP_CHECKPOINT_UNUSABLE, checkmap_checkpoint,
+};
+use crate::chain::{Checkpoint, Plan};
+use crate::error::Result;
+use crate::geometry::Granularity;
+use crate::image::{DiffRequest, Image};
+use std::ffi::{c_char, c_int};
+use std::ptr;
+use std::sync::Arc;
+
+/// Plans a change of an image and carries it out, or rehearses it.
+///
+/// # Safety
+///
+/// As every call, for an image that this one has alone.
+pub(super) unsafe fn change(
+    image: *mut checkmap_image,
+    opts: *const checkmap_opts,
+    plan: impl FnOnce(&Image, &Options) -> Result<Plan>,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `opts`.
+        let mut options = unsafe { Options::read(opts) }?;
+        // SAFETY: the caller's promise for `image`.
+        let mut open = unsafe { exclusive(image) }?;
+        open.begin_change();
+        let plan = plan(open.fresh()?, &options)?;
+        open.warn(&plan.warnings);
+        if options.has(CHECKMAP_OPT_DRY_RUN) {
+            open.image.rehearse(&plan, &mut options)?;
+        } else {
+            let warnings = open.image.commit(&plan, &mut options)?;
+            open.warn(&warnings);
+        }
+        Ok(0)
+    })
+}
+
+/// Creates a checkpoint of now, in one atomic step: the bitmap before it is frozen, a new one records.
+///
+/// The name has 1 to 510 bytes without `->`, which need not be UTF-8. `granularity` 0 is that of the newest checkpoint,
+/// else the image's default. Fails with `-EEXIST`; `-EINVAL` for a name or granularity that cannot be; `-ENAMETOOLONG`;
+/// `-EUCLEAN` while a bitmap of the chain is inconsistent; `-EPROTO` where the newest does not record; `-EROFS`;
+/// `-ENOTSUP` where the image cannot take it; `-EIO` with kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT` where writing failed after
+/// the commit began: then the image holds the state before or the state after, whole. On every other error nothing changed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_checkpoint_create(
+    image: *mut checkmap_image,
+    name: *const c_char,
+    len: usize,
+    granularity: u64,
+) -> c_int {
+    // SAFETY: the caller's promise for all of them.
+    unsafe { checkmap_checkpoint_create_with(image, name, len, granularity, ptr::null()) }
+}
+
+/// `checkmap_checkpoint_create()` with options: `progress`, `model`, and the flag DRY_RUN. A call that was stopped is
+/// `-ECANCELED`, and nothing has changed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_checkpoint_create_with(
+    image: *mut checkmap_image,
+    name: *const c_char,
+    len: usize,
+    granularity: u64,
+    opts: *const checkmap_opts,
+) -> c_int {
+    let plan = |image: &Image, options: &Options| {
+        // SAFETY: the caller's promise for `name`.
+        let checkpoint = unsafe { self::name(name, len) }?;
+        let granularity = if granularity == 0 { None } else { Some(Granularity::from_bytes(granularity)?) };
+        image.plan_create(checkpoint, granularity, options.model)
+    };
+    // SAFETY: the caller's promise for `image` and `opts`.
+    unsafe { change(image, opts, plan) }
+}
+
+/// Deletes a checkpoint in one atomic step: the interval before it absorbs the one after it; the first one's is dropped.
+///
+/// Fails with `-ENOENT`; `-EUCLEAN` where a bitmap that takes part is inconsistent; `-EPROTO` where a layer below the image
+/// takes part or cannot be read, or the chain is broken; and as `checkmap_checkpoint_create()`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_checkpoint_delete(
+    image: *mut checkmap_image,
+    name: *const c_char,
+    len: usize,
+) -> c_int {
+    // SAFETY: the caller's promise for all of them.
+    unsafe { checkmap_checkpoint_delete_with(image, name, len, ptr::null()) }
+}
+
+/// `checkmap_checkpoint_delete()` with options: `progress`, `model`, and the flags TOP_LAYER_ONLY, FORCE_INCONSISTENT and
+/// DRY_RUN. A call that was stopped is `-ECANCELED`, and nothing has changed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_checkpoint_delete_with(
+    image: *mut checkmap_image,
+    name: *const c_char,
+    len: usize,
+    opts: *const checkmap_opts,
+) -> c_int {
+    let plan = |image: &Image, options: &Options| {
+        // SAFETY: the caller's promise for `name`.
+        let checkpoint = unsafe { self::name(name, len) }?;
+        let force = options.has(CHECKMAP_OPT_FORCE_INCONSISTENT);
+        image.plan_delete(checkpoint, force, options.layers(), options.model)
+    };
+    // SAFETY: the caller's promise for `image` and `opts`.
+    unsafe { change(image, opts, plan) }
+}
+
+/// Deletes every inconsistent checkpoint, and all that depend on them, in one atomic step; the next backup is full.
+///
+/// Options and errors as `checkmap_checkpoint_delete_with()`. Where nothing is inconsistent nothing happens.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_checkpoint_delete_inconsistent(
+    image: *mut checkmap_image,
+    opts: *const checkmap_opts,
+) -> c_int {
+    let plan = |image: &Image, options: &Options| image.plan_delete_all_inconsistent(options.layers(), options.model);
+    // SAFETY: the caller's promise for `image` and `opts`.
+    unsafe { change(image, opts, plan) }
+}
+
+/// Renames a checkpoint in one atomic step.
+///
+/// Fails with `-ENOENT`, `-EEXIST`, `-EINVAL` and `-ENAMETOOLONG` for a new name that cannot be, and as
+/// `checkmap_checkpoint_delete()`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_checkpoint_rename(
+    image: *mut checkmap_image,
+    name: *const c_char,
+    len: usize,
+    to: *const c_char,
+    to_len: usize,
+) -> c_int {
+    // SAFETY: the caller's promise for all of them.
+    unsafe { checkmap_checkpoint_rename_with(image, name, len, to, to_len, ptr::null()) }
+}
+
+/// `checkmap_checkpoint_rename()` with options: `progress`, `model`, and the flags TOP_LAYER_ONLY and DRY_RUN. A call that
+/// was stopped is `-ECANCELED`, and nothing has changed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_checkpoint_rename_with(
+    image: *mut checkmap_image,
+    name: *const c_char,
+    len: usize,
+    to: *const c_char,
+    to_len: usize,
+    opts: *const checkmap_opts,
+) -> c_int {
+    let plan = |image: &Image, options: &Options| {
+        // SAFETY: the caller's promise for both names.
+        let (checkpoint, new_name) = unsafe { (self::name(name, len)?, self::name(to, to_len)?) };
+        image.plan_rename(checkpoint, new_name, options.layers(), options.model)
+    };
+    // SAFETY: the caller's promise for `image` and `opts`.
+    unsafe { change(image, opts, plan) }
+}
+
+/// Fills `out` with the checkpoints, oldest first, `max` at most, and returns how many there are in all. With `out` NULL it
+/// only counts.
+///
+/// To say how much is dirty it reads their bitmaps, once for all calls until the next change; what cannot be read is -1.
+/// The names live until the next call that changes the image, or its end. Fails with `-EPROTO` where the names of the
+/// bitmaps form no chain. An image with cumulative checkpoints gives an order only as far as the bits tell one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_checkpoint_list(
+    image: *const checkmap_image,
+    out: *mut checkmap_checkpoint,
+    max: usize,
+) -> i64 {
+    guard(|| {
+        // SAFETY: the caller's promise for `image`.
+        let open = unsafe { shared(image) }?;
+        if out.is_null() {
+            return Ok(count(open.fresh()?.chain(None)?.checkpoints().len()));
+        }
+        // SAFETY: the caller's promise for `out`, which has room for `max` checkpoints.
+        let mut room = unsafe { Room::new(out, max, "the array of checkpoints") }?;
+        let checkpoints = list(&open)?;
+        for (checkpoint, dirty_bytes) in checkpoints.iter().take(room.left()) {
+            let parent = checkpoint.parent.as_ref().map(|parent| parent.as_bytes());
+            room.push(checkmap_checkpoint {
+                name: checkpoint.name.as_bytes().as_ptr().cast(),
+                name_len: checkpoint.name.as_bytes().len(),
+                parent: parent.map_or(ptr::null(), |parent| parent.as_ptr().cast()),
+                parent_len: parent.map_or(0, <[u8]>::len),
+                granularity: checkpoint.granularity.bytes(),
+                dirty_bytes: *dirty_bytes,
+                flags: flags_of(checkpoint),
+                reserved: 0,
+                reserved2: [0; 4],
+            });
+        }
+        Ok(count(checkpoints.len()))
+    })
+}
+
+fn flags_of(checkpoint: &Checkpoint) -> u32 {
+    let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
+    flag(checkpoint.recording, CHECKMAP_CHECKPOINT_RECORDING)
+        | flag(checkpoint.inconsistent, CHECKMAP_CHECKPOINT_INCONSISTENT)
+        | flag(checkpoint.unusable, CHECKMAP_CHECKPOINT_UNUSABLE)
+        | flag(!checkpoint.ordered, CHECKMAP_CHECKPOINT_UNORDERED)
+}
+
+/// The checkpoints, kept in the handle for as long as C may hold pointers to their names.
+fn list(open: &OpenImage) -> Result<Arc<Vec<(Checkpoint, i64)>>> {
+    let image = open.fresh()?;
+    open.listed(|listed| {
+        if let Some(known) = &listed.checkpoints {
+            return Ok(Arc::clone(known));
+        }
+        let amount = |checkpoint: &Checkpoint| {
+            let summary = image.summarize(&checkpoint.bitmap).unwrap_or_default();
+            summary.dirty_bytes.map_or(-1, signed)
+        };
+        let chain = image.chain(None)?;
+        let all = chain.checkpoints().iter().map(|checkpoint| (checkpoint.clone(), amount(checkpoint))).collect();
+        Ok(Arc::clone(listed.checkpoints.insert(Arc::new(all))))
+    })
+}
+
+/// Makes a bitmap of the blocks that changed since a checkpoint, until another one or, with `until` NULL, until now.
+///
+/// Never short: a bitmap of the span that is inconsistent is `-EUCLEAN`, one that cannot be read `-EBADMSG`, a gap in the
+/// recording or a layer below that takes part `-EPROTO`, an `until` that is older `-EPROTO`, an unknown name `-ENOENT`. A
+/// diff until now is that of the image as it is stored: a running QEMU holds newer writes. The caller owns `*out`, which
+/// is NULL on error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_diff(
+    image: *const checkmap_image,
+    since: *const c_char,
+    since_len: usize,
+    until: *const c_char,
+    until_len: usize,
+    out: *mut *mut checkmap_bitmap,
+) -> c_int {
+    // SAFETY: the caller's promise for all of them.
+    unsafe { checkmap_diff_with(image, since, since_len, until, until_len, 0, u64::MAX, ptr::null(), out) }
+}
+
+/// `checkmap_diff()` of a window of the disk, with options: `progress`, `model`, and the flag TOP_LAYER_ONLY.
+///
+/// Outside of the granules that `offset` and `length` touch the bitmap is clean; `CHECKMAP_TO_END` is up to the end of the
+/// disk. A call that was stopped is `-ECANCELED`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_diff_with(
+    image: *const checkmap_image,
+    since: *const c_char,
+    since_len: usize,
+    until: *const c_char,
+    until_len: usize,
+    offset: u64,
+    length: u64,
+    opts: *const checkmap_opts,
+    out: *mut *mut checkmap_bitmap,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `out`.
+        let out = unsafe { handle_out(out) }?;
+        // SAFETY: the caller's promise for `opts`.
+        let mut options = unsafe { Options::read(opts) }?;
+        // SAFETY: the caller's promise for `image`.
+        let open = unsafe { shared(image) }?;
+        // SAFETY: the caller's promise for `since`.
+        let since = unsafe { name(since, since_len) }?;
+        // SAFETY: the caller's promise for `until`.
+        let until = if until.is_null() { None } else { Some(unsafe { name(until, until_len) }?) };
+        let (layers, model) = (options.layers(), options.model);
+        let request = DiffRequest { since, until, offset, len_bytes: length, layers, model };
+        let changed = open.fresh()?.diff(&request, &mut options)?.bitmap;
+        out.put(give(within(changed, offset, length)?));
+        Ok(0)
+    })
+}

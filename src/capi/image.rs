@@ -1,0 +1,384 @@
+//! Owns the image as C programs see it: opening it by path or descriptor, what it is, and what is to be said about it.
+//! Must never know a format, nor how a checkpoint comes about.
+
+use super::boundary::{Handle, Shared, array, count, exclusive, free, give, guard, handle_out, object, shared};
+use super::options::{Facts, Options, Sized32, checkmap_opts, model_number};
+use super::report::{checkmap_report, report_of};
+use crate::chain::{BitmapState, Checkpoint, MAX_BITMAP_NAME, Model, Name};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Access, Image, OpenOptions};
+use std::ffi::{CString, OsStr, c_char, c_int};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{mem, ptr};
+
+/// Open for everything that changes nothing.
+pub const CHECKMAP_OPEN_RDONLY: u32 = 0;
+/// Open for changes as well.
+pub const CHECKMAP_OPEN_RDWR: u32 = 1;
+/// Take no locks: the caller makes sure that nothing else changes the image, or holds QEMU's locks itself. A hypervisor
+/// that opens its own image needs this, since the locks conflict within one process as well. Each call then reads the
+/// header again, and returns `-ESTALE` if somebody else changed it.
+pub const CHECKMAP_OPEN_NO_LOCK: u32 = 2;
+/// Names and flags only, without locks: works while a running QEMU holds the image, and trusts no content.
+pub const CHECKMAP_OPEN_FORCE_SHARE: u32 = 4;
+
+const FLAGS: u32 = CHECKMAP_OPEN_RDWR | CHECKMAP_OPEN_NO_LOCK | CHECKMAP_OPEN_FORCE_SHARE;
+
+/// An open disk image. Its locks are held until it is closed.
+///
+/// Calls that take it as `const` may run concurrently.
+#[derive(Debug)]
+pub struct checkmap_image {
+    #[allow(dead_code, reason = "reached through pointers to the whole")]
+    handle: Handle<OpenImage>,
+}
+
+object!(checkmap_image = OpenImage, b"cmImage!", "image");
+
+/// The longest path that Linux takes, with its NUL.
+const PATH_MAX: usize = 4096;
+
+/// What stands behind a handle.
+#[derive(Debug)]
+pub(super) struct OpenImage {
+    pub(super) image: Image,
+    is_unlocked: bool,
+    /// Of the opening and of the last change.
+    warnings: Vec<CString>,
+    listed: Mutex<Listed>,
+}
+
+/// What was handed out by pointer, kept until the next change.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    pub(super) checkpoints: Option<Arc<Vec<(Checkpoint, i64)>>>,
+    pub(super) bitmaps: Option<Arc<Vec<BitmapState>>>,
+}
+
+impl OpenImage {
+    fn new(image: Image, is_unlocked: bool) -> Self {
+        let warnings = image.warnings().iter().map(|warning| text(warning)).collect();
+        Self { image, is_unlocked, warnings, listed: Mutex::default() }
+    }
+
+    /// The image, unless it is known to have changed under a handle without locks.
+    pub(super) fn fresh(&self) -> Result<&Image> {
+        if self.is_unlocked {
+            self.image.check_unchanged()?;
+        }
+        Ok(&self.image)
+    }
+
+    /// Lets `look` at what was handed out, or hand out more.
+    pub(super) fn listed<R>(&self, look: impl FnOnce(&mut Listed) -> R) -> R {
+        look(&mut self.listed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes that a change begins: what was handed out is no longer good.
+    pub(super) fn begin_change(&mut self) {
+        self.warnings.clear();
+        *self.listed.get_mut().unwrap_or_else(PoisonError::into_inner) = Listed::default();
+    }
+
+    pub(super) fn warn(&mut self, warnings: &[String]) {
+        self.warnings.extend(warnings.iter().map(|warning| text(warning)));
+    }
+}
+
+/// Text as C takes it.
+pub(super) fn text(text: &str) -> CString {
+    CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default()
+}
+
+/// A name of a checkpoint or a bitmap that the caller gave.
+///
+/// # Safety
+///
+/// As every call: `name` is NULL or has `len` bytes.
+pub(super) unsafe fn name<'a>(name: *const c_char, len: usize) -> Result<&'a [u8]> {
+    if len > MAX_BITMAP_NAME {
+        let message = format!("a name of {len} bytes is too long: no bitmap has one above {MAX_BITMAP_NAME}");
+        return Err(Error::new(ErrorKind::NameTooLong, message));
+    }
+    if len == 0 {
+        return Err(Error::new(ErrorKind::InvalidName, "a name cannot be empty"));
+    }
+    // SAFETY: the caller's promise is the same.
+    unsafe { array(name.cast(), len, "the name") }
+}
+
+/// A path that the caller gave.
+///
+/// # Safety
+///
+/// As every call: `path` is NULL or has `len` bytes.
+pub(super) unsafe fn path<'a>(path: *const c_char, len: usize) -> Result<&'a Path> {
+    let refused = |message: &str| Err(Error::new(ErrorKind::InvalidArgument, message));
+    if len >= PATH_MAX {
+        let message = format!("a path of {len} bytes is too long");
+        return Err(Error::new(ErrorKind::NameTooLong, message));
+    }
+    if len == 0 {
+        return refused("a path cannot be empty");
+    }
+    // SAFETY: the caller's promise is the same.
+    let bytes: &[u8] = unsafe { array(path.cast(), len, "the path") }?;
+    if bytes.contains(&0) {
+        return refused("the path holds a NUL byte");
+    }
+    Ok(Path::new(OsStr::from_bytes(bytes)))
+}
+
+/// A duplicate of a descriptor that stays the caller's, and the path that it goes by in messages.
+pub(super) fn duplicate(fd: c_int) -> Result<(File, PathBuf)> {
+    let failed = |error| Error::io(format!("cannot duplicate the descriptor {fd}"), error);
+    if fd < 0 {
+        return Err(failed(io::Error::from_raw_os_error(libc::EBADF)));
+    }
+    // SAFETY: it is not -1, and is only duplicated: one that is not open gives EBADF.
+    let ours = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().map_err(failed)?;
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", ours.as_raw_fd()));
+    Ok((File::from(ours), path.unwrap_or_else(|_| PathBuf::from(format!("descriptor {fd}")))))
+}
+
+fn open_options(flags: u32) -> Result<OpenOptions> {
+    let refused = |message: String| Err(Error::new(ErrorKind::InvalidArgument, message));
+    if flags & !FLAGS != 0 {
+        return refused(format!("unknown flags to open an image: {flags:#x}"));
+    }
+    let access = match (flags & CHECKMAP_OPEN_RDWR != 0, flags & CHECKMAP_OPEN_FORCE_SHARE != 0) {
+        (true, true) => return refused("CHECKMAP_OPEN_FORCE_SHARE reads names only, and cannot write".into()),
+        (true, false) => Access::Write,
+        (false, true) => Access::Names,
+        (false, false) => Access::Read,
+    };
+    let mut options = OpenOptions::new(access);
+    options.no_lock = flags & CHECKMAP_OPEN_NO_LOCK != 0;
+    Ok(options)
+}
+
+/// Opens the image file or block device at `path`, whose format is told by its content.
+///
+/// `flags` are `CHECKMAP_OPEN_...`. The path has `path_len` bytes and needs no NUL behind them. Fails with `-EBUSY` where
+/// another process has the image in use, `-ENOLCK` where the file system cannot lock (for writing; reading warns),
+/// `-EROFS`, `-ENOTSUP` for an unknown format, `-EBADMSG` for a damaged one, or what the system says. An image whose
+/// bitmaps cannot be used still opens, see `checkmap_image_trouble()`. The caller owns `*out`, which is NULL on error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_image_open(
+    path: *const c_char,
+    path_len: usize,
+    flags: u32,
+    out: *mut *mut checkmap_image,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `out`.
+        let out = unsafe { handle_out(out) }?;
+        let options = open_options(flags)?;
+        // SAFETY: the caller's promise for `path`; the name of the function is only shadowed here.
+        let path = unsafe { self::path(path, path_len) }?;
+        out.put(give(OpenImage::new(Image::open(path, &options)?, options.no_lock)));
+        Ok(0)
+    })
+}
+
+/// Opens the image behind an open descriptor, which stays the caller's and may be closed at once.
+///
+/// As `checkmap_image_open()`, for a descriptor that can be read, and written for `CHECKMAP_OPEN_RDWR`, else `-EROFS`. The
+/// locks belong to the open file, which the caller's descriptor shares: a caller that holds QEMU's locks by the same
+/// descriptor must use `CHECKMAP_OPEN_NO_LOCK`, else closing the image would release them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_image_open_fd(fd: c_int, flags: u32, out: *mut *mut checkmap_image) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `out`.
+        let out = unsafe { handle_out(out) }?;
+        let options = open_options(flags)?;
+        let (file, path) = duplicate(fd)?;
+        check_mode(&file, options.access == Access::Write)?;
+        out.put(give(OpenImage::new(Image::open_file(file, &path, &options)?, options.no_lock)));
+        Ok(0)
+    })
+}
+
+/// Refuses a descriptor that cannot do what it is wanted for.
+fn check_mode(file: &File, write: bool) -> Result<()> {
+    // SAFETY: the descriptor is ours and open, and this command takes no argument.
+    let mode = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    match mode & libc::O_ACCMODE {
+        _ if mode < 0 => Err(Error::io("cannot look at the descriptor", io::Error::last_os_error())),
+        libc::O_RDWR => Ok(()),
+        libc::O_RDONLY if !write => Ok(()),
+        libc::O_RDONLY => Err(Error::new(ErrorKind::ReadOnly, "the descriptor was not opened for writing")),
+        _ => Err(Error::new(ErrorKind::InvalidArgument, "the descriptor was not opened for reading")),
+    }
+}
+
+/// Closes an image, a poisoned one too, and releases its locks. NULL is fine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_image_close(image: *mut checkmap_image) {
+    // SAFETY: the caller's promise for `image`, which it gives up.
+    unsafe { free(image) }
+}
+
+/// How many threads the calls on this image may use from now on where there is much to read, write or unite; 0, which an
+/// image begins with, and 1 both mean the caller's alone. At most 1024, else `-EINVAL`.
+///
+/// None of them runs after the call that started them has returned, and they block every signal but those of a fault.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_image_set_threads(image: *mut checkmap_image, threads: u32) -> c_int {
+    guard(|| {
+        let threads = super::options::threads(threads)?;
+        // SAFETY: the caller's promise for `image`.
+        unsafe { exclusive(image) }?.image.set_threads(threads);
+        Ok(0)
+    })
+}
+
+/// The image is marked dirty or corrupt: it can be read, and must be repaired before it is written.
+pub const CHECKMAP_IMAGE_UNCLEAN: u32 = 1;
+/// A running writer was seen (`CHECKMAP_OPEN_FORCE_SHARE` only): the bitmaps are in use, and not inconsistent.
+pub const CHECKMAP_IMAGE_HELD_BY_WRITER: u32 = 2;
+/// No bitmap of this image can be used; `checkmap_image_trouble()` says why.
+pub const CHECKMAP_IMAGE_TROUBLE: u32 = 4;
+
+/// What an image is; begin with `CHECKMAP_IMAGE_INFO_INIT`. It can grow, see `checkmap_opts`. The texts live until the next
+/// call that changes the image, or its end.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct checkmap_image_info {
+    /// sizeof(struct checkmap_image_info)
+    pub size: u32,
+    /// The version of the format.
+    pub format_version: u32,
+    /// The name of the format, such as "qcow2".
+    pub format: *const c_char,
+    /// The size of the virtual disk in bytes.
+    pub disk_size: u64,
+    /// The unit in which the image allocates room, in bytes.
+    pub cluster_size: u64,
+    /// The granularity of a new bitmap where nothing else says one; 0 where the image can have none.
+    pub default_granularity: u64,
+    /// The name of the backing file as it is stored, without a NUL behind it; NULL if there is none.
+    pub backing_file: *const c_char,
+    /// The bytes of that name.
+    pub backing_file_len: usize,
+    /// The name of the external data file as it is stored, without a NUL behind it; NULL if there is none.
+    pub data_file: *const c_char,
+    /// The bytes of that name.
+    pub data_file_len: usize,
+    /// `CHECKMAP_MODEL_...`
+    pub model: u32,
+    /// `CHECKMAP_IMAGE_...`
+    pub flags: u32,
+}
+
+// SAFETY: integers and pointers that may be NULL; the size comes first.
+unsafe impl Sized32 for checkmap_image_info {}
+
+/// Tells what an image is. Everything but `info->size`, which the caller sets, is zero on error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_image_get_info(
+    image: *const checkmap_image,
+    info: *mut checkmap_image_info,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `info`.
+        let facts = unsafe { Facts::new(info, mem::size_of::<checkmap_image_info>(), "checkmap_image_info") }?;
+        // SAFETY: the caller's promise for `image`.
+        let open = unsafe { shared(image) }?;
+        let image = open.fresh()?;
+        let bytes = |name: Option<&[u8]>| name.map_or((ptr::null(), 0), |name| (name.as_ptr().cast(), name.len()));
+        let (backing_file, backing_file_len) = bytes(image.backing_file());
+        let (data_file, data_file_len) = bytes(image.data_file());
+        let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
+        facts.put(&checkmap_image_info {
+            size: 0,
+            format_version: image.format_version(),
+            format: match image.format() {
+                "qcow2" => c"qcow2".as_ptr(),
+                _ => c"".as_ptr(),
+            },
+            disk_size: image.virtual_size(),
+            cluster_size: image.cluster_bytes(),
+            default_granularity: image.default_granularity().map_or(0, |granularity| granularity.bytes()),
+            backing_file,
+            backing_file_len,
+            data_file,
+            data_file_len,
+            model: model_number(image.chain(None).map_or(Model::Unknown, |chain| chain.model())),
+            flags: flag(image.has_unclean_mark(), CHECKMAP_IMAGE_UNCLEAN)
+                | flag(image.is_held_by_writer(), CHECKMAP_IMAGE_HELD_BY_WRITER)
+                | flag(image.trouble().is_some(), CHECKMAP_IMAGE_TROUBLE),
+        });
+        Ok(0)
+    })
+}
+
+/// Why no bitmap of the image can be used: the error that a diff would give; 0 if they can be used.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_image_trouble(image: *const checkmap_image) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `image`.
+        let open = unsafe { shared(image) }?;
+        match open.fresh()?.trouble() {
+            None => Ok(0),
+            Some(trouble) => Err(Error::new(trouble.kind(), trouble.to_string())),
+        }
+    })
+}
+
+/// The number of warnings: of the opening, or of the last call that changed the image or tried to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_image_warnings(image: *const checkmap_image) -> i64 {
+    guard(|| {
+        // SAFETY: the caller's promise for `image`.
+        let open = unsafe { shared(image) }?;
+        Ok(count(open.warnings.len()))
+    })
+}
+
+/// A warning, in UTF-8; NULL where there is none with that index. It lives until the next call that changes the image, or
+/// its end.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_image_warning(image: *const checkmap_image, index: usize) -> *const c_char {
+    guard(|| {
+        // SAFETY: the caller's promise for `image`.
+        let open = unsafe { shared(image) }?;
+        let warning = open
+            .warnings
+            .get(index)
+            .ok_or_else(|| Error::new(ErrorKind::OutOfRange, format!("there are {} warnings", open.warnings.len())))?;
+        Ok(warning.as_ptr())
+    })
+}
+
+/// Verifies every structure and rule of the image, and changes nothing.
+///
+/// What is wrong is in the report, and no error. Of the options it takes `progress`. The caller owns `*out`, which is NULL
+/// on error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_image_check(
+    image: *const checkmap_image,
+    opts: *const checkmap_opts,
+    out: *mut *mut checkmap_report,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `out`.
+        let out = unsafe { handle_out(out) }?;
+        // SAFETY: the caller's promise for `opts`.
+        let mut options = unsafe { Options::read(opts) }?;
+        // SAFETY: the caller's promise for `image`.
+        let open: Shared<'_, OpenImage> = unsafe { shared(image) }?;
+        out.put(give(report_of(open.fresh()?.check(&mut options)?)));
+        Ok(0)
+    })
+}
+
+/// The name as the library keeps it.
+pub(super) fn named(bytes: &[u8]) -> Name {
+    Name::new(bytes)
+}

@@ -1,0 +1,212 @@
+//! Owns what two or many bitmaps make together, as C programs ask for it. Must never know how it is computed.
+
+use super::bitmap::checkmap_bitmap;
+use super::boundary::{exclusive, give, guard, handle_out, handles, shared};
+use super::options::{Options, checkmap_opts};
+use crate::bitmap::Bitmap;
+use crate::error::{Error, ErrorKind, Result};
+use crate::geometry::Granularity;
+use crate::progress::{Observer, Step};
+use std::ffi::c_int;
+use std::ptr;
+
+const PHASE: &str = "uniting bitmaps";
+
+/// Unites bitmaps, and tells the observer before and after: in between there is nothing to stop.
+fn unite(bitmaps: &[&Bitmap], granularity: Option<Granularity>, options: &mut Options) -> Result<Bitmap> {
+    let total = bitmaps.len() as u64;
+    if options.step(Step { phase: PHASE, done: 0, total }).is_break() {
+        return Err(Error::new(ErrorKind::Cancelled, "stopped as asked; nothing was changed"));
+    }
+    let united = Bitmap::union_many_with(bitmaps, granularity, options.threads)?;
+    if options.step(Step { phase: PHASE, done: total, total }).is_break() {
+        return Err(Error::new(ErrorKind::Cancelled, "stopped as asked; nothing was changed"));
+    }
+    Ok(united)
+}
+
+/// Unites `src` into `dst`.
+///
+/// # Safety
+///
+/// As every call.
+unsafe fn union(
+    dst: *mut checkmap_bitmap,
+    src: *const *const checkmap_bitmap,
+    n: usize,
+    opts: *const checkmap_opts,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `opts`.
+        let mut options = unsafe { Options::read(opts) }?;
+        let united = {
+            // SAFETY: the caller's promise for `dst`, which is only read so far, since it may be among the sources.
+            let target = unsafe { shared(dst.cast_const()) }?;
+            // SAFETY: the caller's promise for `src` and the handles in it.
+            let sources = unsafe { handles(src, n, "the array of bitmaps") }?;
+            if sources.is_empty() {
+                return Ok(0);
+            }
+            let all: Vec<&Bitmap> = std::iter::once(&*target).chain(sources.iter().map(|source| &**source)).collect();
+            unite(&all, Some(target.granularity()), &mut options)?
+        };
+        // SAFETY: the caller's promise for `dst`; the references above are gone.
+        *unsafe { exclusive(dst) }? = united;
+        Ok(0)
+    })
+}
+
+/// Makes `dst` the union of itself and the `n` bitmaps of `src`, at its own granularity, rounded outward.
+///
+/// `dst` may be among the sources. Disks of different size are `-EINVAL`, and nothing changes. With `n` 0 nothing happens.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_union(
+    dst: *mut checkmap_bitmap,
+    src: *const *const checkmap_bitmap,
+    n: usize,
+) -> c_int {
+    // SAFETY: the caller's promise for all three.
+    unsafe { union(dst, src, n, ptr::null()) }
+}
+
+/// `checkmap_bitmap_union()` with options: `threads` and `progress`. A call that was stopped is `-ECANCELED`, and nothing
+/// has changed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_union_with(
+    dst: *mut checkmap_bitmap,
+    src: *const *const checkmap_bitmap,
+    n: usize,
+    opts: *const checkmap_opts,
+) -> c_int {
+    // SAFETY: the caller's promise for all of them.
+    unsafe { union(dst, src, n, opts) }
+}
+
+/// Makes a new bitmap of what is dirty in any of the `n` bitmaps of `src`, at `granularity`, rounded outward; 0 is the
+/// finest of theirs. All are read in one pass, however many they are.
+///
+/// Disks of different size, an `n` of 0, and a granularity at which the disk has more than 2^41 granules are `-EINVAL`.
+/// The caller owns `*out`, which is NULL on error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_union_new(
+    src: *const *const checkmap_bitmap,
+    n: usize,
+    granularity: u64,
+    out: *mut *mut checkmap_bitmap,
+) -> c_int {
+    // SAFETY: the caller's promise for all of them.
+    unsafe { checkmap_bitmap_union_new_with(src, n, granularity, ptr::null(), out) }
+}
+
+/// `checkmap_bitmap_union_new()` with options: `threads` and `progress`. A call that was stopped is `-ECANCELED`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_union_new_with(
+    src: *const *const checkmap_bitmap,
+    n: usize,
+    granularity: u64,
+    opts: *const checkmap_opts,
+    out: *mut *mut checkmap_bitmap,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `out`.
+        let out = unsafe { handle_out(out) }?;
+        // SAFETY: the caller's promise for `opts`.
+        let mut options = unsafe { Options::read(opts) }?;
+        // SAFETY: the caller's promise for `src` and the handles in it.
+        let sources = unsafe { handles(src, n, "the array of bitmaps") }?;
+        let sources: Vec<&Bitmap> = sources.iter().map(|source| &**source).collect();
+        let granularity = if granularity == 0 { None } else { Some(Granularity::from_bytes(granularity)?) };
+        out.put(give(unite(&sources, granularity, &mut options)?));
+        Ok(0)
+    })
+}
+
+/// Changes `dst` by `src`; where both are the same bitmap, `alone` does it.
+///
+/// # Safety
+///
+/// As every call.
+unsafe fn combine(
+    dst: *mut checkmap_bitmap,
+    src: *const checkmap_bitmap,
+    both: impl FnOnce(&mut Bitmap, &Bitmap) -> Result<()>,
+    alone: impl FnOnce(&mut Bitmap),
+) -> c_int {
+    guard(|| {
+        if ptr::eq(dst, src) {
+            // SAFETY: the caller's promise for `dst`.
+            alone(&mut *unsafe { exclusive(dst) }?);
+            return Ok(0);
+        }
+        // SAFETY: the caller's promise for `dst`.
+        let mut target = unsafe { exclusive(dst) }?;
+        // SAFETY: the caller's promise for `src`, which is another bitmap.
+        let source = unsafe { shared(src) }?;
+        both(&mut target, &source)?;
+        Ok(0)
+    })
+}
+
+/// Keeps in `dst` what is dirty in `src` too; a coarser or finer `src` rounds outward. Disks of different size are
+/// `-EINVAL`, and nothing changes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_intersect(dst: *mut checkmap_bitmap, src: *const checkmap_bitmap) -> c_int {
+    // SAFETY: the caller's promise for both.
+    unsafe { combine(dst, src, Bitmap::intersect_with, |_| ()) }
+}
+
+/// Removes from `dst` what is dirty in `src`; a granule goes only where `src` covers all of it. Disks of different size are
+/// `-EINVAL`, and nothing changes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_subtract(dst: *mut checkmap_bitmap, src: *const checkmap_bitmap) -> c_int {
+    // SAFETY: the caller's promise for both.
+    unsafe { combine(dst, src, Bitmap::subtract, Bitmap::clear_all) }
+}
+
+/// Leaves in `dst` what is dirty in one of the two only. Disks of different size and bitmaps of different granularity are
+/// `-EINVAL`, and nothing changes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_xor(dst: *mut checkmap_bitmap, src: *const checkmap_bitmap) -> c_int {
+    // SAFETY: the caller's promise for both.
+    unsafe { combine(dst, src, Bitmap::xor_with, Bitmap::clear_all) }
+}
+
+/// Whether two bitmaps have the same size, the same granularity and the same dirty granules: 0 or 1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_equal(a: *const checkmap_bitmap, b: *const checkmap_bitmap) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for both, which may be the same one.
+        let (a, b) = unsafe { (shared(a)?, shared(b)?) };
+        Ok(c_int::from(*a == *b))
+    })
+}
+
+/// Whether every dirty byte of `a` is dirty in `b`: 0 or 1. Disks of different size are `-EINVAL`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_is_subset(a: *const checkmap_bitmap, b: *const checkmap_bitmap) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for both, which may be the same one.
+        let (a, b) = unsafe { (shared(a)?, shared(b)?) };
+        a.is_subset(&b).map(c_int::from)
+    })
+}
+
+/// Makes a bitmap of another granularity, rounded outward: every dirty byte stays dirty.
+///
+/// Going coarser and back gives more than there was. A granularity at which the disk has more than 2^41 granules is
+/// `-EINVAL`. The caller owns `*out`, which is NULL on error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_to_granularity(
+    bitmap: *const checkmap_bitmap,
+    granularity: u64,
+    out: *mut *mut checkmap_bitmap,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `out`.
+        let out = unsafe { handle_out(out) }?;
+        // SAFETY: the caller's promise for `bitmap`.
+        let bitmap = unsafe { shared(bitmap) }?;
+        out.put(give(bitmap.to_granularity(Granularity::from_bytes(granularity)?)?));
+        Ok(0)
+    })
+}

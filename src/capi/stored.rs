@@ -1,0 +1,143 @@
+//! Owns the bitmaps of an image as they are stored, whatever they belong to, as C programs see them: for those who keep an
+//! order of their own in them. Must never know what their names mean.
+
+use super::bitmap::checkmap_bitmap;
+use super::boundary::{Out, Room, array, count, give, guard, handle_out, shared, signed, within};
+use super::checkpoint::change;
+use super::image::{OpenImage, checkmap_image, name, named};
+use super::options::{Options, checkmap_opts};
+use super::values::{
+    CHECKMAP_CHECKPOINT_INCONSISTENT, CHECKMAP_CHECKPOINT_RECORDING, CHECKMAP_CHECKPOINT_UNUSABLE, checkmap_stored,
+    checkmap_summary,
+};
+use crate::chain::BitmapState;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Image;
+use std::ffi::{c_char, c_int};
+use std::sync::Arc;
+
+/// Fills `out` with the bitmaps in the order of the image, `max` at most, and returns how many there are in all. With `out`
+/// NULL it only counts. The names live until the next call that changes the image, or its end.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_stored_list(
+    image: *const checkmap_image,
+    out: *mut checkmap_stored,
+    max: usize,
+) -> i64 {
+    guard(|| {
+        // SAFETY: the caller's promise for `image`.
+        let open = unsafe { shared(image) }?;
+        let bitmaps = list(&open)?;
+        if out.is_null() {
+            return Ok(count(bitmaps.len()));
+        }
+        // SAFETY: the caller's promise for `out`, which has room for `max` bitmaps.
+        let mut room = unsafe { Room::new(out, max, "the array of bitmaps") }?;
+        let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
+        for state in bitmaps.iter().take(room.left()) {
+            room.push(checkmap_stored {
+                name: state.name.as_bytes().as_ptr().cast(),
+                name_len: state.name.as_bytes().len(),
+                granularity: state.granularity.bytes(),
+                flags: flag(state.recording, CHECKMAP_CHECKPOINT_RECORDING)
+                    | flag(state.inconsistent, CHECKMAP_CHECKPOINT_INCONSISTENT)
+                    | flag(state.unusable, CHECKMAP_CHECKPOINT_UNUSABLE),
+                reserved: 0,
+                reserved2: [0; 4],
+            });
+        }
+        Ok(count(bitmaps.len()))
+    })
+}
+
+/// The bitmaps, kept in the handle for as long as C may hold pointers to their names.
+fn list(open: &OpenImage) -> Result<Arc<Vec<BitmapState>>> {
+    let image = open.fresh()?;
+    Ok(open.listed(|listed| Arc::clone(listed.bitmaps.get_or_insert_with(|| Arc::new(image.bitmaps())))))
+}
+
+/// Reads a stored bitmap; outside of the granules that the window touches it is clean.
+///
+/// Fails with `-ENOENT`, or where the content cannot be trusted: `-EUCLEAN`, `-ENOTSUP`, `-EBADMSG`. The caller owns
+/// `*out`, which is NULL on error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_stored_read(
+    image: *const checkmap_image,
+    name: *const c_char,
+    len: usize,
+    offset: u64,
+    length: u64,
+    out: *mut *mut checkmap_bitmap,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `out`.
+        let out = unsafe { handle_out(out) }?;
+        // SAFETY: the caller's promise for `image`.
+        let open = unsafe { shared(image) }?;
+        // SAFETY: the caller's promise for `name`.
+        let name = unsafe { self::name(name, len) }?;
+        let bitmap = open.fresh()?.read_bitmap(&named(name), offset, length)?;
+        out.put(give(within(bitmap, offset, length)?));
+        Ok(0)
+    })
+}
+
+/// Tells what a stored bitmap amounts to; what cannot be known is -1, and so is everything on error.
+///
+/// Fails with `-ENOENT`, and `-EBADMSG` for a damaged one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_stored_summarize(
+    image: *const checkmap_image,
+    name: *const c_char,
+    len: usize,
+    out: *mut checkmap_summary,
+) -> c_int {
+    guard(|| {
+        let unknown = checkmap_summary { dirty_bytes: -1, dirty_extents: -1, stored_bytes: -1, reserved: 0 };
+        // SAFETY: the caller's promise for `out`.
+        let out = unsafe { Out::new(out, unknown) }?;
+        // SAFETY: the caller's promise for `image`.
+        let open = unsafe { shared(image) }?;
+        // SAFETY: the caller's promise for `name`.
+        let name = unsafe { self::name(name, len) }?;
+        let summary = open.fresh()?.summarize(&named(name))?;
+        let number = |number: Option<u64>| number.map_or(-1, signed);
+        out.put(checkmap_summary {
+            dirty_bytes: number(summary.dirty_bytes),
+            dirty_extents: number(summary.dirty_extents),
+            stored_bytes: number(summary.stored_bytes),
+            reserved: 0,
+        });
+        Ok(0)
+    })
+}
+
+/// Makes the stored bitmap `into` the union of itself and `n` others, in one atomic step; the others stay.
+///
+/// `names` and `lens` have `n` elements each. Of the options it takes `progress` and the flag DRY_RUN. Fails as
+/// `checkmap_checkpoint_delete()`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_stored_merge(
+    image: *mut checkmap_image,
+    names: *const *const c_char,
+    lens: *const usize,
+    n: usize,
+    into: *const c_char,
+    into_len: usize,
+    opts: *const checkmap_opts,
+) -> c_int {
+    let plan = |image: &Image, _: &Options| {
+        // SAFETY: the caller's promise for `names` and `lens`, of `n` elements each.
+        let (names, lens) = unsafe { (array(names, n, "the array of names")?, array(lens, n, "their lengths")?) };
+        // SAFETY: the caller's promise for each name, and for `into`.
+        let sources = names.iter().zip(lens).map(|(name, len)| unsafe { self::name(*name, *len) });
+        let sources: Vec<&[u8]> = sources.collect::<Result<_>>()?;
+        if sources.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidArgument, "there is no bitmap to merge"));
+        }
+        // SAFETY: the caller's promise for `into`.
+        image.plan_merge(&sources, unsafe { self::name(into, into_len) }?)
+    };
+    // SAFETY: the caller's promise for `image` and `opts`.
+    unsafe { change(image, opts, plan) }
+}
