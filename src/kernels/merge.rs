@@ -40,20 +40,6 @@ const fn pack() -> [[u8; 16]; 256] {
     table
 }
 
-/// Stores eight items of a stream, and takes eight more. A macro, as the stream must stay in registers.
-macro_rules! step {
-    ($stream:ident, $out:ident) => {
-        $stream.count += store_new($stream.before, $stream.low, &mut $out[$stream.count..]);
-        $stream.before = $stream.low;
-        let (block_a, block_b) = (&$stream.blocks_a[$stream.next_a], &$stream.blocks_b[$stream.next_b]);
-        let is_a = block_a[0] <= block_b[0];
-        let block = select_unpredictable(is_a, block_a, block_b);
-        $stream.next_a += usize::from(is_a);
-        $stream.next_b += usize::from(!is_a);
-        ($stream.low, $stream.high) = merge(load(block), $stream.high);
-    };
-}
-
 pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     // SAFETY: this is reached only through `x86::AVX2`, which `kernels::of` gives out only where detection has found both
     // features.
@@ -79,7 +65,7 @@ fn unite_avx2(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
             None => body::unite_evenly(a, b, out),
         };
     }
-    // Two halves at a time: neither has to wait for the other's network.
+    // Two halves at a time, side by side in the same registers.
     let middle = a.len() / 2;
     let (low_a, high_a) = a.split_at(middle);
     let (low_b, high_b) = b.split_at(b.partition_point(|&item| item < high_a[0]));
@@ -89,13 +75,92 @@ fn unite_avx2(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
         return count + body::unite_evenly(high_a, high_b, &mut out[count..]);
     };
     let (lower, upper) = out.split_at_mut(room);
-    while low.has_more() && high.has_more() {
-        step!(low, lower);
-        step!(high, upper);
-    }
+    step_both(&mut low, lower, &mut high, upper);
     let (lower, upper) = (low.finish(lower), high.finish(upper));
     out.copy_within(room..room + upper, lower);
     lower + upper
+}
+
+/// Takes two streams on together, one in the lower and one in the upper half of each register, until either has less than
+/// eight of a list.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+fn step_both(low: &mut Stream<'_>, lower: &mut [u16], high: &mut Stream<'_>, upper: &mut [u16]) {
+    let mut before = _mm256_set_m128i(high.before, low.before);
+    let mut smallest = _mm256_set_m128i(high.low, low.low);
+    let mut largest = _mm256_set_m128i(high.high, low.high);
+    let (mut low_count, mut high_count) = (0, 0);
+    loop {
+        // Every step takes a block of one list of each stream, so no list can end within so many.
+        let left = [low.left(), high.left()].into_iter().flatten().min();
+        let steps = left.unwrap_or(0);
+        if steps == 0 {
+            break;
+        }
+        assert!(lower.len() >= low_count + LANES * (steps + 1) && upper.len() >= high_count + LANES * (steps + 1));
+        let (mut low_a, mut low_b) = (low.blocks_a[low.next_a..].as_ptr(), low.blocks_b[low.next_b..].as_ptr());
+        let (mut high_a, mut high_b) = (high.blocks_a[high.next_a..].as_ptr(), high.blocks_b[high.next_b..].as_ptr());
+        let (first_low_a, first_high_a) = (low_a, high_a);
+        for _ in 0..steps {
+            let repeats = _mm256_cmpeq_epi16(_mm256_alignr_epi8::<14>(smallest, before), smallest);
+            let gone = _mm256_movemask_epi8(_mm256_packs_epi16(repeats, _mm256_setzero_si256()));
+            let (gone_low, gone_high) = ((gone & 0xff) as usize, (gone >> 16 & 0xff) as usize);
+            before = smallest;
+            // SAFETY: each of the four lists had `steps` blocks or more, one of two of which each step leaves behind; what
+            // is stored is at most eight items a step behind the counts that the slices were found to have room for; rows
+            // of the table are 16 bytes, and nothing needs alignment.
+            unsafe {
+                let keep = _mm256_set_m128i(
+                    _mm_loadu_si128(PACK[gone_high].as_ptr().cast()),
+                    _mm_loadu_si128(PACK[gone_low].as_ptr().cast()),
+                );
+                let packed = _mm256_shuffle_epi8(smallest, keep);
+                _mm_storeu_si128(lower.as_mut_ptr().add(low_count).cast(), _mm256_castsi256_si128(packed));
+                _mm_storeu_si128(upper.as_mut_ptr().add(high_count).cast(), _mm256_extracti128_si256::<1>(packed));
+                let is_low_a = (*low_a)[0] <= (*low_b)[0];
+                let is_high_a = (*high_a)[0] <= (*high_b)[0];
+                let next_low = _mm_loadu_si128(select_unpredictable(is_low_a, low_a, low_b).cast());
+                let next_high = _mm_loadu_si128(select_unpredictable(is_high_a, high_a, high_b).cast());
+                low_a = low_a.add(usize::from(is_low_a));
+                low_b = low_b.add(usize::from(!is_low_a));
+                high_a = high_a.add(usize::from(is_high_a));
+                high_b = high_b.add(usize::from(!is_high_a));
+                (smallest, largest) = merge_both(_mm256_set_m128i(next_high, next_low), largest);
+            }
+            low_count += LANES - gone_low.count_ones() as usize;
+            high_count += LANES - gone_high.count_ones() as usize;
+        }
+        // SAFETY: both pointers are into the same list, the later one behind the earlier.
+        let (from_low, from_high) =
+            unsafe { (low_a.offset_from_unsigned(first_low_a), high_a.offset_from_unsigned(first_high_a)) };
+        low.next_a += from_low;
+        low.next_b += steps - from_low;
+        high.next_a += from_high;
+        high.next_b += steps - from_high;
+    }
+    let halves = |both: __m256i| (_mm256_castsi256_si128(both), _mm256_extracti128_si256::<1>(both));
+    ((low.before, high.before), (low.low, high.low)) = (halves(before), halves(smallest));
+    (low.high, high.high) = halves(largest);
+    (low.count, high.count) = (low_count, high_count);
+}
+
+/// [`merge`] in both halves of the registers.
+#[target_feature(enable = "avx2")]
+fn merge_both(x: __m256i, y: __m256i) -> (__m256i, __m256i) {
+    let places = _mm256_broadcastsi128_si256(_mm_setr_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1));
+    let x = _mm256_shuffle_epi8(x, places);
+    (settle_both(_mm256_min_epu16(x, y)), settle_both(_mm256_max_epu16(x, y)))
+}
+
+/// [`settle`] in both halves of a register.
+#[target_feature(enable = "avx2")]
+fn settle_both(x: __m256i) -> __m256i {
+    let swapped = _mm256_shuffle_epi32::<0b01_00_11_10>(x);
+    let x = _mm256_blend_epi16::<0b1111_0000>(_mm256_min_epu16(x, swapped), _mm256_max_epu16(x, swapped));
+    let swapped = _mm256_shuffle_epi32::<0b10_11_00_01>(x);
+    let x = _mm256_blend_epi16::<0b1100_1100>(_mm256_min_epu16(x, swapped), _mm256_max_epu16(x, swapped));
+    let swap = _mm256_broadcastsi128_si256(_mm_setr_epi8(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+    let swapped = _mm256_shuffle_epi8(x, swap);
+    _mm256_blend_epi16::<0b1010_1010>(_mm256_min_epu16(x, swapped), _mm256_max_epu16(x, swapped))
 }
 
 /// Two lists on their way through the network.
@@ -123,15 +188,21 @@ impl<'a> Stream<'a> {
         Some(Self { a, b, blocks_a, blocks_b, next_a: 1, next_b: 1, before, low, high, count: 0 })
     }
 
-    fn has_more(&self) -> bool {
-        self.next_a < self.blocks_a.len() && self.next_b < self.blocks_b.len()
+    /// The blocks that are left of either list.
+    fn left(&self) -> [usize; 2] {
+        [self.blocks_a.len() - self.next_a, self.blocks_b.len() - self.next_b]
     }
 
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
     #[inline]
     fn finish(mut self, out: &mut [u16]) -> usize {
-        while self.has_more() {
-            step!(self, out);
+        while let (Some(block_a), Some(block_b)) = (self.blocks_a.get(self.next_a), self.blocks_b.get(self.next_b)) {
+            self.count += store_new(self.before, self.low, &mut out[self.count..]);
+            self.before = self.low;
+            let is_a = block_a[0] <= block_b[0];
+            self.next_a += usize::from(is_a);
+            self.next_b += usize::from(!is_a);
+            (self.low, self.high) = merge(load(select_unpredictable(is_a, block_a, block_b)), self.high);
         }
         let mut count = self.count + store_new(self.before, self.low, &mut out[self.count..]);
         // What is left: the largest eight, less than eight of one list, and any number of the other.
