@@ -219,7 +219,8 @@ impl Image {
         self.format.entry(name).map(|entry| self.state(entry)).map_err(|error| self.name_it(error))
     }
 
-    /// The bits of the bitmap stored as `name` for a window of the disk; the rest of it is neither read nor set.
+    /// The bits of the bitmap stored as `name` for a window of the disk. It is read by whole clusters, so what lies outside of
+    /// the window may be set or not.
     ///
     /// Fails with [`ErrorKind::NotFound`], or where the content cannot be trusted: [`ErrorKind::Inconsistent`],
     /// [`ErrorKind::Stale`], [`ErrorKind::OldVersion`], [`ErrorKind::Unsupported`], [`ErrorKind::Damaged`].
