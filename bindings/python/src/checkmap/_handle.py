@@ -36,7 +36,7 @@ class Handle:
         with _COUNTING:
             if self._users:
                 raise RuntimeError(f"this {type(self).__name__} is in use by a call")
-            pointer, self._pointer = getattr(self, "_pointer", None), None
+            pointer, self._pointer = self._pointer, None
         if pointer is not None:
             ffi.release(pointer)
 
