@@ -36,7 +36,7 @@ def name_text(pointer: Any, length: int) -> str:
 
 def text(pointer: Any) -> str:
     """A text of the library."""
-    return ffi.string(pointer).decode("utf-8", "replace")
+    return str(ffi.string(pointer), "utf-8", "replace")
 
 
 class Options:
@@ -87,7 +87,7 @@ class Options:
         return status
 
 
-@ffi.callback("int(void *, const char *, uint64_t, uint64_t)", error=1)
+@ffi.callback("int(void *, const char *, uint64_t, uint64_t)", error=1)  # type: ignore[untyped-decorator, unused-ignore]
 def _tell(user_data: Any, phase: Any, done: int, total: int) -> int:
     told: int = ffi.from_handle(user_data).told(text(phase), done, total)
     return told

@@ -131,13 +131,12 @@ class Bitmap(Handle):
         """Of a call that has no errno to return: it says 0, as it does for a poisoned bitmap and a disk of size 0."""
 
         def ask(pointer: Any) -> int:
-            number = function(pointer)
+            number: int = function(pointer)
             if not number and lib.checkmap_bitmap_is_empty(pointer) < 0:
                 raise last_error()
             return number
 
-        number: int = self._read(ask)
-        return number
+        return self._read(ask)
 
     def get(self, offset: int) -> bool:
         """Whether the granule that holds this byte is dirty; OutOfRangeError past the last one."""
@@ -328,5 +327,4 @@ class Bitmap(Handle):
             room = allocate("uint8_t[]", size)
             return bytes(ffi.buffer(room, checked(function(pointer, *arguments, room, size))))
 
-        written: bytes = self._read(ask)
-        return written
+        return self._read(ask)

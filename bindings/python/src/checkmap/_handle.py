@@ -14,6 +14,7 @@ from typing import Any, Callable, Optional, Type, TypeVar
 from ._native import ffi
 
 Self = TypeVar("Self", bound="Handle")
+Result = TypeVar("Result")
 
 # Held for a few instructions only. Reentrant, because a signal handler may come in between.
 _COUNTING = threading.RLock()
@@ -71,7 +72,7 @@ class Handle:
         with _COUNTING:
             self._users -= -1 if alone else 1
 
-    def _read(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _read(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Calls a function of the library that changes nothing."""
         pointer = self._begin(False)
         try:
@@ -79,7 +80,7 @@ class Handle:
         finally:
             self._end(False)
 
-    def _change(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _change(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Calls a function of the library that needs the handle alone."""
         pointer = self._begin(True)
         try:

@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterable, List, Optional, Union
 from ._arguments import Name, Options, Path, Progress, flags_of, name_bytes, name_text, text, up_to
 from ._bitmap import Bitmap
 from ._errors import CheckmapError, checked, last_error
-from ._handle import Handle
+from ._handle import Handle, Result
 from ._native import ffi, lib
 from ._report import Report, report_of
 
@@ -156,7 +156,7 @@ class Image(Handle):
             raise RuntimeError("a forked child must not use an image of its parent's")
         return super()._begin(alone)
 
-    def _change(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _change(self, function: Callable[..., Result], *arguments: Any) -> Result:
         pointer = self._begin(True)
         try:
             if self._upgrade:
