@@ -21,33 +21,33 @@ C_BUILD ?= $(C_TARGET)/c
 C_VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' $(C_ROOT)/Cargo.toml | head -n 1)
 C_SONAME := libcheckmap.so.0
 C_SHARED := libcheckmap.so.$(C_VERSION)
-# As `cargo rustc -- --print native-static-libs` says; a test compares them.
+# As `cargo rustc -- --print native-static-libs` says; the tests link a static program with them.
 C_PRIVATE := -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 C_MAP := $(C_ROOT)/libcheckmap/checkmap.map
 C_PROFILE_DIR := $(addsuffix /,$(CARGO_BUILD_TARGET))$(if $(filter dev,$(CARGO_PROFILE)),debug,$(CARGO_PROFILE))
 C_MAN := $(wildcard $(C_ROOT)/libcheckmap/man/*.3)
 
-.PHONY: all c-archive install uninstall c-generated test-c-sanitize test-cargo-c
+.PHONY: all always install uninstall c-generated test-c-sanitize test-cargo-c
 
 all: $(C_BUILD)/$(C_SHARED) $(C_BUILD)/checkmap-uninstalled.pc
 
-# Cargo knows best what is out of date; where there is none (`sudo make install`) the archive is taken as it is.
-c-archive:
+# Cargo knows best what is out of date. An archive that did not change is left alone, and so is what is linked from it;
+# where there is no cargo (`sudo make install`) it is taken as it is.
+$(C_BUILD)/libcheckmap.a: always
 	@command -v $(CARGO) >/dev/null || test -e $(C_TARGET)/$(C_PROFILE_DIR)/libcheckmap.a \
 		|| { echo "cargo is missing; see https://rustup.rs" >&2; exit 1; }
 	if command -v $(CARGO) >/dev/null; then cd $(C_ROOT) && CARGO_TARGET_DIR=$(C_TARGET) $(CARGO) rustc --quiet \
 		$(CARGO_FLAGS) --profile $(CARGO_PROFILE) --lib --no-default-features --features capi --crate-type staticlib; fi
 	mkdir -p $(C_BUILD)
 	cmp -s $(C_TARGET)/$(C_PROFILE_DIR)/libcheckmap.a $(C_BUILD)/libcheckmap.a \
-		|| cp $(C_TARGET)/$(C_PROFILE_DIR)/libcheckmap.a $(C_BUILD)/libcheckmap.a
-
-$(C_BUILD)/libcheckmap.a: c-archive
+		|| cp $(C_TARGET)/$(C_PROFILE_DIR)/libcheckmap.a $@
 
 $(C_BUILD)/$(C_SHARED): $(C_BUILD)/libcheckmap.a $(C_MAP)
-	$(CC) -shared $(CFLAGS) $(LDFLAGS) -o $@ \
+	$(CC) -shared $(CFLAGS) $(LDFLAGS) -o $@.new \
 		-Wl,--whole-archive $(C_BUILD)/libcheckmap.a -Wl,--no-whole-archive -Wl,--gc-sections \
 		-Wl,--version-script=$(C_MAP) -Wl,-soname,$(C_SONAME) \
 		-Wl,-z,nodelete -Wl,-z,relro -Wl,-z,now -Wl,-z,defs $(C_PRIVATE)
+	mv $@.new $@
 	ln -sf $(C_SHARED) $(C_BUILD)/$(C_SONAME)
 	ln -sf $(C_SONAME) $(C_BUILD)/libcheckmap.so
 
@@ -88,7 +88,7 @@ test-c-sanitize:
 	cd $(C_ROOT) && CHECKMAP_C_SANITIZE=$(C_TRIPLE) CHECKMAP_C_ALL=1 CHECKMAP_C_FUZZ_ROUNDS=20000 \
 		$(CARGO) test --test capi -- --nocapture every_behaviour_in_c_with_sanitizers random
 
-# The second way to the library: needs cargo-c, `cargo install cargo-c`.
+# The second way to the library: needs cargo-c (`cargo install cargo-c`; 0.10.24 is the last for Rust 1.95).
 test-cargo-c:
 	cd $(C_ROOT) && rm -rf $(C_BUILD)/cargo-c && CARGO_TARGET_DIR=$(C_TARGET) $(CARGO) cinstall --release --no-default-features \
 		--features capi --prefix=/usr --libdir=/usr/lib --destdir=$(C_BUILD)/cargo-c

@@ -322,8 +322,8 @@ fn witness() -> PathBuf {
             declaration.clear();
         }
     }
-    let (c, library) = (here.join("witness.c"), here.join("libcheckmap.so"));
-    fs::write(&c, source).expect("it can be written");
+    let library = here.join("libcheckmap.so");
+    fs::write(here.join("witness.c"), source).expect("it can be written");
     let map = root().join("libcheckmap/checkmap.map");
     let mut cc = Command::new("gcc");
     cc.args([
@@ -336,7 +336,8 @@ fn witness() -> PathBuf {
         "-fno-eliminate-unused-debug-types",
     ]);
     cc.arg(format!("-Wl,--version-script={}", map.display())).arg("-I").arg(root().join("include"));
-    run(cc.arg(&c).arg("-o").arg(&library));
+    // By its bare name: the dump holds no path of the machine that made it.
+    run(cc.current_dir(&here).arg("witness.c").arg("-o").arg(&library));
     library
 }
 
@@ -421,4 +422,22 @@ fn every_call_has_a_manual_page() {
     assert_eq!(pages, wanted);
     let said = text(&run(Command::new(root().join("libcheckmap/make-man")).arg("--check").current_dir(root())));
     assert_eq!(said, "", "the pages are out of date: libcheckmap/make-man");
+}
+
+#[test]
+fn the_documents_name_only_what_there_is() {
+    let header = fs::read_to_string(root().join("include/checkmap.h")).expect("the header can be read");
+    for document in ["docs/embedding.md", "README.md", "libcheckmap/concepts.roff"] {
+        let text = fs::read_to_string(root().join(document)).expect("the document can be read").replace("\\fB", " ");
+        for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            let ours = word.starts_with("checkmap_") || word.starts_with("CHECKMAP_");
+            // What an example calls its own, and what a build system does.
+            let theirs = ["checkmap_dep", "checkmap_error"].contains(&word);
+            assert!(!ours || theirs || word.ends_with('_') || is_word_of(&header, word), "{document}: {word}");
+        }
+    }
+}
+
+fn is_word_of(text: &str, word: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|known| known == word)
 }

@@ -292,9 +292,12 @@ pub unsafe extern "C" fn checkmap_bitmap_extents(
         let bitmap = unsafe { shared(bitmap) }?;
         // SAFETY: the caller's promise for `out`, which has room for `max` extents.
         let mut room = unsafe { Room::new(out, max, "the array of extents") }?;
-        for Extent { offset, len_bytes } in bitmap.extents(offset, length).take(max) {
-            room.push(checkmap_extent { offset, length: len_bytes, flags: CHECKMAP_EXTENT_DIRTY, reserved: 0 });
-        }
+        room.fill(bitmap.extents(offset, length).map(|Extent { offset, len_bytes }| checkmap_extent {
+            offset,
+            length: len_bytes,
+            flags: CHECKMAP_EXTENT_DIRTY,
+            reserved: 0,
+        }));
         Ok(room.count())
     })
 }

@@ -379,6 +379,19 @@ impl<T> Room<T> {
         }
     }
 
+    /// Appends elements until the iterator ends or nothing more fits.
+    #[inline]
+    pub(super) fn fill(&mut self, elements: impl Iterator<Item = T>) {
+        // What is counted in `self` would be written back for every element.
+        let (mut at, left) = (self.filled, self.left());
+        for element in elements.take(left) {
+            // SAFETY: `take` lets through as many elements as there is room for, up to `len`, which `new` was promised.
+            unsafe { self.start.add(at).write(element) };
+            at += 1;
+        }
+        self.filled = at;
+    }
+
     /// How many elements were appended, as C calls return it.
     pub(super) fn count(&self) -> i64 {
         count(self.filled)
