@@ -184,14 +184,10 @@ class Bitmap(Handle):
 
     def extents(self, offset: int = 0, length: Optional[int] = None) -> List[Tuple[int, int]]:
         """The dirty extents of the range as (offset, length), ascending, cut at its edges; two of them never touch."""
-        return [extent for batch in self._batches(offset, length) for extent in batch]
+        return list(self.iter_extents(offset, length))
 
     def iter_extents(self, offset: int = 0, length: Optional[int] = None) -> Iterator[Tuple[int, int]]:
         """extents(), without all of them in memory: asked for in batches of 4096, of the bitmap as it is then."""
-        for batch in self._batches(offset, length):
-            yield from batch
-
-    def _batches(self, offset: int, length: Optional[int]) -> Iterator[List[Tuple[int, int]]]:
         return _extents.pairs(self, lib.checkmap_bitmap_extents, offset, up_to(length))
 
     def extents_into(self, out: Any, offset: int = 0, length: Optional[int] = None) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from typing import Any, Callable, Iterator, List, Tuple
+from itertools import chain
+from typing import Any, Callable, Iterator, Tuple
 
 from ._arguments import allocate
 from ._errors import checked
@@ -17,44 +18,45 @@ Fill = Callable[..., int]
 
 _BATCH = 4096
 _SIZE = 24
+_RECORDS = ffi.typeof("struct checkmap_extent[]")
 _PAIR = struct.Struct("=QQ8x")
 _TRIPLE = struct.Struct("=QQL4x")
 
 
-def batches(handle: Handle, fill: Fill, offset: int, length: int, shape: struct.Struct) -> Iterator[List[Tuple[int, ...]]]:
+def batches(
+    handle: Handle, fill: Fill, offset: int, length: int, shape: struct.Struct
+) -> Iterator[Iterator[Tuple[Any, ...]]]:
     """Batches of extents, each asked for from the end of the one before."""
     end = offset + length
     out = allocate("struct checkmap_extent[]", _BATCH)
     bytes_of = ffi.buffer(out)
     while True:
         count = checked(handle._read(fill, offset, length, out, _BATCH))
-        batch = list(shape.iter_unpack(bytes_of[: count * _SIZE]))
-        yield batch
+        yield shape.iter_unpack(bytes_of[: count * _SIZE])
         if count < _BATCH:
             return
-        offset = batch[-1][0] + batch[-1][1]
+        offset = out[count - 1].offset + out[count - 1].length
         length = max(end - offset, 0)
 
 
-def pairs(handle: Handle, fill: Fill, offset: int, length: int) -> Iterator[List[Tuple[int, int]]]:
-    """Batches of (offset, length)."""
-    return batches(handle, fill, offset, length, _PAIR)  # type: ignore[return-value]
+def pairs(handle: Handle, fill: Fill, offset: int, length: int) -> Iterator[Tuple[int, int]]:
+    """Extents as (offset, length)."""
+    return chain.from_iterable(batches(handle, fill, offset, length, _PAIR))
 
 
-def triples(handle: Handle, fill: Fill, offset: int, length: int) -> Iterator[List[Tuple[int, int, int]]]:
-    """Batches of (offset, length, flags)."""
-    return batches(handle, fill, offset, length, _TRIPLE)  # type: ignore[return-value]
+def triples(handle: Handle, fill: Fill, offset: int, length: int) -> Iterator[Tuple[int, int, int]]:
+    """Extents as (offset, length, flags)."""
+    return chain.from_iterable(batches(handle, fill, offset, length, _TRIPLE))
 
 
 def into(handle: Handle, fill: Fill, out: Any, offset: int, length: int) -> int:
     """Fills a writable buffer with extents: pairs of 64-bit numbers, or the library's own records of 24 bytes."""
     view = memoryview(out)
+    if view.itemsize == _SIZE or view.format in ("B", "b", "c"):
+        records = ffi.from_buffer(_RECORDS, out, True)
+        return checked(handle._read(fill, offset, length, records, len(records)))
     if view.readonly or not view.c_contiguous:
         raise BufferError("the buffer must be writable and contiguous")
-    if view.itemsize == _SIZE or view.format in ("B", "b", "c"):
-        room = view.nbytes // _SIZE
-        records = ffi.from_buffer("struct checkmap_extent[]", out)
-        return checked(handle._read(fill, offset, length, records, room))
     if view.itemsize != 8 or view.format not in ("Q", "L", "q", "l", "=Q", "=q"):
         raise TypeError(f"a buffer of 64-bit numbers or of EXTENT_FIELDS is needed, not of {view.format!r}")
     room = view.nbytes // 16

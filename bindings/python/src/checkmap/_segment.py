@@ -149,8 +149,7 @@ class Segment(Handle):
 
     def iter_extents(self, offset: int = 0, length: Optional[int] = None) -> Iterator[Tuple[int, int]]:
         """extents(), without all of them in memory."""
-        for batch in _extents.pairs(self, lib.checkmap_segment_extents, offset, up_to(length)):
-            yield from batch
+        return _extents.pairs(self, lib.checkmap_segment_extents, offset, up_to(length))
 
     def extents_into(self, out: Any, offset: int = 0, length: Optional[int] = None) -> int:
         """Fills a buffer with extents, as Bitmap.extents_into() does."""
@@ -164,9 +163,8 @@ class Segment(Handle):
                 status: int = lib.checkmap_segment_diff(first, second, *arguments)
                 return status
 
-            for batch in _extents.triples(self, fill, offset, up_to(length)):
-                for begin, size, flags in batch:
-                    yield begin, size, "first" if flags & lib.CHECKMAP_EXTENT_ONLY_IN_FIRST else "second"
+            for begin, size, flags in _extents.triples(self, fill, offset, up_to(length)):
+                yield begin, size, "first" if flags & lib.CHECKMAP_EXTENT_ONLY_IN_FIRST else "second"
 
     def load(self, offset: int = 0, length: Optional[int] = None) -> Bitmap:
         """A bitmap of the granules that touch the range; all others are clean in it."""
