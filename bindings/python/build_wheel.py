@@ -29,7 +29,7 @@ def declarations(header: str) -> str:
 
 def write_declarations() -> None:
     """maturin takes header.h of the target folder as it is, instead of making one."""
-    root = next(folder for folder in HERE.parents if (folder / "include/checkmap.h").exists())
+    root = next(folder for folder in (HERE, *HERE.parents) if (folder / "include/checkmap.h").exists())
     cargo = [os.environ.get("CARGO", "cargo"), "metadata", "--no-deps", "--format-version=1"]
     target = Path(json.loads(subprocess.check_output(cargo, cwd=root))["target_directory"])
     target.mkdir(parents=True, exist_ok=True)
