@@ -1,6 +1,7 @@
 """The example is a tool: its backups are compared with what QEMU reads, day after day."""
 
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,13 @@ def test_a_backup_that_fails_makes_no_checkpoint(image_copy, here):
         # The image is locked all the time.
         image.create("e")
         assert "another process" in backup("chain.qcow2", "other.raw", "d").stderr
+
+
+def test_the_readme(here, capsys):
+    root = TOOL.parents[1]
+    code = (root / "bindings/python/README.md").read_text().split("```python\n")[1].split("```")[0]
+    shutil.copy(root / "examples/vm-disk.qcow2", here / "vm.qcow2")
+    exec(compile(code, "README.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert said.startswith("monday ") and "thursday " in said
+    assert said.endswith("True\n")
