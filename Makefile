@@ -3,7 +3,7 @@
 include libcheckmap/build.mk
 
 .PHONY: test test-matrix test-soak test-neon fuzz bench check-instructions bless-instructions bench-peers \
-	bench-peers-quick bench-delete bench-segments example man completions
+	bench-peers-quick bench-delete bench-segments bench-python example man completions
 
 test:
 	./run-tests
@@ -61,6 +61,12 @@ bench-segments:
 	cargo build --release --locked
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-segments -- \
 		target/release/checkmap $(SEGMENT_RUNS) 65536 $(SEGMENT_THREADS)
+
+# What Python costs, beside the Rust API in turns; PYTHON has the package installed.
+PYTHON ?= python3
+bench-python:
+	cargo build --release --locked --manifest-path bindings/python/bench/Cargo.toml --target-dir target
+	$(PYTHON) bindings/python/bench/overhead.py target/release/checkmap-python-bench
 
 # The image that the README's first command reads, made anew by QEMU's tools.
 example:

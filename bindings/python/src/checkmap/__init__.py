@@ -1,0 +1,35 @@
+"""Which blocks of this disk changed between these two points in time?
+
+Bitmap is in memory, Segment in a file, Image has checkpoints, whose diff() is a Bitmap. Offsets and lengths are bytes of
+the virtual disk. What goes wrong is a CheckmapError, one class for each kind.
+"""
+
+from . import _errors
+from ._bitmap import Bitmap
+from ._errors import *  # noqa: F403
+from ._extents import EXTENT_FIELDS
+from ._image import Checkpoint, Image, ImageInfo, StoredBitmap, Summary
+from ._native import ffi as _ffi
+from ._native import lib as _lib
+from ._report import Problem, Report
+from ._segment import Segment, SegmentInfo
+
+__version__: str = _ffi.string(_lib.checkmap_version()).decode()
+
+if _lib.checkmap_abi_version() < _lib.CHECKMAP_ABI_VERSION:
+    raise ImportError(f"the library of checkmap is too old: {__version__}")
+
+__all__ = [
+    "Bitmap",
+    "Checkpoint",
+    "EXTENT_FIELDS",
+    "Image",
+    "ImageInfo",
+    "Problem",
+    "Report",
+    "Segment",
+    "SegmentInfo",
+    "StoredBitmap",
+    "Summary",
+    *_errors.__all__,
+]

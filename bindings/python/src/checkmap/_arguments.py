@@ -1,0 +1,102 @@
+"""Turns Python's arguments into the library's: names, paths, lengths, buffers, options."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable, List, Optional, Union
+
+from ._errors import last_error
+from ._native import ffi, lib
+
+Name = Union[str, bytes]
+Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+#: Told what is being done, how much of it is done, and of how much in all; a true answer stops the call.
+Progress = Callable[[str, int, int], Any]
+
+TO_END = (1 << 64) - 1
+
+# The bytes are all written before anybody reads them.
+allocate = ffi.new_allocator(should_clear_after_alloc=False)
+
+
+def up_to(length: Optional[int]) -> int:
+    """None is up to the end of the disk."""
+    return TO_END if length is None else length
+
+
+def name_bytes(name: Name) -> bytes:
+    """Names are bytes; those that are no UTF-8 come and go as surrogates, as file names do."""
+    return name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
+
+
+def name_text(pointer: Any, length: int) -> str:
+    """The other way round."""
+    return bytes(ffi.buffer(pointer, length)).decode("utf-8", "surrogateescape")
+
+
+def text(pointer: Any) -> str:
+    """A text of the library."""
+    return str(ffi.string(pointer), "utf-8", "replace")
+
+
+class Options:
+    """Options of a call that can take long, with what they point to. `checked` raises what the callback raised."""
+
+    __slots__ = ("pointer", "_progress", "_raised", "_self")
+
+    def __init__(
+        self,
+        progress: Optional[Progress] = None,
+        *,
+        threads: int = 0,
+        memory_bytes: int = 0,
+        flags: int = 0,
+        model: int = 0,
+    ) -> None:
+        self.pointer = ffi.new("struct checkmap_opts *")
+        self.pointer.size = ffi.sizeof("struct checkmap_opts")
+        self.pointer.threads = threads
+        self.pointer.memory_bytes = memory_bytes
+        self.pointer.flags = flags
+        self.pointer.model = model
+        self._progress = progress
+        self._raised: List[BaseException] = []
+        self._self: Any = None
+        if progress is not None:
+            self._self = ffi.new_handle(self)
+            self.pointer.progress = _tell
+            self.pointer.user_data = self._self
+
+    def told(self, phase: str, done: int, total: int) -> int:
+        """Asks the callback whether to stop."""
+        if self._raised or self._progress is None:
+            return 1
+        try:
+            return 1 if self._progress(phase, done, total) else 0
+        except BaseException as error:
+            self._raised.append(error)
+            return 1
+
+    def checked(self, status: int) -> int:
+        """What the call returned, unless it is an error, or the callback raised one."""
+        raised, self._raised, self._self = self._raised, [], None
+        if raised:
+            raise raised[0]
+        if status < 0:
+            raise last_error(status)
+        return status
+
+
+@ffi.callback("int(void *, const char *, uint64_t, uint64_t)", error=1)  # type: ignore[untyped-decorator, unused-ignore]
+def _tell(user_data: Any, phase: Any, done: int, total: int) -> int:
+    told: int = ffi.from_handle(user_data).told(text(phase), done, total)
+    return told
+
+
+def flags_of(top_layer_only: bool = False, force_inconsistent: bool = False, dry_run: bool = False) -> int:
+    """The flags of the options."""
+    return (
+        (lib.CHECKMAP_OPT_TOP_LAYER_ONLY if top_layer_only else 0)
+        | (lib.CHECKMAP_OPT_FORCE_INCONSISTENT if force_inconsistent else 0)
+        | (lib.CHECKMAP_OPT_DRY_RUN if dry_run else 0)
+    )

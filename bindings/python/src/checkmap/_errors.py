@@ -1,0 +1,220 @@
+"""What can go wrong: an exception for each kind of error of the library."""
+
+from __future__ import annotations
+
+from typing import Dict, Optional, Type
+
+from ._native import ffi, lib
+
+__all__ = [
+    "BackingLayerError",
+    "BrokenChainError",
+    "CancelledError",
+    "CannotStoreError",
+    "ChangedError",
+    "CheckmapError",
+    "CommitInDoubtError",
+    "DamagedError",
+    "ExistsError",
+    "InUseError",
+    "InconsistentError",
+    "InvalidArgumentError",
+    "InvalidNameError",
+    "ModelError",
+    "NameTooLongError",
+    "NoLocksError",
+    "NoSpaceError",
+    "NotFoundError",
+    "OldVersionError",
+    "OrderError",
+    "OutOfRangeError",
+    "PoisonedError",
+    "ReadOnlyError",
+    "RecordingError",
+    "SizeMismatchError",
+    "StaleError",
+    "SystemCallError",
+    "UncleanError",
+    "UnknownFormatError",
+    "UnsupportedError",
+]
+
+
+class CheckmapError(OSError):
+    """What every error of the library derives from: `errno` is the system's number, `kind` the library's name of it."""
+
+    kind: str = ""
+
+
+class SystemCallError(CheckmapError):
+    """The operating system refused; the errno is its own."""
+
+
+class NoSpaceError(CheckmapError):
+    """The disk, or the block device that cannot grow, is full."""
+
+
+class InvalidArgumentError(CheckmapError, ValueError):
+    """An argument that no disk could make right: a granularity that is no power of two, an unaligned clear."""
+
+
+class OutOfRangeError(CheckmapError, ValueError):
+    """A range that ends past the last granule of the disk."""
+
+
+class SizeMismatchError(CheckmapError, ValueError):
+    """Two bitmaps of disks of different size."""
+
+
+class InvalidNameError(CheckmapError, ValueError):
+    """A name that is empty or holds what a name may not hold."""
+
+
+class NameTooLongError(CheckmapError, ValueError):
+    """A name above the limit."""
+
+
+class NotFoundError(CheckmapError):
+    """No checkpoint or bitmap has this name."""
+
+
+class ExistsError(CheckmapError):
+    """A checkpoint or bitmap of this name is there already."""
+
+
+class UnknownFormatError(CheckmapError):
+    """The content is no format that checkmap knows."""
+
+
+class UnsupportedError(CheckmapError):
+    """The format is known, this version or feature of it is not."""
+
+
+class DamagedError(CheckmapError):
+    """The bytes break a rule of their format."""
+
+
+class InUseError(CheckmapError):
+    """Another process has the image open in a way that excludes this one."""
+
+
+class NoLocksError(CheckmapError):
+    """The file system cannot lock, so nothing protects the image from a running QEMU."""
+
+
+class ReadOnlyError(CheckmapError):
+    """The image, or the handle to it, does not allow writing."""
+
+
+class UncleanError(CheckmapError):
+    """The image carries the mark of a crash or of damage, so its free space cannot be trusted."""
+
+
+class StaleError(CheckmapError):
+    """Software that knows nothing of bitmaps wrote to the image: every bitmap in it is out of date."""
+
+
+class InconsistentError(CheckmapError):
+    """A bitmap was not stored when its writer ended: its content cannot be trusted."""
+
+
+class RecordingError(CheckmapError):
+    """A bitmap that must record does not, or one that must be frozen records."""
+
+
+class BrokenChainError(CheckmapError):
+    """The names of the bitmaps do not form one chain of checkpoints."""
+
+
+class ModelError(CheckmapError):
+    """The model of the checkpoints is unknown, or does not offer this operation."""
+
+
+class OrderError(CheckmapError):
+    """The checkpoints asked for are in the wrong order."""
+
+
+class BackingLayerError(CheckmapError):
+    """A layer below the image takes part, or cannot be read, so the answer would be short."""
+
+
+class CancelledError(CheckmapError):
+    """The caller asked to stop, and nothing was changed."""
+
+
+class CommitInDoubtError(CheckmapError):
+    """Writing failed after the commit began: the image holds the state before or the state after, whole."""
+
+
+class ChangedError(CheckmapError):
+    """The image changed under a handle that holds no locks."""
+
+
+class OldVersionError(CheckmapError):
+    """The image is of a version that cannot hold bitmaps."""
+
+
+class CannotStoreError(CheckmapError):
+    """This image cannot take what was asked for: no room in its header, a disk of size zero, a limit of its format."""
+
+
+class PoisonedError(CheckmapError):
+    """A call on this object was cut short by a fault of checkmap itself: what it holds may be half a state."""
+
+
+_KINDS: Dict[int, Type[CheckmapError]] = {
+    lib.CHECKMAP_ERROR_IO: SystemCallError,
+    lib.CHECKMAP_ERROR_NO_SPACE: NoSpaceError,
+    lib.CHECKMAP_ERROR_INVALID_ARGUMENT: InvalidArgumentError,
+    lib.CHECKMAP_ERROR_OUT_OF_RANGE: OutOfRangeError,
+    lib.CHECKMAP_ERROR_SIZE_MISMATCH: SizeMismatchError,
+    lib.CHECKMAP_ERROR_INVALID_NAME: InvalidNameError,
+    lib.CHECKMAP_ERROR_NAME_TOO_LONG: NameTooLongError,
+    lib.CHECKMAP_ERROR_NOT_FOUND: NotFoundError,
+    lib.CHECKMAP_ERROR_EXISTS: ExistsError,
+    lib.CHECKMAP_ERROR_UNKNOWN_FORMAT: UnknownFormatError,
+    lib.CHECKMAP_ERROR_UNSUPPORTED: UnsupportedError,
+    lib.CHECKMAP_ERROR_DAMAGED: DamagedError,
+    lib.CHECKMAP_ERROR_IN_USE: InUseError,
+    lib.CHECKMAP_ERROR_NO_LOCKS: NoLocksError,
+    lib.CHECKMAP_ERROR_READ_ONLY: ReadOnlyError,
+    lib.CHECKMAP_ERROR_UNCLEAN: UncleanError,
+    lib.CHECKMAP_ERROR_STALE: StaleError,
+    lib.CHECKMAP_ERROR_INCONSISTENT: InconsistentError,
+    lib.CHECKMAP_ERROR_RECORDING: RecordingError,
+    lib.CHECKMAP_ERROR_BROKEN_CHAIN: BrokenChainError,
+    lib.CHECKMAP_ERROR_MODEL: ModelError,
+    lib.CHECKMAP_ERROR_ORDER: OrderError,
+    lib.CHECKMAP_ERROR_BACKING_LAYER: BackingLayerError,
+    lib.CHECKMAP_ERROR_CANCELLED: CancelledError,
+    lib.CHECKMAP_ERROR_COMMIT_IN_DOUBT: CommitInDoubtError,
+    lib.CHECKMAP_ERROR_CHANGED: ChangedError,
+    lib.CHECKMAP_ERROR_OLD_VERSION: OldVersionError,
+    lib.CHECKMAP_ERROR_CANNOT_STORE: CannotStoreError,
+    lib.CHECKMAP_ERROR_POISONED: PoisonedError,
+}
+
+
+def last_error(status: Optional[int] = None) -> CheckmapError:
+    """The last error of this thread, as an exception that nobody raised yet."""
+    kind = lib.checkmap_last_error_kind()
+    message = ffi.string(lib.checkmap_last_error()).decode("utf-8", "replace")
+    number = -status if status is not None else lib.checkmap_last_error_errno()
+    error = _KINDS.get(kind, CheckmapError)(number, message)
+    name = lib.checkmap_error_name(kind)
+    error.kind = "" if name == ffi.NULL else ffi.string(name).decode().replace("CHECKMAP_ERROR_", "")
+    return error
+
+
+def checked(status: int) -> int:
+    """What a call returned, unless it is an error."""
+    if status < 0:
+        raise last_error(status)
+    return status
+
+
+def found(offset: int) -> Optional[int]:
+    """What a call that looks for an offset returned, unless it is an error."""
+    if offset == -1:
+        return None
+    return checked(offset)

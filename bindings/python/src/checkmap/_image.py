@@ -1,0 +1,404 @@
+"""Images and their checkpoints."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Callable, Iterable, List, Optional, Union
+
+from ._arguments import Name, Options, Path, Progress, flags_of, name_bytes, name_text, text, up_to
+from ._bitmap import Bitmap
+from ._errors import CheckmapError, checked, last_error
+from ._handle import Handle, Result
+from ._native import ffi, lib
+from ._report import Report, report_of
+
+_MODELS = {
+    lib.CHECKMAP_MODEL_NONE: None,
+    lib.CHECKMAP_MODEL_INTERVAL: "interval",
+    lib.CHECKMAP_MODEL_CUMULATIVE: "cumulative",
+    lib.CHECKMAP_MODEL_UNKNOWN: "unknown",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A point in time."""
+
+    #: Its name; bytes that are no UTF-8 are surrogates in it, as in file names.
+    name: str
+    #: The checkpoint before it; None where there is none, or where nothing stores it.
+    parent: Optional[str]
+    #: The bytes that one bit stands for.
+    granularity: int
+    #: How many bytes are dirty in the bitmap that begins here; None is unknown.
+    dirty_bytes: Optional[int]
+    #: The bitmap that begins here records the writes of now.
+    recording: bool
+    #: What it knows cannot be trusted: its writer did not store it.
+    inconsistent: bool
+    #: The bitmap has a type or extra data that the library does not know.
+    unusable: bool
+    #: Nobody can tell where among the others it stands (cumulative checkpoints only).
+    unordered: bool
+
+
+@dataclass(frozen=True)
+class StoredBitmap:
+    """A bitmap as it is stored in an image, whatever it belongs to."""
+
+    name: str
+    granularity: int
+    recording: bool
+    inconsistent: bool
+    unusable: bool
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a stored bitmap amounts to; None is unknown."""
+
+    dirty_bytes: Optional[int]
+    dirty_extents: Optional[int]
+    stored_bytes: Optional[int]
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What an image is."""
+
+    #: The name of the format, such as "qcow2", and its version.
+    format: str
+    format_version: int
+    #: The size of the virtual disk in bytes.
+    disk_size: int
+    #: The unit in which the image allocates room, in bytes.
+    cluster_size: int
+    #: The granularity of a new bitmap where nothing else says one; 0 where the image can have none.
+    default_granularity: int
+    #: The backing file and the external data file as they are stored.
+    backing_file: Optional[str]
+    data_file: Optional[str]
+    #: "interval", "cumulative", "unknown"; None without bitmaps.
+    model: Optional[str]
+    #: Marked dirty or corrupt: it can be read, and must be repaired before it is written.
+    unclean: bool
+    #: A running writer was seen (force_share only).
+    held_by_writer: bool
+    #: No bitmap of it can be used; trouble() says why.
+    trouble: bool
+
+
+def _known(number: int) -> Optional[int]:
+    return None if number < 0 else number
+
+
+class Image(Handle):
+    """An open disk image. Its locks are held until it is closed: use it in a `with`.
+
+    It is opened for reading, and for writing as soon as a call changes something; `writable=True` opens it so at once,
+    `writable=False` never.
+
+    Many threads may ask one image at once; to change it is for one alone, or RuntimeError. A forked child must not use
+    it, and does not close it.
+    """
+
+    __slots__ = ("_path", "_flags", "_upgrade", "_threads", "_process")
+
+    def __init__(
+        self,
+        path: Union[Path, int],
+        *,
+        writable: Optional[bool] = None,
+        no_lock: bool = False,
+        force_share: bool = False,
+        threads: int = 0,
+    ) -> None:
+        """Opens the image at a path, or behind a descriptor, which stays the caller's.
+
+        no_lock: the caller holds QEMU's locks, or knows that nobody else has the image; ChangedError if somebody does.
+        force_share: names and flags only, while a running QEMU holds the image. threads: how many may be used where
+        there is much to do; 0 and 1 both mean the caller's alone.
+        """
+        self._path = path if isinstance(path, int) else os.fsencode(path)
+        self._flags = (lib.CHECKMAP_OPEN_NO_LOCK if no_lock else 0) | (
+            lib.CHECKMAP_OPEN_FORCE_SHARE if force_share else 0
+        )
+        self._upgrade = writable is None and not force_share
+        self._threads = threads
+        self._process = os.getpid()
+        super().__init__(*self._opened(bool(writable)))
+
+    def _opened(self, writable: bool) -> Any:
+        out = ffi.new("checkmap_image **")
+        flags = self._flags | (lib.CHECKMAP_OPEN_RDWR if writable else 0)
+        if isinstance(self._path, int):
+            checked(lib.checkmap_image_open_fd(self._path, flags, out))
+        else:
+            checked(lib.checkmap_image_open(self._path, len(self._path), flags, out))
+        process = os.getpid()
+
+        def close(pointer: Any) -> None:
+            # A forked child shares its parent's locks.
+            if os.getpid() == process:
+                lib.checkmap_image_close(pointer)
+
+        if self._threads:
+            status = lib.checkmap_image_set_threads(out[0], self._threads)
+            if status < 0:
+                error = last_error(status)
+                close(out[0])
+                raise error
+        return out[0], close
+
+    def _begin(self, alone: bool) -> Any:
+        if os.getpid() != self._process:
+            raise RuntimeError("a forked child must not use an image of its parent's")
+        return super()._begin(alone)
+
+    def _change(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        pointer = self._begin(True)
+        try:
+            if self._upgrade:
+                pointer = self._reopen()
+            return function(pointer, *arguments)
+        finally:
+            self._end(True)
+
+    def _reopen(self) -> Any:
+        """For writing. The locks exclude each other in one process too, so the old handle goes first."""
+        old, self._pointer = self._pointer, None
+        ffi.release(old)
+        try:
+            pointer, close = self._opened(True)
+            self._upgrade = False
+        except CheckmapError:
+            self._pointer = ffi.gc(*self._opened(False))
+            raise
+        self._pointer = ffi.gc(pointer, close)
+        return self._pointer
+
+    def _named(self, function: Callable[..., Any], options: Options, *names: Name, more: Iterable[Any] = ()) -> None:
+        arguments: List[Any] = []
+        for name in map(name_bytes, names):
+            arguments += (name, len(name))
+        options.checked(self._change(function, *arguments, *more, options.pointer))
+
+    # Checkpoints.
+
+    def checkpoints(self) -> List[Checkpoint]:
+        """The checkpoints, oldest first."""
+
+        def ask(pointer: Any) -> List[Checkpoint]:
+            room = checked(lib.checkmap_checkpoint_list(pointer, ffi.NULL, 0)) or 1
+            out = ffi.new("struct checkmap_checkpoint[]", room)
+            count = min(checked(lib.checkmap_checkpoint_list(pointer, out, room)), room)
+            return [
+                Checkpoint(
+                    name_text(each.name, each.name_len),
+                    None if each.parent == ffi.NULL else name_text(each.parent, each.parent_len),
+                    each.granularity,
+                    _known(each.dirty_bytes),
+                    bool(each.flags & lib.CHECKMAP_CHECKPOINT_RECORDING),
+                    bool(each.flags & lib.CHECKMAP_CHECKPOINT_INCONSISTENT),
+                    bool(each.flags & lib.CHECKMAP_CHECKPOINT_UNUSABLE),
+                    bool(each.flags & lib.CHECKMAP_CHECKPOINT_UNORDERED),
+                )
+                for each in out[0:count]
+            ]
+
+        return self._read(ask)
+
+    def create(
+        self,
+        name: Name,
+        granularity: Optional[int] = None,
+        *,
+        dry_run: bool = False,
+        cumulative: bool = False,
+        progress: Optional[Progress] = None,
+    ) -> None:
+        """Creates a checkpoint of now, in one atomic step; None is the granularity of the newest, else the default.
+
+        cumulative: the model of an image that has no checkpoints yet, or whose own is unknown.
+        """
+        options = Options(progress, flags=flags_of(dry_run=dry_run), model=_model(cumulative))
+        self._named(lib.checkmap_checkpoint_create_with, options, name, more=(granularity or 0,))
+
+    def delete(
+        self,
+        name: Name,
+        *,
+        dry_run: bool = False,
+        top_layer_only: bool = False,
+        force_inconsistent: bool = False,
+        progress: Optional[Progress] = None,
+    ) -> None:
+        """Deletes a checkpoint, in one atomic step: the interval before it absorbs the one after it.
+
+        top_layer_only: do not look at the layers below. force_inconsistent: also where what it holds cannot be trusted,
+        giving up what older checkpoints know with it.
+        """
+        options = Options(progress, flags=flags_of(top_layer_only, force_inconsistent, dry_run))
+        self._named(lib.checkmap_checkpoint_delete_with, options, name)
+
+    def delete_inconsistent(
+        self, *, dry_run: bool = False, top_layer_only: bool = False, progress: Optional[Progress] = None
+    ) -> None:
+        """Deletes every inconsistent checkpoint, and all that depend on them; the next backup is full."""
+        options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run))
+        self._named(lib.checkmap_checkpoint_delete_inconsistent, options)
+
+    def rename(
+        self,
+        name: Name,
+        to: Name,
+        *,
+        dry_run: bool = False,
+        top_layer_only: bool = False,
+        progress: Optional[Progress] = None,
+    ) -> None:
+        """Renames a checkpoint, in one atomic step."""
+        options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run))
+        self._named(lib.checkmap_checkpoint_rename_with, options, name, to)
+
+    def diff(
+        self,
+        since: Name,
+        until: Optional[Name] = None,
+        *,
+        offset: int = 0,
+        length: Optional[int] = None,
+        top_layer_only: bool = False,
+        progress: Optional[Progress] = None,
+    ) -> Bitmap:
+        """The blocks that changed since a checkpoint, until another one, or until now; never short.
+
+        offset and length are a window of the disk, outside of which the bitmap is clean.
+        """
+        first = name_bytes(since)
+        last = b"" if until is None else name_bytes(until)
+        options = Options(progress, flags=flags_of(top_layer_only))
+        out = ffi.new("checkmap_bitmap **")
+        options.checked(
+            self._read(
+                lib.checkmap_diff_with,
+                first,
+                len(first),
+                ffi.NULL if until is None else last,
+                len(last),
+                offset,
+                up_to(length),
+                options.pointer,
+                out,
+            )
+        )
+        return Bitmap._of(out[0])
+
+    # The image.
+
+    def info(self) -> ImageInfo:
+        """What the image is."""
+
+        def ask(pointer: Any) -> ImageInfo:
+            info = ffi.new("struct checkmap_image_info *")
+            info.size = ffi.sizeof("struct checkmap_image_info")
+            checked(lib.checkmap_image_get_info(pointer, info))
+            return ImageInfo(
+                text(info.format),
+                info.format_version,
+                info.disk_size,
+                info.cluster_size,
+                info.default_granularity,
+                None if info.backing_file == ffi.NULL else name_text(info.backing_file, info.backing_file_len),
+                None if info.data_file == ffi.NULL else name_text(info.data_file, info.data_file_len),
+                _MODELS.get(info.model, "unknown"),
+                bool(info.flags & lib.CHECKMAP_IMAGE_UNCLEAN),
+                bool(info.flags & lib.CHECKMAP_IMAGE_HELD_BY_WRITER),
+                bool(info.flags & lib.CHECKMAP_IMAGE_TROUBLE),
+            )
+
+        return self._read(ask)
+
+    def trouble(self) -> Optional[CheckmapError]:
+        """Why no bitmap of the image can be used; None if they can be."""
+        status = self._read(lib.checkmap_image_trouble)
+        return last_error(status) if status < 0 else None
+
+    def warnings(self) -> List[str]:
+        """What to tell the user: of the opening, or of the last call that changed the image or tried to."""
+
+        def ask(pointer: Any) -> List[str]:
+            count = checked(lib.checkmap_image_warnings(pointer))
+            return [text(lib.checkmap_image_warning(pointer, index)) for index in range(count)]
+
+        return self._read(ask)
+
+    def check(self, progress: Optional[Progress] = None) -> Report:
+        """Verifies every structure and rule. What is wrong is in the report, and no error."""
+        options = Options(progress)
+        out = ffi.new("checkmap_report **")
+        options.checked(self._read(lib.checkmap_image_check, options.pointer, out))
+        return report_of(out[0])
+
+    # Bitmaps as they are stored.
+
+    def stored(self) -> List[StoredBitmap]:
+        """The bitmaps in the order of the image."""
+
+        def ask(pointer: Any) -> List[StoredBitmap]:
+            room = checked(lib.checkmap_stored_list(pointer, ffi.NULL, 0)) or 1
+            out = ffi.new("struct checkmap_stored[]", room)
+            count = min(checked(lib.checkmap_stored_list(pointer, out, room)), room)
+            return [
+                StoredBitmap(
+                    name_text(each.name, each.name_len),
+                    each.granularity,
+                    bool(each.flags & lib.CHECKMAP_CHECKPOINT_RECORDING),
+                    bool(each.flags & lib.CHECKMAP_CHECKPOINT_INCONSISTENT),
+                    bool(each.flags & lib.CHECKMAP_CHECKPOINT_UNUSABLE),
+                )
+                for each in out[0:count]
+            ]
+
+        return self._read(ask)
+
+    def read_stored(self, name: Name, offset: int = 0, length: Optional[int] = None) -> Bitmap:
+        """Reads a stored bitmap; outside of the window it is clean."""
+        raw = name_bytes(name)
+        return self._read(
+            lambda pointer: Bitmap._made(
+                lib.checkmap_stored_read, pointer, raw, len(raw), offset, up_to(length)
+            )
+        )
+
+    def summarize_stored(self, name: Name) -> Summary:
+        """What a stored bitmap amounts to."""
+        raw = name_bytes(name)
+        out = ffi.new("struct checkmap_summary *")
+        checked(self._read(lib.checkmap_stored_summarize, raw, len(raw), out))
+        return Summary(_known(out.dirty_bytes), _known(out.dirty_extents), _known(out.stored_bytes))
+
+    def merge_stored(
+        self, names: Iterable[Name], into: Name, *, dry_run: bool = False, progress: Optional[Progress] = None
+    ) -> None:
+        """Makes a stored bitmap into the union of itself and others, in one atomic step; the others stay."""
+        raw = [ffi.from_buffer("char[]", name_bytes(name)) for name in names]
+        options = Options(progress, flags=flags_of(dry_run=dry_run))
+        target = name_bytes(into)
+        options.checked(
+            self._change(
+                lib.checkmap_stored_merge,
+                ffi.new("char *[]", raw),
+                ffi.new("size_t[]", [len(name) for name in raw]),
+                len(raw),
+                target,
+                len(target),
+                options.pointer,
+            )
+        )
+
+
+def _model(cumulative: bool) -> int:
+    model: int = lib.CHECKMAP_MODEL_CUMULATIVE if cumulative else lib.CHECKMAP_MODEL_NONE
+    return model

@@ -1,0 +1,69 @@
+"""What a check finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, List, Optional
+
+from ._arguments import text
+from ._errors import checked
+from ._native import ffi, lib
+
+_SEVERITIES = {
+    lib.CHECKMAP_SEVERITY_ERROR: "error",
+    lib.CHECKMAP_SEVERITY_UNUSABLE: "unusable",
+    lib.CHECKMAP_SEVERITY_LEAK: "leak",
+    lib.CHECKMAP_SEVERITY_WARNING: "warning",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding."""
+
+    #: "error": a rule is broken; "unusable": no backup by this bitmap; "leak": room nobody uses; "warning": odd, harmless
+    severity: str
+    #: The structure that is wrong.
+    structure: str
+    #: What is wrong with it.
+    message: str
+    #: Where it is in the file, in bytes; None where that cannot be said.
+    offset: Optional[int]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found."""
+
+    #: How many rules are broken.
+    errors: int
+    #: How many bitmaps cannot be used for a backup.
+    unusable: int
+    #: How many bytes are counted as used that nothing uses.
+    leaked_bytes: int
+    #: The first thousand findings.
+    problems: List[Problem]
+
+
+def report_of(pointer: Any) -> Report:
+    """All that a report of the library says; the library's own is freed."""
+    try:
+        total = checked(lib.checkmap_report_problems(pointer, 0, ffi.NULL, 0))
+        out = ffi.new("struct checkmap_problem[]", total or 1)
+        count = checked(lib.checkmap_report_problems(pointer, 0, out, total or 1))
+        return Report(
+            checked(lib.checkmap_report_errors(pointer)),
+            checked(lib.checkmap_report_unusable(pointer)),
+            checked(lib.checkmap_report_leaked_bytes(pointer)),
+            [
+                Problem(
+                    _SEVERITIES.get(each.severity, "warning"),
+                    text(each.structure),
+                    text(each.message),
+                    None if each.offset < 0 else each.offset,
+                )
+                for each in out[0:count]
+            ],
+        )
+    finally:
+        lib.checkmap_report_free(pointer)

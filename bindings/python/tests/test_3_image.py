@@ -1,0 +1,418 @@
+"""Images: 3xx as in tests/c."""
+
+import errno
+import os
+import subprocess
+
+import pytest
+
+from checkmap import (
+    BackingLayerError,
+    CancelledError,
+    ChangedError,
+    CheckmapError,
+    ExistsError,
+    Image,
+    InconsistentError,
+    InUseError,
+    InvalidArgumentError,
+    InvalidNameError,
+    NameTooLongError,
+    NotFoundError,
+    OrderError,
+    PoisonedError,
+    ReadOnlyError,
+    SystemCallError,
+    UnknownFormatError,
+)
+
+from .conftest import KIB, MIB
+
+
+def names(image):
+    return [each.name for each in image.checkpoints()]
+
+
+def test_300_image_info(image_copy):
+    with Image(image_copy("chain.qcow2")) as image:
+        info = image.info()
+        assert (info.format, info.format_version, info.disk_size) == ("qcow2", 3, 64 * MIB)
+        assert (info.cluster_size, info.default_granularity, info.model) == (64 * KIB, 64 * KIB, "interval")
+        assert not info.unclean and not info.trouble and info.backing_file is info.data_file is None
+        assert image.trouble() is None and image.warnings() == []
+    with Image(image_copy("overlay.qcow2")) as image:
+        assert image.info().backing_file == "chain.qcow2"
+    with Image(image_copy("plain.qcow2")) as image:
+        assert image.info().model is None
+
+
+def test_301_image_open(image_copy, here, fails):
+    image_copy("chain.qcow2")
+    with fails(InvalidArgumentError, errno.EINVAL):
+        Image("chain.qcow2", writable=True, force_share=True)
+    for bad in ("", "a\0b"):
+        with fails(InvalidArgumentError, errno.EINVAL):
+            Image(bad)
+    with fails(NameTooLongError, errno.ENAMETOOLONG):
+        Image("a" * 10000)
+    with fails(SystemCallError, errno.ENOENT) as caught:
+        Image("nowhere")
+    assert "nowhere" in str(caught.value)
+    for path in (here / "chain.qcow2", b"chain.qcow2"):
+        Image(path).close()
+    os.rename("chain.qcow2", b"\xff\xfe")
+    Image(b"\xff\xfe").close()
+    Image(os.fsdecode(b"\xff\xfe")).close()
+    (here / "raw").write_bytes(bytes(65536))
+    with fails(UnknownFormatError, errno.ENOTSUP):
+        Image("raw")
+    with fails(SystemCallError, errno.EIO):
+        Image("/dev/null")
+    with fails(SystemCallError, errno.EISDIR):
+        Image(".", writable=True)
+    with pytest.raises(TypeError):
+        Image(1.5)
+
+
+def test_302_image_open_fd(image_copy, fails):
+    image_copy("chain.qcow2")
+    fd = os.open("chain.qcow2", os.O_RDONLY)
+    with Image(fd) as image:
+        os.close(fd)
+        assert names(image) == ["a", "b", "c"]
+    for bad in (fd, -1):
+        with fails(SystemCallError, errno.EBADF):
+            Image(bad)
+    fd = os.open("chain.qcow2", os.O_RDONLY)
+    with fails(ReadOnlyError, errno.EROFS):
+        Image(fd, writable=True)
+    os.close(fd)
+    fd = os.open("chain.qcow2", os.O_RDWR)
+    with Image(fd, writable=True) as image:
+        image.create("d")
+    os.fstat(fd)
+    with Image(fd) as image:
+        image.create("e")
+        assert names(image) == ["a", "b", "c", "d", "e"]
+    os.close(fd)
+    read, write = os.pipe()
+    with pytest.raises(CheckmapError):
+        Image(read)
+    os.close(read)
+    os.close(write)
+
+
+def test_303_list(image_copy):
+    with Image(image_copy("chain.qcow2")) as image:
+        a, b, c = image.checkpoints()
+        assert [(each.name, each.parent, each.dirty_bytes) for each in (a, b, c)] == [
+            ("a", None, 64 * KIB),
+            ("b", "a", 128 * KIB),
+            ("c", "b", 64 * KIB),
+        ]
+        assert [each.recording for each in (a, b, c)] == [False, False, True]
+        for each in (a, b, c):
+            assert each.granularity == 64 * KIB and not each.inconsistent and not each.unusable and not each.unordered
+    with Image(image_copy("plain.qcow2")) as image:
+        assert image.checkpoints() == []
+
+
+def test_304_diff(image_copy, fails):
+    with Image(image_copy("chain.qcow2")) as image:
+
+        def changed(since, until=None, **more):
+            return image.diff(since, until, **more).extents()
+
+        assert changed("a") == [(MIB, 64 * KIB), (2 * MIB, 128 * KIB), (4 * MIB, 64 * KIB)]
+        assert changed("b") == changed(b"b") == [(2 * MIB, 128 * KIB), (4 * MIB, 64 * KIB)]
+        assert changed("a", "b") == [(MIB, 64 * KIB)]
+        assert changed("a", "c") == [(MIB, 64 * KIB), (2 * MIB, 128 * KIB)]
+        assert changed("b", "b") == []
+        with fails(OrderError, errno.EPROTO):
+            changed("b", "a")
+        for since, until in (("x", None), ("a", "x")):
+            with fails(NotFoundError, errno.ENOENT):
+                changed(since, until)
+        for since, until in (("", None), ("a", "")):
+            with fails(InvalidNameError, errno.EINVAL):
+                changed(since, until)
+        assert changed("a", offset=2 * MIB, length=64 * KIB) == [(2 * MIB, 64 * KIB)]
+    with Image("chain.qcow2", threads=3) as image:
+        assert image.diff("a").dirty_bytes() == 256 * KIB
+    with fails(InvalidArgumentError, errno.EINVAL):
+        Image("chain.qcow2", threads=(1 << 32) - 1)
+    # The image of the failed opening is closed, and the diff outlives its image.
+    with Image("chain.qcow2", writable=True) as image:
+        bitmap = image.diff("a")
+    assert bitmap.dirty_bytes() == 256 * KIB
+
+
+def test_305_create(image_copy, fails):
+    with Image(image_copy("chain.qcow2")) as image:
+        image.create("d")
+        points = image.checkpoints()
+        assert [each.recording for each in points] == [False, False, False, True] and points[3].dirty_bytes == 0
+        with fails(ExistsError, errno.EEXIST):
+            image.create("d")
+        for bad in (3, 1):
+            with fails(InvalidArgumentError, errno.EINVAL):
+                image.create("e", bad)
+        image.create("e", 4096, dry_run=True)
+        assert len(names(image)) == 4
+        image.create("e", 4096)
+        assert image.checkpoints()[4].granularity == 4096
+    with Image("chain.qcow2", writable=False) as image:
+        assert len(names(image)) == 5
+        with fails(ReadOnlyError, errno.EROFS):
+            image.create("f")
+    with Image(image_copy("plain.qcow2")) as image:
+        image.create("first")
+        assert image.checkpoints()[0].granularity == 64 * KIB
+
+
+def test_306_delete(image_copy, fails):
+    with Image(image_copy("chain.qcow2")) as image:
+        image.delete("b")
+        a, c = image.checkpoints()
+        assert a.dirty_bytes == 192 * KIB and (c.name, c.parent) == ("c", "a")
+        with fails(NotFoundError, errno.ENOENT):
+            image.delete("b")
+        image.delete("c")
+        (a,) = image.checkpoints()
+        assert a.dirty_bytes == 256 * KIB and a.recording
+        image.delete("a")
+        assert image.checkpoints() == []
+        image.delete_inconsistent()
+
+
+def test_307_rename(image_copy, fails):
+    with Image(image_copy("chain.qcow2")) as image:
+        image.rename("b", "monday")
+        a, b, c = image.checkpoints()
+        assert b.name == c.parent == "monday" and b.dirty_bytes == 128 * KIB
+        with fails(NotFoundError, errno.ENOENT):
+            image.rename("b", "x")
+        with fails(ExistsError, errno.EEXIST):
+            image.rename("a", "c")
+        with fails(InvalidNameError, errno.EINVAL):
+            image.rename("a", "x->y")
+
+
+def test_308_names(image_copy, fails):
+    with Image(image_copy("chain.qcow2")) as image:
+        for bad in ("", "a\0b"):
+            with fails(InvalidNameError, errno.EINVAL):
+                image.create(bad)
+        for use in (
+            lambda: image.create("n" * 511),
+            lambda: image.create("n" * 100000),
+            lambda: image.delete("n" * 1024),
+            lambda: image.rename("a", "n" * 100000),
+            lambda: image.diff("n" * 100000),
+        ):
+            with fails(NameTooLongError, errno.ENAMETOOLONG):
+                use()
+        with fails(NotFoundError, errno.ENOENT):
+            image.delete("n" * 1023)
+        with pytest.raises(AttributeError):
+            image.create(5)
+        assert len(names(image)) == 3
+        image.create("n" * 510)
+        assert image.warnings()[0]
+        image.create(b"\xff\xfe\x80")
+        image.create("Zwölf")
+        assert names(image)[3:] == ["n" * 510, "\udcff\udcfe\udc80", "Zwölf"]
+        image.delete("\udcff\udcfe\udc80")
+        image.delete(b"n" * 510)
+        assert names(image) == ["a", "b", "c", "Zwölf"]
+
+
+def test_309_in_use(image_copy, fails):
+    image_copy("chain.qcow2")
+    with Image("chain.qcow2", writable=True):
+        for writable in (True, False, None):
+            with fails(InUseError, errno.EBUSY):
+                Image("chain.qcow2", writable=writable)
+        Image("chain.qcow2", no_lock=True).close()
+        with Image("chain.qcow2", force_share=True) as other:
+            assert other.checkpoints()[0].dirty_bytes is None and other.info().held_by_writer
+            with fails(InvalidArgumentError, errno.EINVAL):
+                other.diff("a")
+    with Image("chain.qcow2") as reader, Image("chain.qcow2") as other:
+        with fails(InUseError, errno.EBUSY):
+            Image("chain.qcow2", writable=True)
+        # An image that cannot be written now can still be read.
+        with fails(InUseError, errno.EBUSY):
+            reader.create("d")
+        assert names(reader) == names(other) == ["a", "b", "c"]
+        other.close()
+        reader.create("d")
+    Image("chain.qcow2", writable=True).close()
+
+
+def test_310_stale(image_copy, fails):
+    image_copy("chain.qcow2")
+    with Image("chain.qcow2", writable=True, no_lock=True) as ours:
+        ours.create("ours")
+        assert len(names(ours)) == 4
+        with Image("chain.qcow2") as theirs:
+            theirs.create("theirs")
+        for use in (
+            ours.checkpoints,
+            lambda: ours.create("x"),
+            lambda: ours.delete("a"),
+            lambda: ours.diff("a"),
+            ours.info,
+            ours.check,
+        ):
+            with fails(ChangedError, errno.ESTALE):
+                use()
+    with Image("chain.qcow2") as ours:
+        assert len(names(ours)) == 5
+
+
+def test_311_deleted(image_copy):
+    with Image(image_copy("chain.qcow2"), writable=True) as image:
+        os.unlink("chain.qcow2")
+        assert image.diff("a").dirty_bytes() == 256 * KIB
+        image.create("d")
+    with Image(image_copy("chain.qcow2"), writable=True) as image:
+        os.truncate("chain.qcow2", 100)
+        with pytest.raises(CheckmapError):
+            image.diff("a")
+        with pytest.raises(CheckmapError):
+            image.delete("b")
+    # Deleted before it is opened for writing: there is nothing left to use.
+    image = Image(image_copy("chain.qcow2"))
+    os.unlink("chain.qcow2")
+    with pytest.raises(CheckmapError):
+        image.create("d")
+    assert image.closed
+    image.close()
+
+
+def test_312_read_only(image_copy, fails):
+    os.chmod(image_copy("chain.qcow2"), 0o444)
+    with fails(ReadOnlyError, errno.EACCES):
+        Image("chain.qcow2", writable=True)
+    with Image("chain.qcow2") as image:
+        with fails(ReadOnlyError, errno.EACCES):
+            image.delete("a")
+        assert names(image) == ["a", "b", "c"]
+    with Image("chain.qcow2", writable=False) as image:
+        for use in (lambda: image.delete("a"), lambda: image.rename("a", "z")):
+            with fails(ReadOnlyError, errno.EROFS):
+                use()
+
+
+def test_313_check(image_copy, fails):
+    with Image(image_copy("chain.qcow2")) as image:
+        report = image.check()
+        assert report.errors == report.unusable == report.leaked_bytes == 0
+        told = []
+        with fails(CancelledError, errno.ECANCELED):
+            image.check(progress=lambda *what: told.append(what) or True)
+        assert len(told) == 1
+    with Image(image_copy("inconsistent.qcow2")) as image:
+        report = image.check()
+        assert report.unusable > 0 and report.problems[0].message
+
+
+def test_314_stored(image_copy, fails):
+    with Image(image_copy("chain.qcow2")) as image:
+        stored = image.stored()
+        assert sorted(each.name for each in stored) == ["a", "a->b", "b->c"]
+        assert [each.name for each in stored if each.recording] == ["b->c"]
+        assert all(each.granularity == 64 * KIB for each in stored)
+        assert image.read_stored("a->b").dirty_bytes() == 128 * KIB
+        assert not image.read_stored("a->b", 0, MIB)
+        with fails(NotFoundError, errno.ENOENT):
+            image.read_stored("b")
+        summary = image.summarize_stored("b->c")
+        assert (summary.dirty_bytes, summary.dirty_extents) == (64 * KIB, 1) and summary.stored_bytes > 0
+        with fails(NotFoundError, errno.ENOENT):
+            image.summarize_stored("x")
+        image.merge_stored(["a", b"b->c"], "a->b")
+        assert image.summarize_stored("a->b").dirty_bytes == 256 * KIB
+        with fails(InvalidArgumentError, errno.EINVAL):
+            image.merge_stored([], "a->b")
+
+
+def test_315_progress(image_copy, fails):
+    with Image(image_copy("chain.qcow2")) as image:
+        told = []
+
+        def stop(*what):
+            told.append(what)
+            return -1
+
+        with fails(CancelledError, errno.ECANCELED):
+            image.diff("a", progress=stop)
+        assert len(told) == 1
+        with fails(CancelledError, errno.ECANCELED):
+            image.delete("b", progress=stop)
+        assert names(image) == ["a", "b", "c"]
+        told.clear()
+        assert image.diff("a", progress=lambda *what: told.append(what)).count() == 4
+        assert told and all(phase and done <= total for phase, done, total in told)
+        image.delete("b", dry_run=True)
+        image.rename("b", "z", dry_run=True)
+        assert names(image) == ["a", "b", "c"]
+        image.rename("b", "z", progress=lambda *_: 0)
+        image.delete("z", progress=lambda *_: 0)
+        assert names(image) == ["a", "c"]
+
+
+def test_316_inconsistent(image_copy, fails):
+    with Image(image_copy("inconsistent.qcow2")) as image:
+        last = image.checkpoints()[2]
+        assert last.inconsistent and last.dirty_bytes is None
+        with fails(InconsistentError, errno.EUCLEAN):
+            image.diff("a")
+        with fails(InconsistentError, errno.EUCLEAN):
+            image.create("d")
+        image.delete_inconsistent()
+        assert len(names(image)) < 3
+
+
+def test_317_layers(image_copy, fails):
+    image_copy("chain.qcow2")
+    with Image(image_copy("overlay.qcow2")) as image:
+        with fails(BackingLayerError, errno.EPROTO):
+            image.diff("a")
+        with fails(BackingLayerError, errno.EPROTO):
+            image.delete("a")
+        image.diff("a", top_layer_only=True)
+        os.unlink("chain.qcow2")
+        with fails(BackingLayerError, errno.EPROTO):
+            image.diff("a")
+        image.delete("a", top_layer_only=True)
+
+
+def test_318_damaged(image_copy):
+    size = os.stat(image_copy("chain.qcow2")).st_size
+    refused = 0
+    at = 0
+    with open("chain.qcow2", "r+b", buffering=0) as file:
+        while at < size:
+            byte = os.pread(file.fileno(), 1, at)
+            os.pwrite(file.fileno(), bytes([byte[0] ^ 0x81]), at)
+            try:
+                with Image("chain.qcow2", no_lock=True) as image:
+                    image.trouble()
+                    image.check()
+                    image.checkpoints()
+                    image.diff("a")
+            except CheckmapError as error:
+                assert not isinstance(error, PoisonedError)
+                refused += 1
+            os.pwrite(file.fileno(), byte, at)
+            at += 1 if at < 512 else 8191
+    assert refused > 10
+
+
+def test_a_cumulative_checkpoint(image_copy):
+    with Image(image_copy("plain.qcow2")) as image:
+        image.create("all", cumulative=True)
+        subprocess.run(["qemu-img", "info", "-U", "plain.qcow2"], check=True, stdout=subprocess.DEVNULL)
+        assert names(image) == ["all"]
