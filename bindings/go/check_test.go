@@ -1,6 +1,7 @@
 package checkmap
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"os"
@@ -59,15 +60,14 @@ func makeImages() {
 	if err := writer.Start(); err != nil {
 		panic(err)
 	}
-	ok(io.WriteString(commands, "write 5M 64k\nflush\n"))
-	before := ok(os.Stat(filepath.Join(images, "chain.qcow2"))).Size()
-	for tries := 0; tries < 200; tries++ {
-		time.Sleep(50 * time.Millisecond)
-		if ok(os.Stat(filepath.Join(images, "inconsistent.qcow2"))).Size() > before {
-			break
+	ok(io.WriteString(commands, "write -P 0x77 5M 64k\nflush\n"))
+	written := bytes.Repeat([]byte{0x77}, 4096)
+	for tries := 0; !bytes.Contains(ok(os.ReadFile(filepath.Join(images, "inconsistent.qcow2"))), written); tries++ {
+		if tries == 1000 {
+			panic("qemu-io does not write")
 		}
+		time.Sleep(10 * time.Millisecond)
 	}
-	time.Sleep(200 * time.Millisecond)
 	if err := writer.Process.Kill(); err != nil {
 		panic(err)
 	}

@@ -6,6 +6,7 @@ package checkmap
 import "C"
 
 import (
+	"fmt"
 	"os"
 	"runtime"
 )
@@ -122,8 +123,8 @@ func withDescriptor(file *os.File, call func(fd C.int) error) error {
 		return err
 	}
 	var result error
-	if err := conn.Control(func(fd uintptr) { result = call(C.int(fd)) }); err != nil {
-		return err
+	if conn.Control(func(fd uintptr) { result = call(C.int(fd)) }) != nil {
+		return fmt.Errorf("%s: %w", file.Name(), os.ErrClosed)
 	}
 	return result
 }
