@@ -322,8 +322,8 @@ fn witness() -> PathBuf {
             declaration.clear();
         }
     }
-    let (c, library) = (here.join("witness.c"), here.join("libcheckmap.so"));
-    fs::write(&c, source).expect("it can be written");
+    let library = here.join("libcheckmap.so");
+    fs::write(here.join("witness.c"), source).expect("it can be written");
     let map = root().join("libcheckmap/checkmap.map");
     let mut cc = Command::new("gcc");
     cc.args([
@@ -336,7 +336,8 @@ fn witness() -> PathBuf {
         "-fno-eliminate-unused-debug-types",
     ]);
     cc.arg(format!("-Wl,--version-script={}", map.display())).arg("-I").arg(root().join("include"));
-    run(cc.arg(&c).arg("-o").arg(&library));
+    // By its bare name: the dump holds no path of the machine that made it.
+    run(cc.current_dir(&here).arg("witness.c").arg("-o").arg(&library));
     library
 }
 
