@@ -1,0 +1,3 @@
+module checkmap
+
+go 1.19

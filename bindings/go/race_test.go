@@ -1,0 +1,5 @@
+//go:build race
+
+package checkmap
+
+const raceEnabled = true
