@@ -174,13 +174,17 @@ impl Directory {
     /// The places of the entries that overlap the chunks `key..end`.
     pub(super) fn places(&self, key: u32, end: u32) -> Range<usize> {
         let from = self.place(key);
-        let to = match self.entries.get(from) {
-            Some(entry) if entry.key < end => {
-                from + self.entries[from..].partition_point(|entry| entry.key < end).max(1)
-            }
-            _ => from,
-        };
-        from..to
+        if self.entries.get(end as usize).is_some_and(|entry| entry.key == end) {
+            return from..end as usize;
+        }
+        // Most ranges end near where they begin.
+        let mut reach = 1;
+        while self.entries.get(from + reach).is_some_and(|entry| entry.key < end) {
+            reach *= 2;
+        }
+        let near = from + reach / 2;
+        let far = self.entries.len().min(from + reach);
+        from..near + self.entries[near.min(far)..far].partition_point(|entry| entry.key < end)
     }
 
     /// The entries that overlap the chunks `key..end`.
