@@ -1,3 +1,4 @@
+#![forbid(unsafe_code)]
 //! The Go package, against the C library as it is built here: vetted, then tested plainly with every check of pointers
 //! that cgo has, and with the race detector.
 
@@ -64,7 +65,7 @@ fn every_behaviour_in_go() {
     let passed = told.lines().filter(|line| line.starts_with("--- PASS")).count();
     assert!(passed > 50, "{told}");
     for line in told.lines().filter(|line| line.contains("Go by batches")) {
-        println!("{line}");
+        eprintln!("{line}");
     }
 }
 
