@@ -1,3 +1,4 @@
+#![forbid(unsafe_code)]
 //! The Go package, against the C library as it is built here: vetted, then tested plainly with every check of pointers
 //! that cgo has, and with the race detector.
 
