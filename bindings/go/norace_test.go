@@ -1,5 +1,0 @@
-//go:build !race
-
-package checkmap
-
-const raceEnabled = false
