@@ -90,8 +90,8 @@ pub struct Kernels {
     pub sort_few: fn(items: &[[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize,
     /// The union of two lists of runs; touching runs are joined. Its length.
     pub unite_runs: fn(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize,
-    /// Whether few runs are united sooner by `unite_few_runs` than two by two.
-    pub sorts_runs: bool,
+    /// Whether sorting few items or runs takes networks in registers: else two lists are merged sooner, and runs two by two.
+    pub has_networks: bool,
     /// The union of the first `groups` of runs, of which there are `runs`, one at least; touching runs are joined. Its
     /// length. Each group is sorted, and filled up with `u16::MAX`.
     pub unite_few_runs: fn(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize,

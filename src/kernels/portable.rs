@@ -39,7 +39,7 @@ pub(super) use every_kernel;
 
 macro_rules! portable {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
-        pub(super) static KERNELS: Kernels = Kernels { level: Level::Portable, sorts_runs: false, $($name: body::$name,)* };
+        pub(super) static KERNELS: Kernels = Kernels { level: Level::Portable, has_networks: false, $($name: body::$name,)* };
     };
 }
 

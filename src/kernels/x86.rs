@@ -19,7 +19,7 @@ macro_rules! avx2 {
                 unsafe { stamped($($argument),*) }
             })*
         }
-        const STAMPED: Kernels = Kernels { level: Level::Avx2, sorts_runs: true, $($name: avx2::$name,)* };
+        const STAMPED: Kernels = Kernels { level: Level::Avx2, has_networks: true, $($name: avx2::$name,)* };
     };
 }
 
@@ -39,7 +39,7 @@ macro_rules! avx512 {
                 unsafe { stamped($($argument),*) }
             })*
         }
-        pub(super) static AVX512: Kernels = Kernels { level: Level::Avx512, sorts_runs: false, $($name: avx512::$name,)* };
+        pub(super) static AVX512: Kernels = Kernels { level: Level::Avx512, has_networks: false, $($name: avx512::$name,)* };
     };
 }
 

@@ -59,7 +59,7 @@ impl Workspace {
         let (mut items, mut groups, mut runs) = (0, 0, 0);
         let mut first_words = None;
         if let &[View::Array(a), View::Array(b)] = group
-            && a.len() + b.len() > FEW
+            && (a.len() + b.len() > FEW || !self.kernels.has_networks)
         {
             return self.unite_two_lists(a, b);
         }
@@ -87,7 +87,7 @@ impl Workspace {
         if runs == 0 {
             return self.unite_lists(group, items, groups);
         }
-        if groups <= FEW_RUNS && group.len() > 2 && self.kernels.sorts_runs {
+        if groups <= FEW_RUNS && group.len() > 2 && self.kernels.has_networks {
             return self.sort_runs(group, items + runs);
         }
         if items + runs <= SWEEP_MAX || small(group.len()) == 2 && items == 0 {
