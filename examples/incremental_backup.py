@@ -3,8 +3,8 @@
 
     incremental_backup.py vm.qcow2 backup.raw tuesday
 
-The virtual machine is off. qemu-img and qemu-nbd read the disk; the image stays locked against a start of the machine, and
-the checkpoint is made last of all: a backup that fails is simply done again.
+The virtual machine is off. qemu-img and qemu-nbd read the disk; the image stays locked against a start of the machine,
+and the checkpoint is made last of all: a backup that fails is simply done again.
 """
 
 import json

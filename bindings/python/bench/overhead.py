@@ -1,7 +1,7 @@
 """What Python costs: walks of the same bitmaps, in turn with the same walks by the Rust API in a process beside it.
 
-`make bench-python` in the project's root runs it. Fails where a walk into a buffer takes more than 1.5 times as long as in
-Rust, or a plain loop of tuples more than 50 times. Pairs are copied out of the library's records, item by item.
+`make bench-python` in the project's root runs it. Fails where a walk into a buffer takes more than 1.5 times as long as
+in Rust, or a plain loop of tuples more than 50 times. Pairs are copied out of the library's records, item by item.
 """
 
 import random
