@@ -3,8 +3,8 @@
 
     incremental_backup.py vm.qcow2 backup.raw tuesday
 
-The virtual machine is off. qemu-img and qemu-nbd read the disk; the image stays locked against a start of the machine, and
-the checkpoint is made last of all: a backup that fails is simply done again.
+The virtual machine is off. qemu-img and qemu-nbd read the disk; the image stays locked against a start of the machine,
+and the checkpoint is made last of all: a backup that fails is simply done again.
 """
 
 import json
@@ -41,7 +41,7 @@ def main(path, backup, name):
 
 def copy(path, address, changed, out):
     node = {"driver": "qcow2", "force-share": True, "file": {"driver": "file", "filename": os.path.abspath(path)}}
-    server = subprocess.Popen(["qemu-nbd", "-r", "-k", address, "json:" + json.dumps(node)])
+    server = subprocess.Popen(["qemu-nbd", "-r", "-t", "-k", address, "json:" + json.dumps(node)])
     while not os.path.exists(address) and server.poll() is None:
         time.sleep(0.01)
     try:
@@ -63,7 +63,7 @@ def copy(path, address, changed, out):
                     out.write(nbd.read(size))
             out.flush()
     finally:
-        server.terminate()
+        server.kill()  # It only reads; and one that a client just left may overlook SIGTERM.
         server.wait()
 
 

@@ -1,7 +1,8 @@
 """What Python costs: walks of the same bitmaps, in turn with the same walks by the Rust API in a process beside it.
 
-`make bench-python` in the project's root runs it. Fails where a walk into a buffer takes more than 1.5 times as long as in
-Rust, or a plain loop of tuples more than 50 times. Pairs are copied out of the library's records, item by item.
+`make bench-python` in the project's root runs it. Fails where a walk into a buffer takes more than 1.5 times as long as
+in Rust, or a plain loop of tuples more than 50 times. For pairs, which are copied item by item, and a
+list that holds all tuples at once the limits only notice when something goes wrong.
 """
 
 import random
@@ -21,7 +22,7 @@ except ImportError:
 
 BATCH = 8192
 ROUNDS = 21
-LIMITS = {"records": 1.5, "numpy": 1.5, "pairs": 8, "tuples": 50, "list": 50}
+LIMITS = {"records": 1.5, "numpy": 1.5, "pairs": 8, "tuples": 50, "list": 100}
 
 
 def every_other():

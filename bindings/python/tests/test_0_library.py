@@ -29,7 +29,10 @@ def test_every_behaviour_of_the_c_tests_is_here():
 
 def test_001_version():
     assert checkmap.__version__ == metadata.version("checkmap")
-    assert checkmap.__version__ == f"{lib.CHECKMAP_VERSION_MAJOR}.{lib.CHECKMAP_VERSION_MINOR}.{lib.CHECKMAP_VERSION_PATCH}"
+    assert (
+        checkmap.__version__
+        == f"{lib.CHECKMAP_VERSION_MAJOR}.{lib.CHECKMAP_VERSION_MINOR}.{lib.CHECKMAP_VERSION_PATCH}"
+    )
 
 
 def test_002_last_error(fails):
@@ -115,7 +118,17 @@ def test_what_cannot_be_an_argument():
     for bad in ("1", 1.0, None):
         with pytest.raises(TypeError):
             bitmap.get(bad)
-    for operation in ("__or__", "__and__", "__sub__", "__xor__", "__ior__", "__iand__", "__isub__", "__ixor__", "__le__"):
+    for operation in (
+        "__or__",
+        "__and__",
+        "__sub__",
+        "__xor__",
+        "__ior__",
+        "__iand__",
+        "__isub__",
+        "__ixor__",
+        "__le__",
+    ):
         assert getattr(bitmap, operation)({1}) is NotImplemented
     assert bitmap != 1 and (bitmap == 1) is False
     with pytest.raises(TypeError):

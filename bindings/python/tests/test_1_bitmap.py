@@ -4,6 +4,7 @@ import array
 import copy
 import errno
 import pickle
+import struct
 
 import pytest
 
@@ -127,7 +128,7 @@ def test_106_extents(fails):
         (lambda: memoryview(bytearray(160)).cast("q", (10, 2)), lambda out: [tuple(pair) for pair in out.tolist()]),
         (
             lambda: bytearray(240),
-            lambda out: [(int.from_bytes(out[n : n + 8], "little"), int.from_bytes(out[n + 8 : n + 16], "little")) for n in range(0, 240, 24)],
+            lambda out: list(struct.iter_unpack("=QQ8x", out)),
         ),
     ):
         offset, got = 0, []
@@ -154,6 +155,13 @@ def test_106_extents_of_many_batches():
     bitmap.from_bits(b"\x55" * 16384)
     expected = [(at, KIB) for at in range(0, 128 * MIB, 2 * KIB)]
     assert bitmap.extents() == expected
+    out = array.array("Q", bytes(16 * 65536))
+    assert bitmap.extents_into(out) == 65536 and list(zip(out[0::2], out[1::2])) == expected
+    out = array.array("Q", bytes(16 * 10000))
+    assert (
+        bitmap.extents_into(out, 0, 16 * MIB) == 8192 and list(zip(out[0:16384:2], out[1:16384:2])) == expected[:8192]
+    )
+    assert bitmap.extents_into(out) == 10000 and list(zip(out[0::2], out[1::2])) == expected[:10000]
     assert bitmap.extents(KIB, 8 * MIB) == [(at, KIB) for at in range(2 * KIB, 8 * MIB + KIB, 2 * KIB)]
 
 

@@ -16,7 +16,7 @@ TOOL = Path(__file__).resolve().parents[3] / "examples/incremental_backup.py"
 
 
 def backup(*arguments):
-    return subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True)
+    return subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, timeout=60)
 
 
 def write(image, rng, count, size):

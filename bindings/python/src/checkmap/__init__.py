@@ -1,7 +1,7 @@
 """Which blocks of this disk changed between these two points in time?
 
-Bitmap is in memory, Segment in a file, Image has checkpoints, whose diff() is a Bitmap. Offsets and lengths are bytes of
-the virtual disk. What goes wrong is a CheckmapError, one class for each kind.
+Bitmap is in memory, Segment in a file, Image has checkpoints, whose diff() is a Bitmap. Offsets and lengths are bytes
+of the virtual disk. What goes wrong is a CheckmapError, one class for each kind.
 """
 
 from . import _errors

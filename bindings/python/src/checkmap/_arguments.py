@@ -87,7 +87,7 @@ class Options:
         return status
 
 
-@ffi.callback("int(void *, const char *, uint64_t, uint64_t)", error=1)  # type: ignore[untyped-decorator, unused-ignore]
+@ffi.callback("int(void *, const char *, uint64_t, uint64_t)", error=1)  # type: ignore
 def _tell(user_data: Any, phase: Any, done: int, total: int) -> int:
     told: int = ffi.from_handle(user_data).told(text(phase), done, total)
     return told

@@ -282,15 +282,14 @@ class Bitmap(Handle):
     def __repr__(self) -> str:
         if self.closed:
             return "<checkmap.Bitmap, closed>"
-        return f"<checkmap.Bitmap of {self.size} bytes, {self.count()} of {self.granules} granules of {self.granularity} dirty>"
+        dirty = f"{self.count()} of {self.granules} granules of {self.granularity} dirty"
+        return f"<checkmap.Bitmap of {self.size} bytes, {dirty}>"
 
     # Other forms.
 
     def to_granularity(self, granularity: int) -> Bitmap:
         """A bitmap of another granularity, rounded outward: every dirty byte stays dirty."""
-        return self._read(
-            lambda pointer: self._made(lib.checkmap_bitmap_to_granularity, pointer, granularity)
-        )
+        return self._read(lambda pointer: self._made(lib.checkmap_bitmap_to_granularity, pointer, granularity))
 
     def to_bits(self, offset: int = 0, length: Optional[int] = None) -> bytes:
         """The bits of the granules that the range touches, least significant first; it begins at a multiple of 8."""

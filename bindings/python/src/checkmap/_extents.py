@@ -59,12 +59,23 @@ def into(handle: Handle, fill: Fill, out: Any, offset: int, length: int) -> int:
         raise BufferError("the buffer must be writable and contiguous")
     if view.itemsize != 8 or view.format not in ("Q", "L", "q", "l", "=Q", "=q"):
         raise TypeError(f"a buffer of 64-bit numbers or of EXTENT_FIELDS is needed, not of {view.format!r}")
-    room = view.nbytes // 16
-    records = allocate("struct checkmap_extent[]", room)
-    count = checked(handle._read(fill, offset, length, records, room))
     # As bytes first: memoryviews copy between equal formats only.
     to = view.cast("B").cast("Q")
-    words = memoryview(ffi.buffer(records, room * _SIZE)).cast("Q")
-    to[0 : count * 2 : 2] = words[0 : count * 3 : 3]
-    to[1 : count * 2 : 2] = words[1 : count * 3 : 3]
-    return count
+    room = len(to) // 2
+    records = allocate(_RECORDS, min(room, _BATCH))
+    words = memoryview(ffi.buffer(records)).cast("B").cast("Q")
+
+    def copy(pointer: Any) -> int:
+        filled, begin, rest = 0, offset, length
+        while True:
+            most = min(room - filled, _BATCH)
+            count = checked(fill(pointer, begin, rest, records, most))
+            to[filled * 2 : (filled + count) * 2 : 2] = words[0 : count * 3 : 3]
+            to[filled * 2 + 1 : (filled + count) * 2 : 2] = words[1 : count * 3 : 3]
+            filled += count
+            if count < most or filled == room:
+                return filled
+            begin = records[count - 1].offset + records[count - 1].length
+            rest = max(offset + length - begin, 0)
+
+    return handle._read(copy)

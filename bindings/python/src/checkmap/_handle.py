@@ -18,9 +18,7 @@ Result = TypeVar("Result")
 
 # Held for a few instructions only. Reentrant, because a signal handler may come in between.
 _COUNTING = threading.RLock()
-os.register_at_fork(
-    before=_COUNTING.acquire, after_in_parent=_COUNTING.release, after_in_child=_COUNTING.release
-)
+os.register_at_fork(before=_COUNTING.acquire, after_in_parent=_COUNTING.release, after_in_child=_COUNTING.release)
 
 
 class Handle:

@@ -367,9 +367,7 @@ class Image(Handle):
         """Reads a stored bitmap; outside of the window it is clean."""
         raw = name_bytes(name)
         return self._read(
-            lambda pointer: Bitmap._made(
-                lib.checkmap_stored_read, pointer, raw, len(raw), offset, up_to(length)
-            )
+            lambda pointer: Bitmap._made(lib.checkmap_stored_read, pointer, raw, len(raw), offset, up_to(length))
         )
 
     def summarize_stored(self, name: Name) -> Summary:

@@ -21,7 +21,7 @@ _SEVERITIES = {
 class Problem:
     """One finding."""
 
-    #: "error": a rule is broken; "unusable": no backup by this bitmap; "leak": room nobody uses; "warning": odd, harmless
+    #: "error": a rule is broken; "unusable": no backup by this bitmap; "leak": room nobody uses; "warning": harmless
     severity: str
     #: The structure that is wrong.
     structure: str

@@ -168,9 +168,7 @@ class Segment(Handle):
 
     def load(self, offset: int = 0, length: Optional[int] = None) -> Bitmap:
         """A bitmap of the granules that touch the range; all others are clean in it."""
-        return self._read(
-            lambda pointer: Bitmap._made(lib.checkmap_segment_load, pointer, offset, up_to(length))
-        )
+        return self._read(lambda pointer: Bitmap._made(lib.checkmap_segment_load, pointer, offset, up_to(length)))
 
     def check(self, progress: Optional[Progress] = None) -> Report:
         """Reads all of it and verifies it. What is wrong is in the report, and no error."""
