@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 use std::{env, fs};
 
 fn root() -> &'static Path {
@@ -22,8 +23,13 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
-/// An environment with the pinned tools, which is made once: its name changes with what is asked for.
-fn environment() -> PathBuf {
+/// An environment with the pinned tools, which is made once, and anew when what is asked for changes.
+fn environment() -> &'static Path {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(make_environment)
+}
+
+fn make_environment() -> PathBuf {
     let requirements = root().join("bindings/python/tests/requirements.txt");
     let wanted = fs::read(&requirements).expect("the requirements can be read");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
@@ -57,9 +63,9 @@ fn building(command: &mut Command, environment: &Path) -> Output {
 fn every_behaviour_in_python() {
     let environment = environment();
     let package = root().join("bindings/python");
-    let mut install = pip(&environment);
+    let mut install = pip(environment);
     install.args(["install", "--quiet", "--no-build-isolation", "--no-deps", "--force-reinstall"]).arg(&package);
-    building(&mut install, &environment);
+    building(&mut install, environment);
     let python = environment.join("bin/python");
     // Away from the sources: what is tested is what was installed.
     let away = env!("CARGO_TARGET_TMPDIR");
@@ -80,7 +86,7 @@ fn the_source_distribution_has_all_that_it_builds_from() {
     let mut sdist = Command::new(environment.join("bin/python"));
     sdist.arg("-c").arg("import sys, build_wheel; build_wheel.build_sdist(sys.argv[1])").arg(&dist);
     fs::create_dir_all(&dist).expect("a folder for this test");
-    building(sdist.current_dir(root().join("bindings/python")).env("PYTHONDONTWRITEBYTECODE", "1"), &environment);
+    building(sdist.current_dir(root().join("bindings/python")).env("PYTHONDONTWRITEBYTECODE", "1"), environment);
     let mut names = Vec::new();
     for entry in fs::read_dir(&dist).expect("it can be listed") {
         let archive = entry.expect("it can be listed").path();

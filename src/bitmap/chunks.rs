@@ -69,9 +69,13 @@ impl ChunkCollector {
         match view {
             View::Full => directory.push_full(key, chunks),
             _ => {
-                let mut container = Container::copy(view, view.ones());
+                let ones = view.ones();
+                if view.form() == Form::smallest(ones, view.run_count()) {
+                    return directory.push(key, ones, view);
+                }
+                let mut container = Container::copy(view, ones);
                 container.optimize();
-                directory.push(key, container.ones(), container.view());
+                directory.push(key, ones, container.view());
             }
         }
     }

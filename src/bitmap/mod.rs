@@ -152,7 +152,8 @@ impl Bitmap {
     /// Takes the smallest form for every part of the bitmap, and no more memory than that needs.
     ///
     /// Single marks keep the form that a part has, as long as it can hold them, and room for more. What other calls
-    /// return is in its smallest form already.
+    /// return is in its smallest form already; if it is changed afterwards, the memory of the parts that were changed or
+    /// cleared is given back by this call, or with the last of them.
     pub fn optimize(&mut self) {
         self.directory.optimize();
     }

@@ -101,6 +101,12 @@ fn unite(
     writer.finish().map_err(failed)
 }
 
+/// The most runs that what a coarse container has of one chunk can come to.
+const MOST_RUNS: usize = 16_384;
+
+/// What a thread keeps of each input, beside its bytes: where it stands, and what waits to be united.
+const INPUT_BYTES: u64 = 160;
+
 /// How the memory is shared out.
 #[derive(Debug)]
 struct Room {
@@ -116,7 +122,8 @@ impl Room {
         let per_byte = 2 + (Pieces::PIECE_BYTES as u64).div_ceil(64);
         let fixed = Union::HEAP_BYTES
             + (1 + coarse(inputs).count() as u64) * Decoder::HEAP_BYTES
-            + 64 * inputs.len() as u64
+            + coarse(inputs).next().map_or(0, |_| MOST_RUNS * size_of::<Pair>()) as u64
+            + INPUT_BYTES * inputs.len() as u64
             + 4096;
         let least = most_of_a_chunk(inputs.len()) + 64;
         let batch_of = |batches: u64| (options.memory_bytes / batches).saturating_sub(fixed) / per_byte;
@@ -182,7 +189,7 @@ impl Work {
             decoder: Decoder::new(),
             coarse: coarse.collect(),
             union: Union::new(),
-            runs: Vec::with_capacity(2048),
+            runs: Vec::with_capacity(coarse(job.inputs).next().map_or(0, |_| MOST_RUNS)),
             pieces: Pieces::default(),
         }
     }
