@@ -182,14 +182,14 @@ struct Cursor {
 
 impl Work {
     fn new(job: &Job<'_>) -> Self {
-        let coarse = coarse(job.inputs).map(|_| Coarse { decoder: Decoder::new(), holds: None });
+        let coarse: Vec<Coarse> = coarse(job.inputs).map(|_| Coarse { decoder: Decoder::new(), holds: None }).collect();
         Self {
             bytes: Vec::new(),
             cursors: Vec::with_capacity(job.inputs.len()),
             decoder: Decoder::new(),
-            coarse: coarse.collect(),
             union: Union::new(),
-            runs: Vec::with_capacity(coarse(job.inputs).next().map_or(0, |_| MOST_RUNS)),
+            runs: Vec::with_capacity(if coarse.is_empty() { 0 } else { MOST_RUNS }),
+            coarse,
             pieces: Pieces::default(),
         }
     }
