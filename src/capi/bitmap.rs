@@ -2,7 +2,7 @@
 //! holds its granules.
 
 use super::boundary::{
-    Handle, Room, Shared, exclusive, free, give, guard, handle_out, object, offset_or_none, shared, signed,
+    Handle, Room, ask, exclusive, free, give, guard, handle_out, object, offset_or_none, shared, signed,
 };
 use super::values::{CHECKMAP_EXTENT_DIRTY, checkmap_extent};
 use crate::bitmap::Bitmap;
@@ -73,22 +73,6 @@ unsafe fn change(bitmap: *mut checkmap_bitmap, change: impl FnOnce(&mut Bitmap) 
         let mut bitmap = unsafe { exclusive(bitmap) }?;
         change(&mut bitmap)?;
         Ok(0)
-    })
-}
-
-/// Asks a bitmap.
-///
-/// # Safety
-///
-/// As every call, for a bitmap that nobody changes meanwhile.
-unsafe fn ask<R: super::boundary::Returned>(
-    bitmap: *const checkmap_bitmap,
-    ask: impl FnOnce(Shared<'_, Bitmap>) -> Result<R>,
-) -> R {
-    guard(|| {
-        // SAFETY: the caller's promise is the same.
-        let bitmap = unsafe { shared(bitmap) }?;
-        ask(bitmap)
     })
 }
 

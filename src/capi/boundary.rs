@@ -248,6 +248,22 @@ pub(super) unsafe fn shared<'a, O: Object>(object: *const O) -> Result<Shared<'a
     Ok(Shared { value, poisoned })
 }
 
+/// A call's body that only asks the object behind a `const` handle.
+///
+/// # Safety
+///
+/// As of [`shared`], for as long as the call lasts.
+pub(super) unsafe fn ask<O: Object, R: Returned>(
+    object: *const O,
+    ask: impl FnOnce(Shared<'_, O::Value>) -> Result<R>,
+) -> R {
+    guard(|| {
+        // SAFETY: the caller's promise is the same.
+        let value = unsafe { shared(object) }?;
+        ask(value)
+    })
+}
+
 /// The object behind a handle that this call has alone.
 ///
 /// # Safety

@@ -3,7 +3,7 @@
 
 use super::bitmap::checkmap_bitmap;
 use super::boundary::{
-    Handle, Room, Shared, free, give, guard, handle_out, handles, object, offset_or_none, shared, signed,
+    Handle, Room, ask, free, give, guard, handle_out, handles, object, offset_or_none, shared, signed,
 };
 use super::image::{duplicate, path};
 use super::options::{Facts, Options, Sized32, checkmap_opts};
@@ -153,22 +153,6 @@ pub unsafe extern "C" fn checkmap_segment_get_info(
         let segment = unsafe { shared(segment) }?;
         Told(Some(facts)).tell(&segment.summary());
         Ok(0)
-    })
-}
-
-/// Asks a segment.
-///
-/// # Safety
-///
-/// As every call, for a segment that nobody closes meanwhile.
-unsafe fn ask<R: super::boundary::Returned>(
-    segment: *const checkmap_segment,
-    ask: impl FnOnce(Shared<'_, Segment>) -> Result<R>,
-) -> R {
-    guard(|| {
-        // SAFETY: the caller's promise is the same.
-        let segment = unsafe { shared(segment) }?;
-        ask(segment)
     })
 }
 

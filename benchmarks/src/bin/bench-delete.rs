@@ -5,12 +5,15 @@
 //! `make bench-delete` in the project's root runs it. The images are made by qemu-img and by discards through qemu-io,
 //! which mark bitmaps without allocating data.
 
+#[path = "../child.rs"]
+mod child;
+
+use child::wait;
 use std::error::Error;
 use std::fs;
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -168,19 +171,6 @@ fn run(command: &mut Command) -> Result<Run> {
     }
     let ms = |time: libc::timeval| time.tv_sec as f64 * 1e3 + time.tv_usec as f64 / 1e3;
     Ok(Run { wall_ms, cpu_ms: ms(usage.ru_utime) + ms(usage.ru_stime), peak_kib: usage.ru_maxrss.try_into()? })
-}
-
-/// Waits for a child, and asks what it used.
-fn wait(child: Child) -> Result<(std::process::ExitStatus, libc::rusage)> {
-    let (mut status, pid) = (0, libc::pid_t::try_from(child.id())?);
-    // SAFETY: rusage is a plain struct of integers, of which all zeros is a value.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are to live locals of the types that wait4 fills; `pid` is a child of ours nobody waits for.
-    let waited = unsafe { libc::wait4(pid, &mut status, 0, &mut usage) };
-    match waited == pid {
-        true => Ok((std::process::ExitStatus::from_raw(status), usage)),
-        false => Err(std::io::Error::last_os_error().into()),
-    }
 }
 
 fn median(runs: &[Run]) -> Run {

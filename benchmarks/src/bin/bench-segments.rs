@@ -5,15 +5,18 @@
 //!
 //! `make bench-segments` in the project's root runs it, in the folder that TMPDIR names.
 
+#[path = "../child.rs"]
+mod child;
+
 use checkmap::storage::Memory;
 use checkmap::{Bitmap, Granularity, Segment, segment};
+use child::wait;
 use std::error::Error;
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::BufWriter;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -287,19 +290,6 @@ fn run(command: &mut Command) -> Result<Run> {
     match status.success() {
         true => Ok(Run { wall_ms, cpu_ms: ms(usage.ru_utime) + ms(usage.ru_stime), peak_kib: usage.ru_maxrss }),
         false => Err(format!("{command:?}: {status}").into()),
-    }
-}
-
-/// Waits for a child, and asks what it used.
-fn wait(child: Child) -> Result<(std::process::ExitStatus, libc::rusage)> {
-    let (mut status, pid) = (0, libc::pid_t::try_from(child.id())?);
-    // SAFETY: rusage is a plain struct of integers, of which all zeros is a value.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are to live locals of the types that wait4 fills; `pid` is a child of ours nobody waits for.
-    let waited = unsafe { libc::wait4(pid, &mut status, 0, &mut usage) };
-    match waited == pid {
-        true => Ok((std::process::ExitStatus::from_raw(status), usage)),
-        false => Err(std::io::Error::last_os_error().into()),
     }
 }
 
