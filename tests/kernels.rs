@@ -3,8 +3,8 @@
 #![allow(clippy::cast_possible_truncation, reason = "positions of a chunk are below 65536")]
 
 use checkmap::kernels::{
-    ChunkOperation, EDGES, FEW, FEW_RUNS, GROUP, Kernels, ListOperation, Measure, Pair, ROOM, WORDS, Words,
-    all_available, select,
+    ChunkOperation, EDGES, FEW, FEW_RUNS, GROUP, Kernels, ListOperation, MASKS, Measure, Pair, ROOM, SPARSE_ROOM, WORDS,
+    Words, all_available, select,
 };
 use proptest::prelude::*;
 use proptest::sample::select as choose;
@@ -66,6 +66,29 @@ fn check_words(kernels: &Kernels, a: &[u16], b: &[u16]) {
     (kernels.scatter)(b, &mut scattered);
     assert!(scattered == sum);
     assert!(filled(a.len(), 1, 0, |out| (kernels.positions)(&x, out)) == a);
+}
+
+/// The bytes of words that are not 0, behind the masks that say which they are.
+fn packed(words: &Words) -> Vec<u8> {
+    let kept = |bytes: &[u8]| bytes.iter().copied().filter(|&byte| byte != 0).collect::<Vec<u8>>();
+    let masks = |bytes: &[u8]| -> Vec<u8> {
+        bytes.chunks(8).map(|eight| (0..8).map(|place| u8::from(eight[place] != 0) << place).sum()).collect()
+    };
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let lower = masks(&bytes);
+    [masks(&lower), kept(&lower), kept(&bytes)].concat()
+}
+
+fn check_packing(kernels: &Kernels, a: &[u16], b: &[u16]) {
+    let words = words_of(a);
+    let mut out = vec![7; SPARSE_ROOM];
+    let len = (kernels.pack)(&words, &mut out);
+    assert!(out[..len] == packed(&words), "{:?}", kernels.level);
+    assert_eq!((kernels.byte_ones)(&out[MASKS..len]), out[MASKS..len].iter().map(|byte| byte.count_ones()).sum::<u32>());
+    let (mut both, mut sum) = (words_of(b), words.clone());
+    (kernels.spread)(&out[..len], &mut both);
+    (kernels.or_only)(&mut sum, &words_of(b));
+    assert!(both == sum, "{:?}", kernels.level);
 }
 
 fn check_lists(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
@@ -130,6 +153,7 @@ fn check(a: &[u16], b: &[u16], start: usize, window: (u16, u16)) {
     let (from, to) = (u32::from(window.0.min(window.1)), u32::from(window.0.max(window.1)) + 1);
     for kernels in all_available() {
         check_words(kernels, a, b);
+        check_packing(kernels, a, b);
         check_lists(kernels, a, b, start);
         check_edges(kernels, a, from, to);
         check_edges(kernels, a, 0, 65_536);
@@ -157,6 +181,16 @@ fn lists() -> impl Strategy<Value = Vec<u16>> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_spread_comes_to_the_same_bits(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+        let mut first: Option<Box<Words>> = None;
+        for kernels in all_available() {
+            let mut words = words_of(&[]);
+            (kernels.spread)(&bytes, &mut words);
+            prop_assert!(*first.get_or_insert_with(|| words.clone()) == words, "{:?}", kernels.level);
+        }
+    }
 
     #[test]
     fn every_set_agrees_with_plain_loops(

@@ -23,6 +23,10 @@ pub const FEW_RUNS: usize = 32;
 /// The first or the last positions of runs.
 pub type Groups = [[u16; GROUP]; FEW_RUNS];
 
+/// The bytes of the upper masks of a packed chunk, and the room that packing one takes.
+pub const MASKS: usize = 128;
+pub const SPARSE_ROOM: usize = MASKS + 8 * MASKS + 8 * WORDS + ROOM;
+
 /// A list this many times as long as the other is searched instead of walked.
 const SKEW: usize = 32;
 
@@ -131,6 +135,18 @@ fn each_bit(word: u64, mut put: impl FnMut(usize, u32)) {
 
 #[inline(always)]
 pub(super) fn edges(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32) {
+    edges_by(words, from, to, out, |changes, base, room| each_bit(changes, |place, bit| room[place] = base + bit))
+}
+
+/// [`edges`], where `put` gets a word's changes, the number of its first bit, and where the numbers of the changes go.
+#[inline(always)]
+pub(super) fn edges_by(
+    words: &Words,
+    from: u32,
+    to: u32,
+    out: &mut [u32; EDGES],
+    put: impl Fn(u64, u32, &mut [u32; ROOM]),
+) -> (usize, u32) {
     if from >= to {
         return (0, to);
     }
@@ -153,7 +169,7 @@ pub(super) fn edges(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -
         let base = edge(index);
         let room: &mut [u32] = &mut out[count..];
         if let Some(room) = room.first_chunk_mut::<ROOM>() {
-            each_bit(changes, |place, bit| room[place] = base + bit);
+            put(changes, base, room);
         }
         count += changes.count_ones() as usize;
     }
@@ -441,4 +457,66 @@ fn pair(first: u32, last: u32) -> Pair {
 #[inline(always)]
 pub(super) fn run_ones(runs: &[Pair]) -> u32 {
     runs.iter().map(|&[first, last]| u32::from(last.wrapping_sub(first)) + 1).sum()
+}
+
+#[inline(always)]
+pub(super) fn pack(words: &Words, out: &mut [u8]) -> usize {
+    let mut low = [0; 8 * WORDS];
+    let mut lower = [0; 8 * MASKS];
+    let mut taken = 0;
+    for (mask, word) in lower.iter_mut().zip(words) {
+        taken += take_bytes(&word.to_le_bytes(), mask, &mut low[taken..]);
+    }
+    let (upper, rest) = out.split_at_mut(MASKS);
+    let mut masks = 0;
+    for (mask, group) in upper.iter_mut().zip(lower.as_chunks::<8>().0) {
+        masks += take_bytes(group, mask, &mut rest[masks..]);
+    }
+    rest[masks..masks + taken].copy_from_slice(&low[..taken]);
+    MASKS + masks + taken
+}
+
+/// Takes the bytes that are not 0, and notes which they are; their number.
+#[inline(always)]
+fn take_bytes(bytes: &[u8; 8], mask: &mut u8, out: &mut [u8]) -> usize {
+    *mask = 0;
+    let mut count = 0;
+    for (place, &byte) in bytes.iter().enumerate().filter(|&(_, &byte)| byte != 0) {
+        *mask |= 1 << place;
+        out[count] = byte;
+        count += 1;
+    }
+    count
+}
+
+#[inline(always)]
+pub(super) fn spread(sparse: &[u8], words: &mut Words) {
+    let (upper, mut rest) = sparse.split_at(sparse.len().min(MASKS));
+    let mut lower = [0; 8 * MASKS];
+    for (group, &mask) in lower.as_chunks_mut::<8>().0.iter_mut().zip(upper) {
+        *group = put_bytes(mask, &mut rest);
+    }
+    for (word, &mask) in words.iter_mut().zip(&lower) {
+        *word |= u64::from_le_bytes(put_bytes(mask, &mut rest));
+    }
+}
+
+/// The next of `rest` at the places of a mask.
+#[inline(always)]
+fn put_bytes(mask: u8, rest: &mut &[u8]) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    let mut left = mask;
+    while let (true, Some((&byte, later))) = (left != 0, rest.split_first()) {
+        bytes[left.trailing_zeros() as usize % 8] = byte;
+        left &= left - 1;
+        *rest = later;
+    }
+    bytes
+}
+
+#[inline(always)]
+pub(super) fn byte_ones(bytes: &[u8]) -> u32 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let ones: u32 = words.iter().map(|word| u64::from_ne_bytes(*word).count_ones()).sum();
+    ones + rest.iter().map(|byte| byte.count_ones()).sum::<u32>()
 }

@@ -9,12 +9,16 @@
 mod aarch64;
 mod body;
 #[cfg(target_arch = "x86_64")]
+mod compress;
+#[cfg(target_arch = "x86_64")]
 mod merge;
 mod portable;
 #[cfg(target_arch = "x86_64")]
+mod sparse;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use body::{EDGES, FEW, FEW_RUNS, GROUP, Groups, ROOM, WORDS, fill_group};
+pub use body::{EDGES, FEW, FEW_RUNS, GROUP, Groups, MASKS, ROOM, SPARSE_ROOM, WORDS, fill_group};
 
 use crate::cpu::Level;
 use std::sync::OnceLock;
@@ -97,6 +101,16 @@ pub struct Kernels {
     pub unite_few_runs: fn(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize,
     /// The number of positions in runs.
     pub run_ones: fn(runs: &[Pair]) -> u32,
+    /// Takes the bytes of the words that are not 0, as they lie in little-endian memory, behind two levels of masks: a bit
+    /// for each byte of the words, of these 1024 bytes again only those that are not 0, and before them [`MASKS`] bytes
+    /// with a bit for each of the 1024. The number of bytes; `out` has [`SPARSE_ROOM`].
+    pub pack: fn(words: &Words, out: &mut [u8]) -> usize,
+    /// Sets the bits of what `pack` filled. Other bytes set any bits.
+    pub spread: fn(sparse: &[u8], words: &mut Words),
+    /// Whether `pack` and `spread` are quicker than lists of as many bytes.
+    pub packs_quickly: bool,
+    /// The number of set bits in any bytes.
+    pub byte_ones: fn(bytes: &[u8]) -> u32,
 }
 
 /// The kernels that this process uses, chosen at the first call.

@@ -31,6 +31,9 @@ macro_rules! every_kernel {
             unite_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize;
             unite_few_runs(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize;
             run_ones(runs: &[Pair]) -> u32;
+            pack(words: &Words, out: &mut [u8]) -> usize;
+            spread(sparse: &[u8], words: &mut Words) -> ();
+            byte_ones(bytes: &[u8]) -> u32;
         }
     };
 }
@@ -39,7 +42,7 @@ pub(super) use every_kernel;
 
 macro_rules! portable {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
-        pub(super) static KERNELS: Kernels = Kernels { level: Level::Portable, has_networks: false, $($name: body::$name,)* };
+        pub(super) static KERNELS: Kernels = Kernels { level: Level::Portable, has_networks: false, packs_quickly: false, $($name: body::$name,)* };
     };
 }
 

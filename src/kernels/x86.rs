@@ -2,7 +2,7 @@
 
 use super::body::{EDGES, FEW, GROUP, Groups};
 use super::portable::every_kernel;
-use super::{Kernels, Measure, Pair, Words, body, merge};
+use super::{Kernels, Measure, Pair, Words, body, compress, merge, sparse};
 use crate::cpu::Level;
 
 macro_rules! avx2 {
@@ -19,7 +19,7 @@ macro_rules! avx2 {
                 unsafe { stamped($($argument),*) }
             })*
         }
-        const STAMPED: Kernels = Kernels { level: Level::Avx2, has_networks: true, $($name: avx2::$name,)* };
+        const STAMPED_AVX2: Kernels = Kernels { level: Level::Avx2, has_networks: true, packs_quickly: false, $($name: avx2::$name,)* };
     };
 }
 
@@ -29,7 +29,7 @@ macro_rules! avx512 {
             use super::*;
             $(pub(super) fn $name($($argument: $type),*) -> $result {
                 #[target_feature(
-                    enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq"
+                    enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2"
                 )]
                 fn stamped($($argument: $type),*) -> $result {
                     body::$name($($argument),*)
@@ -39,7 +39,8 @@ macro_rules! avx512 {
                 unsafe { stamped($($argument),*) }
             })*
         }
-        pub(super) static AVX512: Kernels = Kernels { level: Level::Avx512, has_networks: false, $($name: avx512::$name,)* };
+        const STAMPED_AVX512: Kernels =
+            Kernels { level: Level::Avx512, has_networks: true, packs_quickly: true, $($name: avx512::$name,)* };
     };
 }
 
@@ -47,5 +48,23 @@ every_kernel!(avx2);
 every_kernel!(avx512);
 
 /// What the compiler keeps scalar: by hand the union of lists is about three times as fast, that of few runs twice.
-pub(super) static AVX2: Kernels =
-    Kernels { unite: merge::unite, sort_few: merge::sort_few, unite_few_runs: merge::unite_few_runs, ..STAMPED };
+pub(super) static AVX2: Kernels = Kernels {
+    unite: merge::unite,
+    sort_few: merge::sort_few,
+    unite_few_runs: merge::unite_few_runs,
+    pack: sparse::pack,
+    spread: sparse::spread,
+    ..STAMPED_AVX2
+};
+
+/// Those of AVX2 where 128 or 256 bits are enough, and what takes instructions that compress and expand.
+pub(super) static AVX512: Kernels = Kernels {
+    unite: merge::unite,
+    sort_few: merge::sort_few,
+    unite_few_runs: merge::unite_few_runs,
+    pack: compress::pack,
+    spread: compress::spread,
+    positions: compress::positions,
+    edges: compress::edges,
+    ..STAMPED_AVX512
+};
