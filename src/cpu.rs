@@ -62,7 +62,9 @@ impl Level {
     fn named(name: Option<&str>) -> Self {
         let available = |level: &Self| level.is_available();
         let named = Self::ALL.into_iter().find(|level| Some(level.name()) == name).filter(available);
-        named.unwrap_or_else(|| [Self::Avx512, Self::Avx2, Self::Neon].into_iter().find(available).unwrap_or(Self::Portable))
+        named.unwrap_or_else(|| {
+            [Self::Avx512, Self::Avx2, Self::Neon].into_iter().find(available).unwrap_or(Self::Portable)
+        })
     }
 }
 

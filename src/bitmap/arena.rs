@@ -12,6 +12,14 @@ const FIRST: usize = 64;
 /// the system, whose fresh pages cost more than a union.
 const LARGEST: usize = ((32 << 20) - (64 << 10)) / size_of::<u64>();
 
+/// Up to so many words are one block, as many as there can be at most. Of more, this part comes first: how full it gets
+/// tells how many the rest needs. What is right at once need not be given back, and fits where the last one lay.
+const SMALL: usize = (1 << 20) / size_of::<u64>();
+const SAMPLE: usize = 32;
+
+/// This part of a block may stay empty.
+const WASTE: usize = 64;
+
 /// Where a container begins: the block, and the 64-bit word in it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
@@ -30,14 +38,17 @@ impl Place {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Arena {
     blocks: Vec<Vec<u64>>,
-    /// The words of the block to come.
-    next: usize,
+    /// The words that come at most, and about how many containers; 0 where nothing is known.
+    most: usize,
+    expected: usize,
+    /// The containers that came.
+    pushed: usize,
 }
 
 impl Arena {
-    /// Has room for `words` words, as far as one block goes, once the first container comes.
-    pub(super) fn with_capacity(words: usize) -> Self {
-        Self { blocks: Vec::new(), next: words.min(LARGEST) }
+    /// Is prepared for about `containers` containers, which take `words` words at most.
+    pub(super) fn with_capacity(containers: usize, words: usize) -> Self {
+        Self { blocks: Vec::new(), most: words, expected: containers, pushed: 0 }
     }
 
     pub(super) fn push_list(&mut self, list: &[u16]) -> Place {
@@ -56,6 +67,21 @@ impl Arena {
         self.push_list(pairs.as_flattened())
     }
 
+    pub(super) fn push_bytes(&mut self, bytes: &[u8]) -> Place {
+        let (place, block) = self.room(bytes.len().div_ceil(8));
+        let (words, rest) = bytes.as_chunks::<8>();
+        match bytemuck::try_cast_slice(words.as_flattened()) {
+            Ok(words) => block.extend_from_slice(words),
+            Err(_) => block.extend(words.iter().map(|word| bytemuck::cast::<_, u64>(*word))),
+        }
+        if !rest.is_empty() {
+            let mut word = [0; 8];
+            word.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+            block.push(bytemuck::cast(word));
+        }
+        place
+    }
+
     pub(super) fn push_words(&mut self, words: &Words) -> Place {
         let (place, block) = self.room(words.len());
         block.extend_from_slice(words);
@@ -63,6 +89,10 @@ impl Arena {
     }
 
     pub(super) fn list(&self, place: Place, len: usize) -> &[u16] {
+        &bytemuck::cast_slice(&self.blocks[place.block as usize][place.word as usize..])[..len]
+    }
+
+    pub(super) fn bytes(&self, place: Place, len: usize) -> &[u8] {
         &bytemuck::cast_slice(&self.blocks[place.block as usize][place.word as usize..])[..len]
     }
 
@@ -86,7 +116,7 @@ impl Arena {
 
     /// Gives back the memory that is not needed.
     pub(super) fn shrink(&mut self) {
-        self.blocks.iter_mut().for_each(Vec::shrink_to_fit);
+        self.blocks.iter_mut().for_each(shrink);
         self.blocks.shrink_to_fit();
     }
 
@@ -95,20 +125,43 @@ impl Arena {
         words * size_of::<u64>() + self.blocks.capacity() * size_of::<Vec<u64>>()
     }
 
+    /// The words that the next block should have.
+    fn next_block(&self) -> usize {
+        let Some(last) = self.blocks.last() else {
+            return if self.most <= SMALL { self.most } else { self.most / SAMPLE }.clamp(FIRST, LARGEST);
+        };
+        let words = match self.expected.checked_sub(self.pushed) {
+            Some(left) if self.pushed > 0 => {
+                let used: usize = self.blocks.iter().map(Vec::len).sum();
+                let needed = used.saturating_mul(left) / self.pushed;
+                needed + needed / (2 * WASTE)
+            }
+            _ => 2 * last.len(),
+        };
+        words.clamp(FIRST, LARGEST)
+    }
+
     /// A place for `words` words at the end of a block that has room for them.
     fn room(&mut self, words: usize) -> (Place, &mut Vec<u64>) {
         if self.blocks.last().is_none_or(|block| block.capacity() - block.len() < words) {
             if let Some(block) = self.blocks.last_mut() {
-                block.shrink_to_fit();
-                self.next = (2 * block.len()).min(LARGEST);
+                shrink(block);
             }
-            let block = Vec::with_capacity(self.next.max(FIRST).max(words));
+            let block = Vec::with_capacity(self.next_block().max(words));
             memory::prefer_huge_pages(&block);
             self.blocks.push(block);
         }
+        self.pushed += 1;
         let number_of_last = number(self.blocks.len() - 1);
         let block = self.blocks.last_mut().expect("a block was just found or made");
         (Place { block: number_of_last, word: number(block.len()) }, block)
+    }
+}
+
+/// Gives back what a block does not need, if it is worth it.
+fn shrink(block: &mut Vec<u64>) {
+    if block.capacity() - block.len() > block.capacity() / WASTE {
+        block.shrink_to_fit();
     }
 }
 

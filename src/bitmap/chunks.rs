@@ -3,8 +3,8 @@
 //! built from such views in ascending order, and the union of many views. Must never know how they are stored.
 
 use super::Bitmap;
-use super::container::{CHUNK, Container, Run, Workspace, no_words};
-pub(crate) use super::container::{Form, Pair, View, Words};
+use super::container::{CHUNK, Container, Packer, Run, Workspace, no_words};
+pub(crate) use super::container::{Form, Pair, Plain, View, Words};
 use crate::error::Result;
 use crate::geometry::Granularity;
 
@@ -40,7 +40,7 @@ impl Bitmap {
         for entry in self.directory.entries() {
             let mut copy;
             let mut view = self.directory.view(entry);
-            if !entry.is_smallest() {
+            if !entry.is_smallest() || view.form() == Form::Sparse {
                 copy = Container::copy(view, entry.ones_of_chunk());
                 copy.optimize();
                 view = copy.view();
@@ -56,11 +56,12 @@ impl Bitmap {
 #[derive(Debug)]
 pub(crate) struct ChunkCollector {
     bitmap: Bitmap,
+    packer: Packer,
 }
 
 impl ChunkCollector {
     pub(crate) fn new(size_bytes: u64, granularity: Granularity) -> Result<Self> {
-        Ok(Self { bitmap: Bitmap::new(size_bytes, granularity)? })
+        Ok(Self { bitmap: Bitmap::new(size_bytes, granularity)?, packer: Packer::new() })
     }
 
     /// Appends chunks that lie behind all earlier ones and inside the disk; only full ones may be several.
@@ -70,12 +71,12 @@ impl ChunkCollector {
             View::Full => directory.push_full(key, chunks),
             _ => {
                 let ones = view.ones();
-                if view.form() == Form::smallest(ones, view.run_count()) {
-                    return directory.push(key, ones, view);
+                if view.form() == Plain::smallest(ones, view.run_count()).into() {
+                    return directory.push(key, ones, self.packer.pack(view));
                 }
                 let mut container = Container::copy(view, ones);
                 container.optimize();
-                directory.push(key, ones, container.view());
+                directory.push(key, ones, self.packer.pack(container.view()));
             }
         }
     }

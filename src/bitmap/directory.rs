@@ -7,7 +7,7 @@
 //! smallest form; a chunk that is changed afterwards gets a container of its own.
 
 use super::arena::{Arena, Place};
-use super::container::{CHUNK, Container, Form, Run, View, Words};
+use super::container::{CHUNK, Container, Form, Packer, Plain, Run, View, Words};
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -35,6 +35,8 @@ enum Body {
     Words(Place),
     /// With the number of runs.
     Runs(Place, u16),
+    /// With the number of bytes.
+    Sparse(Place, u16),
     /// Never full nor empty.
     Own(Box<Container>),
 }
@@ -77,7 +79,7 @@ impl Entry {
     pub(super) fn ones_of_chunk(&self) -> u32 {
         match &self.body {
             Body::Full => CHUNK,
-            Body::Array(_) | Body::Words(_) | Body::Runs(..) => self.size,
+            Body::Array(_) | Body::Words(_) | Body::Runs(..) | Body::Sparse(..) => self.size,
             Body::Own(container) => container.ones(),
         }
     }
@@ -98,6 +100,7 @@ impl Entry {
             Body::Array(_) => 2 * self.size as usize,
             Body::Words(_) => size_of::<Words>(),
             Body::Runs(_, count) => 4 * usize::from(*count),
+            Body::Sparse(_, len) => usize::from(*len),
             Body::Own(container) => container.view().bytes(),
         }
     }
@@ -122,9 +125,9 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// An empty directory with room for `entries` chunks that hold `bytes` bytes.
-    pub(super) fn with_capacity(entries: usize, bytes: usize) -> Self {
-        let arena = Arena::with_capacity((bytes / 8).saturating_add(entries));
+    /// An empty directory with room for `entries` chunks, prepared for `containers` of them to hold `bytes` bytes at most.
+    pub(super) fn with_capacity(entries: usize, containers: usize, bytes: usize) -> Self {
+        let arena = Arena::with_capacity(containers, (bytes / 8).saturating_add(containers));
         Self { entries: Vec::with_capacity(entries), arena, packed: 0, before: OnceLock::new() }
     }
 
@@ -139,6 +142,7 @@ impl Directory {
             Body::Array(place) => View::Array(self.arena.list(*place, entry.size as usize)),
             Body::Words(place) => View::Words(self.arena.words(*place)),
             Body::Runs(place, count) => View::Runs(self.arena.pairs(*place, usize::from(*count))),
+            Body::Sparse(place, len) => View::Sparse(self.arena.bytes(*place, usize::from(*len))),
             Body::Own(container) => container.view(),
         }
     }
@@ -156,13 +160,14 @@ impl Directory {
 
     /// Takes the smallest form everywhere, packed.
     pub(super) fn optimize(&mut self) {
-        let mut packed = Self::with_capacity(self.entries.len(), self.bytes());
+        let mut packer = Packer::new();
+        let mut packed = Self::with_capacity(self.entries.len(), self.entries.len(), self.bytes());
         for entry in std::mem::take(&mut self.entries) {
             match entry.body {
                 Body::Full => packed.push_full(entry.key, entry.size),
                 Body::Own(mut container) => {
                     container.optimize();
-                    packed.push(entry.key, container.ones(), container.view());
+                    packed.push(entry.key, container.ones(), packer.pack(container.view()));
                 }
                 _ => packed.push(entry.key, entry.size, self.view(&entry)),
             }
@@ -247,6 +252,8 @@ impl Directory {
             View::Words(words) => Body::Words(self.arena.push_words(words)),
             #[allow(clippy::cast_possible_truncation, reason = "there are at most 2048 runs")]
             View::Runs(runs) => Body::Runs(self.arena.push_pairs(runs), runs.len() as u16),
+            #[allow(clippy::cast_possible_truncation, reason = "what is packed is smaller than words")]
+            View::Sparse(bytes) => Body::Sparse(self.arena.push_bytes(bytes), bytes.len() as u16),
         };
         self.before.take();
         self.packed += 1;
@@ -277,7 +284,9 @@ impl Directory {
         }
         self.entries.extend(entries.map(|mut entry| {
             match &mut entry.body {
-                Body::Array(place) | Body::Words(place) | Body::Runs(place, _) => *place = place.after(blocks),
+                Body::Array(place) | Body::Words(place) | Body::Runs(place, _) | Body::Sparse(place, _) => {
+                    *place = place.after(blocks);
+                }
                 Body::Full | Body::Own(_) => {}
             }
             entry
@@ -422,7 +431,12 @@ impl Directory {
             if entry.chunks() == 0 || entry.is_full() != matches!(view.form(), Form::Full) {
                 return wrong("an entry of several chunks has none, or holds less than all of them");
             }
-            if entry.is_smallest() && view.form() != Form::smallest(view.ones(), view.run_count()) {
+            let plain = Plain::smallest(view.ones(), view.run_count());
+            let is_smallest = match view {
+                View::Sparse(bytes) => bytes.len() < plain.bytes(view.ones(), view.run_count()),
+                _ => view.form() == plain.into(),
+            };
+            if entry.is_smallest() && !is_smallest {
                 return wrong("what is packed is not in its smallest form");
             }
             match last {
@@ -450,6 +464,7 @@ pub(super) struct Collector {
     key: u32,
     runs: Vec<[u16; 2]>,
     pending: Option<Span>,
+    packer: Packer,
 }
 
 impl Collector {
@@ -495,7 +510,7 @@ impl Collector {
 
     fn close_chunk(&mut self) {
         let container = Container::from_runs(std::mem::take(&mut self.runs));
-        self.directory.push(self.key, container.ones(), container.view());
+        self.directory.push(self.key, container.ones(), self.packer.pack(container.view()));
     }
 }
 

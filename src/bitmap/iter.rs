@@ -3,7 +3,7 @@
 //! comes to hold its bits.
 
 use super::Bitmap;
-use super::container::{Pair, Run, View, Words};
+use super::container::{Pair, Run, View, Words, no_words};
 use super::directory::{Directory, Span, split, window_in_chunk};
 use crate::geometry::{Extent, clip_end};
 use crate::kernels::{EDGES, Kernels, select};
@@ -110,6 +110,8 @@ enum Rest<'a> {
     Runs(&'a [Pair]),
     /// The words, from which bit on, up to which.
     Words(&'a Words, u32, u32),
+    /// The same, of words that a packed chunk was spread to.
+    Spread(u32, u32),
 }
 
 /// Maximal spans of dirty granules, joined across chunks, from both ends.
@@ -127,6 +129,7 @@ pub(super) struct Spans<'a> {
     /// The first granule of the chunk that is being decoded, what is left of it, and the bounds decoded.
     base: u64,
     rest: Rest<'a>,
+    spread: Option<Box<Words>>,
     bounds: [u32; EDGES],
     at: usize,
     filled: usize,
@@ -151,6 +154,7 @@ impl<'a> Spans<'a> {
             end: 0,
             base: 0,
             rest: Rest::None,
+            spread: None,
             bounds: [0; EDGES],
             at: 0,
             filled: 0,
@@ -184,6 +188,11 @@ impl<'a> Spans<'a> {
                     (self.filled, *from) = (kernels.edges)(words, *from, *to, bounds);
                 }
             }
+            Rest::Spread(from, to) => {
+                while let Some(words) = self.spread.as_deref().filter(|_| *from < *to && self.filled == 0) {
+                    (self.filled, *from) = (kernels.edges)(words, *from, *to, bounds);
+                }
+            }
         }
         self.filled > 0
     }
@@ -212,6 +221,11 @@ impl<'a> Spans<'a> {
             View::Array(list) if is_whole => Rest::Array(list),
             View::Runs(runs) if is_whole => Rest::Runs(runs),
             View::Words(words) => Rest::Words(words, run.first.into(), run.end()),
+            View::Sparse(bytes) => {
+                let words = self.spread.get_or_insert_with(no_words);
+                (self.kernels.unpack)(bytes, words);
+                Rest::Spread(run.first.into(), run.end())
+            }
             view => return Some(self.enter_part(view, run)),
         };
         Some(None)
@@ -234,7 +248,7 @@ impl<'a> Spans<'a> {
                 self.rest = Rest::Runs(runs);
                 return cut;
             }
-            View::Words(_) | View::Full => self.rest = Rest::None,
+            View::Words(_) | View::Sparse(_) | View::Full => self.rest = Rest::None,
         }
         None
     }

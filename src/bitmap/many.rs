@@ -27,7 +27,7 @@ pub(super) fn unite(sources: &[&Directory], threads: usize) -> Directory {
     }
     let bounds = balanced(sources, threads * PARTS);
     let parts = pool::map_ordered(threads, bounds, |(from, to)| unite_within(sources, from, to));
-    let mut result = Directory::with_capacity(parts.iter().map(|part| part.entries().len()).sum(), 0);
+    let mut result = Directory::with_capacity(parts.iter().map(|part| part.entries().len()).sum(), 0, 0);
     parts.into_iter().for_each(|part| result.append(part));
     result
 }
@@ -65,7 +65,7 @@ fn unite_within(sources: &[&Directory], from: u32, to: u32) -> Directory {
         most = most.max(entries.len());
         bytes += entries.iter().map(Entry::bytes).sum::<usize>();
     }
-    let mut result = Directory::with_capacity(most, bytes.min(most.saturating_mul(size_of::<Words>())));
+    let mut result = Directory::with_capacity(most, most, bytes.min(most.saturating_mul(size_of::<Words>())));
     let mut workspace = Workspace::new();
     // What is left of each source.
     let mut rest: Vec<&[Entry]> = Vec::with_capacity(sources.len());

@@ -3,7 +3,7 @@
 //! operation is for.
 
 use super::Bitmap;
-use super::container::{Container, View, Workspace};
+use super::container::{Container, Packer, View, Workspace};
 use super::directory::{Collector, Directory, Entry, Span};
 use super::many;
 use crate::error::{Error, ErrorKind, Result};
@@ -211,7 +211,7 @@ fn add(ours: &mut Directory, theirs: &Directory) {
 }
 
 fn apply(ours: &Directory, theirs: &Directory, operation: Operation) -> Directory {
-    let mut workspace = Workspace::new();
+    let (mut workspace, mut packer) = (Workspace::new(), Packer::new());
     let (keeps_ours, keeps_theirs) = match operation {
         Operation::Union | Operation::Xor => (true, true),
         Operation::Subtract => (true, false),
@@ -219,10 +219,12 @@ fn apply(ours: &Directory, theirs: &Directory, operation: Operation) -> Director
     };
     let mut result = match operation {
         Operation::Union | Operation::Xor => {
-            let chunks = ours.entries().len() + theirs.entries().len();
-            Directory::with_capacity(chunks, ours.bytes() + theirs.bytes())
+            let (chunks, others) = (ours.entries().len(), theirs.entries().len());
+            Directory::with_capacity(chunks + others, chunks.max(others), ours.bytes() + theirs.bytes())
         }
-        Operation::Subtract | Operation::Intersect => Directory::with_capacity(ours.entries().len(), ours.bytes()),
+        Operation::Subtract | Operation::Intersect => {
+            Directory::with_capacity(ours.entries().len(), ours.entries().len(), ours.bytes())
+        }
     };
     for Pair { key, chunks, ours: a, theirs: b } in Pairs::new(ours, theirs) {
         let (source, entry, is_kept) = match (a, b) {
@@ -244,7 +246,7 @@ fn apply(ours: &Directory, theirs: &Directory, operation: Operation) -> Director
                     Operation::Subtract => Container::subtract(a, b),
                     Operation::Xor => Container::xor(a, b),
                 };
-                result.push(key, container.ones(), container.view());
+                result.push(key, container.ones(), packer.pack(container.view()));
                 continue;
             }
             (Some(a), None) => (ours, a, keeps_ours),

@@ -8,7 +8,9 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use super::Bitmap;
-use super::container::{ARRAY_MAX, CHUNK, Container, Form as Held, Pair, Run, View, Words, no_words, to_u16};
+use super::container::{
+    ARRAY_MAX, CHUNK, Container, Form as Held, Packer, Pair, Plain, Run, View, Words, no_words, to_u16,
+};
 use super::directory::{Directory, Entry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
@@ -80,7 +82,7 @@ impl Bitmap {
         let granules = bitmap.granules();
         let mut reader = Reader { total: bytes.len(), rest: bytes };
         let count = u64::from_le_bytes(reader.array("Roaring header")?);
-        let mut room = Room { list: Vec::new(), words: no_words(), runs: Vec::new() };
+        let mut room = Room { list: Vec::new(), words: no_words(), runs: Vec::new(), packer: Packer::new() };
         let mut least_high = 0;
         for _ in 0..count {
             let at = reader.offset();
@@ -382,12 +384,13 @@ fn read_group(
         if base >= granules {
             return Err(damaged("the container is past the end of the disk"));
         }
+        let Room { list, words, runs, packer } = &mut *room;
         let view = if flags.next().unwrap_or(false) {
-            read_runs(reader, &mut room.runs, structure)?
+            read_runs(reader, runs, structure)?
         } else if ones as usize <= ARRAY_MAX {
-            read_array(reader, ones, &mut room.list, structure)?
+            read_array(reader, ones, list, structure)?
         } else {
-            read_bits(reader, &mut room.words, structure)?
+            read_bits(reader, words, structure)?
         };
         if view.ones() != ones {
             return Err(damaged("the container does not hold as many values as its description says"));
@@ -396,12 +399,12 @@ fn read_group(
         if last.is_some_and(|run| base + u64::from(run.last) >= granules) {
             return Err(damaged("a value is past the end of the disk"));
         }
-        if view.form() == Held::smallest(ones, view.run_count()) {
-            directory.push(high * GROUP + key, ones, view);
+        if view.form() == Plain::smallest(ones, view.run_count()).into() {
+            directory.push(high * GROUP + key, ones, packer.pack(view));
         } else {
             let mut container = Container::copy(view, ones);
             container.optimize();
-            directory.push(high * GROUP + key, ones, container.view());
+            directory.push(high * GROUP + key, ones, packer.pack(container.view()));
         }
     }
     if flags.any(|flag| flag) {
@@ -415,6 +418,7 @@ struct Room {
     list: Vec<u16>,
     words: Box<Words>,
     runs: Vec<Pair>,
+    packer: Packer,
 }
 
 fn read_array<'r>(reader: &mut Reader<'_>, ones: u32, list: &'r mut Vec<u16>, structure: &str) -> Result<View<'r>> {

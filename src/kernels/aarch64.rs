@@ -2,7 +2,7 @@
 
 use super::body::{EDGES, FEW, GROUP, Groups};
 use super::portable::every_kernel;
-use super::{Kernels, Measure, Pair, Words, body};
+use super::{Kernels, Measure, Packed, Pair, Words, body};
 use crate::cpu::Level;
 
 macro_rules! neon {

@@ -2,7 +2,7 @@
 //! Owns the portable bodies of the kernels, which the other files stamp for their instruction sets. Must never ask what the
 //! CPU is.
 
-use super::{Measure, Pair, Words};
+use super::{Measure, Packed, Pair, Words};
 
 /// The words of one chunk.
 pub const WORDS: usize = 1024;
@@ -460,33 +460,43 @@ pub(super) fn run_ones(runs: &[Pair]) -> u32 {
 }
 
 #[inline(always)]
-pub(super) fn pack(words: &Words, out: &mut [u8]) -> usize {
-    let mut low = [0; 8 * WORDS];
-    let mut lower = [0; 8 * MASKS];
-    let mut taken = 0;
-    for (mask, word) in lower.iter_mut().zip(words) {
-        taken += take_bytes(&word.to_le_bytes(), mask, &mut low[taken..]);
-    }
+pub(super) fn pack(words: &Words, out: &mut [u8]) -> Packed {
+    let lower: [u8; WORDS] = std::array::from_fn(|index| mask_of(&words[index].to_le_bytes()));
     let (upper, rest) = out.split_at_mut(MASKS);
-    let mut masks = 0;
+    let mut end = 0;
     for (mask, group) in upper.iter_mut().zip(lower.as_chunks::<8>().0) {
-        masks += take_bytes(group, mask, &mut rest[masks..]);
+        *mask = mask_of(group);
+        end += take_bytes(group, &mut rest[end..]);
     }
-    rest[masks..masks + taken].copy_from_slice(&low[..taken]);
-    MASKS + masks + taken
+    let from = end;
+    for word in words {
+        end += take_bytes(&word.to_le_bytes(), &mut rest[end..]);
+    }
+    packed(MASKS + from, MASKS + end, byte_ones(&rest[from..end]))
 }
 
-/// Takes the bytes that are not 0, and notes which they are; their number.
+/// Which bytes are not 0.
 #[inline(always)]
-fn take_bytes(bytes: &[u8; 8], mask: &mut u8, out: &mut [u8]) -> usize {
-    *mask = 0;
+fn mask_of(bytes: &[u8; 8]) -> u8 {
+    bytes.iter().rev().fold(0, |mask, &byte| mask << 1 | u8::from(byte != 0))
+}
+
+/// Takes the bytes that are not 0; their number.
+#[inline(always)]
+fn take_bytes(bytes: &[u8; 8], out: &mut [u8]) -> usize {
     let mut count = 0;
-    for (place, &byte) in bytes.iter().enumerate().filter(|&(_, &byte)| byte != 0) {
-        *mask |= 1 << place;
+    for &byte in bytes.iter().filter(|&&byte| byte != 0) {
         out[count] = byte;
         count += 1;
     }
     count
+}
+
+/// What is known of bytes that were filled up to `end`, those of the words from `from` on.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "a chunk has 8192 bytes")]
+pub(super) fn packed(from: usize, end: usize, ones: u32) -> Packed {
+    Packed { len: end, bytes: (end - from) as u32, ones }
 }
 
 #[inline(always)]
@@ -499,6 +509,12 @@ pub(super) fn spread(sparse: &[u8], words: &mut Words) {
     for (word, &mask) in words.iter_mut().zip(&lower) {
         *word |= u64::from_le_bytes(put_bytes(mask, &mut rest));
     }
+}
+
+#[inline(always)]
+pub(super) fn unpack(sparse: &[u8], words: &mut Words) {
+    words.fill(0);
+    spread(sparse, words);
 }
 
 /// The next of `rest` at the places of a mask.

@@ -1,8 +1,9 @@
 //! Owns what takes the instructions of AVX-512 that compress and expand bytes, written by hand as the compiler does not use
 //! them. Must never be reached on a CPU without AVX-512 with BW, VL and VBMI2.
 
-use super::Words;
-use super::body::{self, EDGES, MASKS, ROOM, SPARSE_ROOM, WORDS};
+use super::body::packed;
+use super::body::{self, EDGES, MASKS, ROOM, SPARSE_ROOM};
+use super::{Packed, Words};
 use std::arch::x86_64::*;
 
 /// The bytes of one register.
@@ -19,49 +20,61 @@ macro_rules! door {
     };
 }
 
-door!(pack, pack_avx512, (words: &Words, out: &mut [u8]) -> usize);
-door!(spread, spread_avx512, (sparse: &[u8], words: &mut Words) -> ());
+door!(pack, pack_avx512, (words: &Words, out: &mut [u8]) -> Packed);
+door!(byte_ones, byte_ones_avx512, (bytes: &[u8]) -> u32);
 door!(positions, positions_avx512, (words: &Words, out: &mut [u16]) -> usize);
 door!(edges, edges_avx512, (words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32));
 
-#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
-fn pack_avx512(words: &Words, out: &mut [u8]) -> usize {
-    let mut low = [0; 8 * WORDS + LANES];
-    let mut lower = [0; 8 * MASKS / 8];
-    let mut taken = 0;
-    for (mask, eight) in lower.iter_mut().zip(words.as_chunks::<8>().0) {
-        *mask = take(load_words(eight), &mut low[taken..]);
-        taken += mask.count_ones() as usize;
-    }
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2,avx512vpopcntdq")]
+fn pack_avx512(words: &Words, out: &mut [u8]) -> Packed {
     let out = &mut out[..SPARSE_ROOM];
+    let mut lower = [0; MASKS];
+    for (mask, block) in lower.iter_mut().zip(words.as_chunks::<8>().0) {
+        let bytes = load_words(block);
+        *mask = _mm512_test_epi8_mask(bytes, bytes);
+    }
     let mut end = MASKS;
-    for (place, eight) in lower.as_chunks::<8>().0.iter().enumerate() {
-        let mask = take(load_words(eight), &mut out[end..]);
+    for (place, block) in lower.as_chunks::<8>().0.iter().enumerate() {
+        let bytes = load_words(block);
+        let mask = _mm512_test_epi8_mask(bytes, bytes);
         out[8 * place..8 * place + 8].copy_from_slice(&mask.to_le_bytes());
+        store_bytes(_mm512_maskz_compress_epi8(mask, bytes), &mut out[end..]);
         end += mask.count_ones() as usize;
     }
-    out[end..end + taken].copy_from_slice(&low[..taken]);
-    end + taken
+    let from = end;
+    for (mask, block) in lower.iter().zip(words.as_chunks::<8>().0) {
+        store_bytes(_mm512_maskz_compress_epi8(*mask, load_words(block)), &mut out[end..]);
+        end += mask.count_ones() as usize;
+    }
+    packed(from, end, byte_ones_avx512(&out[from..end]))
 }
 
-/// Puts the bytes that are not 0 to the front of `room`, which has a register's bytes or more; which they are.
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
-fn take(bytes: __m512i, room: &mut [u8]) -> u64 {
-    let mask = _mm512_test_epi8_mask(bytes, bytes);
-    store_bytes(_mm512_maskz_compress_epi8(mask, bytes), room);
-    mask
+pub(super) fn spread(sparse: &[u8], words: &mut Words) {
+    // SAFETY: as above.
+    unsafe { each_block(sparse, words, |block, bytes| store_words(_mm512_or_si512(load_words(block), bytes), block)) }
 }
 
-#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
-fn spread_avx512(sparse: &[u8], words: &mut Words) {
+pub(super) fn unpack(sparse: &[u8], words: &mut Words) {
+    // SAFETY: as above.
+    unsafe { each_block(sparse, words, |block, bytes| store_words(bytes, block)) }
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2,avx512vpopcntdq")]
+fn each_block(sparse: &[u8], words: &mut Words, put_into: impl Fn(&mut [u64; 8], __m512i)) {
     let (upper, mut rest) = sparse.split_at(sparse.len().min(MASKS));
-    let mut lower = [0; 8 * MASKS / 8];
+    let mut lower = [0; MASKS];
     for (eight, mask) in lower.as_chunks_mut::<8>().0.iter_mut().zip(upper.as_chunks::<8>().0) {
         store_words(put(u64::from_le_bytes(*mask), &mut rest), eight);
     }
-    for (eight, &mask) in words.as_chunks_mut::<8>().0.iter_mut().zip(&lower) {
-        let sum = _mm512_or_si512(load_words(eight), put(mask, &mut rest));
-        store_words(sum, eight);
+    let mut blocks = words.as_chunks_mut::<8>().0.iter_mut().zip(&lower);
+    while let Some(bytes) = rest.first_chunk::<LANES>() {
+        let Some((block, mask)) = blocks.next() else { return };
+        put_into(block, _mm512_maskz_expand_epi8(*mask, load_bytes(bytes)));
+        // SAFETY: the mask has no more bits than the 64 bytes that were there.
+        rest = unsafe { rest.get_unchecked(mask.count_ones() as usize..) };
+    }
+    for (block, &mask) in blocks {
+        put_into(block, put(mask, &mut rest));
     }
 }
 
@@ -69,24 +82,34 @@ fn spread_avx512(sparse: &[u8], words: &mut Words) {
 #[target_feature(enable = "bmi1,bmi2,popcnt,avx512f,avx512bw,avx512vbmi2")]
 fn put(mask: u64, rest: &mut &[u8]) -> __m512i {
     let bytes = match rest.first_chunk::<LANES>() {
-        // SAFETY: the array is readable for 64 bytes, and the load needs no alignment.
-        Some(bytes) => unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) },
-        // SAFETY: only the lanes of the mask are read, which are as many as there are bytes, less than 64.
-        None => unsafe { _mm512_maskz_loadu_epi8((1 << rest.len()) - 1, rest.as_ptr().cast()) },
+        Some(bytes) => load_bytes(bytes),
+        None => load_few(rest),
     };
     *rest = rest.get(mask.count_ones() as usize..).unwrap_or_default();
     _mm512_maskz_expand_epi8(mask, bytes)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vpopcntdq")]
+fn byte_ones_avx512(bytes: &[u8]) -> u32 {
+    let (blocks, rest) = bytes.as_chunks::<LANES>();
+    let mut ones = _mm512_popcnt_epi64(load_few(rest));
+    for block in blocks {
+        ones = _mm512_add_epi64(ones, _mm512_popcnt_epi64(load_bytes(block)));
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of a chunk are few")]
+    let ones = _mm512_reduce_add_epi64(ones) as u32;
+    ones
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn positions_avx512(words: &Words, out: &mut [u16]) -> usize {
     let each = numbers();
     let mut count = 0;
-    for (index, &word) in (0..).zip(words) {
+    for (index, &word) in (0_u16..).zip(words) {
         let Some(room) = out.get_mut(count..).and_then(|rest| rest.first_chunk_mut::<ROOM>()) else { break };
         let found = word.count_ones();
         let bits = _mm512_maskz_compress_epi8(word, each);
-        let base = _mm256_set1_epi16(index * 64);
+        let base = _mm256_set1_epi16((index * 64).cast_signed());
         let (sixteens, _) = room.as_chunks_mut::<16>();
         let quarters = [
             _mm512_extracti32x4_epi32::<0>(bits),
@@ -113,8 +136,7 @@ fn edges_avx512(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (u
     let each = numbers();
     body::edges_by(words, from, to, out, |changes, base, room| {
         let bits = _mm512_maskz_compress_epi8(changes, each);
-        #[allow(clippy::cast_possible_wrap, reason = "positions of a chunk are below 65536")]
-        let base = _mm512_set1_epi32(base as i32);
+        let base = _mm512_set1_epi32(base.cast_signed());
         let quarters = [
             _mm512_extracti32x4_epi32::<0>(bits),
             _mm512_extracti32x4_epi32::<1>(bits),
@@ -148,6 +170,20 @@ fn numbers() -> __m512i {
     };
     // SAFETY: the array is readable for 64 bytes, and the load needs no alignment.
     unsafe { _mm512_loadu_si512(NUMBERS.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn load_bytes(bytes: &[u8; LANES]) -> __m512i {
+    // SAFETY: the array is readable for 64 bytes, and the load needs no alignment.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// Less than 64 bytes, and zeros.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn load_few(bytes: &[u8]) -> __m512i {
+    let lanes = (1 << (bytes.len() % LANES)) - 1;
+    // SAFETY: only the lanes of the mask are read, which are no more than there are bytes.
+    unsafe { _mm512_maskz_loadu_epi8(lanes, bytes.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx512f")]

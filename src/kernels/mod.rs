@@ -38,6 +38,17 @@ pub struct Measure {
     pub runs: u32,
 }
 
+/// What packing a chunk comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// Bytes that were filled.
+    pub len: usize,
+    /// Bytes of the words that are not 0.
+    pub bytes: u32,
+    /// Set bits.
+    pub ones: u32,
+}
+
 /// An operation on two chunks, the first of which takes the result, and what there is then.
 pub type ChunkOperation = fn(to: &mut Words, from: &Words) -> Measure;
 
@@ -103,10 +114,12 @@ pub struct Kernels {
     pub run_ones: fn(runs: &[Pair]) -> u32,
     /// Takes the bytes of the words that are not 0, as they lie in little-endian memory, behind two levels of masks: a bit
     /// for each byte of the words, of these 1024 bytes again only those that are not 0, and before them [`MASKS`] bytes
-    /// with a bit for each of the 1024. The number of bytes; `out` has [`SPARSE_ROOM`].
-    pub pack: fn(words: &Words, out: &mut [u8]) -> usize,
+    /// with a bit for each of the 1024; `out` has [`SPARSE_ROOM`].
+    pub pack: fn(words: &Words, out: &mut [u8]) -> Packed,
     /// Sets the bits of what `pack` filled. Other bytes set any bits.
     pub spread: fn(sparse: &[u8], words: &mut Words),
+    /// Fills the words with what `pack` filled, and nothing else.
+    pub unpack: fn(sparse: &[u8], words: &mut Words),
     /// Whether `pack` and `spread` are quicker than lists of as many bytes.
     pub packs_quickly: bool,
     /// The number of set bits in any bytes.

@@ -1,8 +1,8 @@
 //! Owns packed chunks in general registers, eight bytes at a time, written by hand as the compiler does not find the
 //! instructions for it. Must never be reached on a CPU without BMI2 and POPCNT.
 
-use super::Words;
-use super::body::{MASKS, SPARSE_ROOM, WORDS};
+use super::body::{self, MASKS, SPARSE_ROOM, WORDS};
+use super::{Packed, Words};
 use std::arch::x86_64::{_pdep_u64, _pext_u64};
 
 /// For each set of bytes of a word, the word in which they are all ones.
@@ -22,59 +22,68 @@ const fn bytes() -> [u64; 256] {
     table
 }
 
-pub(super) fn pack(words: &Words, out: &mut [u8]) -> usize {
+pub(super) fn pack(words: &Words, out: &mut [u8]) -> Packed {
     // SAFETY: this is reached only through `x86::AVX2`, which `kernels::of` gives out only where detection has found all of
     // these features.
     unsafe { pack_bmi2(words, out) }
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-fn pack_bmi2(words: &Words, out: &mut [u8]) -> usize {
-    let mut low = [0; 8 * WORDS + 8];
-    let mut lower = [0; WORDS];
-    let mut taken = 0;
-    for (mask, &word) in lower.iter_mut().zip(words) {
-        *mask = take(word, &mut low[taken..], &mut taken);
-    }
+fn pack_bmi2(words: &Words, out: &mut [u8]) -> Packed {
     let out = &mut out[..SPARSE_ROOM];
+    let lower: [u8; WORDS] = std::array::from_fn(|index| mask_of(words[index]));
     let mut end = MASKS;
     for (place, group) in lower.as_chunks::<8>().0.iter().enumerate() {
-        out[place] = take(u64::from_le_bytes(*group), &mut out[end..], &mut end);
+        let group = u64::from_le_bytes(*group);
+        out[place] = mask_of(group);
+        end += take(group, out[place], &mut out[end..]);
     }
-    out[end..end + taken].copy_from_slice(&low[..taken]);
-    end + taken
+    let from = end;
+    for (&word, &mask) in words.iter().zip(&lower) {
+        end += take(word, mask, &mut out[end..]);
+    }
+    body::packed(from, end, body::byte_ones(&out[from..end]))
 }
 
-/// Puts the bytes of a word that are not 0 to the front of `room`, which is longer than a word; which they are.
+/// Which bytes of a word are not 0.
 #[target_feature(enable = "bmi1,bmi2,popcnt")]
-fn take(word: u64, room: &mut [u8], taken: &mut usize) -> u8 {
+fn mask_of(word: u64) -> u8 {
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
     // The highest bit of each byte that is not 0.
     let full = ((word & LOW) + LOW | word) & !LOW;
     #[allow(clippy::cast_possible_truncation, reason = "eight bits were taken together")]
     let mask = _pext_u64(full, !LOW) as u8;
-    let packed = _pext_u64(word, BYTES[usize::from(mask)]);
-    if let Some(room) = room.first_chunk_mut() {
-        *room = packed.to_le_bytes();
-    }
-    *taken += mask.count_ones() as usize;
     mask
+}
+
+/// Puts the bytes of a mask to the front of `room`, which is longer than a word; their number.
+#[target_feature(enable = "bmi1,bmi2,popcnt")]
+fn take(word: u64, mask: u8, room: &mut [u8]) -> usize {
+    if let Some(room) = room.first_chunk_mut() {
+        *room = _pext_u64(word, BYTES[usize::from(mask)]).to_le_bytes();
+    }
+    mask.count_ones() as usize
 }
 
 pub(super) fn spread(sparse: &[u8], words: &mut Words) {
     // SAFETY: as in `pack`.
-    unsafe { spread_bmi2(sparse, words) }
+    unsafe { each_word(sparse, words, |word, bytes| *word |= bytes) }
+}
+
+pub(super) fn unpack(sparse: &[u8], words: &mut Words) {
+    // SAFETY: as in `pack`.
+    unsafe { each_word(sparse, words, |word, bytes| *word = bytes) }
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-fn spread_bmi2(sparse: &[u8], words: &mut Words) {
+fn each_word(sparse: &[u8], words: &mut Words, put_into: impl Fn(&mut u64, u64)) {
     let (upper, mut rest) = sparse.split_at(sparse.len().min(MASKS));
     let mut lower = [0; WORDS];
     for (group, &mask) in lower.as_chunks_mut::<8>().0.iter_mut().zip(upper) {
         *group = put(mask, &mut rest).to_le_bytes();
     }
     for (word, &mask) in words.iter_mut().zip(&lower) {
-        *word |= put(mask, &mut rest);
+        put_into(word, put(mask, &mut rest));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::body::{EDGES, FEW, GROUP, Groups};
 use super::portable::every_kernel;
-use super::{Kernels, Measure, Pair, Words, body, compress, merge, sparse};
+use super::{Kernels, Measure, Packed, Pair, Words, body, compress, merge, sparse};
 use crate::cpu::Level;
 
 macro_rules! avx2 {
@@ -54,6 +54,7 @@ pub(super) static AVX2: Kernels = Kernels {
     unite_few_runs: merge::unite_few_runs,
     pack: sparse::pack,
     spread: sparse::spread,
+    unpack: sparse::unpack,
     ..STAMPED_AVX2
 };
 
@@ -64,6 +65,8 @@ pub(super) static AVX512: Kernels = Kernels {
     unite_few_runs: merge::unite_few_runs,
     pack: compress::pack,
     spread: compress::spread,
+    unpack: compress::unpack,
+    byte_ones: compress::byte_ones,
     positions: compress::positions,
     edges: compress::edges,
     ..STAMPED_AVX512

@@ -53,10 +53,14 @@ impl Decoder {
                 for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
                     *word = u64::from_le_bytes(*bytes);
                 }
-                let last = (0_u16..1024).zip(words.iter()).rev().find(|(_, word)| **word != 0);
-                let last =
-                    last.map(|(index, word)| index * 64 + 63 - u16::try_from(word.leading_zeros()).unwrap_or(63));
-                (View::Words(words).ones(), last)
+                (View::Words(words).ones(), last_of(words))
+            }
+            Form::Sparse => {
+                View::check_packed(bytes)?;
+                self.words.resize(1, NO_WORDS);
+                let words = self.words.first_mut().ok_or("its words are not there")?;
+                View::Sparse(bytes).copy_to(words);
+                (View::Words(words).ones(), last_of(words))
             }
             Form::Runs => {
                 self.runs.clear();
@@ -85,7 +89,8 @@ impl Decoder {
         if last.is_some_and(|last| u32::from(last) >= granules) {
             return Err("dirty granules lie past the end of the disk");
         }
-        self.form = entry.form;
+        // What was packed is handed on as words.
+        self.form = if entry.form == Form::Sparse { Form::Words } else { entry.form };
         Ok(self.view())
     }
 
@@ -93,11 +98,17 @@ impl Decoder {
     pub(super) fn view(&self) -> View<'_> {
         match self.form {
             Form::Array => View::Array(&self.array),
-            Form::Words => View::Words(self.words.first().unwrap_or(&NO_WORDS)),
+            Form::Words | Form::Sparse => View::Words(self.words.first().unwrap_or(&NO_WORDS)),
             Form::Runs => View::Runs(&self.runs),
             Form::Full => View::Full,
         }
     }
+}
+
+/// The last set bit.
+fn last_of(words: &Words) -> Option<u16> {
+    let last = (0_u16..1024).zip(words.iter()).rev().find(|(_, word)| **word != 0);
+    last.map(|(index, word)| index * 64 + 63 - u16::try_from(word.leading_zeros()).unwrap_or(63))
 }
 
 /// As [`count_before`] of what [`Decoder::decode`] gives, for words of a whole chunk: nothing is copied.
@@ -119,6 +130,7 @@ pub(super) fn count_words_before(entry: &Entry, bytes: &[u8], end: u16) -> Resul
 pub(super) fn count_before(view: View<'_>, end: u16) -> u64 {
     match view {
         View::Full => end.into(),
+        View::Sparse(_) => count_before(View::Words(&view.words()), end),
         View::Array(array) => array.partition_point(|bit| *bit < end) as u64,
         View::Words(words) => {
             let (whole, rest) = (usize::from(end / 64), end % 64);
@@ -140,12 +152,14 @@ pub(super) fn encode(view: View<'_>, out: &mut Vec<u8>) {
         View::Array(array) => size_of_val(array),
         View::Words(words) => size_of_val(words),
         View::Runs(runs) => size_of_val(runs),
+        View::Sparse(bytes) => bytes.len(),
         View::Full => 0,
     };
     out.resize(from + len, 0);
     let room = out.get_mut(from..).unwrap_or_default();
     match view {
         View::Full => {}
+        View::Sparse(bytes) => room.copy_from_slice(bytes),
         View::Array(array) => {
             for (bytes, value) in room.as_chunks_mut::<2>().0.iter_mut().zip(array) {
                 *bytes = value.to_le_bytes();

@@ -29,6 +29,8 @@ pub(super) const WORDS_BYTES: u32 = 8192;
 pub(super) const ARRAY_MAX: u32 = 4096;
 /// The most runs of a container.
 pub(super) const RUNS_MAX: u32 = 2048;
+/// The least bytes of a packed container: its upper masks, one mask and one byte.
+pub(super) const SPARSE_MIN: u32 = 130;
 
 pub(super) const HEADER: &str = "segment header";
 pub(super) const TRAILER: &str = "segment trailer";
@@ -306,6 +308,7 @@ impl Entry {
             Form::Words => 2,
             Form::Runs => 3,
             Form::Full => 4,
+            Form::Sparse => 5,
         };
         Fields::new()
             .add(&self.key.to_le_bytes())
@@ -325,6 +328,7 @@ impl Entry {
             2 => Form::Words,
             3 => Form::Runs,
             4 => Form::Full,
+            5 => Form::Sparse,
             _ => return Err("the form of a container is not known"),
         };
         Ok(Self {
@@ -350,6 +354,7 @@ impl Entry {
                     && (1..=RUNS_MAX).contains(&runs)
                     && (runs..CHUNK_GRANULES).contains(&self.ones)
             }
+            Form::Sparse => (1..CHUNK_GRANULES).contains(&self.ones) && (SPARSE_MIN..WORDS_BYTES).contains(&self.len),
             Form::Full => self.ones == CHUNK_GRANULES && (self.len, self.sum, self.offset) == (0, 0, 0),
         };
         match fits {

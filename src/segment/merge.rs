@@ -9,7 +9,7 @@ use super::layout::{Entry, Header, Summary};
 use super::plan::{Batch, Input, Planner, most_of_a_chunk};
 use super::read::Segment;
 use super::write::{Pieces, Writer};
-use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, Pair, Union, View};
+use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, Pair, Plain, Union, View};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::check_disk;
 use crate::pool::Pool;
@@ -352,7 +352,7 @@ impl<'a> Job<'a> {
             let bytes = container(cursor, entry);
             let view = input.segment.decode(decoder, entry, bytes)?;
             let chunk = Chunk { key: chunk_key, chunks: 1, view, ones: entry.ones, runs: view.run_count() };
-            if Form::smallest(chunk.ones, chunk.runs) == entry.form {
+            if Form::from(Plain::smallest(chunk.ones, chunk.runs)) == entry.form {
                 match self.count_only {
                     true => pieces.count(&chunk),
                     false => pieces.push_encoded(&chunk, bytes, entry.sum),

@@ -49,6 +49,8 @@ pub struct Forms {
     pub words: u64,
     /// As first and last indices of runs.
     pub runs: u64,
+    /// As the bytes of words that are not 0, and masks that say which they are.
+    pub sparse: u64,
     /// Full, without a container.
     pub full: u64,
 }
@@ -127,6 +129,7 @@ impl<'s> Segment<'s> {
                 Form::Array => forms.array += 1,
                 Form::Words => forms.words += 1,
                 Form::Runs => forms.runs += 1,
+                Form::Sparse => forms.sparse += 1,
                 Form::Full => forms.full += u64::from(entry.chunks),
             }
             forms

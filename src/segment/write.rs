@@ -8,7 +8,7 @@ use super::layout::{
     ALIGN, ENTRY_BYTES, Entry, HEADER_BYTES, Header, PAGE_ENTRIES, Place, Summary, TRAILER_BYTES, encode_trailer,
 };
 use crate::bitmap::Bitmap;
-use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, View};
+use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, Plain, View};
 use crate::geometry::Granularity;
 use std::io::{self, Write};
 
@@ -109,14 +109,9 @@ impl Pieces {
 
     /// Appends a chunk that is counted only: what it would take is known, its bytes are not made.
     pub(super) fn count(&mut self, chunk: &Chunk<'_>) {
-        let form = Form::smallest(chunk.ones, chunk.runs);
-        let len = match form {
-            Form::Array => 2 * chunk.ones,
-            Form::Words => 8192,
-            Form::Runs => 4 * chunk.runs,
-            Form::Full => 0,
-        };
-        self.add(chunk, form, len, 0);
+        let plain = Plain::smallest(chunk.ones, chunk.runs);
+        let len = u32::try_from(plain.bytes(chunk.ones, chunk.runs)).unwrap_or_default();
+        self.add(chunk, plain.into(), len, 0);
     }
 
     fn add(&mut self, chunk: &Chunk<'_>, form: Form, len: u32, sum: u32) {

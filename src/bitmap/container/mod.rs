@@ -10,6 +10,7 @@
 mod array;
 mod bits;
 mod runs;
+mod sparse;
 #[cfg(test)]
 mod tests;
 mod unite;
@@ -18,11 +19,12 @@ mod view;
 use crate::kernels::{ChunkOperation, Kernels, Measure, select};
 pub(super) use bits::{clear_run, no_words};
 pub(super) use runs::Run;
+pub(super) use sparse::Packer;
 pub(super) use unite::Workspace;
 
 pub(crate) use bits::Words;
 pub(crate) use runs::Pair;
-pub(crate) use view::{Form, View};
+pub(crate) use view::{Form, Plain, View};
 
 /// The granules of one chunk.
 pub(super) const CHUNK: u32 = 1 << 16;
@@ -56,12 +58,14 @@ impl Container {
         }
     }
 
-    /// A copy of a view that holds `ones` bits, in the same form.
+    /// A copy of a view that holds `ones` bits, in the same form if that is one that changes bit by bit.
     pub(super) fn copy(view: View<'_>, ones: u32) -> Self {
         match view {
             View::Array(array) => Self::Array(array.to_vec()),
             View::Words(words) => Self::Bits { ones, words: Box::new(*words) },
             View::Runs(runs) => Self::Runs(runs.to_vec()),
+            View::Sparse(_) if ones as usize <= ARRAY_MAX => Self::Array(bits::positions(&view.words())),
+            View::Sparse(_) => Self::Bits { ones, words: Box::new(*view.words()) },
             View::Full => Self::Full,
         }
     }
@@ -76,11 +80,11 @@ impl Container {
 
     /// The smallest form of sorted runs that neither overlap nor touch.
     pub(super) fn from_runs(runs: Vec<Pair>) -> Self {
-        match Form::smallest(runs::ones_of(&runs), small(runs.len())) {
-            Form::Full => Self::Full,
-            Form::Array => Self::Array(runs.iter().flat_map(|run| run[0]..=run[1]).collect()),
-            Form::Runs => Self::Runs(runs),
-            Form::Words => {
+        match Plain::smallest(runs::ones_of(&runs), small(runs.len())) {
+            Plain::Full => Self::Full,
+            Plain::Array => Self::Array(runs.iter().flat_map(|run| run[0]..=run[1]).collect()),
+            Plain::Runs => Self::Runs(runs),
+            Plain::Words => {
                 let mut words = no_words();
                 View::Runs(&runs).add_to(&mut words);
                 Self::Bits { ones: runs::ones_of(&runs), words }
@@ -96,11 +100,11 @@ impl Container {
 
     /// The smallest form of `words`, which hold `measure`.
     fn from_measured(words: Box<Words>, measure: Measure) -> Self {
-        match Form::smallest(measure.ones, measure.runs) {
-            Form::Full => Self::Full,
-            Form::Array => Self::Array(bits::positions(&words)),
-            Form::Runs => Self::Runs(bits::runs(&words, measure.runs as usize)),
-            Form::Words => Self::Bits { ones: measure.ones, words },
+        match Plain::smallest(measure.ones, measure.runs) {
+            Plain::Full => Self::Full,
+            Plain::Array => Self::Array(bits::positions(&words)),
+            Plain::Runs => Self::Runs(bits::runs(&words, measure.runs as usize)),
+            Plain::Words => Self::Bits { ones: measure.ones, words },
         }
     }
 
@@ -211,7 +215,8 @@ impl Container {
     }
 
     fn combine(a: View<'_>, b: View<'_>, kernel: fn(&Kernels) -> ChunkOperation, keep: fn(bool, bool) -> bool) -> Self {
-        if !matches!((a, b), (View::Words(_), _) | (_, View::Words(_))) {
+        let in_words = |view| matches!(view, View::Words(_) | View::Sparse(_));
+        if !in_words(a) && !in_words(b) {
             return Self::from_runs(runs::sweep(a.runs(Run::WHOLE), b.runs(Run::WHOLE), keep));
         }
         let mut words = Box::new(*a.words());

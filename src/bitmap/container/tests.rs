@@ -2,6 +2,7 @@
 //! Every form of a container against every other, compared word by word. Knows nothing beyond one chunk.
 
 use super::*;
+use crate::kernels::SPARSE_ROOM;
 
 fn set_run(words: &mut Words, run: Run) {
     (run.first..=run.last).for_each(|bit| words[usize::from(bit / 64)] |= 1 << (bit % 64));
@@ -44,6 +45,22 @@ fn containers() -> Vec<Container> {
     all
 }
 
+/// What each container holds, packed.
+fn packed(all: &[Container]) -> Vec<Vec<u8>> {
+    let pack = |container: &Container| {
+        let mut bytes = vec![0; SPARSE_ROOM];
+        let packed = (select().pack)(&container.view().words(), &mut bytes);
+        bytes.truncate(packed.len);
+        bytes
+    };
+    all.iter().map(pack).collect()
+}
+
+/// Each view, and the same packed.
+fn views<'a>(all: &'a [Container], packed: &'a [Vec<u8>]) -> Vec<View<'a>> {
+    all.iter().map(Container::view).chain(packed.iter().map(|bytes| View::Sparse(bytes))).collect()
+}
+
 fn windows() -> Vec<Run> {
     let edges = [0, 1, 63, 64, 65, 127, 4095, 4096, 30_000, 65_471, 65_472, 65_534, 65_535];
     let pairs = edges.iter().flat_map(|&first| edges.iter().map(move |&last| Run { first, last }));
@@ -52,14 +69,19 @@ fn windows() -> Vec<Run> {
 
 /// The words of a container, once it is found sound.
 fn words_of(container: &Container) -> Words {
-    assert!(container.is_empty() || container.view().validate(container.ones()) == Ok(()));
-    let words = *container.view().words();
-    assert_eq!(container.ones(), bits::count_ones(&words));
-    assert_eq!(container.view().ones(), bits::count_ones(&words));
-    assert_eq!(container.view().run_count(), bits::run_count(&words));
-    let all = container.view().runs(Run::WHOLE).flat_map(|run| run.first..=run.last);
+    assert_eq!(container.ones(), container.view().ones());
+    words_in(container.view())
+}
+
+/// The words of a view, once it is found sound.
+fn words_in(view: View<'_>) -> Words {
+    let words = *view.words();
+    assert!(words == [0; 1024] || view.validate(bits::count_ones(&words)) == Ok(()));
+    assert_eq!(view.ones(), bits::count_ones(&words));
+    assert_eq!(view.run_count(), bits::run_count(&words));
+    let all = view.runs(Run::WHOLE).flat_map(|run| run.first..=run.last);
     let mut some = (0..).zip(all).step_by(997);
-    assert!(some.all(|(number, bit)| container.view().nth(number) == bit));
+    assert!(some.all(|(number, bit)| view.nth(number) == bit));
     words
 }
 
@@ -79,16 +101,17 @@ fn the_list_has_every_form() {
 #[test]
 fn operations_agree_with_words_for_every_pair_of_forms() {
     let all = containers();
+    let packed = packed(&all[2..]);
+    let views = views(&all, &packed);
     let mut workspace = Workspace::new();
-    for (a, b) in all.iter().flat_map(|a| all.iter().map(move |b| (a, b))) {
-        let (x, y) = (words_of(a), words_of(b));
-        let mut united = a.clone();
-        united.unite_with(b.view(), &mut workspace);
+    for (a, b) in views.iter().flat_map(|&a| views.iter().map(move |&b| (a, b))) {
+        let (x, y) = (words_in(a), words_in(b));
+        let mut united = Container::copy(a, a.ones());
+        united.unite_with(b, &mut workspace);
         assert!(words_of(&united) == zip(&x, &y, |x, y| x | y));
-        assert!(words_of(&Container::intersect(a.view(), b.view())) == zip(&x, &y, |x, y| x & y));
-        assert!(words_of(&Container::subtract(a.view(), b.view())) == zip(&x, &y, |x, y| x & !y));
-        assert!(words_of(&Container::xor(a.view(), b.view())) == zip(&x, &y, |x, y| x ^ y));
-        let (a, b) = (a.view(), b.view());
+        assert!(words_of(&Container::intersect(a, b)) == zip(&x, &y, |x, y| x & y));
+        assert!(words_of(&Container::subtract(a, b)) == zip(&x, &y, |x, y| x & !y));
+        assert!(words_of(&Container::xor(a, b)) == zip(&x, &y, |x, y| x ^ y));
         assert_eq!(a.is_subset(b), zip(&x, &y, |x, y| x & !y) == [0; 1024]);
         assert_eq!(a.same_bits(b), x == y);
         let mut sum = x;
@@ -107,7 +130,10 @@ fn unions_of_many_agree_with_words_for_every_mix_of_forms() {
     let runs: Vec<View<'_>> = all.iter().filter(is_run).map(Container::view).collect();
     let both: Vec<View<'_>> = arrays.iter().chain(&runs).copied().collect();
     let every: Vec<View<'_>> = all.iter().filter(|container| !container.is_full()).map(Container::view).collect();
-    for list in [&arrays, &runs, &both, &every] {
+    let packed = packed(&all[2..]);
+    let sparse: Vec<View<'_>> = packed.iter().map(|bytes| View::Sparse(bytes)).collect();
+    let mixed: Vec<View<'_>> = sparse.iter().zip(&every).flat_map(|(&a, &b)| [a, b]).collect();
+    for list in [&arrays, &runs, &both, &every, &sparse, &mixed] {
         for group in (0..list.len()).flat_map(|from| (from + 2..=list.len()).map(move |to| &list[from..to])) {
             let mut expected = [0; 1024];
             group.iter().for_each(|view| view.add_to(&mut expected));
@@ -115,15 +141,22 @@ fn unions_of_many_agree_with_words_for_every_mix_of_forms() {
             assert_eq!(made.ones, made.view.ones());
             assert!(*made.view.words() == expected);
             let smallest = Container::from_words(Box::new(expected));
-            assert_eq!(made.view.form(), smallest.view().form());
+            if let View::Sparse(bytes) = made.view {
+                assert!(bytes.len() < smallest.view().bytes() && select().packs_quickly);
+            } else {
+                assert_eq!(made.view.form(), smallest.view().form());
+            }
         }
     }
 }
 
 #[test]
 fn ranges_agree_with_words_for_every_form() {
-    for container in containers() {
-        let words = words_of(&container);
+    let all = containers();
+    let packed = packed(&all[2..]);
+    for view in views(&all, &packed) {
+        let container = Container::copy(view, view.ones());
+        let words = words_in(view);
         for window in windows() {
             let mut mask = [0; 1024];
             set_run(&mut mask, window);
@@ -134,15 +167,15 @@ fn ranges_agree_with_words_for_every_form() {
             assert!(words_of(&changed) == zip(&words, &mask, |x, y| x & !y));
 
             let inside = zip(&words, &mask, |x, y| x & y);
-            assert_eq!(container.view().count(window), bits::count_ones(&inside));
-            let runs: Vec<Run> = container.view().runs(window).collect();
+            assert_eq!(view.count(window), bits::count_ones(&inside));
+            let runs: Vec<Run> = view.runs(window).collect();
             let mut from_runs = [0; 1024];
             runs.iter().for_each(|&run| set_run(&mut from_runs, run));
             assert!(from_runs == inside);
             assert!(runs.windows(2).all(|pair| u32::from(pair[0].last) + 1 < u32::from(pair[1].first)));
-            assert!(container.view().runs(window).rev().eq(runs.iter().rev().copied()));
+            assert!(view.runs(window).rev().eq(runs.iter().rev().copied()));
             for bit in [window.first, window.last] {
-                assert_eq!(container.view().contains(bit), words[usize::from(bit / 64)] >> (bit % 64) & 1 == 1);
+                assert_eq!(view.contains(bit), words[usize::from(bit / 64)] >> (bit % 64) & 1 == 1);
             }
         }
     }
@@ -179,5 +212,14 @@ fn validate_finds_what_is_not_allowed() {
         bits(CHUNK, Box::new([u64::MAX; 1024])),
     ] {
         assert!(broken.view().validate(broken.ones()).is_err());
+    }
+    let sound = packed(&[container([0, 63, 64, 65_535].into_iter())]).remove(0);
+    assert_eq!(View::Sparse(&sound).validate(4), Ok(()));
+    assert!(View::Sparse(&sound).validate(5).is_err());
+    for place in 0..sound.len() {
+        assert!(View::Sparse(&sound[..place]).validate(4).is_err());
+        let mut broken = sound.clone();
+        broken[place] = if broken[place] == 0 { 4 } else { 0 };
+        assert!(View::Sparse(&broken).validate(4).is_err());
     }
 }

@@ -5,8 +5,8 @@
 //! Few bits are sorted in registers; lists of like length are merged two by two; many lists are scattered into words that
 //! stay in the cache. The ways are those that measurements on x86-64 with AVX2 favour.
 
-use super::{ARRAY_MAX, CHUNK, Container, Form, Pair, Run, View, Words, no_words, small, to_u16};
-use crate::kernels::{EDGES, FEW, FEW_RUNS, GROUP, Groups, Kernels, ROOM, fill_group, select};
+use super::{ARRAY_MAX, CHUNK, Container, Pair, Plain, Run, View, Words, no_words, small, sparse, to_u16};
+use crate::kernels::{EDGES, FEW, FEW_RUNS, GROUP, Groups, Kernels, ROOM, SPARSE_ROOM, fill_group, select};
 
 /// What a merge of two lists costs for each item, and a scattered item, in tenths of a nanosecond.
 const MERGE_COST: usize = 6;
@@ -14,6 +14,9 @@ const SCATTER_COST: usize = 7;
 
 /// What it costs to find the bits of scattered words again.
 const SCAN_COST: usize = 10_000;
+
+/// From this many items on, lists go by way of words where these are packed quickly.
+const PACK_MIN: usize = 640;
 
 /// Above this many runs and single bits, words are the quicker way.
 const SWEEP_MAX: usize = 1024;
@@ -32,6 +35,8 @@ pub(in crate::bitmap) struct Workspace {
     words: Box<Words>,
     /// Whether a word is set.
     is_used: bool,
+    /// Where what is packed comes to lie, if the kernels do it quickly.
+    sparse: Option<Box<sparse::Room>>,
     lists: [Box<[u16]>; 2],
     pairs: [Vec<Pair>; 2],
     /// Where each of the lists or runs that lie one after the other ends.
@@ -39,15 +44,17 @@ pub(in crate::bitmap) struct Workspace {
 }
 
 impl Workspace {
-    /// The most memory that a workspace takes: words, two lists, and two of runs.
-    pub(in crate::bitmap) const HEAP_BYTES: u64 = (1 + 2 * 3 + 2 * 2) * 8192;
+    /// The most memory that a workspace takes: words, what is packed of them, two lists, and two of runs.
+    pub(in crate::bitmap) const HEAP_BYTES: u64 = (1 + 2 + 2 * 3 + 2 * 2) * 8192;
 
     pub(in crate::bitmap) fn new() -> Self {
         let list = || vec![0; 2 * ARRAY_MAX + ROOM].into_boxed_slice();
+        let kernels = select();
         Self {
-            kernels: select(),
+            kernels,
             words: no_words(),
             is_used: false,
+            sparse: kernels.packs_quickly.then(|| Box::new([0; SPARSE_ROOM / 8])),
             lists: [list(), list()],
             pairs: [Vec::new(), Vec::new()],
             ends: Vec::new(),
@@ -57,9 +64,10 @@ impl Workspace {
     /// What is set in any of `group`, of which there are two or more.
     pub(in crate::bitmap) fn unite<'a>(&'a mut self, group: &[View<'a>]) -> Made<'a> {
         let (mut items, mut groups, mut runs) = (0, 0, 0);
-        let mut first_words = None;
+        let (mut first_words, mut is_packed) = (None, false);
         if let &[View::Array(a), View::Array(b)] = group
             && (a.len() + b.len() > FEW || !self.kernels.has_networks)
+            && (a.len() + b.len() < PACK_MIN || self.sparse.is_none())
         {
             return self.unite_two_lists(a, b);
         }
@@ -74,6 +82,7 @@ impl Workspace {
                     groups += list.len().div_ceil(GROUP);
                 }
                 View::Words(words) => first_words = first_words.or(Some((index, words))),
+                View::Sparse(_) => is_packed = true,
                 View::Full => return Made { view: View::Full, ones: CHUNK },
             }
         }
@@ -84,6 +93,9 @@ impl Workspace {
             others.for_each(|(_, view)| view.add_to(&mut self.words));
             return self.of_words();
         }
+        if is_packed || self.sparse.is_some() && items + 2 * runs >= PACK_MIN && (runs == 0 || groups > FEW_RUNS) {
+            return self.unite_in_words(group);
+        }
         if runs == 0 {
             return self.unite_lists(group, items, groups);
         }
@@ -93,8 +105,19 @@ impl Workspace {
         if items + runs <= SWEEP_MAX || small(group.len()) == 2 && items == 0 {
             return self.sweep(group);
         }
-        self.clear_words();
-        group.iter().for_each(|view| view.add_to(&mut self.words));
+        self.unite_in_words(group)
+    }
+
+    fn unite_in_words(&mut self, group: &[View<'_>]) -> Made<'_> {
+        let mut rest = group;
+        if let [View::Sparse(bytes), others @ ..] = group {
+            self.is_used = true;
+            (self.kernels.unpack)(bytes, &mut self.words);
+            rest = others;
+        } else {
+            self.clear_words();
+        }
+        rest.iter().for_each(|view| view.add_to(&mut self.words));
         self.of_words()
     }
 
@@ -106,15 +129,19 @@ impl Workspace {
 
     /// The smallest form of the words.
     fn of_words(&mut self) -> Made<'_> {
+        let packed = self.sparse.as_deref_mut().and_then(|room| sparse::pack(self.kernels, &self.words, room));
+        if let Some((bytes, ones)) = packed {
+            return Made { view: View::Sparse(bytes), ones };
+        }
         let measure = (self.kernels.measure)(&self.words);
-        let view = match Form::smallest(measure.ones, measure.runs) {
-            Form::Full => View::Full,
-            Form::Words => View::Words(&self.words),
-            Form::Array => {
+        let view = match Plain::smallest(measure.ones, measure.runs) {
+            Plain::Full => View::Full,
+            Plain::Words => View::Words(&self.words),
+            Plain::Array => {
                 let count = (self.kernels.positions)(&self.words, &mut self.lists[0]);
                 View::Array(&self.lists[0][..count])
             }
-            Form::Runs => {
+            Plain::Runs => {
                 let runs = &mut self.pairs[0];
                 runs.clear();
                 let mut bounds = [0; EDGES];
@@ -148,15 +175,15 @@ impl Workspace {
     fn of_runs(&mut self, count: usize) -> Made<'_> {
         let runs = &self.pairs[0][..count];
         let ones = (self.kernels.run_ones)(runs);
-        let view = match Form::smallest(ones, small(count)) {
-            Form::Full => View::Full,
-            Form::Runs => View::Runs(runs),
-            Form::Array => {
+        let view = match Plain::smallest(ones, small(count)) {
+            Plain::Full => View::Full,
+            Plain::Runs => View::Runs(runs),
+            Plain::Array => {
                 let list = &mut self.lists[0];
                 list.iter_mut().zip(runs.iter().flat_map(|run| run[0]..=run[1])).for_each(|(to, bit)| *to = bit);
                 View::Array(&list[..ones as usize])
             }
-            Form::Words => {
+            Plain::Words => {
                 if std::mem::replace(&mut self.is_used, true) {
                     self.words.fill(0);
                 }
@@ -235,7 +262,7 @@ impl Workspace {
                         lasts[..part.len()].copy_from_slice(part);
                     }
                 }
-                View::Words(_) | View::Full => {}
+                View::Words(_) | View::Sparse(_) | View::Full => {}
             }
         }
         let groups = FEW_RUNS - slots.len();
@@ -278,7 +305,7 @@ impl Workspace {
             match view {
                 View::Runs(runs) => from.extend_from_slice(runs),
                 View::Array(array) => from.extend(array.iter().map(|&bit| [bit, bit])),
-                View::Words(_) | View::Full => {}
+                View::Words(_) | View::Sparse(_) | View::Full => {}
             }
             ends.push(from.len());
         }

@@ -3,7 +3,7 @@
 //! keys, disks or bytes.
 
 use super::bits;
-use super::{ARRAY_MAX, CHUNK, Pair, RUNS_MAX, Run, Words, array, runs, small, to_u16};
+use super::{ARRAY_MAX, CHUNK, Pair, RUNS_MAX, Run, Words, array, no_words, runs, small, sparse, to_u16};
 use crate::kernels::select;
 use std::borrow::Cow;
 
@@ -15,6 +15,8 @@ pub(crate) enum View<'a> {
     Words(&'a Words),
     /// Sorted; they neither overlap nor touch.
     Runs(&'a [Pair]),
+    /// Packed.
+    Sparse(&'a [u8]),
     Full,
 }
 
@@ -24,10 +26,41 @@ pub(crate) enum Form {
     Array,
     Words,
     Runs,
+    Sparse,
     Full,
 }
 
-impl Form {
+/// A form whose length follows from the number of set bits and of runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plain {
+    Array,
+    Words,
+    Runs,
+    Full,
+}
+
+impl From<Plain> for Form {
+    fn from(plain: Plain) -> Self {
+        match plain {
+            Plain::Array => Self::Array,
+            Plain::Words => Self::Words,
+            Plain::Runs => Self::Runs,
+            Plain::Full => Self::Full,
+        }
+    }
+}
+
+impl Plain {
+    /// The bytes that so many bits in so many runs take.
+    pub(crate) fn bytes(self, ones: u32, runs: u32) -> usize {
+        match self {
+            Self::Array => ones as usize * size_of::<u16>(),
+            Self::Words => size_of::<Words>(),
+            Self::Runs => runs as usize * size_of::<Pair>(),
+            Self::Full => 0,
+        }
+    }
+
     /// The form that takes the fewest bytes.
     pub(crate) fn smallest(ones: u32, runs: u32) -> Self {
         match () {
@@ -45,6 +78,7 @@ impl<'a> View<'a> {
             Self::Array(_) => Form::Array,
             Self::Words(_) => Form::Words,
             Self::Runs(_) => Form::Runs,
+            Self::Sparse(_) => Form::Sparse,
             Self::Full => Form::Full,
         }
     }
@@ -55,6 +89,7 @@ impl<'a> View<'a> {
             Self::Array(array) => small(array.len()),
             Self::Words(words) => bits::count_ones(words),
             Self::Runs(runs) => runs::ones_of(runs),
+            Self::Sparse(bytes) => sparse::ones(select(), bytes),
             Self::Full => CHUNK,
         }
     }
@@ -65,6 +100,7 @@ impl<'a> View<'a> {
             Self::Array(array) => small(array::run_count(array)),
             Self::Words(words) => bits::run_count(words),
             Self::Runs(runs) => small(runs.len()),
+            Self::Sparse(_) => bits::run_count(&self.words()),
             Self::Full => 1,
         }
     }
@@ -74,6 +110,7 @@ impl<'a> View<'a> {
             Self::Array(array) => array::contains(array, bit),
             Self::Words(words) => bits::contains(words, bit),
             Self::Runs(runs) => runs::contains(runs, bit),
+            Self::Sparse(bytes) => sparse::contains(select(), bytes, bit),
             Self::Full => true,
         }
     }
@@ -84,6 +121,10 @@ impl<'a> View<'a> {
             Self::Array(array) => small(array::within(array, window).len()),
             Self::Words(words) => bits::count(words, window),
             Self::Runs(runs) => runs::count(runs, window),
+            Self::Sparse(bytes) => {
+                let before = |end| sparse::count_before(select(), bytes, end);
+                before(window.end()) - before(window.first.into())
+            }
             Self::Full => window.len(),
         }
     }
@@ -103,6 +144,7 @@ impl<'a> View<'a> {
                 });
                 run.map_or(u16::MAX, |run| run.first + to_u16(rest))
             }
+            Self::Sparse(_) => bits::nth(&self.words(), number),
             Self::Full => to_u16(number),
         }
     }
@@ -112,7 +154,7 @@ impl<'a> View<'a> {
         match self {
             Self::Array(array) => Self::Array(array::within(array, window)),
             Self::Runs(runs) => Self::Runs(runs::within(runs, window)),
-            Self::Words(_) | Self::Full => self,
+            Self::Words(_) | Self::Sparse(_) | Self::Full => self,
         }
     }
 
@@ -121,6 +163,7 @@ impl<'a> View<'a> {
         match self {
             Self::Array(array) => RunIter::Array(array::within(array, window)),
             Self::Words(words) => RunIter::Words { words, from: window.first.into(), to: window.end() },
+            Self::Sparse(bytes) => RunIter::spread(bytes, window),
             Self::Runs(runs) => RunIter::Runs { runs: runs::within(runs, window), window },
             Self::Full => RunIter::Full(Some(window)),
         }
@@ -131,7 +174,9 @@ impl<'a> View<'a> {
         match (self, other) {
             (_, View::Full) => true,
             (Self::Full, _) => false,
-            (Self::Words(a), View::Words(b)) => (select().is_subset)(a, b),
+            (Self::Words(_) | Self::Sparse(_), View::Words(_) | View::Sparse(_)) => {
+                (select().is_subset)(&self.words(), &other.words())
+            }
             _ => self.ones() <= other.ones() && self.runs(Run::WHOLE).all(|run| other.count(run) == run.len()),
         }
     }
@@ -142,6 +187,7 @@ impl<'a> View<'a> {
             (Self::Array(a), View::Array(b)) => a == b,
             (Self::Words(a), View::Words(b)) => a == b,
             (Self::Runs(a), View::Runs(b)) => a == b,
+            (Self::Sparse(a), View::Sparse(b)) => a == b,
             _ => self.ones() == other.ones() && self.is_subset(other),
         }
     }
@@ -152,7 +198,20 @@ impl<'a> View<'a> {
             Self::Array(array) => (select().scatter)(array, words),
             Self::Words(other) => (select().or_only)(words, other),
             Self::Runs(runs) => (select().scatter_runs)(runs, words),
+            Self::Sparse(bytes) => (select().spread)(bytes, words),
             Self::Full => words.fill(u64::MAX),
+        }
+    }
+
+    /// Fills `words` with these bits.
+    pub(crate) fn copy_to(self, words: &mut Words) {
+        match self {
+            Self::Words(other) => words.copy_from_slice(other),
+            Self::Sparse(bytes) => (select().unpack)(bytes, words),
+            _ => {
+                words.fill(0);
+                self.add_to(words);
+            }
         }
     }
 
@@ -162,7 +221,7 @@ impl<'a> View<'a> {
             return Cow::Borrowed(words);
         }
         let mut words = [0; 1024];
-        self.add_to(&mut words);
+        self.copy_to(&mut words);
         Cow::Owned(words)
     }
 
@@ -172,12 +231,21 @@ impl<'a> View<'a> {
             Self::Array(array) => size_of_val(array),
             Self::Words(words) => size_of_val(words),
             Self::Runs(runs) => size_of_val(runs),
+            Self::Sparse(bytes) => bytes.len(),
             Self::Full => 0,
         }
     }
 
+    /// Checks what a packed chunk is made of; another may set any bits.
+    pub(crate) fn check_packed(bytes: &[u8]) -> Result<(), &'static str> {
+        sparse::validate(select(), bytes)
+    }
+
     /// Checks that the form is allowed to hold what it holds, which is said to be `ones` bits.
     pub(in crate::bitmap) fn validate(self, ones: u32) -> Result<(), &'static str> {
+        if let Self::Sparse(bytes) = self {
+            sparse::validate(select(), bytes)?;
+        }
         if self.ones() != ones {
             return Err("the count of a container is wrong");
         }
@@ -186,7 +254,8 @@ impl<'a> View<'a> {
             Self::Words(_) if ones as usize <= ARRAY_MAX || ones == CHUNK => {
                 Err("a bit container has so few or so many bits that another form must hold them")
             }
-            Self::Words(_) | Self::Full => Ok(()),
+            Self::Sparse(_) if ones == CHUNK => Err("a sparse container holds its whole chunk"),
+            Self::Words(_) | Self::Sparse(_) | Self::Full => Ok(()),
             Self::Runs(runs) => runs::validate(runs),
         }
     }
@@ -197,8 +266,31 @@ impl<'a> View<'a> {
 pub(in crate::bitmap) enum RunIter<'a> {
     Array(&'a [u16]),
     Words { words: &'a Words, from: u32, to: u32 },
+    Spread { words: Box<Words>, from: u32, to: u32 },
     Runs { runs: &'a [Pair], window: Run },
     Full(Option<Run>),
+}
+
+impl RunIter<'_> {
+    fn spread(bytes: &[u8], window: Run) -> Self {
+        let mut words = no_words();
+        (select().unpack)(bytes, &mut words);
+        Self::Spread { words, from: window.first.into(), to: window.end() }
+    }
+}
+
+/// The first run of `from..to`, which begins behind it then.
+fn next_run(words: &Words, from: &mut u32, to: u32) -> Option<Run> {
+    let first = bits::scan(words, *from, to, 0);
+    *from = bits::scan(words, first, to, u64::MAX);
+    (first < to).then(|| Run { first: to_u16(first), last: to_u16(*from - 1) })
+}
+
+/// The last run of `from..to`, which ends before it then.
+fn last_run(words: &Words, from: u32, to: &mut u32) -> Option<Run> {
+    let end = bits::scan_back(words, from, *to, 0);
+    *to = bits::scan_back(words, from, end, u64::MAX);
+    (*to < end).then(|| Run { first: to_u16(*to), last: to_u16(end - 1) })
 }
 
 impl Iterator for RunIter<'_> {
@@ -212,11 +304,8 @@ impl Iterator for RunIter<'_> {
                 *bits = rest;
                 Some(Run { first, last: run[run.len() - 1] })
             }
-            Self::Words { words, from, to } => {
-                let first = bits::scan(words, *from, *to, 0);
-                *from = bits::scan(words, first, *to, u64::MAX);
-                (first < *to).then(|| Run { first: to_u16(first), last: to_u16(*from - 1) })
-            }
+            Self::Words { words, from, to } => next_run(words, from, *to),
+            Self::Spread { words, from, to } => next_run(words, from, *to),
             Self::Runs { runs, window } => {
                 let (&run, rest) = runs.split_first()?;
                 *runs = rest;
@@ -236,11 +325,8 @@ impl DoubleEndedIterator for RunIter<'_> {
                 *bits = rest;
                 Some(Run { first: run[0], last })
             }
-            Self::Words { words, from, to } => {
-                let end = bits::scan_back(words, *from, *to, 0);
-                *to = bits::scan_back(words, *from, end, u64::MAX);
-                (*to < end).then(|| Run { first: to_u16(*to), last: to_u16(end - 1) })
-            }
+            Self::Words { words, from, to } => last_run(words, *from, to),
+            Self::Spread { words, from, to } => last_run(words, *from, to),
             Self::Runs { runs, window } => {
                 let (&run, rest) = runs.split_last()?;
                 *runs = rest;
