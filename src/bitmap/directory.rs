@@ -228,6 +228,13 @@ impl Directory {
         }
     }
 
+    /// The last dirty granule.
+    pub(super) fn last(&self) -> Option<u64> {
+        let entry = self.entries.last()?;
+        let run = self.view(entry).runs(Run::WHOLE).next_back()?;
+        Some((u64::from(entry.end() - 1) << 16) + u64::from(run.last))
+    }
+
     /// Appends full chunks after the last entry.
     pub(super) fn push_full(&mut self, key: u32, chunks: u32) {
         self.before.take();

@@ -22,6 +22,7 @@ pub(super) use unite::Workspace;
 
 pub(crate) use bits::Words;
 pub(crate) use runs::Pair;
+pub(super) use view::RunIter;
 pub(crate) use view::{Form, View};
 
 /// The granules of one chunk.

@@ -107,15 +107,6 @@ impl<'a> View<'a> {
         }
     }
 
-    /// What of a list of bits or runs touches `window`, runs not cut to it; other forms as they are.
-    pub(in crate::bitmap) fn within(self, window: Run) -> Self {
-        match self {
-            Self::Array(array) => Self::Array(array::within(array, window)),
-            Self::Runs(runs) => Self::Runs(runs::within(runs, window)),
-            Self::Words(_) | Self::Full => self,
-        }
-    }
-
     /// The maximal runs of set bits inside `window`, cut to it.
     pub(in crate::bitmap) fn runs(self, window: Run) -> RunIter<'a> {
         match self {
