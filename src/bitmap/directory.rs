@@ -7,7 +7,7 @@
 //! smallest form; a chunk that is changed afterwards gets a container of its own.
 
 use super::arena::{Arena, Place};
-use super::container::{CHUNK, Container, Form, Run, View, Words};
+use super::container::{CHUNK, Container, Form, Pair, Run, View, Words};
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -37,6 +37,12 @@ enum Body {
     Runs(Place, u16),
     /// Never full nor empty.
     Own(Box<Container>),
+}
+
+/// What of an entry lies in the arena, with whatever follows it there.
+pub(super) enum Packed<'a> {
+    List(&'a [u16]),
+    Runs(&'a [Pair]),
 }
 
 impl Entry {
@@ -84,6 +90,17 @@ impl Entry {
 
     pub(super) fn is_full(&self) -> bool {
         matches!(self.body, Body::Full)
+    }
+
+    /// Its form, if it is the smallest for what it holds.
+    pub(super) fn packed_form(&self) -> Option<Form> {
+        match self.body {
+            Body::Full => Some(Form::Full),
+            Body::Array(_) => Some(Form::Array),
+            Body::Words(_) => Some(Form::Words),
+            Body::Runs(..) => Some(Form::Runs),
+            Body::Own(_) => None,
+        }
     }
 
     /// Whether what it holds is known to be in its smallest form.
@@ -140,6 +157,16 @@ impl Directory {
             Body::Words(place) => View::Words(self.arena.words(*place)),
             Body::Runs(place, count) => View::Runs(self.arena.pairs(*place, usize::from(*count))),
             Body::Own(container) => container.view(),
+        }
+    }
+
+    /// The list or the runs of `entry` where they are packed, so that they can be read in blocks.
+    #[inline]
+    pub(super) fn packed(&self, entry: &Entry) -> Option<Packed<'_>> {
+        match entry.body {
+            Body::Array(place) => Some(Packed::List(self.arena.rest(place))),
+            Body::Runs(place, _) => Some(Packed::Runs(self.arena.rest(place).as_chunks().0)),
+            _ => None,
         }
     }
 
