@@ -98,6 +98,11 @@ fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     let found = filled(x.len() + y.len(), start, [7, 7], |out| (kernels.unite_runs)(&x, &y, out));
     assert!(found == pairs(&both), "{:?}", kernels.level);
     assert_eq!((kernels.run_ones)(&x) as usize, a.len(), "{:?}", kernels.level);
+    let mut bytes = vec![[7; 4]; x.len() + start];
+    (kernels.run_bytes)(&x, &mut bytes);
+    let expected = x.iter().map(|&[first, last]| [first.to_le_bytes(), (last - first).to_le_bytes()]);
+    assert!(bytes[..x.len()].iter().map(|bytes| &bytes[..]).eq(expected.map(|bytes| bytes.concat())));
+    assert!(bytes[x.len()..].iter().all(|bytes| *bytes == [7; 4]), "{:?}", kernels.level);
     let mut words = words_of(b);
     (kernels.scatter_runs)(&x, &mut words);
     assert!(words == words_of(&both), "{:?}", kernels.level);

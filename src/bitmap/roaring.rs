@@ -8,7 +8,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use super::Bitmap;
-use super::container::{ARRAY_MAX, CHUNK, Container, Form as Held, Pair, Run, View, Words, no_words};
+use super::container::{ARRAY_MAX, CHUNK, Container, Form as Held, Pair, Run, View, Words, no_words, to_u16};
 use super::directory::{Directory, Entry, Packed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
@@ -38,7 +38,7 @@ impl Bitmap {
     pub fn to_roaring(&self) -> Vec<u8> {
         let groups = groups(&self.directory);
         let len = usize::try_from(serialized_len(&groups)).unwrap_or(0);
-        let mut out = Vec::with_capacity(len.saturating_add(ROOM));
+        let mut out = Vec::with_capacity(len.saturating_add(2 * BLOCK));
         out.extend_from_slice(&(groups.len() as u64).to_le_bytes());
         for group in &groups {
             group.write_header(&mut out);
@@ -137,15 +137,17 @@ impl Part {
         self.len < Self::plain_len(self.ones)
     }
 
-    fn write(self, directory: &Directory, entry: &Entry, out: &mut Vec<u8>) {
-        let end = out.len() + self.len as usize;
-        if self.is_runs() {
-            #[allow(clippy::cast_possible_truncation, reason = "runs are fewer than 2048 where they are smaller")]
-            out.extend_from_slice(&((self.len / 4) as u16).to_le_bytes());
+    #[inline]
+    fn write(self, directory: &Directory, entry: &Entry, stage: &mut Stage, out: &mut Vec<u8>) {
+        let packed = directory.packed(entry);
+        if let Some(Packed::Runs(runs)) = packed
+            && self.is_runs()
+        {
+            return stage.add(runs, self.len / 4, out);
         }
-        match directory.packed(entry) {
-            Some(Packed::List(list)) if self.len as usize <= SHORT => append::<32, 2, _>(out, end, list, |bit| bit.to_le_bytes()),
-            Some(Packed::Runs(runs)) if self.is_runs() => append::<16, 4, _>(out, end, runs, bytes_of_run),
+        stage.flush(out);
+        match packed {
+            Some(Packed::List(list)) if self.ones as usize <= BLOCK => append_short(list, self.ones as usize, out),
             _ => self.write_view(directory.view(entry), out),
         }
     }
@@ -153,7 +155,13 @@ impl Part {
     fn write_view(self, view: View<'_>, out: &mut Vec<u8>) {
         let runs = || view.runs(Run::WHOLE);
         match view {
-            _ if self.is_runs() => runs().for_each(|run| out.extend_from_slice(&bytes_of_run([run.first, run.last]))),
+            _ if self.is_runs() => {
+                out.extend_from_slice(&to_u16(self.len / 4).to_le_bytes());
+                runs().for_each(|run| {
+                    out.extend_from_slice(&run.first.to_le_bytes());
+                    out.extend_from_slice(&(run.last - run.first).to_le_bytes());
+                });
+            }
             _ if self.ones as usize > ARRAY_MAX => write_words(&view.words(), out),
             View::Array(list) => write_list(list, out),
             _ => runs().flat_map(|run| run.first..=run.last).for_each(|bit| out.extend(bit.to_le_bytes())),
@@ -161,40 +169,67 @@ impl Part {
     }
 }
 
-/// Up to this many bytes a list is appended in blocks.
-const SHORT: usize = 256;
-
-/// The items of a block: copies of as many cost far less than one of any few bytes.
+/// The positions of a block. A list that has no more is short.
 const BLOCK: usize = 32;
 
-/// The bytes by which blocks may exceed what they hold.
-const ROOM: usize = BLOCK * size_of::<Pair>();
-
-/// Appends what `bytes` makes of the first items until `out` is `end` bytes long: in blocks, the last of which is cut.
+/// Appends the first `count` of a list, which is followed by anything: as a block that is cut afterwards, which costs far
+/// less than a copy of any few bytes.
 #[inline]
-fn append<const COUNT: usize, const N: usize, T: Copy>(
-    out: &mut Vec<u8>,
-    end: usize,
-    items: &[T],
-    bytes: impl Fn(T) -> [u8; N] + Copy,
-) {
-    let mut rest = items;
-    while out.len() < end {
-        if let Some((block, later)) = rest.split_first_chunk::<COUNT>() {
-            out.extend_from_slice(block.map(bytes).as_flattened());
-            rest = later;
-        } else {
-            rest.iter().for_each(|item| out.extend_from_slice(&bytes(*item)));
-            break;
-        }
+fn append_short(list: &[u16], count: usize, out: &mut Vec<u8>) {
+    let end = out.len() + 2 * count;
+    match list.first_chunk::<BLOCK>() {
+        Some(block) => out.extend_from_slice(block.map(u16::to_le_bytes).as_flattened()),
+        None => list.iter().for_each(|bit| out.extend_from_slice(&bit.to_le_bytes())),
     }
     out.truncate(end);
 }
 
-/// A run as its first value and how many follow it.
-fn bytes_of_run([first, last]: Pair) -> [u8; 4] {
-    let both = u32::from(last) << 16 | u32::from(first);
-    both.wrapping_sub(both << 16).to_le_bytes()
+/// Where the runs of many containers are gathered.
+struct Stage {
+    bytes: [u8; STAGE],
+    filled: usize,
+    run_bytes: fn(&[Pair], &mut [[u8; 4]]),
+}
+
+/// The bytes of the stage: the first cache holds it beside what is read.
+const STAGE: usize = 8192;
+
+/// The most runs that are taken together.
+const RUNS: usize = 512;
+
+impl Stage {
+    #[inline]
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        if self.filled > 0 {
+            out.extend_from_slice(self.bytes.get(..self.filled).unwrap_or_default());
+            self.filled = 0;
+        }
+    }
+
+    /// Adds the number and the first `count` of some runs, which are followed by anything.
+    #[inline]
+    fn add(&mut self, runs: &[Pair], count: u32, out: &mut Vec<u8>) {
+        let (mut rest, mut left) = (runs, count as usize);
+        let mut number = Some(to_u16(count));
+        while left > 0 {
+            if self.filled + 4 * (RUNS + 1) > STAGE {
+                self.flush(out);
+            }
+            if let Some(number) = number.take()
+                && let Some(place) = self.bytes.get_mut(self.filled..).and_then(<[u8]>::first_chunk_mut)
+            {
+                *place = number.to_le_bytes();
+                self.filled += 2;
+            }
+            // Whole registers, whatever the last of them holds.
+            let (some, later) = rest.split_at(left.next_multiple_of(8).min(RUNS).min(rest.len()));
+            let room = self.bytes.get_mut(self.filled..).unwrap_or_default();
+            (self.run_bytes)(some, room.as_chunks_mut().0);
+            let taken = left.min(RUNS);
+            self.filled += 4 * taken;
+            (rest, left) = (later, left - taken);
+        }
+    }
 }
 
 #[cfg(target_endian = "little")]
@@ -204,7 +239,7 @@ fn write_list(list: &[u16], out: &mut Vec<u8>) {
 
 #[cfg(target_endian = "big")]
 fn write_list(list: &[u16], out: &mut Vec<u8>) {
-    append(out, out.len() + size_of_val(list), list, u16::to_le_bytes);
+    list.iter().for_each(|bit| out.extend_from_slice(&bit.to_le_bytes()));
 }
 
 #[cfg(target_endian = "little")]
@@ -214,7 +249,7 @@ fn write_words(words: &Words, out: &mut Vec<u8>) {
 
 #[cfg(target_endian = "big")]
 fn write_words(words: &Words, out: &mut Vec<u8>) {
-    append(out, out.len() + size_of_val(words), words, u64::to_le_bytes);
+    words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
 }
 
 /// The chunks whose granules share their high 32 bits: one 32-bit bitmap.
@@ -244,19 +279,21 @@ impl<'a> Group<'a> {
     }
 
     /// Writes the containers, and calls `next` after each.
-    #[inline]
+    #[inline(never)]
     fn write_bodies<E>(
         &self,
         directory: &Directory,
         out: &mut Vec<u8>,
         mut next: impl FnMut(&mut Vec<u8>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
+        let mut stage = Stage { bytes: [0; STAGE], filled: 0, run_bytes: select().run_bytes };
         for (entry, part) in self.entries.iter().zip(&self.parts) {
             for _ in 0..part.chunks {
-                part.write(directory, entry, out);
+                part.write(directory, entry, &mut stage, out);
                 next(out)?;
             }
         }
+        stage.flush(out);
         Ok(())
     }
 
@@ -273,6 +310,7 @@ impl<'a> Group<'a> {
         !self.has_runs || self.containers >= OFFSETS_FROM
     }
 
+    #[inline(never)]
     fn write_header(&self, out: &mut Vec<u8>) {
         let containers = self.containers as usize;
         out.extend_from_slice(&self.high.to_le_bytes());
@@ -286,16 +324,15 @@ impl<'a> Group<'a> {
         let start = out.len();
         out.resize(start + 4 * containers * (1 + usize::from(self.has_offsets())), 0);
         let room = out.get_mut(start..).unwrap_or_default().as_chunks_mut::<4>().0;
-        let (descriptions, offsets) = room.split_at_mut(containers);
-        let (mut descriptions, mut offsets) = (descriptions.iter_mut(), offsets.iter_mut());
+        let (mut descriptions, mut offsets) = room.split_at_mut(containers);
         #[allow(clippy::cast_possible_truncation, reason = "65536 containers take less than 2^30 bytes")]
         let mut offset = self.header_len() as u32;
         for part in &self.parts {
             for key in part.key..part.key + part.chunks {
-                if let Some(place) = descriptions.next() {
+                if let Some(place) = descriptions.split_off_first_mut() {
                     *place = (key | (part.ones - 1) << 16).to_le_bytes();
                 }
-                if let Some(place) = offsets.next() {
+                if let Some(place) = offsets.split_off_first_mut() {
                     *place = offset.to_le_bytes();
                 }
                 offset = offset.wrapping_add(part.len);
@@ -303,19 +340,20 @@ impl<'a> Group<'a> {
         }
     }
 
+    #[inline(never)]
     /// A bit for each container, set where it is written as runs.
     fn write_flags(&self, out: &mut Vec<u8>) {
-        let (mut flags, mut index) = (0u8, 0u32);
+        let (mut flags, mut bit) = (0, 1u8);
         for part in &self.parts {
             for _ in 0..part.chunks {
-                flags |= u8::from(part.is_runs()) << (index % 8);
-                index += 1;
-                if index.is_multiple_of(8) {
+                flags |= if part.is_runs() { bit } else { 0 };
+                bit = bit.rotate_left(1);
+                if bit == 1 {
                     out.push(std::mem::take(&mut flags));
                 }
             }
         }
-        if !index.is_multiple_of(8) {
+        if bit != 1 {
             out.push(flags);
         }
     }

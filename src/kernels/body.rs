@@ -442,3 +442,11 @@ fn pair(first: u32, last: u32) -> Pair {
 pub(super) fn run_ones(runs: &[Pair]) -> u32 {
     runs.iter().map(|&[first, last]| u32::from(last.wrapping_sub(first)) + 1).sum()
 }
+
+#[inline(always)]
+pub(super) fn run_bytes(runs: &[Pair], out: &mut [[u8; 4]]) {
+    for (bytes, &[first, last]) in out.iter_mut().zip(runs) {
+        let both = u32::from(last) << 16 | u32::from(first);
+        *bytes = both.wrapping_sub(both << 16).to_le_bytes();
+    }
+}

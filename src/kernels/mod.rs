@@ -97,6 +97,8 @@ pub struct Kernels {
     pub unite_few_runs: fn(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize,
     /// The number of positions in runs.
     pub run_ones: fn(runs: &[Pair]) -> u32,
+    /// Each run, as far as there is room, as it is serialized: its first position and how many follow, little-endian.
+    pub run_bytes: fn(runs: &[Pair], out: &mut [[u8; 4]]),
 }
 
 /// The kernels that this process uses, chosen at the first call.
