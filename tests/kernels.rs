@@ -122,13 +122,6 @@ fn check_edges(kernels: &Kernels, list: &[u16], from: u32, to: u32) {
         at = next;
     }
     assert_eq!(found, runs_of(&within), "{:?}", kernels.level);
-    let (mut found, mut rest) = (Vec::new(), &within[..]);
-    while !rest.is_empty() {
-        let (count, taken) = (kernels.list_edges)(rest, &mut out);
-        found.extend(out[..count].as_chunks::<2>().0.iter().map(|&[first, end]| (first, end - 1)));
-        rest = &rest[taken..];
-    }
-    assert_eq!(found, runs_of(&within), "{:?}", kernels.level);
 }
 
 fn check(a: &[u16], b: &[u16], start: usize, window: (u16, u16)) {

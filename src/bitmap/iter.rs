@@ -52,6 +52,9 @@ const BLOCK: usize = 8;
 
 const NO_EXTENT: Extent = Extent { offset: 0, len_bytes: 0 };
 
+/// What no extent touches.
+const NOWHERE: Extent = Extent { offset: u64::MAX, len_bytes: 0 };
+
 /// The dirty extents of a range of a bitmap, see [`Bitmap::extents`].
 ///
 /// From the front chunks are decoded into extents, many at a time; from the back every extent is searched for.
@@ -285,7 +288,7 @@ impl Batch<'_> {
 
     /// The end of the last extent, or what no extent begins with.
     fn end(&self) -> u64 {
-        self.out[..self.filled].last().map_or(u64::MAX, |last| last.end())
+        self.out[..self.filled].last().unwrap_or(&NOWHERE).end()
     }
 
     /// The granules `first..end` of the chunk that begins at byte `base`.
@@ -344,40 +347,37 @@ impl Batch<'_> {
     /// Adds the runs of a list that is not longer than there is room.
     #[inline]
     fn add_list(&mut self, base: u64, list: &[u16]) {
-        let mut rest = list;
-        while let Some(block) = rest.first_chunk::<{ BLOCK + 1 }>() {
-            let (some, later) = rest.split_at(BLOCK);
-            rest = later;
-            let touching = (0..BLOCK).fold(false, |any, place| any | (block[place + 1].wrapping_sub(block[place]) == 1));
-            let first = base + (u64::from(block[0]) << self.bits);
+        let (granule, mut rest, mut filled) = (1 << self.bits, list, self.filled);
+        let mut last = *self.out[..filled].last().unwrap_or(&NOWHERE);
+        let offset = |item: u16| base + u64::from(item) * granule;
+        loop {
             // Most often no item follows the one before it: then each is an extent of its own.
-            if !touching
-                && first != self.end()
-                && let Some(room) = self.out[self.filled..].first_chunk_mut::<BLOCK>()
+            while let Some(block) = rest.first_chunk::<{ BLOCK + 1 }>()
+                && !(0..BLOCK).fold(false, |any, place| any | (block[place + 1].wrapping_sub(block[place]) == 1))
+                && last.end() != offset(block[0])
+                && let Some(room) = self.out[filled..].first_chunk_mut::<BLOCK>()
             {
-                for (place, &item) in room.iter_mut().zip(some) {
-                    *place = Extent { offset: base + (u64::from(item) << self.bits), len_bytes: 1 << self.bits };
+                for (place, &item) in room.iter_mut().zip(block) {
+                    *place = Extent { offset: offset(item), len_bytes: granule };
                 }
-                self.filled += BLOCK;
-                continue;
+                last = room[BLOCK - 1];
+                filled += BLOCK;
+                rest = &rest[BLOCK..];
             }
-            self.add_touching(base, some);
-        }
-        self.add_touching(base, rest);
-    }
-
-    /// The same without a branch that depends on how they lie.
-    #[inline]
-    fn add_touching(&mut self, base: u64, list: &[u16]) {
-        let (mut end, mut filled, granule) = (self.end(), self.filled, 1 << self.bits);
-        let mut start = self.out[..filled].last().map_or(0, |last| last.offset);
-        for &item in list {
-            let offset = base + u64::from(item) * granule;
-            let touches = offset == end;
-            start = select_unpredictable(touches, start, offset);
-            filled += usize::from(!touches);
-            end = offset + granule;
-            self.out[filled - 1] = Extent { offset: start, len_bytes: end - start };
+            if rest.is_empty() {
+                break;
+            }
+            // Else there is no branch that depends on how they lie.
+            let (some, later) = rest.split_at(BLOCK.min(rest.len()));
+            for &item in some {
+                let offset = offset(item);
+                let touches = offset == last.end();
+                let start = select_unpredictable(touches, last.offset, offset);
+                filled += usize::from(!touches);
+                last = Extent { offset: start, len_bytes: offset + granule - start };
+                self.out[filled - 1] = last;
+            }
+            rest = later;
         }
         self.filled = filled;
     }

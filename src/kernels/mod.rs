@@ -69,8 +69,6 @@ pub struct Kernels {
     /// Where runs begin and end (exclusively) in bits `from..to`, as pairs of bounds; the number of bounds, and from which
     /// bit on there may be more runs, `to` if all are found.
     pub edges: fn(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32),
-    /// The same for a list: the number of bounds, and how many items they took.
-    pub list_edges: fn(list: &[u16], out: &mut [u32; EDGES]) -> (usize, usize),
     /// The number of maximal runs of a list.
     pub list_runs: fn(list: &[u16]) -> usize,
     /// Whether each item is above the one before.
