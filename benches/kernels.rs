@@ -123,16 +123,6 @@ fn chunks(criterion: &mut Criterion) {
                 assert!(*out == bounds_of(&a.runs));
             },
         );
-        bench(
-            criterion,
-            "list_edges",
-            a.name,
-            room,
-            |kernels, out| list_edges(kernels, &a.list, out),
-            |(), out| {
-                assert!(*out == bounds_of(&a.runs));
-            },
-        );
     }
 }
 
@@ -148,16 +138,6 @@ fn edges(kernels: &Kernels, words: &Words, all: &mut Vec<u32>) {
         let (count, next) = (kernels.edges)(words, at, 1 << 16, &mut out);
         all.extend(&out[..count]);
         at = next;
-    }
-}
-
-fn list_edges(kernels: &Kernels, list: &[u16], all: &mut Vec<u32>) {
-    let (mut rest, mut out) = (list, [0; EDGES]);
-    all.clear();
-    while !rest.is_empty() {
-        let (count, taken) = (kernels.list_edges)(rest, &mut out);
-        all.extend(&out[..count]);
-        rest = &rest[taken..];
     }
 }
 

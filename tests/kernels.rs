@@ -128,6 +128,11 @@ fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     let found = filled(x.len() + y.len(), start, [7, 7], |out| (kernels.unite_runs)(&x, &y, out));
     assert!(found == pairs(&both), "{:?}", kernels.level);
     assert_eq!((kernels.run_ones)(&x) as usize, a.len(), "{:?}", kernels.level);
+    let mut bytes = vec![[7; 4]; x.len() + start];
+    (kernels.run_bytes)(&x, &mut bytes);
+    let expected = x.iter().map(|&[first, last]| [first.to_le_bytes(), (last - first).to_le_bytes()]);
+    assert!(bytes[..x.len()].iter().map(|bytes| &bytes[..]).eq(expected.map(|bytes| bytes.concat())));
+    assert!(bytes[x.len()..].iter().all(|bytes| *bytes == [7; 4]), "{:?}", kernels.level);
     let mut words = words_of(b);
     (kernels.scatter_runs)(&x, &mut words);
     assert!(words == words_of(&both), "{:?}", kernels.level);
@@ -145,13 +150,6 @@ fn check_edges(kernels: &Kernels, list: &[u16], from: u32, to: u32) {
         assert!(next > at && count % 2 == 0, "{:?}", kernels.level);
         found.extend(out[..count].as_chunks::<2>().0.iter().map(|&[first, end]| (first, end - 1)));
         at = next;
-    }
-    assert_eq!(found, runs_of(&within), "{:?}", kernels.level);
-    let (mut found, mut rest) = (Vec::new(), &within[..]);
-    while !rest.is_empty() {
-        let (count, taken) = (kernels.list_edges)(rest, &mut out);
-        found.extend(out[..count].as_chunks::<2>().0.iter().map(|&[first, end]| (first, end - 1)));
-        rest = &rest[taken..];
     }
     assert_eq!(found, runs_of(&within), "{:?}", kernels.level);
 }

@@ -89,7 +89,13 @@ impl Arena {
     }
 
     pub(super) fn list(&self, place: Place, len: usize) -> &[u16] {
-        &bytemuck::cast_slice(&self.blocks[place.block as usize][place.word as usize..])[..len]
+        &self.rest(place)[..len]
+    }
+
+    /// Whatever lies from `place` to the end of its block.
+    #[inline]
+    pub(super) fn rest(&self, place: Place) -> &[u16] {
+        bytemuck::cast_slice(&self.blocks[place.block as usize][place.word as usize..])
     }
 
     pub(super) fn bytes(&self, place: Place, len: usize) -> &[u8] {

@@ -7,7 +7,7 @@
 //! smallest form; a chunk that is changed afterwards gets a container of its own.
 
 use super::arena::{Arena, Place};
-use super::container::{CHUNK, Container, Form, Packer, Plain, Run, View, Words};
+use super::container::{CHUNK, Container, Form, Packer, Pair, Plain, Run, View, Words};
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -39,6 +39,12 @@ enum Body {
     Sparse(Place, u16),
     /// Never full nor empty.
     Own(Box<Container>),
+}
+
+/// What of an entry lies in the arena, with whatever follows it there.
+pub(super) enum Packed<'a> {
+    List(&'a [u16]),
+    Runs(&'a [Pair]),
 }
 
 impl Entry {
@@ -86,6 +92,18 @@ impl Entry {
 
     pub(super) fn is_full(&self) -> bool {
         matches!(self.body, Body::Full)
+    }
+
+    /// Its form, if it is the smallest for what it holds.
+    pub(super) fn packed_form(&self) -> Option<Form> {
+        match self.body {
+            Body::Full => Some(Form::Full),
+            Body::Array(_) => Some(Form::Array),
+            Body::Words(_) => Some(Form::Words),
+            Body::Runs(..) => Some(Form::Runs),
+            Body::Sparse(..) => Some(Form::Sparse),
+            Body::Own(_) => None,
+        }
     }
 
     /// Whether what it holds is known to be in its smallest form.
@@ -144,6 +162,16 @@ impl Directory {
             Body::Runs(place, count) => View::Runs(self.arena.pairs(*place, usize::from(*count))),
             Body::Sparse(place, len) => View::Sparse(self.arena.bytes(*place, usize::from(*len))),
             Body::Own(container) => container.view(),
+        }
+    }
+
+    /// The list or the runs of `entry` where they are packed, so that they can be read in blocks.
+    #[inline]
+    pub(super) fn packed(&self, entry: &Entry) -> Option<Packed<'_>> {
+        match entry.body {
+            Body::Array(place) => Some(Packed::List(self.arena.rest(place))),
+            Body::Runs(place, _) => Some(Packed::Runs(self.arena.rest(place).as_chunks().0)),
+            _ => None,
         }
     }
 
@@ -231,6 +259,13 @@ impl Directory {
             Some(before) => before.last().copied().unwrap_or(0),
             None => self.entries.iter().map(Entry::ones).sum(),
         }
+    }
+
+    /// The last dirty granule.
+    pub(super) fn last(&self) -> Option<u64> {
+        let entry = self.entries.last()?;
+        let run = self.view(entry).runs(Run::WHOLE).next_back()?;
+        Some((u64::from(entry.end() - 1) << 16) + u64::from(run.last))
     }
 
     /// Appends full chunks after the last entry.

@@ -3,12 +3,14 @@
 //! comes to hold its bits.
 
 use super::Bitmap;
-use super::container::{Pair, Run, View, Words, no_words};
+use super::container::{Run, RunIter, View, Words};
 use super::directory::{Directory, Span, split, window_in_chunk};
 use crate::geometry::{Extent, clip_end};
-use crate::kernels::{EDGES, Kernels, select};
+use crate::kernels::{EDGES, select};
 use std::fmt;
+use std::hint::select_unpredictable;
 use std::iter::FusedIterator;
+use std::ops::Range;
 
 impl Bitmap {
     /// The dirty extents inside `offset..offset + len_bytes`, in ascending order and from both ends.
@@ -32,300 +34,165 @@ impl Bitmap {
     /// ```
     pub fn extents(&self, offset: u64, len_bytes: u64) -> Extents<'_> {
         let end = clip_end(offset, len_bytes, self.size_bytes);
-        let spans = if end > offset {
-            let window =
-                Span { first: self.granularity.granule_of(offset), last: self.granularity.granule_of(end - 1) };
-            Spans::new(&self.directory, window)
-        } else {
-            Spans::none(&self.directory)
-        };
-        Extents { spans, offset, end, bits: self.granularity.bits() }
-    }
-
-    /// The dirty granules of the whole disk as maximal spans.
-    pub(super) fn spans(&self) -> Spans<'_> {
-        Spans::new(&self.directory, Span { first: 0, last: (1 << 47) - 1 })
+        let (directory, bits) = (&self.directory, self.granularity.bits());
+        // The granules of an empty range are none, whatever they are called.
+        let (done, to) = if end > offset { (offset >> bits, ((end - 1) >> bits) + 1) } else { (0, 0) };
+        let places = if done < to { directory.places(split(done).0, split(to - 1).0 + 1) } else { 0..0 };
+        let rest = RunIter::Array(&[]);
+        Extents { directory, bits, offset, end, done, to, places, base: 0, rest, ahead: None, at: 0, filled: 0 }
     }
 }
+
+/// The extents that are decoded at a time for a caller that takes one by one, and for one that takes all.
+const AHEAD: usize = 32;
+const BATCH: usize = 64;
+
+/// The items of a list that are looked at together.
+const BLOCK: usize = 8;
+
+const NO_EXTENT: Extent = Extent { offset: 0, len_bytes: 0 };
+
+/// What no extent touches.
+const NOWHERE: Extent = Extent { offset: u64::MAX, len_bytes: 0 };
 
 /// The dirty extents of a range of a bitmap, see [`Bitmap::extents`].
+///
+/// From the front chunks are decoded into extents, many at a time; from the back every extent is searched for.
 #[derive(Clone)]
 pub struct Extents<'a> {
-    spans: Spans<'a>,
+    directory: &'a Directory,
+    bits: u32,
+    /// The range, by which the first and the last extent are cut.
     offset: u64,
     end: u64,
-    bits: u32,
-}
-
-impl Extents<'_> {
-    /// Fills `out` with the next extents and returns how many there were; fewer than `out` has room for are the last.
-    ///
-    /// The quickest way through many extents.
-    pub fn fill(&mut self, out: &mut [Extent]) -> usize {
-        let mut filled = 0;
-        for place in out.iter_mut() {
-            let Some(extent) = self.next() else { break };
-            *place = extent;
-            filled += 1;
-        }
-        filled
-    }
-
-    #[inline]
-    fn extent(&self, span: Span) -> Extent {
-        let offset = (span.first << self.bits).max(self.offset);
-        let end = ((span.last + 1) << self.bits).min(self.end);
-        Extent { offset, len_bytes: end - offset }
-    }
-}
-
-impl Iterator for Extents<'_> {
-    type Item = Extent;
-
-    #[inline]
-    fn next(&mut self) -> Option<Extent> {
-        self.spans.next().map(|span| self.extent(span))
-    }
-}
-
-impl DoubleEndedIterator for Extents<'_> {
-    fn next_back(&mut self) -> Option<Extent> {
-        self.spans.next_back().map(|span| self.extent(span))
-    }
-}
-
-impl FusedIterator for Extents<'_> {}
-
-impl fmt::Debug for Extents<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Extents").field("offset", &self.offset).field("end", &self.end).finish_non_exhaustive()
-    }
-}
-
-/// What is left of the chunk that is being decoded.
-#[derive(Clone, Copy)]
-enum Rest<'a> {
-    None,
-    Array(&'a [u16]),
-    Runs(&'a [Pair]),
-    /// The words, from which bit on, up to which.
-    Words(&'a Words, u32, u32),
-    /// The same, of words that a packed chunk was spread to.
-    Spread(u32, u32),
-}
-
-/// Maximal spans of dirty granules, joined across chunks, from both ends.
-///
-/// From the front a chunk is decoded into bounds, some at a time; from the back every span is searched for.
-#[derive(Clone)]
-pub(super) struct Spans<'a> {
-    directory: &'a Directory,
-    kernels: &'static Kernels,
-    /// The granules that are left: those before `to`, and from the front those that are not decoded yet.
+    /// The granules that are neither decoded from the front nor taken from the back.
+    done: u64,
     to: u64,
-    /// The place of the next entry, and of the one after the last.
-    next: usize,
-    end: usize,
-    /// The first granule of the chunk that is being decoded, what is left of it, and the bounds decoded.
+    /// The entries that the front has not entered.
+    places: Range<usize>,
+    /// The chunk that is being decoded: its first byte, and its runs that are left.
     base: u64,
-    rest: Rest<'a>,
-    spread: Option<Box<Words>>,
-    bounds: [u32; EDGES],
+    rest: RunIter<'a>,
+    /// What is decoded and not yet taken lies at `at..filled`.
+    ahead: Option<[Extent; AHEAD]>,
     at: usize,
     filled: usize,
-    /// A span that ended with its chunk, and may go on in the next.
-    open: Option<Span>,
-    /// The granule after the last span from the front.
-    done: u64,
 }
 
-impl<'a> Spans<'a> {
-    pub(super) fn new(directory: &'a Directory, window: Span) -> Self {
-        let places = directory.places(split(window.first).0, split(window.last).0 + 1);
-        Self { to: window.last + 1, next: places.start, end: places.end, done: window.first, ..Self::none(directory) }
+impl<'a> Extents<'a> {
+    /// Fills `out` with the next extents and returns how many there were; fewer than `out` has room for are the last.
+    ///
+    /// The quickest way through many extents: room for some hundreds is enough.
+    pub fn fill(&mut self, out: &mut [Extent]) -> usize {
+        let ahead = self.ahead.iter().flatten().take(self.filled).skip(self.at);
+        let ready = out.iter_mut().zip(ahead).map(|(place, extent)| *place = *extent).count();
+        self.at += ready;
+        ready + self.decode(&mut out[ready..])
     }
 
-    fn none(directory: &'a Directory) -> Self {
-        Self {
-            directory,
-            kernels: select(),
-            to: 0,
-            next: 0,
-            end: 0,
-            base: 0,
-            rest: Rest::None,
-            spread: None,
-            bounds: [0; EDGES],
-            at: 0,
-            filled: 0,
-            open: None,
-            done: 0,
-        }
-    }
-
-    /// Decodes more bounds; false if there are none.
-    fn refill(&mut self) -> bool {
-        let (bounds, kernels) = (&mut self.bounds, self.kernels);
-        self.at = 0;
-        self.filled = 0;
-        match &mut self.rest {
-            Rest::None => return false,
-            Rest::Array(list) => {
-                let (filled, taken) = (kernels.list_edges)(list, bounds);
-                self.filled = filled;
-                *list = &list[taken..];
+    /// Decodes as many extents as `out` has room for, if there are so many.
+    fn decode(&mut self, out: &mut [Extent]) -> usize {
+        let mut batch = Batch { out, filled: 0, bits: self.bits };
+        while batch.room() > 0 {
+            batch.take(&mut self.rest, self.base);
+            if batch.room() == 0 {
+                self.complete(&mut batch);
+                break;
             }
-            Rest::Runs(runs) => {
-                let (some, later) = runs.split_at(runs.len().min(EDGES / 2));
-                for (bounds, run) in bounds.as_chunks_mut::<2>().0.iter_mut().zip(some) {
-                    *bounds = [run[0].into(), u32::from(run[1]) + 1];
-                }
-                self.filled = 2 * some.len();
-                *runs = later;
-            }
-            Rest::Words(words, from, to) => {
-                while *from < *to && self.filled == 0 {
-                    (self.filled, *from) = (kernels.edges)(words, *from, *to, bounds);
-                }
-            }
-            Rest::Spread(from, to) => {
-                while let Some(words) = self.spread.as_deref().filter(|_| *from < *to && self.filled == 0) {
-                    (self.filled, *from) = (kernels.edges)(words, *from, *to, bounds);
-                }
+            match self.enter() {
+                None => break,
+                Some(None) => {}
+                Some(Some(stretch)) => batch.add(stretch),
             }
         }
-        self.filled > 0
+        let (filled, out) = (batch.filled, batch.out);
+        self.cut(&mut out[..filled])
     }
 
-    /// Goes to the next entry; what of it is full at once is returned.
-    fn enter(&mut self) -> Option<Option<Span>> {
-        if self.next >= self.end || self.done >= self.to {
+    /// Goes to the next entry. What it has inside of the range is left to be decoded, or returned if it is full.
+    fn enter(&mut self) -> Option<Option<Extent>> {
+        let place = self.places.next()?;
+        let entry = &self.directory.entries()[place];
+        let all = entry.span();
+        if all.first.max(self.done) >= self.to {
             return None;
         }
-        let entry = &self.directory.entries()[self.next];
-        self.next += 1;
-        let all = entry.span();
-        if all.first >= self.to || all.last < self.done {
-            self.rest = Rest::None;
-            return Some(None);
-        }
         let window = Span { first: all.first.max(self.done), last: all.last.min(self.to - 1) };
-        self.base = entry.base();
-        let run = window_in_chunk(window, self.base);
-        let is_whole = run == Run::WHOLE;
-        self.rest = match self.directory.view(entry) {
-            View::Full => {
-                self.rest = Rest::None;
-                return Some(Some(window));
+        let view = self.directory.view(entry);
+        if let View::Full = view {
+            let offset = window.first << self.bits;
+            return Some(Some(Extent { offset, len_bytes: ((window.last + 1) << self.bits) - offset }));
+        }
+        self.base = all.first << self.bits;
+        self.rest = match (view, window_in_chunk(window, all.first)) {
+            (View::Array(list), Run::WHOLE) => RunIter::Array(list),
+            (View::Runs(runs), window @ Run::WHOLE) => RunIter::Runs { runs, window },
+            (View::Sparse(bytes), window) => {
+                let former = std::mem::replace(&mut self.rest, RunIter::Full(None));
+                RunIter::spread(bytes, window, former)
             }
-            View::Array(list) if is_whole => Rest::Array(list),
-            View::Runs(runs) if is_whole => Rest::Runs(runs),
-            View::Words(words) => Rest::Words(words, run.first.into(), run.end()),
-            View::Sparse(bytes) => {
-                let words = self.spread.get_or_insert_with(no_words);
-                (self.kernels.unpack)(bytes, words);
-                Rest::Spread(run.first.into(), run.end())
-            }
-            view => return Some(self.enter_part(view, run)),
+            (view, window) => view.runs(window),
         };
         Some(None)
     }
 
-    /// Takes what a window has of a chunk; the runs at its edges may have to be cut.
-    fn enter_part(&mut self, view: View<'a>, window: Run) -> Option<Span> {
-        match view.within(window) {
-            View::Array(list) => self.rest = Rest::Array(list),
-            View::Runs(mut runs) => {
-                let mut cut = None;
-                // A first run that is cut is a span of its own: the others are decoded, and cut by what follows.
-                if let Some((&[head, tail], later)) = runs.split_first()
-                    && (head < window.first || tail > window.last)
-                {
-                    let (head, tail) = (head.max(window.first), tail.min(window.last));
-                    cut = Some(Span { first: self.base + u64::from(head), last: self.base + u64::from(tail) });
-                    runs = later;
-                }
-                self.rest = Rest::Runs(runs);
-                return cut;
-            }
-            View::Words(_) | View::Sparse(_) | View::Full => self.rest = Rest::None,
-        }
-        None
-    }
-
-    /// The next span where decoding has to go on, or a span may reach into the next chunk.
+    /// Adds to the last extent of a batch without room what touches it.
     #[inline(never)]
-    fn next_slowly(&mut self) -> Option<Span> {
+    fn complete(&mut self, batch: &mut Batch<'_>) {
         loop {
-            if self.at < self.filled || self.refill() {
-                let span = self.decoded();
-                if let Some(open) = &mut self.open {
-                    if open.last + 1 != span.first {
-                        // What was open has ended; what was just decoded comes next.
-                        self.at -= 2;
-                        return self.open.take().and_then(|open| self.finish(open));
-                    }
-                    open.last = span.last;
-                } else {
-                    self.open = Some(span);
+            let mut later = self.rest.clone();
+            if let Some(run) = later.next() {
+                let more = batch.extent(self.base, run.first.into(), run.end());
+                if more.offset != batch.end() {
+                    return;
                 }
-                if self.at < self.filled {
-                    return self.open.take().and_then(|open| self.finish(open));
-                }
+                self.rest = later;
+                batch.add(more);
                 continue;
             }
+            let next = self.directory.entries().get(self.places.start).filter(|_| !self.places.is_empty());
+            if next.is_none_or(|next| next.base() << self.bits != batch.end()) {
+                return;
+            }
             match self.enter() {
-                None => return self.open.take().and_then(|open| self.finish(open)),
+                None => return,
                 Some(None) => {}
-                Some(Some(span)) => match &mut self.open {
-                    Some(open) if open.last + 1 == span.first => open.last = span.last,
-                    Some(open) => {
-                        let ready = std::mem::replace(open, span);
-                        return self.finish(ready);
-                    }
-                    None => self.open = Some(span),
-                },
+                Some(Some(stretch)) => batch.add(stretch),
             }
         }
     }
 
-    /// The next of the spans decoded.
-    #[inline]
-    fn decoded(&mut self) -> Span {
-        let (first, end) = (self.bounds[self.at % EDGES], self.bounds[(self.at + 1) % EDGES]);
-        self.at += 2;
-        Span { first: self.base + u64::from(first), last: self.base + u64::from(end) - 1 }
-    }
-
-    /// What is left of a span once the back has taken its part.
-    #[inline]
-    fn finish(&mut self, span: Span) -> Option<Span> {
-        if span.first >= self.to {
-            (self.next, self.filled, self.rest, self.open) = (self.end, 0, Rest::None, None);
-            return None;
+    /// Cuts what was decoded to the range, without what the back has taken; how many are left.
+    fn cut(&mut self, decoded: &mut [Extent]) -> usize {
+        let limit = self.to << self.bits;
+        let mut left = decoded.len();
+        while left > 0 && decoded[left - 1].offset >= limit {
+            left -= 1;
+            (self.places, self.rest) = (0..0, RunIter::Array(&[]));
         }
-        let span = Span { last: span.last.min(self.to - 1), ..span };
-        self.done = span.last + 1;
-        Some(span)
-    }
-}
-
-impl Iterator for Spans<'_> {
-    type Item = Span;
-
-    #[inline]
-    fn next(&mut self) -> Option<Span> {
-        // All but the last of the bounds decoded are whole spans, unless one before them is open.
-        if self.at + 2 < self.filled && self.open.is_none() {
-            let span = self.decoded();
-            return self.finish(span);
+        let decoded = &mut decoded[..left];
+        if let Some(first) = decoded.first_mut() {
+            let offset = first.offset.max(self.offset);
+            *first = Extent { offset, len_bytes: first.end() - offset };
         }
-        self.next_slowly()
+        if let Some(last) = decoded.last_mut() {
+            last.len_bytes = last.end().min(self.end) - last.offset;
+            self.done = ((last.end() - 1) >> self.bits) + 1;
+        }
+        left
     }
-}
 
-impl DoubleEndedIterator for Spans<'_> {
-    fn next_back(&mut self) -> Option<Span> {
+    /// Decodes ahead; false if there is nothing more.
+    #[inline(never)]
+    fn look_ahead(&mut self) -> bool {
+        let mut ahead = self.ahead.take().unwrap_or([NO_EXTENT; AHEAD]);
+        (self.at, self.filled) = (0, self.decode(&mut ahead));
+        self.ahead = Some(ahead);
+        self.filled > 0
+    }
+
+    /// The last span of what is not decoded.
+    fn search_back(&mut self) -> Option<Span> {
         let directory = self.directory;
         let mut found: Option<Span> = None;
         while self.to > self.done {
@@ -360,5 +227,179 @@ impl DoubleEndedIterator for Spans<'_> {
             self.to = self.to.min(self.done);
         }
         found
+    }
+}
+
+impl Iterator for Extents<'_> {
+    type Item = Extent;
+
+    #[inline]
+    fn next(&mut self) -> Option<Extent> {
+        if self.at == self.filled && !self.look_ahead() {
+            return None;
+        }
+        let extent = self.ahead.as_ref()?[self.at % AHEAD];
+        self.at += 1;
+        Some(extent)
+    }
+
+    fn fold<B, F: FnMut(B, Extent) -> B>(mut self, start: B, mut add: F) -> B {
+        let (mut sum, mut batch) = (start, [NO_EXTENT; BATCH]);
+        loop {
+            let filled = self.fill(&mut batch);
+            sum = batch[..filled].iter().fold(sum, |sum, extent| add(sum, *extent));
+            if filled < BATCH {
+                return sum;
+            }
+        }
+    }
+}
+
+impl DoubleEndedIterator for Extents<'_> {
+    fn next_back(&mut self) -> Option<Extent> {
+        if let Some(span) = self.search_back() {
+            let offset = (span.first << self.bits).max(self.offset);
+            let end = ((span.last + 1) << self.bits).min(self.end);
+            return Some(Extent { offset, len_bytes: end - offset });
+        }
+        if self.at == self.filled {
+            return None;
+        }
+        self.filled -= 1;
+        Some(self.ahead.as_ref()?[self.filled])
+    }
+}
+
+impl FusedIterator for Extents<'_> {}
+
+impl fmt::Debug for Extents<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Extents").field("offset", &self.offset).field("end", &self.end).finish_non_exhaustive()
+    }
+}
+
+/// Extents on their way into a slice, not yet cut to a range. The last one may go on.
+struct Batch<'a> {
+    out: &'a mut [Extent],
+    filled: usize,
+    bits: u32,
+}
+
+impl Batch<'_> {
+    fn room(&self) -> usize {
+        self.out.len() - self.filled
+    }
+
+    /// The end of the last extent, or what no extent begins with.
+    fn end(&self) -> u64 {
+        self.out[..self.filled].last().unwrap_or(&NOWHERE).end()
+    }
+
+    /// The granules `first..end` of the chunk that begins at byte `base`.
+    #[inline]
+    fn extent(&self, base: u64, first: u32, end: u32) -> Extent {
+        let (first, end) = (u64::from(first), u64::from(end));
+        Extent { offset: base + (first << self.bits), len_bytes: (end - first) << self.bits }
+    }
+
+    /// Adds an extent, for which there is room unless it touches the last one.
+    fn add(&mut self, extent: Extent) {
+        if extent.offset == self.end() {
+            self.out[self.filled - 1].len_bytes += extent.len_bytes;
+        } else {
+            self.out[self.filled] = extent;
+            self.filled += 1;
+        }
+    }
+
+    /// Takes runs of the chunk that begins at byte `base`, until there are no more or no more room.
+    #[inline]
+    fn take(&mut self, rest: &mut RunIter<'_>, base: u64) {
+        match rest {
+            RunIter::Array(list) => {
+                while !list.is_empty() && self.room() > 0 {
+                    let (some, later) = list.split_at(list.len().min(self.room()));
+                    self.add_list(base, some);
+                    *list = later;
+                }
+            }
+            RunIter::Runs { runs, .. } => {
+                while !runs.is_empty() && self.room() > 0 {
+                    let (some, later) = runs.split_at(runs.len().min(self.room()));
+                    self.add_runs(base, some.iter().map(|&[first, last]| [first.into(), u32::from(last) + 1]));
+                    *runs = later;
+                }
+            }
+            RunIter::Words { words, from, to } => self.add_words(base, words, from, *to),
+            RunIter::Spread { words, from, to } => self.add_words(base, words, from, *to),
+            RunIter::Full(run) => {
+                if let Some(run) = run.take() {
+                    self.add(self.extent(base, run.first.into(), run.end()));
+                }
+            }
+        }
+    }
+
+    /// Adds the runs of bits `from..to`, as far as there is room; `from` is where others may follow then.
+    fn add_words(&mut self, base: u64, words: &Words, from: &mut u32, to: u32) {
+        let mut bounds = [0; EDGES];
+        while *from < to && self.room() > 0 {
+            let (found, next) = (select().edges)(words, *from, to, &mut bounds);
+            let runs = bounds[..found].as_chunks::<2>().0;
+            let some = &runs[..runs.len().min(self.room())];
+            self.add_runs(base, some.iter().copied());
+            *from = if some.len() < runs.len() { some[some.len() - 1][1] } else { next };
+        }
+    }
+
+    /// Adds the runs of a list that is not longer than there is room.
+    #[inline]
+    fn add_list(&mut self, base: u64, list: &[u16]) {
+        let (granule, mut rest, mut filled) = (1 << self.bits, list, self.filled);
+        let mut last = *self.out[..filled].last().unwrap_or(&NOWHERE);
+        let offset = |item: u16| base + u64::from(item) * granule;
+        loop {
+            // Most often no item follows the one before it: then each is an extent of its own.
+            while let Some(block) = rest.first_chunk::<{ BLOCK + 1 }>()
+                && !(0..BLOCK).fold(false, |any, place| any | (block[place + 1].wrapping_sub(block[place]) == 1))
+                && last.end() != offset(block[0])
+                && let Some(room) = self.out[filled..].first_chunk_mut::<BLOCK>()
+            {
+                for (place, &item) in room.iter_mut().zip(block) {
+                    *place = Extent { offset: offset(item), len_bytes: granule };
+                }
+                last = room[BLOCK - 1];
+                filled += BLOCK;
+                rest = &rest[BLOCK..];
+            }
+            if rest.is_empty() {
+                break;
+            }
+            // Else there is no branch that depends on how they lie.
+            let (some, later) = rest.split_at(BLOCK.min(rest.len()));
+            for &item in some {
+                let offset = offset(item);
+                let touches = offset == last.end();
+                let start = select_unpredictable(touches, last.offset, offset);
+                filled += usize::from(!touches);
+                last = Extent { offset: start, len_bytes: offset + granule - start };
+                self.out[filled - 1] = last;
+            }
+            rest = later;
+        }
+        self.filled = filled;
+    }
+
+    /// Adds runs, not more than there is room for, of which only the first may touch what is before it.
+    #[inline]
+    fn add_runs(&mut self, base: u64, mut runs: impl ExactSizeIterator<Item = [u32; 2]>) {
+        let Some([first, end]) = runs.next() else { return };
+        self.add(self.extent(base, first, end));
+        let (from, bits) = (self.filled, self.bits);
+        self.filled += runs.len();
+        for (place, [first, end]) in self.out[from..].iter_mut().zip(runs) {
+            let (first, len) = (u64::from(first), u64::from(end - first));
+            *place = Extent { offset: base + (first << bits), len_bytes: len << bits };
+        }
     }
 }

@@ -169,9 +169,9 @@ impl Bitmap {
         let damaged =
             |key: u32, what: &str| Error::new(ErrorKind::Damaged, what).at(format!("bitmap chunk {key}"), None);
         self.directory.validate().map_err(|(key, what)| damaged(key, what))?;
-        match self.spans().next_back() {
-            Some(span) if span.last >= self.granules() => {
-                Err(damaged(split(span.last).0, "a granule past the disk's end is dirty"))
+        match self.directory.last() {
+            Some(last) if last >= self.granules() => {
+                Err(damaged(split(last).0, "a granule past the disk's end is dirty"))
             }
             _ => Ok(()),
         }

@@ -11,10 +11,11 @@ use super::Bitmap;
 use super::container::{
     ARRAY_MAX, CHUNK, Container, Form as Held, Packer, Pair, Plain, Run, View, Words, no_words, to_u16,
 };
-use super::directory::{Directory, Entry};
+use super::directory::{Directory, Entry, Packed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use crate::kernels::select;
+use crate::kernels::{ROOM, select};
+use std::convert::Infallible;
 use std::io::{self, Write};
 
 const COOKIE_WITHOUT_RUNS: u32 = 12346;
@@ -38,12 +39,12 @@ impl Bitmap {
     /// The bytes that [`Bitmap::write_roaring`] writes.
     pub fn to_roaring(&self) -> Vec<u8> {
         let groups = groups(&self.directory);
-        let mut out = Vec::with_capacity(usize::try_from(serialized_len(&groups)).unwrap_or(0));
+        let len = usize::try_from(serialized_len(&groups)).unwrap_or(0);
+        let mut out = Vec::with_capacity(len.saturating_add(2 * BLOCK));
         out.extend_from_slice(&(groups.len() as u64).to_le_bytes());
         for group in &groups {
-            out.extend_from_slice(&group.high.to_le_bytes());
             group.write_header(&mut out);
-            group.pieces.iter().for_each(|piece| (0..piece.chunks).for_each(|_| piece.write_body(&mut out)));
+            let Ok(()) = group.write_bodies(&self.directory, &mut out, |_| Ok::<_, Infallible>(()));
         }
         out
     }
@@ -57,17 +58,14 @@ impl Bitmap {
         out.write_all(&(groups.len() as u64).to_le_bytes())?;
         let mut buffer = Vec::new();
         for group in &groups {
-            buffer.extend_from_slice(&group.high.to_le_bytes());
             group.write_header(&mut buffer);
-            for piece in &group.pieces {
-                for _ in 0..piece.chunks {
-                    piece.write_body(&mut buffer);
-                    if buffer.len() >= WRITE_BYTES {
-                        out.write_all(&buffer)?;
-                        buffer.clear();
-                    }
+            group.write_bodies(&self.directory, &mut buffer, |buffer| {
+                if buffer.len() >= WRITE_BYTES {
+                    out.write_all(buffer)?;
+                    buffer.clear();
                 }
-            }
+                io::Result::Ok(())
+            })?;
         }
         out.write_all(&buffer)
     }
@@ -102,71 +100,141 @@ impl Bitmap {
     }
 }
 
-/// How a container is written.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Array,
-    Bits,
-    Runs(u32),
-}
-
-/// One chunk to write, or consecutive full ones.
-struct Piece<'a> {
-    /// The chunk's index in its group.
+/// What a group has of an entry: one container, or several full ones.
+#[derive(Clone, Copy)]
+struct Part {
+    /// The first chunk's index in its group.
     key: u32,
     chunks: u32,
-    view: View<'a>,
+    /// The values of each container, and its bytes.
     ones: u32,
-    form: Form,
+    len: u32,
 }
 
-impl<'a> Piece<'a> {
-    fn new(key: u32, chunks: u32, directory: &'a Directory, entry: &'a Entry) -> Self {
-        let (view, ones) = (directory.view(entry), entry.ones_of_chunk());
-        let (plain, plain_bytes) =
-            if ones as usize <= ARRAY_MAX { (Form::Array, 2 * ones) } else { (Form::Bits, 8192) };
-        let form = match view.form() {
-            Held::Array if entry.is_smallest() => Form::Array,
-            Held::Words if entry.is_smallest() => Form::Bits,
-            _ => {
-                let runs = view.run_count();
-                if 2 + 4 * runs < plain_bytes { Form::Runs(runs) } else { plain }
+impl Part {
+    #[inline]
+    fn new(directory: &Directory, entry: &Entry, high: u32) -> Self {
+        let (key, ones) = (entry.key % GROUP, entry.ones_of_chunk());
+        let of_runs = |runs: u32| Self { key, chunks: 1, ones, len: Self::plain_len(ones).min(2 + 4 * runs) };
+        match entry.packed_form() {
+            Some(Held::Array) => Self { key, chunks: 1, ones, len: 2 * ones },
+            Some(Held::Words) => Self { key, chunks: 1, ones, len: 8192 },
+            #[allow(clippy::cast_possible_truncation, reason = "there are at most 2048 runs")]
+            Some(Held::Runs) => of_runs(entry.bytes() as u32 / 4),
+            Some(Held::Full) => {
+                let (from, to) = (entry.key.max(high * GROUP), entry.end().min((high + 1) * GROUP));
+                Self { key: from % GROUP, chunks: to - from, ..of_runs(1) }
             }
-        };
-        Self { key, chunks, view, ones, form }
-    }
-
-    /// The bytes of one of the chunks.
-    fn body_len(&self) -> u32 {
-        match self.form {
-            Form::Array => 2 * self.ones,
-            Form::Bits => 8192,
-            Form::Runs(runs) => 2 + 4 * runs,
+            Some(Held::Sparse) | None => of_runs(directory.view(entry).run_count()),
         }
     }
 
-    fn write_body(&self, out: &mut Vec<u8>) {
-        let runs = || self.view.runs(Run::WHOLE);
-        match (self.form, self.view) {
-            (Form::Array, View::Array(array)) => write_list(array, out),
-            (Form::Array, _) => {
-                runs().flat_map(|run| run.first..=run.last).for_each(|bit| out.extend(bit.to_le_bytes()));
-            }
-            (Form::Bits, view) => write_words(&view.words(), out),
-            (Form::Runs(count), View::Runs(pairs)) => {
-                out.extend(to_u16(count).to_le_bytes());
-                append(out, pairs, |&[first, last]| {
-                    let (first, more) = (u32::from(first), u32::from(last.wrapping_sub(first)));
-                    (more << 16 | first).to_le_bytes()
+    /// The bytes as a list or as bits.
+    fn plain_len(ones: u32) -> u32 {
+        if ones as usize <= ARRAY_MAX { 2 * ones } else { 8192 }
+    }
+
+    /// Whether it is written as runs, which is only where they are smaller than anything else.
+    fn is_runs(self) -> bool {
+        self.len < Self::plain_len(self.ones)
+    }
+
+    #[inline]
+    fn write(self, directory: &Directory, entry: &Entry, stage: &mut Stage, out: &mut Vec<u8>) {
+        let packed = directory.packed(entry);
+        if let Some(Packed::Runs(runs)) = packed
+            && self.is_runs()
+        {
+            return stage.add(runs, self.len / 4, out);
+        }
+        stage.flush(out);
+        match packed {
+            Some(Packed::List(list)) if self.ones as usize <= BLOCK => append_short(list, self.ones as usize, out),
+            _ => self.write_view(directory.view(entry), out),
+        }
+    }
+
+    fn write_view(self, view: View<'_>, out: &mut Vec<u8>) {
+        let runs = || view.runs(Run::WHOLE);
+        match view {
+            _ if self.is_runs() => {
+                out.extend_from_slice(&to_u16(self.len / 4).to_le_bytes());
+                runs().for_each(|run| {
+                    out.extend_from_slice(&run.first.to_le_bytes());
+                    out.extend_from_slice(&(run.last - run.first).to_le_bytes());
                 });
             }
-            (Form::Runs(count), _) => {
-                out.extend(to_u16(count).to_le_bytes());
-                for run in runs() {
-                    out.extend(run.first.to_le_bytes());
-                    out.extend((run.last - run.first).to_le_bytes());
-                }
+            _ if self.ones as usize > ARRAY_MAX => write_words(&view.words(), out),
+            View::Array(list) => write_list(list, out),
+            View::Sparse(_) => {
+                let mut list = [0; ARRAY_MAX + ROOM];
+                let count = (select().positions)(&view.words(), &mut list);
+                write_list(list.get(..count).unwrap_or_default(), out);
             }
+            _ => runs().flat_map(|run| run.first..=run.last).for_each(|bit| out.extend(bit.to_le_bytes())),
+        }
+    }
+}
+
+/// The positions of a block. A list that has no more is short.
+const BLOCK: usize = 32;
+
+/// Appends the first `count` of a list, which is followed by anything: as a block that is cut afterwards, which costs far
+/// less than a copy of any few bytes.
+#[inline]
+fn append_short(list: &[u16], count: usize, out: &mut Vec<u8>) {
+    let end = out.len() + 2 * count;
+    match list.first_chunk::<BLOCK>() {
+        Some(block) => out.extend_from_slice(block.map(u16::to_le_bytes).as_flattened()),
+        None => list.iter().for_each(|bit| out.extend_from_slice(&bit.to_le_bytes())),
+    }
+    out.truncate(end);
+}
+
+/// Where the runs of many containers are gathered.
+struct Stage {
+    bytes: [u8; STAGE],
+    filled: usize,
+    run_bytes: fn(&[Pair], &mut [[u8; 4]]),
+}
+
+/// The bytes of the stage: the first cache holds it beside what is read.
+const STAGE: usize = 8192;
+
+/// The most runs that are taken together.
+const RUNS: usize = 512;
+
+impl Stage {
+    #[inline]
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        if self.filled > 0 {
+            out.extend_from_slice(self.bytes.get(..self.filled).unwrap_or_default());
+            self.filled = 0;
+        }
+    }
+
+    /// Adds the number and the first `count` of some runs, which are followed by anything.
+    #[inline]
+    fn add(&mut self, runs: &[Pair], count: u32, out: &mut Vec<u8>) {
+        let (mut rest, mut left) = (runs, count as usize);
+        let mut number = Some(to_u16(count));
+        while left > 0 {
+            if self.filled + 4 * (RUNS + 1) > STAGE {
+                self.flush(out);
+            }
+            if let Some(number) = number.take()
+                && let Some(place) = self.bytes.get_mut(self.filled..).and_then(<[u8]>::first_chunk_mut)
+            {
+                *place = number.to_le_bytes();
+                self.filled += 2;
+            }
+            // Whole registers, whatever the last of them holds.
+            let (some, later) = rest.split_at(left.next_multiple_of(8).min(RUNS).min(rest.len()));
+            let room = self.bytes.get_mut(self.filled..).unwrap_or_default();
+            (self.run_bytes)(some, room.as_chunks_mut().0);
+            let taken = left.min(RUNS);
+            self.filled += 4 * taken;
+            (rest, left) = (later, left - taken);
         }
     }
 }
@@ -178,7 +246,7 @@ fn write_list(list: &[u16], out: &mut Vec<u8>) {
 
 #[cfg(target_endian = "big")]
 fn write_list(list: &[u16], out: &mut Vec<u8>) {
-    append(out, list, |bit| bit.to_le_bytes());
+    list.iter().for_each(|bit| out.extend_from_slice(&bit.to_le_bytes()));
 }
 
 #[cfg(target_endian = "little")]
@@ -188,112 +256,130 @@ fn write_words(words: &Words, out: &mut Vec<u8>) {
 
 #[cfg(target_endian = "big")]
 fn write_words(words: &Words, out: &mut Vec<u8>) {
-    append(out, words, |word| word.to_le_bytes());
+    words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
 }
 
 /// The chunks whose granules share their high 32 bits: one 32-bit bitmap.
 struct Group<'a> {
     high: u32,
-    pieces: Vec<Piece<'a>>,
+    entries: &'a [Entry],
+    /// One for each entry.
+    parts: Vec<Part>,
+    containers: u32,
+    has_runs: bool,
+    body_len: u64,
 }
 
-impl Group<'_> {
-    fn containers(&self) -> u32 {
-        self.pieces.iter().map(|piece| piece.chunks).sum()
+impl<'a> Group<'a> {
+    fn new(directory: &'a Directory, high: u32) -> Self {
+        let entries = directory.within(high * GROUP, (high + 1) * GROUP);
+        let (mut containers, mut has_runs, mut body_len) = (0, false, 0);
+        let parts = entries.iter().map(|entry| {
+            let part = Part::new(directory, entry, high);
+            containers += part.chunks;
+            has_runs |= part.is_runs();
+            body_len += u64::from(part.chunks) * u64::from(part.len);
+            part
+        });
+        let parts = parts.collect();
+        Self { high, entries, parts, containers, has_runs, body_len }
     }
 
-    fn has_runs(&self) -> bool {
-        self.pieces.iter().any(|piece| matches!(piece.form, Form::Runs(_)))
+    /// Writes the containers, and calls `next` after each.
+    #[inline(never)]
+    fn write_bodies<E>(
+        &self,
+        directory: &Directory,
+        out: &mut Vec<u8>,
+        mut next: impl FnMut(&mut Vec<u8>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let mut stage = Stage { bytes: [0; STAGE], filled: 0, run_bytes: select().run_bytes };
+        for (entry, part) in self.entries.iter().zip(&self.parts) {
+            for _ in 0..part.chunks {
+                part.write(directory, entry, &mut stage, out);
+                next(out)?;
+            }
+        }
+        stage.flush(out);
+        Ok(())
     }
 
     fn header_len(&self) -> u64 {
-        let containers = u64::from(self.containers());
-        if !self.has_runs() {
+        let containers = u64::from(self.containers);
+        if !self.has_runs {
             return 8 + 8 * containers;
         }
-        let offsets = if containers < u64::from(OFFSETS_FROM) { 0 } else { 4 * containers };
+        let offsets = if self.has_offsets() { 4 * containers } else { 0 };
         4 + containers.div_ceil(8) + 4 * containers + offsets
     }
 
-    fn body_len(&self) -> u64 {
-        self.pieces.iter().map(|piece| u64::from(piece.chunks) * u64::from(piece.body_len())).sum()
+    fn has_offsets(&self) -> bool {
+        !self.has_runs || self.containers >= OFFSETS_FROM
     }
 
+    #[inline(never)]
     fn write_header(&self, out: &mut Vec<u8>) {
-        let (containers, has_runs) = (self.containers(), self.has_runs());
-        let mut offset = self.header_len();
-        if has_runs {
-            out.extend((u32::from(COOKIE_WITH_RUNS) | (containers - 1) << 16).to_le_bytes());
-            let mut flags = vec![0u8; containers.div_ceil(8) as usize];
-            let mut index = 0;
-            for piece in &self.pieces {
-                let next = index + piece.chunks as usize;
-                if matches!(piece.form, Form::Runs(_)) {
-                    for index in index..next {
-                        if let Some(byte) = flags.get_mut(index / 8) {
-                            *byte |= 1 << (index % 8);
-                        }
-                    }
-                }
-                index = next;
-            }
-            out.extend(flags);
+        let containers = self.containers as usize;
+        out.extend_from_slice(&self.high.to_le_bytes());
+        if self.has_runs {
+            out.extend_from_slice(&(u32::from(COOKIE_WITH_RUNS) | (self.containers - 1) << 16).to_le_bytes());
+            self.write_flags(out);
         } else {
-            out.extend(COOKIE_WITHOUT_RUNS.to_le_bytes());
-            out.extend(containers.to_le_bytes());
+            out.extend_from_slice(&COOKIE_WITHOUT_RUNS.to_le_bytes());
+            out.extend_from_slice(&self.containers.to_le_bytes());
         }
-        out.reserve(8 * containers as usize);
-        for piece in &self.pieces {
-            for key in piece.key..piece.key + piece.chunks {
-                out.extend_from_slice(&(key | (piece.ones - 1) << 16).to_le_bytes());
+        let start = out.len();
+        out.resize(start + 4 * containers * (1 + usize::from(self.has_offsets())), 0);
+        let room = out.get_mut(start..).unwrap_or_default().as_chunks_mut::<4>().0;
+        let (mut descriptions, mut offsets) = room.split_at_mut(containers);
+        #[allow(clippy::cast_possible_truncation, reason = "65536 containers take less than 2^30 bytes")]
+        let mut offset = self.header_len() as u32;
+        for part in &self.parts {
+            for key in part.key..part.key + part.chunks {
+                if let Some(place) = descriptions.split_off_first_mut() {
+                    *place = (key | (part.ones - 1) << 16).to_le_bytes();
+                }
+                if let Some(place) = offsets.split_off_first_mut() {
+                    *place = offset.to_le_bytes();
+                }
+                offset = offset.wrapping_add(part.len);
             }
         }
-        if has_runs && containers < OFFSETS_FROM {
-            return;
-        }
-        for piece in &self.pieces {
-            for _ in 0..piece.chunks {
-                #[allow(clippy::cast_possible_truncation, reason = "65536 containers take less than 2^30 bytes")]
-                out.extend_from_slice(&(offset as u32).to_le_bytes());
-                offset += u64::from(piece.body_len());
+    }
+
+    #[inline(never)]
+    /// A bit for each container, set where it is written as runs.
+    fn write_flags(&self, out: &mut Vec<u8>) {
+        let (mut flags, mut bit) = (0, 1u8);
+        for part in &self.parts {
+            for _ in 0..part.chunks {
+                flags |= if part.is_runs() { bit } else { 0 };
+                bit = bit.rotate_left(1);
+                if bit == 1 {
+                    out.push(std::mem::take(&mut flags));
+                }
             }
+        }
+        if bit != 1 {
+            out.push(flags);
         }
     }
 }
 
 fn groups(directory: &Directory) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
-    for entry in directory.entries() {
-        let mut from = entry.key;
-        while from < entry.end() {
-            let high = from / GROUP;
-            let to = entry.end().min((high + 1) * GROUP);
-            let piece = Piece::new(from - high * GROUP, to - from, directory, entry);
-            from = to;
-            match groups.last_mut() {
-                Some(group) if group.high == high => group.pieces.push(piece),
-                _ => {
-                    let entries = directory.places(high * GROUP, (high + 1) * GROUP).len();
-                    let mut pieces = Vec::with_capacity(entries);
-                    pieces.push(piece);
-                    groups.push(Group { high, pieces });
-                }
-            }
-        }
+    let mut rest = directory.entries();
+    while let Some(entry) = rest.first() {
+        let next = groups.last().map_or(0, |group| group.high + 1);
+        let group = Group::new(directory, next.max(entry.key / GROUP));
+        rest = directory.entries().get(directory.place((group.high + 1) * GROUP)..).unwrap_or_default();
+        groups.push(group);
     }
     groups
 }
 
 fn serialized_len(groups: &[Group<'_>]) -> u64 {
-    8 + groups.iter().map(|group| 4 + group.header_len() + group.body_len()).sum::<u64>()
-}
-
-/// Appends what `bytes` makes of each item.
-fn append<T, const N: usize>(out: &mut Vec<u8>, items: &[T], bytes: impl Fn(&T) -> [u8; N]) {
-    let from = out.len();
-    out.resize(from + items.len() * N, 0);
-    let room = out.get_mut(from..).unwrap_or_default().as_chunks_mut::<N>().0;
-    room.iter_mut().zip(items).for_each(|(to, item)| *to = bytes(item));
+    8 + groups.iter().map(|group| 4 + group.header_len() + group.body_len).sum::<u64>()
 }
 
 /// The bytes that are not yet read.

@@ -271,17 +271,27 @@ pub unsafe extern "C" fn checkmap_bitmap_extents(
     out: *mut checkmap_extent,
     max: usize,
 ) -> i64 {
+    const BATCH: usize = 64;
     guard(|| {
         // SAFETY: the caller's promise for `bitmap`.
         let bitmap = unsafe { shared(bitmap) }?;
         // SAFETY: the caller's promise for `out`, which has room for `max` extents.
         let mut room = unsafe { Room::new(out, max, "the array of extents") }?;
-        room.fill(bitmap.extents(offset, length).map(|Extent { offset, len_bytes }| checkmap_extent {
-            offset,
-            length: len_bytes,
-            flags: CHECKMAP_EXTENT_DIRTY,
-            reserved: 0,
-        }));
+        let mut extents = bitmap.extents(offset, length);
+        let mut batch = [Extent { offset: 0, len_bytes: 0 }; BATCH];
+        while room.left() > 0 {
+            let wanted = room.left().min(BATCH);
+            let filled = extents.fill(&mut batch[..wanted]);
+            room.fill(batch[..filled].iter().map(|&Extent { offset, len_bytes }| checkmap_extent {
+                offset,
+                length: len_bytes,
+                flags: CHECKMAP_EXTENT_DIRTY,
+                reserved: 0,
+            }));
+            if filled < wanted {
+                break;
+            }
+        }
         Ok(room.count())
     })
 }

@@ -188,43 +188,6 @@ fn edge(index: usize) -> u32 {
 }
 
 #[inline(always)]
-pub(super) fn list_edges(list: &[u16], out: &mut [u32; EDGES]) -> (usize, usize) {
-    const BLOCK: usize = 8;
-    let (pairs, _) = out.as_chunks_mut::<2>();
-    let (mut filled, mut taken) = (0, 0);
-    while filled < pairs.len() && taken < list.len() {
-        // Most often no item follows the one before it: then each is a run of its own.
-        if let (Some(block), Some(room)) =
-            (list[taken..].first_chunk::<{ BLOCK + 1 }>(), pairs[filled..].first_chunk_mut::<BLOCK>())
-        {
-            let touching =
-                (0..BLOCK).fold(false, |any, place| any | (block[place + 1].wrapping_sub(block[place]) == 1));
-            if !touching {
-                for (pair, &item) in room.iter_mut().zip(block) {
-                    *pair = [u32::from(item), u32::from(item) + 1];
-                }
-                filled += BLOCK;
-                taken += BLOCK;
-                continue;
-            }
-        }
-        let stop = (taken + BLOCK).min(list.len());
-        while taken < stop && filled < pairs.len() {
-            let start = u32::from(list[taken]);
-            let mut end = start + 1;
-            taken += 1;
-            while taken < list.len() && u32::from(list[taken]) == end {
-                end += 1;
-                taken += 1;
-            }
-            pairs[filled] = [start, end];
-            filled += 1;
-        }
-    }
-    (2 * filled, taken)
-}
-
-#[inline(always)]
 pub(super) fn list_runs(list: &[u16]) -> usize {
     let Some((_, rest)) = list.split_first() else { return 0 };
     let mut breaks = 0;
@@ -535,4 +498,12 @@ pub(super) fn byte_ones(bytes: &[u8]) -> u32 {
     let (words, rest) = bytes.as_chunks::<8>();
     let ones: u32 = words.iter().map(|word| u64::from_ne_bytes(*word).count_ones()).sum();
     ones + rest.iter().map(|byte| byte.count_ones()).sum::<u32>()
+}
+
+#[inline(always)]
+pub(super) fn run_bytes(runs: &[Pair], out: &mut [[u8; 4]]) {
+    for (bytes, &[first, last]) in out.iter_mut().zip(runs) {
+        let both = u32::from(last) << 16 | u32::from(first);
+        *bytes = both.wrapping_sub(both << 16).to_le_bytes();
+    }
 }

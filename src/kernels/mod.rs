@@ -84,8 +84,6 @@ pub struct Kernels {
     /// Where runs begin and end (exclusively) in bits `from..to`, as pairs of bounds; the number of bounds, and from which
     /// bit on there may be more runs, `to` if all are found.
     pub edges: fn(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32),
-    /// The same for a list: the number of bounds, and how many items they took.
-    pub list_edges: fn(list: &[u16], out: &mut [u32; EDGES]) -> (usize, usize),
     /// The number of maximal runs of a list.
     pub list_runs: fn(list: &[u16]) -> usize,
     /// Whether each item is above the one before.
@@ -112,6 +110,8 @@ pub struct Kernels {
     pub unite_few_runs: fn(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize,
     /// The number of positions in runs.
     pub run_ones: fn(runs: &[Pair]) -> u32,
+    /// Each run, as far as there is room, as it is serialized: its first position and how many follow, little-endian.
+    pub run_bytes: fn(runs: &[Pair], out: &mut [[u8; 4]]),
     /// Takes the bytes of the words that are not 0, as they lie in little-endian memory, behind two levels of masks: a bit
     /// for each byte of the words, of these 1024 bytes again only those that are not 0, and before them [`MASKS`] bytes
     /// with a bit for each of the 1024; `out` has [`SPARSE_ROOM`].

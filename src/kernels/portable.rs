@@ -19,7 +19,6 @@ macro_rules! every_kernel {
             is_subset(a: &Words, b: &Words) -> bool;
             positions(words: &Words, out: &mut [u16]) -> usize;
             edges(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32);
-            list_edges(list: &[u16], out: &mut [u32; EDGES]) -> (usize, usize);
             list_runs(list: &[u16]) -> usize;
             is_ascending(list: &[u16]) -> bool;
             scatter(list: &[u16], words: &mut Words) -> ();
@@ -31,6 +30,7 @@ macro_rules! every_kernel {
             unite_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize;
             unite_few_runs(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize;
             run_ones(runs: &[Pair]) -> u32;
+            run_bytes(runs: &[Pair], out: &mut [[u8; 4]]) -> ();
             pack(words: &Words, out: &mut [u8]) -> Packed;
             spread(sparse: &[u8], words: &mut Words) -> ();
             unpack(sparse: &[u8], words: &mut Words) -> ();

@@ -6,7 +6,7 @@ use crate::engine::{Count, Engine, Form, Mark, Open, Save, Union, Walk, WalkSpan
 use crate::input::{Input, Shape, Span, Tally};
 use crate::patterns::Disk;
 use checkmap::storage::Memory;
-use checkmap::{Bitmap, Granularity, Segment, segment};
+use checkmap::{Bitmap, Extent, Granularity, Segment, segment};
 use std::sync::Arc;
 
 pub struct Checkmap;
@@ -30,11 +30,22 @@ fn bytes(span: Span, disk: &Disk) -> (u64, u64) {
     (span.first << disk.granule_bits, span.granules() << disk.granule_bits)
 }
 
+/// Where extents are fetched to, batch by batch.
+type Batch = [Extent; 256];
+
+const NO_EXTENTS: Batch = [Extent { offset: 0, len_bytes: 0 }; 256];
+
 #[inline(always)]
-fn tally(bitmap: &Bitmap, disk: &Disk, (offset, len_bytes): (u64, u64), tally: &mut Tally) {
-    for extent in bitmap.extents(offset, len_bytes) {
-        let end = extent.offset + extent.len_bytes;
-        tally.add(extent.offset >> disk.granule_bits, (end >> disk.granule_bits) - 1);
+fn tally(bitmap: &Bitmap, disk: &Disk, (offset, len_bytes): (u64, u64), batch: &mut Batch, tally: &mut Tally) {
+    let mut extents = bitmap.extents(offset, len_bytes);
+    loop {
+        let filled = extents.fill(batch);
+        for extent in &batch[..filled] {
+            tally.add(extent.offset >> disk.granule_bits, (extent.end() >> disk.granule_bits) - 1);
+        }
+        if filled < batch.len() {
+            return;
+        }
     }
 }
 
@@ -84,13 +95,14 @@ impl Engine for Checkmap {
     }
 
     fn extents() -> Vec<Form<Walk<Bitmap>>> {
-        vec![Form::new("extents", |bitmap, disk, sum| tally(bitmap, disk, (0, u64::MAX), sum))]
+        vec![Form::new("fill", |bitmap, disk, sum| tally(bitmap, disk, (0, u64::MAX), &mut NO_EXTENTS.clone(), sum))]
     }
 
     fn windows() -> Vec<Form<WalkSpans<Bitmap>>> {
-        vec![Form::new("extents", |bitmap, disk, spans, sum| {
+        vec![Form::new("fill", |bitmap, disk, spans, sum| {
+            let mut batch = NO_EXTENTS;
             for &span in spans {
-                tally(bitmap, disk, bytes(span, disk), sum);
+                tally(bitmap, disk, bytes(span, disk), &mut batch, sum);
                 sum.end_list();
             }
         })]
@@ -144,12 +156,12 @@ impl Engine for Checkmap {
     }
 
     fn tally_opened(opened: &Opened<'_>, disk: &Disk) -> Tally {
-        let mut sum = Tally::default();
+        let (mut sum, mut batch) = (Tally::default(), NO_EXTENTS);
         match opened {
-            Opened::Bitmap(bitmap) => tally(bitmap, disk, (0, u64::MAX), &mut sum),
+            Opened::Bitmap(bitmap) => tally(bitmap, disk, (0, u64::MAX), &mut batch, &mut sum),
             Opened::Segment(segment) => {
                 let bitmap = segment.load(0, u64::MAX).expect("the segment is sound");
-                tally(&bitmap, disk, (0, u64::MAX), &mut sum);
+                tally(&bitmap, disk, (0, u64::MAX), &mut batch, &mut sum);
             }
         }
         sum

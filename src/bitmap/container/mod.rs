@@ -24,6 +24,7 @@ pub(super) use unite::Workspace;
 
 pub(crate) use bits::Words;
 pub(crate) use runs::Pair;
+pub(super) use view::RunIter;
 pub(crate) use view::{Form, Plain, View};
 
 /// The granules of one chunk.

@@ -3,9 +3,10 @@
 //! keys, disks or bytes.
 
 use super::bits;
-use super::{ARRAY_MAX, CHUNK, Pair, RUNS_MAX, Run, Words, array, no_words, runs, small, sparse, to_u16};
+use super::{ARRAY_MAX, CHUNK, Pair, RUNS_MAX, Run, Words, array, runs, small, sparse, to_u16};
 use crate::kernels::select;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// The set bits of one chunk.
 #[derive(Clone, Copy, Debug)]
@@ -149,21 +150,12 @@ impl<'a> View<'a> {
         }
     }
 
-    /// What of a list of bits or runs touches `window`, runs not cut to it; other forms as they are.
-    pub(in crate::bitmap) fn within(self, window: Run) -> Self {
-        match self {
-            Self::Array(array) => Self::Array(array::within(array, window)),
-            Self::Runs(runs) => Self::Runs(runs::within(runs, window)),
-            Self::Words(_) | Self::Sparse(_) | Self::Full => self,
-        }
-    }
-
     /// The maximal runs of set bits inside `window`, cut to it.
     pub(in crate::bitmap) fn runs(self, window: Run) -> RunIter<'a> {
         match self {
             Self::Array(array) => RunIter::Array(array::within(array, window)),
             Self::Words(words) => RunIter::Words { words, from: window.first.into(), to: window.end() },
-            Self::Sparse(bytes) => RunIter::spread(bytes, window),
+            Self::Sparse(bytes) => RunIter::spread(bytes, window, RunIter::Full(None)),
             Self::Runs(runs) => RunIter::Runs { runs: runs::within(runs, window), window },
             Self::Full => RunIter::Full(Some(window)),
         }
@@ -265,16 +257,32 @@ impl<'a> View<'a> {
 #[derive(Clone)]
 pub(in crate::bitmap) enum RunIter<'a> {
     Array(&'a [u16]),
-    Words { words: &'a Words, from: u32, to: u32 },
-    Spread { words: Box<Words>, from: u32, to: u32 },
-    Runs { runs: &'a [Pair], window: Run },
+    Words {
+        words: &'a Words,
+        from: u32,
+        to: u32,
+    },
+    /// What was packed. The words are shared by copies of the walk, not copied.
+    Spread {
+        words: Arc<Words>,
+        from: u32,
+        to: u32,
+    },
+    Runs {
+        runs: &'a [Pair],
+        window: Run,
+    },
     Full(Option<Run>),
 }
 
 impl RunIter<'_> {
-    fn spread(bytes: &[u8], window: Run) -> Self {
-        let mut words = no_words();
-        (select().unpack)(bytes, &mut words);
+    /// The runs of what is packed; where `former` walked over words of its own, they are used again.
+    pub(in crate::bitmap) fn spread(bytes: &[u8], window: Run, former: Self) -> Self {
+        let mut words = match former {
+            Self::Spread { words, .. } => words,
+            _ => Arc::new([0; 1024]),
+        };
+        (select().unpack)(bytes, Arc::make_mut(&mut words));
         Self::Spread { words, from: window.first.into(), to: window.end() }
     }
 }
