@@ -18,7 +18,7 @@ const SMALL: usize = (1 << 20) / size_of::<u64>();
 const SAMPLE: usize = 32;
 
 /// This part of a block may stay empty.
-const WASTE: usize = 64;
+const WASTE: usize = 128;
 
 /// Where a container begins: the block, and the 64-bit word in it.
 #[derive(Clone, Copy, Debug)]
@@ -140,7 +140,7 @@ impl Arena {
             Some(left) if self.pushed > 0 => {
                 let used: usize = self.blocks.iter().map(Vec::len).sum();
                 let needed = used.saturating_mul(left) / self.pushed;
-                needed + needed / (2 * WASTE)
+                (needed + needed / (2 * WASTE)).min(self.most.saturating_sub(used))
             }
             _ => 2 * last.len(),
         };

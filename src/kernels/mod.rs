@@ -12,6 +12,8 @@ mod body;
 mod compress;
 #[cfg(target_arch = "x86_64")]
 mod merge;
+#[cfg(target_arch = "x86_64")]
+mod merge_wide;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod sparse;

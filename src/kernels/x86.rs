@@ -2,7 +2,7 @@
 
 use super::body::{EDGES, FEW, GROUP, Groups};
 use super::portable::every_kernel;
-use super::{Kernels, Measure, Packed, Pair, Words, body, compress, merge, sparse};
+use super::{Kernels, Measure, Packed, Pair, Words, body, compress, merge, merge_wide, sparse};
 use crate::cpu::Level;
 
 macro_rules! avx2 {
@@ -60,7 +60,7 @@ pub(super) static AVX2: Kernels = Kernels {
 
 /// Those of AVX2 where 128 or 256 bits are enough, and what takes instructions that compress and expand.
 pub(super) static AVX512: Kernels = Kernels {
-    unite: merge::unite,
+    unite: merge_wide::unite,
     sort_few: merge::sort_few,
     unite_few_runs: merge::unite_few_runs,
     pack: compress::pack,

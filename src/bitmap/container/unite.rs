@@ -16,7 +16,7 @@ const SCATTER_COST: usize = 7;
 const SCAN_COST: usize = 10_000;
 
 /// From this many items on, lists go by way of words where these are packed quickly.
-const PACK_MIN: usize = 640;
+const PACK_MIN: usize = sparse::LEAST / 2;
 
 /// Above this many runs and single bits, words are the quicker way.
 const SWEEP_MAX: usize = 1024;

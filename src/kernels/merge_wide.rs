@@ -1,0 +1,156 @@
+//! Owns the union of two sorted lists in 512-bit registers. Must never be reached on a CPU without AVX-512 with BW and
+//! VBMI2.
+//!
+//! As in `merge`, but 32 items of the lists at a time go through the network together with the 32 largest before them.
+
+use super::body;
+use std::arch::x86_64::*;
+use std::hint::select_unpredictable;
+
+/// The items of one register.
+const LANES: usize = 32;
+
+pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    // SAFETY: this is reached only through `x86::AVX512`, which `kernels::of` gives out only where detection has found all
+    // of these features.
+    unsafe { unite_avx512(a, b, out) }
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+fn unite_avx512(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    // The mark for the end cannot be an item of the network.
+    let (a_below, b_below) = (a.strip_suffix(&[u16::MAX]), b.strip_suffix(&[u16::MAX]));
+    if a_below.is_some() || b_below.is_some() {
+        let count = unite_avx512(a_below.unwrap_or(a), b_below.unwrap_or(b), out);
+        out[count] = u16::MAX;
+        return count + 1;
+    }
+    if let Some((few, many)) = body::skewed(a, b) {
+        return body::unite_few(few, many, out);
+    }
+    let (mut a, mut b) = (Blocks::new(a), Blocks::new(b));
+    let Some(mut out) = Out::new(out, LANES * (a.whole.len() + b.whole.len() + 2)) else {
+        return body::unite_evenly(a.list, b.list, out);
+    };
+    let (mut low, mut high) = merge(a.next(), b.next());
+    while let (Some(next_a), Some(next_b)) = (a.whole.first(), b.whole.first()) {
+        out.add(low);
+        let is_a = next_a[0] <= next_b[0];
+        let next = select_unpredictable(is_a, next_a, next_b);
+        // SAFETY: either has a first block.
+        (a.whole, b.whole) =
+            unsafe { (a.whole.get_unchecked(usize::from(is_a)..), b.whole.get_unchecked(usize::from(!is_a)..)) };
+        (low, high) = merge(load(next), high);
+    }
+    while let (Some(head_a), Some(head_b)) = (a.head(), b.head()) {
+        out.add(low);
+        (low, high) = merge(if head_a <= head_b { a.next() } else { b.next() }, high);
+    }
+    while a.head().or(b.head()).is_some() {
+        out.add(low);
+        (low, high) = merge(if a.head().is_some() { a.next() } else { b.next() }, high);
+    }
+    out.add(low);
+    out.add(high);
+    out.len()
+}
+
+/// What is left of a list: whole blocks, and less than a block.
+struct Blocks<'a> {
+    list: &'a [u16],
+    whole: &'a [[u16; LANES]],
+    rest: &'a [u16],
+}
+
+impl<'a> Blocks<'a> {
+    fn new(list: &'a [u16]) -> Self {
+        let (whole, rest) = list.as_chunks();
+        Self { list, whole, rest }
+    }
+
+    fn head(&self) -> Option<u16> {
+        self.whole.as_flattened().first().or(self.rest.first()).copied()
+    }
+
+    /// The next block; the last one is filled up with the mark for the end.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn next(&mut self) -> __m512i {
+        if let Some((block, later)) = self.whole.split_first() {
+            self.whole = later;
+            return load(block);
+        }
+        let rest = std::mem::take(&mut self.rest);
+        let lanes = (1 << (rest.len() % LANES)) - 1;
+        // SAFETY: only the lanes of the mask are read, which are no more than there are items.
+        unsafe { _mm512_mask_loadu_epi16(_mm512_set1_epi16(-1), lanes, rest.as_ptr().cast()) }
+    }
+}
+
+/// Where items go that do not repeat the one before.
+struct Out<'a> {
+    items: &'a mut [u16],
+    before: __m512i,
+    count: usize,
+}
+
+impl<'a> Out<'a> {
+    /// The slice must have room for `most` items.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn new(items: &'a mut [u16], most: usize) -> Option<Self> {
+        // No list begins with this value, so nothing is taken for its repetition.
+        (items.len() >= most).then(|| Self { items, before: _mm512_set1_epi16(-1), count: 0 })
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
+    fn add(&mut self, new: __m512i) {
+        let lanes_before = _mm512_alignr_epi64::<6>(new, self.before);
+        let shifted = _mm512_alignr_epi8::<14>(new, lanes_before);
+        let is_new = _mm512_cmpneq_epi16_mask(shifted, new);
+        self.before = new;
+        let room: &mut [u16] = &mut self.items[self.count..self.count + LANES];
+        // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
+        unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), _mm512_maskz_compress_epi16(is_new, new)) };
+        self.count += is_new.count_ones() as usize;
+    }
+
+    /// The number of items, without the mark for the end.
+    fn len(&self) -> usize {
+        self.count - usize::from(self.count > 0 && self.items[self.count - 1] == u16::MAX)
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+fn load(block: &[u16; LANES]) -> __m512i {
+    // SAFETY: the array is readable for 64 bytes, and the load needs no alignment.
+    unsafe { _mm512_loadu_si512(block.as_ptr().cast()) }
+}
+
+/// The smaller and the larger half of two sorted registers, each sorted.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn merge(x: __m512i, y: __m512i) -> (__m512i, __m512i) {
+    let x = turn(x);
+    (settle(_mm512_min_epu16(x, y)), settle(_mm512_max_epu16(x, y)))
+}
+
+/// The items of a register in reverse.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn turn(x: __m512i) -> __m512i {
+    let pairs = _mm512_set_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    _mm512_rol_epi32::<16>(_mm512_permutexvar_epi32(pairs, x))
+}
+
+/// Sorts a bitonic register.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn settle(x: __m512i) -> __m512i {
+    let x = order(x, _mm512_shuffle_i64x2::<0b01_00_11_10>(x, x), 0xffff_0000);
+    let x = order(x, _mm512_shuffle_i64x2::<0b10_11_00_01>(x, x), 0xff00_ff00);
+    let x = order(x, _mm512_shuffle_epi32::<0b01_00_11_10>(x), 0xf0f0_f0f0);
+    let x = order(x, _mm512_shuffle_epi32::<0b10_11_00_01>(x), 0xcccc_cccc);
+    order(x, _mm512_rol_epi32::<16>(x), 0xaaaa_aaaa)
+}
+
+/// The smaller of each two items, and in `upper` lanes the larger.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn order(x: __m512i, swapped: __m512i, upper: __mmask32) -> __m512i {
+    _mm512_mask_max_epu16(_mm512_min_epu16(x, swapped), upper, x, swapped)
+}
