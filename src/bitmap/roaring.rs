@@ -221,8 +221,8 @@ impl Stage {
                 *place = number.to_le_bytes();
                 self.filled += 2;
             }
-            // Whole registers, whatever the last of them holds.
-            let (some, later) = rest.split_at(left.next_multiple_of(8).min(RUNS).min(rest.len()));
+            // Many registers at once, whatever the last of them hold: how often a loop runs is then guessed right.
+            let (some, later) = rest.split_at(left.next_multiple_of(32).min(RUNS).min(rest.len()));
             let room = self.bytes.get_mut(self.filled..).unwrap_or_default();
             (self.run_bytes)(some, room.as_chunks_mut().0);
             let taken = left.min(RUNS);
