@@ -179,10 +179,10 @@ impl Pair {
         let nothing = Extent { offset: 7, len_bytes: 0 };
         for room in [1, 2, 3, 31, 64, expected.len(), expected.len() + 1] {
             let (mut left, mut batch, mut found) = (extents(), vec![nothing; room], Vec::new());
-            while room > 0 {
+            loop {
                 let filled = left.fill(&mut batch);
                 found.extend_from_slice(&batch[..filled]);
-                if filled < room {
+                if filled < room || room == 0 {
                     break;
                 }
             }

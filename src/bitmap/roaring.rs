@@ -340,8 +340,8 @@ impl<'a> Group<'a> {
         }
     }
 
-    #[inline(never)]
     /// A bit for each container, set where it is written as runs.
+    #[inline(never)]
     fn write_flags(&self, out: &mut Vec<u8>) {
         let (mut flags, mut bit) = (0, 1u8);
         for part in &self.parts {
