@@ -173,6 +173,43 @@ impl Pair {
         self.check_window(step);
     }
 
+    /// Extents in batches of several lengths, with single ones in between from either end.
+    fn check_batches(&self, (offset, len): (u64, u64), expected: &[Extent]) {
+        let extents = || self.bitmap.extents(offset, len);
+        let nothing = Extent { offset: 7, len_bytes: 0 };
+        for room in [1, 2, 3, 31, 64, expected.len(), expected.len() + 1] {
+            let (mut left, mut batch, mut found) = (extents(), vec![nothing; room], Vec::new());
+            loop {
+                let filled = left.fill(&mut batch);
+                found.extend_from_slice(&batch[..filled]);
+                if filled < room || room == 0 {
+                    break;
+                }
+            }
+            assert!(room == 0 || found == expected, "{room} at a time");
+            let (mut left, mut front, mut back) = (extents(), Vec::new(), Vec::new());
+            loop {
+                let filled = left.fill(&mut batch);
+                front.extend_from_slice(&batch[..filled]);
+                let next = left.next();
+                front.extend(next);
+                back.extend(left.next_back());
+                if next.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(left.fill(&mut batch), 0);
+            back.reverse();
+            assert!([front, back].concat() == expected, "{room} at a time, from both ends");
+        }
+        assert!(
+            extents().fold(Vec::new(), |mut all, extent| {
+                all.push(extent);
+                all
+            }) == expected
+        );
+    }
+
     fn check_window(&self, step: &Step) {
         let (bitmap, model) = (&self.bitmap, &self.model);
         let granules = model.dirty.len() as u64;
@@ -181,6 +218,7 @@ impl Pair {
         let expected = model.extents(offset, len);
         let end = offset.saturating_add(len).min(model.size);
 
+        self.check_batches((offset, len), &expected);
         let mut both_ends = bitmap.extents(offset, len);
         let (mut front, mut back) = (Vec::new(), Vec::new());
         let mut turns = step.stride.wrapping_mul(0x9e37_79b9_7f4a_7c15);

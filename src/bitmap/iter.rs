@@ -93,7 +93,7 @@ impl<'a> Extents<'a> {
     /// Decodes as many extents as `out` has room for, if there are so many.
     fn decode(&mut self, out: &mut [Extent]) -> usize {
         let mut batch = Batch { out, filled: 0, bits: self.bits };
-        while batch.room() > 0 {
+        loop {
             batch.take(&mut self.rest, self.base);
             if batch.room() == 0 {
                 self.complete(&mut batch);
@@ -333,7 +333,9 @@ impl Batch<'_> {
             RunIter::Words { words, from, to } => self.add_words(base, words, from, *to),
             RunIter::Spread { words, from, to } => self.add_words(base, words, from, *to),
             RunIter::Full(run) => {
-                if let Some(run) = run.take() {
+                if self.room() > 0
+                    && let Some(run) = run.take()
+                {
                     self.add(self.extent(base, run.first.into(), run.end()));
                 }
             }

@@ -228,8 +228,8 @@ impl Stage {
                 *place = number.to_le_bytes();
                 self.filled += 2;
             }
-            // Whole registers, whatever the last of them holds.
-            let (some, later) = rest.split_at(left.next_multiple_of(8).min(RUNS).min(rest.len()));
+            // Many registers at once, whatever the last of them hold: how often a loop runs is then guessed right.
+            let (some, later) = rest.split_at(left.next_multiple_of(32).min(RUNS).min(rest.len()));
             let room = self.bytes.get_mut(self.filled..).unwrap_or_default();
             (self.run_bytes)(some, room.as_chunks_mut().0);
             let taken = left.min(RUNS);
@@ -347,8 +347,8 @@ impl<'a> Group<'a> {
         }
     }
 
-    #[inline(never)]
     /// A bit for each container, set where it is written as runs.
+    #[inline(never)]
     fn write_flags(&self, out: &mut Vec<u8>) {
         let (mut flags, mut bit) = (0, 1u8);
         for part in &self.parts {
