@@ -190,18 +190,17 @@ fn lists(criterion: &mut Criterion) {
 fn sorting(criterion: &mut Criterion) {
     let mut random = Random::from_seed(5);
     for groups in [2, 8, FEW / GROUP] {
-        let mut items = [[u16::MAX; GROUP]; FEW / GROUP];
-        for group in &mut items[..groups] {
-            group[..6].fill_with(|| u16::try_from(random.below(65_535)).expect("it fits"));
-            group.sort_unstable();
-        }
-        let all = items[..groups].as_flattened().iter().copied().filter(|&item| item != u16::MAX);
-        let expected: Vec<u16> = all.collect::<BTreeSet<_>>().into_iter().collect();
-        let room = || (items, [0; FEW + ROOM]);
-        let sort = |kernels: &'static Kernels, (items, out): &mut ([[u16; GROUP]; FEW / GROUP], [u16; FEW + ROOM])| {
-            (kernels.sort_few)(items, groups, out)
+        let mut list = || -> Vec<u16> {
+            let items = (0..6).map(|_| u16::try_from(random.below(65_536)).expect("it fits"));
+            items.collect::<BTreeSet<_>>().into_iter().collect()
         };
-        bench(criterion, "sort_few", &format!("{groups} groups"), room, sort, |&len, (_, out)| {
+        let lists: Vec<Vec<u16>> = (0..groups).map(|_| list()).collect();
+        let lists: Vec<&[u16]> = lists.iter().map(|list| &list[..]).collect();
+        let all = lists.iter().flat_map(|list| list.iter().copied());
+        let expected: Vec<u16> = all.collect::<BTreeSet<_>>().into_iter().collect();
+        let room = || [0; FEW + ROOM];
+        let sort = |kernels: &'static Kernels, out: &mut [u16; FEW + ROOM]| (kernels.sort_few)(&lists, out);
+        bench(criterion, "sort_few", &format!("{groups} groups"), room, sort, |&len, out| {
             assert!(out[..len] == expected);
         });
     }

@@ -260,21 +260,29 @@ fn few_runs_are_united_at_once() {
 #[test]
 fn few_items_are_sorted_and_kept_once() {
     for kernels in all_available() {
-        for groups in 0..=FEW / GROUP {
-            for spread in [1u32, 7, 50, 65_535] {
-                for most in [1, 5, GROUP] {
-                    let mut items = [[u16::MAX; GROUP]; FEW / GROUP];
-                    for (number, group) in (0u32..).zip(&mut items[..groups]) {
-                        for (place, item) in (0u32..).zip(&mut group[..most]) {
-                            *item = ((8 * number + place + 3).wrapping_mul(0x9e37_79b9) % spread) as u16;
-                        }
-                        group.sort_unstable();
-                    }
-                    let all = items[..groups].as_flattened().iter().copied();
-                    let expected: BTreeSet<u16> = all.filter(|&item| item != u16::MAX).collect();
+        for count in 0..=FEW / GROUP {
+            for spread in [1u32, 7, 50, 65_536] {
+                for most in [1, 5, GROUP, 11] {
+                    let mut groups = 0;
+                    let list = |number: u32| {
+                        let items = (0..most as u32).map(|place| (8 * number + place + 3).wrapping_mul(0x9e37_79b9));
+                        let items: BTreeSet<u16> = items.map(|item| ((item >> 7) % spread) as u16).collect();
+                        items.into_iter().chain((number % 5 == 4).then_some(u16::MAX)).collect::<BTreeSet<u16>>()
+                    };
+                    let lists: Vec<Vec<u16>> =
+                        (0..count as u32).map(|number| list(number).into_iter().collect()).collect();
+                    let lists: Vec<&[u16]> = lists
+                        .iter()
+                        .map(|list| &list[..])
+                        .take_while(|list| {
+                            groups += list.len().div_ceil(GROUP);
+                            groups <= FEW / GROUP
+                        })
+                        .collect();
+                    let expected: BTreeSet<u16> = lists.iter().flat_map(|list| list.iter().copied()).collect();
                     let mut out = [9; FEW + ROOM];
-                    let count = (kernels.sort_few)(&items, groups, &mut out);
-                    assert!(out[..count].iter().copied().eq(expected), "{:?} {groups} {spread}", kernels.level);
+                    let count = (kernels.sort_few)(&lists, &mut out);
+                    assert!(out[..count].iter().copied().eq(expected), "{:?} {lists:?}", kernels.level);
                 }
             }
         }

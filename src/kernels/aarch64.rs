@@ -1,6 +1,6 @@
 //! Owns the kernels for aarch64 with NEON. Must never be reached on a CPU that does not have it.
 
-use super::body::{EDGES, FEW, GROUP, Groups};
+use super::body::{EDGES, Groups};
 use super::portable::every_kernel;
 use super::{Kernels, Measure, Packed, Pair, Words, body};
 use crate::cpu::Level;

@@ -13,7 +13,7 @@ pub const ROOM: usize = 64;
 /// The bounds that are decoded at a time; the last 64 are room for those of one word.
 pub const EDGES: usize = 128;
 
-/// The most items that `sort_few` sorts, and how many of them come sorted.
+/// The most items that `sort_few` unites, and how many of them are a group.
 pub const FEW: usize = 128;
 pub const GROUP: usize = 8;
 
@@ -32,7 +32,7 @@ const SKEW: usize = 32;
 
 /// Puts the items of `part` to the front of a group, without a loop whose end would be guessed wrong most often.
 #[inline(always)]
-pub fn fill_group(group: &mut [u16; GROUP], part: &[u16]) {
+pub(super) fn fill_group(group: &mut [u16; GROUP], part: &[u16]) {
     const HALF: usize = GROUP / 2;
     let len = part.len().min(GROUP);
     if let (Some(head), Some(tail)) = (part.first_chunk::<HALF>(), part[..len].last_chunk::<HALF>()) {
@@ -334,16 +334,18 @@ pub(super) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 
 /// Every item is counted to its place: the square of their number, but sixteen comparisons at a time and no branch.
 #[inline(always)]
-pub(super) fn sort_few(items: &[[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize {
-    let mut packed = [u16::MAX; FEW + 1];
+pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
+    let mut packed = [u16::MAX; FEW];
     let mut count = 0;
-    for &item in items[..groups].as_flattened() {
-        packed[count] = item;
-        count += usize::from(item != u16::MAX);
+    let mut has_last = false;
+    for list in lists {
+        // What fills the last block is no item.
+        let items = list.strip_suffix(&[u16::MAX]).inspect(|_| has_last = true).unwrap_or(list);
+        packed[count..count + items.len()].copy_from_slice(items);
+        count += items.len();
     }
-    packed[count] = u16::MAX;
     let blocks = &packed.as_chunks::<16>().0[..count.div_ceil(16)];
-    let out = &mut out[..FEW];
+    let out = &mut out[..FEW + 1];
     out[..count].fill(0);
     for &item in &packed[..count] {
         let mut below = [0u16; 16];
@@ -361,7 +363,15 @@ pub(super) fn sort_few(items: &[[u16; GROUP]; FEW / GROUP], groups: usize, out: 
         out[kept] = out[place];
         kept += usize::from(out[place] != 0);
     }
-    kept.min(count)
+    let kept = kept.min(count);
+    out[kept] = u16::MAX;
+    kept + usize::from(has_last)
+}
+
+/// Whether a list has the last position, which kernels take for the end of what there is.
+#[inline(always)]
+pub(super) fn has_last(lists: &[&[u16]]) -> bool {
+    lists.iter().fold(false, |any, list| any | (list.last() == Some(&u16::MAX)))
 }
 
 #[inline(always)]

@@ -234,15 +234,23 @@ impl<'a> Stream<'a> {
     }
 }
 
-pub(super) fn sort_few(items: &[[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize {
+pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
     // SAFETY: this is reached only through `x86::AVX2`, which `kernels::of` gives out only where detection has found both
     // features.
-    unsafe { sort_few_avx2(items, groups, out) }
+    unsafe { sort_few_avx2(lists, out) }
 }
 
 /// Merges neighbours, then neighbours of those, by bitonic networks; copies are left out at the end.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-fn sort_few_avx2(items: &[[u16; LANES]; FEW / LANES], groups: usize, out: &mut [u16]) -> usize {
+fn sort_few_avx2(lists: &[&[u16]], out: &mut [u16]) -> usize {
+    // Filled up with the mark for the end.
+    let mut items = [[u16::MAX; LANES]; FEW / LANES];
+    let mut groups = 0;
+    for part in lists.iter().flat_map(|list| list.chunks(LANES)) {
+        body::fill_group(&mut items[groups % (FEW / LANES)], part);
+        groups += 1;
+    }
+    let groups = groups.min(items.len());
     let mut registers = [_mm_set1_epi16(-1); FEW / LANES];
     for (register, group) in registers.iter_mut().zip(&items[..groups]) {
         *register = load(group);
@@ -254,8 +262,9 @@ fn sort_few_avx2(items: &[[u16; LANES]; FEW / LANES], groups: usize, out: &mut [
         count += store_new(before, register, &mut out[count..]);
         before = register;
     }
-    // What the groups were filled up with is left once, at the end.
-    count - usize::from(count > 0 && out[count - 1] == u16::MAX)
+    // The mark is left once, at the end, whether it is an item too or not.
+    let count = count - usize::from(count > 0 && out[count - 1] == u16::MAX);
+    count + usize::from(body::has_last(lists))
 }
 
 /// Sorts the items of the first `used` of sorted registers; those behind them hold nothing that is smaller.

@@ -1,9 +1,9 @@
-//! Owns the union of two sorted lists in 512-bit registers. Must never be reached on a CPU without AVX-512 with BW and
-//! VBMI2.
+//! Owns the union of sorted lists in 512-bit registers. Must never be reached on a CPU without AVX-512 with BW and VBMI2.
 //!
-//! As in `merge`, but 32 items of the lists at a time go through the network together with the 32 largest before them.
+//! As in `merge`, but 32 items of two lists at a time go through the network together with the 32 largest before them, and
+//! 128 items of many lists are sorted in four registers.
 
-use super::body;
+use super::body::{self, FEW, GROUP, ROOM};
 use std::arch::x86_64::*;
 use std::hint::select_unpredictable;
 
@@ -53,6 +53,78 @@ fn unite_avx512(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     out.add(low);
     out.add(high);
     out.len()
+}
+
+pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
+    // SAFETY: as in `unite`.
+    unsafe { sort_few_avx512(lists, out) }
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+fn sort_few_avx512(lists: &[&[u16]], out: &mut [u16]) -> usize {
+    let (groups, count) = cut(lists);
+    let Some(mut out) = Out::new(out, FEW + ROOM) else { return 0 };
+    let four = |from: usize| {
+        let four = _mm512_castsi128_si512(groups[from]);
+        let four = _mm512_inserti32x4::<1>(four, groups[from + 1]);
+        let four = _mm512_inserti32x4::<2>(four, groups[from + 2]);
+        sort_groups(_mm512_inserti32x4::<3>(four, groups[from + 3]))
+    };
+    if count <= 4 {
+        out.add(four(0));
+    } else if count <= 8 {
+        let (a, b) = merge(four(0), four(4));
+        out.add(a);
+        out.add(b);
+    } else {
+        let (a, b) = merge(four(0), four(4));
+        let (c, d) = merge(four(8), four(12));
+        let (c, d) = (turn(d), turn(c));
+        let lower = (_mm512_min_epu16(a, c), _mm512_min_epu16(b, d));
+        let upper = (_mm512_max_epu16(a, c), _mm512_max_epu16(b, d));
+        for (x, y) in [lower, upper] {
+            out.add(settle(_mm512_min_epu16(x, y)));
+            out.add(settle(_mm512_max_epu16(x, y)));
+        }
+    }
+    // The mark is left once, at the end, whether it is an item too or not.
+    out.len() + usize::from(body::has_last(lists))
+}
+
+/// The groups of lists in any order, each filled up with the mark for the end, and their number. First come those that the
+/// lists begin with, then the next ones of those that go on, so that few branches depend on how long the lists are.
+#[target_feature(enable = "bmi2,avx512f,avx512bw,avx512vl")]
+fn cut(lists: &[&[u16]]) -> ([__m128i; FEW / GROUP], usize) {
+    let none = _mm_set1_epi16(-1);
+    let mut groups = [none; FEW / GROUP];
+    let mut left: [&[u16]; FEW / GROUP] = [&[]; FEW / GROUP];
+    let mut used = lists.len().min(left.len());
+    left[..used].copy_from_slice(&lists[..used]);
+    let mut count = 0;
+    while used > 0 && count < groups.len() {
+        let mut going_on = 0;
+        for index in 0..used {
+            let list = left[index];
+            #[allow(clippy::cast_possible_truncation, reason = "eight lanes are eight bits")]
+            let lanes = _bzhi_u32(0xff, list.len().min(GROUP) as u32) as u8;
+            // SAFETY: only the lanes of the mask are read, which are no more than there are items.
+            groups[count % groups.len()] = unsafe { _mm_mask_loadu_epi16(none, lanes, list.as_ptr().cast()) };
+            count += 1;
+            left[going_on] = list.get(GROUP..).unwrap_or_default();
+            going_on += usize::from(list.len() > GROUP);
+        }
+        used = going_on;
+    }
+    (groups, count)
+}
+
+/// Sorts a register of four sorted groups.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn sort_groups(x: __m512i) -> __m512i {
+    let places = _mm512_broadcast_i32x4(_mm_setr_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1));
+    let turned = _mm512_shuffle_epi8(_mm512_shuffle_i64x2::<0b10_11_00_01>(x, x), places);
+    let x = settle_eights(order(x, turned, 0xff00_ff00));
+    settle_halves(order(x, turn(x), 0xffff_0000))
 }
 
 /// What is left of a list: whole blocks, and less than a block.
@@ -142,8 +214,18 @@ fn turn(x: __m512i) -> __m512i {
 /// Sorts a bitonic register.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn settle(x: __m512i) -> __m512i {
-    let x = order(x, _mm512_shuffle_i64x2::<0b01_00_11_10>(x, x), 0xffff_0000);
-    let x = order(x, _mm512_shuffle_i64x2::<0b10_11_00_01>(x, x), 0xff00_ff00);
+    settle_halves(order(x, _mm512_shuffle_i64x2::<0b01_00_11_10>(x, x), 0xffff_0000))
+}
+
+/// Sorts the halves of a register, which are bitonic.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn settle_halves(x: __m512i) -> __m512i {
+    settle_eights(order(x, _mm512_shuffle_i64x2::<0b10_11_00_01>(x, x), 0xff00_ff00))
+}
+
+/// Sorts each eight items of a register, which are bitonic.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn settle_eights(x: __m512i) -> __m512i {
     let x = order(x, _mm512_shuffle_epi32::<0b01_00_11_10>(x), 0xf0f0_f0f0);
     let x = order(x, _mm512_shuffle_epi32::<0b10_11_00_01>(x), 0xcccc_cccc);
     order(x, _mm512_rol_epi32::<16>(x), 0xaaaa_aaaa)

@@ -20,7 +20,7 @@ mod sparse;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use body::{EDGES, FEW, FEW_RUNS, GROUP, Groups, MASKS, ROOM, SPARSE_ROOM, WORDS, fill_group};
+pub use body::{EDGES, FEW, FEW_RUNS, GROUP, Groups, MASKS, ROOM, SPARSE_ROOM, WORDS};
 
 use crate::cpu::Level;
 use std::sync::OnceLock;
@@ -100,9 +100,9 @@ pub struct Kernels {
     pub intersect: fn(a: &[u16], b: &[u16], out: &mut [u16]) -> usize,
     /// What is in `a` and not in `b`; its length.
     pub subtract: fn(a: &[u16], b: &[u16], out: &mut [u16]) -> usize,
-    /// Sorts the items of the first `groups`, each once; their number. Each group is sorted, and filled up with
-    /// `u16::MAX`, which is no item; what stands in the others means nothing. `out` has room for [`FEW`] and [`ROOM`].
-    pub sort_few: fn(items: &[[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize,
+    /// The union of lists that are [`FEW`] / [`GROUP`] groups at most, each list cut into groups of [`GROUP`] items. Its
+    /// length; `out` has room for [`FEW`] and [`ROOM`].
+    pub sort_few: fn(lists: &[&[u16]], out: &mut [u16]) -> usize,
     /// The union of two lists of runs; touching runs are joined. Its length.
     pub unite_runs: fn(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize,
     /// Whether sorting few items or runs takes networks in registers: else two lists are merged sooner, and runs two by two.

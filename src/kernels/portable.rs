@@ -26,7 +26,7 @@ macro_rules! every_kernel {
             unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
             intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
             subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
-            sort_few(items: &[[u16; GROUP]; FEW / GROUP], groups: usize, out: &mut [u16]) -> usize;
+            sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize;
             unite_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize;
             unite_few_runs(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize;
             run_ones(runs: &[Pair]) -> u32;

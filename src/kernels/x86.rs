@@ -1,6 +1,6 @@
 //! Owns the kernels for x86-64 beyond its baseline. Must never be reached on a CPU that does not have what they need.
 
-use super::body::{EDGES, FEW, GROUP, Groups};
+use super::body::{EDGES, Groups};
 use super::portable::every_kernel;
 use super::{Kernels, Measure, Packed, Pair, Words, body, compress, merge, merge_wide, sparse};
 use crate::cpu::Level;
@@ -61,7 +61,7 @@ pub(super) static AVX2: Kernels = Kernels {
 /// Those of AVX2 where 128 or 256 bits are enough, and what takes instructions that compress and expand.
 pub(super) static AVX512: Kernels = Kernels {
     unite: merge_wide::unite,
-    sort_few: merge::sort_few,
+    sort_few: merge_wide::sort_few,
     unite_few_runs: merge::unite_few_runs,
     pack: compress::pack,
     spread: compress::spread,

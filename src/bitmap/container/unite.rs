@@ -6,7 +6,7 @@
 //! stay in the cache. The ways are those that measurements on x86-64 with AVX2 favour.
 
 use super::{ARRAY_MAX, CHUNK, Container, Pair, Plain, Run, View, Words, no_words, small, sparse, to_u16};
-use crate::kernels::{EDGES, FEW, FEW_RUNS, GROUP, Groups, Kernels, ROOM, SPARSE_ROOM, fill_group, select};
+use crate::kernels::{EDGES, FEW, FEW_RUNS, GROUP, Groups, Kernels, ROOM, SPARSE_ROOM, select};
 
 /// What a merge of two lists costs for each item, and a scattered item, in tenths of a nanosecond.
 const MERGE_COST: usize = 6;
@@ -224,21 +224,9 @@ impl Workspace {
     }
 
     fn sort<'a>(&mut self, lists: impl Iterator<Item = &'a [u16]>) -> Made<'_> {
-        let mut items = [[u16::MAX; GROUP]; FEW / GROUP];
-        let (mut groups, mut has_last) = (0, false);
-        for list in lists {
-            // The kernel's mark for the end cannot be an item.
-            let list = list.strip_suffix(&[u16::MAX]).inspect(|_| has_last = true).unwrap_or(list);
-            for part in list.chunks(GROUP) {
-                fill_group(&mut items[groups % (FEW / GROUP)], part);
-                groups += 1;
-            }
-        }
-        let mut count = (self.kernels.sort_few)(&items, groups, &mut self.lists[0]);
-        if has_last {
-            self.lists[0][count] = u16::MAX;
-            count += 1;
-        }
+        let mut slots: [&[u16]; FEW / GROUP] = [&[]; FEW / GROUP];
+        let used = slots.iter_mut().zip(lists.filter(|list| !list.is_empty())).map(|(slot, list)| *slot = list).count();
+        let count = (self.kernels.sort_few)(&slots[..used], &mut self.lists[0]);
         self.of_list(count)
     }
 
