@@ -13,7 +13,7 @@ const CONTAINER_COST: usize = 80;
 const BYTE_COST: usize = 1;
 
 /// What a thread has to have to do, in half nanoseconds, to be worth its start.
-const THREAD_MIN: usize = 2_000_000;
+const THREAD_MIN: usize = 1_000_000;
 
 /// How many parts there are for each thread, so that none waits long for the last.
 const PARTS: usize = 8;
