@@ -7,6 +7,7 @@ use super::container::{CHUNK, Container, Run, Workspace, no_words};
 pub(crate) use super::container::{Form, Pair, View, Words};
 use crate::error::Result;
 use crate::geometry::Granularity;
+use crate::kernels::{Kernels, Measure, select};
 
 /// The granules of one chunk.
 pub(crate) const CHUNK_GRANULES: u32 = CHUNK;
@@ -25,6 +26,20 @@ pub(crate) struct Chunk<'a> {
 }
 
 impl View<'_> {
+    /// The number of dirty granules of a list or of words that nobody has checked yet, or why its order is wrong.
+    pub(crate) fn checked_ones(self) -> std::result::Result<u32, &'static str> {
+        match self {
+            Self::Array(array) if !(select().is_ascending)(array) => Err("the values of an array are out of order"),
+            Self::Runs(runs) => (select().apart_ones)(runs).ok_or("runs overlap, touch or are out of order"),
+            _ => Ok(self.ones()),
+        }
+    }
+
+    /// The last dirty granule.
+    pub(crate) fn last(self) -> Option<u16> {
+        self.runs(Run::WHOLE).next_back().map(|run| run.last)
+    }
+
     /// Passes the maximal runs inside `first..=last`, cut to it, to `take`.
     pub(crate) fn runs_within(self, first: u16, last: u16, mut take: impl FnMut(u16, u16)) {
         self.runs(Run { first, last }).for_each(|run| take(run.first, run.last));
@@ -89,6 +104,7 @@ impl ChunkCollector {
 /// The union of what many have of one chunk, which come one after the other; its buffers serve one chunk after the other.
 #[derive(Debug)]
 pub(crate) struct Union {
+    kernels: &'static Kernels,
     workspace: Workspace,
     words: Box<Words>,
     /// Whether what comes is added to the words; then nothing waits beside them.
@@ -104,13 +120,17 @@ pub(crate) struct Union {
 impl Union {
     /// No more values and runs wait than these: more are added to words sooner than they are merged.
     const LIST_MAX: usize = 4096;
-    const PAIRS_MAX: usize = 2048;
+    const PAIRS_MAX: usize = 1024;
+
+    /// Above this many values and runs, words are counted sooner than a merge is.
+    const COUNTED_MAX: usize = 256;
 
     /// The most memory that a union takes.
-    pub(crate) const HEAP_BYTES: u64 = Workspace::HEAP_BYTES + 4 * 8192;
+    pub(crate) const HEAP_BYTES: u64 = Workspace::HEAP_BYTES + 3 * 8192;
 
     pub(crate) fn new() -> Self {
         Self {
+            kernels: select(),
             workspace: Workspace::new(),
             words: no_words(),
             in_words: false,
@@ -121,11 +141,16 @@ impl Union {
         }
     }
 
-    /// Starts anew; `values` is how many values all arrays that come have together, if it is known and nothing else comes.
-    pub(crate) fn begin(&mut self, values: Option<u32>) {
+    /// Starts anew; at least `values` in arrays and `runs` will come, and what they make is only counted if `count_only`.
+    pub(crate) fn begin(&mut self, values: usize, runs: usize, count_only: bool) {
         self.forget();
         self.in_words = false;
-        if values.is_some_and(|values| values as usize > Self::LIST_MAX) {
+        let most = match () {
+            () if count_only => Self::COUNTED_MAX,
+            () if runs > 0 => Self::PAIRS_MAX,
+            () => Self::LIST_MAX,
+        };
+        if values + runs > most {
             self.use_words();
         }
     }
@@ -151,7 +176,7 @@ impl Union {
 
     /// What was added, as chunk `key` in the smallest form; `None` if nothing was.
     pub(crate) fn finish(&mut self, key: u32) -> Option<Chunk<'_>> {
-        let Self { workspace, words, in_words, list, list_ends, pairs, pair_ends } = self;
+        let Self { workspace, words, in_words, list, list_ends, pairs, pair_ends, .. } = self;
         let made = if *in_words {
             workspace.unite(&[View::Words(words), View::Array(&[])])
         } else {
@@ -168,9 +193,8 @@ impl Union {
         if !self.in_words {
             return self.finish(key);
         }
-        let view = View::Words(&self.words);
-        let (ones, runs) = (view.ones(), view.run_count());
-        (ones > 0).then_some(Chunk { key, chunks: 1, view, ones, runs })
+        let Measure { ones, runs } = (self.kernels.measure)(&self.words);
+        (ones > 0).then_some(Chunk { key, chunks: 1, view: View::Words(&self.words), ones, runs })
     }
 
     /// Adds what waits to the words.

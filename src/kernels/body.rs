@@ -460,6 +460,19 @@ pub(super) fn run_ones(runs: &[Pair]) -> u32 {
 }
 
 #[inline(always)]
+pub(super) fn apart_ones(runs: &[Pair]) -> Option<u32> {
+    let Some((&[first, last], others)) = runs.split_last() else { return Some(0) };
+    let (mut ones, mut wrong) = (0_u32, 0_u32);
+    for (&[first, last], &[next, _]) in others.iter().zip(&runs[1..]) {
+        let more = u32::from(last).wrapping_sub(u32::from(first));
+        // A difference below 0 has the highest bit.
+        wrong |= more | u32::from(next).wrapping_sub(u32::from(last) + 2);
+        ones = ones.wrapping_add(more.wrapping_add(1));
+    }
+    (wrong >> 31 == 0 && first <= last).then(|| ones + u32::from(last - first) + 1)
+}
+
+#[inline(always)]
 pub(super) fn pack(words: &Words, out: &mut [u8]) -> usize {
     let mut low = [0; 8 * WORDS];
     let mut lower = [0; 8 * MASKS];

@@ -101,6 +101,8 @@ pub struct Kernels {
     pub unite_few_runs: fn(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize,
     /// The number of positions in runs.
     pub run_ones: fn(runs: &[Pair]) -> u32,
+    /// The same of any pairs, if each is a run, ascending, and they neither overlap nor touch.
+    pub apart_ones: fn(runs: &[Pair]) -> Option<u32>,
     /// Takes the bytes of the words that are not 0, as they lie in little-endian memory, behind two levels of masks: a bit
     /// for each byte of the words, of these 1024 bytes again only those that are not 0, and before them [`MASKS`] bytes
     /// with a bit for each of the 1024. The number of bytes; `out` has [`SPARSE_ROOM`].

@@ -136,13 +136,13 @@ impl Directory {
             return Err(damaged("the checksum of a page is wrong", base));
         }
         let mut reader = PageReader::new(&self.summary, &page.place);
-        let entries: Result<Box<[Entry]>> = (0..)
-            .zip(bytes.as_chunks().0)
-            .map(|(entry, bytes)| reader.take(bytes).map_err(|what| damaged(what, base + entry * ENTRY_BYTES as u64)))
-            .collect();
+        let encoded = bytes.as_chunks().0;
+        let mut entries = Vec::with_capacity(encoded.len());
+        for (entry, bytes) in (0..).zip(encoded) {
+            entries.push(reader.take(bytes).map_err(|what| damaged(what, base + entry * ENTRY_BYTES as u64))?);
+        }
         let next = self.pages.get(number + 1).map(|page| &page.place);
-        let entries = entries?;
         reader.finish(next).map_err(|what| damaged(what, base))?;
-        Ok(entries)
+        Ok(entries.into_boxed_slice())
     }
 }
