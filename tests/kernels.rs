@@ -3,8 +3,8 @@
 #![allow(clippy::cast_possible_truncation, reason = "positions of a chunk are below 65536")]
 
 use checkmap::kernels::{
-    ChunkOperation, EDGES, FEW, FEW_RUNS, GROUP, Kernels, ListOperation, MASKS, Measure, Pair, ROOM, SPARSE_ROOM, WORDS,
-    Words, all_available, select,
+    ChunkOperation, EDGES, FEW, FEW_RUNS, GROUP, Kernels, ListOperation, MASKS, Measure, Pair, ROOM, SPARSE_ROOM,
+    WORDS, Words, all_available, select,
 };
 use proptest::prelude::*;
 use proptest::sample::select as choose;
@@ -84,7 +84,10 @@ fn check_packing(kernels: &Kernels, a: &[u16], b: &[u16]) {
     let mut out = vec![7; SPARSE_ROOM];
     let len = (kernels.pack)(&words, &mut out);
     assert!(out[..len] == packed(&words), "{:?}", kernels.level);
-    assert_eq!((kernels.byte_ones)(&out[MASKS..len]), out[MASKS..len].iter().map(|byte| byte.count_ones()).sum::<u32>());
+    assert_eq!(
+        (kernels.byte_ones)(&out[MASKS..len]),
+        out[MASKS..len].iter().map(|byte| byte.count_ones()).sum::<u32>()
+    );
     let (mut both, mut sum) = (words_of(b), words.clone());
     (kernels.spread)(&out[..len], &mut both);
     (kernels.or_only)(&mut sum, &words_of(b));
@@ -121,6 +124,18 @@ fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     let found = filled(x.len() + y.len(), start, [7, 7], |out| (kernels.unite_runs)(&x, &y, out));
     assert!(found == pairs(&both), "{:?}", kernels.level);
     assert_eq!((kernels.run_ones)(&x) as usize, a.len(), "{:?}", kernels.level);
+    assert_eq!((kernels.apart_ones)(&x), Some(a.len() as u32), "{:?}", kernels.level);
+    for place in 0..x.len().min(40) {
+        for (first, last) in [(0, -1), (1, 0), (-1, 0), (-2, 0), (0, 1), (0, 2), (30_000, 30_000)] {
+            let mut broken = x.clone();
+            let [from, to] = &mut broken[place];
+            (*from, *to) = (from.wrapping_add_signed(first), to.wrapping_add_signed(last));
+            let rest = broken.windows(2).all(|pair| u32::from(pair[0][1]) + 1 < u32::from(pair[1][0]));
+            let fine = rest && broken.iter().all(|[first, last]| first <= last);
+            let ones = || broken.iter().map(|[first, last]| u32::from(last - first) + 1).sum();
+            assert_eq!((kernels.apart_ones)(&broken), fine.then(ones), "{:?} {broken:?}", kernels.level);
+        }
+    }
     let mut words = words_of(b);
     (kernels.scatter_runs)(&x, &mut words);
     assert!(words == words_of(&both), "{:?}", kernels.level);
@@ -285,6 +300,18 @@ fn the_ends_of_the_chunk() {
     let lists = [&[][..], &[0], &[u16::MAX], &[0, u16::MAX], &even, &odd, &top, &all];
     for (a, b) in lists.iter().flat_map(|a| lists.iter().map(move |b| (a, b))) {
         check(a, b, 3, (100, 65_400));
+    }
+}
+
+#[test]
+fn checksums_of_every_length_and_alignment() {
+    let bytes: Vec<u8> = (0..9000u32).map(|item| (item.wrapping_mul(0x9e37_79b9) >> 21) as u8).collect();
+    for kernels in all_available() {
+        assert_eq!((kernels.crc32c)(b"123456789"), 0xe306_9283, "the definition's own test");
+        for len in (0..1400).chain([2048, 4095, 4096, 8192, 8191, 8193]) {
+            let part = &bytes[len % 67..][..len];
+            assert_eq!((kernels.crc32c)(part), crc32c::crc32c(part), "{:?} {len}", kernels.level);
+        }
     }
 }
 

@@ -27,6 +27,9 @@ pub type Groups = [[u16; GROUP]; FEW_RUNS];
 pub const MASKS: usize = 128;
 pub const SPARSE_ROOM: usize = MASKS + 8 * MASKS + 8 * WORDS + ROOM;
 
+/// So many stores of a scatter follow each other without a jump: processors learn for each which others it waits for.
+const UNROLLED: usize = 8;
+
 /// A list this many times as long as the other is searched instead of walked.
 const SKEW: usize = 32;
 
@@ -244,9 +247,10 @@ pub(super) fn is_ascending(list: &[u16]) -> bool {
 
 #[inline(always)]
 pub(super) fn scatter(list: &[u16], words: &mut Words) {
-    for &item in list {
-        words[usize::from(item / 64)] |= 1 << (item % 64);
-    }
+    let set = |words: &mut Words, item: u16| words[usize::from(item / 64)] |= 1 << (item % 64);
+    let (blocks, rest) = list.as_chunks::<UNROLLED>();
+    blocks.iter().for_each(|block| block.iter().for_each(|&item| set(words, item)));
+    rest.iter().for_each(|&item| set(words, item));
 }
 
 #[inline(always)]
@@ -254,13 +258,28 @@ pub(super) fn scatter_runs(runs: &[Pair], words: &mut Words) {
     for &[first, last] in runs {
         let (from, to) = (usize::from(first / 64), usize::from(last / 64));
         let (head, tail) = (u64::MAX << (first % 64), u64::MAX >> (63 - last % 64));
-        let is_one = from == to;
-        words[from] |= if is_one { head & tail } else { head };
-        words[to] |= if is_one { head & tail } else { tail };
+        if from == to {
+            words[from] |= head & tail;
+            continue;
+        }
+        words[from] |= head;
+        words[to] |= tail;
         for word in words.get_mut(from + 1..to).unwrap_or_default() {
             *word = u64::MAX;
         }
     }
+}
+
+/// As [`scatter_runs`], of runs that begin and end in the same word.
+#[inline(always)]
+#[cfg(target_arch = "x86_64")]
+pub(super) fn scatter_short_runs(runs: &[Pair], words: &mut Words) {
+    let set = |words: &mut Words, [first, last]: Pair| {
+        words[usize::from(first / 64)] |= u64::MAX << (first % 64) & u64::MAX >> (63 - last % 64);
+    };
+    let (blocks, rest) = runs.as_chunks::<UNROLLED>();
+    blocks.iter().for_each(|block| block.iter().for_each(|&run| set(words, run)));
+    rest.iter().for_each(|&run| set(words, run));
 }
 
 #[inline(always)]
@@ -457,6 +476,11 @@ fn pair(first: u32, last: u32) -> Pair {
 #[inline(always)]
 pub(super) fn run_ones(runs: &[Pair]) -> u32 {
     runs.iter().map(|&[first, last]| u32::from(last.wrapping_sub(first)) + 1).sum()
+}
+
+#[inline(always)]
+pub(super) fn crc32c(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
 }
 
 #[inline(always)]

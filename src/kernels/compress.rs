@@ -1,8 +1,8 @@
 //! Owns what takes the instructions of AVX-512 that compress and expand bytes, written by hand as the compiler does not use
 //! them. Must never be reached on a CPU without AVX-512 with BW, VL and VBMI2.
 
-use super::Words;
 use super::body::{self, EDGES, MASKS, ROOM, SPARSE_ROOM, WORDS};
+use super::{Pair, Words};
 use std::arch::x86_64::*;
 
 /// The bytes of one register.
@@ -23,6 +23,7 @@ door!(pack, pack_avx512, (words: &Words, out: &mut [u8]) -> usize);
 door!(spread, spread_avx512, (sparse: &[u8], words: &mut Words) -> ());
 door!(positions, positions_avx512, (words: &Words, out: &mut [u16]) -> usize);
 door!(edges, edges_avx512, (words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32));
+door!(scatter_runs, scatter_runs_avx512, (runs: &[Pair], words: &mut Words) -> ());
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn pack_avx512(words: &Words, out: &mut [u8]) -> usize {
@@ -86,7 +87,7 @@ fn positions_avx512(words: &Words, out: &mut [u16]) -> usize {
         let Some(room) = out.get_mut(count..).and_then(|rest| rest.first_chunk_mut::<ROOM>()) else { break };
         let found = word.count_ones();
         let bits = _mm512_maskz_compress_epi8(word, each);
-        let base = _mm256_set1_epi16(index * 64);
+        let base = _mm256_set1_epi16(i16::wrapping_mul(index, 64));
         let (sixteens, _) = room.as_chunks_mut::<16>();
         let quarters = [
             _mm512_extracti32x4_epi32::<0>(bits),
@@ -133,6 +134,33 @@ fn edges_avx512(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (u
     })
 }
 
+/// Runs that lie in one word are parted from the others first: whether one does is guessed wrong too often.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+fn scatter_runs_avx512(runs: &[Pair], words: &mut Words) {
+    const RUNS: usize = LANES / size_of::<Pair>();
+    const MOST: usize = 4 * RUNS;
+    #[allow(clippy::cast_possible_wrap, reason = "as bits of a mask")]
+    let number_of_word = _mm512_set1_epi32(0xffc0_0000_u32 as i32);
+    let (mut short, mut others) = ([[0; 2]; MOST + RUNS], [[0; 2]; MOST + RUNS]);
+    let (blocks, rest) = runs.as_chunks::<RUNS>();
+    for blocks in blocks.chunks(MOST / RUNS) {
+        let (mut short_count, mut other_count) = (0, 0);
+        for block in blocks {
+            // SAFETY: the array is readable for 64 bytes, and the load needs no alignment.
+            let pairs = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
+            let differ = _mm512_xor_si512(pairs, _mm512_slli_epi32::<16>(pairs));
+            let is_other = _mm512_test_epi32_mask(differ, number_of_word);
+            store_pairs(_mm512_maskz_compress_epi32(!is_other, pairs), &mut short[short_count..]);
+            store_pairs(_mm512_maskz_compress_epi32(is_other, pairs), &mut others[other_count..]);
+            let found = is_other.count_ones() as usize;
+            (short_count, other_count) = (short_count + RUNS - found, other_count + found);
+        }
+        body::scatter_short_runs(&short[..short_count], words);
+        body::scatter_runs(&others[..other_count], words);
+    }
+    body::scatter_runs(rest, words);
+}
+
 /// The numbers of the lanes.
 #[target_feature(enable = "avx512f")]
 fn numbers() -> __m512i {
@@ -167,4 +195,11 @@ fn store_bytes(bytes: __m512i, room: &mut [u8]) {
     let room: &mut [u8] = &mut room[..LANES];
     // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
     unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), bytes) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn store_pairs(pairs: __m512i, room: &mut [Pair]) {
+    let room: &mut [Pair] = &mut room[..LANES / size_of::<Pair>()];
+    // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
+    unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), pairs) }
 }

@@ -11,6 +11,8 @@ mod body;
 #[cfg(target_arch = "x86_64")]
 mod compress;
 #[cfg(target_arch = "x86_64")]
+mod crc;
+#[cfg(target_arch = "x86_64")]
 mod merge;
 mod portable;
 #[cfg(target_arch = "x86_64")]
@@ -103,6 +105,8 @@ pub struct Kernels {
     pub run_ones: fn(runs: &[Pair]) -> u32,
     /// The same of any pairs, if each is a run, ascending, and they neither overlap nor touch.
     pub apart_ones: fn(runs: &[Pair]) -> Option<u32>,
+    /// The CRC-32C of any bytes.
+    pub crc32c: fn(bytes: &[u8]) -> u32,
     /// Takes the bytes of the words that are not 0, as they lie in little-endian memory, behind two levels of masks: a bit
     /// for each byte of the words, of these 1024 bytes again only those that are not 0, and before them [`MASKS`] bytes
     /// with a bit for each of the 1024. The number of bytes; `out` has [`SPARSE_ROOM`].

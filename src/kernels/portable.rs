@@ -31,6 +31,7 @@ macro_rules! every_kernel {
             unite_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize;
             unite_few_runs(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize;
             run_ones(runs: &[Pair]) -> u32;
+            crc32c(bytes: &[u8]) -> u32;
             apart_ones(runs: &[Pair]) -> Option<u32>;
             pack(words: &Words, out: &mut [u8]) -> usize;
             spread(sparse: &[u8], words: &mut Words) -> ();

@@ -2,7 +2,7 @@
 
 use super::body::{EDGES, FEW, GROUP, Groups};
 use super::portable::every_kernel;
-use super::{Kernels, Measure, Pair, Words, body, compress, merge, sparse};
+use super::{Kernels, Measure, Pair, Words, body, compress, crc, merge, sparse};
 use crate::cpu::Level;
 
 macro_rules! avx2 {
@@ -66,5 +66,7 @@ pub(super) static AVX512: Kernels = Kernels {
     spread: compress::spread,
     positions: compress::positions,
     edges: compress::edges,
+    scatter_runs: compress::scatter_runs,
+    crc32c: crc::crc32c,
     ..STAMPED_AVX512
 };

@@ -5,6 +5,7 @@
 
 use super::layout::{ARRAY_MAX, Entry, RUNS_MAX};
 use crate::bitmap::chunks::{CHUNK_GRANULES, Form, Pair, View, Words};
+use crate::checksum::crc32c;
 
 const WRONG_SUM: &str = "the checksum is wrong";
 const WRONG_COUNT: &str = "it does not hold as many granules as the directory says";
@@ -31,7 +32,7 @@ impl Decoder {
         bytes: &'a [u8],
         granules: u32,
     ) -> Result<View<'a>, &'static str> {
-        if crc32c::crc32c(bytes) != entry.sum {
+        if crc32c(bytes) != entry.sum {
             return Err(WRONG_SUM);
         }
         let view = self.view(entry.form, bytes);
@@ -81,7 +82,7 @@ fn refill<T>(buffer: &mut Vec<T>, most: usize, items: impl IntoIterator<Item = T
 
 /// As [`count_before`] of what [`Decoder::decode`] gives, for words of a whole chunk: nothing is copied.
 pub(super) fn count_words_before(entry: &Entry, bytes: &[u8], end: u16) -> Result<u64, &'static str> {
-    if crc32c::crc32c(bytes) != entry.sum {
+    if crc32c(bytes) != entry.sum {
         return Err(WRONG_SUM);
     }
     let count = |words: &[[u8; 8]]| words.iter().map(|word| u64::from_le_bytes(*word).count_ones()).sum::<u32>();
