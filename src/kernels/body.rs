@@ -27,7 +27,7 @@ pub type Groups = [[u16; GROUP]; FEW_RUNS];
 pub const MASKS: usize = 128;
 pub const SPARSE_ROOM: usize = MASKS + 8 * MASKS + 8 * WORDS + ROOM;
 
-/// So many stores of a scatter follow each other without a jump: processors learn for each which others it waits for.
+/// So many items of a list are scattered without a jump between them.
 const UNROLLED: usize = 8;
 
 /// A list this many times as long as the other is searched instead of walked.
@@ -247,10 +247,15 @@ pub(super) fn is_ascending(list: &[u16]) -> bool {
 
 #[inline(always)]
 pub(super) fn scatter(list: &[u16], words: &mut Words) {
-    let set = |words: &mut Words, item: u16| words[usize::from(item / 64)] |= 1 << (item % 64);
     let (blocks, rest) = list.as_chunks::<UNROLLED>();
-    blocks.iter().for_each(|block| block.iter().for_each(|&item| set(words, item)));
-    rest.iter().for_each(|&item| set(words, item));
+    for block in blocks {
+        for &item in block {
+            words[usize::from(item / 64)] |= 1 << (item % 64);
+        }
+    }
+    for &item in rest {
+        words[usize::from(item / 64)] |= 1 << (item % 64);
+    }
 }
 
 #[inline(always)]
@@ -268,18 +273,6 @@ pub(super) fn scatter_runs(runs: &[Pair], words: &mut Words) {
             *word = u64::MAX;
         }
     }
-}
-
-/// As [`scatter_runs`], of runs that begin and end in the same word.
-#[inline(always)]
-#[cfg(target_arch = "x86_64")]
-pub(super) fn scatter_short_runs(runs: &[Pair], words: &mut Words) {
-    let set = |words: &mut Words, [first, last]: Pair| {
-        words[usize::from(first / 64)] |= u64::MAX << (first % 64) & u64::MAX >> (63 - last % 64);
-    };
-    let (blocks, rest) = runs.as_chunks::<UNROLLED>();
-    blocks.iter().for_each(|block| block.iter().for_each(|&run| set(words, run)));
-    rest.iter().for_each(|&run| set(words, run));
 }
 
 #[inline(always)]

@@ -4,6 +4,7 @@
 use super::body::{self, EDGES, MASKS, ROOM, SPARSE_ROOM, WORDS};
 use super::{Pair, Words};
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// The bytes of one register.
 const LANES: usize = 64;
@@ -134,29 +135,49 @@ fn edges_avx512(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (u
     })
 }
 
-/// Runs that lie in one word are parted from the others first: whether one does is guessed wrong too often.
+/// Makes a list of masks and of the words that they are for, one for the word in which a run begins and, where it ends in the
+/// next one, one for that: a jump at each run would be guessed wrong too often.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn scatter_runs_avx512(runs: &[Pair], words: &mut Words) {
-    const RUNS: usize = LANES / size_of::<Pair>();
-    const MOST: usize = 4 * RUNS;
-    #[allow(clippy::cast_possible_wrap, reason = "as bits of a mask")]
-    let number_of_word = _mm512_set1_epi32(0xffc0_0000_u32 as i32);
-    let (mut short, mut others) = ([[0; 2]; MOST + RUNS], [[0; 2]; MOST + RUNS]);
-    let (blocks, rest) = runs.as_chunks::<RUNS>();
-    for blocks in blocks.chunks(MOST / RUNS) {
-        let (mut short_count, mut other_count) = (0, 0);
+    const EIGHT: usize = LANES / size_of::<u64>();
+    const BLOCKS: usize = 16;
+    const MOST: usize = 2 * EIGHT * BLOCKS + EIGHT;
+    let (mut masks, mut places) = ([MaybeUninit::<u64>::uninit(); MOST], [MaybeUninit::<u64>::uninit(); MOST]);
+    let store = |numbers: __m512i, list: &mut [MaybeUninit<u64>; MOST], count: usize| {
+        let room: &mut [_] = &mut list[count..count + EIGHT];
+        // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
+        unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), numbers) }
+    };
+    let (ones, last_bit, last_word) = (_mm512_set1_epi64(-1), _mm512_set1_epi64(63), _mm512_set1_epi64(1023));
+    let (blocks, rest) = runs.as_chunks::<EIGHT>();
+    for blocks in blocks.chunks(BLOCKS) {
+        let mut count = 0;
         for block in blocks {
-            // SAFETY: the array is readable for 64 bytes, and the load needs no alignment.
-            let pairs = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
-            let differ = _mm512_xor_si512(pairs, _mm512_slli_epi32::<16>(pairs));
-            let is_other = _mm512_test_epi32_mask(differ, number_of_word);
-            store_pairs(_mm512_maskz_compress_epi32(!is_other, pairs), &mut short[short_count..]);
-            store_pairs(_mm512_maskz_compress_epi32(is_other, pairs), &mut others[other_count..]);
-            let found = is_other.count_ones() as usize;
-            (short_count, other_count) = (short_count + RUNS - found, other_count + found);
+            // SAFETY: the array is readable for 32 bytes, and the load needs no alignment.
+            let firsts = _mm512_cvtepu32_epi64(unsafe { _mm256_loadu_si256(block.as_ptr().cast()) });
+            let lasts = _mm512_srli_epi64::<16>(firsts);
+            let heads = _mm512_sllv_epi64(ones, _mm512_and_si512(firsts, last_bit));
+            let tails = _mm512_srlv_epi64(ones, _mm512_andnot_si512(lasts, last_bit));
+            let from = _mm512_and_si512(_mm512_srli_epi64::<6>(firsts), last_word);
+            let to = _mm512_srli_epi64::<6>(lasts);
+            let further = _mm512_sub_epi64(to, from);
+            if _mm512_cmpgt_epu64_mask(further, _mm512_set1_epi64(1)) != 0 {
+                body::scatter_runs(block, words);
+                continue;
+            }
+            let goes_on = _mm512_test_epi64_mask(further, further);
+            store(_mm512_mask_and_epi64(heads, !goes_on, heads, tails), &mut masks, count);
+            store(from, &mut places, count);
+            store(_mm512_maskz_compress_epi64(goes_on, tails), &mut masks, count + EIGHT);
+            store(_mm512_maskz_compress_epi64(goes_on, to), &mut places, count + EIGHT);
+            count += EIGHT + goes_on.count_ones() as usize;
         }
-        body::scatter_short_runs(&short[..short_count], words);
-        body::scatter_runs(&others[..other_count], words);
+        let list = masks[..count].iter().zip(&places[..count]);
+        for (mask, place) in list {
+            // SAFETY: as many of both were stored.
+            let (mask, place) = unsafe { (mask.assume_init(), place.assume_init()) };
+            words[place as usize % WORDS] |= mask;
+        }
     }
     body::scatter_runs(rest, words);
 }
@@ -195,11 +216,4 @@ fn store_bytes(bytes: __m512i, room: &mut [u8]) {
     let room: &mut [u8] = &mut room[..LANES];
     // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
     unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), bytes) }
-}
-
-#[target_feature(enable = "avx512f")]
-fn store_pairs(pairs: __m512i, room: &mut [Pair]) {
-    let room: &mut [Pair] = &mut room[..LANES / size_of::<Pair>()];
-    // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
-    unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), pairs) }
 }
