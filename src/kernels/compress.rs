@@ -172,11 +172,12 @@ fn scatter_runs_avx512(runs: &[Pair], words: &mut Words) {
             store(_mm512_maskz_compress_epi64(goes_on, to), &mut places, count + EIGHT);
             count += EIGHT + goes_on.count_ones() as usize;
         }
-        let list = masks[..count].iter().zip(&places[..count]);
-        for (mask, place) in list {
+        for (mask, place) in masks[..count].iter().zip(&places[..count]) {
             // SAFETY: as many of both were stored.
             let (mask, place) = unsafe { (mask.assume_init(), place.assume_init()) };
-            words[place as usize % WORDS] |= mask;
+            #[allow(clippy::cast_possible_truncation, reason = "a chunk has 1024 words")]
+            let place = place as usize % WORDS;
+            words[place] |= mask;
         }
     }
     body::scatter_runs(rest, words);

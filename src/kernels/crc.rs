@@ -28,8 +28,8 @@ const fn power(n: u32) -> u64 {
     (rest.reverse_bits() as u64) << 1
 }
 
-const BY_BLOCK: [u64; 2] = factors(8 * BLOCK as u32);
-const BY_REGISTER: [u64; 2] = factors(8 * LANES as u32);
+const BY_BLOCK: [u64; 2] = factors(2048);
+const BY_REGISTER: [u64; 2] = factors(512);
 /// The first three quarters of a register to its last.
 const BY_QUARTERS: [[u64; 2]; 4] = [factors(384), factors(256), factors(128), [0, 0]];
 
