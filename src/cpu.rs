@@ -9,7 +9,7 @@ pub enum Level {
     Portable,
     /// x86-64 with AVX2, BMI1, BMI2, POPCNT and LZCNT.
     Avx2,
-    /// x86-64 with AVX-512, its population counts, and VBMI2.
+    /// x86-64 with AVX-512, its population counts, VBMI2 and VPCLMULQDQ.
     Avx512,
     /// aarch64 with NEON.
     Neon,
@@ -44,6 +44,7 @@ impl Level {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vpopcntdq")
                     && is_x86_feature_detected!("avx512vbmi2")
+                    && is_x86_feature_detected!("vpclmulqdq")
             }
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),

@@ -14,6 +14,7 @@ pub mod bitmap;
 #[cfg(feature = "capi")]
 pub mod capi;
 pub mod chain;
+mod checksum;
 #[doc(hidden)]
 pub mod cpu;
 pub mod error;

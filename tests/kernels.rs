@@ -133,6 +133,18 @@ fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     let expected = x.iter().map(|&[first, last]| [first.to_le_bytes(), (last - first).to_le_bytes()]);
     assert!(bytes[..x.len()].iter().map(|bytes| &bytes[..]).eq(expected.map(|bytes| bytes.concat())));
     assert!(bytes[x.len()..].iter().all(|bytes| *bytes == [7; 4]), "{:?}", kernels.level);
+    assert_eq!((kernels.apart_ones)(&x), Some(a.len() as u32), "{:?}", kernels.level);
+    for place in 0..x.len().min(40) {
+        for (first, last) in [(0, -1), (1, 0), (-1, 0), (-2, 0), (0, 1), (0, 2), (30_000, 30_000)] {
+            let mut broken = x.clone();
+            let [from, to] = &mut broken[place];
+            (*from, *to) = (from.wrapping_add_signed(first), to.wrapping_add_signed(last));
+            let rest = broken.windows(2).all(|pair| u32::from(pair[0][1]) + 1 < u32::from(pair[1][0]));
+            let fine = rest && broken.iter().all(|[first, last]| first <= last);
+            let ones = || broken.iter().map(|[first, last]| u32::from(last - first) + 1).sum();
+            assert_eq!((kernels.apart_ones)(&broken), fine.then(ones), "{:?} {broken:?}", kernels.level);
+        }
+    }
     let mut words = words_of(b);
     (kernels.scatter_runs)(&x, &mut words);
     assert!(words == words_of(&both), "{:?}", kernels.level);
@@ -290,6 +302,20 @@ fn few_items_are_sorted_and_kept_once() {
 }
 
 #[test]
+fn the_last_position_may_be_the_only_one() {
+    for kernels in all_available() {
+        for lists in
+            [&[&[u16::MAX][..]][..], &[&[u16::MAX], &[u16::MAX]], &[&[7], &[u16::MAX]], &[&[0, u16::MAX], &[1]]]
+        {
+            let expected: BTreeSet<u16> = lists.iter().flat_map(|list| list.iter().copied()).collect();
+            let mut out = [9; FEW + ROOM];
+            let count = (kernels.sort_few)(lists, &mut out);
+            assert!(out[..count].iter().copied().eq(expected), "{:?} {lists:?}", kernels.level);
+        }
+    }
+}
+
+#[test]
 fn the_ends_of_the_chunk() {
     let all: Vec<u16> = (0..=u16::MAX).collect();
     let even: Vec<u16> = (0..=u16::MAX).step_by(2).collect();
@@ -298,6 +324,18 @@ fn the_ends_of_the_chunk() {
     let lists = [&[][..], &[0], &[u16::MAX], &[0, u16::MAX], &even, &odd, &top, &all];
     for (a, b) in lists.iter().flat_map(|a| lists.iter().map(move |b| (a, b))) {
         check(a, b, 3, (100, 65_400));
+    }
+}
+
+#[test]
+fn checksums_of_every_length_and_alignment() {
+    let bytes: Vec<u8> = (0..9000u32).map(|item| (item.wrapping_mul(0x9e37_79b9) >> 21) as u8).collect();
+    for kernels in all_available() {
+        assert_eq!((kernels.crc32c)(b"123456789"), 0xe306_9283, "the definition's own test");
+        for len in (0..1400).chain([2048, 4095, 4096, 8192, 8191, 8193]) {
+            let part = &bytes[len % 67..][..len];
+            assert_eq!((kernels.crc32c)(part), crc32c::crc32c(part), "{:?} {len}", kernels.level);
+        }
     }
 }
 

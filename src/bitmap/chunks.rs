@@ -7,6 +7,7 @@ use super::container::{CHUNK, Container, Packer, Run, Workspace, no_words};
 pub(crate) use super::container::{Form, Pair, Plain, View, Words};
 use crate::error::Result;
 use crate::geometry::Granularity;
+use crate::kernels::{Kernels, Measure, select};
 
 /// The granules of one chunk.
 pub(crate) const CHUNK_GRANULES: u32 = CHUNK;
@@ -25,6 +26,26 @@ pub(crate) struct Chunk<'a> {
 }
 
 impl View<'_> {
+    /// The number of dirty granules of a list or of words that nobody has checked yet, or why its order is wrong.
+    pub(crate) fn checked_ones(self) -> std::result::Result<u32, &'static str> {
+        match self {
+            Self::Array(array) if !(select().is_ascending)(array) => Err("the values of an array are out of order"),
+            Self::Runs(runs) => (select().apart_ones)(runs).ok_or("runs overlap, touch or are out of order"),
+            Self::Sparse(bytes) => Self::check_packed(bytes).map(|()| self.ones()),
+            _ => Ok(self.ones()),
+        }
+    }
+
+    /// The last dirty granule.
+    pub(crate) fn last(self) -> Option<u16> {
+        self.runs(Run::WHOLE).next_back().map(|run| run.last)
+    }
+
+    /// The number of dirty granules before the one of index `end`.
+    pub(crate) fn count_before(self, end: u16) -> u32 {
+        end.checked_sub(1).map_or(0, |last| self.count(Run { first: 0, last }))
+    }
+
     /// Passes the maximal runs inside `first..=last`, cut to it, to `take`.
     pub(crate) fn runs_within(self, first: u16, last: u16, mut take: impl FnMut(u16, u16)) {
         self.runs(Run { first, last }).for_each(|run| take(run.first, run.last));
@@ -37,16 +58,17 @@ impl Bitmap {
         &self,
         mut take: impl FnMut(Chunk<'_>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
+        let mut packer = Packer::for_files();
         for entry in self.directory.entries() {
             let mut copy;
             let mut view = self.directory.view(entry);
-            if !entry.is_smallest() || view.form() == Form::Sparse {
+            if !entry.is_smallest() {
                 copy = Container::copy(view, entry.ones_of_chunk());
                 copy.optimize();
                 view = copy.view();
             }
             let (key, chunks, ones) = (entry.key, entry.chunks(), entry.ones_of_chunk());
-            take(Chunk { key, chunks, view, ones, runs: view.run_count() })?;
+            take(Chunk { key, chunks, view: packer.pack(view), ones, runs: view.run_count() })?;
         }
         Ok(())
     }
@@ -71,7 +93,8 @@ impl ChunkCollector {
             View::Full => directory.push_full(key, chunks),
             _ => {
                 let ones = view.ones();
-                if view.form() == Plain::smallest(ones, view.run_count()).into() {
+                let is_kept = view.form() != Form::Sparse || self.packer.is_on();
+                if is_kept && view.is_smallest(ones, view.run_count()) {
                     return directory.push(key, ones, self.packer.pack(view));
                 }
                 let mut container = Container::copy(view, ones);
@@ -90,7 +113,9 @@ impl ChunkCollector {
 /// The union of what many have of one chunk, which come one after the other; its buffers serve one chunk after the other.
 #[derive(Debug)]
 pub(crate) struct Union {
+    kernels: &'static Kernels,
     workspace: Workspace,
+    packer: Packer,
     words: Box<Words>,
     /// Whether what comes is added to the words; then nothing waits beside them.
     in_words: bool,
@@ -105,14 +130,19 @@ pub(crate) struct Union {
 impl Union {
     /// No more values and runs wait than these: more are added to words sooner than they are merged.
     const LIST_MAX: usize = 4096;
-    const PAIRS_MAX: usize = 2048;
+    const PAIRS_MAX: usize = 1024;
+
+    /// Above this many values and runs, words are counted sooner than a merge is.
+    const COUNTED_MAX: usize = 256;
 
     /// The most memory that a union takes.
-    pub(crate) const HEAP_BYTES: u64 = Workspace::HEAP_BYTES + 4 * 8192;
+    pub(crate) const HEAP_BYTES: u64 = Workspace::HEAP_BYTES + 5 * 8192;
 
     pub(crate) fn new() -> Self {
         Self {
-            workspace: Workspace::new(),
+            kernels: select(),
+            workspace: Workspace::for_files(),
+            packer: Packer::for_files(),
             words: no_words(),
             in_words: false,
             list: Vec::new(),
@@ -122,11 +152,16 @@ impl Union {
         }
     }
 
-    /// Starts anew; `values` is how many values all arrays that come have together, if it is known and nothing else comes.
-    pub(crate) fn begin(&mut self, values: Option<u32>) {
+    /// Starts anew; at least `values` in arrays and `runs` will come, and what they make is only counted if `count_only`.
+    pub(crate) fn begin(&mut self, values: usize, runs: usize, count_only: bool) {
         self.forget();
         self.in_words = false;
-        if values.is_some_and(|values| values as usize > Self::LIST_MAX) {
+        let most = match () {
+            () if count_only => Self::COUNTED_MAX,
+            () if runs > 0 => Self::PAIRS_MAX,
+            () => Self::LIST_MAX,
+        };
+        if values + runs > most {
             self.use_words();
         }
     }
@@ -152,7 +187,7 @@ impl Union {
 
     /// What was added, as chunk `key` in the smallest form; `None` if nothing was.
     pub(crate) fn finish(&mut self, key: u32) -> Option<Chunk<'_>> {
-        let Self { workspace, words, in_words, list, list_ends, pairs, pair_ends } = self;
+        let Self { workspace, words, in_words, list, list_ends, pairs, pair_ends, .. } = self;
         let made = if *in_words {
             workspace.unite(&[View::Words(words), View::Array(&[])])
         } else {
@@ -169,9 +204,19 @@ impl Union {
         if !self.in_words {
             return self.finish(key);
         }
-        let view = View::Words(&self.words);
-        let (ones, runs) = (view.ones(), view.run_count());
+        let Measure { ones, runs } = (self.kernels.measure)(&self.words);
+        let words = View::Words(&self.words);
+        let view = if Plain::smallest(ones, runs).bytes(ones, runs) < View::PACKED_LEAST {
+            words
+        } else {
+            self.packer.pack(words)
+        };
         (ones > 0).then_some(Chunk { key, chunks: 1, view, ones, runs })
+    }
+
+    /// Whether a chunk is in the form that takes the fewest bytes.
+    pub(crate) fn is_smallest(&mut self, chunk: &Chunk<'_>) -> bool {
+        chunk.view.is_smallest(chunk.ones, chunk.runs) && self.packer.pack(chunk.view).form() == chunk.view.form()
     }
 
     /// Adds what waits to the words.

@@ -7,7 +7,7 @@
 //! smallest form; a chunk that is changed afterwards gets a container of its own.
 
 use super::arena::{Arena, Place};
-use super::container::{CHUNK, Container, Form, Packer, Pair, Plain, Run, View, Words};
+use super::container::{CHUNK, Container, Form, Packer, Pair, Run, View, Words};
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -466,12 +466,7 @@ impl Directory {
             if entry.chunks() == 0 || entry.is_full() != matches!(view.form(), Form::Full) {
                 return wrong("an entry of several chunks has none, or holds less than all of them");
             }
-            let plain = Plain::smallest(view.ones(), view.run_count());
-            let is_smallest = match view {
-                View::Sparse(bytes) => bytes.len() < plain.bytes(view.ones(), view.run_count()),
-                _ => view.form() == plain.into(),
-            };
-            if entry.is_smallest() && !is_smallest {
+            if entry.is_smallest() && !view.is_smallest(view.ones(), view.run_count()) {
                 return wrong("what is packed is not in its smallest form");
             }
             match last {

@@ -78,7 +78,8 @@ fn info(args: &SegmentFileArgs, session: &Session) -> Outcome {
                 "stored_bytes": summary.file_bytes,
                 "directory_entries": summary.entries,
                 "chunks": {
-                    "array": forms.array, "words": forms.words, "runs": forms.runs, "full": forms.full,
+                    "array": forms.array, "words": forms.words, "runs": forms.runs, "sparse": forms.sparse,
+                    "full": forms.full,
                 },
             });
             serde_json::to_writer_pretty(&mut *out, &document).map_err(std::io::Error::from)?;
@@ -91,8 +92,8 @@ fn info(args: &SegmentFileArgs, session: &Session) -> Outcome {
         writeln!(out, "dirty        {} in {}", amount(dirty_bytes), count(summary.extents, "extent"))?;
         writeln!(
             out,
-            "chunks       {}: {} as arrays, {} as words, {} as runs, {} full",
-            summary.chunks, forms.array, forms.words, forms.runs, forms.full
+            "chunks       {}: {} as arrays, {} as words, {} as runs, {} sparse, {} full",
+            summary.chunks, forms.array, forms.words, forms.runs, forms.sparse, forms.full
         )?;
         Ok(())
     })?;

@@ -27,6 +27,9 @@ pub type Groups = [[u16; GROUP]; FEW_RUNS];
 pub const MASKS: usize = 128;
 pub const SPARSE_ROOM: usize = MASKS + 8 * MASKS + 8 * WORDS + ROOM;
 
+/// So many items of a list are scattered without a jump between them.
+const UNROLLED: usize = 8;
+
 /// A list this many times as long as the other is searched instead of walked.
 const SKEW: usize = 32;
 
@@ -207,7 +210,13 @@ pub(super) fn is_ascending(list: &[u16]) -> bool {
 
 #[inline(always)]
 pub(super) fn scatter(list: &[u16], words: &mut Words) {
-    for &item in list {
+    let (blocks, rest) = list.as_chunks::<UNROLLED>();
+    for block in blocks {
+        for &item in block {
+            words[usize::from(item / 64)] |= 1 << (item % 64);
+        }
+    }
+    for &item in rest {
         words[usize::from(item / 64)] |= 1 << (item % 64);
     }
 }
@@ -217,9 +226,12 @@ pub(super) fn scatter_runs(runs: &[Pair], words: &mut Words) {
     for &[first, last] in runs {
         let (from, to) = (usize::from(first / 64), usize::from(last / 64));
         let (head, tail) = (u64::MAX << (first % 64), u64::MAX >> (63 - last % 64));
-        let is_one = from == to;
-        words[from] |= if is_one { head & tail } else { head };
-        words[to] |= if is_one { head & tail } else { tail };
+        if from == to {
+            words[from] |= head & tail;
+            continue;
+        }
+        words[from] |= head;
+        words[to] |= tail;
         for word in words.get_mut(from + 1..to).unwrap_or_default() {
             *word = u64::MAX;
         }
@@ -337,10 +349,9 @@ pub(super) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
     let mut packed = [u16::MAX; FEW];
     let mut count = 0;
-    let mut has_last = false;
     for list in lists {
         // What fills the last block is no item.
-        let items = list.strip_suffix(&[u16::MAX]).inspect(|_| has_last = true).unwrap_or(list);
+        let items = list.strip_suffix(&[u16::MAX]).unwrap_or(list);
         packed[count..count + items.len()].copy_from_slice(items);
         count += items.len();
     }
@@ -363,15 +374,14 @@ pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
         out[kept] = out[place];
         kept += usize::from(out[place] != 0);
     }
-    let kept = kept.min(count);
-    out[kept] = u16::MAX;
-    kept + usize::from(has_last)
+    close(lists, out, kept.min(count))
 }
 
-/// Whether a list has the last position, which kernels take for the end of what there is.
+/// Adds the last position to the first `count` items if a list has it: kernels take it for the end of what there is.
 #[inline(always)]
-pub(super) fn has_last(lists: &[&[u16]]) -> bool {
-    lists.iter().fold(false, |any, list| any | (list.last() == Some(&u16::MAX)))
+pub(super) fn close(lists: &[&[u16]], out: &mut [u16], count: usize) -> usize {
+    out[count] = u16::MAX;
+    count + usize::from(lists.iter().fold(false, |any, list| any | (list.last() == Some(&u16::MAX))))
 }
 
 #[inline(always)]
@@ -430,6 +440,24 @@ fn pair(first: u32, last: u32) -> Pair {
 #[inline(always)]
 pub(super) fn run_ones(runs: &[Pair]) -> u32 {
     runs.iter().map(|&[first, last]| u32::from(last.wrapping_sub(first)) + 1).sum()
+}
+
+#[inline(always)]
+pub(super) fn crc32c(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
+}
+
+#[inline(always)]
+pub(super) fn apart_ones(runs: &[Pair]) -> Option<u32> {
+    let Some((&[first, last], others)) = runs.split_last() else { return Some(0) };
+    let (mut ones, mut wrong) = (0_u32, 0_u32);
+    for (&[first, last], &[next, _]) in others.iter().zip(&runs[1..]) {
+        let more = u32::from(last).wrapping_sub(u32::from(first));
+        // A difference below 0 has the highest bit.
+        wrong |= more | u32::from(next).wrapping_sub(u32::from(last) + 2);
+        ones = ones.wrapping_add(more.wrapping_add(1));
+    }
+    (wrong >> 31 == 0 && first <= last).then(|| ones + u32::from(last - first) + 1)
 }
 
 #[inline(always)]

@@ -2,9 +2,10 @@
 //! them. Must never be reached on a CPU without AVX-512 with BW, VL and VBMI2.
 
 use super::body::packed;
-use super::body::{self, EDGES, MASKS, ROOM, SPARSE_ROOM};
-use super::{Packed, Words};
+use super::body::{self, EDGES, MASKS, ROOM, SPARSE_ROOM, WORDS};
+use super::{Packed, Pair, Words};
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// The bytes of one register.
 const LANES: usize = 64;
@@ -24,6 +25,7 @@ door!(pack, pack_avx512, (words: &Words, out: &mut [u8]) -> Packed);
 door!(byte_ones, byte_ones_avx512, (bytes: &[u8]) -> u32);
 door!(positions, positions_avx512, (words: &Words, out: &mut [u16]) -> usize);
 door!(edges, edges_avx512, (words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32));
+door!(scatter_runs, scatter_runs_avx512, (runs: &[Pair], words: &mut Words) -> ());
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2,avx512vpopcntdq")]
 fn pack_avx512(words: &Words, out: &mut [u8]) -> Packed {
@@ -153,6 +155,54 @@ fn edges_avx512(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (u
             unsafe { _mm512_storeu_si512(sixteen.as_mut_ptr().cast(), positions) };
         }
     })
+}
+
+/// Makes a list of masks and of the words that they are for, one for the word in which a run begins and, where it ends in the
+/// next one, one for that: a jump at each run would be guessed wrong too often.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+fn scatter_runs_avx512(runs: &[Pair], words: &mut Words) {
+    const EIGHT: usize = LANES / size_of::<u64>();
+    const BLOCKS: usize = 16;
+    const MOST: usize = 2 * EIGHT * BLOCKS + EIGHT;
+    let (mut masks, mut places) = ([MaybeUninit::<u64>::uninit(); MOST], [MaybeUninit::<u64>::uninit(); MOST]);
+    let store = |numbers: __m512i, list: &mut [MaybeUninit<u64>; MOST], count: usize| {
+        let room: &mut [_] = &mut list[count..count + EIGHT];
+        // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
+        unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), numbers) }
+    };
+    let (ones, last_bit, last_word) = (_mm512_set1_epi64(-1), _mm512_set1_epi64(63), _mm512_set1_epi64(1023));
+    let (blocks, rest) = runs.as_chunks::<EIGHT>();
+    for blocks in blocks.chunks(BLOCKS) {
+        let mut count = 0;
+        for block in blocks {
+            // SAFETY: the array is readable for 32 bytes, and the load needs no alignment.
+            let firsts = _mm512_cvtepu32_epi64(unsafe { _mm256_loadu_si256(block.as_ptr().cast()) });
+            let lasts = _mm512_srli_epi64::<16>(firsts);
+            let heads = _mm512_sllv_epi64(ones, _mm512_and_si512(firsts, last_bit));
+            let tails = _mm512_srlv_epi64(ones, _mm512_andnot_si512(lasts, last_bit));
+            let from = _mm512_and_si512(_mm512_srli_epi64::<6>(firsts), last_word);
+            let to = _mm512_srli_epi64::<6>(lasts);
+            let further = _mm512_sub_epi64(to, from);
+            if _mm512_cmpgt_epu64_mask(further, _mm512_set1_epi64(1)) != 0 {
+                body::scatter_runs(block, words);
+                continue;
+            }
+            let goes_on = _mm512_test_epi64_mask(further, further);
+            store(_mm512_mask_and_epi64(heads, !goes_on, heads, tails), &mut masks, count);
+            store(from, &mut places, count);
+            store(_mm512_maskz_compress_epi64(goes_on, tails), &mut masks, count + EIGHT);
+            store(_mm512_maskz_compress_epi64(goes_on, to), &mut places, count + EIGHT);
+            count += EIGHT + goes_on.count_ones() as usize;
+        }
+        for (mask, place) in masks[..count].iter().zip(&places[..count]) {
+            // SAFETY: as many of both were stored.
+            let (mask, place) = unsafe { (mask.assume_init(), place.assume_init()) };
+            #[allow(clippy::cast_possible_truncation, reason = "a chunk has 1024 words")]
+            let place = place as usize % WORDS;
+            words[place] |= mask;
+        }
+    }
+    body::scatter_runs(rest, words);
 }
 
 /// The numbers of the lanes.

@@ -262,9 +262,9 @@ fn sort_few_avx2(lists: &[&[u16]], out: &mut [u16]) -> usize {
         count += store_new(before, register, &mut out[count..]);
         before = register;
     }
-    // The mark is left once, at the end, whether it is an item too or not.
+    // What the groups were filled up with is left once, at the end.
     let count = count - usize::from(count > 0 && out[count - 1] == u16::MAX);
-    count + usize::from(body::has_last(lists))
+    body::close(lists, out, count)
 }
 
 /// Sorts the items of the first `used` of sorted registers; those behind them hold nothing that is smaller.

@@ -87,8 +87,8 @@ fn sort_few_avx512(lists: &[&[u16]], out: &mut [u16]) -> usize {
             out.add(settle(_mm512_max_epu16(x, y)));
         }
     }
-    // The mark is left once, at the end, whether it is an item too or not.
-    out.len() + usize::from(body::has_last(lists))
+    let count = out.len();
+    body::close(lists, out.items, count)
 }
 
 /// The groups of lists in any order, each filled up with the mark for the end, and their number. First come those that the

@@ -11,6 +11,8 @@ mod body;
 #[cfg(target_arch = "x86_64")]
 mod compress;
 #[cfg(target_arch = "x86_64")]
+mod crc;
+#[cfg(target_arch = "x86_64")]
 mod merge;
 #[cfg(target_arch = "x86_64")]
 mod merge_wide;
@@ -112,6 +114,10 @@ pub struct Kernels {
     pub unite_few_runs: fn(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize,
     /// The number of positions in runs.
     pub run_ones: fn(runs: &[Pair]) -> u32,
+    /// The same of any pairs, if each is a run, ascending, and they neither overlap nor touch.
+    pub apart_ones: fn(runs: &[Pair]) -> Option<u32>,
+    /// The CRC-32C of any bytes.
+    pub crc32c: fn(bytes: &[u8]) -> u32,
     /// Each run, as far as there is room, as it is serialized: its first position and how many follow, little-endian.
     pub run_bytes: fn(runs: &[Pair], out: &mut [[u8; 4]]),
     /// Takes the bytes of the words that are not 0, as they lie in little-endian memory, behind two levels of masks: a bit

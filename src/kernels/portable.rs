@@ -31,6 +31,8 @@ macro_rules! every_kernel {
             unite_few_runs(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize;
             run_ones(runs: &[Pair]) -> u32;
             run_bytes(runs: &[Pair], out: &mut [[u8; 4]]) -> ();
+            apart_ones(runs: &[Pair]) -> Option<u32>;
+            crc32c(bytes: &[u8]) -> u32;
             pack(words: &Words, out: &mut [u8]) -> Packed;
             spread(sparse: &[u8], words: &mut Words) -> ();
             unpack(sparse: &[u8], words: &mut Words) -> ();

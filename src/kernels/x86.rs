@@ -2,7 +2,7 @@
 
 use super::body::{EDGES, Groups};
 use super::portable::every_kernel;
-use super::{Kernels, Measure, Packed, Pair, Words, body, compress, merge, merge_wide, sparse};
+use super::{Kernels, Measure, Packed, Pair, Words, body, compress, crc, merge, merge_wide, sparse};
 use crate::cpu::Level;
 
 macro_rules! avx2 {
@@ -69,5 +69,7 @@ pub(super) static AVX512: Kernels = Kernels {
     byte_ones: compress::byte_ones,
     positions: compress::positions,
     edges: compress::edges,
+    scatter_runs: compress::scatter_runs,
+    crc32c: crc::crc32c,
     ..STAMPED_AVX512
 };

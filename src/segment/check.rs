@@ -34,7 +34,7 @@ impl Segment<'_> {
     /// An error is one of reading, or of `observer`.
     pub fn check(&self, observer: &mut dyn Observer) -> Result<Vec<Problem>> {
         let mut problems = Vec::new();
-        let (mut reader, mut decoder) = (SpanReader::default(), Decoder::new());
+        let (mut reader, mut decoder) = (SpanReader::default(), Decoder::default());
         // What only the whole file can tell; nothing once a part of it is not known.
         let mut whole = Some(Whole::default());
         let mut before: Option<Entry> = None;

@@ -4,116 +4,86 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use super::layout::{ARRAY_MAX, Entry, RUNS_MAX};
-use crate::bitmap::chunks::{Form, Pair, View, Words};
+use crate::bitmap::chunks::{CHUNK_GRANULES, Form, Pair, View, Words};
+use crate::checksum::crc32c;
 
 const WRONG_SUM: &str = "the checksum is wrong";
 const WRONG_COUNT: &str = "it does not hold as many granules as the directory says";
 
-/// The buffers that one container at a time is read into.
-#[derive(Debug)]
+static NO_WORDS: Words = [0; 1024];
+
+/// Reads containers where they lie; where bytes cannot be read as numbers in their place, one at a time is copied.
+#[derive(Debug, Default)]
 pub(super) struct Decoder {
     array: Vec<u16>,
     /// Empty or one.
     words: Vec<Words>,
     runs: Vec<Pair>,
-    form: Form,
 }
-
-static NO_WORDS: Words = [0; 1024];
 
 impl Decoder {
     /// The most memory that a decoder takes.
     pub(super) const HEAP_BYTES: u64 = 3 * 8192;
 
-    pub(super) fn new() -> Self {
-        Self { array: Vec::new(), words: Vec::new(), runs: Vec::new(), form: Form::Full }
-    }
-
     /// Reads the container of `entry`, whose chunk has `granules`; says which rule it breaks.
-    pub(super) fn decode(&mut self, entry: &Entry, bytes: &[u8], granules: u32) -> Result<View<'_>, &'static str> {
-        if crc32c::crc32c(bytes) != entry.sum {
+    pub(super) fn decode<'a>(
+        &'a mut self,
+        entry: &Entry,
+        bytes: &'a [u8],
+        granules: u32,
+    ) -> Result<View<'a>, &'static str> {
+        if crc32c(bytes) != entry.sum {
             return Err(WRONG_SUM);
         }
-        let (ones, last) = match entry.form {
-            Form::Full => (entry.ones, None),
-            Form::Array => {
-                self.array.clear();
-                self.array.reserve_exact(ARRAY_MAX as usize);
-                self.array.extend(bytes.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)));
-                let later = self.array.get(1..).unwrap_or_default();
-                if !self.array.iter().zip(later).fold(true, |sorted, (one, next)| sorted & (one < next)) {
-                    return Err("the values of an array are out of order");
-                }
-                (u32::try_from(self.array.len()).unwrap_or(u32::MAX), self.array.last().copied())
-            }
-            Form::Words => {
-                self.words.reserve_exact(1);
-                self.words.resize(1, NO_WORDS);
-                let words = self.words.first_mut().ok_or("its words are not there")?;
-                for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
-                    *word = u64::from_le_bytes(*bytes);
-                }
-                (View::Words(words).ones(), last_of(words))
-            }
-            Form::Sparse => {
-                View::check_packed(bytes)?;
-                self.words.resize(1, NO_WORDS);
-                let words = self.words.first_mut().ok_or("its words are not there")?;
-                View::Sparse(bytes).copy_to(words);
-                (View::Words(words).ones(), last_of(words))
-            }
-            Form::Runs => {
-                self.runs.clear();
-                self.runs.reserve_exact(RUNS_MAX as usize);
-                self.runs.extend(
-                    bytes
-                        .as_chunks::<4>()
-                        .0
-                        .iter()
-                        .map(|[a, b, c, d]| [u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d])]),
-                );
-                let later = self.runs.get(1..).unwrap_or_default();
-                let mut apart = self.runs.iter().zip(later).map(|([_, last], [first, _])| (*last, *first));
-                if self.runs.iter().any(|[first, last]| first > last)
-                    || apart.any(|(last, first)| u32::from(last) + 1 >= u32::from(first))
-                {
-                    return Err("runs overlap, touch or are out of order");
-                }
-                let ones = self.runs.iter().map(|[first, last]| u32::from(*last) - u32::from(*first) + 1).sum();
-                (ones, self.runs.last().map(|run| run[1]))
-            }
-        };
-        if ones != entry.ones {
+        let view = self.view(entry.form, bytes);
+        if view.checked_ones()? != entry.ones {
             return Err(WRONG_COUNT);
         }
-        if last.is_some_and(|last| u32::from(last) >= granules) {
+        if granules < CHUNK_GRANULES && view.last().is_some_and(|last| u32::from(last) >= granules) {
             return Err("dirty granules lie past the end of the disk");
         }
-        // What was packed is handed on as words.
-        self.form = if entry.form == Form::Sparse { Form::Words } else { entry.form };
-        Ok(self.view())
+        Ok(view)
     }
 
-    /// What was read last.
-    pub(super) fn view(&self) -> View<'_> {
-        match self.form {
-            Form::Array => View::Array(&self.array),
-            Form::Words | Form::Sparse => View::Words(self.words.first().unwrap_or(&NO_WORDS)),
-            Form::Runs => View::Runs(&self.runs),
+    /// What [`Decoder::decode`] gives of bytes that it has checked before.
+    pub(super) fn view<'a>(&'a mut self, form: Form, bytes: &'a [u8]) -> View<'a> {
+        match form {
             Form::Full => View::Full,
+            Form::Sparse => View::Sparse(bytes),
+            Form::Array => View::Array(in_place(bytes).unwrap_or_else(|| {
+                let values = bytes.as_chunks().0.iter().map(|value| u16::from_le_bytes(*value));
+                refill(&mut self.array, ARRAY_MAX as usize, values)
+            })),
+            Form::Words => View::Words(in_place(bytes).and_then(<[Words]>::first).unwrap_or_else(|| {
+                let mut words = NO_WORDS;
+                let numbers = bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
+                words.iter_mut().zip(numbers).for_each(|(word, number)| *word = number);
+                refill(&mut self.words, 1, [words]).first().unwrap_or(&NO_WORDS)
+            })),
+            Form::Runs => View::Runs(in_place(bytes).unwrap_or_else(|| {
+                let bounds = |[a, b, c, d]: &[u8; 4]| [u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d])];
+                refill(&mut self.runs, RUNS_MAX as usize, bytes.as_chunks().0.iter().map(bounds))
+            })),
         }
     }
 }
 
-/// The last set bit.
-fn last_of(words: &Words) -> Option<u16> {
-    let last = (0_u16..1024).zip(words.iter()).rev().find(|(_, word)| **word != 0);
-    last.map(|(index, word)| index * 64 + 63 - u16::try_from(word.leading_zeros()).unwrap_or(63))
+/// Bytes as numbers, if they are aligned and this machine has them in the order of the file.
+fn in_place<T: bytemuck::Pod>(bytes: &[u8]) -> Option<&[T]> {
+    if cfg!(target_endian = "little") { bytemuck::try_cast_slice(bytes).ok() } else { None }
+}
+
+/// Puts `items`, `most` at most, in the place of what a buffer had.
+fn refill<T>(buffer: &mut Vec<T>, most: usize, items: impl IntoIterator<Item = T>) -> &[T] {
+    buffer.clear();
+    buffer.reserve_exact(most);
+    buffer.extend(items.into_iter().take(most));
+    buffer
 }
 
 /// As [`count_before`] of what [`Decoder::decode`] gives, for words of a whole chunk: nothing is copied.
 pub(super) fn count_words_before(entry: &Entry, bytes: &[u8], end: u16) -> Result<u64, &'static str> {
-    if crc32c::crc32c(bytes) != entry.sum {
+    if crc32c(bytes) != entry.sum {
         return Err(WRONG_SUM);
     }
     let count = |words: &[[u8; 8]]| words.iter().map(|word| u64::from_le_bytes(*word).count_ones()).sum::<u32>();
@@ -130,7 +100,7 @@ pub(super) fn count_words_before(entry: &Entry, bytes: &[u8], end: u16) -> Resul
 pub(super) fn count_before(view: View<'_>, end: u16) -> u64 {
     match view {
         View::Full => end.into(),
-        View::Sparse(_) => count_before(View::Words(&view.words()), end),
+        View::Sparse(_) => view.count_before(end).into(),
         View::Array(array) => array.partition_point(|bit| *bit < end) as u64,
         View::Words(words) => {
             let (whole, rest) = (usize::from(end / 64), end % 64);

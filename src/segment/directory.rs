@@ -7,6 +7,7 @@ use super::layout::{
     DIRECTORY, ENTRY_BYTES, Entry, INDEX, PAGE_ENTRIES, PLACE_BYTES, PageReader, Place, Summary, check_places,
 };
 use super::read::{read_exact, with_bytes};
+use crate::checksum::crc32c;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::Storage;
 use std::sync::OnceLock;
@@ -43,7 +44,7 @@ impl Directory {
             return Err(Error::new(ErrorKind::Unsupported, message).at(INDEX, base));
         };
         with_bytes(storage, INDEX, base, len, |bytes| {
-            if crc32c::crc32c(bytes) != sum {
+            if crc32c(bytes) != sum {
                 return Err(damaged("the checksum is wrong", base));
             }
             let places = bytes.as_chunks().0.iter().map(Place::decode);
@@ -132,17 +133,17 @@ impl Directory {
         let base = self.whereabouts(number, 1).0;
         let damaged = |what: &str, at: u64| Error::new(ErrorKind::Damaged, what).at(DIRECTORY, at);
         let Some(page) = self.pages.get(number) else { return Ok(Box::default()) };
-        if crc32c::crc32c(bytes) != page.place.sum {
+        if crc32c(bytes) != page.place.sum {
             return Err(damaged("the checksum of a page is wrong", base));
         }
         let mut reader = PageReader::new(&self.summary, &page.place);
-        let entries: Result<Box<[Entry]>> = (0..)
-            .zip(bytes.as_chunks().0)
-            .map(|(entry, bytes)| reader.take(bytes).map_err(|what| damaged(what, base + entry * ENTRY_BYTES as u64)))
-            .collect();
+        let encoded = bytes.as_chunks().0;
+        let mut entries = Vec::with_capacity(encoded.len());
+        for (entry, bytes) in (0..).zip(encoded) {
+            entries.push(reader.take(bytes).map_err(|what| damaged(what, base + entry * ENTRY_BYTES as u64))?);
+        }
         let next = self.pages.get(number + 1).map(|page| &page.place);
-        let entries = entries?;
         reader.finish(next).map_err(|what| damaged(what, base))?;
-        Ok(entries)
+        Ok(entries.into_boxed_slice())
     }
 }

@@ -35,7 +35,7 @@ impl<'a> Extents<'a> {
             next: None,
             is_done: false,
             reader: SpanReader::default(),
-            decoder: Decoder::new(),
+            decoder: Decoder::default(),
             ahead: 0,
             ready: VecDeque::new(),
         }

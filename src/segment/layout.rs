@@ -4,6 +4,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use crate::bitmap::chunks::{CHUNK_GRANULES, Form};
+use crate::checksum::crc32c;
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, check_disk};
 
@@ -72,7 +73,7 @@ impl<const N: usize> Fields<N> {
 
     /// Adds the checksum of all that stands before it.
     fn seal(self) -> Self {
-        let sum = crc32c::crc32c(self.bytes.get(..self.at).unwrap_or_default());
+        let sum = crc32c(self.bytes.get(..self.at).unwrap_or_default());
         self.add(&sum.to_le_bytes())
     }
 }
@@ -108,7 +109,7 @@ impl Header {
         }
         let damaged = |message: String, at: u64| Err(Error::new(ErrorKind::Damaged, message).at(HEADER, at));
         let (body, sum) = bytes.split_at(HEADER_BYTES - 4);
-        if crc32c::crc32c(body) != u32_at(sum, 0) {
+        if crc32c(body) != u32_at(sum, 0) {
             return damaged("the checksum is wrong".into(), 60);
         }
         if u32_at(bytes, 12) != 0 {
@@ -211,7 +212,7 @@ pub(super) fn decode_trailer(bytes: &[u8; TRAILER_BYTES], header: Header, file_b
     if rest.get(4..) != Some(&END_MAGIC) {
         return damaged("the file does not end with a trailer: it was cut short, or something was appended", 60);
     }
-    if crc32c::crc32c(body) != u32_at(rest, 0) {
+    if crc32c(body) != u32_at(rest, 0) {
         return damaged("the checksum is wrong", 56);
     }
     if u64_at(bytes, 48) != file_bytes {

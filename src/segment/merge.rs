@@ -7,9 +7,9 @@ use super::container::Decoder;
 use super::diff::check_sizes;
 use super::layout::{Entry, Header, Summary};
 use super::plan::{Batch, Input, Planner, most_of_a_chunk};
-use super::read::Segment;
+use super::read::{CONTAINERS, Segment};
 use super::write::{Pieces, Writer};
-use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, Pair, Plain, Union, View};
+use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, Pair, Union, View};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::check_disk;
 use crate::pool::Pool;
@@ -22,6 +22,9 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 const PHASE: &str = "merging segments";
+
+/// What the processor reads at once.
+const CACHE_LINE: usize = 64;
 
 /// A batch larger than this leaves the caches of the processor.
 const MOST_BATCH_BYTES: u64 = 1 << 20;
@@ -79,7 +82,7 @@ fn unite(
     let shift = |segment: &Segment<'_>| segment.granularity().bits() - granularity.bits();
     let inputs: Vec<Input<'_>> = segments.iter().map(|segment| Input { segment, shift: shift(segment) }).collect();
     let room = Room::new(&inputs, options)?;
-    segments.iter().try_for_each(|segment| segment.touch_all())?;
+    room.pool.map(segments.to_vec(), |segment| segment.touch_all()).into_iter().collect::<Result<()>>()?;
     let failed = |error| Error::io("cannot write the segment", error);
     let mut writer = Writer::new(out, header.size_bytes, header.granularity).map_err(failed)?;
     let job = Job { inputs: &inputs, header, count_only };
@@ -121,7 +124,7 @@ impl Room {
         // What a batch reads, what it makes, and what describes each chunk that it makes.
         let per_byte = 2 + (Pieces::PIECE_BYTES as u64).div_ceil(64);
         let fixed = Union::HEAP_BYTES
-            + (1 + coarse(inputs).count() as u64) * Decoder::HEAP_BYTES
+            + Decoder::HEAP_BYTES
             + coarse(inputs).next().map_or(0, |_| MOST_RUNS * size_of::<Pair>()) as u64
             + INPUT_BYTES * inputs.len() as u64
             + 4096;
@@ -151,45 +154,59 @@ fn coarse<'a>(inputs: &'a [Input<'a>]) -> impl Iterator<Item = &'a Input<'a>> {
 
 /// The buffers of one batch, and what came out of it.
 #[derive(Debug)]
-struct Work {
+struct Work<'a> {
     /// The containers of all inputs, one input after the other.
     bytes: Vec<u8>,
-    cursors: Vec<Cursor>,
+    cursors: Vec<Cursor<'a>>,
     decoder: Decoder,
-    /// One for each coarse input: its container serves several chunks.
-    coarse: Vec<Coarse>,
     union: Union,
     runs: Vec<Pair>,
     pieces: Pieces,
 }
 
-#[derive(Debug)]
-struct Coarse {
-    decoder: Decoder,
-    holds: Option<usize>,
-}
-
 /// Where an input stands inside a batch.
-#[derive(Clone, Debug)]
-struct Cursor {
-    entries: Range<usize>,
+#[derive(Debug)]
+struct Cursor<'a> {
+    input: &'a Input<'a>,
+    /// The entry that is next, and the chunks of the result that it covers: none if there is no entry left.
+    entry: Option<&'a Entry>,
+    keys: Range<u64>,
+    /// Whether the entry's container was checked: one of a coarse input serves several chunks.
+    is_checked: bool,
+    later: Range<usize>,
     /// Where its containers begin in the file, and in the buffer.
     offset: u64,
     place: usize,
-    /// The number of its own decoder.
-    coarse: Option<usize>,
 }
 
-impl Work {
+impl<'a> Cursor<'a> {
+    fn step(&mut self) {
+        self.entry = self.later.next().and_then(|index| self.input.entry(index));
+        self.keys = self.entry.map_or(0..0, |entry| self.input.keys(entry));
+        self.is_checked = false;
+    }
+
+    /// The entry that covers chunk `key`.
+    fn covering(&self, key: u64) -> Option<&'a Entry> {
+        self.entry.filter(|_| self.keys.contains(&key))
+    }
+
+    /// The bytes of the container of `entry`.
+    fn container<'b>(&self, entry: &Entry, bytes: &'b [u8]) -> &'b [u8] {
+        let from = self.place + usize::try_from(entry.offset.saturating_sub(self.offset)).unwrap_or_default();
+        bytes.get(from..from + entry.len as usize).unwrap_or_default()
+    }
+}
+
+impl Work<'_> {
     fn new(job: &Job<'_>) -> Self {
-        let coarse: Vec<Coarse> = coarse(job.inputs).map(|_| Coarse { decoder: Decoder::new(), holds: None }).collect();
+        let has_coarse = coarse(job.inputs).next().is_some();
         Self {
             bytes: Vec::new(),
             cursors: Vec::with_capacity(job.inputs.len()),
-            decoder: Decoder::new(),
+            decoder: Decoder::default(),
             union: Union::new(),
-            runs: Vec::with_capacity(if coarse.is_empty() { 0 } else { MOST_RUNS }),
-            coarse,
+            runs: Vec::with_capacity(if has_coarse { MOST_RUNS } else { 0 }),
             pieces: Pieces::default(),
         }
     }
@@ -210,7 +227,7 @@ impl<'a> Job<'a> {
         room: &Room,
         take: &mut dyn FnMut(u64, &Work) -> Result<()>,
     ) -> Result<()> {
-        let (give_back, free) = channel::<Work>();
+        let (give_back, free) = channel::<Work<'a>>();
         (0..room.in_flight).for_each(|_| give_back.send(Work::new(self)).unwrap_or_default());
         let (finished, results) = channel();
         let source = Mutex::new(Source { free, batches: planner.zip(0..) });
@@ -221,7 +238,7 @@ impl<'a> Job<'a> {
             || {
                 // Once this ends, nobody gives back any buffers, and the threads end.
                 let give_back = give_back;
-                let mut early: Vec<Done> = Vec::new();
+                let mut early: Vec<Done<'a>> = Vec::new();
                 let mut next = 0;
                 for done in results {
                     early.push(done);
@@ -241,7 +258,7 @@ impl<'a> Job<'a> {
 
     /// Takes one batch after the other. Whoever takes a batch has a buffer for it, so the first batch that is not written
     /// yet never waits for one.
-    fn work(&self, source: &Mutex<Source<impl Iterator<Item = (Batch, u64)>>>, finished: &Sender<Done>) {
+    fn work(&self, source: &Mutex<Source<'a, impl Iterator<Item = (Batch, u64)>>>, finished: &Sender<Done<'a>>) {
         loop {
             let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
             let Ok(mut work) = source.free.recv() else { return };
@@ -257,7 +274,7 @@ impl<'a> Job<'a> {
     }
 
     /// Unites what the inputs have in one batch.
-    fn process(&self, batch: &Batch, work: &mut Work) -> Result<()> {
+    fn process(&self, batch: &Batch, work: &mut Work<'a>) -> Result<()> {
         work.pieces.clear();
         match batch {
             Batch::Full(keys) => {
@@ -269,114 +286,93 @@ impl<'a> Job<'a> {
             Batch::Mixed(keys, spans) => {
                 self.fetch(spans, work)?;
                 let mut position = keys.start;
-                while let Some(key) = self.first(work, position).filter(|key| *key < keys.end) {
+                loop {
+                    let waiting = work.cursors.iter().filter(|cursor| cursor.entry.is_some());
+                    let first = waiting.map(|cursor| cursor.keys.start.max(position)).min();
+                    let Some(key) = first.filter(|key| *key < keys.end) else { return Ok(()) };
                     self.process_chunk(key, work)?;
                     position = key + 1;
-                    for (input, cursor) in self.inputs.iter().zip(&mut work.cursors) {
-                        let entry = input.entry(cursor.entries.start).filter(|_| !cursor.entries.is_empty());
-                        cursor.entries.start +=
-                            usize::from(entry.is_some_and(|entry| input.keys(entry).end <= position));
-                    }
+                    work.cursors.iter_mut().filter(|cursor| cursor.keys.end <= position).for_each(Cursor::step);
                 }
-                Ok(())
             }
         }
     }
 
     /// Reads all containers of a batch.
-    fn fetch(&self, spans: &[Range<usize>], work: &mut Work) -> Result<()> {
-        let Work { bytes, cursors, coarse, pieces, .. } = work;
+    fn fetch(&self, spans: &[Range<usize>], work: &mut Work<'a>) -> Result<()> {
+        let Work { bytes, cursors, pieces, .. } = work;
+        let held = || self.inputs.iter().zip(spans).map(|(input, span)| input.segment.span(span.clone()));
+        let len = |held: &Range<u64>| usize::try_from(held.end - held.start).unwrap_or_default();
+        let all: usize = held().map(|held| len(&held)).sum();
+        if bytes.len() < all + CACHE_LINE {
+            bytes.reserve_exact(all + CACHE_LINE - bytes.len());
+            bytes.resize(all + CACHE_LINE, 0);
+        }
         cursors.clear();
-        coarse.iter_mut().for_each(|coarse| coarse.holds = None);
-        let (mut place, mut entries) = (0, 0);
-        let mut coarse = 0..;
-        for (input, span) in self.inputs.iter().zip(spans) {
-            let held = input.segment.span(span.clone());
-            let coarse = if input.shift > 0 { coarse.next() } else { None };
-            cursors.push(Cursor { entries: span.clone(), offset: held.start, place, coarse });
-            let end = place + usize::try_from(held.end - held.start).unwrap_or_default();
-            if bytes.len() < end {
-                bytes.reserve_exact(end - bytes.len());
-                bytes.resize(end, 0);
-            }
+        // The file's containers begin at multiples of a cache line, and so they do here.
+        let mut place = bytes.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE);
+        for ((input, span), held) in self.inputs.iter().zip(spans).zip(held()) {
+            let end = place + len(&held);
             let room = bytes.get_mut(place..end).unwrap_or_default();
             if !room.is_empty() {
-                input.segment.read("segment containers", held.start, room)?;
+                input.segment.read(CONTAINERS, held.start, room)?;
             }
+            let (keys, later, offset) = (0..0, span.clone(), held.start);
+            let mut cursor = Cursor { input, entry: None, keys, is_checked: false, later, offset, place };
+            cursor.step();
+            cursors.push(cursor);
             place = end;
-            entries += span.len();
         }
-        let made = if self.count_only { 0 } else { place };
-        pieces.reserve(entries, made);
+        let made = if self.count_only { 0 } else { all };
+        pieces.reserve(spans.iter().map(Range::len).sum(), made);
         Ok(())
     }
 
-    /// The first chunk at or after `position` in which one of the inputs has something.
-    fn first(&self, work: &Work, position: u64) -> Option<u64> {
-        let starts = self.inputs.iter().zip(&work.cursors).filter(|(_, cursor)| !cursor.entries.is_empty());
-        starts
-            .filter_map(|(input, cursor)| Some(input.keys(input.entry(cursor.entries.start)?).start.max(position)))
-            .min()
-    }
-
-    /// The entry of an input that covers chunk `key`.
-    fn covering(input: &Input<'a>, cursor: &Cursor, key: u64) -> Option<&'a Entry> {
-        let entry = input.entry(cursor.entries.start).filter(|_| !cursor.entries.is_empty())?;
-        Some(entry).filter(|entry| input.keys(entry).contains(&key))
-    }
-
-    fn process_chunk(&self, key: u64, work: &mut Work) -> Result<()> {
-        let Work { bytes, cursors, decoder, coarse, union, runs, pieces } = work;
+    fn process_chunk(&self, key: u64, work: &mut Work<'a>) -> Result<()> {
+        let Work { bytes, cursors, decoder, union, runs, pieces } = work;
         let chunk_key = u32::try_from(key).unwrap_or(u32::MAX);
         let granules = self.header.granules_of(chunk_key);
-        let (mut parts, mut values, mut is_full) = (0, Some(0), false);
+        let (mut parts, mut value_count, mut run_count, mut is_full) = (0, 0, 0, false);
         let mut alone = None;
-        for (input, cursor) in self.inputs.iter().zip(cursors.iter()) {
-            let Some(entry) = Self::covering(input, cursor, key) else { continue };
+        for cursor in cursors.iter() {
+            let Some(entry) = cursor.covering(key) else { continue };
+            let is_fine = cursor.input.shift == 0;
             parts += 1;
             is_full |= entry.is_full() && granules == CHUNK_GRANULES;
-            let is_array = entry.form == Form::Array && input.shift == 0;
-            values = values.filter(|_| is_array).map(|values: u32| values.saturating_add(entry.ones));
-            alone = (input.shift == 0 && parts == 1).then_some((input, cursor, entry));
+            value_count += if is_fine && entry.form == Form::Array { entry.ones as usize } else { 0 };
+            run_count += if is_fine && entry.form == Form::Runs { entry.len as usize / size_of::<Pair>() } else { 0 };
+            alone = (is_fine && parts == 1).then_some((cursor, entry));
         }
         if is_full {
             let full = Chunk { key: chunk_key, chunks: 1, view: View::Full, ones: CHUNK_GRANULES, runs: 1 };
             self.give(pieces, &full);
             return Ok(());
         }
-        let container = |cursor: &Cursor, entry: &Entry| {
-            let from = cursor.place + usize::try_from(entry.offset.saturating_sub(cursor.offset)).unwrap_or_default();
-            bytes.get(from..from + entry.len as usize).unwrap_or_default()
-        };
-        if let Some((input, cursor, entry)) = alone {
-            let bytes = container(cursor, entry);
-            let view = input.segment.decode(decoder, entry, bytes)?;
+        if let Some((cursor, entry)) = alone {
+            let bytes = cursor.container(entry, bytes);
+            let view = cursor.input.segment.decode(decoder, entry, bytes)?;
             let chunk = Chunk { key: chunk_key, chunks: 1, view, ones: entry.ones, runs: view.run_count() };
-            if Form::from(Plain::smallest(chunk.ones, chunk.runs)) == entry.form {
+            // Else whoever wrote it did not choose the smallest form.
+            if union.is_smallest(&chunk) {
                 match self.count_only {
                     true => pieces.count(&chunk),
                     false => pieces.push_encoded(&chunk, bytes, entry.sum),
                 }
                 return Ok(());
             }
-            // Whoever wrote it did not choose the smallest form.
-            values = None;
         }
-        union.begin(values);
-        for (input, cursor) in self.inputs.iter().zip(cursors.iter()) {
-            let Some(entry) = Self::covering(input, cursor, key) else { continue };
-            let own = cursor.coarse.and_then(|number| coarse.get_mut(number));
-            let Some(own) = own else {
-                union.add(input.segment.decode(decoder, entry, container(cursor, entry))?);
-                continue;
+        union.begin(value_count, run_count, self.count_only);
+        for cursor in cursors.iter_mut() {
+            let Some(entry) = cursor.covering(key) else { continue };
+            let bytes = cursor.container(entry, bytes);
+            let Input { segment, shift } = *cursor.input;
+            let view = match cursor.is_checked {
+                true => decoder.view(entry.form, bytes),
+                false => segment.decode(decoder, entry, bytes)?,
             };
-            if own.holds != Some(cursor.entries.start) {
-                input.segment.decode(&mut own.decoder, entry, container(cursor, entry))?;
-                own.holds = Some(cursor.entries.start);
-            }
-            if let Some(view) = expand(own.decoder.view(), input.shift, key, granules, runs) {
-                union.add(view);
-            }
+            cursor.is_checked = true;
+            let view = if shift == 0 { Some(view) } else { expand(view, shift, key, granules, runs) };
+            view.into_iter().for_each(|view| union.add(view));
         }
         let made = if self.count_only { union.finish_counting(chunk_key) } else { union.finish(chunk_key) };
         if let Some(chunk) = made {
@@ -413,14 +409,14 @@ fn expand<'r>(view: View<'_>, shift: u32, key: u64, granules: u32, runs: &'r mut
 }
 
 /// Where threads take a batch, together with a buffer for it.
-struct Source<B> {
-    free: Receiver<Work>,
+struct Source<'a, B> {
+    free: Receiver<Work<'a>>,
     batches: B,
 }
 
 /// A batch that is done.
-struct Done {
+struct Done<'a> {
     number: u64,
     end: u64,
-    work: thread::Result<Result<Work>>,
+    work: thread::Result<Result<Work<'a>>>,
 }

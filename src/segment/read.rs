@@ -186,7 +186,7 @@ impl<'s> Segment<'s> {
     pub fn load(&self, offset: u64, len_bytes: u64) -> Result<Bitmap> {
         let mut collector = ChunkCollector::new(self.size_bytes(), self.granularity())?;
         let Some(window) = self.window(offset, len_bytes) else { return Ok(collector.finish()) };
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::default();
         let mut reader = SpanReader::default();
         let mut next = self.first_touching(&window)?..;
         while let Some(index) = next.next()
@@ -270,7 +270,7 @@ impl<'s> Segment<'s> {
         if inside == 0 || entry.is_full() {
             return Ok(entry.before + inside);
         }
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::default();
         let inside = u16::try_from(inside).unwrap_or(u16::MAX);
         let count = with_bytes(&*self.storage, CONTAINERS, entry.offset, entry.len as usize, |bytes| {
             if entry.form == Form::Words && self.header().granules_of(entry.key) == CHUNK_GRANULES {
@@ -282,7 +282,7 @@ impl<'s> Segment<'s> {
     }
 
     /// Reads the container of `entry`, and refuses it where it breaks a rule.
-    pub(super) fn decode<'d>(&self, decoder: &'d mut Decoder, entry: &Entry, bytes: &[u8]) -> Result<View<'d>> {
+    pub(super) fn decode<'d>(&self, decoder: &'d mut Decoder, entry: &Entry, bytes: &'d [u8]) -> Result<View<'d>> {
         let view = decoder.decode(entry, bytes, self.header().granules_of(entry.key));
         view.map_err(|what| self.damaged(entry, what))
     }

@@ -9,6 +9,7 @@ use super::layout::{
 };
 use crate::bitmap::Bitmap;
 use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, Plain, View};
+use crate::checksum::crc32c;
 use crate::geometry::Granularity;
 use std::io::{self, Write};
 
@@ -89,7 +90,7 @@ impl Pieces {
         encode(chunk.view, &mut self.bytes);
         let sum = match chunk.view {
             View::Full => 0,
-            _ => crc32c::crc32c(self.bytes.get(from..).unwrap_or_default()),
+            _ => crc32c(self.bytes.get(from..).unwrap_or_default()),
         };
         self.close(chunk, from, sum);
     }
@@ -109,9 +110,14 @@ impl Pieces {
 
     /// Appends a chunk that is counted only: what it would take is known, its bytes are not made.
     pub(super) fn count(&mut self, chunk: &Chunk<'_>) {
-        let plain = Plain::smallest(chunk.ones, chunk.runs);
-        let len = u32::try_from(plain.bytes(chunk.ones, chunk.runs)).unwrap_or_default();
-        self.add(chunk, plain.into(), len, 0);
+        let (form, len) = match chunk.view {
+            View::Sparse(bytes) => (Form::Sparse, bytes.len()),
+            _ => {
+                let plain = Plain::smallest(chunk.ones, chunk.runs);
+                (plain.into(), plain.bytes(chunk.ones, chunk.runs))
+            }
+        };
+        self.add(chunk, form, u32::try_from(len).unwrap_or_default(), 0);
     }
 
     fn add(&mut self, chunk: &Chunk<'_>, form: Form, len: u32, sum: u32) {
@@ -201,13 +207,13 @@ impl<'a> Writer<'a> {
         self.enter_full();
         let mut index = Vec::new();
         for (place, page) in self.places.iter_mut().zip(self.directory.chunks(PAGE_ENTRIES * ENTRY_BYTES)) {
-            place.sum = crc32c::crc32c(page);
+            place.sum = crc32c(page);
             index.extend_from_slice(&place.encode());
         }
         self.summary.file_bytes += (self.directory.len() + index.len() + TRAILER_BYTES) as u64;
         self.out.write_all(&self.directory)?;
         self.out.write_all(&index)?;
-        self.out.write_all(&encode_trailer(&self.summary, crc32c::crc32c(&index)))?;
+        self.out.write_all(&encode_trailer(&self.summary, crc32c(&index)))?;
         Ok(self.summary)
     }
 }

@@ -133,11 +133,11 @@ fn info_shows_what_a_segment_holds() {
     let expected = json!({
         "segment": a, "virtual_size": SIZE, "granularity": G, "dirty_bytes": 4 * G - 1000, "dirty_granules": 4,
         "dirty_extents": 2, "stored_bytes": 64 + 128 + 80 + 24 + 64, "directory_entries": 2,
-        "chunks": {"array": 1, "runs": 1, "words": 0, "full": 0},
+        "chunks": {"array": 1, "runs": 1, "words": 0, "sparse": 0, "full": 0},
     });
     assert_eq!(checkmap!("segment", "info", a, "--json").json(), expected);
     let text = checkmap!("segment", "info", b);
-    assert!(text.ok().contains("1: 0 as arrays, 1 as words, 0 as runs, 0 full"), "{}", text.ok());
+    assert!(text.ok().contains("1: 0 as arrays, 0 as words, 0 as runs, 1 sparse, 0 full"), "{}", text.ok());
 }
 
 #[test]

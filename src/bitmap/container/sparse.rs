@@ -5,7 +5,7 @@
 //! At densities between 1 and 20 percent it is smaller than positions and words, and the time to unite it does not depend
 //! on how many bits are set.
 
-use super::{Plain, View, Words};
+use super::{Form, Plain, View, Words};
 use crate::kernels::{Kernels, MASKS, Packed, SPARSE_ROOM, select};
 
 /// What takes fewer bytes than this in another form stays there: short lists are as quick to unite, and quicker to walk.
@@ -23,10 +23,15 @@ pub(super) fn pack<'r>(kernels: &Kernels, words: &Words, room: &'r mut Room) -> 
     let Packed { len, bytes, ones } = (kernels.pack)(words, room);
     // A run of n bits touches no more than (n + 14) / 8 bytes.
     let least_runs = (8 * bytes).saturating_sub(ones) / 15;
-    let is_smallest = len < Plain::Words.bytes(ones, least_runs)
-        && len < Plain::Array.bytes(ones, least_runs)
-        && (len < Plain::Runs.bytes(ones, least_runs) || len < Plain::Runs.bytes(ones, (kernels.measure)(words).runs));
-    is_smallest.then(|| (&room[..len], ones))
+    let is_smallest = |runs| is_smallest(len, ones, runs);
+    // With fewer runs no other form is larger.
+    (is_smallest(least_runs) || is_smallest((kernels.measure)(words).runs)).then(|| (&room[..len], ones))
+}
+
+/// Whether a packed chunk of `len` bytes that holds `ones` bits in `runs` runs is kept in this form.
+pub(super) fn is_smallest(len: usize, ones: u32, runs: u32) -> bool {
+    let others = Plain::smallest(ones, runs).bytes(ones, runs);
+    others >= LEAST && len < others
 }
 
 /// The number of bits before `end`, 0..=65536.
@@ -110,7 +115,7 @@ fn ones_below(byte: u8, end: usize) -> u32 {
     (byte & ((1 << end) - 1)).count_ones()
 }
 
-/// Packs chunks that come in other forms, if the kernels do it quickly.
+/// Packs chunks that come in other forms.
 #[derive(Debug)]
 pub(in crate::bitmap) struct Packer {
     kernels: &'static Kernels,
@@ -124,16 +129,27 @@ impl Default for Packer {
 }
 
 impl Packer {
+    /// Packs for memory: only if the kernels do it quickly.
     pub(in crate::bitmap) fn new() -> Self {
         let kernels = select();
         Self { kernels, room: kernels.packs_quickly.then(|| Box::new([0; SPARSE_ROOM / 8])) }
     }
 
-    /// What `view` holds, packed if that is smaller.
+    /// Packs for files, which must not depend on the CPU.
+    pub(in crate::bitmap) fn for_files() -> Self {
+        Self { kernels: select(), room: Some(Box::new([0; SPARSE_ROOM / 8])) }
+    }
+
+    /// Whether what is packed may stay so.
+    pub(in crate::bitmap) fn is_on(&self) -> bool {
+        self.room.is_some()
+    }
+
+    /// What `view` holds, which is the smallest of the other forms or packed already, packed if that is smaller.
     pub(in crate::bitmap) fn pack<'r>(&'r mut self, view: View<'r>) -> View<'r> {
         let bytes = view.bytes();
         match &mut self.room {
-            Some(room) if bytes >= LEAST => {
+            Some(room) if bytes >= LEAST && view.form() != Form::Sparse => {
                 pack(self.kernels, &view.words(), room).map_or(view, |(bytes, _)| View::Sparse(bytes))
             }
             _ => view,

@@ -15,9 +15,6 @@ const SCATTER_COST: usize = 7;
 /// What it costs to find the bits of scattered words again.
 const SCAN_COST: usize = 10_000;
 
-/// From this many items on, lists go by way of words where these are packed quickly.
-const PACK_MIN: usize = sparse::LEAST / 2;
-
 /// Above this many runs and single bits, words are the quicker way.
 const SWEEP_MAX: usize = 1024;
 
@@ -35,7 +32,7 @@ pub(in crate::bitmap) struct Workspace {
     words: Box<Words>,
     /// Whether a word is set.
     is_used: bool,
-    /// Where what is packed comes to lie, if the kernels do it quickly.
+    /// Where what is packed comes to lie, if it is wanted.
     sparse: Option<Box<sparse::Room>>,
     lists: [Box<[u16]>; 2],
     pairs: [Vec<Pair>; 2],
@@ -47,14 +44,24 @@ impl Workspace {
     /// The most memory that a workspace takes: words, what is packed of them, two lists, and two of runs.
     pub(in crate::bitmap) const HEAP_BYTES: u64 = (1 + 2 + 2 * 3 + 2 * 2) * 8192;
 
+    /// Packs results only if the kernels do it quickly.
     pub(in crate::bitmap) fn new() -> Self {
+        Self::with_packing(select().packs_quickly)
+    }
+
+    /// Packs results for files, which must not depend on the CPU.
+    pub(in crate::bitmap) fn for_files() -> Self {
+        Self::with_packing(true)
+    }
+
+    fn with_packing(packs: bool) -> Self {
         let list = || vec![0; 2 * ARRAY_MAX + ROOM].into_boxed_slice();
         let kernels = select();
         Self {
             kernels,
             words: no_words(),
             is_used: false,
-            sparse: kernels.packs_quickly.then(|| Box::new([0; SPARSE_ROOM / 8])),
+            sparse: packs.then(|| Box::new([0; SPARSE_ROOM / 8])),
             lists: [list(), list()],
             pairs: [Vec::new(), Vec::new()],
             ends: Vec::new(),
@@ -67,7 +74,7 @@ impl Workspace {
         let (mut first_words, mut is_packed) = (None, false);
         if let &[View::Array(a), View::Array(b)] = group
             && (a.len() + b.len() > FEW || !self.kernels.has_networks)
-            && (a.len() + b.len() < PACK_MIN || self.sparse.is_none())
+            && (size_of_val(a) + size_of_val(b) < sparse::LEAST || self.sparse.is_none())
         {
             return self.unite_two_lists(a, b);
         }
@@ -93,7 +100,9 @@ impl Workspace {
             others.for_each(|(_, view)| view.add_to(&mut self.words));
             return self.of_words();
         }
-        if is_packed || self.sparse.is_some() && items + 2 * runs >= PACK_MIN && (runs == 0 || groups > FEW_RUNS) {
+        // The most bytes that the result can take as a list, or else as runs.
+        let most = if runs == 0 { items * size_of::<u16>() } else { (items + runs) * size_of::<Pair>() };
+        if is_packed || self.sparse.is_some() && most >= sparse::LEAST {
             return self.unite_in_words(group);
         }
         if runs == 0 {

@@ -74,6 +74,9 @@ impl Plain {
 }
 
 impl<'a> View<'a> {
+    /// What takes fewer bytes in another form is never packed.
+    pub(in crate::bitmap) const PACKED_LEAST: usize = sparse::LEAST;
+
     pub(crate) fn form(self) -> Form {
         match self {
             Self::Array(_) => Form::Array,
@@ -228,9 +231,17 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Checks what a packed chunk is made of; another may set any bits.
+    /// Checks what a packed chunk is made of; nothing may be asked of another.
     pub(crate) fn check_packed(bytes: &[u8]) -> Result<(), &'static str> {
         sparse::validate(select(), bytes)
+    }
+
+    /// Whether this is the form that takes the fewest bytes for `ones` bits in `runs` runs, unless packing takes less.
+    pub(in crate::bitmap) fn is_smallest(self, ones: u32, runs: u32) -> bool {
+        match self {
+            Self::Sparse(bytes) => sparse::is_smallest(bytes.len(), ones, runs),
+            _ => self.form() == Plain::smallest(ones, runs).into(),
+        }
     }
 
     /// Checks that the form is allowed to hold what it holds, which is said to be `ones` bits.

@@ -1,0 +1,105 @@
+//! Owns the checksum CRC-32C by carry-less multiplication of 512 bits at once. Must never be reached on a CPU without
+//! AVX-512 and VPCLMULQDQ.
+//!
+//! The bytes are a polynomial, of which only the remainder counts. What stands in a register is multiplied by x^n mod P, n
+//! being the bits by which it lies before what it is added to: that is 16 bytes where there were 16 + n / 8. The last 16
+//! bytes that are left take the processor's own instruction for CRC-32C.
+
+use std::arch::x86_64::*;
+
+/// The bytes of one register, and of those that are folded side by side.
+const LANES: usize = 64;
+const BLOCK: usize = 4 * LANES;
+
+/// By what the lower and the upper half of 16 bytes are multiplied that lie `bits` before others.
+const fn factors(bits: u32) -> [u64; 2] {
+    [power(bits + 32), power(bits - 32)]
+}
+
+/// x^n mod P, from the least significant bit of 33 down.
+const fn power(n: u32) -> u64 {
+    const POLYNOMIAL: u32 = 0x1edc_6f41;
+    let mut rest: u32 = 1;
+    let mut step = 0;
+    while step < n {
+        rest = rest << 1 ^ if rest >> 31 == 1 { POLYNOMIAL } else { 0 };
+        step += 1;
+    }
+    (rest.reverse_bits() as u64) << 1
+}
+
+const BY_BLOCK: [u64; 2] = factors(2048);
+const BY_REGISTER: [u64; 2] = factors(512);
+/// The first three quarters of a register to its last.
+const BY_QUARTERS: [[u64; 2]; 4] = [factors(384), factors(256), factors(128), [0, 0]];
+
+pub(super) fn crc32c(bytes: &[u8]) -> u32 {
+    if bytes.len() < BLOCK {
+        return crc32c::crc32c(bytes);
+    }
+    // SAFETY: this is reached only through `x86::AVX512`, which `kernels::of` gives out only where detection has found all
+    // of these features.
+    unsafe { crc32c_avx512(bytes) }
+}
+
+#[target_feature(enable = "sse4.2,avx512f,avx512vl,vpclmulqdq")]
+fn crc32c_avx512(bytes: &[u8]) -> u32 {
+    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
+    let (registers, rest) = rest.as_chunks::<LANES>();
+    let mut sums = [_mm512_setzero_si512(); BLOCK / LANES];
+    // Ones before the first bit are part of the definition.
+    let ones = _mm512_zextsi128_si512(_mm_cvtsi32_si128(-1));
+    let by_block = all(BY_BLOCK);
+    for (number, block) in blocks.iter().enumerate() {
+        for (sum, register) in sums.iter_mut().zip(block.as_chunks().0) {
+            *sum = _mm512_xor_si512(fold(*sum, by_block), load(register));
+        }
+        if number == 0 {
+            sums[0] = _mm512_xor_si512(sums[0], ones);
+        }
+    }
+    let by_register = all(BY_REGISTER);
+    let mut sum = sums[0];
+    for next in &sums[1..] {
+        sum = _mm512_xor_si512(fold(sum, by_register), *next);
+    }
+    for register in registers {
+        sum = _mm512_xor_si512(fold(sum, by_register), load(register));
+    }
+    let [[a, b], [c, d], [e, f], [g, h]] = BY_QUARTERS.map(|factors| factors.map(u64::cast_signed));
+    let folded = fold(sum, _mm512_setr_epi64(a, b, c, d, e, f, g, h));
+    let quarters = [
+        _mm512_castsi512_si128(folded),
+        _mm512_extracti32x4_epi32::<1>(folded),
+        _mm512_extracti32x4_epi32::<2>(folded),
+        _mm512_extracti32x4_epi32::<3>(sum),
+    ];
+    let last = quarters.into_iter().fold(_mm_setzero_si128(), |sum, quarter| _mm_xor_si128(sum, quarter));
+    let mut crc = _mm_crc32_u64(0, _mm_cvtsi128_si64(last).cast_unsigned());
+    crc = _mm_crc32_u64(crc, _mm_extract_epi64::<1>(last).cast_unsigned());
+    let (words, rest) = rest.as_chunks();
+    for word in words {
+        crc = _mm_crc32_u64(crc, u64::from_le_bytes(*word));
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "the instruction leaves 32 bits")]
+    let crc = rest.iter().fold(crc as u32, |crc, byte| _mm_crc32_u8(crc, *byte));
+    !crc
+}
+
+/// Each 16 bytes, multiplied.
+#[target_feature(enable = "avx512f,vpclmulqdq")]
+fn fold(sum: __m512i, factors: __m512i) -> __m512i {
+    _mm512_xor_si512(_mm512_clmulepi64_epi128::<0x00>(sum, factors), _mm512_clmulepi64_epi128::<0x11>(sum, factors))
+}
+
+/// The same factors for all quarters.
+#[target_feature(enable = "avx512f")]
+fn all([low, high]: [u64; 2]) -> __m512i {
+    _mm512_broadcast_i32x4(_mm_set_epi64x(high.cast_signed(), low.cast_signed()))
+}
+
+#[target_feature(enable = "avx512f")]
+fn load(bytes: &[u8; LANES]) -> __m512i {
+    // SAFETY: the array is readable for 64 bytes, and the load needs no alignment.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
