@@ -534,7 +534,7 @@ fn put_bytes(mask: u8, rest: &mut &[u8]) -> [u8; 8] {
 #[inline(always)]
 pub(super) fn byte_ones(bytes: &[u8]) -> u32 {
     let (words, rest) = bytes.as_chunks::<8>();
-    let ones: u32 = words.iter().map(|word| u64::from_ne_bytes(*word).count_ones()).sum();
+    let ones: u32 = words.iter().map(|word| u64::from_le_bytes(*word).count_ones()).sum();
     ones + rest.iter().map(|byte| byte.count_ones()).sum::<u32>()
 }
 

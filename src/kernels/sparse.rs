@@ -50,7 +50,7 @@ fn pack_bmi2(words: &Words, out: &mut [u8]) -> Packed {
 fn mask_of(word: u64) -> u8 {
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
     // The highest bit of each byte that is not 0.
-    let full = ((word & LOW) + LOW | word) & !LOW;
+    let full = (((word & LOW) + LOW) | word) & !LOW;
     #[allow(clippy::cast_possible_truncation, reason = "eight bits were taken together")]
     let mask = _pext_u64(full, !LOW) as u8;
     mask
