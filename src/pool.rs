@@ -7,6 +7,7 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 use std::io;
 use std::mem;
+use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 /// More threads than these are never started, however many are asked for.
@@ -29,8 +30,12 @@ pub struct Pool {
 impl Pool {
     /// Starts `threads` threads; none for 0 and 1, and fewer where the system does not give as many.
     pub fn new(threads: usize) -> Self {
+        Self::with_threads(if threads > 1 { threads } else { 0 })
+    }
+
+    fn with_threads(threads: usize) -> Self {
         let mut threads = threads.min(MOST_THREADS);
-        while threads > 1 {
+        while threads > 0 {
             let mut handles = Vec::with_capacity(threads);
             let builder = ThreadPoolBuilder::new().num_threads(threads);
             match builder.spawn_handler(|worker| start(worker).map(|handle| handles.push(handle))).build() {
@@ -83,9 +88,23 @@ impl Drop for Pool {
     }
 }
 
-/// What `work` makes of each item, in the order of the items, on a pool for this job alone.
+/// What `work` makes of each item, in the order of the items, on `threads` threads for this job alone. The caller's is one
+/// of them: it works while the others wake up.
 pub fn map_ordered<T: Send, R: Send>(threads: usize, items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    Pool::new(threads.min(items.len())).map(items, work)
+    let pool = Pool::with_threads(threads.min(items.len()).saturating_sub(1));
+    let source = Mutex::new(items.into_iter().enumerate());
+    let next = || source.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let results = Mutex::new(Vec::new());
+    let run = || {
+        while let Some((number, item)) = next() {
+            let result = work(item);
+            results.lock().unwrap_or_else(PoisonError::into_inner).push((number, result));
+        }
+    };
+    pool.alongside(vec![(); pool.handles.len()], |()| run(), run);
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_unstable_by_key(|(number, _)| *number);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Starts one thread, which inherits the mask of signals.

@@ -79,6 +79,8 @@ fn panics_come_to_the_caller() {
     let pool = Pool::new(3);
     let map = catch_unwind(AssertUnwindSafe(|| pool.map(vec![1, 2, 3], |item| assert_ne!(item, 2, "two"))));
     assert!(map.is_err());
+    let ordered = catch_unwind(|| map_ordered(3, vec![1, 2, 3, 4, 5], |item| assert_ne!(item, 4, "four")));
+    assert!(ordered.is_err());
     let worker = catch_unwind(AssertUnwindSafe(|| pool.alongside(vec![0, 1], |number| assert_ne!(number, 1), || ())));
     assert!(worker.is_err());
     let (to, from) = channel::<()>();
@@ -101,8 +103,15 @@ fn panics_come_to_the_caller() {
 
 fn signals_are_for_the_hosts_own_threads() {
     let before = SigSet::thread_get_mask().expect("a thread has a mask");
-    let masks = map_ordered(2, vec![(); 8], |()| SigSet::thread_get_mask().expect("a thread has a mask"));
-    for mask in masks {
+    // Both threads come, as neither ends alone.
+    let (caller, both) = (thread::current().id(), Barrier::new(2));
+    let masks = map_ordered(2, vec![(); 2], |()| {
+        both.wait();
+        (thread::current().id(), SigSet::thread_get_mask().expect("a thread has a mask"))
+    });
+    let ours: Vec<SigSet> = masks.into_iter().filter(|(id, _)| *id != caller).map(|(_, mask)| mask).collect();
+    assert_eq!(ours.len(), 1, "the caller's thread works too");
+    for mask in ours {
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGCHLD, Signal::SIGALRM] {
             assert!(mask.contains(signal), "{signal}");
         }
