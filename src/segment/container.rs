@@ -117,34 +117,19 @@ pub(super) fn count_before(view: View<'_>, end: u16) -> u64 {
 
 /// Appends the bytes of a container.
 pub(super) fn encode(view: View<'_>, out: &mut Vec<u8>) {
-    let from = out.len();
-    let len = match view {
-        View::Array(array) => size_of_val(array),
-        View::Words(words) => size_of_val(words),
-        View::Runs(runs) => size_of_val(runs),
-        View::Sparse(bytes) => bytes.len(),
-        View::Full => 0,
-    };
-    out.resize(from + len, 0);
-    let room = out.get_mut(from..).unwrap_or_default();
     match view {
         View::Full => {}
-        View::Sparse(bytes) => room.copy_from_slice(bytes),
-        View::Array(array) => {
-            for (bytes, value) in room.as_chunks_mut::<2>().0.iter_mut().zip(array) {
-                *bytes = value.to_le_bytes();
-            }
-        }
-        View::Words(words) => {
-            for (bytes, word) in room.as_chunks_mut::<8>().0.iter_mut().zip(words) {
-                *bytes = word.to_le_bytes();
-            }
-        }
-        View::Runs(runs) => {
-            for (bytes, [first, last]) in room.as_chunks_mut::<4>().0.iter_mut().zip(runs) {
-                let ([a, b], [c, d]) = (first.to_le_bytes(), last.to_le_bytes());
-                *bytes = [a, b, c, d];
-            }
-        }
+        View::Sparse(bytes) => out.extend_from_slice(bytes),
+        View::Array(array) => append(out, array, |value| value.to_le_bytes()),
+        View::Words(words) => append(out, words, |word| word.to_le_bytes()),
+        View::Runs(runs) => append(out, runs.as_flattened(), |bound| bound.to_le_bytes()),
     }
+}
+
+/// Appends numbers: as they are, if this machine has them in the order of the file.
+fn append<T: bytemuck::Pod, const N: usize>(out: &mut Vec<u8>, numbers: &[T], bytes: impl Fn(&T) -> [u8; N]) {
+    if cfg!(target_endian = "little") {
+        return out.extend_from_slice(bytemuck::cast_slice(numbers));
+    }
+    numbers.iter().for_each(|number| out.extend_from_slice(&bytes(number)));
 }

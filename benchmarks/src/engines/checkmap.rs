@@ -112,7 +112,8 @@ impl Engine for Checkmap {
         vec![
             Form::new("portable", |bitmap| bitmap.to_roaring().into()),
             Form::new("segment", |bitmap| {
-                let mut bytes = Vec::with_capacity(bitmap.heap_bytes());
+                // Padding and directory come to it.
+                let mut bytes = Vec::with_capacity(bitmap.heap_bytes() / 8 * 9);
                 segment::write(bitmap, &mut bytes).expect("a vector takes everything");
                 bytes.into()
             }),

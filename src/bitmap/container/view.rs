@@ -104,7 +104,11 @@ impl<'a> View<'a> {
             Self::Array(array) => small(array::run_count(array)),
             Self::Words(words) => bits::run_count(words),
             Self::Runs(runs) => small(runs.len()),
-            Self::Sparse(_) => bits::run_count(&self.words()),
+            Self::Sparse(_) => {
+                let mut words = [0; 1024];
+                self.copy_to(&mut words);
+                bits::run_count(&words)
+            }
             Self::Full => 1,
         }
     }
