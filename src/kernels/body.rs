@@ -462,32 +462,44 @@ pub(super) fn apart_ones(runs: &[Pair]) -> Option<u32> {
 
 #[inline(always)]
 pub(super) fn pack(words: &Words, out: &mut [u8]) -> Packed {
-    let lower: [u8; WORDS] = std::array::from_fn(|index| mask_of(&words[index].to_le_bytes()));
+    let lower: [u8; WORDS] = std::array::from_fn(|index| mask_of(words[index]));
     let (upper, rest) = out.split_at_mut(MASKS);
     let mut end = 0;
     for (mask, group) in upper.iter_mut().zip(lower.as_chunks::<8>().0) {
+        let group = u64::from_le_bytes(*group);
         *mask = mask_of(group);
         end += take_bytes(group, &mut rest[end..]);
     }
     let from = end;
-    for word in words {
-        end += take_bytes(&word.to_le_bytes(), &mut rest[end..]);
+    for &word in words {
+        end += take_bytes(word, &mut rest[end..]);
     }
     packed(MASKS + from, MASKS + end, byte_ones(&rest[from..end]))
 }
 
+/// The highest bit of each byte that is not 0.
+#[inline(always)]
+fn full_bytes(word: u64) -> u64 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    (((word & LOW) + LOW) | word) & !LOW
+}
+
 /// Which bytes are not 0.
 #[inline(always)]
-fn mask_of(bytes: &[u8; 8]) -> u8 {
-    bytes.iter().rev().fold(0, |mask, &byte| mask << 1 | u8::from(byte != 0))
+#[allow(clippy::cast_possible_truncation, reason = "the product has the eight bits on top")]
+pub(super) fn mask_of(word: u64) -> u8 {
+    ((full_bytes(word) >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
 }
 
 /// Takes the bytes that are not 0; their number.
 #[inline(always)]
-fn take_bytes(bytes: &[u8; 8], out: &mut [u8]) -> usize {
+#[allow(clippy::cast_possible_truncation, reason = "one byte is taken")]
+fn take_bytes(word: u64, out: &mut [u8]) -> usize {
+    let mut left = full_bytes(word);
     let mut count = 0;
-    for &byte in bytes.iter().filter(|&&byte| byte != 0) {
-        out[count] = byte;
+    while left != 0 {
+        out[count] = (word >> (left.trailing_zeros() & !7)) as u8;
+        left &= left - 1;
         count += 1;
     }
     count

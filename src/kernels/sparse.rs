@@ -31,11 +31,11 @@ pub(super) fn pack(words: &Words, out: &mut [u8]) -> Packed {
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 fn pack_bmi2(words: &Words, out: &mut [u8]) -> Packed {
     let out = &mut out[..SPARSE_ROOM];
-    let lower: [u8; WORDS] = std::array::from_fn(|index| mask_of(words[index]));
+    let lower: [u8; WORDS] = std::array::from_fn(|index| body::mask_of(words[index]));
     let mut end = MASKS;
     for (place, group) in lower.as_chunks::<8>().0.iter().enumerate() {
         let group = u64::from_le_bytes(*group);
-        out[place] = mask_of(group);
+        out[place] = body::mask_of(group);
         end += take(group, out[place], &mut out[end..]);
     }
     let from = end;
@@ -43,17 +43,6 @@ fn pack_bmi2(words: &Words, out: &mut [u8]) -> Packed {
         end += take(word, mask, &mut out[end..]);
     }
     body::packed(from, end, body::byte_ones(&out[from..end]))
-}
-
-/// Which bytes of a word are not 0.
-#[target_feature(enable = "bmi1,bmi2,popcnt")]
-fn mask_of(word: u64) -> u8 {
-    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-    // The highest bit of each byte that is not 0.
-    let full = (((word & LOW) + LOW) | word) & !LOW;
-    #[allow(clippy::cast_possible_truncation, reason = "eight bits were taken together")]
-    let mask = _pext_u64(full, !LOW) as u8;
-    mask
 }
 
 /// Puts the bytes of a mask to the front of `room`, which is longer than a word; their number.

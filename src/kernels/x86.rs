@@ -70,6 +70,7 @@ pub(super) static AVX512: Kernels = Kernels {
     positions: compress::positions,
     edges: compress::edges,
     scatter_runs: compress::scatter_runs,
+    run_bytes: avx2::run_bytes,
     crc32c: crc::crc32c,
     ..STAMPED_AVX512
 };
