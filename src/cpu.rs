@@ -44,6 +44,7 @@ impl Level {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vpopcntdq")
                     && is_x86_feature_detected!("avx512vbmi2")
+                    && is_x86_feature_detected!("sse4.2")
                     && is_x86_feature_detected!("vpclmulqdq")
             }
             #[cfg(target_arch = "aarch64")]

@@ -65,11 +65,16 @@ const SIZE: u64 = CHUNKS << 28;
 
 /// A segment in a file without a name, and every `step`-th granule dirty.
 fn segment(step: usize) -> Segment<'static> {
-    let granularity = Granularity::from_bits(12).unwrap();
     let mut chunk = vec![0; 8192];
     (0..65536).step_by(step).for_each(|bit| chunk[bit / 8] |= 1 << (bit % 8));
+    segment_of(&chunk)
+}
+
+/// A segment in a file without a name, with these bits in every chunk.
+fn segment_of(chunk: &[u8]) -> Segment<'static> {
+    let granularity = Granularity::from_bits(12).unwrap();
     let mut bitmap = Bitmap::new(SIZE, granularity).unwrap();
-    (0..CHUNKS).for_each(|number| bitmap.set_bits(number << 16, &chunk).unwrap());
+    (0..CHUNKS).for_each(|number| bitmap.set_bits(number << 16, chunk).unwrap());
     let mut file = tempfile::tempfile().unwrap();
     segment::write(&bitmap, &mut file).unwrap();
     Segment::open(Arc::new(FileStorage::new(file).unwrap())).unwrap()
@@ -79,9 +84,28 @@ fn segment(step: usize) -> Segment<'static> {
 fn a_merge_takes_no_more_than_its_limit_and_the_new_directory() {
     let _alone = alone();
     let segments = [2, 3, 5, 7, 40].map(segment);
+    let read = assert_limits(&segments);
+    assert!(read > 60 << 20, "{read} bytes are too little to prove anything");
+}
+
+#[test]
+fn a_merge_that_writes_more_than_it_reads_keeps_to_its_limit_too() {
+    let _alone = alone();
+    // 800 runs in 400 bytes are sparse. With 40 of them joined to others, runs are written, which take four times as much.
+    let with = |count: usize, byte: u8| segment_of(&[vec![byte; count], vec![0; 8192 - count]].concat());
+    let segments = [with(400, 0b0110_0110), with(40, 0b0001_1000)];
+    let (many, few) = (segments[0].forms().unwrap(), segments[1].forms().unwrap());
+    assert_eq!((many.sparse, few.sparse), (CHUNKS, 0));
+    let mut out = BufWriter::new(io::sink());
+    let refs: Vec<&Segment> = segments.iter().collect();
+    let merged = segment::merge(&refs, &mut out, &MergeOptions::default(), &mut Unobserved).unwrap();
+    assert!(merged.file_bytes > 3 * assert_limits(&segments));
+}
+
+/// Merges with several limits; the bytes of all inputs.
+fn assert_limits(segments: &[Segment<'_>]) -> u64 {
     let segments: Vec<&Segment> = segments.iter().collect();
     let read: u64 = segments.iter().map(|segment| segment.summary().file_bytes).sum();
-    assert!(read > 60 << 20, "{read} bytes are too little to prove anything");
     // The directories of the inputs come on top, and stay.
     assert!(segments.iter().all(|segment| segment.forms().unwrap().full == 0));
     for (memory, threads) in [(1 << 20, 0), (1 << 20, 2), (8 << 20, 4), (64 << 20, 2), (64 << 20, 16)] {
@@ -96,6 +120,7 @@ fn a_merge_takes_no_more_than_its_limit_and_the_new_directory() {
         eprintln!("{memory} bytes, {threads} threads: {peak}, at most {most}");
         assert!(peak as u64 <= most, "{memory} bytes, {threads} threads: {peak} above {most}");
     }
+    read
 }
 
 #[test]

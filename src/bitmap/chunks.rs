@@ -4,7 +4,7 @@
 
 use super::Bitmap;
 use super::container::{CHUNK, Container, Packer, Run, Workspace, no_words};
-pub(crate) use super::container::{Form, Pair, Plain, View, Words};
+pub(crate) use super::container::{Form, Pair, Plain, SPARSE_FROM, View, Words};
 use crate::error::Result;
 use crate::geometry::Granularity;
 use crate::kernels::{Kernels, Measure, select};
@@ -206,11 +206,8 @@ impl Union {
         }
         let Measure { ones, runs } = (self.kernels.measure)(&self.words);
         let words = View::Words(&self.words);
-        let view = if Plain::smallest(ones, runs).bytes(ones, runs) < View::PACKED_LEAST {
-            words
-        } else {
-            self.packer.pack(words)
-        };
+        let view =
+            if Plain::smallest(ones, runs).bytes(ones, runs) < SPARSE_FROM { words } else { self.packer.pack(words) };
         (ones > 0).then_some(Chunk { key, chunks: 1, view, ones, runs })
     }
 

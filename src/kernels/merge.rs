@@ -250,7 +250,7 @@ fn sort_few_avx2(lists: &[&[u16]], out: &mut [u16]) -> usize {
         body::fill_group(&mut items[groups % (FEW / LANES)], part);
         groups += 1;
     }
-    let groups = groups.min(items.len());
+    assert!(groups <= items.len(), "there are no more groups than are sorted");
     let mut registers = [_mm_set1_epi16(-1); FEW / LANES];
     for (register, group) in registers.iter_mut().zip(&items[..groups]) {
         *register = load(group);

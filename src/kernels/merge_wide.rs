@@ -63,7 +63,7 @@ pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn sort_few_avx512(lists: &[&[u16]], out: &mut [u16]) -> usize {
     let (groups, count) = cut(lists);
-    let Some(mut out) = Out::new(out, FEW + ROOM) else { return 0 };
+    let mut out = Out::new(out, FEW + ROOM).expect("there is room, as the kernel's users promise");
     let four = |from: usize| {
         let four = _mm512_castsi128_si512(groups[from]);
         let four = _mm512_inserti32x4::<1>(four, groups[from + 1]);
@@ -115,6 +115,10 @@ fn cut(lists: &[&[u16]]) -> ([__m128i; FEW / GROUP], usize) {
         }
         used = going_on;
     }
+    assert!(
+        used == 0 && count <= groups.len() && lists.len() <= left.len(),
+        "there are no more groups than are sorted"
+    );
     (groups, count)
 }
 

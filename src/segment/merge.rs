@@ -6,7 +6,7 @@
 use super::container::Decoder;
 use super::diff::check_sizes;
 use super::layout::{Entry, Header, Summary};
-use super::plan::{Batch, Input, Planner, most_of_a_chunk};
+use super::plan::{self, Batch, Input, Planner, most_of_a_chunk};
 use super::read::{CONTAINERS, Segment};
 use super::write::{Pieces, Writer};
 use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, Pair, Union, View};
@@ -309,6 +309,7 @@ impl<'a> Job<'a> {
             bytes.resize(all + CACHE_LINE, 0);
         }
         cursors.clear();
+        let mut shrunk = 0;
         // The file's containers begin at multiples of a cache line, and so they do here.
         let mut place = bytes.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE);
         for ((input, span), held) in self.inputs.iter().zip(spans).zip(held()) {
@@ -317,13 +318,14 @@ impl<'a> Job<'a> {
             if !room.is_empty() {
                 input.segment.read(CONTAINERS, held.start, room)?;
             }
+            shrunk += span.clone().filter_map(|index| input.entry(index)).map(plan::shrunk).sum::<usize>();
             let (keys, later, offset) = (0..0, span.clone(), held.start);
             let mut cursor = Cursor { input, entry: None, keys, is_checked: false, later, offset, place };
             cursor.step();
             cursors.push(cursor);
             place = end;
         }
-        let made = if self.count_only { 0 } else { all };
+        let made = if self.count_only { 0 } else { all + shrunk };
         pieces.reserve(spans.iter().map(Range::len).sum(), made);
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 use super::layout::{Entry, WORDS_BYTES};
 use super::read::Segment;
+use crate::bitmap::chunks::{Form, SPARSE_FROM};
 use std::ops::Range;
 
 /// Full chunks from this many on are handed over without a look at what others have there.
@@ -68,6 +69,11 @@ pub(super) fn most_of_a_chunk(inputs: usize) -> u64 {
     (inputs as u64 + 1) * u64::from(WORDS_BYTES)
 }
 
+/// What a sparse container may lack of the form that it is written in if what it is united with joins its runs.
+pub(super) fn shrunk(entry: &Entry) -> usize {
+    if entry.form == Form::Sparse { SPARSE_FROM.saturating_sub(entry.len as usize) } else { 0 }
+}
+
 impl<'a> Planner<'a> {
     pub(super) fn new(inputs: &'a [Input<'a>], granules: u64, budget: u64) -> Self {
         let (whole, chunks) = (granules >> 16, granules.div_ceil(1 << 16));
@@ -121,12 +127,12 @@ impl<'a> Planner<'a> {
             let is_new = input.keys(entry).start.max(from) == key;
             // A coarse container is read once, and each of its chunks is made anew: as runs, or as words if they are many.
             let made = match input.shift {
-                0 => 0,
+                0 => shrunk(entry) as u64,
                 shift => u64::from(WORDS_BYTES).min(64 + 4 * (0x1_0000 >> shift.min(16))),
             };
             Some(if is_new { len + made } else { made })
         });
-        // What is written is never more than what was read; 64 bytes stand for what else a chunk takes.
+        // What is written is never more than this; 64 bytes stand for what else a chunk takes.
         64 + costs.sum::<u64>()
     }
 }

@@ -1,6 +1,6 @@
 //! Merges of any number of segments, against the union of the bitmaps.
 
-use crate::{BITS, Shape, bitmap_of, bytes_of, granularity, open, segment_of, shapes};
+use crate::{BITS, SIZE, Shape, bitmap_of, bytes_of, granularity, open, segment_of, shapes};
 use checkmap::progress::{Observer, Step, Unobserved};
 use checkmap::segment::{self, MergeOptions, Summary};
 use checkmap::{Bitmap, ErrorKind, Segment};
@@ -159,5 +159,73 @@ fn a_damaged_container_ends_a_merge() {
             segment::merge(&[&good, &bad], &mut io::sink(), &options(1 << 20, threads), &mut Unobserved).unwrap_err();
         assert_eq!((error.kind(), error.offset()), (ErrorKind::Damaged, Some(64)), "{error}");
         assert_eq!(error.structure(), Some("segment container of chunk 0"));
+    }
+}
+
+/// Chunks on both sides of every limit between the forms, from one seed.
+fn limits() -> Vec<Bitmap> {
+    let mut state = 1_u64;
+    let mut random = move |below: u64| {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (state >> 33) % below
+    };
+    let spread = [1400, 1535, 1537, 1580, 1700, 4096, 9000, 30_000];
+    let mut bitmaps = Vec::new();
+    for len in [1, 2, 5] {
+        let mut bitmap = Bitmap::new(SIZE, granularity(BITS)).expect("a disk");
+        for (chunk, ones) in (0..).zip(spread) {
+            for _ in 0..ones / len {
+                let first = (chunk << 16) + random((1 << 16) - len);
+                bitmap.set(first << BITS, len << BITS).expect("inside the disk");
+            }
+        }
+        bitmaps.push(bitmap);
+    }
+    for runs in [767, 768, 769] {
+        let mut bitmap = Bitmap::new(SIZE, granularity(BITS)).expect("a disk");
+        (0..runs).for_each(|run| bitmap.set((4 * run + 1) << BITS, 2 << BITS).expect("inside the disk"));
+        bitmaps.push(bitmap);
+    }
+    bitmaps
+}
+
+#[test]
+fn the_bytes_of_files_depend_on_no_cpu() {
+    let bitmaps = limits();
+    let mut sums: Vec<u32> = bitmaps.iter().map(|bitmap| crc32c::crc32c(&bytes_of(bitmap))).collect();
+    for count in 2..=bitmaps.len() {
+        let segments: Vec<Segment<'_>> = bitmaps[..count].iter().map(segment_of).collect();
+        let mut merged = Vec::new();
+        let refs: Vec<&Segment<'_>> = segments.iter().collect();
+        segment::merge(&refs, &mut merged, &MergeOptions::default(), &mut Unobserved).expect("they are sound");
+        let united = Bitmap::union_many(&bitmaps[..count].iter().collect::<Vec<_>>(), None).expect("of one disk");
+        assert!(merged == bytes_of(&united), "{count}");
+        sums.push(crc32c::crc32c(&merged));
+    }
+    let forms = segment_of(&bitmaps[0]).forms().expect("it is sound");
+    assert_eq!((forms.array, forms.sparse, forms.words), (3, 4, 1), "{forms:?}");
+    let expected = [
+        0x46ef_bdd4,
+        0x1043_2fbd,
+        0x3f52_1d8d,
+        0x6feb_15f1,
+        0x578b_1c5f,
+        0x61d7_cca4,
+        0x567b_0bc1,
+        0x6570_8993,
+        0x2264_3d1d,
+        0x5cc2_d834,
+        0xc83c_9eb5,
+    ];
+    assert_eq!(sums, expected, "what other CPUs write");
+    // Kernels are chosen once for each process.
+    if std::env::var_os("CHECKMAP_KERNELS").is_none() {
+        let program = std::env::current_exe().expect("this test has a file");
+        for kernels in ["portable", "avx2", "avx512", "neon"] {
+            let mut again = std::process::Command::new(&program);
+            again.args(["unions::the_bytes_of_files_depend_on_no_cpu", "--exact"]).env("CHECKMAP_KERNELS", kernels);
+            let ran = again.output().expect("it can be started again");
+            assert!(ran.status.success(), "{kernels}: {}", String::from_utf8_lossy(&ran.stdout));
+        }
     }
 }

@@ -19,6 +19,7 @@ mod view;
 use crate::kernels::{ChunkOperation, Kernels, Measure, select};
 pub(super) use bits::{clear_run, no_words};
 pub(super) use runs::Run;
+pub(crate) use sparse::LEAST as SPARSE_FROM;
 pub(super) use sparse::Packer;
 pub(super) use unite::Workspace;
 

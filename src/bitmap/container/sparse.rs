@@ -9,7 +9,7 @@ use super::{Form, Plain, View, Words};
 use crate::kernels::{Kernels, MASKS, Packed, SPARSE_ROOM, select};
 
 /// What takes fewer bytes than this in another form stays there: short lists are as quick to unite, and quicker to walk.
-pub(super) const LEAST: usize = 3072;
+pub(crate) const LEAST: usize = 3072;
 
 /// The bits of a chunk.
 const END: usize = 8 * 8 * 8 * MASKS;

@@ -74,9 +74,6 @@ impl Plain {
 }
 
 impl<'a> View<'a> {
-    /// What takes fewer bytes in another form is never packed.
-    pub(in crate::bitmap) const PACKED_LEAST: usize = sparse::LEAST;
-
     pub(crate) fn form(self) -> Form {
         match self {
             Self::Array(_) => Form::Array,
