@@ -1,7 +1,6 @@
 //! Owns what takes the instructions of AVX-512 that compress and expand bytes, written by hand as the compiler does not use
 //! them. Must never be reached on a CPU without AVX-512 with BW, VL and VBMI2.
 
-use super::body::packed;
 use super::body::{self, EDGES, MASKS, ROOM, SPARSE_ROOM, WORDS};
 use super::{Packed, Pair, Words};
 use std::arch::x86_64::*;
@@ -48,7 +47,7 @@ fn pack_avx512(words: &Words, out: &mut [u8]) -> Packed {
         store_bytes(_mm512_maskz_compress_epi8(*mask, load_words(block)), &mut out[end..]);
         end += mask.count_ones() as usize;
     }
-    packed(from, end, byte_ones_avx512(&out[from..end]))
+    body::packed(from, end, byte_ones_avx512(&out[from..end]))
 }
 
 pub(super) fn spread(sparse: &[u8], words: &mut Words) {
