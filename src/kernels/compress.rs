@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 /// The bytes of one register.
 const LANES: usize = 64;
 
-/// As a caller of these features: each door here is reached only through `x86::AVX512`.
+/// The kernel `$name`, which any code may call, for `$body`, which only a CPU with its features may run.
 macro_rules! door {
     ($name:ident, $body:ident, ($($argument:ident: $type:ty),*) -> $result:ty) => {
         pub(super) fn $name($($argument: $type),*) -> $result {
