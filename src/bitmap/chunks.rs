@@ -4,7 +4,7 @@
 
 use super::Bitmap;
 use super::container::{CHUNK, Container, Packer, Run, Workspace, no_words};
-pub(crate) use super::container::{Form, Pair, Plain, SPARSE_FROM, View, Words};
+pub(crate) use super::container::{Form, Pair, Plain, SPARSE_FROM, Sparse, View, Words};
 use crate::error::Result;
 use crate::geometry::Granularity;
 use crate::kernels::{Kernels, Measure, select};
@@ -31,7 +31,7 @@ impl View<'_> {
         match self {
             Self::Array(array) if !(select().is_ascending)(array) => Err("the values of an array are out of order"),
             Self::Runs(runs) => (select().apart_ones)(runs).ok_or("runs overlap, touch or are out of order"),
-            Self::Sparse(bytes) => Self::check_packed(bytes).map(|()| self.ones()),
+            Self::Sparse(sparse) => Self::check_packed(sparse.bytes).map(|()| self.ones()),
             _ => Ok(self.ones()),
         }
     }
@@ -53,6 +53,13 @@ impl View<'_> {
 }
 
 impl Bitmap {
+    /// How many chunks [`Bitmap::for_each_chunk`] passes, and the most bytes that they take if each ends at a multiple of
+    /// `align`.
+    pub(crate) fn most_of_chunks(&self, align: usize) -> (usize, usize) {
+        let entries = self.directory.entries();
+        (entries.len(), entries.iter().map(|entry| entry.bytes().next_multiple_of(align)).sum())
+    }
+
     /// Passes every chunk that has dirty granules to `take`, in ascending order.
     pub(crate) fn for_each_chunk<E>(
         &self,
@@ -94,8 +101,13 @@ impl ChunkCollector {
             _ => {
                 let ones = view.ones();
                 let is_kept = view.form() != Form::Sparse || self.packer.is_on();
-                if is_kept && view.is_smallest(ones, view.run_count()) {
-                    return directory.push(key, ones, self.packer.pack(view));
+                let runs = view.run_count();
+                if is_kept && view.is_smallest(ones, runs) {
+                    let view = match view {
+                        View::Sparse(sparse) => View::Sparse(Sparse::counted(sparse.bytes, runs)),
+                        _ => self.packer.pack(view),
+                    };
+                    return directory.push(key, ones, view);
                 }
                 let mut container = Container::copy(view, ones);
                 container.optimize();

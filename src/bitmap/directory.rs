@@ -7,7 +7,7 @@
 //! smallest form; a chunk that is changed afterwards gets a container of its own.
 
 use super::arena::{Arena, Place};
-use super::container::{CHUNK, Container, Form, Packer, Pair, Run, View, Words};
+use super::container::{CHUNK, Container, Form, Packer, Pair, Run, Sparse, View, Words};
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -35,8 +35,8 @@ enum Body {
     Words(Place),
     /// With the number of runs.
     Runs(Place, u16),
-    /// With the number of bytes.
-    Sparse(Place, u16),
+    /// With the number of bytes and of runs.
+    Sparse(Place, u16, u16),
     /// Never full nor empty.
     Own(Box<Container>),
 }
@@ -118,7 +118,7 @@ impl Entry {
             Body::Array(_) => 2 * self.size as usize,
             Body::Words(_) => size_of::<Words>(),
             Body::Runs(_, count) => 4 * usize::from(*count),
-            Body::Sparse(_, len) => usize::from(*len),
+            Body::Sparse(_, len, _) => usize::from(*len),
             Body::Own(container) => container.view().bytes(),
         }
     }
@@ -160,7 +160,9 @@ impl Directory {
             Body::Array(place) => View::Array(self.arena.list(*place, entry.size as usize)),
             Body::Words(place) => View::Words(self.arena.words(*place)),
             Body::Runs(place, count) => View::Runs(self.arena.pairs(*place, usize::from(*count))),
-            Body::Sparse(place, len) => View::Sparse(self.arena.bytes(*place, usize::from(*len))),
+            Body::Sparse(place, len, runs) => {
+                View::Sparse(Sparse::counted(self.arena.bytes(*place, usize::from(*len)), u32::from(*runs)))
+            }
             Body::Own(container) => container.view(),
         }
     }
@@ -287,8 +289,14 @@ impl Directory {
             View::Words(words) => Body::Words(self.arena.push_words(words)),
             #[allow(clippy::cast_possible_truncation, reason = "there are at most 2048 runs")]
             View::Runs(runs) => Body::Runs(self.arena.push_pairs(runs), runs.len() as u16),
-            #[allow(clippy::cast_possible_truncation, reason = "what is packed is smaller than words")]
-            View::Sparse(bytes) => Body::Sparse(self.arena.push_bytes(bytes), bytes.len() as u16),
+            #[allow(
+                clippy::cast_possible_truncation,
+                reason = "it is smaller than words, and so has no more than 32768 runs"
+            )]
+            View::Sparse(sparse) => {
+                let place = self.arena.push_bytes(sparse.bytes);
+                Body::Sparse(place, sparse.bytes.len() as u16, view.run_count() as u16)
+            }
         };
         self.before.take();
         self.packed += 1;
@@ -319,7 +327,7 @@ impl Directory {
         }
         self.entries.extend(entries.map(|mut entry| {
             match &mut entry.body {
-                Body::Array(place) | Body::Words(place) | Body::Runs(place, _) | Body::Sparse(place, _) => {
+                Body::Array(place) | Body::Words(place) | Body::Runs(place, _) | Body::Sparse(place, ..) => {
                     *place = place.after(blocks);
                 }
                 Body::Full | Body::Own(_) => {}

@@ -127,9 +127,9 @@ impl<'a> Extents<'a> {
         self.rest = match (view, window_in_chunk(window, all.first)) {
             (View::Array(list), Run::WHOLE) => RunIter::Array(list),
             (View::Runs(runs), window @ Run::WHOLE) => RunIter::Runs { runs, window },
-            (View::Sparse(bytes), window) => {
+            (View::Sparse(sparse), window) => {
                 let former = std::mem::replace(&mut self.rest, RunIter::Full(None));
-                RunIter::spread(bytes, window, former)
+                RunIter::spread(sparse.bytes, window, former)
             }
             (view, window) => view.runs(window),
         };

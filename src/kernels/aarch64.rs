@@ -2,7 +2,7 @@
 
 use super::body::{EDGES, Groups};
 use super::portable::every_kernel;
-use super::{Kernels, Measure, Packed, Pair, Words, body};
+use super::{Kernels, Measure, Pair, Words, body};
 use crate::cpu::Level;
 
 macro_rules! neon {
@@ -19,7 +19,7 @@ macro_rules! neon {
                 unsafe { stamped($($argument),*) }
             })*
         }
-        pub(super) static NEON: Kernels = Kernels { level: Level::Neon, has_networks: false, packs_quickly: false, $($name: neon::$name,)* };
+        pub(super) static NEON: Kernels = Kernels { level: Level::Neon, has_networks: false, sorts_two_to: 0, packs_quickly: false, $($name: neon::$name,)* };
     };
 }
 

@@ -2,7 +2,7 @@
 //! Owns the portable bodies of the kernels, which the other files stamp for their instruction sets. Must never ask what the
 //! CPU is.
 
-use super::{Measure, Packed, Pair, Words};
+use super::{Measure, Pair, Words};
 
 /// The words of one chunk.
 pub const WORDS: usize = 1024;
@@ -461,7 +461,7 @@ pub(super) fn apart_ones(runs: &[Pair]) -> Option<u32> {
 }
 
 #[inline(always)]
-pub(super) fn pack(words: &Words, out: &mut [u8]) -> Packed {
+pub(super) fn pack(words: &Words, out: &mut [u8]) -> usize {
     let lower: [u8; WORDS] = std::array::from_fn(|index| mask_of(words[index]));
     let (upper, rest) = out.split_at_mut(MASKS);
     let mut end = 0;
@@ -470,11 +470,10 @@ pub(super) fn pack(words: &Words, out: &mut [u8]) -> Packed {
         *mask = mask_of(group);
         end += take_bytes(group, &mut rest[end..]);
     }
-    let from = end;
     for &word in words {
         end += take_bytes(word, &mut rest[end..]);
     }
-    packed(MASKS + from, MASKS + end, byte_ones(&rest[from..end]))
+    MASKS + end
 }
 
 /// The highest bit of each byte that is not 0.
@@ -503,13 +502,6 @@ fn take_bytes(word: u64, out: &mut [u8]) -> usize {
         count += 1;
     }
     count
-}
-
-/// What is known of bytes that were filled up to `end`, those of the words from `from` on.
-#[inline(always)]
-#[allow(clippy::cast_possible_truncation, reason = "a chunk has 8192 bytes")]
-pub(super) fn packed(from: usize, end: usize, ones: u32) -> Packed {
-    Packed { len: end, bytes: (end - from) as u32, ones }
 }
 
 #[inline(always)]

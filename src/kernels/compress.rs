@@ -2,7 +2,7 @@
 //! them. Must never be reached on a CPU without AVX-512 with BW, VL and VBMI2.
 
 use super::body::{self, EDGES, MASKS, ROOM, SPARSE_ROOM, WORDS};
-use super::{Packed, Pair, Words};
+use super::{Pair, Words};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
@@ -20,14 +20,15 @@ macro_rules! door {
     };
 }
 
-door!(pack, pack_avx512, (words: &Words, out: &mut [u8]) -> Packed);
+door!(pack, pack_avx512, (words: &Words, out: &mut [u8]) -> usize);
 door!(byte_ones, byte_ones_avx512, (bytes: &[u8]) -> u32);
 door!(positions, positions_avx512, (words: &Words, out: &mut [u16]) -> usize);
+door!(list_runs, list_runs_avx512, (list: &[u16]) -> usize);
 door!(edges, edges_avx512, (words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32));
 door!(scatter_runs, scatter_runs_avx512, (runs: &[Pair], words: &mut Words) -> ());
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2,avx512vpopcntdq")]
-fn pack_avx512(words: &Words, out: &mut [u8]) -> Packed {
+fn pack_avx512(words: &Words, out: &mut [u8]) -> usize {
     let out = &mut out[..SPARSE_ROOM];
     let mut lower = [0; MASKS];
     for (mask, block) in lower.iter_mut().zip(words.as_chunks::<8>().0) {
@@ -42,12 +43,11 @@ fn pack_avx512(words: &Words, out: &mut [u8]) -> Packed {
         store_bytes(_mm512_maskz_compress_epi8(mask, bytes), &mut out[end..]);
         end += mask.count_ones() as usize;
     }
-    let from = end;
     for (mask, block) in lower.iter().zip(words.as_chunks::<8>().0) {
         store_bytes(_mm512_maskz_compress_epi8(*mask, load_words(block)), &mut out[end..]);
         end += mask.count_ones() as usize;
     }
-    body::packed(from, end, byte_ones_avx512(&out[from..end]))
+    end
 }
 
 pub(super) fn spread(sparse: &[u8], words: &mut Words) {
@@ -100,6 +100,28 @@ fn byte_ones_avx512(bytes: &[u8]) -> u32 {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of a chunk are few")]
     let ones = _mm512_reduce_add_epi64(ones) as u32;
     ones
+}
+
+#[target_feature(enable = "bmi2,popcnt,avx512f,avx512bw")]
+fn list_runs_avx512(list: &[u16]) -> usize {
+    let Some((_, rest)) = list.split_first() else { return 0 };
+    let (mut before, mut after, mut runs) = (list, rest, 1);
+    while !after.is_empty() {
+        #[allow(clippy::cast_possible_truncation, reason = "the number of lanes is small")]
+        let lanes = _bzhi_u32(u32::MAX, after.len().min(LANES / 2) as u32);
+        // SAFETY: only the lanes of the mask are read, which are no more than there are items in the shorter list.
+        let (low, high) = unsafe {
+            (
+                _mm512_maskz_loadu_epi16(lanes, before.as_ptr().cast()),
+                _mm512_maskz_loadu_epi16(lanes, after.as_ptr().cast()),
+            )
+        };
+        let steps = _mm512_sub_epi16(high, low);
+        runs += _mm512_mask_cmpneq_epi16_mask(lanes, steps, _mm512_set1_epi16(1)).count_ones() as usize;
+        before = before.get(LANES / 2..).unwrap_or_default();
+        after = after.get(LANES / 2..).unwrap_or_default();
+    }
+    runs
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]

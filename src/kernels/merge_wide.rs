@@ -18,6 +18,9 @@ pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
 fn unite_avx512(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    if a.len() <= LANES && b.len() <= LANES && out.len() >= 2 * LANES {
+        return unite_short(a, b, out);
+    }
     // The mark for the end cannot be an item of the network.
     let (a_below, b_below) = (a.strip_suffix(&[u16::MAX]), b.strip_suffix(&[u16::MAX]));
     if a_below.is_some() || b_below.is_some() {
@@ -53,6 +56,19 @@ fn unite_avx512(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     out.add(low);
     out.add(high);
     out.len()
+}
+
+/// The union of lists of a register each.
+#[target_feature(enable = "bmi2,avx512f,avx512bw,avx512vbmi2,popcnt")]
+fn unite_short(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    let mut items = Out::new(out, 2 * LANES).expect("the caller has looked at the room");
+    let (low, high) = merge(load_short(a), load_short(b));
+    items.add(low);
+    if a.len() + b.len() > LANES {
+        items.add(high);
+    }
+    let count = items.len();
+    body::close(&[a, b], out, count)
 }
 
 pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
@@ -149,16 +165,13 @@ impl<'a> Blocks<'a> {
     }
 
     /// The next block; the last one is filled up with the mark for the end.
-    #[target_feature(enable = "avx512f,avx512bw")]
+    #[target_feature(enable = "bmi2,avx512f,avx512bw")]
     fn next(&mut self) -> __m512i {
         if let Some((block, later)) = self.whole.split_first() {
             self.whole = later;
             return load(block);
         }
-        let rest = std::mem::take(&mut self.rest);
-        let lanes = (1 << (rest.len() % LANES)) - 1;
-        // SAFETY: only the lanes of the mask are read, which are no more than there are items.
-        unsafe { _mm512_mask_loadu_epi16(_mm512_set1_epi16(-1), lanes, rest.as_ptr().cast()) }
+        load_short(std::mem::take(&mut self.rest))
     }
 }
 
@@ -199,6 +212,15 @@ impl<'a> Out<'a> {
 fn load(block: &[u16; LANES]) -> __m512i {
     // SAFETY: the array is readable for 64 bytes, and the load needs no alignment.
     unsafe { _mm512_loadu_si512(block.as_ptr().cast()) }
+}
+
+/// A list of a register at most, filled up with the mark for the end.
+#[target_feature(enable = "bmi2,avx512f,avx512bw")]
+fn load_short(list: &[u16]) -> __m512i {
+    #[allow(clippy::cast_possible_truncation, reason = "the number of lanes is small")]
+    let lanes = _bzhi_u32(u32::MAX, list.len().min(LANES) as u32);
+    // SAFETY: only the lanes of the mask are read, which are no more than there are items.
+    unsafe { _mm512_mask_loadu_epi16(_mm512_set1_epi16(-1), lanes, list.as_ptr().cast()) }
 }
 
 /// The smaller and the larger half of two sorted registers, each sorted.

@@ -42,17 +42,6 @@ pub struct Measure {
     pub runs: u32,
 }
 
-/// What packing a chunk comes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packed {
-    /// Bytes that were filled.
-    pub len: usize,
-    /// Bytes of the words that are not 0.
-    pub bytes: u32,
-    /// Set bits.
-    pub ones: u32,
-}
-
 /// An operation on two chunks, the first of which takes the result, and what there is then.
 pub type ChunkOperation = fn(to: &mut Words, from: &Words) -> Measure;
 
@@ -109,6 +98,8 @@ pub struct Kernels {
     pub unite_runs: fn(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize,
     /// Whether sorting few items or runs takes networks in registers: else two lists are merged sooner, and runs two by two.
     pub has_networks: bool,
+    /// Two lists with so many items in all, or fewer, are sorted by `sort_few` sooner than merged by `unite`.
+    pub sorts_two_to: usize,
     /// The union of the first `groups` of runs, of which there are `runs`, one at least; touching runs are joined. Its
     /// length. Each group is sorted, and filled up with `u16::MAX`.
     pub unite_few_runs: fn(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize,
@@ -122,8 +113,8 @@ pub struct Kernels {
     pub run_bytes: fn(runs: &[Pair], out: &mut [[u8; 4]]),
     /// Takes the bytes of the words that are not 0, as they lie in little-endian memory, behind two levels of masks: a bit
     /// for each byte of the words, of these 1024 bytes again only those that are not 0, and before them [`MASKS`] bytes
-    /// with a bit for each of the 1024; `out` has [`SPARSE_ROOM`].
-    pub pack: fn(words: &Words, out: &mut [u8]) -> Packed,
+    /// with a bit for each of the 1024; how many bytes are filled, and `out` has [`SPARSE_ROOM`].
+    pub pack: fn(words: &Words, out: &mut [u8]) -> usize,
     /// Sets the bits of what `pack` filled. Other bytes set any bits.
     pub spread: fn(sparse: &[u8], words: &mut Words),
     /// Fills the words with what `pack` filled, and nothing else.

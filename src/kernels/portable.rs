@@ -33,7 +33,7 @@ macro_rules! every_kernel {
             run_bytes(runs: &[Pair], out: &mut [[u8; 4]]) -> ();
             apart_ones(runs: &[Pair]) -> Option<u32>;
             crc32c(bytes: &[u8]) -> u32;
-            pack(words: &Words, out: &mut [u8]) -> Packed;
+            pack(words: &Words, out: &mut [u8]) -> usize;
             spread(sparse: &[u8], words: &mut Words) -> ();
             unpack(sparse: &[u8], words: &mut Words) -> ();
             byte_ones(bytes: &[u8]) -> u32;
@@ -45,7 +45,7 @@ pub(super) use every_kernel;
 
 macro_rules! portable {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
-        pub(super) static KERNELS: Kernels = Kernels { level: Level::Portable, has_networks: false, packs_quickly: false, $($name: body::$name,)* };
+        pub(super) static KERNELS: Kernels = Kernels { level: Level::Portable, has_networks: false, sorts_two_to: 0, packs_quickly: false, $($name: body::$name,)* };
     };
 }
 

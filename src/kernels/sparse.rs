@@ -1,8 +1,8 @@
 //! Owns packed chunks in general registers, eight bytes at a time, written by hand as the compiler does not find the
 //! instructions for it. Must never be reached on a CPU without BMI2 and POPCNT.
 
+use super::Words;
 use super::body::{self, MASKS, SPARSE_ROOM, WORDS};
-use super::{Packed, Words};
 use std::arch::x86_64::{_pdep_u64, _pext_u64};
 
 /// For each set of bytes of a word, the word in which they are all ones.
@@ -22,14 +22,14 @@ const fn bytes() -> [u64; 256] {
     table
 }
 
-pub(super) fn pack(words: &Words, out: &mut [u8]) -> Packed {
+pub(super) fn pack(words: &Words, out: &mut [u8]) -> usize {
     // SAFETY: this is reached only through `x86::AVX2`, which `kernels::of` gives out only where detection has found all of
     // these features.
     unsafe { pack_bmi2(words, out) }
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-fn pack_bmi2(words: &Words, out: &mut [u8]) -> Packed {
+fn pack_bmi2(words: &Words, out: &mut [u8]) -> usize {
     let out = &mut out[..SPARSE_ROOM];
     let lower: [u8; WORDS] = std::array::from_fn(|index| body::mask_of(words[index]));
     let mut end = MASKS;
@@ -38,11 +38,10 @@ fn pack_bmi2(words: &Words, out: &mut [u8]) -> Packed {
         out[place] = body::mask_of(group);
         end += take(group, out[place], &mut out[end..]);
     }
-    let from = end;
     for (&word, &mask) in words.iter().zip(&lower) {
         end += take(word, mask, &mut out[end..]);
     }
-    body::packed(from, end, body::byte_ones(&out[from..end]))
+    end
 }
 
 /// Puts the bytes of a mask to the front of `room`, which is longer than a word; their number.

@@ -1,8 +1,8 @@
 //! Owns the kernels for x86-64 beyond its baseline. Must never be reached on a CPU that does not have what they need.
 
-use super::body::{EDGES, Groups};
+use super::body::{EDGES, FEW, Groups};
 use super::portable::every_kernel;
-use super::{Kernels, Measure, Packed, Pair, Words, body, compress, crc, merge, merge_wide, sparse};
+use super::{Kernels, Measure, Pair, Words, body, compress, crc, merge, merge_wide, sparse};
 use crate::cpu::Level;
 
 macro_rules! avx2 {
@@ -19,7 +19,7 @@ macro_rules! avx2 {
                 unsafe { stamped($($argument),*) }
             })*
         }
-        const STAMPED_AVX2: Kernels = Kernels { level: Level::Avx2, has_networks: true, packs_quickly: false, $($name: avx2::$name,)* };
+        const STAMPED_AVX2: Kernels = Kernels { level: Level::Avx2, has_networks: true, sorts_two_to: FEW, packs_quickly: false, $($name: avx2::$name,)* };
     };
 }
 
@@ -40,7 +40,7 @@ macro_rules! avx512 {
             })*
         }
         const STAMPED_AVX512: Kernels =
-            Kernels { level: Level::Avx512, has_networks: true, packs_quickly: true, $($name: avx512::$name,)* };
+            Kernels { level: Level::Avx512, has_networks: true, sorts_two_to: 0, packs_quickly: true, $($name: avx512::$name,)* };
     };
 }
 
@@ -69,8 +69,8 @@ pub(super) static AVX512: Kernels = Kernels {
     byte_ones: compress::byte_ones,
     positions: compress::positions,
     edges: compress::edges,
+    list_runs: compress::list_runs,
     scatter_runs: compress::scatter_runs,
-    run_bytes: avx2::run_bytes,
     crc32c: crc::crc32c,
     ..STAMPED_AVX512
 };

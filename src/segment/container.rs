@@ -4,7 +4,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use super::layout::{ARRAY_MAX, Entry, RUNS_MAX};
-use crate::bitmap::chunks::{CHUNK_GRANULES, Form, Pair, View, Words};
+use crate::bitmap::chunks::{CHUNK_GRANULES, Form, Pair, Sparse, View, Words};
 use crate::checksum::crc32c;
 
 const WRONG_SUM: &str = "the checksum is wrong";
@@ -49,7 +49,7 @@ impl Decoder {
     pub(super) fn view<'a>(&'a mut self, form: Form, bytes: &'a [u8]) -> View<'a> {
         match form {
             Form::Full => View::Full,
-            Form::Sparse => View::Sparse(bytes),
+            Form::Sparse => View::Sparse(Sparse::uncounted(bytes)),
             Form::Array => View::Array(in_place(bytes).unwrap_or_else(|| {
                 let values = bytes.as_chunks().0.iter().map(|value| u16::from_le_bytes(*value));
                 refill(&mut self.array, ARRAY_MAX as usize, values)
@@ -119,7 +119,7 @@ pub(super) fn count_before(view: View<'_>, end: u16) -> u64 {
 pub(super) fn encode(view: View<'_>, out: &mut Vec<u8>) {
     match view {
         View::Full => {}
-        View::Sparse(bytes) => out.extend_from_slice(bytes),
+        View::Sparse(sparse) => out.extend_from_slice(sparse.bytes),
         View::Array(array) => append(out, array, |value| value.to_le_bytes()),
         View::Words(words) => append(out, words, |word| word.to_le_bytes()),
         View::Runs(runs) => append(out, runs.as_flattened(), |bound| bound.to_le_bytes()),

@@ -24,4 +24,4 @@ pub use extents::Extents;
 pub use layout::Summary;
 pub use merge::{MergeOptions, count, merge};
 pub use read::{Forms, Segment};
-pub use write::write;
+pub use write::{to_vec, write};

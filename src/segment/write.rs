@@ -5,12 +5,14 @@
 
 use super::container::encode;
 use super::layout::{
-    ALIGN, ENTRY_BYTES, Entry, HEADER_BYTES, Header, PAGE_ENTRIES, Place, Summary, TRAILER_BYTES, encode_trailer,
+    ALIGN, ENTRY_BYTES, Entry, HEADER_BYTES, Header, PAGE_ENTRIES, PLACE_BYTES, Place, Summary, TRAILER_BYTES,
+    encode_trailer,
 };
 use crate::bitmap::Bitmap;
 use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, Plain, View};
 use crate::checksum::crc32c;
 use crate::geometry::Granularity;
+use std::convert::Infallible;
 use std::io::{self, Write};
 
 /// Containers gather to about this many bytes between two writes.
@@ -46,6 +48,25 @@ pub fn write(bitmap: &Bitmap, out: &mut dyn Write) -> io::Result<Summary> {
     })?;
     writer.write(&pieces)?;
     writer.finish()
+}
+
+/// What [`write`] writes, quicker where it is to stay in memory.
+pub fn to_vec(bitmap: &Bitmap) -> Vec<u8> {
+    let header = Header { size_bytes: bitmap.size_bytes(), granularity: bitmap.granularity() };
+    let (entries, bytes) = bitmap.most_of_chunks(ALIGN as usize);
+    let mut pieces = Pieces::default();
+    let pages = entries.div_ceil(PAGE_ENTRIES);
+    pieces.reserve(entries, bytes + entries * ENTRY_BYTES + pages * PLACE_BYTES + HEADER_BYTES + TRAILER_BYTES);
+    pieces.bytes.extend_from_slice(&header.encode());
+    let Ok(()) = bitmap.for_each_chunk(|chunk| {
+        pieces.push(&chunk);
+        Ok::<(), Infallible>(())
+    });
+    let mut contents = Contents::new(header);
+    pieces.pieces.iter().for_each(|piece| contents.enter(piece));
+    let (tail, _) = contents.finish();
+    pieces.bytes.extend_from_slice(&tail);
+    pieces.bytes
 }
 
 /// One entry in the making: all of it but where its container will be.
@@ -111,7 +132,7 @@ impl Pieces {
     /// Appends a chunk that is counted only: what it would take is known, its bytes are not made.
     pub(super) fn count(&mut self, chunk: &Chunk<'_>) {
         let (form, len) = match chunk.view {
-            View::Sparse(bytes) => (Form::Sparse, bytes.len()),
+            View::Sparse(sparse) => (Form::Sparse, sparse.bytes.len()),
             _ => {
                 let plain = Plain::smallest(chunk.ones, chunk.runs);
                 (plain.into(), plain.bytes(chunk.ones, chunk.runs))
@@ -130,6 +151,33 @@ impl Pieces {
 /// Where the containers of a segment go.
 pub(super) struct Writer<'a> {
     out: &'a mut dyn Write,
+    contents: Contents,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(out: &'a mut dyn Write, size_bytes: u64, granularity: Granularity) -> io::Result<Self> {
+        let header = Header { size_bytes, granularity };
+        out.write_all(&header.encode())?;
+        Ok(Self { out, contents: Contents::new(header) })
+    }
+
+    /// Writes containers that lie behind all earlier ones.
+    pub(super) fn write(&mut self, pieces: &Pieces) -> io::Result<()> {
+        self.out.write_all(&pieces.bytes)?;
+        pieces.pieces.iter().for_each(|piece| self.contents.enter(piece));
+        Ok(())
+    }
+
+    /// Writes what follows the containers.
+    pub(super) fn finish(self) -> io::Result<Summary> {
+        let (tail, summary) = self.contents.finish();
+        self.out.write_all(&tail)?;
+        Ok(summary)
+    }
+}
+
+/// What a segment says of its containers.
+struct Contents {
     summary: Summary,
     directory: Vec<u8>,
     /// One for each page of the directory; the checksums come at the end.
@@ -140,9 +188,8 @@ pub(super) struct Writer<'a> {
     last: (u32, bool),
 }
 
-impl<'a> Writer<'a> {
-    pub(super) fn new(out: &'a mut dyn Write, size_bytes: u64, granularity: Granularity) -> io::Result<Self> {
-        out.write_all(&Header { size_bytes, granularity }.encode())?;
+impl Contents {
+    fn new(Header { size_bytes, granularity }: Header) -> Self {
         let summary = Summary {
             size_bytes,
             granularity,
@@ -152,14 +199,7 @@ impl<'a> Writer<'a> {
             entries: 0,
             file_bytes: HEADER_BYTES as u64,
         };
-        Ok(Self { out, summary, directory: Vec::new(), places: Vec::new(), full: None, last: (0, false) })
-    }
-
-    /// Writes containers that lie behind all earlier ones.
-    pub(super) fn write(&mut self, pieces: &Pieces) -> io::Result<()> {
-        self.out.write_all(&pieces.bytes)?;
-        pieces.pieces.iter().for_each(|piece| self.enter(piece));
-        Ok(())
+        Self { summary, directory: Vec::new(), places: Vec::new(), full: None, last: (0, false) }
     }
 
     fn enter(&mut self, piece: &Piece) {
@@ -202,8 +242,8 @@ impl<'a> Writer<'a> {
         self.directory.extend_from_slice(&entry.encode());
     }
 
-    /// Writes the directory, its index and the trailer.
-    pub(super) fn finish(mut self) -> io::Result<Summary> {
+    /// The directory, its index and the trailer.
+    fn finish(mut self) -> (Vec<u8>, Summary) {
         self.enter_full();
         let mut index = Vec::new();
         for (place, page) in self.places.iter_mut().zip(self.directory.chunks(PAGE_ENTRIES * ENTRY_BYTES)) {
@@ -211,9 +251,9 @@ impl<'a> Writer<'a> {
             index.extend_from_slice(&place.encode());
         }
         self.summary.file_bytes += (self.directory.len() + index.len() + TRAILER_BYTES) as u64;
-        self.out.write_all(&self.directory)?;
-        self.out.write_all(&index)?;
-        self.out.write_all(&encode_trailer(&self.summary, crc32c(&index)))?;
-        Ok(self.summary)
+        let mut tail = self.directory;
+        tail.extend_from_slice(&index);
+        tail.extend_from_slice(&encode_trailer(&self.summary, crc32c(&index)));
+        (tail, self.summary)
     }
 }

@@ -111,12 +111,7 @@ impl Engine for Checkmap {
     fn saves() -> Vec<Form<Save<Bitmap>>> {
         vec![
             Form::new("portable", |bitmap| bitmap.to_roaring().into()),
-            Form::new("segment", |bitmap| {
-                // Padding and directory come to it.
-                let mut bytes = Vec::with_capacity(bitmap.heap_bytes() / 8 * 9);
-                segment::write(bitmap, &mut bytes).expect("a vector takes everything");
-                bytes.into()
-            }),
+            Form::new("segment", |bitmap| segment::to_vec(bitmap).into()),
         ]
     }
 

@@ -6,7 +6,8 @@
 //! on how many bits are set.
 
 use super::{Form, Plain, View, Words};
-use crate::kernels::{Kernels, MASKS, Packed, SPARSE_ROOM, select};
+use crate::kernels::{Kernels, MASKS, Measure, SPARSE_ROOM, select};
+use std::num::NonZeroU16;
 
 /// What takes fewer bytes than this in another form stays there: short lists are as quick to unite, and quicker to walk.
 pub(crate) const LEAST: usize = 3072;
@@ -17,15 +18,47 @@ const END: usize = 8 * 8 * 8 * MASKS;
 /// Where what is packed comes to lie.
 pub(super) type Room = [u64; SPARSE_ROOM / 8];
 
-/// What `words` hold and the number of its bits, if it is smaller than any other form.
-pub(super) fn pack<'r>(kernels: &Kernels, words: &Words, room: &'r mut Room) -> Option<(&'r [u8], u32)> {
+/// A chunk in this form.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sparse<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// The number of its runs, where somebody has counted them.
+    runs: Option<NonZeroU16>,
+}
+
+impl<'a> Sparse<'a> {
+    pub(crate) fn uncounted(bytes: &'a [u8]) -> Self {
+        Self { bytes, runs: None }
+    }
+
+    pub(in crate::bitmap) fn counted(bytes: &'a [u8], runs: u32) -> Self {
+        Self { bytes, runs: u16::try_from(runs).ok().and_then(NonZeroU16::new) }
+    }
+
+    /// The number of its runs.
+    pub(super) fn run_count(self) -> u32 {
+        let count = || {
+            let (kernels, mut words) = (select(), [0; 1024]);
+            (kernels.unpack)(self.bytes, &mut words);
+            (kernels.measure)(&words).runs
+        };
+        self.runs.map_or_else(count, |runs| runs.get().into())
+    }
+}
+
+/// What `words` hold, which is `measure`, if it is smaller than in any other form.
+pub(super) fn pack<'r>(
+    kernels: &Kernels,
+    words: &Words,
+    Measure { ones, runs }: Measure,
+    room: &'r mut Room,
+) -> Option<Sparse<'r>> {
+    if Plain::smallest(ones, runs).bytes(ones, runs) < LEAST {
+        return None;
+    }
     let room: &mut [u8] = bytemuck::cast_slice_mut(room);
-    let Packed { len, bytes, ones } = (kernels.pack)(words, room);
-    // A run of n bits touches no more than (n + 14) / 8 bytes.
-    let least_runs = (8 * bytes).saturating_sub(ones) / 15;
-    let is_smallest = |runs| is_smallest(len, ones, runs);
-    // With fewer runs no other form is larger.
-    (is_smallest(least_runs) || is_smallest((kernels.measure)(words).runs)).then(|| (&room[..len], ones))
+    let len = (kernels.pack)(words, room);
+    is_smallest(len, ones, runs).then(|| Sparse::counted(&room[..len], runs))
 }
 
 /// Whether a packed chunk of `len` bytes that holds `ones` bits in `runs` runs is kept in this form.
@@ -49,6 +82,13 @@ pub(super) fn count_before(kernels: &Kernels, bytes: &[u8], end: u32) -> u32 {
 }
 
 pub(super) fn contains(kernels: &Kernels, bytes: &[u8], bit: u16) -> bool {
+    if bit == u16::MAX {
+        // The last bit of all is that of the last mask of each level and of the last byte.
+        return bytes[MASKS - 1] >> 7 == 1 && {
+            let Parts { lower, bytes, .. } = Parts::new(kernels, bytes);
+            lower.last().is_some_and(|mask| mask >> 7 == 1) && bytes.last().is_some_and(|byte| byte >> 7 == 1)
+        };
+    }
     let parts = Parts::new(kernels, bytes);
     let place = Place::new(kernels, &parts, usize::from(bit / 8));
     place.byte(&parts).is_some_and(|byte| byte >> (bit % 8) & 1 == 1)
@@ -150,7 +190,9 @@ impl Packer {
         let bytes = view.bytes();
         match &mut self.room {
             Some(room) if bytes >= LEAST && view.form() != Form::Sparse => {
-                pack(self.kernels, &view.words(), room).map_or(view, |(bytes, _)| View::Sparse(bytes))
+                let words = view.words();
+                let measure = (self.kernels.measure)(&words);
+                pack(self.kernels, &words, measure, room).map_or(view, View::Sparse)
             }
             _ => view,
         }

@@ -49,8 +49,8 @@ fn containers() -> Vec<Container> {
 fn packed(all: &[Container]) -> Vec<Vec<u8>> {
     let pack = |container: &Container| {
         let mut bytes = vec![0; SPARSE_ROOM];
-        let packed = (select().pack)(&container.view().words(), &mut bytes);
-        bytes.truncate(packed.len);
+        let len = (select().pack)(&container.view().words(), &mut bytes);
+        bytes.truncate(len);
         bytes
     };
     all.iter().map(pack).collect()
@@ -58,7 +58,7 @@ fn packed(all: &[Container]) -> Vec<Vec<u8>> {
 
 /// Each view, and the same packed.
 fn views<'a>(all: &'a [Container], packed: &'a [Vec<u8>]) -> Vec<View<'a>> {
-    all.iter().map(Container::view).chain(packed.iter().map(|bytes| View::Sparse(bytes))).collect()
+    all.iter().map(Container::view).chain(packed.iter().map(|bytes| View::Sparse(Sparse::uncounted(bytes)))).collect()
 }
 
 fn windows() -> Vec<Run> {
@@ -131,7 +131,7 @@ fn unions_of_many_agree_with_words_for_every_mix_of_forms() {
     let both: Vec<View<'_>> = arrays.iter().chain(&runs).copied().collect();
     let every: Vec<View<'_>> = all.iter().filter(|container| !container.is_full()).map(Container::view).collect();
     let packed = packed(&all[2..]);
-    let sparse: Vec<View<'_>> = packed.iter().map(|bytes| View::Sparse(bytes)).collect();
+    let sparse: Vec<View<'_>> = packed.iter().map(|bytes| View::Sparse(Sparse::uncounted(bytes))).collect();
     let mixed: Vec<View<'_>> = sparse.iter().zip(&every).flat_map(|(&a, &b)| [a, b]).collect();
     for list in [&arrays, &runs, &both, &every, &sparse, &mixed] {
         for group in (0..list.len()).flat_map(|from| (from + 2..=list.len()).map(move |to| &list[from..to])) {
@@ -141,8 +141,8 @@ fn unions_of_many_agree_with_words_for_every_mix_of_forms() {
             assert_eq!(made.ones, made.view.ones());
             assert!(*made.view.words() == expected);
             let smallest = Container::from_words(Box::new(expected));
-            if let View::Sparse(bytes) = made.view {
-                assert!(bytes.len() < smallest.view().bytes() && select().packs_quickly);
+            if let View::Sparse(sparse) = made.view {
+                assert!(sparse.bytes.len() < smallest.view().bytes() && select().packs_quickly);
             } else {
                 assert_eq!(made.view.form(), smallest.view().form());
             }
@@ -214,12 +214,12 @@ fn validate_finds_what_is_not_allowed() {
         assert!(broken.view().validate(broken.ones()).is_err());
     }
     let sound = packed(&[container([0, 63, 64, 65_535].into_iter())]).remove(0);
-    assert_eq!(View::Sparse(&sound).validate(4), Ok(()));
-    assert!(View::Sparse(&sound).validate(5).is_err());
+    assert_eq!(View::Sparse(Sparse::uncounted(&sound)).validate(4), Ok(()));
+    assert!(View::Sparse(Sparse::uncounted(&sound)).validate(5).is_err());
     for place in 0..sound.len() {
-        assert!(View::Sparse(&sound[..place]).validate(4).is_err());
+        assert!(View::Sparse(Sparse::uncounted(&sound[..place])).validate(4).is_err());
         let mut broken = sound.clone();
         broken[place] = if broken[place] == 0 { 4 } else { 0 };
-        assert!(View::Sparse(&broken).validate(4).is_err());
+        assert!(View::Sparse(Sparse::uncounted(&broken)).validate(4).is_err());
     }
 }

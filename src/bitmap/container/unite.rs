@@ -73,7 +73,7 @@ impl Workspace {
         let (mut items, mut groups, mut runs) = (0, 0, 0);
         let (mut first_words, mut is_packed) = (None, false);
         if let &[View::Array(a), View::Array(b)] = group
-            && (a.len() + b.len() > FEW || !self.kernels.has_networks)
+            && a.len() + b.len() > self.kernels.sorts_two_to
             && (size_of_val(a) + size_of_val(b) < sparse::LEAST || self.sparse.is_none())
         {
             return self.unite_two_lists(a, b);
@@ -119,9 +119,9 @@ impl Workspace {
 
     fn unite_in_words(&mut self, group: &[View<'_>]) -> Made<'_> {
         let mut rest = group;
-        if let [View::Sparse(bytes), others @ ..] = group {
+        if let [View::Sparse(sparse), others @ ..] = group {
             self.is_used = true;
-            (self.kernels.unpack)(bytes, &mut self.words);
+            (self.kernels.unpack)(sparse.bytes, &mut self.words);
             rest = others;
         } else {
             self.clear_words();
@@ -138,11 +138,11 @@ impl Workspace {
 
     /// The smallest form of the words.
     fn of_words(&mut self) -> Made<'_> {
-        let packed = self.sparse.as_deref_mut().and_then(|room| sparse::pack(self.kernels, &self.words, room));
-        if let Some((bytes, ones)) = packed {
-            return Made { view: View::Sparse(bytes), ones };
-        }
         let measure = (self.kernels.measure)(&self.words);
+        let room = self.sparse.as_deref_mut();
+        if let Some(packed) = room.and_then(|room| sparse::pack(self.kernels, &self.words, measure, room)) {
+            return Made { view: View::Sparse(packed), ones: measure.ones };
+        }
         let view = match Plain::smallest(measure.ones, measure.runs) {
             Plain::Full => View::Full,
             Plain::Words => View::Words(&self.words),

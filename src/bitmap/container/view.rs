@@ -3,7 +3,7 @@
 //! keys, disks or bytes.
 
 use super::bits;
-use super::{ARRAY_MAX, CHUNK, Pair, RUNS_MAX, Run, Words, array, runs, small, sparse, to_u16};
+use super::{ARRAY_MAX, CHUNK, Pair, RUNS_MAX, Run, Sparse, Words, array, runs, small, sparse, to_u16};
 use crate::kernels::select;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,8 +16,7 @@ pub(crate) enum View<'a> {
     Words(&'a Words),
     /// Sorted; they neither overlap nor touch.
     Runs(&'a [Pair]),
-    /// Packed.
-    Sparse(&'a [u8]),
+    Sparse(Sparse<'a>),
     Full,
 }
 
@@ -90,7 +89,7 @@ impl<'a> View<'a> {
             Self::Array(array) => small(array.len()),
             Self::Words(words) => bits::count_ones(words),
             Self::Runs(runs) => runs::ones_of(runs),
-            Self::Sparse(bytes) => sparse::ones(select(), bytes),
+            Self::Sparse(sparse) => sparse::ones(select(), sparse.bytes),
             Self::Full => CHUNK,
         }
     }
@@ -101,11 +100,7 @@ impl<'a> View<'a> {
             Self::Array(array) => small(array::run_count(array)),
             Self::Words(words) => bits::run_count(words),
             Self::Runs(runs) => small(runs.len()),
-            Self::Sparse(_) => {
-                let mut words = [0; 1024];
-                self.copy_to(&mut words);
-                bits::run_count(&words)
-            }
+            Self::Sparse(sparse) => sparse.run_count(),
             Self::Full => 1,
         }
     }
@@ -115,7 +110,7 @@ impl<'a> View<'a> {
             Self::Array(array) => array::contains(array, bit),
             Self::Words(words) => bits::contains(words, bit),
             Self::Runs(runs) => runs::contains(runs, bit),
-            Self::Sparse(bytes) => sparse::contains(select(), bytes, bit),
+            Self::Sparse(sparse) => sparse::contains(select(), sparse.bytes, bit),
             Self::Full => true,
         }
     }
@@ -126,8 +121,8 @@ impl<'a> View<'a> {
             Self::Array(array) => small(array::within(array, window).len()),
             Self::Words(words) => bits::count(words, window),
             Self::Runs(runs) => runs::count(runs, window),
-            Self::Sparse(bytes) => {
-                let before = |end| sparse::count_before(select(), bytes, end);
+            Self::Sparse(sparse) => {
+                let before = |end| sparse::count_before(select(), sparse.bytes, end);
                 before(window.end()) - before(window.first.into())
             }
             Self::Full => window.len(),
@@ -159,7 +154,7 @@ impl<'a> View<'a> {
         match self {
             Self::Array(array) => RunIter::Array(array::within(array, window)),
             Self::Words(words) => RunIter::Words { words, from: window.first.into(), to: window.end() },
-            Self::Sparse(bytes) => RunIter::spread(bytes, window, RunIter::Full(None)),
+            Self::Sparse(sparse) => RunIter::spread(sparse.bytes, window, RunIter::Full(None)),
             Self::Runs(runs) => RunIter::Runs { runs: runs::within(runs, window), window },
             Self::Full => RunIter::Full(Some(window)),
         }
@@ -183,7 +178,7 @@ impl<'a> View<'a> {
             (Self::Array(a), View::Array(b)) => a == b,
             (Self::Words(a), View::Words(b)) => a == b,
             (Self::Runs(a), View::Runs(b)) => a == b,
-            (Self::Sparse(a), View::Sparse(b)) => a == b,
+            (Self::Sparse(a), View::Sparse(b)) => a.bytes == b.bytes,
             _ => self.ones() == other.ones() && self.is_subset(other),
         }
     }
@@ -194,7 +189,7 @@ impl<'a> View<'a> {
             Self::Array(array) => (select().scatter)(array, words),
             Self::Words(other) => (select().or_only)(words, other),
             Self::Runs(runs) => (select().scatter_runs)(runs, words),
-            Self::Sparse(bytes) => (select().spread)(bytes, words),
+            Self::Sparse(sparse) => (select().spread)(sparse.bytes, words),
             Self::Full => words.fill(u64::MAX),
         }
     }
@@ -203,7 +198,7 @@ impl<'a> View<'a> {
     pub(crate) fn copy_to(self, words: &mut Words) {
         match self {
             Self::Words(other) => words.copy_from_slice(other),
-            Self::Sparse(bytes) => (select().unpack)(bytes, words),
+            Self::Sparse(sparse) => (select().unpack)(sparse.bytes, words),
             _ => {
                 words.fill(0);
                 self.add_to(words);
@@ -227,7 +222,7 @@ impl<'a> View<'a> {
             Self::Array(array) => size_of_val(array),
             Self::Words(words) => size_of_val(words),
             Self::Runs(runs) => size_of_val(runs),
-            Self::Sparse(bytes) => bytes.len(),
+            Self::Sparse(sparse) => sparse.bytes.len(),
             Self::Full => 0,
         }
     }
@@ -240,15 +235,18 @@ impl<'a> View<'a> {
     /// Whether this is the form that takes the fewest bytes for `ones` bits in `runs` runs, unless packing takes less.
     pub(in crate::bitmap) fn is_smallest(self, ones: u32, runs: u32) -> bool {
         match self {
-            Self::Sparse(bytes) => sparse::is_smallest(bytes.len(), ones, runs),
+            Self::Sparse(sparse) => sparse::is_smallest(sparse.bytes.len(), ones, runs),
             _ => self.form() == Plain::smallest(ones, runs).into(),
         }
     }
 
     /// Checks that the form is allowed to hold what it holds, which is said to be `ones` bits.
     pub(in crate::bitmap) fn validate(self, ones: u32) -> Result<(), &'static str> {
-        if let Self::Sparse(bytes) = self {
-            sparse::validate(select(), bytes)?;
+        if let Self::Sparse(sparse) = self {
+            sparse::validate(select(), sparse.bytes)?;
+            if sparse.run_count() != Sparse::uncounted(sparse.bytes).run_count() {
+                return Err("the number of runs of a sparse container is wrong");
+            }
         }
         if self.ones() != ones {
             return Err("the count of a container is wrong");
