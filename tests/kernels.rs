@@ -241,27 +241,35 @@ fn few_runs_are_united_at_once() {
         state = state.wrapping_mul(0x915f_77f5).wrapping_add(0x3c6e_f35f);
         (state >> 8) % below
     };
-    for round in 0..600 {
-        let (mut firsts, mut lasts) = ([[u16::MAX; GROUP]; FEW_RUNS], [[u16::MAX; GROUP]; FEW_RUNS]);
-        let (mut all, mut runs) = (BTreeSet::new(), 0);
-        let groups = 1 + round % FEW_RUNS;
-        for (firsts, lasts) in firsts.iter_mut().zip(&mut lasts).take(groups) {
+    for round in 0..2000 {
+        let (mut all, mut groups) = (BTreeSet::new(), 0);
+        let (mut runs, mut bits): (Vec<Vec<Pair>>, Vec<Vec<u16>>) = (Vec::new(), Vec::new());
+        let wanted = round % (FEW_RUNS + 1);
+        while groups < wanted {
+            let most = 1 + next([1, 8, 8 * (wanted - groups).min(5) as u32][round / 3 % 3]);
+            let mut list = Vec::new();
             let mut at = next(if round % 3 == 0 { 40 } else { 60_000 });
-            for (first, last) in firsts.iter_mut().zip(lasts).take(1 + next(8) as usize) {
+            while at <= 65_535 && list.len() < most as usize {
                 let end = (at + next([2, 30, 4000][round % 3])).min(65_535);
-                (*first, *last) = (at as u16, end as u16);
-                all.extend(at as u16..=end as u16);
-                runs += 1;
+                list.push([at as u16, end as u16]);
                 at = end + 2 + next([3, 200, 3000][round % 3]);
-                if at > 65_535 {
-                    break;
-                }
+            }
+            groups += list.len().div_ceil(GROUP);
+            if next(4) == 0 {
+                bits.push(list.iter().map(|run| run[1]).collect());
+                all.extend(list.iter().map(|run| run[1]));
+            } else {
+                all.extend(list.iter().flat_map(|run| run[0]..=run[1]));
+                runs.push(list);
             }
         }
         let list: Vec<u16> = all.into_iter().collect();
         let expected: Vec<Pair> = runs_of(&list).iter().map(|&(first, last)| [first as u16, last as u16]).collect();
+        let most = runs.iter().map(Vec::len).chain(bits.iter().map(Vec::len)).sum();
+        let runs: Vec<&[Pair]> = runs.iter().map(|list| &list[..]).collect();
+        let bits: Vec<&[u16]> = bits.iter().map(|list| &list[..]).collect();
         for kernels in all_available() {
-            let found = filled(runs, 1, [7, 7], |out| (kernels.unite_few_runs)(&firsts, &lasts, groups, runs, out));
+            let found = filled(most, 1, [7, 7], |out| (kernels.unite_few_runs)(&runs, &bits, out));
             assert_eq!(found, expected, "{:?} {round}", kernels.level);
         }
     }

@@ -1,6 +1,6 @@
 //! Owns the kernels for aarch64 with NEON. Must never be reached on a CPU that does not have it.
 
-use super::body::{EDGES, Groups};
+use super::body::EDGES;
 use super::portable::every_kernel;
 use super::{Kernels, Measure, Pair, Words, body};
 use crate::cpu::Level;

@@ -20,8 +20,35 @@ pub const GROUP: usize = 8;
 /// The most groups of runs that `unite_few_runs` takes.
 pub const FEW_RUNS: usize = 32;
 
-/// The first or the last positions of runs.
-pub type Groups = [[u16; GROUP]; FEW_RUNS];
+/// Where runs begin and where they end, in sorted groups that are filled up with the last position.
+pub(super) struct Groups {
+    pub(super) firsts: [[u16; GROUP]; FEW_RUNS],
+    pub(super) lasts: [[u16; GROUP]; FEW_RUNS],
+    pub(super) groups: usize,
+    pub(super) runs: usize,
+}
+
+impl Groups {
+    #[inline(always)]
+    pub(super) fn new(runs: &[&[Pair]], bits: &[&[u16]]) -> Self {
+        let mut firsts = [[u16::MAX; GROUP]; FEW_RUNS];
+        let (mut lasts, mut groups, mut count) = (firsts, 0, 0);
+        for part in runs.iter().flat_map(|list| list.chunks(GROUP)) {
+            for ((first, last), run) in firsts[groups].iter_mut().zip(&mut lasts[groups]).zip(part) {
+                (*first, *last) = (run[0], run[1]);
+            }
+            groups += 1;
+            count += part.len();
+        }
+        for part in bits.iter().flat_map(|list| list.chunks(GROUP)) {
+            firsts[groups][..part.len()].copy_from_slice(part);
+            lasts[groups][..part.len()].copy_from_slice(part);
+            groups += 1;
+            count += part.len();
+        }
+        Self { firsts, lasts, groups, runs: count }
+    }
+}
 
 /// The bytes of the upper masks of a packed chunk, and the room that packing one takes.
 pub const MASKS: usize = 128;
@@ -412,9 +439,11 @@ pub(super) fn unite_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize {
 }
 
 #[inline(always)]
-pub(super) fn unite_few_runs(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize {
-    let mut begins = *firsts;
-    let mut ends = *lasts;
+pub(super) fn unite_few_runs(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize {
+    let Groups { firsts: mut begins, lasts: mut ends, groups, runs } = Groups::new(runs, bits);
+    if runs == 0 {
+        return 0;
+    }
     let (begins, ends) = (begins[..groups].as_flattened_mut(), ends[..groups].as_flattened_mut());
     begins.sort_unstable();
     ends.sort_unstable();

@@ -288,16 +288,20 @@ fn sort_groups<const N: usize>(registers: &mut [__m128i; N], used: usize) {
     }
 }
 
-pub(super) fn unite_few_runs(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize {
+pub(super) fn unite_few_runs(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize {
     // SAFETY: this is reached only through `x86::AVX2`, which `kernels::of` gives out only where detection has found both
     // features.
-    unsafe { unite_few_runs_avx2(firsts, lasts, groups, runs, out) }
+    unsafe { unite_few_runs_avx2(runs, bits, out) }
 }
 
 /// Sorts where runs begin and where they end, each by itself: a run of the union begins at the n-th beginning if the first
 /// n runs have ended before.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-fn unite_few_runs_avx2(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize {
+fn unite_few_runs_avx2(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize {
+    let Groups { firsts, lasts, groups, runs } = Groups::new(runs, bits);
+    if runs == 0 {
+        return 0;
+    }
     let none = _mm_set1_epi16(-1);
     let mut begins: [__m128i; FEW_RUNS] = [none; FEW_RUNS];
     let mut ends: [__m128i; FEW_RUNS] = [none; FEW_RUNS];

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use std::hint::select_unpredictable;
 
 /// The items of one register.
-const LANES: usize = 32;
+pub(super) const LANES: usize = 32;
 
 pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     // SAFETY: this is reached only through `x86::AVX512`, which `kernels::of` gives out only where detection has found all
@@ -80,21 +80,17 @@ pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
 fn sort_few_avx512(lists: &[&[u16]], out: &mut [u16]) -> usize {
     let (groups, count) = cut(lists);
     let mut out = Out::new(out, FEW + ROOM).expect("there is room, as the kernel's users promise");
-    let four = |from: usize| {
-        let four = _mm512_castsi128_si512(groups[from]);
-        let four = _mm512_inserti32x4::<1>(four, groups[from + 1]);
-        let four = _mm512_inserti32x4::<2>(four, groups[from + 2]);
-        sort_groups(_mm512_inserti32x4::<3>(four, groups[from + 3]))
-    };
+    let (fours, _) = groups.as_chunks();
+    let four = |index: usize| sort_groups(four(&fours[index]));
     if count <= 4 {
         out.add(four(0));
     } else if count <= 8 {
-        let (a, b) = merge(four(0), four(4));
+        let (a, b) = merge(four(0), four(1));
         out.add(a);
         out.add(b);
     } else {
-        let (a, b) = merge(four(0), four(4));
-        let (c, d) = merge(four(8), four(12));
+        let (a, b) = merge(four(0), four(1));
+        let (c, d) = merge(four(2), four(3));
         let (c, d) = (turn(d), turn(c));
         let lower = (_mm512_min_epu16(a, c), _mm512_min_epu16(b, d));
         let upper = (_mm512_max_epu16(a, c), _mm512_max_epu16(b, d));
@@ -138,9 +134,16 @@ fn cut(lists: &[&[u16]]) -> ([__m128i; FEW / GROUP], usize) {
     (groups, count)
 }
 
+/// Four groups in one register.
+#[target_feature(enable = "avx512f")]
+pub(super) fn four([a, b, c, d]: &[__m128i; 4]) -> __m512i {
+    let register = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(*a), *b);
+    _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(register, *c), *d)
+}
+
 /// Sorts a register of four sorted groups.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn sort_groups(x: __m512i) -> __m512i {
+pub(super) fn sort_groups(x: __m512i) -> __m512i {
     let places = _mm512_broadcast_i32x4(_mm_setr_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1));
     let turned = _mm512_shuffle_epi8(_mm512_shuffle_i64x2::<0b10_11_00_01>(x, x), places);
     let x = settle_eights(order(x, turned, 0xff00_ff00));
@@ -209,14 +212,14 @@ impl<'a> Out<'a> {
 }
 
 #[target_feature(enable = "avx512f")]
-fn load(block: &[u16; LANES]) -> __m512i {
+pub(super) fn load(block: &[u16; LANES]) -> __m512i {
     // SAFETY: the array is readable for 64 bytes, and the load needs no alignment.
     unsafe { _mm512_loadu_si512(block.as_ptr().cast()) }
 }
 
 /// A list of a register at most, filled up with the mark for the end.
 #[target_feature(enable = "bmi2,avx512f,avx512bw")]
-fn load_short(list: &[u16]) -> __m512i {
+pub(super) fn load_short(list: &[u16]) -> __m512i {
     #[allow(clippy::cast_possible_truncation, reason = "the number of lanes is small")]
     let lanes = _bzhi_u32(u32::MAX, list.len().min(LANES) as u32);
     // SAFETY: only the lanes of the mask are read, which are no more than there are items.
@@ -232,14 +235,14 @@ fn merge(x: __m512i, y: __m512i) -> (__m512i, __m512i) {
 
 /// The items of a register in reverse.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn turn(x: __m512i) -> __m512i {
+pub(super) fn turn(x: __m512i) -> __m512i {
     let pairs = _mm512_set_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     _mm512_rol_epi32::<16>(_mm512_permutexvar_epi32(pairs, x))
 }
 
 /// Sorts a bitonic register.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn settle(x: __m512i) -> __m512i {
+pub(super) fn settle(x: __m512i) -> __m512i {
     settle_halves(order(x, _mm512_shuffle_i64x2::<0b01_00_11_10>(x, x), 0xffff_0000))
 }
 

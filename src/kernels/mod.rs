@@ -18,11 +18,13 @@ mod merge;
 mod merge_wide;
 mod portable;
 #[cfg(target_arch = "x86_64")]
+mod runs_wide;
+#[cfg(target_arch = "x86_64")]
 mod sparse;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use body::{EDGES, FEW, FEW_RUNS, GROUP, Groups, MASKS, ROOM, SPARSE_ROOM, WORDS};
+pub use body::{EDGES, FEW, FEW_RUNS, GROUP, MASKS, ROOM, SPARSE_ROOM, WORDS};
 
 use crate::cpu::Level;
 use std::sync::OnceLock;
@@ -100,9 +102,9 @@ pub struct Kernels {
     pub has_networks: bool,
     /// Two lists with so many items in all, or fewer, are sorted by `sort_few` sooner than merged by `unite`.
     pub sorts_two_to: usize,
-    /// The union of the first `groups` of runs, of which there are `runs`, one at least; touching runs are joined. Its
-    /// length. Each group is sorted, and filled up with `u16::MAX`.
-    pub unite_few_runs: fn(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize,
+    /// The union of runs and of single positions, in lists that are [`FEW_RUNS`] groups at most, each list cut into groups of
+    /// [`GROUP`] items; touching runs are joined. Its length.
+    pub unite_few_runs: fn(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize,
     /// The number of positions in runs.
     pub run_ones: fn(runs: &[Pair]) -> u32,
     /// The same of any pairs, if each is a run, ascending, and they neither overlap nor touch.

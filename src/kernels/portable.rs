@@ -28,7 +28,7 @@ macro_rules! every_kernel {
             subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
             sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize;
             unite_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize;
-            unite_few_runs(firsts: &Groups, lasts: &Groups, groups: usize, runs: usize, out: &mut [Pair]) -> usize;
+            unite_few_runs(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize;
             run_ones(runs: &[Pair]) -> u32;
             run_bytes(runs: &[Pair], out: &mut [[u8; 4]]) -> ();
             apart_ones(runs: &[Pair]) -> Option<u32>;

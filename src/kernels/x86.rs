@@ -1,8 +1,8 @@
 //! Owns the kernels for x86-64 beyond its baseline. Must never be reached on a CPU that does not have what they need.
 
-use super::body::{EDGES, FEW, Groups};
+use super::body::{EDGES, FEW};
 use super::portable::every_kernel;
-use super::{Kernels, Measure, Pair, Words, body, compress, crc, merge, merge_wide, sparse};
+use super::{Kernels, Measure, Pair, Words, body, compress, crc, merge, merge_wide, runs_wide, sparse};
 use crate::cpu::Level;
 
 macro_rules! avx2 {
@@ -62,7 +62,7 @@ pub(super) static AVX2: Kernels = Kernels {
 pub(super) static AVX512: Kernels = Kernels {
     unite: merge_wide::unite,
     sort_few: merge_wide::sort_few,
-    unite_few_runs: merge::unite_few_runs,
+    unite_few_runs: runs_wide::unite_few_runs,
     pack: compress::pack,
     spread: compress::spread,
     unpack: compress::unpack,

@@ -6,7 +6,7 @@
 //! stay in the cache. The ways are those that measurements on x86-64 with AVX2 favour.
 
 use super::{ARRAY_MAX, CHUNK, Container, Pair, Plain, Run, View, Words, no_words, small, sparse, to_u16};
-use crate::kernels::{EDGES, FEW, FEW_RUNS, GROUP, Groups, Kernels, ROOM, SPARSE_ROOM, select};
+use crate::kernels::{EDGES, FEW, FEW_RUNS, GROUP, Kernels, ROOM, SPARSE_ROOM, select};
 
 /// What a merge of two lists costs for each item, and a scattered item, in tenths of a nanosecond.
 const MERGE_COST: usize = 6;
@@ -109,7 +109,7 @@ impl Workspace {
             return self.unite_lists(group, items, groups);
         }
         if groups <= FEW_RUNS && group.len() > 2 && self.kernels.has_networks {
-            return self.sort_runs(group, items + runs);
+            return self.sort_runs(group);
         }
         if items + runs <= SWEEP_MAX || small(group.len()) == 2 && items == 0 {
             return self.sweep(group);
@@ -239,33 +239,26 @@ impl Workspace {
         self.of_list(count)
     }
 
-    /// Unites few runs and single bits, `runs` in all, at once.
-    fn sort_runs(&mut self, group: &[View<'_>], runs: usize) -> Made<'_> {
-        let mut firsts: Groups = [[u16::MAX; GROUP]; FEW_RUNS];
-        let mut lasts = firsts;
-        let mut slots = firsts.iter_mut().zip(&mut lasts);
+    /// Unites few runs and single bits at once.
+    fn sort_runs(&mut self, group: &[View<'_>]) -> Made<'_> {
+        let (mut runs, mut bits): ([&[Pair]; FEW_RUNS], [&[u16]; FEW_RUNS]) = ([&[]; FEW_RUNS], [&[]; FEW_RUNS]);
+        let (mut run_lists, mut bit_lists) = (0, 0);
         for view in group {
             match view {
-                View::Runs(list) => {
-                    for (part, (firsts, lasts)) in list.chunks(GROUP).zip(&mut slots) {
-                        for ((first, last), run) in firsts.iter_mut().zip(lasts).zip(part) {
-                            (*first, *last) = (run[0], run[1]);
-                        }
-                    }
+                View::Runs(list) if !list.is_empty() => {
+                    runs[run_lists] = list;
+                    run_lists += 1;
                 }
-                View::Array(list) => {
-                    for (part, (firsts, lasts)) in list.chunks(GROUP).zip(&mut slots) {
-                        firsts[..part.len()].copy_from_slice(part);
-                        lasts[..part.len()].copy_from_slice(part);
-                    }
+                View::Array(list) if !list.is_empty() => {
+                    bits[bit_lists] = list;
+                    bit_lists += 1;
                 }
-                View::Words(_) | View::Sparse(_) | View::Full => {}
+                _ => {}
             }
         }
-        let groups = FEW_RUNS - slots.len();
         let room = &mut self.pairs[0];
         room.resize(room.len().max(FEW_RUNS * GROUP), [0, 0]);
-        let count = (self.kernels.unite_few_runs)(&firsts, &lasts, groups, runs, room);
+        let count = (self.kernels.unite_few_runs)(&runs[..run_lists], &bits[..bit_lists], room);
         self.of_runs(count)
     }
 

@@ -1,0 +1,190 @@
+//! Owns the union of few runs in 512-bit registers. Must never be reached on a CPU without AVX-512 with BW, VL and VBMI2.
+//!
+//! Where runs begin and where they end is sorted, each by itself: a run of the union begins at the n-th beginning if the
+//! first n runs have ended before.
+
+use super::Pair;
+use super::body::{FEW_RUNS, GROUP};
+use super::merge_wide::{LANES, four, load, load_short, settle, sort_groups, turn};
+use std::arch::x86_64::*;
+
+/// The registers that hold all groups.
+const REGISTERS: usize = FEW_RUNS * GROUP / LANES;
+
+/// The pairs of one register.
+const PAIRS: usize = LANES / 2;
+
+pub(super) fn unite_few_runs(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize {
+    // SAFETY: this is reached only through `x86::AVX512`, which `kernels::of` gives out only where detection has found all
+    // of these features.
+    unsafe { unite_few_runs_avx512(runs, bits, out) }
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+fn unite_few_runs_avx512(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize {
+    let (mut begins, mut ends) = ([none(); REGISTERS], [none(); REGISTERS]);
+    let count = runs.iter().map(|list| list.len()).chain(bits.iter().map(|list| list.len())).sum::<usize>();
+    let registers = |len: usize| len.div_ceil(LANES);
+    let whole: usize = runs.iter().map(|list| registers(list.len())).sum::<usize>()
+        + bits.iter().map(|list| registers(list.len())).sum::<usize>();
+    let used = if whole <= REGISTERS {
+        let mut places = begins.iter_mut().zip(&mut ends);
+        for (part, (begin, end)) in runs.iter().flat_map(|list| list.chunks(LANES)).zip(&mut places) {
+            (*begin, *end) = split(part);
+        }
+        for (part, (begin, end)) in bits.iter().flat_map(|list| list.chunks(LANES)).zip(&mut places) {
+            *begin = load_short(part);
+            *end = *begin;
+        }
+        whole
+    } else {
+        let mut groups = [([_mm_set1_epi16(-1); 4], [_mm_set1_epi16(-1); 4]); REGISTERS];
+        let mut filled = 0;
+        let mut place = |first: __m128i, last: __m128i| {
+            let (firsts, lasts) = &mut groups[filled / 4];
+            (firsts[filled % 4], lasts[filled % 4]) = (first, last);
+            filled += 1;
+        };
+        for part in runs.iter().flat_map(|list| list.chunks(GROUP)) {
+            let (firsts, lasts) = split(part);
+            place(_mm512_castsi512_si128(firsts), _mm512_castsi512_si128(lasts));
+        }
+        for part in bits.iter().flat_map(|list| list.chunks(GROUP)) {
+            let group = _mm512_castsi512_si128(load_short(part));
+            place(group, group);
+        }
+        for ((begin, end), (firsts, lasts)) in begins.iter_mut().zip(&mut ends).zip(&groups) {
+            (*begin, *end) = (sort_groups(four(firsts)), sort_groups(four(lasts)));
+        }
+        filled.div_ceil(4)
+    };
+    sort(&mut begins, used);
+    sort(&mut ends, used);
+    join(&begins, &ends, count, out)
+}
+
+/// Joins the first `count` beginnings and ends to runs that neither overlap nor touch; their number.
+#[target_feature(enable = "bmi2,popcnt,avx512f,avx512bw,avx512vbmi2")]
+fn join(begins: &[__m512i; REGISTERS], ends: &[__m512i; REGISTERS], count: usize, out: &mut [Pair]) -> usize {
+    let Some(last_place) = count.checked_sub(1) else { return 0 };
+    let mut firsts = [0; REGISTERS * LANES + LANES];
+    // In front of each end of a run stands that of the run before.
+    let mut lasts = [0; REGISTERS * LANES + LANES];
+    let (mut runs, mut before) = (0, none());
+    for (index, (&begin, &end)) in begins[..count.div_ceil(LANES)].iter().zip(ends).enumerate() {
+        let ended = _mm512_alignr_epi8::<14>(end, _mm512_alignr_epi64::<6>(end, before));
+        before = end;
+        let gaps = _mm512_subs_epu16(begin, _mm512_adds_epu16(ended, _mm512_set1_epi16(1)));
+        // Nothing has ended before the first; behind the last there is nothing.
+        let is_first = u32::from(index == 0);
+        #[allow(clippy::cast_possible_truncation, reason = "the number of lanes is small")]
+        let there = _bzhi_u32(u32::MAX, (count - index * LANES).min(LANES) as u32);
+        let starts = (_mm512_test_epi16_mask(gaps, gaps) | is_first) & there;
+        store(_mm512_maskz_compress_epi16(starts, begin), &mut firsts[runs..]);
+        store(_mm512_maskz_compress_epi16(starts, ended), &mut lasts[runs..]);
+        runs += starts.count_ones() as usize;
+    }
+    let mut lanes = [0; LANES];
+    store(ends[last_place / LANES], &mut lanes);
+    lasts[runs] = lanes[last_place % LANES];
+    let blocks = out[..runs.next_multiple_of(PAIRS)].as_chunks_mut::<PAIRS>().0;
+    for (index, block) in blocks.iter_mut().enumerate() {
+        let firsts = load_half(&firsts[index * PAIRS..]);
+        let lasts = load_half(&lasts[index * PAIRS + 1..]);
+        let pairs =
+            _mm512_or_si512(_mm512_cvtepu16_epi32(firsts), _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(lasts)));
+        // SAFETY: the block is writable for 64 bytes, and the store needs no alignment.
+        unsafe { _mm512_storeu_si512(block.as_mut_ptr().cast(), pairs) };
+    }
+    runs
+}
+
+/// The firsts and the lasts of a register of runs at most, filled up with what is behind all others.
+#[target_feature(enable = "bmi2,avx512f,avx512bw")]
+fn split(runs: &[Pair]) -> (__m512i, __m512i) {
+    let (low, high) = runs.split_at(runs.len().min(PAIRS));
+    let (low, high) = (load_pairs(low), load_pairs(high));
+    let firsts = load(&EVEN);
+    let lasts = _mm512_add_epi16(firsts, _mm512_set1_epi16(1));
+    (_mm512_permutex2var_epi16(low, firsts, high), _mm512_permutex2var_epi16(low, lasts, high))
+}
+
+/// Where the firsts are among the numbers of two registers of runs.
+#[allow(clippy::cast_possible_truncation, reason = "there are 64 numbers")]
+const EVEN: [u16; LANES] = {
+    let mut even = [0; LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        even[lane] = 2 * lane as u16;
+        lane += 1;
+    }
+    even
+};
+
+/// Sorts what the first `used` registers hold, each of them sorted; those behind them hold nothing that is smaller.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn sort(registers: &mut [__m512i; REGISTERS], used: usize) {
+    if used > 1 {
+        unite_halves::<1>(&mut registers[..used.next_multiple_of(2)]);
+    }
+    if used > 2 {
+        unite_halves::<2>(&mut registers[..used.next_multiple_of(4)]);
+    }
+    if used > 4 {
+        unite_halves::<4>(registers);
+    }
+}
+
+/// Sorts each `2 * HALF` registers, of which either half is sorted.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn unite_halves<const HALF: usize>(registers: &mut [__m512i]) {
+    for pair in registers.chunks_exact_mut(2 * HALF) {
+        let (lower, upper) = pair.split_at_mut(HALF);
+        upper.reverse();
+        for (x, y) in lower.iter_mut().zip(upper) {
+            let turned = turn(*y);
+            (*x, *y) = (_mm512_min_epu16(*x, turned), _mm512_max_epu16(*x, turned));
+        }
+        let mut distance = HALF / 2;
+        while distance > 0 {
+            for index in (0..2 * HALF).filter(|index| index & distance == 0) {
+                let (x, y) = (pair[index], pair[index + distance]);
+                (pair[index], pair[index + distance]) = (_mm512_min_epu16(x, y), _mm512_max_epu16(x, y));
+            }
+            distance /= 2;
+        }
+        for register in pair {
+            *register = settle(*register);
+        }
+    }
+}
+
+/// What is behind all positions, or is the last one.
+#[target_feature(enable = "avx512f")]
+fn none() -> __m512i {
+    _mm512_set1_epi16(-1)
+}
+
+/// Half a register of runs at most, filled up with what is behind all others.
+#[target_feature(enable = "bmi2,avx512f")]
+fn load_pairs(runs: &[Pair]) -> __m512i {
+    #[allow(clippy::cast_possible_truncation, reason = "sixteen lanes are sixteen bits")]
+    let lanes = _bzhi_u32(0xffff, runs.len().min(PAIRS) as u32) as u16;
+    // SAFETY: only the lanes of the mask are read, which are no more than there are runs.
+    unsafe { _mm512_mask_loadu_epi32(none(), lanes, runs.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2")]
+fn load_half(items: &[u16]) -> __m256i {
+    let items: &[u16] = &items[..PAIRS];
+    // SAFETY: the slice is readable for 32 bytes, and the load needs no alignment.
+    unsafe { _mm256_loadu_si256(items.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn store(items: __m512i, room: &mut [u16]) {
+    let room: &mut [u16] = &mut room[..LANES];
+    // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
+    unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), items) }
+}
