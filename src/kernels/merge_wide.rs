@@ -78,19 +78,18 @@ pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn sort_few_avx512(lists: &[&[u16]], out: &mut [u16]) -> usize {
-    let (groups, count) = cut(lists);
     let mut out = Out::new(out, FEW + ROOM).expect("there is room, as the kernel's users promise");
-    let (fours, _) = groups.as_chunks();
-    let four = |index: usize| sort_groups(four(&fours[index]));
-    if count <= 4 {
-        out.add(four(0));
-    } else if count <= 8 {
-        let (a, b) = merge(four(0), four(1));
+    let (registers, used) = sorted(lists);
+    let [r, s, t, u] = registers;
+    if used <= 1 {
+        out.add(r);
+    } else if used == 2 {
+        let (a, b) = merge(r, s);
         out.add(a);
         out.add(b);
     } else {
-        let (a, b) = merge(four(0), four(1));
-        let (c, d) = merge(four(2), four(3));
+        let (a, b) = merge(r, s);
+        let (c, d) = merge(t, u);
         let (c, d) = (turn(d), turn(c));
         let lower = (_mm512_min_epu16(a, c), _mm512_min_epu16(b, d));
         let upper = (_mm512_max_epu16(a, c), _mm512_max_epu16(b, d));
@@ -101,6 +100,26 @@ fn sort_few_avx512(lists: &[&[u16]], out: &mut [u16]) -> usize {
     }
     let count = out.len();
     body::close(lists, out.items, count)
+}
+
+/// The items of lists in sorted registers, and how many of them are used.
+#[target_feature(enable = "bmi2,avx512f,avx512bw,avx512vl")]
+fn sorted(lists: &[&[u16]]) -> ([__m512i; FEW / LANES], usize) {
+    let mut registers = [_mm512_set1_epi16(-1); FEW / LANES];
+    let longest = lists.iter().map(|list| list.len()).max().unwrap_or(0);
+    if longest <= LANES / 2 && lists.len() <= 2 * registers.len() {
+        for (register, two) in registers.iter_mut().zip(lists.chunks(2)) {
+            let second = two.get(1).copied().unwrap_or_default();
+            *register =
+                sort_halves(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(load_half(two[0])), load_half(second)));
+        }
+        return (registers, lists.len().div_ceil(2));
+    }
+    let (groups, count) = cut(lists);
+    for (register, groups) in registers.iter_mut().zip(groups.as_chunks().0).take(count.div_ceil(4)) {
+        *register = sort_groups(four(groups));
+    }
+    (registers, count.div_ceil(4))
 }
 
 /// The groups of lists in any order, each filled up with the mark for the end, and their number. First come those that the
@@ -146,7 +165,12 @@ pub(super) fn four([a, b, c, d]: &[__m128i; 4]) -> __m512i {
 pub(super) fn sort_groups(x: __m512i) -> __m512i {
     let places = _mm512_broadcast_i32x4(_mm_setr_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1));
     let turned = _mm512_shuffle_epi8(_mm512_shuffle_i64x2::<0b10_11_00_01>(x, x), places);
-    let x = settle_eights(order(x, turned, 0xff00_ff00));
+    sort_halves(settle_eights(order(x, turned, 0xff00_ff00)))
+}
+
+/// Sorts a register of two sorted halves.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn sort_halves(x: __m512i) -> __m512i {
     settle_halves(order(x, turn(x), 0xffff_0000))
 }
 
@@ -224,6 +248,15 @@ pub(super) fn load_short(list: &[u16]) -> __m512i {
     let lanes = _bzhi_u32(u32::MAX, list.len().min(LANES) as u32);
     // SAFETY: only the lanes of the mask are read, which are no more than there are items.
     unsafe { _mm512_mask_loadu_epi16(_mm512_set1_epi16(-1), lanes, list.as_ptr().cast()) }
+}
+
+/// A list of half a register at most, filled up with the mark for the end.
+#[target_feature(enable = "bmi2,avx512f,avx512bw,avx512vl")]
+fn load_half(list: &[u16]) -> __m256i {
+    #[allow(clippy::cast_possible_truncation, reason = "sixteen lanes are sixteen bits")]
+    let lanes = _bzhi_u32(0xffff, list.len().min(LANES / 2) as u32) as u16;
+    // SAFETY: only the lanes of the mask are read, which are no more than there are items.
+    unsafe { _mm256_mask_loadu_epi16(_mm256_set1_epi16(-1), lanes, list.as_ptr().cast()) }
 }
 
 /// The smaller and the larger half of two sorted registers, each sorted.

@@ -100,8 +100,9 @@ pub struct Kernels {
     pub unite_runs: fn(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize,
     /// Whether sorting few items or runs takes networks in registers: else two lists are merged sooner, and runs two by two.
     pub has_networks: bool,
-    /// Two lists with so many items in all, or fewer, are sorted by `sort_few` sooner than merged by `unite`.
-    pub sorts_two_to: usize,
+    /// Whether a register takes a whole short list: then two lists are merged by `unite` and two of runs by `unite_few_runs`,
+    /// however short they are; else they are so only if they are long, or more.
+    pub has_wide_networks: bool,
     /// The union of runs and of single positions, in lists that are [`FEW_RUNS`] groups at most, each list cut into groups of
     /// [`GROUP`] items; touching runs are joined. Its length.
     pub unite_few_runs: fn(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize,

@@ -1,6 +1,6 @@
 //! Owns the kernels for x86-64 beyond its baseline. Must never be reached on a CPU that does not have what they need.
 
-use super::body::{EDGES, FEW};
+use super::body::EDGES;
 use super::portable::every_kernel;
 use super::{Kernels, Measure, Pair, Words, body, compress, crc, merge, merge_wide, runs_wide, sparse};
 use crate::cpu::Level;
@@ -19,7 +19,7 @@ macro_rules! avx2 {
                 unsafe { stamped($($argument),*) }
             })*
         }
-        const STAMPED_AVX2: Kernels = Kernels { level: Level::Avx2, has_networks: true, sorts_two_to: FEW, packs_quickly: false, $($name: avx2::$name,)* };
+        const STAMPED_AVX2: Kernels = Kernels { level: Level::Avx2, has_networks: true, has_wide_networks: false, packs_quickly: false, $($name: avx2::$name,)* };
     };
 }
 
@@ -40,7 +40,7 @@ macro_rules! avx512 {
             })*
         }
         const STAMPED_AVX512: Kernels =
-            Kernels { level: Level::Avx512, has_networks: true, sorts_two_to: 0, packs_quickly: true, $($name: avx512::$name,)* };
+            Kernels { level: Level::Avx512, has_networks: true, has_wide_networks: true, packs_quickly: true, $($name: avx512::$name,)* };
     };
 }
 

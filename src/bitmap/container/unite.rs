@@ -73,7 +73,7 @@ impl Workspace {
         let (mut items, mut groups, mut runs) = (0, 0, 0);
         let (mut first_words, mut is_packed) = (None, false);
         if let &[View::Array(a), View::Array(b)] = group
-            && a.len() + b.len() > self.kernels.sorts_two_to
+            && (a.len() + b.len() > FEW || !self.kernels.has_networks || self.kernels.has_wide_networks)
             && (size_of_val(a) + size_of_val(b) < sparse::LEAST || self.sparse.is_none())
         {
             return self.unite_two_lists(a, b);
@@ -108,7 +108,7 @@ impl Workspace {
         if runs == 0 {
             return self.unite_lists(group, items, groups);
         }
-        if groups <= FEW_RUNS && group.len() > 2 && self.kernels.has_networks {
+        if groups <= FEW_RUNS && (group.len() > 2 && self.kernels.has_networks || self.kernels.has_wide_networks) {
             return self.sort_runs(group);
         }
         if items + runs <= SWEEP_MAX || small(group.len()) == 2 && items == 0 {
