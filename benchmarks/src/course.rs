@@ -25,6 +25,9 @@ const MANY_BYTES: u64 = 4 << 30;
 const CLOSE: f64 = 1.3;
 const CLOSE_ENOUGH: Duration = Duration::from_micros(2);
 
+/// A trial that is shorter is run twice, and the quicker one counts.
+const TRIED_AGAIN: Duration = Duration::from_millis(20);
+
 /// A trial of ranges, windows or writes is this part of all.
 const TRIAL: usize = 16;
 
@@ -142,7 +145,11 @@ impl<E: Engine> Course<'_, E> {
 
     /// Tries every form once, measures those that may be the best for their number of threads, and verifies the best.
     fn race(&mut self, answer: &Answer, entrants: &[Entrant<'_>]) {
-        let trials: Vec<Duration> = entrants.iter().map(|entrant| (entrant.trial)()).collect();
+        let mut trials: Vec<Duration> = entrants.iter().map(|entrant| (entrant.trial)()).collect();
+        // Whoever came first has paid for fresh memory that the others found ready.
+        for (trial, entrant) in trials.iter_mut().zip(entrants).filter(|(trial, _)| **trial < TRIED_AGAIN) {
+            *trial = (entrant.trial)().min(*trial);
+        }
         let mut winners: BTreeMap<usize, (f64, &Entrant<'_>)> = BTreeMap::new();
         for (entrant, &trial) in entrants.iter().zip(&trials) {
             let rivals = entrants.iter().zip(&trials).filter(|(rival, _)| rival.threads == entrant.threads);
