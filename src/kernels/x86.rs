@@ -70,6 +70,7 @@ pub(super) static AVX512: Kernels = Kernels {
     positions: compress::positions,
     edges: compress::edges,
     list_runs: compress::list_runs,
+    append_runs: compress::append_runs,
     scatter_runs: compress::scatter_runs,
     crc32c: crc::crc32c,
     ..STAMPED_AVX512
