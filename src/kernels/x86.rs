@@ -4,6 +4,7 @@ use super::body::{EDGES, Groups};
 use super::portable::every_kernel;
 use super::{Kernels, Measure, Packed, Pair, Words, body, compress, crc, merge, merge_wide, sparse};
 use crate::cpu::Level;
+use crate::geometry::Extent;
 
 macro_rules! avx2 {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
@@ -69,6 +70,7 @@ pub(super) static AVX512: Kernels = Kernels {
     byte_ones: compress::byte_ones,
     positions: compress::positions,
     edges: compress::edges,
+    extents: compress::extents,
     scatter_runs: compress::scatter_runs,
     run_bytes: avx2::run_bytes,
     crc32c: crc::crc32c,
