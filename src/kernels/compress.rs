@@ -163,7 +163,11 @@ fn edges_avx512(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (u
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn extents_avx512(list: &[u16], base: u64, bits: u32, out: &mut [Extent], filled: usize) -> usize {
     const ITEMS: usize = LANES / size_of::<u16>();
+    const FEW_ITEMS: usize = 16;
     const EXTENTS: usize = LANES / size_of::<Extent>();
+    if list.len() < FEW_ITEMS {
+        return body::extents(list, base, bits, out, filled);
+    }
     let (granule, mut filled) = (1 << bits, filled);
     let offset = |item: u16| base + (u64::from(item) << bits);
     let shift = _mm_cvtsi32_si128(bits.cast_signed());
