@@ -18,6 +18,9 @@ const DOUBLING_MAX: usize = 32;
 /// How many of the sorted bits are below `bit`: likely as many as if they were spread evenly, so that is where the search
 /// begins.
 pub(super) fn rank(bits: &[u16], bit: u32) -> usize {
+    if bits.len() <= NEAR {
+        return bits.partition_point(|&other| u32::from(other) < bit);
+    }
     let guess = (bits.len() * bit as usize) >> 16;
     if let Some(near) = bits.get(guess.saturating_sub(NEAR / 2)..).and_then(|rest| rest.first_chunk::<NEAR>())
         && let Ok(bit) = u16::try_from(bit)
