@@ -77,6 +77,7 @@ pub struct Extents<'a> {
 
 impl<'a> Extents<'a> {
     /// Fills `out` with the next extents and returns how many there were; fewer than `out` has room for are the last.
+    /// What stands behind them in `out` means nothing then.
     ///
     /// The quickest way through many extents: room for some hundreds is enough.
     pub fn fill(&mut self, out: &mut [Extent]) -> usize {

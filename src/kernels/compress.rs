@@ -163,6 +163,7 @@ fn edges_avx512(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (u
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn extents_avx512(list: &[u16], base: u64, bits: u32, out: &mut [Extent], filled: usize) -> usize {
     const ITEMS: usize = LANES / size_of::<u16>();
+    /// Fewer items are quicker one by one.
     const FEW_ITEMS: usize = 16;
     const EXTENTS: usize = LANES / size_of::<Extent>();
     if list.len() < FEW_ITEMS {
