@@ -163,9 +163,9 @@ fn edges_avx512(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (u
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn extents_avx512(list: &[u16], base: u64, bits: u32, out: &mut [Extent], filled: usize) -> usize {
     const ITEMS: usize = LANES / size_of::<u16>();
-    /// Fewer items are quicker one by one.
-    const FEW_ITEMS: usize = 16;
     const EXTENTS: usize = LANES / size_of::<Extent>();
+    /// Fewer items are quicker without registers that are mostly empty.
+    const FEW_ITEMS: usize = 16;
     if list.len() < FEW_ITEMS {
         return body::extents(list, base, bits, out, filled);
     }
@@ -205,13 +205,13 @@ fn extents_avx512(list: &[u16], base: u64, bits: u32, out: &mut [Extent], filled
         let (found, room) = (starts.count_ones() as usize, &mut out[filled..]);
         if let Some(room) = room.first_chunk_mut::<ITEMS>() {
             for (room, four) in room.as_chunks_mut::<EXTENTS>().0.iter_mut().zip(fours) {
-                // SAFETY: the array is writable for 64 bytes, and the store needs no alignment.
+                // SAFETY: four extents, each two numbers of 64 bits, are writable for 64 bytes, and the store needs no alignment.
                 unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), of(four)) }
             }
         } else {
             for (room, four) in room[..found].chunks_mut(EXTENTS).zip(fours) {
                 let numbers = u8::MAX >> (8 - 2 * room.len());
-                // SAFETY: only the lanes of the mask are written, two for each extent, which is two numbers of 64 bits.
+                // SAFETY: only the lanes of the mask are written, two of 64 bits for each extent, which is two such numbers.
                 unsafe { _mm512_mask_storeu_epi64(room.as_mut_ptr().cast(), numbers, of(four)) }
             }
         }
