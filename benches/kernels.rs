@@ -4,6 +4,7 @@
 
 mod common;
 
+use checkmap::Extent;
 use checkmap::kernels::{EDGES, FEW, GROUP, Kernels, Pair, ROOM, WORDS, Words, all_available};
 use common::random::Random;
 use common::{Flat, Pattern};
@@ -175,6 +176,16 @@ fn lists(criterion: &mut Criterion) {
         let (a, b) = (Sample::new(pattern, 1), Sample::new(pattern, 2));
         let runs = |kernels: &'static Kernels, (): &mut ()| (kernels.list_runs)(&a.list);
         bench(criterion, "list_runs", a.name, || (), runs, |&found, ()| assert_eq!(found, a.runs.len()));
+        let room = || vec![Extent { offset: 0, len_bytes: 0 }; a.list.len()];
+        let extents = |kernels: &'static Kernels, out: &mut Vec<_>| (kernels.extents)(&a.list, 0, 16, out, 0);
+        bench(criterion, "extents", a.name, room, extents, |&found, out| {
+            let [first, last] = a.runs[found - 1];
+            let end = (u64::from(last) + 1) << 16;
+            assert_eq!(
+                (found, out[found - 1].offset, out[found - 1].end()),
+                (a.runs.len(), u64::from(first) << 16, end)
+            );
+        });
         let ascending = |kernels: &'static Kernels, (): &mut ()| (kernels.is_ascending)(&a.list);
         bench(criterion, "is_ascending", a.name, || (), ascending, |&found, ()| assert!(found));
         let room = || vec![[0; 2]; a.runs.len() + b.runs.len() + ROOM];

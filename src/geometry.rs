@@ -85,6 +85,7 @@ pub fn clip_end(offset: u64, len_bytes: u64, size_bytes: u64) -> u64 {
 }
 
 /// A range of bytes of the virtual disk.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Extent {
     /// The first byte.

@@ -13,7 +13,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("storage", &[]),
     ("cpu", &[]),
     ("memory", &[]),
-    ("kernels", &["cpu"]),
+    ("kernels", &["geometry", "cpu"]),
     ("checksum", &["kernels"]),
     ("pool", &[]),
     ("bitmap", &["error", "geometry", "kernels", "memory", "pool"]),

@@ -2,6 +2,7 @@
 //! Every set of kernels that this CPU can run, against loops over plain booleans and lists.
 #![allow(clippy::cast_possible_truncation, reason = "positions of a chunk are below 65536")]
 
+use checkmap::Extent;
 use checkmap::kernels::{
     ChunkOperation, EDGES, FEW, FEW_RUNS, GROUP, Kernels, ListOperation, MASKS, Measure, Pair, ROOM, SPARSE_ROOM,
     WORDS, Words, all_available, select,
@@ -163,12 +164,36 @@ fn check_edges(kernels: &Kernels, list: &[u16], from: u32, to: u32) {
     assert_eq!(found, runs_of(&within), "{:?}", kernels.level);
 }
 
+/// The extents of a list behind others, `filled` of them, in a slice with no more room than the items may take.
+fn check_extents(kernels: &Kernels, list: &[u16], filled: usize) {
+    let other = Extent { offset: 1 << 50, len_bytes: 512 };
+    for (base, bits) in [(0, 0), (5 << 32, 16), (7 << 47, 31)] {
+        let extent = |&(first, last): &(u32, u32)| Extent {
+            offset: base + (u64::from(first) << bits),
+            len_bytes: u64::from(last - first + 1) << bits,
+        };
+        let found: Vec<Extent> = runs_of(list).iter().map(extent).collect();
+        let mut out = vec![other; filled + list.len()];
+        let count = (kernels.extents)(list, base, bits, &mut out, filled);
+        assert_eq!(out[..count], [&vec![other; filled], &found[..]].concat(), "{:?}: {list:?}", kernels.level);
+        // Behind one that ends where the first of them begins.
+        let Some(first) = found.first().filter(|first| filled > 0 && first.offset >= 3) else { continue };
+        let touching = Extent { offset: first.offset - 3, len_bytes: 3 };
+        let longer = Extent { offset: touching.offset, len_bytes: 3 + first.len_bytes };
+        out[filled - 1] = touching;
+        let count = (kernels.extents)(list, base, bits, &mut out, filled);
+        let expected = [&vec![other; filled - 1], &[longer][..], &found[1..]].concat();
+        assert_eq!(out[..count], expected, "{:?}: {list:?}", kernels.level);
+    }
+}
+
 fn check(a: &[u16], b: &[u16], start: usize, window: (u16, u16)) {
     let (from, to) = (u32::from(window.0.min(window.1)), u32::from(window.0.max(window.1)) + 1);
     for kernels in all_available() {
         check_words(kernels, a, b);
         check_packing(kernels, a, b);
         check_lists(kernels, a, b, start);
+        check_extents(kernels, a, start);
         check_edges(kernels, a, from, to);
         check_edges(kernels, a, 0, 65_536);
         let words = words_of(a);
@@ -228,6 +253,29 @@ fn every_length_and_alignment_of_two_lists() {
                 }
                 check_lists(kernels, &a, &b, len % 17);
                 check_lists(kernels, &b, &a, other % 17);
+            }
+        }
+    }
+}
+
+#[test]
+fn extents_of_every_length_behind_any_number_of_others() {
+    let mut state = 1u32;
+    for kernels in all_available() {
+        for len in 0..300 {
+            for most in [1, 2, 3, 60] {
+                let mut item = (len % 3) as u16;
+                let mut list: Vec<u16> = (0..len)
+                    .map(|_| {
+                        state = state.wrapping_mul(0x915f_77f5).wrapping_add(0x3c6e_f35f);
+                        item += 1 + (state >> 8) as u16 % most;
+                        item - 1
+                    })
+                    .collect();
+                check_extents(kernels, &list, len % 9);
+                let shift = list.last().map_or(0, |last| u16::MAX - last);
+                list.iter_mut().for_each(|item| *item += shift);
+                check_extents(kernels, &list, len % 9);
             }
         }
     }

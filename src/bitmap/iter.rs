@@ -8,7 +8,6 @@ use super::directory::{Directory, Span, split, window_in_chunk};
 use crate::geometry::{Extent, clip_end};
 use crate::kernels::{EDGES, select};
 use std::fmt;
-use std::hint::select_unpredictable;
 use std::iter::FusedIterator;
 use std::ops::Range;
 
@@ -47,9 +46,6 @@ impl Bitmap {
 const AHEAD: usize = 32;
 const BATCH: usize = 64;
 
-/// The items of a list that are looked at together.
-const BLOCK: usize = 8;
-
 const NO_EXTENT: Extent = Extent { offset: 0, len_bytes: 0 };
 
 /// What no extent touches.
@@ -81,6 +77,7 @@ pub struct Extents<'a> {
 
 impl<'a> Extents<'a> {
     /// Fills `out` with the next extents and returns how many there were; fewer than `out` has room for are the last.
+    /// What stands behind them in `out` means nothing then.
     ///
     /// The quickest way through many extents: room for some hundreds is enough.
     pub fn fill(&mut self, out: &mut [Extent]) -> usize {
@@ -319,7 +316,7 @@ impl Batch<'_> {
             RunIter::Array(list) => {
                 while !list.is_empty() && self.room() > 0 {
                     let (some, later) = list.split_at(list.len().min(self.room()));
-                    self.add_list(base, some);
+                    self.filled = (select().extents)(some, base, self.bits, self.out, self.filled);
                     *list = later;
                 }
             }
@@ -352,44 +349,6 @@ impl Batch<'_> {
             self.add_runs(base, some.iter().copied());
             *from = if some.len() < runs.len() { some[some.len() - 1][1] } else { next };
         }
-    }
-
-    /// Adds the runs of a list that is not longer than there is room.
-    #[inline]
-    fn add_list(&mut self, base: u64, list: &[u16]) {
-        let (granule, mut rest, mut filled) = (1 << self.bits, list, self.filled);
-        let mut last = *self.out[..filled].last().unwrap_or(&NOWHERE);
-        let offset = |item: u16| base + u64::from(item) * granule;
-        loop {
-            // Most often no item follows the one before it: then each is an extent of its own.
-            while let Some(block) = rest.first_chunk::<{ BLOCK + 1 }>()
-                && !(0..BLOCK).fold(false, |any, place| any | (block[place + 1].wrapping_sub(block[place]) == 1))
-                && last.end() != offset(block[0])
-                && let Some(room) = self.out[filled..].first_chunk_mut::<BLOCK>()
-            {
-                for (place, &item) in room.iter_mut().zip(block) {
-                    *place = Extent { offset: offset(item), len_bytes: granule };
-                }
-                last = room[BLOCK - 1];
-                filled += BLOCK;
-                rest = &rest[BLOCK..];
-            }
-            if rest.is_empty() {
-                break;
-            }
-            // Else there is no branch that depends on how they lie.
-            let (some, later) = rest.split_at(BLOCK.min(rest.len()));
-            for &item in some {
-                let offset = offset(item);
-                let touches = offset == last.end();
-                let start = select_unpredictable(touches, last.offset, offset);
-                filled += usize::from(!touches);
-                last = Extent { offset: start, len_bytes: offset + granule - start };
-                self.out[filled - 1] = last;
-            }
-            rest = later;
-        }
-        self.filled = filled;
     }
 
     /// Adds runs, not more than there is room for, of which only the first may touch what is before it.

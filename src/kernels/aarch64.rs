@@ -4,6 +4,7 @@ use super::body::EDGES;
 use super::portable::every_kernel;
 use super::{Kernels, Measure, Pair, Words, body};
 use crate::cpu::Level;
+use crate::geometry::Extent;
 
 macro_rules! neon {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {

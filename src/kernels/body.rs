@@ -3,6 +3,8 @@
 //! CPU is.
 
 use super::{Measure, Pair, Words};
+use crate::geometry::Extent;
+use std::hint::select_unpredictable;
 
 /// The words of one chunk.
 pub const WORDS: usize = 1024;
@@ -56,6 +58,9 @@ pub const SPARSE_ROOM: usize = MASKS + 8 * MASKS + 8 * WORDS + ROOM;
 
 /// So many items of a list are scattered without a jump between them.
 const UNROLLED: usize = 8;
+
+/// The items of a list that are made extents together.
+const BLOCK: usize = 8;
 
 /// A list this many times as long as the other is searched instead of walked.
 const SKEW: usize = 32;
@@ -233,6 +238,48 @@ pub(super) fn list_runs(list: &[u16]) -> usize {
 pub(super) fn is_ascending(list: &[u16]) -> bool {
     let rest = list.get(1..).unwrap_or_default();
     list.iter().zip(rest).fold(true, |fine, (low, high)| fine & (low < high))
+}
+
+#[inline(always)]
+pub(super) fn extents(list: &[u16], base: u64, bits: u32, out: &mut [Extent], filled: usize) -> usize {
+    let (granule, mut rest, mut filled) = (1 << bits, list, filled);
+    let mut last = last_of(&out[..filled]);
+    let offset = |item: u16| base + (u64::from(item) << bits);
+    loop {
+        // Most often no item follows the one before it: then each is an extent of its own.
+        while let Some(block) = rest.first_chunk::<{ BLOCK + 1 }>()
+            && !(0..BLOCK).fold(false, |any, place| any | (block[place + 1].wrapping_sub(block[place]) == 1))
+            && last.end() != offset(block[0])
+            && let Some(room) = out[filled..].first_chunk_mut::<BLOCK>()
+        {
+            for (place, &item) in room.iter_mut().zip(block) {
+                *place = Extent { offset: offset(item), len_bytes: granule };
+            }
+            last = room[BLOCK - 1];
+            filled += BLOCK;
+            rest = &rest[BLOCK..];
+        }
+        if rest.is_empty() {
+            return filled;
+        }
+        // Else there is no branch that depends on how they lie.
+        let (some, later) = rest.split_at(BLOCK.min(rest.len()));
+        for &item in some {
+            let offset = offset(item);
+            let touches = offset == last.end();
+            let start = select_unpredictable(touches, last.offset, offset);
+            filled += usize::from(!touches);
+            last = Extent { offset: start, len_bytes: offset + granule - start };
+            out[filled - 1] = last;
+        }
+        rest = later;
+    }
+}
+
+/// The last of some extents, or what no extent touches.
+#[inline(always)]
+pub(super) fn last_of(extents: &[Extent]) -> Extent {
+    extents.last().copied().unwrap_or(Extent { offset: u64::MAX, len_bytes: 0 })
 }
 
 #[inline(always)]

@@ -3,6 +3,7 @@
 
 use super::body::{self, EDGES, MASKS, ROOM, SPARSE_ROOM, WORDS};
 use super::{Pair, Words};
+use crate::geometry::Extent;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
@@ -26,6 +27,7 @@ door!(positions, positions_avx512, (words: &Words, out: &mut [u16]) -> usize);
 door!(append_runs, append_runs_avx512, (runs: &[Pair], out: &mut Vec<u8>) -> ());
 door!(list_runs, list_runs_avx512, (list: &[u16]) -> usize);
 door!(edges, edges_avx512, (words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32));
+door!(extents, extents_avx512, (list: &[u16], base: u64, bits: u32, out: &mut [Extent], filled: usize) -> usize);
 door!(scatter_runs, scatter_runs_avx512, (runs: &[Pair], words: &mut Words) -> ());
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2,avx512vpopcntdq")]
@@ -177,6 +179,68 @@ fn edges_avx512(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (u
             unsafe { _mm512_storeu_si512(sixteen.as_mut_ptr().cast(), positions) };
         }
     })
+}
+
+/// Takes the items that begin runs, and those that end them, and makes extents of both without a jump that depends on how they
+/// lie.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+fn extents_avx512(list: &[u16], base: u64, bits: u32, out: &mut [Extent], filled: usize) -> usize {
+    const ITEMS: usize = LANES / size_of::<u16>();
+    const EXTENTS: usize = LANES / size_of::<Extent>();
+    /// Fewer items are quicker without registers that are mostly empty.
+    const FEW_ITEMS: usize = 16;
+    if list.len() < FEW_ITEMS {
+        return body::extents(list, base, bits, out, filled);
+    }
+    let (granule, mut filled) = (1 << bits, filled);
+    let offset = |item: u16| base + (u64::from(item) << bits);
+    let shift = _mm_cvtsi32_si128(bits.cast_signed());
+    let (low, step) = (base.cast_signed(), granule as i64);
+    let least = _mm512_setr_epi64(low, step, low, step, low, step, low, step);
+    let mut end = body::last_of(&out[..filled]).end();
+    for some in list.chunks(ITEMS) {
+        let lanes = u32::MAX >> (ITEMS - some.len());
+        // SAFETY: only the lanes of the mask are read, which are as many as there are items.
+        let items = unsafe { _mm512_maskz_loadu_epi16(lanes, some.as_ptr().cast()) };
+        let before = _mm512_maskz_expand_epi16(!1, items);
+        let apart = _mm512_cmpneq_epi16_mask(_mm512_sub_epi16(items, before), _mm512_set1_epi16(1));
+        let starts = apart & lanes & !1 | u32::from(offset(some[0]) != end);
+        end = offset(some[some.len() - 1]) + granule;
+        if let Some(last) = filled.checked_sub(1) {
+            out[last].len_bytes += u64::from(starts.trailing_zeros().min(lanes.count_ones())) << bits;
+        }
+        // Before each start but the first one there is an end, and so is the last item.
+        let ends = (starts & starts.wrapping_sub(1)) >> 1 | lanes & !(lanes >> 1);
+        let firsts = _mm512_maskz_compress_epi16(starts, items);
+        let further = _mm512_sub_epi16(_mm512_maskz_compress_epi16(ends, items), firsts);
+        let pairs = [_mm512_unpacklo_epi16(firsts, further), _mm512_unpackhi_epi16(firsts, further)];
+        let fours = [
+            _mm512_extracti32x4_epi32::<0>(pairs[0]),
+            _mm512_extracti32x4_epi32::<0>(pairs[1]),
+            _mm512_extracti32x4_epi32::<1>(pairs[0]),
+            _mm512_extracti32x4_epi32::<1>(pairs[1]),
+            _mm512_extracti32x4_epi32::<2>(pairs[0]),
+            _mm512_extracti32x4_epi32::<2>(pairs[1]),
+            _mm512_extracti32x4_epi32::<3>(pairs[0]),
+            _mm512_extracti32x4_epi32::<3>(pairs[1]),
+        ];
+        let of = |four| _mm512_add_epi64(_mm512_sll_epi64(_mm512_cvtepu16_epi64(four), shift), least);
+        let (found, room) = (starts.count_ones() as usize, &mut out[filled..]);
+        if let Some(room) = room.first_chunk_mut::<ITEMS>() {
+            for (room, four) in room.as_chunks_mut::<EXTENTS>().0.iter_mut().zip(fours) {
+                // SAFETY: four extents, each two numbers of 64 bits, are writable for 64 bytes, and the store needs no alignment.
+                unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), of(four)) }
+            }
+        } else {
+            for (room, four) in room[..found].chunks_mut(EXTENTS).zip(fours) {
+                let numbers = u8::MAX >> (8 - 2 * room.len());
+                // SAFETY: only the lanes of the mask are written, two of 64 bits for each extent, which is two such numbers.
+                unsafe { _mm512_mask_storeu_epi64(room.as_mut_ptr().cast(), numbers, of(four)) }
+            }
+        }
+        filled += found;
+    }
+    filled
 }
 
 /// Makes a list of masks and of the words that they are for, one for the word in which a run begins and, where it ends in the

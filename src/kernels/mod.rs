@@ -27,6 +27,7 @@ mod x86;
 pub use body::{EDGES, FEW, FEW_RUNS, GROUP, MASKS, ROOM, SPARSE_ROOM, WORDS};
 
 use crate::cpu::Level;
+use crate::geometry::Extent;
 use std::sync::OnceLock;
 
 /// The bits of one chunk; bit n is bit n%64, counted from the least significant, of word n/64.
@@ -83,6 +84,10 @@ pub struct Kernels {
     pub list_runs: fn(list: &[u16]) -> usize,
     /// Whether each item is above the one before.
     pub is_ascending: fn(list: &[u16]) -> bool,
+    /// Adds the runs of a list to the first extents of a slice, which are as many as the last argument says, and which has
+    /// room for an extent for each item; their number then. A granule has 2 to the power of `bits` bytes, and granule 0
+    /// begins at byte `base`. A run that begins where the last extent ends goes on with it.
+    pub extents: fn(list: &[u16], base: u64, bits: u32, out: &mut [Extent], filled: usize) -> usize,
     /// Sets the bits of a list.
     pub scatter: fn(list: &[u16], words: &mut Words),
     /// Sets the bits of runs.

@@ -21,6 +21,7 @@ macro_rules! every_kernel {
             edges(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32);
             list_runs(list: &[u16]) -> usize;
             is_ascending(list: &[u16]) -> bool;
+            extents(list: &[u16], base: u64, bits: u32, out: &mut [Extent], filled: usize) -> usize;
             scatter(list: &[u16], words: &mut Words) -> ();
             scatter_runs(runs: &[Pair], words: &mut Words) -> ();
             unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;

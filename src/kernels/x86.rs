@@ -4,6 +4,7 @@ use super::body::EDGES;
 use super::portable::every_kernel;
 use super::{Kernels, Measure, Pair, Words, body, compress, crc, merge, merge_wide, runs_wide, sparse};
 use crate::cpu::Level;
+use crate::geometry::Extent;
 
 macro_rules! avx2 {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
@@ -71,6 +72,7 @@ pub(super) static AVX512: Kernels = Kernels {
     edges: compress::edges,
     list_runs: compress::list_runs,
     append_runs: compress::append_runs,
+    extents: compress::extents,
     scatter_runs: compress::scatter_runs,
     crc32c: crc::crc32c,
     ..STAMPED_AVX512

@@ -31,9 +31,9 @@ fn bytes(span: Span, disk: &Disk) -> (u64, u64) {
 }
 
 /// Where extents are fetched to, batch by batch.
-type Batch = [Extent; 256];
+type Batch = [Extent; 512];
 
-const NO_EXTENTS: Batch = [Extent { offset: 0, len_bytes: 0 }; 256];
+const NO_EXTENTS: Batch = [Extent { offset: 0, len_bytes: 0 }; 512];
 
 #[inline(always)]
 fn tally(bitmap: &Bitmap, disk: &Disk, (offset, len_bytes): (u64, u64), batch: &mut Batch, tally: &mut Tally) {

@@ -81,7 +81,7 @@ macro_rules! questions {
             pub(super) fn windows() -> Vec<Form<WalkSpans<$bitmap>>> {
                 vec![
                     Form::new("ranges", |bitmap, _, spans, sum| {
-                        let mut buffer = [Range::default(); 256];
+                        let mut buffer = [Range::default(); 512];
                         let mut cursor = bitmap.cursor();
                         for span in spans {
                             cursor.reset_at_or_after(span.first as $int);

@@ -6,6 +6,9 @@ use super::{ARRAY_MAX, Run};
 use crate::kernels::{ROOM, select};
 use std::ops::Range;
 
+/// The bits around the likely place that are compared at once.
+const NEAR: usize = 64;
+
 /// Longer runs go into an array by way of the smallest form of the result.
 const SPLICE_MAX: u32 = 4;
 
@@ -15,7 +18,18 @@ const DOUBLING_MAX: usize = 32;
 /// How many of the sorted bits are below `bit`: likely as many as if they were spread evenly, so that is where the search
 /// begins.
 pub(super) fn rank(bits: &[u16], bit: u32) -> usize {
+    if bits.len() <= NEAR {
+        return bits.partition_point(|&other| u32::from(other) < bit);
+    }
     let guess = (bits.len() * bit as usize) >> 16;
+    if let Some(near) = bits.get(guess.saturating_sub(NEAR / 2)..).and_then(|rest| rest.first_chunk::<NEAR>())
+        && let Ok(bit) = u16::try_from(bit)
+        && near[0] < bit
+        && near[NEAR - 1] >= bit
+    {
+        let below: u16 = near.iter().map(|&other| u16::from(other < bit)).sum();
+        return guess.saturating_sub(NEAR / 2) + usize::from(below);
+    }
     let mut reach = 8;
     let (low, high) = if bits.get(guess).is_some_and(|&other| u32::from(other) < bit) {
         let mut low = guess + 1;

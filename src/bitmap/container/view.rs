@@ -150,6 +150,7 @@ impl<'a> View<'a> {
     }
 
     /// The maximal runs of set bits inside `window`, cut to it.
+    #[inline]
     pub(in crate::bitmap) fn runs(self, window: Run) -> RunIter<'a> {
         match self {
             Self::Array(array) => RunIter::Array(array::within(array, window)),
