@@ -84,6 +84,7 @@ fn check_packing(kernels: &Kernels, a: &[u16], b: &[u16]) {
     let mut out = vec![7; SPARSE_ROOM];
     let Packed { len, bytes, ones } = (kernels.pack)(&words, &mut out);
     assert!(out[..len] == packed(&words), "{:?}", kernels.level);
+    assert_eq!((kernels.packed_len)(&words), len, "{:?}", kernels.level);
     let touched: BTreeSet<u16> = a.iter().map(|bit| bit / 8).collect();
     assert_eq!((ones as usize, bytes as usize), (a.len(), touched.len()));
     assert_eq!(

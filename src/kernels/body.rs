@@ -477,6 +477,12 @@ pub(super) fn pack(words: &Words, out: &mut [u8]) -> Packed {
     packed(MASKS + from, MASKS + end, byte_ones(&rest[from..end]))
 }
 
+#[inline(always)]
+pub(super) fn packed_len(words: &Words) -> usize {
+    let lower: [u8; WORDS] = std::array::from_fn(|index| mask_of(words[index]));
+    MASKS + lower.iter().filter(|mask| **mask != 0).count() + byte_ones(&lower) as usize
+}
+
 /// The highest bit of each byte that is not 0.
 #[inline(always)]
 fn full_bytes(word: u64) -> u64 {

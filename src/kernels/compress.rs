@@ -1,13 +1,14 @@
 //! Owns what takes the instructions of AVX-512 that compress and expand bytes, written by hand as the compiler does not use
 //! them. Must never be reached on a CPU without AVX-512 with BW, VL and VBMI2.
 
-use super::body::{self, EDGES, MASKS, ROOM, SPARSE_ROOM, WORDS};
-use super::{Packed, Pair, Words};
+use super::body::{self, EDGES, MASKS, ROOM, SPARSE_ROOM};
+use super::{Measure, Packed, Pair, Words};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-/// The bytes of one register.
+/// The bytes of one register, and its words.
 const LANES: usize = 64;
+const EIGHT: usize = LANES / size_of::<u64>();
 
 /// The kernel `$name`, which any code may call, for `$body`, which only a CPU with its features may run.
 macro_rules! door {
@@ -25,6 +26,9 @@ door!(byte_ones, byte_ones_avx512, (bytes: &[u8]) -> u32);
 door!(positions, positions_avx512, (words: &Words, out: &mut [u16]) -> usize);
 door!(edges, edges_avx512, (words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32));
 door!(scatter_runs, scatter_runs_avx512, (runs: &[Pair], words: &mut Words) -> ());
+door!(apart_ones, apart_ones_avx512, (runs: &[Pair]) -> Option<u32>);
+door!(measure, measure_avx512, (words: &Words) -> Measure);
+door!(packed_len, packed_len_avx512, (words: &Words) -> usize);
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2,avx512vpopcntdq")]
 fn pack_avx512(words: &Words, out: &mut [u8]) -> Packed {
@@ -156,52 +160,113 @@ fn edges_avx512(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (u
     })
 }
 
-/// Makes a list of masks and of the words that they are for, one for the word in which a run begins and, where it ends in the
-/// next one, one for that: a jump at each run would be guessed wrong too often.
+/// Sets for each run what it has in the word in which it begins; what it has in the next one is set afterwards, from a list of
+/// the runs that go on: a jump at each run would be guessed wrong too often.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn scatter_runs_avx512(runs: &[Pair], words: &mut Words) {
-    const EIGHT: usize = LANES / size_of::<u64>();
-    const BLOCKS: usize = 16;
-    const MOST: usize = 2 * EIGHT * BLOCKS + EIGHT;
-    let (mut masks, mut places) = ([MaybeUninit::<u64>::uninit(); MOST], [MaybeUninit::<u64>::uninit(); MOST]);
-    let store = |numbers: __m512i, list: &mut [MaybeUninit<u64>; MOST], count: usize| {
-        let room: &mut [_] = &mut list[count..count + EIGHT];
-        // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
-        unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), numbers) }
-    };
-    let (ones, last_bit, last_word) = (_mm512_set1_epi64(-1), _mm512_set1_epi64(63), _mm512_set1_epi64(1023));
-    let (blocks, rest) = runs.as_chunks::<EIGHT>();
-    for blocks in blocks.chunks(BLOCKS) {
-        let mut count = 0;
-        for block in blocks {
-            // SAFETY: the array is readable for 32 bytes, and the load needs no alignment.
-            let firsts = _mm512_cvtepu32_epi64(unsafe { _mm256_loadu_si256(block.as_ptr().cast()) });
-            let lasts = _mm512_srli_epi64::<16>(firsts);
-            let heads = _mm512_sllv_epi64(ones, _mm512_and_si512(firsts, last_bit));
-            let tails = _mm512_srlv_epi64(ones, _mm512_andnot_si512(lasts, last_bit));
-            let from = _mm512_and_si512(_mm512_srli_epi64::<6>(firsts), last_word);
-            let to = _mm512_srli_epi64::<6>(lasts);
-            let further = _mm512_sub_epi64(to, from);
-            if _mm512_cmpgt_epu64_mask(further, _mm512_set1_epi64(1)) != 0 {
+    const BLOCKS: usize = 32;
+    let mut places = [MaybeUninit::<[u16; EIGHT]>::uninit(); BLOCKS];
+    let mut masks = [MaybeUninit::<[u64; EIGHT]>::uninit(); BLOCKS];
+    let mut going_on = [MaybeUninit::<Pair>::uninit(); EIGHT * BLOCKS + EIGHT];
+    let (ones, last_bit) = (_mm512_set1_epi64(-1), _mm512_set1_epi64(63));
+    for part in runs.chunks(EIGHT * BLOCKS) {
+        let (mut filled, mut count) = (0, 0);
+        for block in part.chunks(EIGHT) {
+            let lanes = u8::MAX >> (EIGHT - block.len());
+            // SAFETY: only the lanes of the mask are read, which are as many as there are runs.
+            let pairs = unsafe { _mm256_maskz_loadu_epi32(lanes, block.as_ptr().cast()) };
+            let (first, last) = (_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff)), _mm256_srli_epi32::<16>(pairs));
+            // Only a run of more than 65 bits has bits in a third word.
+            if _mm256_cmpgt_epu32_mask(_mm256_sub_epi32(last, first), _mm256_set1_epi32(64)) != 0 {
                 body::scatter_runs(block, words);
                 continue;
             }
-            let goes_on = _mm512_test_epi64_mask(further, further);
-            store(_mm512_mask_and_epi64(heads, !goes_on, heads, tails), &mut masks, count);
-            store(from, &mut places, count);
-            store(_mm512_maskz_compress_epi64(goes_on, tails), &mut masks, count + EIGHT);
-            store(_mm512_maskz_compress_epi64(goes_on, to), &mut places, count + EIGHT);
-            count += EIGHT + goes_on.count_ones() as usize;
+            let goes_on = _mm256_cmpgt_epu32_mask(_mm256_xor_si256(first, last), _mm256_set1_epi32(63));
+            let (firsts, lasts) = (_mm512_cvtepu32_epi64(first), _mm512_cvtepu32_epi64(last));
+            let heads = _mm512_maskz_sllv_epi64(lanes, ones, _mm512_and_si512(firsts, last_bit));
+            let tails = _mm512_srlv_epi64(ones, _mm512_andnot_si512(lasts, last_bit));
+            let room: &mut [_] = &mut going_on[count..count + EIGHT];
+            // SAFETY: 16, 64 and 32 bytes are writable at the three places, and the stores need no alignment.
+            unsafe {
+                let words = _mm256_cvtepi32_epi16(_mm256_srli_epi32::<6>(first));
+                _mm_storeu_si128(places[filled].as_mut_ptr().cast(), words);
+                let masks = masks[filled].as_mut_ptr();
+                _mm512_storeu_si512(masks.cast(), _mm512_mask_and_epi64(heads, !goes_on, heads, tails));
+                _mm256_storeu_si256(room.as_mut_ptr().cast(), _mm256_maskz_compress_epi32(goes_on, pairs));
+            }
+            filled += 1;
+            count += goes_on.count_ones() as usize;
         }
-        for (mask, place) in masks[..count].iter().zip(&places[..count]) {
+        for (places, masks) in places[..filled].iter().zip(&masks[..filled]) {
             // SAFETY: as many of both were stored.
-            let (mask, place) = unsafe { (mask.assume_init(), place.assume_init()) };
-            #[allow(clippy::cast_possible_truncation, reason = "a chunk has 1024 words")]
-            let place = place as usize % WORDS;
-            words[place] |= mask;
+            let (places, masks) = unsafe { (places.assume_init(), masks.assume_init()) };
+            for (place, mask) in places.into_iter().zip(masks) {
+                // SAFETY: what is left of 16 bits without the lowest six is below the 1024 words of a chunk.
+                unsafe { *words.get_unchecked_mut(usize::from(place)) |= mask };
+            }
+        }
+        for pair in &going_on[..count] {
+            // SAFETY: as many were stored.
+            let [_, last] = unsafe { pair.assume_init() };
+            words[usize::from(last / 64)] |= u64::MAX >> (63 - last % 64);
         }
     }
-    body::scatter_runs(rest, words);
+}
+
+/// As the portable body, sixteen runs at a time.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+fn apart_ones_avx512(runs: &[Pair]) -> Option<u32> {
+    const SIXTEEN: usize = LANES / size_of::<Pair>();
+    let blocks = runs.len().saturating_sub(1) / SIXTEEN;
+    let (low, two) = (_mm512_set1_epi32(0xffff), _mm512_set1_epi32(2));
+    let (mut more_than_one, mut wrong) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    for block in runs[..(blocks * SIXTEEN + 1).min(runs.len())].windows(SIXTEEN + 1).step_by(SIXTEEN) {
+        // SAFETY: the slice is readable for 68 bytes, and the loads need no alignment.
+        let [pairs, next] =
+            unsafe { [_mm512_loadu_si512(block.as_ptr().cast()), _mm512_loadu_si512(block.as_ptr().add(1).cast())] };
+        let last = _mm512_srli_epi32::<16>(pairs);
+        let more = _mm512_sub_epi32(last, _mm512_and_si512(pairs, low));
+        let gap = _mm512_sub_epi32(_mm512_sub_epi32(_mm512_and_si512(next, low), last), two);
+        // A difference below 0 has the highest bit.
+        wrong = _mm512_or_si512(wrong, _mm512_or_si512(more, gap));
+        more_than_one = _mm512_add_epi32(more_than_one, more);
+    }
+    let rest = body::apart_ones(&runs[blocks * SIXTEEN..])?;
+    #[allow(clippy::cast_possible_truncation, reason = "a chunk has 65536 bits")]
+    let ones = _mm512_reduce_add_epi32(more_than_one).cast_unsigned().wrapping_add((blocks * SIXTEEN) as u32);
+    (_mm512_cmplt_epi32_mask(wrong, _mm512_setzero_si512()) == 0).then(|| ones + rest)
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2,avx512vpopcntdq")]
+fn measure_avx512(words: &Words) -> Measure {
+    let (mut ones, mut runs) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    let mut before = _mm512_setzero_si512();
+    for block in words.as_chunks::<EIGHT>().0 {
+        let here = load_words(block);
+        // The bit before each bit.
+        let shifted = _mm512_shldi_epi64::<1>(here, _mm512_alignr_epi64::<7>(here, before));
+        ones = _mm512_add_epi64(ones, _mm512_popcnt_epi64(here));
+        runs = _mm512_add_epi64(runs, _mm512_popcnt_epi64(_mm512_andnot_si512(shifted, here)));
+        before = here;
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a chunk has 65536 bits")]
+    let [ones, runs] = [ones, runs].map(|counts| _mm512_reduce_add_epi64(counts) as u32);
+    Measure { ones, runs }
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+fn packed_len_avx512(words: &Words) -> usize {
+    let mut lower = [0; MASKS];
+    let mut bytes = 0;
+    for (mask, block) in lower.iter_mut().zip(words.as_chunks::<EIGHT>().0) {
+        let block = load_words(block);
+        *mask = _mm512_test_epi8_mask(block, block);
+        bytes += mask.count_ones() as usize;
+    }
+    lower.as_chunks::<EIGHT>().0.iter().fold(MASKS + bytes, |len, block| {
+        let masks = load_words(block);
+        len + _mm512_test_epi8_mask(masks, masks).count_ones() as usize
+    })
 }
 
 /// The numbers of the lanes.

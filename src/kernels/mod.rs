@@ -124,6 +124,8 @@ pub struct Kernels {
     /// for each byte of the words, of these 1024 bytes again only those that are not 0, and before them [`MASKS`] bytes
     /// with a bit for each of the 1024; `out` has [`SPARSE_ROOM`].
     pub pack: fn(words: &Words, out: &mut [u8]) -> Packed,
+    /// How many bytes `pack` fills.
+    pub packed_len: fn(words: &Words) -> usize,
     /// Sets the bits of what `pack` filled. Other bytes set any bits.
     pub spread: fn(sparse: &[u8], words: &mut Words),
     /// Fills the words with what `pack` filled, and nothing else.

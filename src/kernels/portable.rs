@@ -34,6 +34,7 @@ macro_rules! every_kernel {
             apart_ones(runs: &[Pair]) -> Option<u32>;
             crc32c(bytes: &[u8]) -> u32;
             pack(words: &Words, out: &mut [u8]) -> Packed;
+            packed_len(words: &Words) -> usize;
             spread(sparse: &[u8], words: &mut Words) -> ();
             unpack(sparse: &[u8], words: &mut Words) -> ();
             byte_ones(bytes: &[u8]) -> u32;

@@ -70,6 +70,9 @@ pub(super) static AVX512: Kernels = Kernels {
     positions: compress::positions,
     edges: compress::edges,
     scatter_runs: compress::scatter_runs,
+    apart_ones: compress::apart_ones,
+    measure: compress::measure,
+    packed_len: compress::packed_len,
     run_bytes: avx2::run_bytes,
     crc32c: crc::crc32c,
     ..STAMPED_AVX512
