@@ -160,57 +160,62 @@ fn edges_avx512(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (u
     })
 }
 
+/// The words of one register, aligned as it is: else each store of one goes to two lines of the cache.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([u64; EIGHT]);
+
 /// Sets for each run what it has in the word in which it begins; what it has in the next one is set afterwards, from a list of
 /// the runs that go on: a jump at each run would be guessed wrong too often.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn scatter_runs_avx512(runs: &[Pair], words: &mut Words) {
     const BLOCKS: usize = 32;
-    let mut places = [MaybeUninit::<[u16; EIGHT]>::uninit(); BLOCKS];
-    let mut masks = [MaybeUninit::<[u64; EIGHT]>::uninit(); BLOCKS];
-    let mut going_on = [MaybeUninit::<Pair>::uninit(); EIGHT * BLOCKS + EIGHT];
+    let mut masks = [MaybeUninit::<Line>::uninit(); BLOCKS];
+    let mut going_on = [MaybeUninit::<Pair>::uninit(); EIGHT * BLOCKS];
     let (ones, last_bit) = (_mm512_set1_epi64(-1), _mm512_set1_epi64(63));
-    for part in runs.chunks(EIGHT * BLOCKS) {
-        let (mut filled, mut count) = (0, 0);
-        for block in part.chunks(EIGHT) {
-            let lanes = u8::MAX >> (EIGHT - block.len());
-            // SAFETY: only the lanes of the mask are read, which are as many as there are runs.
-            let pairs = unsafe { _mm256_maskz_loadu_epi32(lanes, block.as_ptr().cast()) };
+    let (blocks, rest) = runs.as_chunks::<EIGHT>();
+    for blocks in blocks.chunks(BLOCKS) {
+        let (mut count, mut longer) = (0, 0);
+        for (block, masks) in blocks.iter().zip(&mut masks) {
+            // SAFETY: the array is readable for 32 bytes, and the load needs no alignment.
+            let pairs = unsafe { _mm256_loadu_si256(block.as_ptr().cast()) };
             let (first, last) = (_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff)), _mm256_srli_epi32::<16>(pairs));
-            // Only a run of more than 65 bits has bits in a third word.
-            if _mm256_cmpgt_epu32_mask(_mm256_sub_epi32(last, first), _mm256_set1_epi32(64)) != 0 {
-                body::scatter_runs(block, words);
-                continue;
-            }
             let goes_on = _mm256_cmpgt_epu32_mask(_mm256_xor_si256(first, last), _mm256_set1_epi32(63));
-            let (firsts, lasts) = (_mm512_cvtepu32_epi64(first), _mm512_cvtepu32_epi64(last));
-            let heads = _mm512_maskz_sllv_epi64(lanes, ones, _mm512_and_si512(firsts, last_bit));
-            let tails = _mm512_srlv_epi64(ones, _mm512_andnot_si512(lasts, last_bit));
+            // Only a run of more than 65 bits has bits in a third word.
+            longer |= _mm256_cmpgt_epu32_mask(_mm256_sub_epi32(last, first), _mm256_set1_epi32(64));
+            let (first, last) = (_mm512_cvtepu32_epi64(first), _mm512_cvtepu32_epi64(last));
+            let heads = _mm512_sllv_epi64(ones, _mm512_and_si512(first, last_bit));
+            let tails = _mm512_srlv_epi64(ones, _mm512_andnot_si512(last, last_bit));
             let room: &mut [_] = &mut going_on[count..count + EIGHT];
-            // SAFETY: 16, 64 and 32 bytes are writable at the three places, and the stores need no alignment.
+            // SAFETY: 64 and 32 bytes are writable, and the stores need no alignment.
             unsafe {
-                let words = _mm256_cvtepi32_epi16(_mm256_srli_epi32::<6>(first));
-                _mm_storeu_si128(places[filled].as_mut_ptr().cast(), words);
-                let masks = masks[filled].as_mut_ptr();
-                _mm512_storeu_si512(masks.cast(), _mm512_mask_and_epi64(heads, !goes_on, heads, tails));
+                _mm512_storeu_si512(masks.as_mut_ptr().cast(), _mm512_mask_and_epi64(heads, !goes_on, heads, tails));
                 _mm256_storeu_si256(room.as_mut_ptr().cast(), _mm256_maskz_compress_epi32(goes_on, pairs));
             }
-            filled += 1;
             count += goes_on.count_ones() as usize;
         }
-        for (places, masks) in places[..filled].iter().zip(&masks[..filled]) {
-            // SAFETY: as many of both were stored.
-            let (places, masks) = unsafe { (places.assume_init(), masks.assume_init()) };
-            for (place, mask) in places.into_iter().zip(masks) {
-                // SAFETY: what is left of 16 bits without the lowest six is below the 1024 words of a chunk.
-                unsafe { *words.get_unchecked_mut(usize::from(place)) |= mask };
+        for (block, masks) in blocks.iter().zip(&masks) {
+            // SAFETY: as many were stored as there are blocks.
+            let Line(masks) = unsafe { masks.assume_init_ref() };
+            for (&[first, _], mask) in block.iter().zip(masks) {
+                words[usize::from(first / 64)] |= mask;
             }
         }
-        for pair in &going_on[..count] {
-            // SAFETY: as many were stored.
-            let [_, last] = unsafe { pair.assume_init() };
+        // SAFETY: so many were stored.
+        let going_on = going_on[..count].iter().map(|pair| unsafe { pair.assume_init() });
+        for [_, last] in going_on.clone() {
             words[usize::from(last / 64)] |= u64::MAX >> (63 - last % 64);
         }
+        if longer != 0 {
+            for [first, last] in going_on {
+                let (next, to) = (usize::from(first / 64) + 1, usize::from(last / 64));
+                if next < to {
+                    words[next..to].fill(u64::MAX);
+                }
+            }
+        }
     }
+    body::scatter_runs(rest, words);
 }
 
 /// As the portable body, sixteen runs at a time.
