@@ -128,6 +128,8 @@ fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     let both: Vec<u16> = a.iter().chain(b).copied().collect::<BTreeSet<u16>>().into_iter().collect();
     let found = filled(x.len() + y.len(), start, [7, 7], |out| (kernels.unite_runs)(&x, &y, out));
     assert!(found == pairs(&both), "{:?}", kernels.level);
+    let found = filled(x.len(), start, [7, 7], |out| (kernels.runs)(&words_of(a), out));
+    assert!(found == x, "{:?}", kernels.level);
     assert_eq!((kernels.run_ones)(&x) as usize, a.len(), "{:?}", kernels.level);
     let mut bytes = vec![[7; 4]; x.len() + start];
     (kernels.run_bytes)(&x, &mut bytes);

@@ -183,6 +183,23 @@ pub(super) fn edges_by(
     (count, to)
 }
 
+#[inline(always)]
+pub(super) fn runs(words: &Words, out: &mut [Pair]) -> usize {
+    let end = edge(WORDS);
+    let mut bounds = [0; EDGES];
+    let (mut count, mut from) = (0, 0);
+    while from < end {
+        let (found, next) = edges(words, from, end, &mut bounds);
+        let (pairs, _) = bounds[..found].as_chunks::<2>();
+        for (run, &[first, end]) in out[count..].iter_mut().zip(pairs) {
+            *run = pair(first, end - 1);
+        }
+        count += pairs.len();
+        from = next;
+    }
+    count
+}
+
 /// The first bit of a word.
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation, reason = "a chunk has 1024 words")]

@@ -25,6 +25,7 @@ door!(pack, pack_avx512, (words: &Words, out: &mut [u8]) -> Packed);
 door!(byte_ones, byte_ones_avx512, (bytes: &[u8]) -> u32);
 door!(positions, positions_avx512, (words: &Words, out: &mut [u16]) -> usize);
 door!(edges, edges_avx512, (words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32));
+door!(runs, runs_avx512, (words: &Words, out: &mut [Pair]) -> usize);
 door!(scatter_runs, scatter_runs_avx512, (runs: &[Pair], words: &mut Words) -> ());
 door!(apart_ones, apart_ones_avx512, (runs: &[Pair]) -> Option<u32>);
 door!(measure, measure_avx512, (words: &Words) -> Measure);
@@ -135,6 +136,42 @@ fn positions_avx512(words: &Words, out: &mut [u16]) -> usize {
     count
 }
 
+/// Puts the beginnings and the ends of runs, which take turns, side by side.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+fn runs_avx512(words: &Words, out: &mut [Pair]) -> usize {
+    let each = numbers();
+    let bounds = out.as_flattened_mut();
+    let (mut count, mut carry) = (0, 0);
+    let mut base = _mm512_setzero_si512();
+    for &word in words {
+        let Some(room) = bounds.get_mut(count..).and_then(|rest| rest.first_chunk_mut::<ROOM>()) else { break };
+        let changes = word ^ (word << 1 | carry);
+        carry = word >> 63;
+        let bits = _mm512_maskz_compress_epi8(changes, each);
+        let found = changes.count_ones() as usize;
+        let halves = [_mm512_castsi512_si256(bits), _mm512_extracti64x4_epi64::<1>(bits)];
+        for (place, (room, half)) in (0..).zip(room.as_chunks_mut::<{ ROOM / 2 }>().0.iter_mut().zip(halves)) {
+            if place > 0 && found <= ROOM / 2 {
+                break;
+            }
+            let positions = _mm512_add_epi16(_mm512_cvtepu8_epi16(half), base);
+            // SAFETY: the array is writable for 64 bytes, and the store needs no alignment.
+            unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), positions) };
+        }
+        count += found;
+        base = _mm512_add_epi16(base, _mm512_set1_epi16(64));
+    }
+    if let (1, Some(end)) = (carry, bounds.get_mut(count)) {
+        // The end of the chunk, of which 16 bits are left.
+        *end = 0;
+        count += 1;
+    }
+    for [_, last] in &mut out[..count / 2] {
+        *last = last.wrapping_sub(1);
+    }
+    count / 2
+}
+
 /// As the portable body, but for how the places of a word's changes are found.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn edges_avx512(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32) {
@@ -219,27 +256,37 @@ fn scatter_runs_avx512(runs: &[Pair], words: &mut Words) {
 }
 
 /// As the portable body, sixteen runs at a time.
-#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2")]
 fn apart_ones_avx512(runs: &[Pair]) -> Option<u32> {
     const SIXTEEN: usize = LANES / size_of::<Pair>();
-    let blocks = runs.len().saturating_sub(1) / SIXTEEN;
     let (low, two) = (_mm512_set1_epi32(0xffff), _mm512_set1_epi32(2));
-    let (mut more_than_one, mut wrong) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-    for block in runs[..(blocks * SIXTEEN + 1).min(runs.len())].windows(SIXTEEN + 1).step_by(SIXTEEN) {
-        // SAFETY: the slice is readable for 68 bytes, and the loads need no alignment.
-        let [pairs, next] =
-            unsafe { [_mm512_loadu_si512(block.as_ptr().cast()), _mm512_loadu_si512(block.as_ptr().add(1).cast())] };
+    let (mut ones, mut wrong) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    for block in (0..runs.len()).step_by(SIXTEEN).map(|from| &runs[from..]) {
+        let (here, next) = (lanes(block.len()), lanes(block.len() - 1));
+        // SAFETY: only the lanes of the masks are read, which are no more than there are runs, and runs behind the first.
+        let [pairs, others] = unsafe {
+            [
+                _mm512_maskz_loadu_epi32(here, block.as_ptr().cast()),
+                _mm512_maskz_loadu_epi32(next, block.as_ptr().add(1).cast()),
+            ]
+        };
         let last = _mm512_srli_epi32::<16>(pairs);
         let more = _mm512_sub_epi32(last, _mm512_and_si512(pairs, low));
-        let gap = _mm512_sub_epi32(_mm512_sub_epi32(_mm512_and_si512(next, low), last), two);
+        let gap = _mm512_sub_epi32(_mm512_sub_epi32(_mm512_and_si512(others, low), last), two);
         // A difference below 0 has the highest bit.
-        wrong = _mm512_or_si512(wrong, _mm512_or_si512(more, gap));
-        more_than_one = _mm512_add_epi32(more_than_one, more);
+        wrong = _mm512_or_si512(wrong, more);
+        wrong = _mm512_mask_or_epi32(wrong, next, wrong, gap);
+        ones = _mm512_add_epi32(ones, more);
     }
-    let rest = body::apart_ones(&runs[blocks * SIXTEEN..])?;
     #[allow(clippy::cast_possible_truncation, reason = "a chunk has 65536 bits")]
-    let ones = _mm512_reduce_add_epi32(more_than_one).cast_unsigned().wrapping_add((blocks * SIXTEEN) as u32);
-    (_mm512_cmplt_epi32_mask(wrong, _mm512_setzero_si512()) == 0).then(|| ones + rest)
+    let ones = _mm512_reduce_add_epi32(ones).cast_unsigned().wrapping_add(runs.len() as u32);
+    (_mm512_movepi32_mask(wrong) == 0).then_some(ones)
+}
+
+/// The first so many of sixteen lanes.
+#[allow(clippy::cast_possible_truncation, reason = "there are 16 lanes")]
+fn lanes(count: usize) -> u16 {
+    (0xffff_u32 >> 16_usize.saturating_sub(count)) as u16
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2,avx512vpopcntdq")]

@@ -88,6 +88,8 @@ pub struct Kernels {
     /// Where runs begin and end (exclusively) in bits `from..to`, as pairs of bounds; the number of bounds, and from which
     /// bit on there may be more runs, `to` if all are found.
     pub edges: fn(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32),
+    /// The maximal runs of set bits; their number.
+    pub runs: fn(words: &Words, out: &mut [Pair]) -> usize,
     /// The number of maximal runs of a list.
     pub list_runs: fn(list: &[u16]) -> usize,
     /// Whether each item is above the one before.

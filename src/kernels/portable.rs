@@ -19,6 +19,7 @@ macro_rules! every_kernel {
             is_subset(a: &Words, b: &Words) -> bool;
             positions(words: &Words, out: &mut [u16]) -> usize;
             edges(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32);
+            runs(words: &Words, out: &mut [Pair]) -> usize;
             list_runs(list: &[u16]) -> usize;
             is_ascending(list: &[u16]) -> bool;
             scatter(list: &[u16], words: &mut Words) -> ();

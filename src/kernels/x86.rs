@@ -69,6 +69,7 @@ pub(super) static AVX512: Kernels = Kernels {
     byte_ones: compress::byte_ones,
     positions: compress::positions,
     edges: compress::edges,
+    runs: compress::runs,
     scatter_runs: compress::scatter_runs,
     apart_ones: compress::apart_ones,
     measure: compress::measure,
