@@ -85,6 +85,7 @@ fn check_packing(kernels: &Kernels, a: &[u16], b: &[u16]) {
     let mut out = vec![7; SPARSE_ROOM];
     let len = (kernels.pack)(&words, &mut out);
     assert!(out[..len] == packed(&words), "{:?}", kernels.level);
+    assert_eq!((kernels.packed_len)(&words), len, "{:?}", kernels.level);
     assert_eq!(
         (kernels.byte_ones)(&out[MASKS..len]),
         out[MASKS..len].iter().map(|byte| byte.count_ones()).sum::<u32>()
@@ -126,6 +127,8 @@ fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     let both: Vec<u16> = a.iter().chain(b).copied().collect::<BTreeSet<u16>>().into_iter().collect();
     let found = filled(x.len() + y.len(), start, [7, 7], |out| (kernels.unite_runs)(&x, &y, out));
     assert!(found == pairs(&both), "{:?}", kernels.level);
+    let found = filled(x.len(), start, [7, 7], |out| (kernels.runs)(&words_of(a), out));
+    assert!(found == x, "{:?}", kernels.level);
     assert_eq!((kernels.run_ones)(&x) as usize, a.len(), "{:?}", kernels.level);
     let mut bytes = vec![7; start];
     (kernels.append_runs)(&x, &mut bytes);

@@ -127,7 +127,6 @@ impl ChunkCollector {
 pub(crate) struct Union {
     kernels: &'static Kernels,
     workspace: Workspace,
-    packer: Packer,
     words: Box<Words>,
     /// Whether what comes is added to the words; then nothing waits beside them.
     in_words: bool,
@@ -148,13 +147,12 @@ impl Union {
     const COUNTED_MAX: usize = 256;
 
     /// The most memory that a union takes.
-    pub(crate) const HEAP_BYTES: u64 = Workspace::HEAP_BYTES + 5 * 8192;
+    pub(crate) const HEAP_BYTES: u64 = Workspace::HEAP_BYTES + 4 * 8192;
 
     pub(crate) fn new() -> Self {
         Self {
             kernels: select(),
             workspace: Workspace::for_files(),
-            packer: Packer::for_files(),
             words: no_words(),
             in_words: false,
             list: Vec::new(),
@@ -211,21 +209,29 @@ impl Union {
         (made.ones > 0).then(|| Chunk { key, chunks: 1, view: made.view, ones: made.ones, runs: made.view.run_count() })
     }
 
-    /// What was added, counted, in whatever form is quick.
-    pub(crate) fn finish_counting(&mut self, key: u32) -> Option<Chunk<'_>> {
+    /// What was added, counted, in whatever form is quick; and how long it is packed, where that is its smallest form.
+    pub(crate) fn finish_counting(&mut self, key: u32) -> Option<(Chunk<'_>, Option<usize>)> {
         if !self.in_words {
-            return self.finish(key);
+            return self.finish(key).map(|chunk| (chunk, None));
         }
         let Measure { ones, runs } = (self.kernels.measure)(&self.words);
-        let words = View::Words(&self.words);
-        let view =
-            if Plain::smallest(ones, runs).bytes(ones, runs) < SPARSE_FROM { words } else { self.packer.pack(words) };
-        (ones > 0).then_some(Chunk { key, chunks: 1, view, ones, runs })
+        let packed = self.packed_len(&self.words, ones, runs);
+        (ones > 0).then_some((Chunk { key, chunks: 1, view: View::Words(&self.words), ones, runs }, packed))
+    }
+
+    /// How long `words`, which hold so much, are packed, if that is their smallest form.
+    fn packed_len(&self, words: &Words, ones: u32, runs: u32) -> Option<usize> {
+        let others = Plain::smallest(ones, runs).bytes(ones, runs);
+        let is_long = others >= SPARSE_FROM;
+        is_long.then(|| (self.kernels.packed_len)(words)).filter(|packed| *packed < others)
     }
 
     /// Whether a chunk is in the form that takes the fewest bytes.
-    pub(crate) fn is_smallest(&mut self, chunk: &Chunk<'_>) -> bool {
-        chunk.view.is_smallest(chunk.ones, chunk.runs) && self.packer.pack(chunk.view).form() == chunk.view.form()
+    pub(crate) fn is_smallest(&self, chunk: &Chunk<'_>) -> bool {
+        let Chunk { view, ones, runs, .. } = *chunk;
+        let is_packed = view.form() == Form::Sparse;
+        view.is_smallest(ones, runs)
+            && (is_packed || view.bytes() < SPARSE_FROM || self.packed_len(&view.words(), ones, runs).is_none())
     }
 
     /// Adds what waits to the words.

@@ -215,6 +215,23 @@ pub(super) fn edges_by(
     (count, to)
 }
 
+#[inline(always)]
+pub(super) fn runs(words: &Words, out: &mut [Pair]) -> usize {
+    let end = edge(WORDS);
+    let mut bounds = [0; EDGES];
+    let (mut count, mut from) = (0, 0);
+    while from < end {
+        let (found, next) = edges(words, from, end, &mut bounds);
+        let (pairs, _) = bounds[..found].as_chunks::<2>();
+        for (run, &[first, end]) in out[count..].iter_mut().zip(pairs) {
+            *run = pair(first, end - 1);
+        }
+        count += pairs.len();
+        from = next;
+    }
+    count
+}
+
 /// The first bit of a word.
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation, reason = "a chunk has 1024 words")]
@@ -550,6 +567,12 @@ pub(super) fn pack(words: &Words, out: &mut [u8]) -> usize {
         end += take_bytes(word, &mut rest[end..]);
     }
     MASKS + end
+}
+
+#[inline(always)]
+pub(super) fn packed_len(words: &Words) -> usize {
+    let lower: [u8; WORDS] = std::array::from_fn(|index| mask_of(words[index]));
+    MASKS + lower.iter().filter(|mask| **mask != 0).count() + byte_ones(&lower) as usize
 }
 
 /// The highest bit of each byte that is not 0.

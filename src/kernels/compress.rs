@@ -1,14 +1,15 @@
 //! Owns what takes the instructions of AVX-512 that compress and expand bytes, written by hand as the compiler does not use
 //! them. Must never be reached on a CPU without AVX-512 with BW, VL and VBMI2.
 
-use super::body::{self, EDGES, MASKS, ROOM, SPARSE_ROOM, WORDS};
-use super::{Pair, Words};
+use super::body::{self, EDGES, MASKS, ROOM, SPARSE_ROOM};
+use super::{Measure, Pair, Words};
 use crate::geometry::Extent;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-/// The bytes of one register.
+/// The bytes of one register, and its words.
 const LANES: usize = 64;
+const EIGHT: usize = LANES / size_of::<u64>();
 
 /// The kernel `$name`, which any code may call, for `$body`, which only a CPU with its features may run.
 macro_rules! door {
@@ -28,7 +29,11 @@ door!(append_runs, append_runs_avx512, (runs: &[Pair], out: &mut Vec<u8>) -> ())
 door!(list_runs, list_runs_avx512, (list: &[u16]) -> usize);
 door!(edges, edges_avx512, (words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32));
 door!(extents, extents_avx512, (list: &[u16], base: u64, bits: u32, out: &mut [Extent], filled: usize) -> usize);
+door!(runs, runs_avx512, (words: &Words, out: &mut [Pair]) -> usize);
 door!(scatter_runs, scatter_runs_avx512, (runs: &[Pair], words: &mut Words) -> ());
+door!(apart_ones, apart_ones_avx512, (runs: &[Pair]) -> Option<u32>);
+door!(measure, measure_avx512, (words: &Words) -> Measure);
+door!(packed_len, packed_len_avx512, (words: &Words) -> usize);
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2,avx512vpopcntdq")]
 fn pack_avx512(words: &Words, out: &mut [u8]) -> usize {
@@ -156,6 +161,42 @@ fn positions_avx512(words: &Words, out: &mut [u16]) -> usize {
     count
 }
 
+/// Puts the beginnings and the ends of runs, which take turns, side by side.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+fn runs_avx512(words: &Words, out: &mut [Pair]) -> usize {
+    let each = numbers();
+    let bounds = out.as_flattened_mut();
+    let (mut count, mut carry) = (0, 0);
+    let mut base = _mm512_setzero_si512();
+    for &word in words {
+        let Some(room) = bounds.get_mut(count..).and_then(|rest| rest.first_chunk_mut::<ROOM>()) else { break };
+        let changes = word ^ (word << 1 | carry);
+        carry = word >> 63;
+        let bits = _mm512_maskz_compress_epi8(changes, each);
+        let found = changes.count_ones() as usize;
+        let halves = [_mm512_castsi512_si256(bits), _mm512_extracti64x4_epi64::<1>(bits)];
+        for (place, (room, half)) in (0..).zip(room.as_chunks_mut::<{ ROOM / 2 }>().0.iter_mut().zip(halves)) {
+            if place > 0 && found <= ROOM / 2 {
+                break;
+            }
+            let positions = _mm512_add_epi16(_mm512_cvtepu8_epi16(half), base);
+            // SAFETY: the array is writable for 64 bytes, and the store needs no alignment.
+            unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), positions) };
+        }
+        count += found;
+        base = _mm512_add_epi16(base, _mm512_set1_epi16(64));
+    }
+    if let (1, Some(end)) = (carry, bounds.get_mut(count)) {
+        // The end of the chunk, of which 16 bits are left.
+        *end = 0;
+        count += 1;
+    }
+    for [_, last] in &mut out[..count / 2] {
+        *last = last.wrapping_sub(1);
+    }
+    count / 2
+}
+
 /// As the portable body, but for how the places of a word's changes are found.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn edges_avx512(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32) {
@@ -243,49 +284,59 @@ fn extents_avx512(list: &[u16], base: u64, bits: u32, out: &mut [Extent], filled
     filled
 }
 
-/// Makes a list of masks and of the words that they are for, one for the word in which a run begins and, where it ends in the
-/// next one, one for that: a jump at each run would be guessed wrong too often.
+/// The words of one register, aligned as it is: else each store of one goes to two lines of the cache.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([u64; EIGHT]);
+
+/// Sets for each run what it has in the word in which it begins; what it has in the next one is set afterwards, from a list of
+/// the runs that go on: a jump at each run would be guessed wrong too often.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn scatter_runs_avx512(runs: &[Pair], words: &mut Words) {
-    const EIGHT: usize = LANES / size_of::<u64>();
-    const BLOCKS: usize = 16;
-    const MOST: usize = 2 * EIGHT * BLOCKS + EIGHT;
-    let (mut masks, mut places) = ([MaybeUninit::<u64>::uninit(); MOST], [MaybeUninit::<u64>::uninit(); MOST]);
-    let store = |numbers: __m512i, list: &mut [MaybeUninit<u64>; MOST], count: usize| {
-        let room: &mut [_] = &mut list[count..count + EIGHT];
-        // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
-        unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), numbers) }
-    };
-    let (ones, last_bit, last_word) = (_mm512_set1_epi64(-1), _mm512_set1_epi64(63), _mm512_set1_epi64(1023));
+    const BLOCKS: usize = 32;
+    let mut masks = [MaybeUninit::<Line>::uninit(); BLOCKS];
+    let mut going_on = [MaybeUninit::<Pair>::uninit(); EIGHT * BLOCKS];
+    let (ones, last_bit) = (_mm512_set1_epi64(-1), _mm512_set1_epi64(63));
     let (blocks, rest) = runs.as_chunks::<EIGHT>();
     for blocks in blocks.chunks(BLOCKS) {
-        let mut count = 0;
-        for block in blocks {
+        let (mut count, mut longer) = (0, 0);
+        for (block, masks) in blocks.iter().zip(&mut masks) {
             // SAFETY: the array is readable for 32 bytes, and the load needs no alignment.
-            let firsts = _mm512_cvtepu32_epi64(unsafe { _mm256_loadu_si256(block.as_ptr().cast()) });
-            let lasts = _mm512_srli_epi64::<16>(firsts);
-            let heads = _mm512_sllv_epi64(ones, _mm512_and_si512(firsts, last_bit));
-            let tails = _mm512_srlv_epi64(ones, _mm512_andnot_si512(lasts, last_bit));
-            let from = _mm512_and_si512(_mm512_srli_epi64::<6>(firsts), last_word);
-            let to = _mm512_srli_epi64::<6>(lasts);
-            let further = _mm512_sub_epi64(to, from);
-            if _mm512_cmpgt_epu64_mask(further, _mm512_set1_epi64(1)) != 0 {
-                body::scatter_runs(block, words);
-                continue;
+            let pairs = unsafe { _mm256_loadu_si256(block.as_ptr().cast()) };
+            let (first, last) = (_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff)), _mm256_srli_epi32::<16>(pairs));
+            let goes_on = _mm256_cmpgt_epu32_mask(_mm256_xor_si256(first, last), _mm256_set1_epi32(63));
+            // Only a run of more than 65 bits has bits in a third word.
+            longer |= _mm256_cmpgt_epu32_mask(_mm256_sub_epi32(last, first), _mm256_set1_epi32(64));
+            let (first, last) = (_mm512_cvtepu32_epi64(first), _mm512_cvtepu32_epi64(last));
+            let heads = _mm512_sllv_epi64(ones, _mm512_and_si512(first, last_bit));
+            let tails = _mm512_srlv_epi64(ones, _mm512_andnot_si512(last, last_bit));
+            let room: &mut [_] = &mut going_on[count..count + EIGHT];
+            // SAFETY: 64 and 32 bytes are writable, and the stores need no alignment.
+            unsafe {
+                _mm512_storeu_si512(masks.as_mut_ptr().cast(), _mm512_mask_and_epi64(heads, !goes_on, heads, tails));
+                _mm256_storeu_si256(room.as_mut_ptr().cast(), _mm256_maskz_compress_epi32(goes_on, pairs));
             }
-            let goes_on = _mm512_test_epi64_mask(further, further);
-            store(_mm512_mask_and_epi64(heads, !goes_on, heads, tails), &mut masks, count);
-            store(from, &mut places, count);
-            store(_mm512_maskz_compress_epi64(goes_on, tails), &mut masks, count + EIGHT);
-            store(_mm512_maskz_compress_epi64(goes_on, to), &mut places, count + EIGHT);
-            count += EIGHT + goes_on.count_ones() as usize;
+            count += goes_on.count_ones() as usize;
         }
-        for (mask, place) in masks[..count].iter().zip(&places[..count]) {
-            // SAFETY: as many of both were stored.
-            let (mask, place) = unsafe { (mask.assume_init(), place.assume_init()) };
-            #[allow(clippy::cast_possible_truncation, reason = "a chunk has 1024 words")]
-            let place = place as usize % WORDS;
-            words[place] |= mask;
+        for (block, masks) in blocks.iter().zip(&masks) {
+            // SAFETY: as many were stored as there are blocks.
+            let Line(masks) = unsafe { masks.assume_init_ref() };
+            for (&[first, _], mask) in block.iter().zip(masks) {
+                words[usize::from(first / 64)] |= mask;
+            }
+        }
+        // SAFETY: so many were stored.
+        let going_on = going_on[..count].iter().map(|pair| unsafe { pair.assume_init() });
+        for [_, last] in going_on.clone() {
+            words[usize::from(last / 64)] |= u64::MAX >> (63 - last % 64);
+        }
+        if longer != 0 {
+            for [first, last] in going_on {
+                let (next, to) = (usize::from(first / 64) + 1, usize::from(last / 64));
+                if next < to {
+                    words[next..to].fill(u64::MAX);
+                }
+            }
         }
     }
     body::scatter_runs(rest, words);
@@ -298,8 +349,7 @@ fn append_runs_avx512(runs: &[Pair], out: &mut Vec<u8>) {
     let filled = out.len() + size_of_val(runs);
     let mut room = out.spare_capacity_mut().as_mut_ptr();
     for some in runs.chunks(SIXTEEN) {
-        #[allow(clippy::cast_possible_truncation, reason = "sixteen lanes are sixteen bits")]
-        let lanes = _bzhi_u32(0xffff, some.len() as u32) as u16;
+        let lanes = lanes(some.len());
         // SAFETY: only the lanes of the mask are read and written: as many as there are runs, for all of which there is room.
         unsafe {
             let both = _mm512_maskz_loadu_epi32(lanes, some.as_ptr().cast());
@@ -310,6 +360,72 @@ fn append_runs_avx512(runs: &[Pair], out: &mut Vec<u8>) {
     }
     // SAFETY: so many bytes were reserved, and all of them are filled.
     unsafe { out.set_len(filled) };
+}
+
+/// As the portable body, sixteen runs at a time.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2")]
+fn apart_ones_avx512(runs: &[Pair]) -> Option<u32> {
+    const SIXTEEN: usize = LANES / size_of::<Pair>();
+    let (low, two) = (_mm512_set1_epi32(0xffff), _mm512_set1_epi32(2));
+    let (mut ones, mut wrong) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    for block in (0..runs.len()).step_by(SIXTEEN).map(|from| &runs[from..]) {
+        let (here, next) = (lanes(block.len()), lanes(block.len() - 1));
+        // SAFETY: only the lanes of the masks are read, which are no more than there are runs, and runs behind the first.
+        let [pairs, others] = unsafe {
+            [
+                _mm512_maskz_loadu_epi32(here, block.as_ptr().cast()),
+                _mm512_maskz_loadu_epi32(next, block.as_ptr().add(1).cast()),
+            ]
+        };
+        let last = _mm512_srli_epi32::<16>(pairs);
+        let more = _mm512_sub_epi32(last, _mm512_and_si512(pairs, low));
+        let gap = _mm512_sub_epi32(_mm512_sub_epi32(_mm512_and_si512(others, low), last), two);
+        // A difference below 0 has the highest bit.
+        wrong = _mm512_or_si512(wrong, more);
+        wrong = _mm512_mask_or_epi32(wrong, next, wrong, gap);
+        ones = _mm512_add_epi32(ones, more);
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "a chunk has 65536 bits")]
+    let ones = _mm512_reduce_add_epi32(ones).cast_unsigned().wrapping_add(runs.len() as u32);
+    (_mm512_movepi32_mask(wrong) == 0).then_some(ones)
+}
+
+/// The first so many of sixteen lanes.
+#[allow(clippy::cast_possible_truncation, reason = "there are 16 lanes")]
+fn lanes(count: usize) -> u16 {
+    (0xffff_u32 >> 16_usize.saturating_sub(count)) as u16
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2,avx512vpopcntdq")]
+fn measure_avx512(words: &Words) -> Measure {
+    let (mut ones, mut runs) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    let mut before = _mm512_setzero_si512();
+    for block in words.as_chunks::<EIGHT>().0 {
+        let here = load_words(block);
+        // The bit before each bit.
+        let shifted = _mm512_shldi_epi64::<1>(here, _mm512_alignr_epi64::<7>(here, before));
+        ones = _mm512_add_epi64(ones, _mm512_popcnt_epi64(here));
+        runs = _mm512_add_epi64(runs, _mm512_popcnt_epi64(_mm512_andnot_si512(shifted, here)));
+        before = here;
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a chunk has 65536 bits")]
+    let [ones, runs] = [ones, runs].map(|counts| _mm512_reduce_add_epi64(counts) as u32);
+    Measure { ones, runs }
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+fn packed_len_avx512(words: &Words) -> usize {
+    let mut lower = [0; MASKS];
+    let mut bytes = 0;
+    for (mask, block) in lower.iter_mut().zip(words.as_chunks::<EIGHT>().0) {
+        let block = load_words(block);
+        *mask = _mm512_test_epi8_mask(block, block);
+        bytes += mask.count_ones() as usize;
+    }
+    lower.as_chunks::<EIGHT>().0.iter().fold(MASKS + bytes, |len, block| {
+        let masks = load_words(block);
+        len + _mm512_test_epi8_mask(masks, masks).count_ones() as usize
+    })
 }
 
 /// The numbers of the lanes.

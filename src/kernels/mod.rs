@@ -80,6 +80,8 @@ pub struct Kernels {
     /// Where runs begin and end (exclusively) in bits `from..to`, as pairs of bounds; the number of bounds, and from which
     /// bit on there may be more runs, `to` if all are found.
     pub edges: fn(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32),
+    /// The maximal runs of set bits; their number.
+    pub runs: fn(words: &Words, out: &mut [Pair]) -> usize,
     /// The number of maximal runs of a list.
     pub list_runs: fn(list: &[u16]) -> usize,
     /// Whether each item is above the one before.
@@ -123,6 +125,8 @@ pub struct Kernels {
     /// for each byte of the words, of these 1024 bytes again only those that are not 0, and before them [`MASKS`] bytes
     /// with a bit for each of the 1024; how many bytes are filled, and `out` has [`SPARSE_ROOM`].
     pub pack: fn(words: &Words, out: &mut [u8]) -> usize,
+    /// How many bytes `pack` fills.
+    pub packed_len: fn(words: &Words) -> usize,
     /// Sets the bits of what `pack` filled. Other bytes set any bits.
     pub spread: fn(sparse: &[u8], words: &mut Words),
     /// Fills the words with what `pack` filled, and nothing else.

@@ -19,6 +19,7 @@ macro_rules! every_kernel {
             is_subset(a: &Words, b: &Words) -> bool;
             positions(words: &Words, out: &mut [u16]) -> usize;
             edges(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32);
+            runs(words: &Words, out: &mut [Pair]) -> usize;
             list_runs(list: &[u16]) -> usize;
             is_ascending(list: &[u16]) -> bool;
             extents(list: &[u16], base: u64, bits: u32, out: &mut [Extent], filled: usize) -> usize;
@@ -35,6 +36,7 @@ macro_rules! every_kernel {
             apart_ones(runs: &[Pair]) -> Option<u32>;
             crc32c(bytes: &[u8]) -> u32;
             pack(words: &Words, out: &mut [u8]) -> usize;
+            packed_len(words: &Words) -> usize;
             spread(sparse: &[u8], words: &mut Words) -> ();
             unpack(sparse: &[u8], words: &mut Words) -> ();
             byte_ones(bytes: &[u8]) -> u32;

@@ -73,7 +73,11 @@ pub(super) static AVX512: Kernels = Kernels {
     list_runs: compress::list_runs,
     append_runs: compress::append_runs,
     extents: compress::extents,
+    runs: compress::runs,
     scatter_runs: compress::scatter_runs,
+    apart_ones: compress::apart_ones,
+    measure: compress::measure,
+    packed_len: compress::packed_len,
     crc32c: crc::crc32c,
     ..STAMPED_AVX512
 };

@@ -87,15 +87,15 @@ fn unite(
     let mut writer = Writer::new(out, header.size_bytes, header.granularity).map_err(failed)?;
     let job = Job { inputs: &inputs, header, count_only };
     let planner = Planner::new(&inputs, header.granules(), room.batch_bytes);
-    let mut take = |end: u64, work: &Work| {
-        writer.write(&work.pieces).map_err(failed)?;
+    let mut take = |end: u64, pieces: &Pieces| {
+        writer.write(pieces).map_err(failed)?;
         tell(observer, PHASE, end.min(header.chunks()), header.chunks())
     };
     if room.pool.threads() <= 1 {
-        let mut work = Work::new(&job);
+        let (mut work, mut pieces) = (Work::new(&job), Pieces::default());
         for batch in planner {
-            job.process(&batch, &mut work)?;
-            take(batch.end(), &work)?;
+            job.process(&batch, &mut work, &mut pieces)?;
+            take(batch.end(), &pieces)?;
         }
     } else {
         job.process_on_threads(planner, &room, &mut take)?;
@@ -152,7 +152,7 @@ fn coarse<'a>(inputs: &'a [Input<'a>]) -> impl Iterator<Item = &'a Input<'a>> {
     inputs.iter().filter(|input| input.shift > 0)
 }
 
-/// The buffers of one batch, and what came out of it.
+/// The buffers of a thread. What came out of a batch leaves it; all else stays, and with it in the caches of its processor.
 #[derive(Debug)]
 struct Work<'a> {
     /// The containers of all inputs, one input after the other.
@@ -161,7 +161,6 @@ struct Work<'a> {
     decoder: Decoder,
     union: Union,
     runs: Vec<Pair>,
-    pieces: Pieces,
 }
 
 /// Where an input stands inside a batch.
@@ -207,7 +206,6 @@ impl Work<'_> {
             decoder: Decoder::default(),
             union: Union::new(),
             runs: Vec::with_capacity(if has_coarse { MOST_RUNS } else { 0 }),
-            pieces: Pieces::default(),
         }
     }
 }
@@ -225,10 +223,10 @@ impl<'a> Job<'a> {
         &self,
         planner: Planner<'_>,
         room: &Room,
-        take: &mut dyn FnMut(u64, &Work) -> Result<()>,
+        take: &mut dyn FnMut(u64, &Pieces) -> Result<()>,
     ) -> Result<()> {
-        let (give_back, free) = channel::<Work<'a>>();
-        (0..room.in_flight).for_each(|_| give_back.send(Work::new(self)).unwrap_or_default());
+        let (give_back, free) = channel();
+        (0..room.in_flight).for_each(|_| give_back.send(Pieces::default()).unwrap_or_default());
         let (finished, results) = channel();
         let source = Mutex::new(Source { free, batches: planner.zip(0..) });
         let threads = vec![finished; room.pool.threads()];
@@ -238,16 +236,16 @@ impl<'a> Job<'a> {
             || {
                 // Once this ends, nobody gives back any buffers, and the threads end.
                 let give_back = give_back;
-                let mut early: Vec<Done<'a>> = Vec::new();
+                let mut early: Vec<Done> = Vec::new();
                 let mut next = 0;
                 for done in results {
                     early.push(done);
                     while let Some(index) = early.iter().position(|done| done.number == next) {
-                        let Done { end, work, .. } = early.swap_remove(index);
-                        let work = work.unwrap_or_else(|panic| resume_unwind(panic))?;
-                        take(end, &work)?;
+                        let Done { end, pieces, .. } = early.swap_remove(index);
+                        let pieces = pieces.unwrap_or_else(|panic| resume_unwind(panic))?;
+                        take(end, &pieces)?;
                         // Where every thread is gone already, nobody needs it.
-                        let _ = give_back.send(work);
+                        let _ = give_back.send(pieces);
                         next += 1;
                     }
                 }
@@ -256,41 +254,42 @@ impl<'a> Job<'a> {
         )
     }
 
-    /// Takes one batch after the other. Whoever takes a batch has a buffer for it, so the first batch that is not written
-    /// yet never waits for one.
-    fn work(&self, source: &Mutex<Source<'a, impl Iterator<Item = (Batch, u64)>>>, finished: &Sender<Done<'a>>) {
+    /// Takes one batch after the other. Whoever takes a batch has a buffer for its result, so the first batch that is not
+    /// written yet never waits for one.
+    fn work(&self, source: &Mutex<Source<impl Iterator<Item = (Batch, u64)>>>, finished: &Sender<Done>) {
+        let mut work = Work::new(self);
         loop {
             let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
-            let Ok(mut work) = source.free.recv() else { return };
+            let Ok(mut pieces) = source.free.recv() else { return };
             let Some((batch, number)) = source.batches.next() else { return };
             drop(source);
             let end = batch.end();
             // Whoever waits for the batch must not wait for ever.
-            let work = catch_unwind(AssertUnwindSafe(|| self.process(&batch, &mut work).map(|()| work)));
-            if finished.send(Done { number, end, work }).is_err() {
+            let done = AssertUnwindSafe(|| self.process(&batch, &mut work, &mut pieces).map(|()| pieces));
+            if finished.send(Done { number, end, pieces: catch_unwind(done) }).is_err() {
                 return;
             }
         }
     }
 
     /// Unites what the inputs have in one batch.
-    fn process(&self, batch: &Batch, work: &mut Work<'a>) -> Result<()> {
-        work.pieces.clear();
+    fn process(&self, batch: &Batch, work: &mut Work<'a>, pieces: &mut Pieces) -> Result<()> {
+        pieces.clear();
         match batch {
             Batch::Full(keys) => {
                 let [key, end] = [keys.start, keys.end].map(|key| u32::try_from(key).unwrap_or(u32::MAX));
                 let full = Chunk { key, chunks: end - key, view: View::Full, ones: CHUNK_GRANULES, runs: 1 };
-                self.give(&mut work.pieces, &full);
+                self.give(pieces, &full);
                 Ok(())
             }
             Batch::Mixed(keys, spans) => {
-                self.fetch(spans, work)?;
+                self.fetch(spans, work, pieces)?;
                 let mut position = keys.start;
                 loop {
                     let waiting = work.cursors.iter().filter(|cursor| cursor.entry.is_some());
                     let first = waiting.map(|cursor| cursor.keys.start.max(position)).min();
                     let Some(key) = first.filter(|key| *key < keys.end) else { return Ok(()) };
-                    self.process_chunk(key, work)?;
+                    self.process_chunk(key, work, pieces)?;
                     position = key + 1;
                     work.cursors.iter_mut().filter(|cursor| cursor.keys.end <= position).for_each(Cursor::step);
                 }
@@ -299,8 +298,8 @@ impl<'a> Job<'a> {
     }
 
     /// Reads all containers of a batch.
-    fn fetch(&self, spans: &[Range<usize>], work: &mut Work<'a>) -> Result<()> {
-        let Work { bytes, cursors, pieces, .. } = work;
+    fn fetch(&self, spans: &[Range<usize>], work: &mut Work<'a>, pieces: &mut Pieces) -> Result<()> {
+        let Work { bytes, cursors, .. } = work;
         let held = || self.inputs.iter().zip(spans).map(|(input, span)| input.segment.span(span.clone()));
         let len = |held: &Range<u64>| usize::try_from(held.end - held.start).unwrap_or_default();
         let all: usize = held().map(|held| len(&held)).sum();
@@ -330,8 +329,8 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    fn process_chunk(&self, key: u64, work: &mut Work<'a>) -> Result<()> {
-        let Work { bytes, cursors, decoder, union, runs, pieces } = work;
+    fn process_chunk(&self, key: u64, work: &mut Work<'a>, pieces: &mut Pieces) -> Result<()> {
+        let Work { bytes, cursors, decoder, union, runs } = work;
         let chunk_key = u32::try_from(key).unwrap_or(u32::MAX);
         let granules = self.header.granules_of(chunk_key);
         let (mut parts, mut value_count, mut run_count, mut is_full) = (0, 0, 0, false);
@@ -357,7 +356,7 @@ impl<'a> Job<'a> {
             // Else whoever wrote it did not choose the smallest form.
             if union.is_smallest(&chunk) {
                 match self.count_only {
-                    true => pieces.count(&chunk),
+                    true => pieces.count(&chunk, None),
                     false => pieces.push_encoded(&chunk, bytes, entry.sum),
                 }
                 return Ok(());
@@ -376,17 +375,18 @@ impl<'a> Job<'a> {
             let view = if shift == 0 { Some(view) } else { expand(view, shift, key, granules, runs) };
             view.into_iter().for_each(|view| union.add(view));
         }
-        let made = if self.count_only { union.finish_counting(chunk_key) } else { union.finish(chunk_key) };
-        if let Some(chunk) = made {
-            self.give(pieces, &chunk);
+        if self.count_only {
+            union.finish_counting(chunk_key).into_iter().for_each(|(chunk, packed)| pieces.count(&chunk, packed));
+        } else {
+            union.finish(chunk_key).into_iter().for_each(|chunk| pieces.push(&chunk));
         }
         Ok(())
     }
 
-    fn give(&self, pieces: &mut Pieces, chunk: &Chunk<'_>) {
+    fn give(&self, pieces: &mut Pieces, full: &Chunk<'_>) {
         match self.count_only {
-            true => pieces.count(chunk),
-            false => pieces.push(chunk),
+            true => pieces.count(full, None),
+            false => pieces.push(full),
         }
     }
 }
@@ -410,15 +410,15 @@ fn expand<'r>(view: View<'_>, shift: u32, key: u64, granules: u32, runs: &'r mut
     (!runs.is_empty()).then_some(View::Runs(runs))
 }
 
-/// Where threads take a batch, together with a buffer for it.
-struct Source<'a, B> {
-    free: Receiver<Work<'a>>,
+/// Where threads take a batch, together with a buffer for its result.
+struct Source<B> {
+    free: Receiver<Pieces>,
     batches: B,
 }
 
 /// A batch that is done.
-struct Done<'a> {
+struct Done {
     number: u64,
     end: u64,
-    work: thread::Result<Result<Work<'a>>>,
+    pieces: thread::Result<Result<Pieces>>,
 }

@@ -129,10 +129,12 @@ impl Pieces {
         self.add(chunk, chunk.view.form(), len, sum);
     }
 
-    /// Appends a chunk that is counted only: what it would take is known, its bytes are not made.
-    pub(super) fn count(&mut self, chunk: &Chunk<'_>) {
-        let (form, len) = match chunk.view {
-            View::Sparse(sparse) => (Form::Sparse, sparse.bytes.len()),
+    /// Appends a chunk that is counted only: what it would take is known, its bytes are not made. `packed` is its length
+    /// where it would be packed.
+    pub(super) fn count(&mut self, chunk: &Chunk<'_>, packed: Option<usize>) {
+        let (form, len) = match (chunk.view, packed) {
+            (View::Sparse(sparse), _) => (Form::Sparse, sparse.bytes.len()),
+            (_, Some(packed)) => (Form::Sparse, packed),
             _ => {
                 let plain = Plain::smallest(chunk.ones, chunk.runs);
                 (plain.into(), plain.bytes(chunk.ones, chunk.runs))

@@ -2,8 +2,8 @@
 //! Owns the form of a chunk that holds one bit for each granule in 64-bit words, and the loops over words. Knows nothing
 //! of chunk keys, disks or bytes.
 
-use super::{ARRAY_MAX, CHUNK, Pair, Run, to_u16};
-use crate::kernels::{EDGES, ROOM, select};
+use super::{ARRAY_MAX, Pair, Run, to_u16};
+use crate::kernels::{ROOM, select};
 
 /// The bits of one chunk, least significant first.
 pub(crate) use crate::kernels::Words;
@@ -80,15 +80,10 @@ pub(super) fn positions(words: &Words) -> Vec<u16> {
 
 /// The `count` maximal runs of set bits.
 pub(super) fn runs(words: &Words, count: usize) -> Vec<Pair> {
-    let mut runs = Vec::with_capacity(count);
-    let mut bounds = [0; EDGES];
-    let mut from = 0;
-    while from < CHUNK {
-        let (found, next) = (select().edges)(words, from, CHUNK, &mut bounds);
-        let (pairs, _) = bounds[..found].as_chunks::<2>();
-        runs.extend(pairs.iter().map(|&[first, end]| [to_u16(first), to_u16(end - 1)]));
-        from = next;
-    }
+    let mut runs = vec![[0, 0]; count + ROOM];
+    let found = (select().runs)(words, &mut runs);
+    runs.truncate(found);
+    runs.shrink_to_fit();
     runs
 }
 

@@ -5,8 +5,8 @@
 //! Few bits are sorted in registers; lists of like length are merged two by two; many lists are scattered into words that
 //! stay in the cache. The ways are those that measurements on x86-64 with AVX2 favour.
 
-use super::{ARRAY_MAX, CHUNK, Container, Pair, Plain, Run, View, Words, no_words, small, sparse, to_u16};
-use crate::kernels::{EDGES, FEW, FEW_RUNS, GROUP, Kernels, ROOM, SPARSE_ROOM, select};
+use super::{ARRAY_MAX, CHUNK, Container, Pair, Plain, RUNS_MAX, Run, View, Words, no_words, small, sparse};
+use crate::kernels::{FEW, FEW_RUNS, GROUP, Kernels, ROOM, SPARSE_ROOM, select};
 
 /// What a merge of two lists costs for each item, and a scattered item, in tenths of a nanosecond.
 const MERGE_COST: usize = 6;
@@ -152,16 +152,9 @@ impl Workspace {
             }
             Plain::Runs => {
                 let runs = &mut self.pairs[0];
-                runs.clear();
-                let mut bounds = [0; EDGES];
-                let mut from = 0;
-                while from < CHUNK {
-                    let (found, next) = (self.kernels.edges)(&self.words, from, CHUNK, &mut bounds);
-                    let (pairs, _) = bounds[..found].as_chunks::<2>();
-                    runs.extend(pairs.iter().map(|&[first, end]| [to_u16(first), to_u16(end - 1)]));
-                    from = next;
-                }
-                View::Runs(runs)
+                runs.resize(runs.len().max(RUNS_MAX + ROOM), [0, 0]);
+                let count = (self.kernels.runs)(&self.words, runs);
+                View::Runs(&runs[..count])
             }
         };
         Made { view, ones: measure.ones }
