@@ -105,6 +105,39 @@ fn extents_begin_at_granules_unless_the_window_does_not() {
 }
 
 #[test]
+fn a_copy_of_a_walk_goes_its_own_way_wherever_it_was_made() {
+    // Chunks that are packed in memory, where the kernels do that quickly.
+    let mut packed = bitmap(3 << 16, 0);
+    for granule in (0..3 << 16).filter(|granule: &u64| granule % 217 < 100 && !granule.is_multiple_of(3)) {
+        packed.set(granule, 1).unwrap();
+    }
+    packed.optimize();
+    let all: Vec<Extent> = packed.extents(0, u64::MAX).collect();
+    assert!(all.len() > 20_000);
+    for taken in [0, 1, 31, 32, 33, 5000, 9999, all.len() - 33, all.len() - 1, all.len()] {
+        let mut ours = packed.extents(0, u64::MAX);
+        assert!(ours.by_ref().take(taken).eq(all[..taken].iter().copied()));
+        let mut theirs = ours.clone();
+        // One enters the next chunks while the other is still in this one.
+        let mut found = [Vec::new(), Vec::new()];
+        let mut batch = [all[0]; 100];
+        loop {
+            let filled = ours.fill(&mut batch);
+            found[0].extend_from_slice(&batch[..filled]);
+            found[1].extend(theirs.by_ref().take(37));
+            if filled < batch.len() {
+                break;
+            }
+        }
+        let back: Vec<Extent> = theirs.clone().rev().collect();
+        let left: Vec<Extent> = theirs.collect();
+        assert!(back.iter().rev().eq(&left));
+        found[1].extend(left);
+        assert!(found[0] == all[taken..] && found[1] == all[taken..], "{taken}");
+    }
+}
+
+#[test]
 fn a_walk_that_clears_behind_and_ahead_of_itself_ends() {
     let mut bitmap = bitmap(L3, 0);
     bitmap.set_all();

@@ -190,6 +190,33 @@ fn check_extents(kernels: &Kernels, list: &[u16], filled: usize) {
     }
 }
 
+/// Bytes that `pack` may never have filled: all kernels make the same of them.
+fn check_any_bytes(bytes: &[u8]) {
+    let mut first: Option<Box<Words>> = None;
+    for kernels in all_available() {
+        let (mut spread, mut unpacked) = (words_of(&[]), words_of(&[3, 4711]));
+        (kernels.spread)(bytes, &mut spread);
+        (kernels.unpack)(bytes, &mut unpacked);
+        assert!(spread == unpacked, "{:?}", kernels.level);
+        assert!(*first.get_or_insert(spread) == unpacked, "{:?}", kernels.level);
+    }
+}
+
+/// Pairs that may be no runs: those that are set their bits, what stands beside the words stays, and all kernels make the
+/// same of the others.
+fn check_any_runs(runs: &[Pair]) {
+    let mut first: Option<Box<Words>> = None;
+    for kernels in all_available() {
+        let mut words = Box::new([[0; WORDS]; 3]);
+        (kernels.scatter_runs)(runs, &mut words[1]);
+        assert!(words[0] == [0; WORDS] && words[2] == [0; WORDS], "{:?}", kernels.level);
+        let all = runs.iter().flat_map(|&[first, last]| first..=last);
+        let is_set = |item: u16| words[1][usize::from(item) / 64] >> (item % 64) & 1 == 1;
+        assert!(all.into_iter().all(is_set), "{:?} {runs:?}", kernels.level);
+        assert!(**first.get_or_insert_with(|| Box::new(words[1])) == words[1], "{:?} {runs:?}", kernels.level);
+    }
+}
+
 fn check(a: &[u16], b: &[u16], start: usize, window: (u16, u16)) {
     let (from, to) = (u32::from(window.0.min(window.1)), u32::from(window.0.max(window.1)) + 1);
     for kernels in all_available() {
@@ -225,13 +252,21 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_is_spread_comes_to_the_same_bits(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
-        let mut first: Option<Box<Words>> = None;
-        for kernels in all_available() {
-            let mut words = words_of(&[]);
-            (kernels.spread)(&bytes, &mut words);
-            prop_assert!(*first.get_or_insert_with(|| words.clone()) == words, "{:?}", kernels.level);
-        }
+    fn whatever_is_spread_or_unpacked_comes_to_the_same_bits(
+        bytes in prop::collection::vec(any::<u8>(), 0..9400), ones in choose(vec![0, MASKS, 9 * MASKS, SPARSE_ROOM]),
+    ) {
+        let mut bytes = bytes;
+        bytes.iter_mut().take(ones).for_each(|byte| *byte = 0xff);
+        check_any_bytes(&bytes);
+    }
+
+    #[test]
+    fn pairs_that_are_no_runs_change_nothing_beside_the_words(
+        runs in prop::collection::vec(any::<(u16, u16)>(), 0..60), near in any::<bool>(),
+    ) {
+        let runs: Vec<Pair> =
+            runs.into_iter().map(|(first, last)| [first, if near { first ^ (last % 128) } else { last }]).collect();
+        check_any_runs(&runs);
     }
 
     #[test]
@@ -239,6 +274,22 @@ proptest! {
         a in lists(), b in lists(), start in 0usize..17, window in any::<(u16, u16)>(),
     ) {
         check(&a, &b, start, window);
+    }
+}
+
+#[test]
+fn bytes_of_every_kind_at_the_limits_of_what_is_packed() {
+    let most = MASKS + 8 * MASKS + 8 * WORDS;
+    for len in [0, 1, 63, 64, MASKS - 1, MASKS, MASKS + 1, 9 * MASKS - 1, 9 * MASKS, 9 * MASKS + 63, 9 * MASKS + 64]
+        .into_iter()
+        .chain([most - 65, most - 64, most - 63, most - 1, most, most + 1, most + 56])
+    {
+        for byte in [0xff, 0x80, 1, 0] {
+            let mut bytes = vec![byte; len];
+            check_any_bytes(&bytes);
+            bytes.iter_mut().take(MASKS).for_each(|mask| *mask = 0xff);
+            check_any_bytes(&bytes);
+        }
     }
 }
 
@@ -256,6 +307,13 @@ fn every_length_and_alignment_of_two_lists() {
                 }
                 check_lists(kernels, &a, &b, len % 17);
                 check_lists(kernels, &b, &a, other % 17);
+                // The same up to the last position: first one of them, then both.
+                for is_first in [true, false] {
+                    let list = if is_first { &mut a } else { &mut b };
+                    let shift = list.last().map_or(0, |last| u16::MAX - last);
+                    list.iter_mut().for_each(|item| *item += shift);
+                    check_lists(kernels, &a, &b, len % 17);
+                }
             }
         }
     }
@@ -330,7 +388,7 @@ fn few_items_are_sorted_and_kept_once() {
     for kernels in all_available() {
         for count in 0..=FEW / GROUP {
             for spread in [1u32, 7, 50, 65_536] {
-                for most in [1, 5, GROUP, 11] {
+                for most in [1, 5, GROUP, 11, 15, 16, 17, 31, 32, 33] {
                     let mut groups = 0;
                     let list = |number: u32| {
                         let items = (0..most as u32).map(|place| (8 * number + place + 3).wrapping_mul(0x9e37_79b9));

@@ -2,7 +2,8 @@
 
 use crate::{BITS, SIZE, bitmap_of, bytes_of, open};
 use checkmap::progress::Unobserved;
-use checkmap::{Error, ErrorKind, Segment};
+use checkmap::segment::{self, MergeOptions};
+use checkmap::{Bitmap, Error, ErrorKind, Segment};
 
 /// An entry of a directory, and its container.
 #[derive(Clone, Debug)]
@@ -431,6 +432,54 @@ fn containers_that_break_a_rule_are_refused_when_they_are_touched() {
         assert_eq!(problems.len(), 1, "{what}: {problems:?}");
         assert_eq!((&problems[0].structure, problems[0].offset), (&structure, 128), "{what}");
     }
+}
+
+#[test]
+fn sparse_containers_that_break_a_rule_are_refused_by_a_merge_that_makes_them_finer() {
+    let values: Vec<u16> = (0..2000).map(|value| 31 * value + value % 7).collect();
+    let sound = Item::sparse(1, &values);
+    let rows = [
+        ("a wrong checksum", sound.clone().with(|item| item.sum = Some(7))),
+        ("a granule more", sound.clone().with(|item| item.ones -= 1)),
+        ("a granule less", sound.clone().with(|item| item.ones += 1)),
+        ("no masks", sound.clone().with(|item| item.data.truncate(127))),
+        ("upper masks only", sound.clone().with(|item| item.data.truncate(128))),
+        ("a byte less than the masks say", sound.clone().with(|item| item.data.truncate(item.data.len() - 1))),
+        ("a byte more than the masks say", sound.clone().with(|item| item.data.push(1))),
+        ("a byte that is 0", sound.clone().with(|item| *item.data.last_mut().unwrap() = 0)),
+        ("a mask that is 0", sound.clone().with(|item| item.data[128] = 0)),
+        ("more masks than there are bytes", sound.clone().with(|item| item.data[..128].fill(0xff))),
+        ("more bytes than a chunk has", sound.clone().with(|item| item.data.fill(0xff))),
+    ];
+    let fine = bitmap_of(&vec![(2 << 16, 3000, 1, 3), (4 << 16, 9000, 1, 7)], BITS);
+    let of = |item: &Item| Crafted { bits: BITS + 1, ..Crafted::new(std::slice::from_ref(item)) }.bytes();
+    let other = open(bytes_of(&fine)).expect("we wrote it");
+    let merge = |segment: &Segment<'_>, threads: usize| {
+        let mut options = MergeOptions::default();
+        options.threads = threads;
+        let mut out = Vec::new();
+        let counted = segment::count(&[&other, segment], &options, &mut Unobserved);
+        let merged = segment::merge(&[&other, segment], &mut out, &options, &mut Unobserved);
+        merged.and_then(|summary| counted.map(|counted| assert_eq!(counted, summary))).map(|()| out)
+    };
+    let segment = open(of(&sound)).expect("it is sound");
+    let coarse = segment.load(0, u64::MAX).expect("it is sound");
+    let union = Bitmap::union_many(&[&fine, &coarse], None).expect("of one disk");
+    for threads in [0, 3] {
+        assert!(merge(&segment, threads).expect("it is sound") == bytes_of(&union), "{threads}");
+    }
+    for (what, item) in rows {
+        // What the length or the number of granules already rules out is refused before the container is read.
+        let segment = open(of(&item)).expect(what);
+        for threads in [0, 3] {
+            let error = merge(&segment, threads).expect_err(what);
+            assert_eq!(error.kind(), ErrorKind::Damaged, "{what}: {error}");
+            assert!(error.structure().is_some_and(|structure| structure.starts_with("segment ")), "{what}: {error}");
+        }
+    }
+    let past = Crafted { bits: BITS + 1, ..Crafted::new(&[Item::sparse(4, &[1, 499, 500])]) };
+    let error = merge(&open(past.bytes()).expect("it is opened"), 0).expect_err("a granule lies past the end");
+    assert_named(&error, "segment container of chunk 4", 64);
 }
 
 #[test]

@@ -216,10 +216,52 @@ fn validate_finds_what_is_not_allowed() {
     let sound = packed(&[container([0, 63, 64, 65_535].into_iter())]).remove(0);
     assert_eq!(View::Sparse(Sparse::uncounted(&sound)).validate(4), Ok(()));
     assert!(View::Sparse(Sparse::uncounted(&sound)).validate(5).is_err());
+    assert_eq!(View::Sparse(Sparse::counted(&sound, 3)).validate(4), Ok(()));
+    assert!(View::Sparse(Sparse::counted(&sound, 4)).validate(4).is_err());
     for place in 0..sound.len() {
         assert!(View::Sparse(Sparse::uncounted(&sound[..place])).validate(4).is_err());
         let mut broken = sound.clone();
         broken[place] = if broken[place] == 0 { 4 } else { 0 };
         assert!(View::Sparse(Sparse::uncounted(&broken)).validate(4).is_err());
+    }
+}
+
+#[test]
+fn what_takes_few_bytes_is_not_packed_however_few_it_would_take_then() {
+    for (bytes, ones, runs, other) in [
+        (3068, 1534, 1534, Form::Array),
+        (3070, 1535, 1535, Form::Array),
+        (3072, 1536, 1536, Form::Array),
+        (3074, 1537, 1537, Form::Array),
+        (3068, 3 * 767, 767, Form::Runs),
+        (3072, 3 * 768, 768, Form::Runs),
+        (3076, 3 * 769, 769, Form::Runs),
+        (8192, 30_000, 15_000, Form::Words),
+        (0, CHUNK, 1, Form::Full),
+    ] {
+        let is_kept = bytes >= SPARSE_FROM;
+        for (len, is_less) in [(0, true), (bytes.saturating_sub(1), true), (bytes, false), (bytes + 1, false)] {
+            assert_eq!(sparse::is_smallest(len, ones, runs), is_kept && is_less, "{len} {bytes} {other:?}");
+        }
+        if other == Form::Full {
+            continue;
+        }
+        // Runs of so many bits, each a bit away from the next.
+        let len = ones / runs;
+        let bits = |part: u32| {
+            let runs = (0..runs).filter(move |run| part == 2 || run % 2 == part);
+            container(runs.flat_map(move |run| (run * (len + 1)..).take(len as usize)))
+        };
+        let [half, rest, all] = [0, 1, 2].map(bits);
+        assert_eq!((all.view().form(), all.view().bytes()), (other, bytes));
+        let mut packer = Packer::for_files();
+        let packed = packer.pack(all.view());
+        let form = if is_kept { Form::Sparse } else { other };
+        assert_eq!((packed.form(), packed.run_count()), (form, runs), "{bytes}");
+        assert!(words_in(packed) == *all.view().words() && packed.is_smallest(ones, runs));
+        for group in [[half.view(), rest.view()], [half.view(), all.view()], [packed, rest.view()]] {
+            let made = Workspace::for_files().unite(&group).view.form();
+            assert_eq!(made, form, "{bytes}");
+        }
     }
 }
