@@ -113,6 +113,9 @@ fn chunks(criterion: &mut Criterion) {
         let room = || vec![0; a.list.len() + ROOM];
         let positions = |kernels: &'static Kernels, out: &mut Vec<u16>| (kernels.positions)(&a.words, out);
         bench(criterion, "positions", a.name, room, positions, |&len, out| assert!(out[..len] == a.list));
+        let room = || vec![[0, 0]; a.runs.len() + ROOM];
+        let runs = |kernels: &'static Kernels, out: &mut Vec<Pair>| (kernels.runs)(&a.words, out);
+        bench(criterion, "runs", a.name, room, runs, |&len, out| assert!(out[..len] == a.runs));
         let room = || Vec::with_capacity(2 * a.runs.len());
         bench(
             criterion,
