@@ -101,8 +101,8 @@ impl ChunkCollector {
             _ => {
                 let ones = view.ones();
                 let is_kept = view.form() != Form::Sparse || self.packer.is_on();
-                let runs = view.run_count();
-                if is_kept && view.is_smallest(ones, runs) {
+                let runs = is_kept.then(|| view.run_count()).filter(|&runs| view.is_smallest(ones, runs));
+                if let Some(runs) = runs {
                     let view = match view {
                         View::Sparse(sparse) => View::Sparse(Sparse::counted(sparse.bytes, runs)),
                         _ => self.packer.pack(view),

@@ -51,6 +51,9 @@ pub type ChunkOperation = fn(to: &mut Words, from: &Words) -> Measure;
 /// An operation on two lists of positions, which fills the third; its length.
 pub type ListOperation = fn(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
 
+/// An operation on lists of runs and on lists of positions, which fills `out`; its length.
+pub type RunsOperation = fn(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize;
+
 /// The inner loops for one instruction set.
 ///
 /// Lists are sorted 16-bit positions, none twice. Where a loop fills a slice, the slice must be longer than what it fills
@@ -100,7 +103,7 @@ pub struct Kernels {
     pub intersect: fn(a: &[u16], b: &[u16], out: &mut [u16]) -> usize,
     /// What is in `a` and not in `b`; its length.
     pub subtract: fn(a: &[u16], b: &[u16], out: &mut [u16]) -> usize,
-    /// The union of lists that are [`FEW`] / [`GROUP`] groups at most, each list cut into groups of [`GROUP`] items. Its
+    /// The union of lists, none of them empty, that are [`FEW`] / [`GROUP`] groups at most, each list cut into groups of [`GROUP`] items. Its
     /// length; `out` has room for [`FEW`] and [`ROOM`].
     pub sort_few: fn(lists: &[&[u16]], out: &mut [u16]) -> usize,
     /// The union of two lists of runs; touching runs are joined. Its length.
@@ -112,7 +115,7 @@ pub struct Kernels {
     pub has_wide_networks: bool,
     /// The union of runs and of single positions, in lists that are [`FEW_RUNS`] groups at most, each list cut into groups of
     /// [`GROUP`] items; touching runs are joined. Its length.
-    pub unite_few_runs: fn(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize,
+    pub unite_few_runs: RunsOperation,
     /// The number of positions in runs.
     pub run_ones: fn(runs: &[Pair]) -> u32,
     /// The same of any pairs, if each is a run, ascending, and they neither overlap nor touch.

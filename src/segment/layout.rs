@@ -23,7 +23,8 @@ pub(super) const PAGE_ENTRIES: usize = 64;
 /// What the index has of each page.
 pub(super) const PLACE_BYTES: usize = 24;
 /// Every container begins at a multiple of this.
-pub(super) const ALIGN: u64 = 64;
+pub(super) const ALIGN: u64 = ALIGN_LEN as u64;
+pub(super) const ALIGN_LEN: usize = 64;
 /// The bytes of a chunk as words.
 pub(super) const WORDS_BYTES: u32 = 8192;
 /// The most values of an array.

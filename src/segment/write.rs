@@ -5,8 +5,8 @@
 
 use super::container::encode;
 use super::layout::{
-    ALIGN, ENTRY_BYTES, Entry, HEADER_BYTES, Header, PAGE_ENTRIES, PLACE_BYTES, Place, Summary, TRAILER_BYTES,
-    encode_trailer,
+    ALIGN, ALIGN_LEN, ENTRY_BYTES, Entry, HEADER_BYTES, Header, PAGE_ENTRIES, PLACE_BYTES, Place, Summary,
+    TRAILER_BYTES, encode_trailer,
 };
 use crate::bitmap::Bitmap;
 use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, Plain, View};
@@ -53,7 +53,7 @@ pub fn write(bitmap: &Bitmap, out: &mut dyn Write) -> io::Result<Summary> {
 /// The bytes that [`write`] writes: quicker than writing into a vector, as nothing is copied twice.
 pub fn to_vec(bitmap: &Bitmap) -> Vec<u8> {
     let header = Header { size_bytes: bitmap.size_bytes(), granularity: bitmap.granularity() };
-    let (entries, bytes) = bitmap.most_of_chunks(ALIGN as usize);
+    let (entries, bytes) = bitmap.most_of_chunks(ALIGN_LEN);
     let mut pieces = Pieces::default();
     let pages = entries.div_ceil(PAGE_ENTRIES);
     pieces.reserve(entries, bytes + entries * ENTRY_BYTES + pages * PLACE_BYTES + HEADER_BYTES + TRAILER_BYTES);
@@ -125,7 +125,7 @@ impl Pieces {
 
     fn close(&mut self, chunk: &Chunk<'_>, from: usize, sum: u32) {
         let len = u32::try_from(self.bytes.len() - from).unwrap_or_default();
-        self.bytes.resize(self.bytes.len().next_multiple_of(64), 0);
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGN_LEN), 0);
         self.add(chunk, chunk.view.form(), len, sum);
     }
 
