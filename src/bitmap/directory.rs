@@ -7,7 +7,7 @@
 //! smallest form; a chunk that is changed afterwards gets a container of its own.
 
 use super::arena::{Arena, Place};
-use super::container::{CHUNK, Container, Form, Packer, Run, Sparse, View, Words};
+use super::container::{CHUNK, Container, Form, Packer, Pair, Run, Sparse, View, Words};
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -39,6 +39,12 @@ enum Body {
     Sparse(Place, u16, u16),
     /// Never full nor empty.
     Own(Box<Container>),
+}
+
+/// What of an entry lies in the arena, with whatever follows it there.
+pub(super) enum Packed<'a> {
+    List(&'a [u16]),
+    Runs(&'a [Pair]),
 }
 
 impl Entry {
@@ -161,11 +167,12 @@ impl Directory {
         }
     }
 
-    /// The list of `entry` where it is packed, and whatever follows it, so that it can be read in blocks.
+    /// The list or the runs of `entry` where they are packed, so that they can be read in blocks.
     #[inline]
-    pub(super) fn list_and_more(&self, entry: &Entry) -> Option<&[u16]> {
+    pub(super) fn packed(&self, entry: &Entry) -> Option<Packed<'_>> {
         match entry.body {
-            Body::Array(place) => Some(self.arena.rest(place)),
+            Body::Array(place) => Some(Packed::List(self.arena.rest(place))),
+            Body::Runs(place, _) => Some(Packed::Runs(self.arena.rest(place).as_chunks().0)),
             _ => None,
         }
     }

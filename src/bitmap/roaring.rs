@@ -11,7 +11,7 @@ use super::Bitmap;
 use super::container::{
     ARRAY_MAX, CHUNK, Container, Form as Held, Packer, Pair, Plain, Run, View, Words, no_words, to_u16,
 };
-use super::directory::{Directory, Entry};
+use super::directory::{Directory, Entry, Packed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use crate::kernels::{ROOM, select};
@@ -140,18 +140,17 @@ impl Part {
     }
 
     #[inline]
-    fn write(self, directory: &Directory, entry: &Entry, append_runs: fn(&[Pair], &mut Vec<u8>), out: &mut Vec<u8>) {
-        if self.ones as usize <= BLOCK
-            && let Some(list) = directory.list_and_more(entry)
+    fn write(self, directory: &Directory, entry: &Entry, stage: &mut Stage, out: &mut Vec<u8>) {
+        let packed = directory.packed(entry);
+        if let Some(Packed::Runs(runs)) = packed
+            && self.is_runs()
         {
-            return append_short(list, self.ones as usize, out);
+            return stage.add(runs, self.len / 4, out);
         }
-        match directory.view(entry) {
-            View::Runs(runs) if self.is_runs() => {
-                out.extend_from_slice(&to_u16(self.len / 4).to_le_bytes());
-                append_runs(runs, out);
-            }
-            view => self.write_view(view, out),
+        stage.flush(out);
+        match packed {
+            Some(Packed::List(list)) if self.ones as usize <= BLOCK => append_short(list, self.ones as usize, out),
+            _ => self.write_view(directory.view(entry), out),
         }
     }
 
@@ -190,6 +189,54 @@ fn append_short(list: &[u16], count: usize, out: &mut Vec<u8>) {
         None => write_list(list, out),
     }
     out.truncate(end);
+}
+
+/// Where the runs of many containers are gathered.
+struct Stage {
+    bytes: [u8; STAGE],
+    filled: usize,
+    run_bytes: fn(&[Pair], &mut [[u8; 4]]),
+}
+
+/// The bytes of the stage: the first cache holds it beside what is read.
+const STAGE: usize = 8192;
+
+/// The most runs that are taken together.
+const RUNS: usize = 512;
+
+impl Stage {
+    #[inline]
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        if self.filled > 0 {
+            out.extend_from_slice(self.bytes.get(..self.filled).unwrap_or_default());
+            self.filled = 0;
+        }
+    }
+
+    /// Adds the number and the first `count` of some runs, which are followed by anything.
+    #[inline]
+    fn add(&mut self, runs: &[Pair], count: u32, out: &mut Vec<u8>) {
+        let (mut rest, mut left) = (runs, count as usize);
+        let mut number = Some(to_u16(count));
+        while left > 0 {
+            if self.filled + 4 * (RUNS + 1) > STAGE {
+                self.flush(out);
+            }
+            if let Some(number) = number.take()
+                && let Some(place) = self.bytes.get_mut(self.filled..).and_then(<[u8]>::first_chunk_mut)
+            {
+                *place = number.to_le_bytes();
+                self.filled += 2;
+            }
+            // Many registers at once, whatever the last of them hold: how often a loop runs is then guessed right.
+            let (some, later) = rest.split_at(left.next_multiple_of(32).min(RUNS).min(rest.len()));
+            let room = self.bytes.get_mut(self.filled..).unwrap_or_default();
+            (self.run_bytes)(some, room.as_chunks_mut().0);
+            let taken = left.min(RUNS);
+            self.filled += 4 * taken;
+            (rest, left) = (later, left - taken);
+        }
+    }
 }
 
 #[cfg(target_endian = "little")]
@@ -247,13 +294,14 @@ impl<'a> Group<'a> {
         out: &mut Vec<u8>,
         mut next: impl FnMut(&mut Vec<u8>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let append_runs = select().append_runs;
+        let mut stage = Stage { bytes: [0; STAGE], filled: 0, run_bytes: select().run_bytes };
         for (entry, part) in self.entries.iter().zip(&self.parts) {
             for _ in 0..part.chunks {
-                part.write(directory, entry, append_runs, out);
+                part.write(directory, entry, &mut stage, out);
                 next(out)?;
             }
         }
+        stage.flush(out);
         Ok(())
     }
 

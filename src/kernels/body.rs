@@ -642,17 +642,9 @@ pub(super) fn byte_ones(bytes: &[u8]) -> u32 {
 }
 
 #[inline(always)]
-pub(super) fn append_runs(runs: &[Pair], out: &mut Vec<u8>) {
-    let start = out.len();
-    out.resize(start + 4 * runs.len(), 0);
-    for (bytes, &run) in out[start..].as_chunks_mut().0.iter_mut().zip(runs) {
-        *bytes = run_bytes(run);
+pub(super) fn run_bytes(runs: &[Pair], out: &mut [[u8; 4]]) {
+    for (bytes, &[first, last]) in out.iter_mut().zip(runs) {
+        let both = u32::from(last) << 16 | u32::from(first);
+        *bytes = both.wrapping_sub(both << 16).to_le_bytes();
     }
-}
-
-/// A run as it is serialized.
-#[inline(always)]
-pub(super) fn run_bytes([first, last]: Pair) -> [u8; 4] {
-    let both = u32::from(last) << 16 | u32::from(first);
-    both.wrapping_sub(both << 16).to_le_bytes()
 }

@@ -25,7 +25,6 @@ macro_rules! door {
 door!(pack, pack_avx512, (words: &Words, out: &mut [u8]) -> usize);
 door!(byte_ones, byte_ones_avx512, (bytes: &[u8]) -> u32);
 door!(positions, positions_avx512, (words: &Words, out: &mut [u16]) -> usize);
-door!(append_runs, append_runs_avx512, (runs: &[Pair], out: &mut Vec<u8>) -> ());
 door!(list_runs, list_runs_avx512, (list: &[u16]) -> usize);
 door!(edges, edges_avx512, (words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32));
 door!(extents, extents_avx512, (list: &[u16], base: u64, bits: u32, out: &mut [Extent], filled: usize) -> usize);
@@ -340,26 +339,6 @@ fn scatter_runs_avx512(runs: &[Pair], words: &mut Words) {
         }
     }
     body::scatter_runs(rest, words);
-}
-
-#[target_feature(enable = "bmi2,avx512f")]
-fn append_runs_avx512(runs: &[Pair], out: &mut Vec<u8>) {
-    const SIXTEEN: usize = LANES / size_of::<Pair>();
-    out.reserve(size_of_val(runs));
-    let filled = out.len() + size_of_val(runs);
-    let mut room = out.spare_capacity_mut().as_mut_ptr();
-    for some in runs.chunks(SIXTEEN) {
-        let lanes = lanes(some.len());
-        // SAFETY: only the lanes of the mask are read and written: as many as there are runs, for all of which there is room.
-        unsafe {
-            let both = _mm512_maskz_loadu_epi32(lanes, some.as_ptr().cast());
-            let bytes = _mm512_sub_epi32(both, _mm512_slli_epi32::<16>(both));
-            _mm512_mask_storeu_epi32(room.cast(), lanes, bytes);
-            room = room.add(size_of_val(some));
-        }
-    }
-    // SAFETY: so many bytes were reserved, and all of them are filled.
-    unsafe { out.set_len(filled) };
 }
 
 /// As the portable body, sixteen runs at a time.

@@ -71,7 +71,6 @@ pub(super) static AVX512: Kernels = Kernels {
     positions: compress::positions,
     edges: compress::edges,
     list_runs: compress::list_runs,
-    append_runs: compress::append_runs,
     extents: compress::extents,
     runs: compress::runs,
     scatter_runs: compress::scatter_runs,
