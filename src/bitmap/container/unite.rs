@@ -15,7 +15,7 @@ const SCATTER_COST: usize = 7;
 /// What it costs to find the bits of scattered words again.
 const SCAN_COST: usize = 10_000;
 
-/// Above this many runs and single bits, words are the quicker way.
+/// Above this many runs and single bits of more than two sources, words are the quicker way; at once where registers are wide.
 const SWEEP_MAX: usize = 1024;
 
 /// What a union came to, in its smallest form; it lies in the workspace, or is one of the sources.
@@ -111,7 +111,8 @@ impl Workspace {
         if groups <= FEW_RUNS && (group.len() > 2 && self.kernels.has_networks || self.kernels.has_wide_networks) {
             return self.sort_runs(group);
         }
-        if items + runs <= SWEEP_MAX || small(group.len()) == 2 && items == 0 {
+        let most_swept = if self.kernels.has_wide_networks { 0 } else { SWEEP_MAX };
+        if items + runs <= most_swept || group.len() == 2 && items == 0 {
             return self.sweep(group);
         }
         self.unite_in_words(group)
