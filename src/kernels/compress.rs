@@ -168,7 +168,7 @@ fn runs_avx512(words: &Words, out: &mut [Pair]) -> usize {
     let (mut count, mut carry) = (0, 0);
     let mut base = _mm512_setzero_si512();
     for &word in words {
-        let Some(room) = bounds.get_mut(count..).and_then(|rest| rest.first_chunk_mut::<ROOM>()) else { break };
+        let room = bounds[count..].first_chunk_mut::<ROOM>().expect("there is room, as the kernel's users promise");
         let changes = word ^ (word << 1 | carry);
         carry = word >> 63;
         let bits = _mm512_maskz_compress_epi8(changes, each);
@@ -185,9 +185,9 @@ fn runs_avx512(words: &Words, out: &mut [Pair]) -> usize {
         count += found;
         base = _mm512_add_epi16(base, _mm512_set1_epi16(64));
     }
-    if let (1, Some(end)) = (carry, bounds.get_mut(count)) {
+    if carry == 1 {
         // The end of the chunk, of which 16 bits are left.
-        *end = 0;
+        bounds[count] = 0;
         count += 1;
     }
     for [_, last] in &mut out[..count / 2] {

@@ -50,7 +50,7 @@ pub fn write(bitmap: &Bitmap, out: &mut dyn Write) -> io::Result<Summary> {
     writer.finish()
 }
 
-/// The bytes that [`write`] writes: quicker than writing into a vector, as nothing is copied twice.
+/// The bytes that [`write()`] writes: quicker than writing into a vector, as nothing is copied twice.
 pub fn to_vec(bitmap: &Bitmap) -> Vec<u8> {
     let header = Header { size_bytes: bitmap.size_bytes(), granularity: bitmap.granularity() };
     let (entries, bytes) = bitmap.most_of_chunks(ALIGN_LEN);
