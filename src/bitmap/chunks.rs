@@ -3,7 +3,7 @@
 //! built from such views in ascending order, and the union of many views. Must never know how they are stored.
 
 use super::Bitmap;
-use super::container::{CHUNK, Container, Packer, Run, Workspace, no_words};
+use super::container::{CHUNK, Container, Packer, Run, Workspace, no_words, packed_len};
 pub(crate) use super::container::{Form, Pair, Plain, SPARSE_FROM, Sparse, View, Words};
 use crate::error::Result;
 use crate::geometry::Granularity;
@@ -214,16 +214,10 @@ impl Union {
         if !self.in_words {
             return self.finish(key).map(|chunk| (chunk, None));
         }
-        let Measure { ones, runs } = (self.kernels.measure)(&self.words);
-        let packed = self.packed_len(&self.words, ones, runs);
+        let measure = (self.kernels.measure)(&self.words);
+        let Measure { ones, runs } = measure;
+        let packed = packed_len(self.kernels, &self.words, measure);
         (ones > 0).then_some((Chunk { key, chunks: 1, view: View::Words(&self.words), ones, runs }, packed))
-    }
-
-    /// How long `words`, which hold so much, are packed, if that is their smallest form.
-    fn packed_len(&self, words: &Words, ones: u32, runs: u32) -> Option<usize> {
-        let others = Plain::smallest(ones, runs).bytes(ones, runs);
-        let is_long = others >= SPARSE_FROM;
-        is_long.then(|| (self.kernels.packed_len)(words)).filter(|packed| *packed < others)
     }
 
     /// Whether a chunk is in the form that takes the fewest bytes.
@@ -231,7 +225,9 @@ impl Union {
         let Chunk { view, ones, runs, .. } = *chunk;
         let is_packed = view.form() == Form::Sparse;
         view.is_smallest(ones, runs)
-            && (is_packed || view.bytes() < SPARSE_FROM || self.packed_len(&view.words(), ones, runs).is_none())
+            && (is_packed
+                || view.bytes() < SPARSE_FROM
+                || packed_len(self.kernels, &view.words(), Measure { ones, runs }).is_none())
     }
 
     /// Adds what waits to the words.

@@ -250,9 +250,9 @@ pub(super) fn load_short(list: &[u16]) -> __m512i {
     unsafe { _mm512_mask_loadu_epi16(_mm512_set1_epi16(-1), lanes, list.as_ptr().cast()) }
 }
 
-/// A list of half a register at most, filled up with the mark for the end.
+/// As much of a list as half a register takes, filled up with the mark for the end.
 #[target_feature(enable = "bmi2,avx512f,avx512bw,avx512vl")]
-fn load_half(list: &[u16]) -> __m256i {
+pub(super) fn load_half(list: &[u16]) -> __m256i {
     #[allow(clippy::cast_possible_truncation, reason = "sixteen lanes are sixteen bits")]
     let lanes = _bzhi_u32(0xffff, list.len().min(LANES / 2) as u32) as u16;
     // SAFETY: only the lanes of the mask are read, which are no more than there are items.

@@ -5,7 +5,7 @@
 
 use super::Pair;
 use super::body::{FEW_RUNS, GROUP};
-use super::merge_wide::{LANES, four, load, load_short, settle, sort_groups, turn};
+use super::merge_wide::{LANES, four, load, load_half, load_short, settle, sort_groups, turn};
 use std::arch::x86_64::*;
 
 /// The registers that hold all groups.
@@ -64,7 +64,7 @@ fn unite_few_runs_avx512(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) ->
 }
 
 /// Joins the first `count` beginnings and ends to runs that neither overlap nor touch; their number.
-#[target_feature(enable = "bmi2,popcnt,avx512f,avx512bw,avx512vbmi2")]
+#[target_feature(enable = "bmi2,popcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn join(begins: &[__m512i; REGISTERS], ends: &[__m512i; REGISTERS], count: usize, out: &mut [Pair]) -> usize {
     let Some(last_place) = count.checked_sub(1) else { return 0 };
     let mut firsts = [0; REGISTERS * LANES + LANES];
@@ -173,13 +173,6 @@ fn load_pairs(runs: &[Pair]) -> __m512i {
     let lanes = _bzhi_u32(0xffff, runs.len().min(PAIRS) as u32) as u16;
     // SAFETY: only the lanes of the mask are read, which are no more than there are runs.
     unsafe { _mm512_mask_loadu_epi32(none(), lanes, runs.as_ptr().cast()) }
-}
-
-#[target_feature(enable = "avx2")]
-fn load_half(items: &[u16]) -> __m256i {
-    let items: &[u16] = &items[..PAIRS];
-    // SAFETY: the slice is readable for 32 bytes, and the load needs no alignment.
-    unsafe { _mm256_loadu_si256(items.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx512f")]

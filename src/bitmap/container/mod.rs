@@ -20,8 +20,8 @@ use crate::kernels::{ChunkOperation, Kernels, Measure, select};
 pub(super) use bits::{clear_run, no_words};
 pub(super) use runs::Run;
 pub(crate) use sparse::LEAST as SPARSE_FROM;
-pub(super) use sparse::Packer;
 pub(crate) use sparse::Sparse;
+pub(super) use sparse::{Packer, packed_len};
 pub(super) use unite::Workspace;
 
 pub(crate) use bits::Words;

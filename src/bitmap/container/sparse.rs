@@ -53,18 +53,30 @@ pub(super) fn pack<'r>(
     Measure { ones, runs }: Measure,
     room: &'r mut Room,
 ) -> Option<Sparse<'r>> {
-    if Plain::smallest(ones, runs).bytes(ones, runs) < LEAST {
-        return None;
-    }
+    let others = others(ones, runs)?;
     let room: &mut [u8] = bytemuck::cast_slice_mut(room);
     let len = (kernels.pack)(words, room);
-    is_smallest(len, ones, runs).then(|| Sparse::counted(&room[..len], runs))
+    (len < others).then(|| Sparse::counted(&room[..len], runs))
+}
+
+/// How many bytes [`pack`] makes of `words`, which hold `measure`, if it makes any.
+pub(in crate::bitmap) fn packed_len(
+    kernels: &Kernels,
+    words: &Words,
+    Measure { ones, runs }: Measure,
+) -> Option<usize> {
+    let others = others(ones, runs)?;
+    Some((kernels.packed_len)(words)).filter(|len| *len < others)
 }
 
 /// Whether a packed chunk of `len` bytes that holds `ones` bits in `runs` runs is kept in this form.
 pub(super) fn is_smallest(len: usize, ones: u32, runs: u32) -> bool {
-    let others = Plain::smallest(ones, runs).bytes(ones, runs);
-    others >= LEAST && len < others
+    others(ones, runs).is_some_and(|others| len < others)
+}
+
+/// What a packed chunk must be smaller than: the bytes of the smallest other form, unless they are too few to pack.
+fn others(ones: u32, runs: u32) -> Option<usize> {
+    Some(Plain::smallest(ones, runs).bytes(ones, runs)).filter(|bytes| *bytes >= LEAST)
 }
 
 /// The number of bits before `end`, 0..=65536.

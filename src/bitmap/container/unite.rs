@@ -3,7 +3,7 @@
 //! keys, disks or bytes.
 //!
 //! Few bits are sorted in registers; lists of like length are merged two by two; many lists are scattered into words that
-//! stay in the cache. The ways are those that measurements on x86-64 with AVX2 favour.
+//! stay in the cache. The ways are those that measurements on x86-64 with AVX2 and AVX-512 favour.
 
 use super::{ARRAY_MAX, CHUNK, Container, Pair, Plain, RUNS_MAX, Run, View, Words, no_words, small, sparse};
 use crate::kernels::{FEW, FEW_RUNS, GROUP, Kernels, ROOM, SPARSE_ROOM, select};
