@@ -20,7 +20,13 @@ macro_rules! neon {
                 unsafe { stamped($($argument),*) }
             })*
         }
-        pub(super) static NEON: Kernels = Kernels { level: Level::Neon, has_networks: false, has_wide_networks: false, packs_quickly: false, $($name: neon::$name,)* };
+        pub(super) static NEON: Kernels = Kernels {
+            level: Level::Neon,
+            has_networks: false,
+            has_wide_networks: false,
+            packs_quickly: false,
+            $($name: neon::$name,)*
+        };
     };
 }
 

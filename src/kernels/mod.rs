@@ -110,8 +110,8 @@ pub struct Kernels {
     pub unite_runs: fn(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize,
     /// Whether sorting few items or runs takes networks in registers: else two lists are merged sooner, and runs two by two.
     pub has_networks: bool,
-    /// Whether a register takes a whole short list: then two lists are merged by `unite` and two of runs by `unite_few_runs`,
-    /// however short they are; else they are so only if they are long, or more.
+    /// Whether a register takes a whole short list: then `unite` is quicker than `sort_few` for two lists however short they
+    /// are, and `unite_few_runs` quicker than `unite_runs` for two of runs.
     pub has_wide_networks: bool,
     /// The union of runs and of single positions, in lists that are [`FEW_RUNS`] groups at most, each list cut into groups of
     /// [`GROUP`] items; touching runs are joined. Its length.

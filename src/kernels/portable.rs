@@ -48,7 +48,13 @@ pub(super) use every_kernel;
 
 macro_rules! portable {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
-        pub(super) static KERNELS: Kernels = Kernels { level: Level::Portable, has_networks: false, has_wide_networks: false, packs_quickly: false, $($name: body::$name,)* };
+        pub(super) static KERNELS: Kernels = Kernels {
+            level: Level::Portable,
+            has_networks: false,
+            has_wide_networks: false,
+            packs_quickly: false,
+            $($name: body::$name,)*
+        };
     };
 }
 

@@ -20,7 +20,13 @@ macro_rules! avx2 {
                 unsafe { stamped($($argument),*) }
             })*
         }
-        const STAMPED_AVX2: Kernels = Kernels { level: Level::Avx2, has_networks: true, has_wide_networks: false, packs_quickly: false, $($name: avx2::$name,)* };
+        const STAMPED_AVX2: Kernels = Kernels {
+            level: Level::Avx2,
+            has_networks: true,
+            has_wide_networks: false,
+            packs_quickly: false,
+            $($name: avx2::$name,)*
+        };
     };
 }
 
@@ -40,8 +46,13 @@ macro_rules! avx512 {
                 unsafe { stamped($($argument),*) }
             })*
         }
-        const STAMPED_AVX512: Kernels =
-            Kernels { level: Level::Avx512, has_networks: true, has_wide_networks: true, packs_quickly: true, $($name: avx512::$name,)* };
+        const STAMPED_AVX512: Kernels = Kernels {
+            level: Level::Avx512,
+            has_networks: true,
+            has_wide_networks: true,
+            packs_quickly: true,
+            $($name: avx512::$name,)*
+        };
     };
 }
 
