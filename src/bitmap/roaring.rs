@@ -44,7 +44,7 @@ impl Bitmap {
         out.extend_from_slice(&(groups.len() as u64).to_le_bytes());
         for group in &groups {
             group.write_header(&mut out);
-            let Ok(()) = group.write_bodies(&self.directory, &mut out, |_| Ok::<_, Infallible>(()));
+            let Ok(()) = group.write_bodies(&mut out, |_| Ok::<_, Infallible>(()));
         }
         out
     }
@@ -59,7 +59,7 @@ impl Bitmap {
         let mut buffer = Vec::new();
         for group in &groups {
             group.write_header(&mut buffer);
-            group.write_bodies(&self.directory, &mut buffer, |buffer| {
+            group.write_bodies(&mut buffer, |buffer| {
                 if buffer.len() >= WRITE_BYTES {
                     out.write_all(buffer)?;
                     buffer.clear();
@@ -109,16 +109,22 @@ struct Part {
     /// The values of each container, and its bytes.
     ones: u32,
     len: u32,
+    /// Whether it is written as runs, which is only where they are smaller than anything else.
+    is_runs: bool,
 }
 
 impl Part {
-    #[inline]
+    #[inline(always)]
     fn new(directory: &Directory, entry: &Entry, high: u32) -> Self {
         let (key, ones) = (entry.key % GROUP, entry.ones_of_chunk());
-        let of_runs = |runs: u32| Self { key, chunks: 1, ones, len: Self::plain_len(ones).min(2 + 4 * runs) };
+        let plain = |len| Self { key, chunks: 1, ones, len, is_runs: false };
+        let of_runs = |runs: u32| {
+            let (as_runs, as_others) = (2 + 4 * runs, if ones as usize <= ARRAY_MAX { 2 * ones } else { 8192 });
+            Self { len: as_runs.min(as_others), is_runs: as_runs < as_others, ..plain(0) }
+        };
         match entry.packed_form() {
-            Some(Held::Array) => Self { key, chunks: 1, ones, len: 2 * ones },
-            Some(Held::Words) => Self { key, chunks: 1, ones, len: 8192 },
+            Some(Held::Array) => plain(2 * ones),
+            Some(Held::Words) => plain(8192),
             #[allow(clippy::cast_possible_truncation, reason = "there are at most 2048 runs")]
             Some(Held::Runs) => of_runs(entry.bytes() as u32 / 4),
             Some(Held::Full) => {
@@ -129,35 +135,11 @@ impl Part {
         }
     }
 
-    /// The bytes as a list or as bits.
-    fn plain_len(ones: u32) -> u32 {
-        if ones as usize <= ARRAY_MAX { 2 * ones } else { 8192 }
-    }
-
-    /// Whether it is written as runs, which is only where they are smaller than anything else.
-    fn is_runs(self) -> bool {
-        self.len < Self::plain_len(self.ones)
-    }
-
-    #[inline]
-    fn write(self, directory: &Directory, entry: &Entry, stage: &mut Stage, out: &mut Vec<u8>) {
-        let packed = directory.packed(entry);
-        if let Some(Packed::Runs(runs)) = packed
-            && self.is_runs()
-        {
-            return stage.add(runs, self.len / 4, out);
-        }
-        stage.flush(out);
-        match packed {
-            Some(Packed::List(list)) if self.ones as usize <= BLOCK => append_short(list, self.ones as usize, out),
-            _ => self.write_view(directory.view(entry), out),
-        }
-    }
-
+    #[inline(never)]
     fn write_view(self, view: View<'_>, out: &mut Vec<u8>) {
         let runs = || view.runs(Run::WHOLE);
         match view {
-            _ if self.is_runs() => {
+            _ if self.is_runs => {
                 out.extend_from_slice(&to_u16(self.len / 4).to_le_bytes());
                 runs().for_each(|run| {
                     out.extend_from_slice(&run.first.to_le_bytes());
@@ -176,35 +158,27 @@ impl Part {
     }
 }
 
-/// The positions of a block. A list that has no more is short.
+/// The positions of a list that is copied as a block, whatever follows in it.
+const SHORT: usize = 16;
+
+/// The runs of a block.
 const BLOCK: usize = 32;
 
-/// Appends the first `count` of a list, which is followed by anything: as a block that is cut afterwards, which costs far
-/// less than a copy of any few bytes.
-#[inline]
-fn append_short(list: &[u16], count: usize, out: &mut Vec<u8>) {
-    let end = out.len() + 2 * count;
-    match list.first_chunk::<BLOCK>() {
-        Some(block) => write_list(block, out),
-        None => write_list(list, out),
-    }
-    out.truncate(end);
-}
-
-/// Where the runs of many containers are gathered.
+/// Where what is short gathers, so that it is copied in blocks, whatever follows in the last of them: a copy of any few
+/// bytes costs far more.
 struct Stage {
     bytes: [u8; STAGE],
     filled: usize,
-    run_bytes: fn(&[Pair], &mut [[u8; 4]]),
 }
 
 /// The bytes of the stage: the first cache holds it beside what is read.
 const STAGE: usize = 8192;
 
-/// The most runs that are taken together.
-const RUNS: usize = 512;
-
 impl Stage {
+    const fn new() -> Self {
+        Self { bytes: [0; STAGE], filled: 0 }
+    }
+
     #[inline]
     fn flush(&mut self, out: &mut Vec<u8>) {
         if self.filled > 0 {
@@ -213,34 +187,56 @@ impl Stage {
         }
     }
 
+    /// Adds the first `len` of `bytes`.
+    #[inline]
+    fn add<const N: usize>(&mut self, bytes: [u8; N], len: usize, out: &mut Vec<u8>) {
+        if self.filled + N > STAGE {
+            self.flush(out);
+        }
+        if let Some(place) = self.bytes.get_mut(self.filled..).and_then(<[u8]>::first_chunk_mut) {
+            *place = bytes;
+            self.filled += len;
+        }
+    }
+
+    /// Adds the first `count` positions of a list, no more than a block, which are followed by anything.
+    #[inline]
+    fn add_short(&mut self, list: &[u16], count: u32, out: &mut Vec<u8>) {
+        match list.first_chunk::<SHORT>() {
+            Some(block) => {
+                self.add::<{ 2 * SHORT }>(bytemuck::cast(block.map(u16::to_le)), 2 * count as usize, out);
+            }
+            None => list.iter().take(count as usize).for_each(|position| self.add(position.to_le_bytes(), 2, out)),
+        }
+    }
+
     /// Adds the number and the first `count` of some runs, which are followed by anything.
     #[inline]
-    fn add(&mut self, runs: &[Pair], count: u32, out: &mut Vec<u8>) {
+    fn add_runs(&mut self, runs: &[Pair], count: u32, out: &mut Vec<u8>) {
+        self.add(to_u16(count).to_le_bytes(), 2, out);
         let (mut rest, mut left) = (runs, count as usize);
-        let mut number = Some(to_u16(count));
         while left > 0 {
-            if self.filled + 4 * (RUNS + 1) > STAGE {
-                self.flush(out);
-            }
-            if let Some(number) = number.take()
-                && let Some(place) = self.bytes.get_mut(self.filled..).and_then(<[u8]>::first_chunk_mut)
-            {
-                *place = number.to_le_bytes();
-                self.filled += 2;
-            }
-            // Many registers at once, whatever the last of them hold: how often a loop runs is then guessed right.
-            let (some, later) = rest.split_at(left.next_multiple_of(32).min(RUNS).min(rest.len()));
-            let room = self.bytes.get_mut(self.filled..).unwrap_or_default();
-            (self.run_bytes)(some, room.as_chunks_mut().0);
-            let taken = left.min(RUNS);
-            self.filled += 4 * taken;
-            (rest, left) = (later, left - taken);
+            let as_saved = block_of(rest).map(|[first, last]| {
+                let both = u32::from(last) << 16 | u32::from(first);
+                both.wrapping_sub(both << 16).to_le()
+            });
+            self.add::<{ 4 * BLOCK }>(bytemuck::cast(as_saved), 4 * left.min(BLOCK), out);
+            (rest, left) = (rest.get(BLOCK..).unwrap_or_default(), left.saturating_sub(BLOCK));
         }
     }
 }
 
-#[cfg(target_endian = "little")]
+/// The first items of a list, and whatever where it has no more.
 #[inline]
+fn block_of<T: Copy + Default>(list: &[T]) -> [T; BLOCK] {
+    list.first_chunk().copied().unwrap_or_else(|| {
+        let mut block = [T::default(); BLOCK];
+        block.iter_mut().zip(list).for_each(|(to, from)| *to = *from);
+        block
+    })
+}
+
+#[cfg(target_endian = "little")]
 fn write_list(list: &[u16], out: &mut Vec<u8>) {
     out.extend_from_slice(bytemuck::cast_slice(list));
 }
@@ -262,6 +258,7 @@ fn write_words(words: &Words, out: &mut Vec<u8>) {
 
 /// The chunks whose granules share their high 32 bits: one 32-bit bitmap.
 struct Group<'a> {
+    directory: &'a Directory,
     high: u32,
     entries: &'a [Entry],
     /// One for each entry.
@@ -278,28 +275,36 @@ impl<'a> Group<'a> {
         let parts = entries.iter().map(|entry| {
             let part = Part::new(directory, entry, high);
             containers += part.chunks;
-            has_runs |= part.is_runs();
+            has_runs |= part.is_runs;
             body_len += u64::from(part.chunks) * u64::from(part.len);
             part
         });
         let parts = parts.collect();
-        Self { high, entries, parts, containers, has_runs, body_len }
+        Self { directory, high, entries, parts, containers, has_runs, body_len }
     }
 
     /// Writes the containers, and calls `next` after each.
     #[inline(never)]
     fn write_bodies<E>(
         &self,
-        directory: &Directory,
         out: &mut Vec<u8>,
         mut next: impl FnMut(&mut Vec<u8>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let mut stage = Stage { bytes: [0; STAGE], filled: 0, run_bytes: select().run_bytes };
+        let mut stage = Stage::new();
         for (entry, part) in self.entries.iter().zip(&self.parts) {
-            for _ in 0..part.chunks {
-                part.write(directory, entry, &mut stage, out);
-                next(out)?;
+            match self.directory.packed(entry) {
+                Some(Packed::Runs(runs)) if part.is_runs => stage.add_runs(runs, part.len / 4, out),
+                Some(Packed::List(list)) if part.ones as usize <= SHORT => stage.add_short(list, part.ones, out),
+                _ => {
+                    stage.flush(out);
+                    for _ in 0..part.chunks {
+                        part.write_view(self.directory.view(entry), out);
+                        next(out)?;
+                    }
+                    continue;
+                }
             }
+            next(out)?;
         }
         stage.flush(out);
         Ok(())
@@ -335,34 +340,41 @@ impl<'a> Group<'a> {
         let (mut descriptions, mut offsets) = room.split_at_mut(containers);
         #[allow(clippy::cast_possible_truncation, reason = "65536 containers take less than 2^30 bytes")]
         let mut offset = self.header_len() as u32;
-        for part in &self.parts {
-            for key in part.key..part.key + part.chunks {
-                if let Some(place) = descriptions.split_off_first_mut() {
-                    *place = (key | (part.ones - 1) << 16).to_le_bytes();
-                }
-                if let Some(place) = offsets.split_off_first_mut() {
-                    *place = offset.to_le_bytes();
-                }
-                offset = offset.wrapping_add(part.len);
+        self.each(|key, part| {
+            if let Some(place) = descriptions.split_off_first_mut() {
+                *place = (key | (part.ones - 1) << 16).to_le_bytes();
             }
-        }
+            if let Some(place) = offsets.split_off_first_mut() {
+                *place = offset.to_le_bytes();
+            }
+            offset = offset.wrapping_add(part.len);
+        });
     }
 
     /// A bit for each container, set where it is written as runs.
     #[inline(never)]
     fn write_flags(&self, out: &mut Vec<u8>) {
         let (mut flags, mut bit) = (0, 1u8);
-        for part in &self.parts {
-            for _ in 0..part.chunks {
-                flags |= if part.is_runs() { bit } else { 0 };
-                bit = bit.rotate_left(1);
-                if bit == 1 {
-                    out.push(std::mem::take(&mut flags));
-                }
+        self.each(|_, part| {
+            flags |= if part.is_runs { bit } else { 0 };
+            bit = bit.rotate_left(1);
+            if bit == 1 {
+                out.push(std::mem::take(&mut flags));
             }
-        }
+        });
         if bit != 1 {
             out.push(flags);
+        }
+    }
+
+    /// Passes the key and the part of each container to `take`.
+    #[inline]
+    fn each(&self, mut take: impl FnMut(u32, &Part)) {
+        if self.parts.len() == self.containers as usize {
+            return self.parts.iter().for_each(|part| take(part.key, part));
+        }
+        for part in &self.parts {
+            (part.key..part.key + part.chunks).for_each(|key| take(key, part));
         }
     }
 }
