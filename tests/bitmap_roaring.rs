@@ -141,6 +141,26 @@ thread_local! {
     ];
 }
 
+/// What is packed is written in blocks, what was set one by one is not.
+#[test]
+fn lists_and_runs_of_every_length_are_written_alike_packed_or_not() {
+    let lists = (1..100).map(|count| (count, 1));
+    let runs = (1..100).chain([511, 512, 513, 1000, 2046]).map(|count| (count, 9));
+    let chunks: Vec<(u64, u64)> = lists.chain(runs).collect();
+    for chunks in (1..chunks.len()).map(|from| &chunks[from..]).chain([&chunks[..40], &chunks[..120]]) {
+        let mut bitmap = Bitmap::new(GRANULES, byte()).unwrap();
+        for (chunk, &(count, len_bytes)) in (0u64..).zip(chunks) {
+            (0..count).for_each(|index| bitmap.set((chunk << 16) + 31 * index, len_bytes).unwrap());
+        }
+        let bytes = bytes_of(&bitmap);
+        let map = RoaringTreemap::deserialize_from(&bytes[..]).unwrap();
+        assert!(map.iter().eq(values(&bitmap)));
+        let packed = read(&bytes).unwrap();
+        assert_eq!(packed, bitmap);
+        assert!(bytes_of(&packed) == bytes, "{chunks:?}");
+    }
+}
+
 /// A 64-bit bitmap of one 32-bit bitmap with high key 0.
 fn one_group(group: &[u8]) -> Vec<u8> {
     [&1u64.to_le_bytes(), &0u32.to_le_bytes()[..], group].concat()

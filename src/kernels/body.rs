@@ -640,11 +640,3 @@ pub(super) fn byte_ones(bytes: &[u8]) -> u32 {
     let ones: u32 = words.iter().map(|word| u64::from_le_bytes(*word).count_ones()).sum();
     ones + rest.iter().map(|byte| byte.count_ones()).sum::<u32>()
 }
-
-#[inline(always)]
-pub(super) fn run_bytes(runs: &[Pair], out: &mut [[u8; 4]]) {
-    for (bytes, &[first, last]) in out.iter_mut().zip(runs) {
-        let both = u32::from(last) << 16 | u32::from(first);
-        *bytes = both.wrapping_sub(both << 16).to_le_bytes();
-    }
-}

@@ -122,8 +122,6 @@ pub struct Kernels {
     pub apart_ones: fn(runs: &[Pair]) -> Option<u32>,
     /// The CRC-32C of any bytes.
     pub crc32c: fn(bytes: &[u8]) -> u32,
-    /// Each run, as far as there is room, as it is serialized: its first position and how many follow, little-endian.
-    pub run_bytes: fn(runs: &[Pair], out: &mut [[u8; 4]]),
     /// Takes the bytes of the words that are not 0, as they lie in little-endian memory, behind two levels of masks: a bit
     /// for each byte of the words, of these 1024 bytes again only those that are not 0, and before them [`MASKS`] bytes
     /// with a bit for each of the 1024; how many bytes are filled, and `out` has [`SPARSE_ROOM`].
