@@ -154,6 +154,7 @@ impl Directory {
     }
 
     /// What the chunk of `entry`, or each of its chunks, holds.
+    #[inline(always)]
     pub(super) fn view<'a>(&'a self, entry: &'a Entry) -> View<'a> {
         match &entry.body {
             Body::Full => View::Full,
