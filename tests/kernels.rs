@@ -4,8 +4,8 @@
 
 use checkmap::Extent;
 use checkmap::kernels::{
-    ChunkOperation, EDGES, FEW, FEW_RUNS, GROUP, Kernels, ListOperation, MASKS, Measure, Pair, ROOM, SPARSE_ROOM,
-    WORDS, Words, all_available, select,
+    ChunkOperation, EDGES, FEW, FEW_RUNS, GROUP, Kernels, ListOperation, MASKS, Measure, Pair, ROOM, RUN_BLOCK,
+    SPARSE_ROOM, WORDS, Words, all_available, select,
 };
 use proptest::prelude::*;
 use proptest::sample::select as choose;
@@ -130,6 +130,13 @@ fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     let found = filled(x.len(), start, [7, 7], |out| (kernels.runs)(&words_of(a), out));
     assert!(found == x, "{:?}", kernels.level);
     assert_eq!((kernels.run_ones)(&x) as usize, a.len(), "{:?}", kernels.level);
+    let blocks = x.as_chunks::<RUN_BLOCK>().0;
+    let mut saved = vec![[7; 4 * RUN_BLOCK]; blocks.len() + start];
+    (kernels.save_runs)(blocks, &mut saved);
+    let (bytes, beyond) = saved.as_flattened().split_at(size_of_val(blocks));
+    let expected = blocks.as_flattened().iter().flat_map(|&[first, last]| [first, last - first]);
+    assert!(bytes.iter().copied().eq(expected.flat_map(u16::to_le_bytes)), "{:?}", kernels.level);
+    assert!(beyond.iter().all(|byte| *byte == 7), "{:?}", kernels.level);
     assert_eq!((kernels.apart_ones)(&x), Some(a.len() as u32), "{:?}", kernels.level);
     for place in 0..x.len().min(40) {
         for (first, last) in [(0, -1), (1, 0), (-1, 0), (-2, 0), (0, 1), (0, 2), (30_000, 30_000)] {

@@ -9,12 +9,12 @@
 
 use super::Bitmap;
 use super::container::{
-    ARRAY_MAX, CHUNK, Container, Form as Held, Packer, Pair, Plain, Run, View, Words, no_words, to_u16,
+    ARRAY_MAX, CHUNK, Container, Form as Held, Packer, Pair, Plain, RUNS_MAX, Run, View, Words, no_words, to_u16,
 };
 use super::directory::{Directory, Entry, Packed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use crate::kernels::{ROOM, select};
+use crate::kernels::{Kernels, ROOM, RUN_BLOCK, RunBlock, select};
 use std::convert::Infallible;
 use std::io::{self, Write};
 
@@ -40,7 +40,7 @@ impl Bitmap {
     pub fn to_roaring(&self) -> Vec<u8> {
         let groups = groups(&self.directory);
         let len = usize::try_from(serialized_len(&groups)).unwrap_or(0);
-        let mut out = Vec::with_capacity(len.saturating_add(2 * BLOCK));
+        let mut out = Vec::with_capacity(len);
         out.extend_from_slice(&(groups.len() as u64).to_le_bytes());
         for group in &groups {
             group.write_header(&mut out);
@@ -161,22 +161,20 @@ impl Part {
 /// The positions of a list that is copied as a block, whatever follows in it.
 const SHORT: usize = 16;
 
-/// The runs of a block.
-const BLOCK: usize = 32;
-
 /// Where what is short gathers, so that it is copied in blocks, whatever follows in the last of them: a copy of any few
 /// bytes costs far more.
 struct Stage {
     bytes: [u8; STAGE],
     filled: usize,
+    kernels: &'static Kernels,
 }
 
-/// The bytes of the stage: the first cache holds it beside what is read.
-const STAGE: usize = 8192;
+/// The bytes of the stage, which has room for any runs: the first cache holds it beside what is read.
+const STAGE: usize = 2 + size_of::<[Pair; RUNS_MAX]>() + size_of::<RunBlock>();
 
 impl Stage {
-    const fn new() -> Self {
-        Self { bytes: [0; STAGE], filled: 0 }
+    fn new() -> Self {
+        Self { bytes: [0; STAGE], filled: 0, kernels: select() }
     }
 
     #[inline]
@@ -213,27 +211,23 @@ impl Stage {
     /// Adds the number and the first `count` of some runs, which are followed by anything.
     #[inline]
     fn add_runs(&mut self, runs: &[Pair], count: u32, out: &mut Vec<u8>) {
+        let blocks = (count as usize).div_ceil(RUN_BLOCK);
+        if self.filled + 2 + size_of::<RunBlock>() * blocks > STAGE {
+            self.flush(out);
+        }
         self.add(to_u16(count).to_le_bytes(), 2, out);
-        let (mut rest, mut left) = (runs, count as usize);
-        while left > 0 {
-            let as_saved = block_of(rest).map(|[first, last]| {
-                let both = u32::from(last) << 16 | u32::from(first);
-                both.wrapping_sub(both << 16).to_le()
-            });
-            self.add::<{ 4 * BLOCK }>(bytemuck::cast(as_saved), 4 * left.min(BLOCK), out);
-            (rest, left) = (rest.get(BLOCK..).unwrap_or_default(), left.saturating_sub(BLOCK));
+        match runs.as_chunks().0.get(..blocks) {
+            Some(whole) => {
+                let room = self.bytes.get_mut(self.filled..).unwrap_or_default().as_chunks_mut().0;
+                (self.kernels.save_runs)(whole, room);
+                self.filled += size_of::<Pair>() * count as usize;
+            }
+            None => runs.iter().take(count as usize).for_each(|&[first, last]| {
+                self.add(first.to_le_bytes(), 2, out);
+                self.add((last - first).to_le_bytes(), 2, out);
+            }),
         }
     }
-}
-
-/// The first items of a list, and whatever where it has no more.
-#[inline]
-fn block_of<T: Copy + Default>(list: &[T]) -> [T; BLOCK] {
-    list.first_chunk().copied().unwrap_or_else(|| {
-        let mut block = [T::default(); BLOCK];
-        block.iter_mut().zip(list).for_each(|(to, from)| *to = *from);
-        block
-    })
 }
 
 #[cfg(target_endian = "little")]

@@ -2,7 +2,7 @@
 
 use super::body::EDGES;
 use super::portable::every_kernel;
-use super::{Kernels, Measure, Pair, Words, body};
+use super::{Kernels, Measure, Pair, RunBlock, SavedRuns, Words, body};
 use crate::cpu::Level;
 use crate::geometry::Extent;
 

@@ -2,7 +2,7 @@
 //! Owns the portable bodies of the kernels, which the other files stamp for their instruction sets. Must never ask what the
 //! CPU is.
 
-use super::{Measure, Pair, Words};
+use super::{Measure, Pair, RunBlock, SavedRuns, Words};
 use crate::geometry::Extent;
 use std::hint::select_unpredictable;
 
@@ -14,6 +14,9 @@ pub const ROOM: usize = 64;
 
 /// The bounds that are decoded at a time; the last 64 are room for those of one word.
 pub const EDGES: usize = 128;
+
+/// The runs that are serialized together.
+pub const RUN_BLOCK: usize = 32;
 
 /// The most items that `sort_few` unites, and how many of them are a group.
 pub const FEW: usize = 128;
@@ -639,4 +642,14 @@ pub(super) fn byte_ones(bytes: &[u8]) -> u32 {
     let (words, rest) = bytes.as_chunks::<8>();
     let ones: u32 = words.iter().map(|word| u64::from_le_bytes(*word).count_ones()).sum();
     ones + rest.iter().map(|byte| byte.count_ones()).sum::<u32>()
+}
+
+#[inline(always)]
+pub(super) fn save_runs(runs: &[RunBlock], out: &mut [SavedRuns]) {
+    for (saved, block) in out.iter_mut().zip(runs) {
+        for (bytes, &[first, last]) in saved.as_chunks_mut().0.iter_mut().zip(block) {
+            let both = u32::from(last) << 16 | u32::from(first);
+            *bytes = both.wrapping_sub(both << 16).to_le_bytes();
+        }
+    }
 }

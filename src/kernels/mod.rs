@@ -24,7 +24,7 @@ mod sparse;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use body::{EDGES, FEW, FEW_RUNS, GROUP, MASKS, ROOM, SPARSE_ROOM, WORDS};
+pub use body::{EDGES, FEW, FEW_RUNS, GROUP, MASKS, ROOM, RUN_BLOCK, SPARSE_ROOM, WORDS};
 
 use crate::cpu::Level;
 use crate::geometry::Extent;
@@ -35,6 +35,10 @@ pub type Words = [u64; WORDS];
 
 /// The first and the last position of a run.
 pub type Pair = [u16; 2];
+
+/// Runs that are serialized together, and their bytes.
+pub type RunBlock = [Pair; RUN_BLOCK];
+pub type SavedRuns = [u8; 4 * RUN_BLOCK];
 
 /// What there is in a chunk: 65536 at most of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,6 +126,8 @@ pub struct Kernels {
     pub apart_ones: fn(runs: &[Pair]) -> Option<u32>,
     /// The CRC-32C of any bytes.
     pub crc32c: fn(bytes: &[u8]) -> u32,
+    /// Each run, as far as there is room, as it is serialized: its first position and how many follow, little-endian.
+    pub save_runs: fn(runs: &[RunBlock], out: &mut [SavedRuns]),
     /// Takes the bytes of the words that are not 0, as they lie in little-endian memory, behind two levels of masks: a bit
     /// for each byte of the words, of these 1024 bytes again only those that are not 0, and before them [`MASKS`] bytes
     /// with a bit for each of the 1024; how many bytes are filled, and `out` has [`SPARSE_ROOM`].

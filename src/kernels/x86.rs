@@ -2,7 +2,9 @@
 
 use super::body::EDGES;
 use super::portable::every_kernel;
-use super::{Kernels, Measure, Pair, Words, body, compress, crc, merge, merge_wide, runs_wide, sparse};
+use super::{
+    Kernels, Measure, Pair, RunBlock, SavedRuns, Words, body, compress, crc, merge, merge_wide, runs_wide, sparse,
+};
 use crate::cpu::Level;
 use crate::geometry::Extent;
 
