@@ -522,3 +522,74 @@ fn no_disk_is_larger_than_a_signed_offset_reaches() {
     assert!(Bitmap::new(i64::MAX as u64, granularity(31)).is_ok());
     assert_eq!(kind(Bitmap::from_roaring(&[], 1 << 63, granularity(31))), ErrorKind::InvalidArgument);
 }
+
+/// About `percent` of the granules of `chunks` chunks, at random but the same each time.
+fn dense(chunks: u64, percent: u64, seed: u64) -> Vec<bool> {
+    let mut state = seed | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    (0..chunks << 16).map(|_| next() % 100 < percent).collect()
+}
+
+fn of_booleans(dirty: &[bool]) -> Bitmap {
+    let mut result = bitmap(dirty.len() as u64, 0);
+    for (offset, _) in (0..).zip(dirty).filter(|(_, dirty)| **dirty) {
+        result.set(offset, 1).unwrap();
+    }
+    result.optimize();
+    result
+}
+
+#[test]
+fn words_that_take_up_others_in_their_place_are_what_a_new_union_is() {
+    const CHUNKS: u64 = 12;
+    let ours = dense(CHUNKS, 30, 1);
+    let random = dense(CHUNKS, 30, 2);
+    // What the others have of a chunk: nothing, words, a few, long runs, all that is missing, and all of that but one.
+    let kinds: [fn(u64, bool, bool) -> bool; 6] = [
+        |_, _, _| false,
+        |_, _, random| random,
+        |bit, _, _| bit % 9000 == 77,
+        |bit, _, _| bit % 3000 < 1100,
+        |_, ours, _| !ours,
+        |bit, ours, _| !ours && bit != 40_000,
+    ];
+    for shift in 0..8 {
+        let mut theirs: Vec<bool> = (0u64..)
+            .zip(ours.iter().zip(&random))
+            .map(|(granule, (&ours, &random))| {
+                let kind = kinds[if shift < 6 { ((granule >> 16) + shift) % 6 } else { 10 - shift } as usize];
+                kind(granule & 0xffff, ours, random)
+            })
+            .collect();
+        let (mut a, b) = (of_booleans(&ours), of_booleans(&theirs));
+        assert!(a.heap_bytes() >= 8192 * CHUNKS as usize, "all of it is words");
+        let expected = Bitmap::union_many(&[&a, &b], None).unwrap();
+        assert!(a.dirty_granules() < expected.dirty_granules());
+        a.union_with(&b).unwrap();
+        a.validate().unwrap();
+        theirs.iter_mut().zip(&ours).for_each(|(theirs, ours)| *theirs |= ours);
+        let mut shadowed = Shadowed { bitmap: a, shadow: theirs };
+        shadowed.check();
+        assert_eq!(shadowed.bitmap, expected);
+        assert_eq!(shadowed.bitmap.to_roaring(), expected.to_roaring());
+        assert!(shadowed.bitmap.heap_bytes() <= expected.heap_bytes() + 2 * 8192 + 2048);
+    }
+}
+
+#[test]
+fn what_is_full_after_many_sources_is_full_whatever_follows() {
+    let sources: Vec<Vec<bool>> = (0..40).map(|seed| dense(2, 30, 101 + 2 * seed)).collect();
+    let bitmaps: Vec<Bitmap> = sources.iter().map(|dirty| of_booleans(dirty)).collect();
+    for count in [2, 5, 6, 12, 24, 39, 40] {
+        let union = Bitmap::union_many(&bitmaps.iter().take(count).collect::<Vec<_>>(), None).unwrap();
+        let shadow = (0..2 << 16).map(|granule| sources[..count].iter().any(|dirty| dirty[granule])).collect();
+        Shadowed { bitmap: union, shadow }.check();
+    }
+    let all = Bitmap::union_many(&bitmaps.iter().collect::<Vec<_>>(), None).unwrap();
+    assert_eq!(all.dirty_granules(), 2 << 16, "so many sources fill the disk");
+}

@@ -111,6 +111,11 @@ impl Arena {
         rest.first_chunk().expect("the words of a chunk were put here")
     }
 
+    pub(super) fn words_mut(&mut self, place: Place) -> &mut Words {
+        let rest = &mut self.blocks[place.block as usize][place.word as usize..];
+        rest.first_chunk_mut().expect("the words of a chunk were put here")
+    }
+
     /// The number of blocks, after which the blocks of another arena come to stand.
     pub(super) fn blocks(&self) -> u32 {
         number(self.blocks.len())

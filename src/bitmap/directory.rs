@@ -7,9 +7,13 @@
 //! smallest form; a chunk that is changed afterwards gets a container of its own.
 
 use super::arena::{Arena, Place};
-use super::container::{CHUNK, Container, Form, Packer, Pair, Run, Sparse, View, Words};
+use super::container::{CHUNK, Container, Form, Packer, Pair, Plain, Run, Sparse, View, Words};
+use crate::kernels::select;
 use std::ops::Range;
 use std::sync::OnceLock;
+
+/// Where more than this part of the chunks has left the arena, what stays is packed anew.
+const LOOSE: usize = 16;
 
 /// Consecutive granules, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -378,6 +382,46 @@ impl Directory {
         let middle = (!container.is_empty()).then(|| Entry::own(key, container));
         let right = (key + 1 < end).then(|| Entry::full(key + 1, end));
         self.entries.splice(at..=at, left.into_iter().chain(middle).chain(right));
+    }
+
+    /// Adds all of `other`, if this has words in every chunk that is dirty there: in their place, as fresh pages for a new
+    /// result cost more than the union. Else nothing changes; whether it was done.
+    pub(super) fn unite_in_place(&mut self, other: &Self) -> bool {
+        let mut at = 0;
+        let is_ready = other.entries.iter().all(|theirs| {
+            at += self.entries[at..].iter().take_while(|ours| ours.key < theirs.key).count();
+            let ours = self.entries.get(at);
+            !theirs.is_full() && ours.is_some_and(|ours| ours.key == theirs.key && matches!(ours.body, Body::Words(_)))
+        });
+        if !is_ready {
+            return false;
+        }
+        self.before.take();
+        let (kernels, mut at, mut smaller) = (select(), 0, Vec::new());
+        for theirs in &other.entries {
+            at += self.entries[at..].iter().take_while(|ours| ours.key < theirs.key).count();
+            let ours = &mut self.entries[at];
+            let Body::Words(place) = ours.body else { continue };
+            let words = self.arena.words_mut(place);
+            let measure = match other.view(theirs) {
+                View::Words(others) => (kernels.or)(words, others),
+                view => {
+                    view.add_to(words);
+                    (kernels.measure)(words)
+                }
+            };
+            ours.size = measure.ones;
+            // More bits can be fewer runs, but neither a list nor smaller packed.
+            if Plain::smallest(measure.ones, measure.runs) != Plain::Words {
+                smaller.push(ours.key);
+            }
+        }
+        let is_loose = smaller.len() > self.entries.len() / LOOSE;
+        smaller.into_iter().for_each(|key| self.edit(key, Container::optimize));
+        if is_loose {
+            self.optimize();
+        }
+        true
     }
 
     /// Makes the chunks `key..end` full.

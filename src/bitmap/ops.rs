@@ -126,9 +126,10 @@ impl Bitmap {
         self.check_size(other)?;
         let other = other.rescaled(self.granularity, rounding);
         let (ours, theirs) = (self.directory.entries().len(), other.entries().len());
-        if matches!(operation, Operation::Union) && theirs <= FEW_CHUNKS.min(ours / FEW_OF_MANY) {
+        let is_union = matches!(operation, Operation::Union);
+        if is_union && theirs <= FEW_CHUNKS.min(ours / FEW_OF_MANY) {
             add(&mut self.directory, &other);
-        } else {
+        } else if !(is_union && self.directory.unite_in_place(&other)) {
             self.directory = apply(&self.directory, &other, operation);
         }
         Ok(())

@@ -18,6 +18,9 @@ const SCAN_COST: usize = 10_000;
 /// Above this many runs and single bits of more than two sources, words are the quicker way; at once where registers are wide.
 const SWEEP_MAX: usize = 1024;
 
+/// After so many sources that are added to words follows a look at whether these are full.
+const LOOK: usize = 4;
+
 /// What a union came to, in its smallest form; it lies in the workspace, or is one of the sources.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::bitmap) struct Made<'a> {
@@ -97,7 +100,13 @@ impl Workspace {
             self.words.copy_from_slice(&words[..]);
             self.is_used = true;
             let others = group.iter().enumerate().filter(|&(other, _)| other != index);
-            others.for_each(|(_, view)| view.add_to(&mut self.words));
+            for (added, (_, view)) in (1..).zip(others) {
+                view.add_to(&mut self.words);
+                // What is full need not be read on; what is not is mostly told by its first words.
+                if added % LOOK == 0 && self.words.iter().all(|&word| word == u64::MAX) {
+                    return Made { view: View::Full, ones: CHUNK };
+                }
+            }
             return self.of_words();
         }
         // The most bytes that the result can take as a list, or else as runs.
