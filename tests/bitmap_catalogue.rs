@@ -546,7 +546,7 @@ fn of_booleans(dirty: &[bool]) -> Bitmap {
 
 #[test]
 fn words_that_take_up_others_in_their_place_are_what_a_new_union_is() {
-    const CHUNKS: u64 = 12;
+    const CHUNKS: u64 = 20;
     let ours = dense(CHUNKS, 30, 1);
     let random = dense(CHUNKS, 30, 2);
     // What the others have of a chunk: nothing, words, a few, long runs, all that is missing, and all of that but one.
@@ -558,12 +558,18 @@ fn words_that_take_up_others_in_their_place_are_what_a_new_union_is() {
         |_, ours, _| !ours,
         |bit, ours, _| !ours && bit != 40_000,
     ];
-    for shift in 0..8 {
+    // A kind for each chunk in turn, one for all, and one chunk that becomes full among many.
+    for shift in 0..9 {
         let mut theirs: Vec<bool> = (0u64..)
             .zip(ours.iter().zip(&random))
             .map(|(granule, (&ours, &random))| {
-                let kind = kinds[if shift < 6 { ((granule >> 16) + shift) % 6 } else { 10 - shift } as usize];
-                kind(granule & 0xffff, ours, random)
+                let kind = match (shift, granule >> 16) {
+                    (0..6, chunk) => (chunk + shift) % 6,
+                    (6, _) | (8, 5) => 4,
+                    (7, _) => 3,
+                    _ => 1,
+                };
+                kinds[kind as usize](granule & 0xffff, ours, random)
             })
             .collect();
         let (mut a, b) = (of_booleans(&ours), of_booleans(&theirs));

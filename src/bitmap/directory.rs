@@ -12,7 +12,7 @@ use crate::kernels::select;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// Where more than this part of the chunks has left the arena, what stays is packed anew.
+/// Where more than one in so many chunks has left the arena, what stays is packed anew.
 const LOOSE: usize = 16;
 
 /// Consecutive granules, both ends included.
@@ -387,21 +387,20 @@ impl Directory {
     /// Adds all of `other`, if this has words in every chunk that is dirty there: in their place, as fresh pages for a new
     /// result cost more than the union. Else nothing changes; whether it was done.
     pub(super) fn unite_in_place(&mut self, other: &Self) -> bool {
-        let mut at = 0;
-        let is_ready = other.entries.iter().all(|theirs| {
-            at += self.entries[at..].iter().take_while(|ours| ours.key < theirs.key).count();
-            let ours = self.entries.get(at);
-            !theirs.is_full() && ours.is_some_and(|ours| ours.key == theirs.key && matches!(ours.body, Body::Words(_)))
-        });
-        if !is_ready {
-            return false;
-        }
+        let in_words = |theirs: &Entry| {
+            let at = self.place(theirs.key);
+            match self.entries.get(at)? {
+                Entry { key, body: Body::Words(place), .. } if *key == theirs.key && !theirs.is_full() => {
+                    Some((at, *place))
+                }
+                _ => None,
+            }
+        };
+        let Some(places) = other.entries.iter().map(in_words).collect::<Option<Vec<_>>>() else { return false };
         self.before.take();
-        let (kernels, mut at, mut smaller) = (select(), 0, Vec::new());
-        for theirs in &other.entries {
-            at += self.entries[at..].iter().take_while(|ours| ours.key < theirs.key).count();
+        let (kernels, mut smaller) = (select(), Vec::new());
+        for (theirs, (at, place)) in other.entries.iter().zip(places) {
             let ours = &mut self.entries[at];
-            let Body::Words(place) = ours.body else { continue };
             let words = self.arena.words_mut(place);
             let measure = match other.view(theirs) {
                 View::Words(others) => (kernels.or)(words, others),

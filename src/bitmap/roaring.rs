@@ -158,7 +158,7 @@ impl Part {
     }
 }
 
-/// The positions of a list that is copied as a block, whatever follows in it.
+/// A list of no more positions is copied as a block of so many, whatever follows it.
 const SHORT: usize = 16;
 
 /// Where what is short gathers, so that it is copied in blocks, whatever follows in the last of them: a copy of any few
@@ -197,36 +197,26 @@ impl Stage {
         }
     }
 
-    /// Adds the first `count` positions of a list, no more than a block, which are followed by anything.
+    /// Adds the first `count` positions of a list, no more than a block, if whatever follows them fills one; whether it did.
     #[inline]
-    fn add_short(&mut self, list: &[u16], count: u32, out: &mut Vec<u8>) {
-        match list.first_chunk::<SHORT>() {
-            Some(block) => {
-                self.add::<{ 2 * SHORT }>(bytemuck::cast(block.map(u16::to_le)), 2 * count as usize, out);
-            }
-            None => list.iter().take(count as usize).for_each(|position| self.add(position.to_le_bytes(), 2, out)),
-        }
+    fn add_short(&mut self, list: &[u16], count: u32, out: &mut Vec<u8>) -> bool {
+        let Some(block) = list.first_chunk::<SHORT>() else { return false };
+        self.add::<{ 2 * SHORT }>(bytemuck::cast(block.map(u16::to_le)), 2 * count as usize, out);
+        true
     }
 
-    /// Adds the number and the first `count` of some runs, which are followed by anything.
+    /// Adds the number and the first `count` of some runs, if whatever follows them fills the last block; whether it did.
     #[inline]
-    fn add_runs(&mut self, runs: &[Pair], count: u32, out: &mut Vec<u8>) {
-        let blocks = (count as usize).div_ceil(RUN_BLOCK);
-        if self.filled + 2 + size_of::<RunBlock>() * blocks > STAGE {
+    fn add_runs(&mut self, runs: &[Pair], count: u32, out: &mut Vec<u8>) -> bool {
+        let Some(blocks) = runs.as_chunks().0.get(..(count as usize).div_ceil(RUN_BLOCK)) else { return false };
+        if self.filled + 2 + size_of_val(blocks) > STAGE {
             self.flush(out);
         }
         self.add(to_u16(count).to_le_bytes(), 2, out);
-        match runs.as_chunks().0.get(..blocks) {
-            Some(whole) => {
-                let room = self.bytes.get_mut(self.filled..).unwrap_or_default().as_chunks_mut().0;
-                (self.kernels.save_runs)(whole, room);
-                self.filled += size_of::<Pair>() * count as usize;
-            }
-            None => runs.iter().take(count as usize).for_each(|&[first, last]| {
-                self.add(first.to_le_bytes(), 2, out);
-                self.add((last - first).to_le_bytes(), 2, out);
-            }),
-        }
+        let room = self.bytes.get_mut(self.filled..).unwrap_or_default().as_chunks_mut().0;
+        (self.kernels.save_runs)(blocks, room);
+        self.filled += size_of::<Pair>() * count as usize;
+        true
     }
 }
 
@@ -286,19 +276,20 @@ impl<'a> Group<'a> {
     ) -> std::result::Result<(), E> {
         let mut stage = Stage::new();
         for (entry, part) in self.entries.iter().zip(&self.parts) {
-            match self.directory.packed(entry) {
+            let is_staged = match self.directory.packed(entry) {
                 Some(Packed::Runs(runs)) if part.is_runs => stage.add_runs(runs, part.len / 4, out),
                 Some(Packed::List(list)) if part.ones as usize <= SHORT => stage.add_short(list, part.ones, out),
-                _ => {
-                    stage.flush(out);
-                    for _ in 0..part.chunks {
-                        part.write_view(self.directory.view(entry), out);
-                        next(out)?;
-                    }
-                    continue;
-                }
+                _ => false,
+            };
+            if is_staged {
+                next(out)?;
+                continue;
             }
-            next(out)?;
+            stage.flush(out);
+            for _ in 0..part.chunks {
+                part.write_view(self.directory.view(entry), out);
+                next(out)?;
+            }
         }
         stage.flush(out);
         Ok(())
