@@ -33,14 +33,14 @@ const WRITE_BYTES: usize = 1 << 16;
 impl Bitmap {
     /// The number of bytes that [`Bitmap::write_roaring`] writes.
     pub fn serialized_len(&self) -> u64 {
-        serialized_len(&groups(&self.directory))
+        8 + groups(&self.directory).map(|group| group.len()).sum::<u64>()
     }
 
     /// The bytes that [`Bitmap::write_roaring`] writes.
     pub fn to_roaring(&self) -> Vec<u8> {
-        let groups = groups(&self.directory);
-        let len = usize::try_from(serialized_len(&groups)).unwrap_or(0);
-        let mut out = Vec::with_capacity(len);
+        let groups: Vec<Group<'_>> = groups(&self.directory).collect();
+        let len = 8 + groups.iter().map(Group::len).sum::<u64>();
+        let mut out = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
         out.extend_from_slice(&(groups.len() as u64).to_le_bytes());
         for group in &groups {
             group.write_header(&mut out);
@@ -54,10 +54,9 @@ impl Bitmap {
     ///
     /// Any error is that of `out`.
     pub fn write_roaring(&self, out: &mut impl Write) -> io::Result<()> {
-        let groups = groups(&self.directory);
-        out.write_all(&(groups.len() as u64).to_le_bytes())?;
+        out.write_all(&(highs(&self.directory).count() as u64).to_le_bytes())?;
         let mut buffer = Vec::new();
-        for group in &groups {
+        for group in groups(&self.directory) {
             group.write_header(&mut buffer);
             group.write_bodies(&mut buffer, |buffer| {
                 if buffer.len() >= WRITE_BYTES {
@@ -100,39 +99,42 @@ impl Bitmap {
     }
 }
 
-/// What a group has of an entry: one container, or several full ones.
+/// A container in the making.
 #[derive(Clone, Copy)]
 struct Part {
-    /// The first chunk's index in its group.
-    key: u32,
-    chunks: u32,
-    /// The values of each container, and its bytes.
-    ones: u32,
-    len: u32,
+    /// As the header has it: the key, and above it the number of values, less one.
+    description: u32,
+    len: u16,
     /// Whether it is written as runs, which is only where they are smaller than anything else.
     is_runs: bool,
 }
 
 impl Part {
+    /// The container of an entry, or the first of them.
     #[inline(always)]
-    fn new(directory: &Directory, entry: &Entry, high: u32) -> Self {
-        let (key, ones) = (entry.key % GROUP, entry.ones_of_chunk());
-        let plain = |len| Self { key, chunks: 1, ones, len, is_runs: false };
+    fn new(directory: &Directory, entry: &Entry) -> Self {
+        let ones = entry.ones_of_chunk();
         let of_runs = |runs: u32| {
             let (as_runs, as_others) = (2 + 4 * runs, if ones as usize <= ARRAY_MAX { 2 * ones } else { 8192 });
-            Self { len: as_runs.min(as_others), is_runs: as_runs < as_others, ..plain(0) }
+            (as_runs.min(as_others), as_runs < as_others)
         };
-        match entry.packed_form() {
-            Some(Held::Array) => plain(2 * ones),
-            Some(Held::Words) => plain(8192),
+        let (len, is_runs) = match entry.packed_form() {
+            Some(Held::Array) => (2 * ones, false),
+            Some(Held::Words) => (8192, false),
             #[allow(clippy::cast_possible_truncation, reason = "there are at most 2048 runs")]
             Some(Held::Runs) => of_runs(entry.bytes() as u32 / 4),
-            Some(Held::Full) => {
-                let (from, to) = (entry.key.max(high * GROUP), entry.end().min((high + 1) * GROUP));
-                Self { key: from % GROUP, chunks: to - from, ..of_runs(1) }
-            }
+            Some(Held::Full) => of_runs(1),
             Some(Held::Sparse) | None => of_runs(directory.view(entry).run_count()),
-        }
+        };
+        Self { description: entry.key % GROUP | (ones - 1) << 16, len: to_u16(len), is_runs }
+    }
+
+    fn ones(self) -> u32 {
+        (self.description >> 16) + 1
+    }
+
+    fn runs(self) -> u16 {
+        self.len / 4
     }
 
     #[inline(never)]
@@ -140,13 +142,13 @@ impl Part {
         let runs = || view.runs(Run::WHOLE);
         match view {
             _ if self.is_runs => {
-                out.extend_from_slice(&to_u16(self.len / 4).to_le_bytes());
+                out.extend_from_slice(&self.runs().to_le_bytes());
                 runs().for_each(|run| {
                     out.extend_from_slice(&run.first.to_le_bytes());
                     out.extend_from_slice(&(run.last - run.first).to_le_bytes());
                 });
             }
-            _ if self.ones as usize > ARRAY_MAX => write_words(&view.words(), out),
+            _ if self.ones() as usize > ARRAY_MAX => write_words(&view.words(), out),
             View::Array(list) => write_list(list, out),
             View::Sparse(_) => {
                 let mut list = [0; ARRAY_MAX + ROOM];
@@ -159,12 +161,12 @@ impl Part {
 }
 
 /// A list of no more positions is copied as a block of so many, whatever follows it.
-const SHORT: usize = 16;
+const SHORT: usize = 32;
 
 /// Where what is short gathers, so that it is copied in blocks, whatever follows in the last of them: a copy of any few
 /// bytes costs far more.
-struct Stage {
-    bytes: [u8; STAGE],
+struct Stage<'a> {
+    bytes: &'a mut [u8; STAGE],
     filled: usize,
     kernels: &'static Kernels,
 }
@@ -172,12 +174,13 @@ struct Stage {
 /// The bytes of the stage, which has room for any runs: the first cache holds it beside what is read.
 const STAGE: usize = 2 + size_of::<[Pair; RUNS_MAX]>() + size_of::<RunBlock>();
 
-impl Stage {
-    fn new() -> Self {
-        Self { bytes: [0; STAGE], filled: 0, kernels: select() }
+// Always inlined, so that the registers hold how far it is filled: each block waits for it.
+impl<'a> Stage<'a> {
+    fn new(bytes: &'a mut [u8; STAGE]) -> Self {
+        Self { bytes, filled: 0, kernels: select() }
     }
 
-    #[inline]
+    #[inline(always)]
     fn flush(&mut self, out: &mut Vec<u8>) {
         if self.filled > 0 {
             out.extend_from_slice(self.bytes.get(..self.filled).unwrap_or_default());
@@ -185,12 +188,31 @@ impl Stage {
         }
     }
 
-    /// Adds the first `len` of `bytes`.
-    #[inline]
-    fn add<const N: usize>(&mut self, bytes: [u8; N], len: usize, out: &mut Vec<u8>) {
-        if self.filled + N > STAGE {
+    /// Adds one container, or writes it past the stage.
+    #[inline(always)]
+    fn add_part(&mut self, directory: &Directory, entry: &Entry, part: Part, out: &mut Vec<u8>) {
+        let is_staged = match directory.packed(entry) {
+            Some(Packed::Runs(runs)) if part.is_runs => self.add_runs(runs, part.runs(), out),
+            Some(Packed::List(list)) if part.ones() as usize <= SHORT => self.add_short(list, part.ones(), out),
+            _ => false,
+        };
+        if !is_staged {
+            self.flush(out);
+            part.write_view(directory.view(entry), out);
+        }
+    }
+
+    /// Makes room for so many bytes, before they are read: else they would wait on the stack for the flush.
+    #[inline(always)]
+    fn prepare(&mut self, len: usize, out: &mut Vec<u8>) {
+        if self.filled + len > STAGE {
             self.flush(out);
         }
+    }
+
+    /// Adds the first `len` of `bytes`, for all of which there is room.
+    #[inline(always)]
+    fn add<const N: usize>(&mut self, bytes: [u8; N], len: usize) {
         if let Some(place) = self.bytes.get_mut(self.filled..).and_then(<[u8]>::first_chunk_mut) {
             *place = bytes;
             self.filled += len;
@@ -198,24 +220,23 @@ impl Stage {
     }
 
     /// Adds the first `count` positions of a list, no more than a block, if whatever follows them fills one; whether it did.
-    #[inline]
+    #[inline(always)]
     fn add_short(&mut self, list: &[u16], count: u32, out: &mut Vec<u8>) -> bool {
         let Some(block) = list.first_chunk::<SHORT>() else { return false };
-        self.add::<{ 2 * SHORT }>(bytemuck::cast(block.map(u16::to_le)), 2 * count as usize, out);
+        self.prepare(2 * SHORT, out);
+        self.add::<{ 2 * SHORT }>(bytemuck::cast(block.map(u16::to_le)), 2 * count as usize);
         true
     }
 
     /// Adds the number and the first `count` of some runs, if whatever follows them fills the last block; whether it did.
-    #[inline]
-    fn add_runs(&mut self, runs: &[Pair], count: u32, out: &mut Vec<u8>) -> bool {
-        let Some(blocks) = runs.as_chunks().0.get(..(count as usize).div_ceil(RUN_BLOCK)) else { return false };
-        if self.filled + 2 + size_of_val(blocks) > STAGE {
-            self.flush(out);
-        }
-        self.add(to_u16(count).to_le_bytes(), 2, out);
+    #[inline(always)]
+    fn add_runs(&mut self, runs: &[Pair], count: u16, out: &mut Vec<u8>) -> bool {
+        let Some(blocks) = runs.as_chunks().0.get(..usize::from(count).div_ceil(RUN_BLOCK)) else { return false };
+        self.prepare(2 + size_of_val(blocks), out);
+        self.add(count.to_le_bytes(), 2);
         let room = self.bytes.get_mut(self.filled..).unwrap_or_default().as_chunks_mut().0;
         (self.kernels.save_runs)(blocks, room);
-        self.filled += size_of::<Pair>() * count as usize;
+        self.filled += size_of::<Pair>() * usize::from(count);
         true
     }
 }
@@ -245,26 +266,33 @@ struct Group<'a> {
     directory: &'a Directory,
     high: u32,
     entries: &'a [Entry],
-    /// One for each entry.
+    /// One for each chunk.
     parts: Vec<Part>,
-    containers: u32,
     has_runs: bool,
     body_len: u64,
 }
 
 impl<'a> Group<'a> {
+    #[inline]
     fn new(directory: &'a Directory, high: u32) -> Self {
         let entries = directory.within(high * GROUP, (high + 1) * GROUP);
-        let (mut containers, mut has_runs, mut body_len) = (0, false, 0);
-        let parts = entries.iter().map(|entry| {
-            let part = Part::new(directory, entry, high);
-            containers += part.chunks;
+        let (mut has_full, mut has_runs) = (false, false);
+        let part = |entry: &Entry| {
+            let part = Part::new(directory, entry);
+            has_full |= entry.is_full();
             has_runs |= part.is_runs;
-            body_len += u64::from(part.chunks) * u64::from(part.len);
             part
-        });
-        let parts = parts.collect();
-        Self { directory, high, entries, parts, containers, has_runs, body_len }
+        };
+        let mut parts: Vec<Part> = entries.iter().map(part).collect();
+        if has_full {
+            let alike = |(entry, part): (&Entry, Part)| {
+                let chunks = chunks_within(entry, high);
+                chunks.map(move |chunk| Part { description: chunk % GROUP | part.description & !0xffff, ..part })
+            };
+            parts = entries.iter().zip(parts).flat_map(alike).collect();
+        }
+        let body_len = parts.iter().map(|part| u64::from(part.len)).sum();
+        Self { directory, high, entries, parts, has_runs, body_len }
     }
 
     /// Writes the containers, and calls `next` after each.
@@ -274,29 +302,32 @@ impl<'a> Group<'a> {
         out: &mut Vec<u8>,
         mut next: impl FnMut(&mut Vec<u8>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let mut stage = Stage::new();
-        for (entry, part) in self.entries.iter().zip(&self.parts) {
-            let is_staged = match self.directory.packed(entry) {
-                Some(Packed::Runs(runs)) if part.is_runs => stage.add_runs(runs, part.len / 4, out),
-                Some(Packed::List(list)) if part.ones as usize <= SHORT => stage.add_short(list, part.ones, out),
-                _ => false,
-            };
-            if is_staged {
+        let mut room = [0; STAGE];
+        let mut stage = Stage::new(&mut room);
+        if self.entries.len() == self.parts.len() {
+            for (entry, part) in self.entries.iter().zip(&self.parts) {
+                stage.add_part(self.directory, entry, *part, out);
                 next(out)?;
-                continue;
             }
-            stage.flush(out);
-            for _ in 0..part.chunks {
-                part.write_view(self.directory.view(entry), out);
-                next(out)?;
+        } else {
+            let mut parts = self.parts.iter();
+            for entry in self.entries {
+                for part in parts.by_ref().take(chunks_within(entry, self.high).len()) {
+                    stage.add_part(self.directory, entry, *part, out);
+                    next(out)?;
+                }
             }
         }
         stage.flush(out);
         Ok(())
     }
 
+    fn len(&self) -> u64 {
+        4 + self.header_len() + self.body_len
+    }
+
     fn header_len(&self) -> u64 {
-        let containers = u64::from(self.containers);
+        let containers = self.parts.len() as u64;
         if !self.has_runs {
             return 8 + 8 * containers;
         }
@@ -305,79 +336,56 @@ impl<'a> Group<'a> {
     }
 
     fn has_offsets(&self) -> bool {
-        !self.has_runs || self.containers >= OFFSETS_FROM
+        !self.has_runs || self.parts.len() >= OFFSETS_FROM as usize
     }
 
     #[inline(never)]
     fn write_header(&self, out: &mut Vec<u8>) {
-        let containers = self.containers as usize;
+        #[allow(clippy::cast_possible_truncation, reason = "there are at most 65536")]
+        let containers = self.parts.len() as u32;
         out.extend_from_slice(&self.high.to_le_bytes());
         if self.has_runs {
-            out.extend_from_slice(&(u32::from(COOKIE_WITH_RUNS) | (self.containers - 1) << 16).to_le_bytes());
-            self.write_flags(out);
+            out.extend_from_slice(&(u32::from(COOKIE_WITH_RUNS) | (containers - 1) << 16).to_le_bytes());
+            let flag = |(bit, part): (usize, &Part)| u8::from(part.is_runs) << bit;
+            out.extend(self.parts.chunks(8).map(|parts| parts.iter().enumerate().map(flag).sum::<u8>()));
         } else {
             out.extend_from_slice(&COOKIE_WITHOUT_RUNS.to_le_bytes());
-            out.extend_from_slice(&self.containers.to_le_bytes());
+            out.extend_from_slice(&containers.to_le_bytes());
         }
         let start = out.len();
-        out.resize(start + 4 * containers * (1 + usize::from(self.has_offsets())), 0);
+        out.resize(start + 4 * self.parts.len() * (1 + usize::from(self.has_offsets())), 0);
         let room = out.get_mut(start..).unwrap_or_default().as_chunks_mut::<4>().0;
-        let (mut descriptions, mut offsets) = room.split_at_mut(containers);
+        let (descriptions, offsets) = room.split_at_mut(self.parts.len());
+        for (place, part) in descriptions.iter_mut().zip(&self.parts) {
+            *place = part.description.to_le_bytes();
+        }
         #[allow(clippy::cast_possible_truncation, reason = "65536 containers take less than 2^30 bytes")]
         let mut offset = self.header_len() as u32;
-        self.each(|key, part| {
-            if let Some(place) = descriptions.split_off_first_mut() {
-                *place = (key | (part.ones - 1) << 16).to_le_bytes();
-            }
-            if let Some(place) = offsets.split_off_first_mut() {
-                *place = offset.to_le_bytes();
-            }
-            offset = offset.wrapping_add(part.len);
-        });
-    }
-
-    /// A bit for each container, set where it is written as runs.
-    #[inline(never)]
-    fn write_flags(&self, out: &mut Vec<u8>) {
-        let (mut flags, mut bit) = (0, 1u8);
-        self.each(|_, part| {
-            flags |= if part.is_runs { bit } else { 0 };
-            bit = bit.rotate_left(1);
-            if bit == 1 {
-                out.push(std::mem::take(&mut flags));
-            }
-        });
-        if bit != 1 {
-            out.push(flags);
-        }
-    }
-
-    /// Passes the key and the part of each container to `take`.
-    #[inline]
-    fn each(&self, mut take: impl FnMut(u32, &Part)) {
-        if self.parts.len() == self.containers as usize {
-            return self.parts.iter().for_each(|part| take(part.key, part));
-        }
-        for part in &self.parts {
-            (part.key..part.key + part.chunks).for_each(|key| take(key, part));
+        for (place, part) in offsets.iter_mut().zip(&self.parts) {
+            *place = offset.to_le_bytes();
+            offset += u32::from(part.len);
         }
     }
 }
 
-fn groups(directory: &Directory) -> Vec<Group<'_>> {
-    let mut groups: Vec<Group<'_>> = Vec::new();
-    let mut rest = directory.entries();
-    while let Some(entry) = rest.first() {
-        let next = groups.last().map_or(0, |group| group.high + 1);
-        let group = Group::new(directory, next.max(entry.key / GROUP));
-        rest = directory.entries().get(directory.place((group.high + 1) * GROUP)..).unwrap_or_default();
-        groups.push(group);
-    }
-    groups
+/// The chunks of an entry that lie in a group.
+fn chunks_within(entry: &Entry, high: u32) -> std::ops::Range<u32> {
+    entry.key.max(high * GROUP)..entry.end().min((high + 1) * GROUP)
 }
 
-fn serialized_len(groups: &[Group<'_>]) -> u64 {
-    8 + groups.iter().map(|group| 4 + group.header_len() + group.body_len).sum::<u64>()
+/// The high 32 bits of the granules that are dirty.
+fn highs(directory: &Directory) -> impl Iterator<Item = u32> {
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let entry = directory.entries().get(directory.place(next * GROUP)..)?.first()?;
+        let high = next.max(entry.key / GROUP);
+        next = high + 1;
+        Some(high)
+    })
+}
+
+fn groups(directory: &Directory) -> impl Iterator<Item = Group<'_>> {
+    highs(directory).map(|high| Group::new(directory, high))
 }
 
 /// The bytes that are not yet read.

@@ -647,9 +647,11 @@ pub(super) fn byte_ones(bytes: &[u8]) -> u32 {
 #[inline(always)]
 pub(super) fn save_runs(runs: &[RunBlock], out: &mut [SavedRuns]) {
     for (saved, block) in out.iter_mut().zip(runs) {
-        for (bytes, &[first, last]) in saved.as_chunks_mut().0.iter_mut().zip(block) {
-            let both = u32::from(last) << 16 | u32::from(first);
-            *bytes = both.wrapping_sub(both << 16).to_le_bytes();
-        }
+        // As whole numbers, the first in the lower half: pairs are taken apart and put together again.
+        let both: [u32; RUN_BLOCK] = bytemuck::cast(*block);
+        *saved = bytemuck::cast(both.map(|both| {
+            let both = if cfg!(target_endian = "little") { both } else { both.rotate_left(16) };
+            both.wrapping_sub(both << 16).to_le()
+        }));
     }
 }
