@@ -3,7 +3,7 @@
 //! built from such views in ascending order, and the union of many views. Must never know how they are stored.
 
 use super::Bitmap;
-use super::container::{CHUNK, Container, Packer, Run, Workspace, no_words, packed_len};
+use super::container::{CHUNK, Container, Made, Packer, Run, Workspace, no_words, packed_len};
 pub(crate) use super::container::{Form, Pair, Plain, SPARSE_FROM, Sparse, View, Words};
 use crate::error::Result;
 use crate::geometry::Granularity;
@@ -74,8 +74,8 @@ impl Bitmap {
                 copy.optimize();
                 view = copy.view();
             }
-            let (key, chunks, ones) = (entry.key, entry.chunks(), entry.ones_of_chunk());
-            take(Chunk { key, chunks, view: packer.pack(view), ones, runs: view.run_count() })?;
+            let (key, chunks, Measure { ones, runs }) = (entry.key, entry.chunks(), entry.measure_of_chunk());
+            take(Chunk { key, chunks, view: packer.pack(view), ones, runs })?;
         }
         Ok(())
     }
@@ -107,11 +107,11 @@ impl ChunkCollector {
                         View::Sparse(sparse) => View::Sparse(Sparse::counted(sparse.bytes, runs)),
                         _ => self.packer.pack(view),
                     };
-                    return directory.push(key, ones, view);
+                    return directory.push(key, Measure { ones, runs }, view);
                 }
                 let mut container = Container::copy(view, ones);
                 container.optimize();
-                directory.push(key, ones, self.packer.pack(container.view()));
+                directory.push(key, container.measure(), self.packer.pack(container.view()));
             }
         }
     }
@@ -206,7 +206,8 @@ impl Union {
             let runs = pair_ends.iter().map(|&end| View::Runs(&pairs[std::mem::replace(&mut first, end)..end]));
             workspace.unite(&lists.chain(runs).chain([View::Array(&[]), View::Array(&[])]).collect::<Vec<_>>())
         };
-        (made.ones > 0).then(|| Chunk { key, chunks: 1, view: made.view, ones: made.ones, runs: made.view.run_count() })
+        let Made { view, measure: Measure { ones, runs } } = made;
+        (ones > 0).then_some(Chunk { key, chunks: 1, view, ones, runs })
     }
 
     /// What was added, counted, in whatever form is quick; and how long it is packed, where that is its smallest form.

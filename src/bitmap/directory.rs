@@ -7,8 +7,8 @@
 //! smallest form; a chunk that is changed afterwards gets a container of its own.
 
 use super::arena::{Arena, Place};
-use super::container::{CHUNK, Container, Form, Packer, Pair, Plain, Run, Sparse, View, Words};
-use crate::kernels::select;
+use super::container::{CHUNK, Container, Form, Packer, Pair, Plain, Run, Sparse, View, Words, to_u16};
+use crate::kernels::{Measure, select};
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -35,11 +35,11 @@ pub(super) struct Entry {
 #[derive(Clone)]
 enum Body {
     Full,
-    Array(Place),
-    Words(Place),
-    /// With the number of runs.
+    // What is packed knows how many runs there are: of words 32768 at most.
+    Array(Place, u16),
+    Words(Place, u16),
     Runs(Place, u16),
-    /// With the number of bytes and of runs.
+    /// With the number of bytes, too.
     Sparse(Place, u16, u16),
     /// Never full nor empty.
     Own(Box<Container>),
@@ -89,9 +89,25 @@ impl Entry {
     pub(super) fn ones_of_chunk(&self) -> u32 {
         match &self.body {
             Body::Full => CHUNK,
-            Body::Array(_) | Body::Words(_) | Body::Runs(..) | Body::Sparse(..) => self.size,
+            Body::Array(..) | Body::Words(..) | Body::Runs(..) | Body::Sparse(..) => self.size,
             Body::Own(container) => container.ones(),
         }
+    }
+
+    /// The maximal runs of dirty granules of one of the chunks.
+    pub(super) fn runs_of_chunk(&self) -> u32 {
+        match &self.body {
+            Body::Full => 1,
+            Body::Array(_, runs) | Body::Words(_, runs) | Body::Runs(_, runs) | Body::Sparse(.., runs) => {
+                (*runs).into()
+            }
+            Body::Own(container) => container.view().run_count(),
+        }
+    }
+
+    /// What one of the chunks holds.
+    pub(super) fn measure_of_chunk(&self) -> Measure {
+        Measure { ones: self.ones_of_chunk(), runs: self.runs_of_chunk() }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -102,8 +118,8 @@ impl Entry {
     pub(super) fn packed_form(&self) -> Option<Form> {
         match self.body {
             Body::Full => Some(Form::Full),
-            Body::Array(_) => Some(Form::Array),
-            Body::Words(_) => Some(Form::Words),
+            Body::Array(..) => Some(Form::Array),
+            Body::Words(..) => Some(Form::Words),
             Body::Runs(..) => Some(Form::Runs),
             Body::Sparse(..) => Some(Form::Sparse),
             Body::Own(_) => None,
@@ -119,8 +135,8 @@ impl Entry {
     pub(super) fn bytes(&self) -> usize {
         match &self.body {
             Body::Full => 0,
-            Body::Array(_) => 2 * self.size as usize,
-            Body::Words(_) => size_of::<Words>(),
+            Body::Array(..) => 2 * self.size as usize,
+            Body::Words(..) => size_of::<Words>(),
             Body::Runs(_, count) => 4 * usize::from(*count),
             Body::Sparse(_, len, _) => usize::from(*len),
             Body::Own(container) => container.view().bytes(),
@@ -162,8 +178,8 @@ impl Directory {
     pub(super) fn view<'a>(&'a self, entry: &'a Entry) -> View<'a> {
         match &entry.body {
             Body::Full => View::Full,
-            Body::Array(place) => View::Array(self.arena.list(*place, entry.size as usize)),
-            Body::Words(place) => View::Words(self.arena.words(*place)),
+            Body::Array(place, _) => View::Array(self.arena.list(*place, entry.size as usize)),
+            Body::Words(place, _) => View::Words(self.arena.words(*place)),
             Body::Runs(place, count) => View::Runs(self.arena.pairs(*place, usize::from(*count))),
             Body::Sparse(place, len, runs) => {
                 View::Sparse(Sparse::counted(self.arena.bytes(*place, usize::from(*len)), u32::from(*runs)))
@@ -176,7 +192,7 @@ impl Directory {
     #[inline]
     pub(super) fn packed(&self, entry: &Entry) -> Option<Packed<'_>> {
         match entry.body {
-            Body::Array(place) => Some(Packed::List(self.arena.rest(place))),
+            Body::Array(place, _) => Some(Packed::List(self.arena.rest(place))),
             Body::Runs(place, _) => Some(Packed::Runs(self.arena.rest(place).as_chunks().0)),
             _ => None,
         }
@@ -202,9 +218,9 @@ impl Directory {
                 Body::Full => packed.push_full(entry.key, entry.size),
                 Body::Own(mut container) => {
                     container.optimize();
-                    packed.push(entry.key, container.ones(), packer.pack(container.view()));
+                    packed.push(entry.key, container.measure(), packer.pack(container.view()));
                 }
-                _ => packed.push(entry.key, entry.size, self.view(&entry)),
+                _ => packed.push(entry.key, entry.measure_of_chunk(), self.view(&entry)),
             }
         }
         packed.shrink();
@@ -284,28 +300,22 @@ impl Directory {
         }
     }
 
-    /// Appends a copy of `view`, which holds `ones` bits in their smallest form, after the last entry. Nothing is added by
+    /// Appends a copy of `view`, which holds `measure` in its smallest form, after the last entry. Nothing is added by
     /// nothing.
-    pub(super) fn push(&mut self, key: u32, ones: u32, view: View<'_>) {
+    pub(super) fn push(&mut self, key: u32, measure: Measure, view: View<'_>) {
+        let runs = to_u16(measure.runs);
         let body = match view {
             View::Full => return self.push_full(key, 1),
             View::Array([]) => return,
-            View::Array(array) => Body::Array(self.arena.push_list(array)),
-            View::Words(words) => Body::Words(self.arena.push_words(words)),
-            #[allow(clippy::cast_possible_truncation, reason = "there are at most 2048 runs")]
-            View::Runs(runs) => Body::Runs(self.arena.push_pairs(runs), runs.len() as u16),
-            #[allow(
-                clippy::cast_possible_truncation,
-                reason = "it is smaller than words, and so has no more than 32768 runs"
-            )]
-            View::Sparse(sparse) => {
-                let place = self.arena.push_bytes(sparse.bytes);
-                Body::Sparse(place, sparse.bytes.len() as u16, view.run_count() as u16)
-            }
+            View::Array(array) => Body::Array(self.arena.push_list(array), runs),
+            View::Words(words) => Body::Words(self.arena.push_words(words), runs),
+            View::Runs(list) => Body::Runs(self.arena.push_pairs(list), runs),
+            #[allow(clippy::cast_possible_truncation, reason = "it is smaller than words")]
+            View::Sparse(sparse) => Body::Sparse(self.arena.push_bytes(sparse.bytes), sparse.bytes.len() as u16, runs),
         };
         self.before.take();
         self.packed += 1;
-        self.entries.push(Entry { key, size: ones, body });
+        self.entries.push(Entry { key, size: measure.ones, body });
     }
 
     /// Appends a copy of an entry of `other`.
@@ -315,11 +325,11 @@ impl Directory {
         }
         let view = other.view(entry);
         if entry.is_smallest() {
-            return self.push(entry.key, entry.ones_of_chunk(), view);
+            return self.push(entry.key, entry.measure_of_chunk(), view);
         }
         let mut container = Container::copy(view, entry.ones_of_chunk());
         container.optimize();
-        self.push(entry.key, container.ones(), container.view());
+        self.push(entry.key, container.measure(), container.view());
     }
 
     /// Appends all of a directory that begins behind this one.
@@ -332,7 +342,7 @@ impl Directory {
         }
         self.entries.extend(entries.map(|mut entry| {
             match &mut entry.body {
-                Body::Array(place) | Body::Words(place) | Body::Runs(place, _) | Body::Sparse(place, ..) => {
+                Body::Array(place, _) | Body::Words(place, _) | Body::Runs(place, _) | Body::Sparse(place, ..) => {
                     *place = place.after(blocks);
                 }
                 Body::Full | Body::Own(_) => {}
@@ -390,7 +400,7 @@ impl Directory {
         let in_words = |theirs: &Entry| {
             let at = self.place(theirs.key);
             match self.entries.get(at)? {
-                Entry { key, body: Body::Words(place), .. } if *key == theirs.key && !theirs.is_full() => {
+                Entry { key, body: Body::Words(place, _), .. } if *key == theirs.key && !theirs.is_full() => {
                     Some((at, *place))
                 }
                 _ => None,
@@ -409,7 +419,7 @@ impl Directory {
                     (kernels.measure)(words)
                 }
             };
-            ours.size = measure.ones;
+            (ours.size, ours.body) = (measure.ones, Body::Words(place, to_u16(measure.runs)));
             // More bits can be fewer runs, but neither a list nor smaller packed.
             if Plain::smallest(measure.ones, measure.runs) != Plain::Words {
                 smaller.push(ours.key);
@@ -521,6 +531,9 @@ impl Directory {
             if entry.is_smallest() && !view.is_smallest(view.ones(), view.run_count()) {
                 return wrong("what is packed is not in its smallest form");
             }
+            if entry.runs_of_chunk() != view.run_count() {
+                return wrong("the count of runs is wrong");
+            }
             match last {
                 Some(last) if last.end() > entry.key => return wrong("entries overlap or are out of order"),
                 Some(last) if last.end() == entry.key && last.is_full() && entry.is_full() => {
@@ -592,7 +605,7 @@ impl Collector {
 
     fn close_chunk(&mut self) {
         let container = Container::from_runs(std::mem::take(&mut self.runs));
-        self.directory.push(self.key, container.ones(), self.packer.pack(container.view()));
+        self.directory.push(self.key, container.measure(), self.packer.pack(container.view()));
     }
 }
 

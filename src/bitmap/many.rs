@@ -106,7 +106,7 @@ fn unite_within(sources: &[&Directory], from: u32, to: u32) -> Directory {
             result.push_entry(source, entry);
         } else {
             let made = workspace.unite(&group);
-            result.push(key, made.ones, made.view);
+            result.push(key, made.measure, made.view);
         }
     }
 }

@@ -240,14 +240,14 @@ fn apply(ours: &Directory, theirs: &Directory, operation: Operation) -> Director
                 let container = match operation {
                     Operation::Union => {
                         let made = workspace.unite(&[a, b]);
-                        result.push(key, made.ones, made.view);
+                        result.push(key, made.measure, made.view);
                         continue;
                     }
                     Operation::Intersect => Container::intersect(a, b),
                     Operation::Subtract => Container::subtract(a, b),
                     Operation::Xor => Container::xor(a, b),
                 };
-                result.push(key, container.ones(), packer.pack(container.view()));
+                result.push(key, container.measure(), packer.pack(container.view()));
                 continue;
             }
             (Some(a), None) => (ours, a, keeps_ours),

@@ -25,11 +25,9 @@ impl Bitmap {
     pub fn extent_count(&self) -> u64 {
         let directory = &self.directory;
         let entries = directory.entries();
-        let runs: u64 = entries.iter().map(|entry| u64::from(directory.view(entry).run_count())).sum();
+        let runs: u64 = entries.iter().map(|entry| u64::from(entry.runs_of_chunk())).sum();
         let joined = entries.windows(2).filter(|pair| {
-            pair[0].end() == pair[1].key
-                && directory.view(&pair[0]).contains(u16::MAX)
-                && directory.view(&pair[1]).contains(0)
+            pair[0].end() == pair[1].key && directory.view(&pair[0]).edges().1 && directory.view(&pair[1]).edges().0
         });
         runs - joined.count() as u64
     }

@@ -14,7 +14,7 @@ use super::container::{
 use super::directory::{Directory, Entry, Packed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use crate::kernels::{Kernels, ROOM, RUN_BLOCK, RunBlock, select};
+use crate::kernels::{Kernels, Measure, ROOM, RUN_BLOCK, RunBlock, select};
 use std::convert::Infallible;
 use std::io::{self, Write};
 
@@ -112,7 +112,7 @@ struct Part {
 impl Part {
     /// The container of an entry, or the first of them.
     #[inline(always)]
-    fn new(directory: &Directory, entry: &Entry) -> Self {
+    fn new(entry: &Entry) -> Self {
         let ones = entry.ones_of_chunk();
         let of_runs = |runs: u32| {
             let (as_runs, as_others) = (2 + 4 * runs, if ones as usize <= ARRAY_MAX { 2 * ones } else { 8192 });
@@ -121,12 +121,9 @@ impl Part {
         let (len, is_runs) = match entry.packed_form() {
             Some(Held::Array) => (2 * ones, false),
             Some(Held::Words) => (8192, false),
-            #[allow(clippy::cast_possible_truncation, reason = "there are at most 2048 runs")]
-            Some(Held::Runs) => of_runs(entry.bytes() as u32 / 4),
-            Some(Held::Full) => of_runs(1),
-            Some(Held::Sparse) | None => of_runs(directory.view(entry).run_count()),
+            _ => of_runs(entry.runs_of_chunk()),
         };
-        Self { description: entry.key % GROUP | (ones - 1) << 16, len: to_u16(len), is_runs }
+        Self { description: (ones - 1) << 16 | (entry.key % GROUP), len: to_u16(len), is_runs }
     }
 
     fn ones(self) -> u32 {
@@ -278,7 +275,7 @@ impl<'a> Group<'a> {
         let entries = directory.within(high * GROUP, (high + 1) * GROUP);
         let (mut has_full, mut has_runs) = (false, false);
         let part = |entry: &Entry| {
-            let part = Part::new(directory, entry);
+            let part = Part::new(entry);
             has_full |= entry.is_full();
             has_runs |= part.is_runs;
             part
@@ -286,8 +283,8 @@ impl<'a> Group<'a> {
         let mut parts: Vec<Part> = entries.iter().map(part).collect();
         if has_full {
             let alike = |(entry, part): (&Entry, Part)| {
-                let chunks = chunks_within(entry, high);
-                chunks.map(move |chunk| Part { description: chunk % GROUP | part.description & !0xffff, ..part })
+                let values = part.description - entry.key % GROUP;
+                chunks_within(entry, high).map(move |chunk| Part { description: values | (chunk % GROUP), ..part })
             };
             parts = entries.iter().zip(parts).flat_map(alike).collect();
         }
@@ -491,12 +488,13 @@ fn read_group(
         if last.is_some_and(|run| base + u64::from(run.last) >= granules) {
             return Err(damaged("a value is past the end of the disk"));
         }
-        if view.form() == Plain::smallest(ones, view.run_count()).into() {
-            directory.push(high * GROUP + key, ones, packer.pack(view));
+        let runs = view.run_count();
+        if view.form() == Plain::smallest(ones, runs).into() {
+            directory.push(high * GROUP + key, Measure { ones, runs }, packer.pack(view));
         } else {
             let mut container = Container::copy(view, ones);
             container.optimize();
-            directory.push(high * GROUP + key, ones, packer.pack(container.view()));
+            directory.push(high * GROUP + key, Measure { ones, runs }, packer.pack(container.view()));
         }
     }
     if flags.any(|flag| flag) {

@@ -34,37 +34,42 @@ const BY_REGISTER: [u64; 2] = factors(512);
 const BY_QUARTERS: [[u64; 2]; 4] = [factors(384), factors(256), factors(128), [0, 0]];
 
 pub(super) fn crc32c(bytes: &[u8]) -> u32 {
-    if bytes.len() < BLOCK {
-        return crc32c::crc32c(bytes);
-    }
     // SAFETY: this is reached only through `x86::AVX512`, which `kernels::of` gives out only where detection has found all
     // of these features.
     unsafe { crc32c_avx512(bytes) }
 }
 
-#[target_feature(enable = "sse4.2,avx512f,avx512vl,vpclmulqdq")]
+#[target_feature(enable = "sse4.2,avx512f,avx512bw,avx512vl,vpclmulqdq")]
 fn crc32c_avx512(bytes: &[u8]) -> u32 {
-    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
-    let (registers, rest) = rest.as_chunks::<LANES>();
-    let mut sums = [_mm512_setzero_si512(); BLOCK / LANES];
-    // Ones before the first bit are part of the definition.
-    let ones = _mm512_zextsi128_si512(_mm_cvtsi32_si128(-1));
-    let by_block = all(BY_BLOCK);
-    for (number, block) in blocks.iter().enumerate() {
-        for (sum, register) in sums.iter_mut().zip(block.as_chunks().0) {
-            *sum = _mm512_xor_si512(fold(*sum, by_block), load(register));
-        }
-        if number == 0 {
-            sums[0] = _mm512_xor_si512(sums[0], ones);
-        }
+    if bytes.len() < 4 {
+        return !bytes.iter().fold(u32::MAX, |crc, byte| _mm_crc32_u8(crc, *byte));
     }
+    // What does not fill a register comes first, as zeros before it change nothing: so nothing is left behind.
+    let (head, rest) = bytes.split_at(bytes.len() % LANES);
+    let (registers, blocks) = rest.as_chunks().0.split_at(rest.len() % BLOCK / LANES);
+    // Ones instead of the first 32 bits, wherever these are, are part of the definition.
+    let first = 0xf_u128 << (LANES - head.len());
+    #[allow(clippy::cast_possible_truncation, reason = "its halves")]
+    let mut ones = [first as u64, (first >> 64) as u64].map(|mask| _mm512_maskz_set1_epi8(mask, -1)).into_iter();
+    let mut started = |sum| ones.next().map_or(sum, |ones| _mm512_xor_si512(sum, ones));
     let by_register = all(BY_REGISTER);
-    let mut sum = sums[0];
-    for next in &sums[1..] {
-        sum = _mm512_xor_si512(fold(sum, by_register), *next);
-    }
+    let mut sum = started(load_last(head));
     for register in registers {
-        sum = _mm512_xor_si512(fold(sum, by_register), load(register));
+        sum = started(_mm512_xor_si512(fold(sum, by_register), load(register)));
+    }
+    if let Some((first, blocks)) = blocks.as_chunks::<{ BLOCK / LANES }>().0.split_first() {
+        let mut sums = first.each_ref().map(|register| load(register));
+        sums[0] = started(_mm512_xor_si512(fold(sum, by_register), sums[0]));
+        let by_block = all(BY_BLOCK);
+        for block in blocks {
+            for (sum, register) in sums.iter_mut().zip(block) {
+                *sum = _mm512_xor_si512(fold(*sum, by_block), load(register));
+            }
+        }
+        sum = sums[0];
+        for next in &sums[1..] {
+            sum = _mm512_xor_si512(fold(sum, by_register), *next);
+        }
     }
     let [[a, b], [c, d], [e, f], [g, h]] = BY_QUARTERS.map(|factors| factors.map(u64::cast_signed));
     let folded = fold(sum, _mm512_setr_epi64(a, b, c, d, e, f, g, h));
@@ -75,14 +80,9 @@ fn crc32c_avx512(bytes: &[u8]) -> u32 {
         _mm512_extracti32x4_epi32::<3>(sum),
     ];
     let last = quarters.into_iter().fold(_mm_setzero_si128(), |sum, quarter| _mm_xor_si128(sum, quarter));
-    let mut crc = _mm_crc32_u64(0, _mm_cvtsi128_si64(last).cast_unsigned());
-    crc = _mm_crc32_u64(crc, _mm_extract_epi64::<1>(last).cast_unsigned());
-    let (words, rest) = rest.as_chunks();
-    for word in words {
-        crc = _mm_crc32_u64(crc, u64::from_le_bytes(*word));
-    }
+    let crc = _mm_crc32_u64(0, _mm_cvtsi128_si64(last).cast_unsigned());
     #[allow(clippy::cast_possible_truncation, reason = "the instruction leaves 32 bits")]
-    let crc = rest.iter().fold(crc as u32, |crc, byte| _mm_crc32_u8(crc, *byte));
+    let crc = _mm_crc32_u64(crc, _mm_extract_epi64::<1>(last).cast_unsigned()) as u32;
     !crc
 }
 
@@ -102,4 +102,14 @@ fn all([low, high]: [u64; 2]) -> __m512i {
 fn load(bytes: &[u8; LANES]) -> __m512i {
     // SAFETY: the array is readable for 64 bytes, and the load needs no alignment.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// A register that ends with less bytes than it has, after zeros.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn load_last(bytes: &[u8]) -> __m512i {
+    debug_assert!(bytes.len() < LANES);
+    let missing = LANES - bytes.len();
+    let mask = if missing < LANES { u64::MAX << missing } else { 0 };
+    // SAFETY: the mask leaves out what lies before the slice, which is then neither read nor a fault.
+    unsafe { _mm512_maskz_loadu_epi8(mask, bytes.as_ptr().wrapping_sub(missing).cast()) }
 }

@@ -110,9 +110,10 @@ struct Whole {
 
 impl Whole {
     fn add(&mut self, entry: &Entry, view: &View<'_>) {
-        let joined = self.last == (entry.key, true) && view.contains(0);
+        let (first, last) = view.edges();
+        let joined = self.last == (entry.key, true) && first;
         self.extents += u64::from(view.run_count()) - u64::from(joined);
         self.chunks += u64::from(entry.chunks);
-        self.last = (entry.end(), view.contains(u16::MAX));
+        self.last = (entry.end(), last);
     }
 }

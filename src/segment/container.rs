@@ -6,6 +6,7 @@
 use super::layout::{ARRAY_MAX, Entry, RUNS_MAX};
 use crate::bitmap::chunks::{CHUNK_GRANULES, Form, Pair, Sparse, View, Words};
 use crate::checksum::crc32c;
+use std::borrow::Cow;
 
 const WRONG_SUM: &str = "the checksum is wrong";
 const WRONG_COUNT: &str = "it does not hold as many granules as the directory says";
@@ -116,20 +117,20 @@ pub(super) fn count_before(view: View<'_>, end: u16) -> u64 {
 }
 
 /// Appends the bytes of a container.
-pub(super) fn encode(view: View<'_>, out: &mut Vec<u8>) {
+pub(super) fn encode(view: View<'_>) -> Cow<'_, [u8]> {
     match view {
-        View::Full => {}
-        View::Sparse(sparse) => out.extend_from_slice(sparse.bytes),
-        View::Array(array) => append(out, array, |value| value.to_le_bytes()),
-        View::Words(words) => append(out, words, |word| word.to_le_bytes()),
-        View::Runs(runs) => append(out, runs.as_flattened(), |bound| bound.to_le_bytes()),
+        View::Full => Cow::Borrowed(&[]),
+        View::Sparse(sparse) => Cow::Borrowed(sparse.bytes),
+        View::Array(array) => in_order(array, |value| value.to_le_bytes()),
+        View::Words(words) => in_order(words, |word| word.to_le_bytes()),
+        View::Runs(runs) => in_order(runs.as_flattened(), |bound| bound.to_le_bytes()),
     }
 }
 
-/// Appends numbers: as they are, if this machine has them in the order of the file.
-fn append<T: bytemuck::Pod, const N: usize>(out: &mut Vec<u8>, numbers: &[T], bytes: impl Fn(&T) -> [u8; N]) {
+/// Numbers in the order of the file: as they are, if this machine has them so.
+fn in_order<T: bytemuck::Pod, const N: usize>(numbers: &[T], bytes: impl Fn(&T) -> [u8; N]) -> Cow<'_, [u8]> {
     if cfg!(target_endian = "little") {
-        return out.extend_from_slice(bytemuck::cast_slice(numbers));
+        return Cow::Borrowed(bytemuck::cast_slice(numbers));
     }
-    numbers.iter().for_each(|number| out.extend_from_slice(&bytes(number)));
+    Cow::Owned(numbers.iter().flat_map(bytes).collect())
 }

@@ -56,14 +56,15 @@ pub fn to_vec(bitmap: &Bitmap) -> Vec<u8> {
     let (entries, bytes) = bitmap.most_of_chunks(ALIGN_LEN);
     let mut pieces = Pieces::default();
     let pages = entries.div_ceil(PAGE_ENTRIES);
-    pieces.reserve(entries, bytes + entries * ENTRY_BYTES + pages * PLACE_BYTES + HEADER_BYTES + TRAILER_BYTES);
+    pieces.reserve(1, bytes + entries * ENTRY_BYTES + pages * PLACE_BYTES + HEADER_BYTES + TRAILER_BYTES);
     pieces.bytes.extend_from_slice(&header.encode());
+    let mut contents = Contents::new(header);
+    contents.directory.reserve(entries * ENTRY_BYTES);
     let Ok(()) = bitmap.for_each_chunk(|chunk| {
         pieces.push(&chunk);
+        pieces.pieces.drain(..).for_each(|piece| contents.enter(&piece));
         Ok::<(), Infallible>(())
     });
-    let mut contents = Contents::new(header);
-    pieces.pieces.iter().for_each(|piece| contents.enter(piece));
     let (tail, _) = contents.finish();
     pieces.bytes.extend_from_slice(&tail);
     pieces.bytes
@@ -107,24 +108,16 @@ impl Pieces {
 
     /// Appends a chunk in the form in which it is viewed.
     pub(super) fn push(&mut self, chunk: &Chunk<'_>) {
-        let from = self.bytes.len();
-        encode(chunk.view, &mut self.bytes);
-        let sum = match chunk.view {
-            View::Full => 0,
-            _ => crc32c(self.bytes.get(from..).unwrap_or_default()),
-        };
-        self.close(chunk, from, sum);
+        let bytes = encode(chunk.view);
+        // Of what is read, not of its copy: reading what was just written waits until that is done.
+        let sum = if chunk.view.form() == Form::Full { 0 } else { crc32c(&bytes) };
+        self.push_encoded(chunk, &bytes, sum);
     }
 
     /// Appends a chunk whose container is `bytes`, with their checksum known.
     pub(super) fn push_encoded(&mut self, chunk: &Chunk<'_>, bytes: &[u8], sum: u32) {
-        let from = self.bytes.len();
+        let len = u32::try_from(bytes.len()).unwrap_or_default();
         self.bytes.extend_from_slice(bytes);
-        self.close(chunk, from, sum);
-    }
-
-    fn close(&mut self, chunk: &Chunk<'_>, from: usize, sum: u32) {
-        let len = u32::try_from(self.bytes.len() - from).unwrap_or_default();
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGN_LEN), 0);
         self.add(chunk, chunk.view.form(), len, sum);
     }
@@ -145,8 +138,7 @@ impl Pieces {
 
     fn add(&mut self, chunk: &Chunk<'_>, form: Form, len: u32, sum: u32) {
         let Chunk { key, chunks, view, ones, runs } = *chunk;
-        let edges = (view.contains(0), view.contains(u16::MAX));
-        self.pieces.push(Piece { key, chunks, ones, len, sum, runs, form, edges });
+        self.pieces.push(Piece { key, chunks, ones, len, sum, runs, form, edges: view.edges() });
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) use runs::Run;
 pub(crate) use sparse::LEAST as SPARSE_FROM;
 pub(crate) use sparse::Sparse;
 pub(super) use sparse::{Packer, packed_len};
-pub(super) use unite::Workspace;
+pub(super) use unite::{Made, Workspace};
 
 pub(crate) use bits::Words;
 pub(crate) use runs::Pair;
@@ -135,6 +135,10 @@ impl Container {
             Self::Bits { ones, .. } => *ones,
             _ => self.view().ones(),
         }
+    }
+
+    pub(super) fn measure(&self) -> Measure {
+        Measure { ones: self.ones(), runs: self.view().run_count() }
     }
 
     pub(super) fn set(&mut self, new: Run) {

@@ -138,7 +138,7 @@ fn unions_of_many_agree_with_words_for_every_mix_of_forms() {
             let mut expected = [0; 1024];
             group.iter().for_each(|view| view.add_to(&mut expected));
             let made = workspace.unite(group);
-            assert_eq!(made.ones, made.view.ones());
+            assert_eq!(made.measure, Measure { ones: made.view.ones(), runs: made.view.run_count() });
             assert!(*made.view.words() == expected);
             let smallest = Container::from_words(Box::new(expected));
             if let View::Sparse(sparse) = made.view {

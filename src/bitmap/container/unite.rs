@@ -6,7 +6,7 @@
 //! stay in the cache. The ways are those that measurements on x86-64 with AVX2 and AVX-512 favour.
 
 use super::{ARRAY_MAX, CHUNK, Container, Pair, Plain, RUNS_MAX, Run, View, Words, no_words, small, sparse};
-use crate::kernels::{FEW, FEW_RUNS, GROUP, Kernels, ROOM, SPARSE_ROOM, select};
+use crate::kernels::{FEW, FEW_RUNS, GROUP, Kernels, Measure, ROOM, SPARSE_ROOM, select};
 
 /// What a merge of two lists costs for each item, and a scattered item, in tenths of a nanosecond.
 const MERGE_COST: usize = 6;
@@ -25,7 +25,11 @@ const LOOK: usize = 4;
 #[derive(Clone, Copy, Debug)]
 pub(in crate::bitmap) struct Made<'a> {
     pub(in crate::bitmap) view: View<'a>,
-    pub(in crate::bitmap) ones: u32,
+    pub(in crate::bitmap) measure: Measure,
+}
+
+impl Made<'_> {
+    const FULL: Self = Self { view: View::Full, measure: Measure { ones: CHUNK, runs: 1 } };
 }
 
 /// Memory for unions, to be used again for the next chunk.
@@ -93,7 +97,7 @@ impl Workspace {
                 }
                 View::Words(words) => first_words = first_words.or(Some((index, words))),
                 View::Sparse(_) => is_packed = true,
-                View::Full => return Made { view: View::Full, ones: CHUNK },
+                View::Full => return Made::FULL,
             }
         }
         if let Some((index, words)) = first_words {
@@ -104,7 +108,7 @@ impl Workspace {
                 view.add_to(&mut self.words);
                 // What is full need not be read on; what is not is mostly told by its first words.
                 if added % LOOK == 0 && self.words.iter().all(|&word| word == u64::MAX) {
-                    return Made { view: View::Full, ones: CHUNK };
+                    return Made::FULL;
                 }
             }
             return self.of_words();
@@ -151,7 +155,7 @@ impl Workspace {
         let measure = (self.kernels.measure)(&self.words);
         let room = self.sparse.as_deref_mut();
         if let Some(packed) = room.and_then(|room| sparse::pack(self.kernels, &self.words, measure, room)) {
-            return Made { view: View::Sparse(packed), ones: measure.ones };
+            return Made { view: View::Sparse(packed), measure };
         }
         let view = match Plain::smallest(measure.ones, measure.runs) {
             Plain::Full => View::Full,
@@ -167,14 +171,16 @@ impl Workspace {
                 View::Runs(&runs[..count])
             }
         };
-        Made { view, ones: measure.ones }
+        Made { view, measure }
     }
 
     /// The smallest form of the first `count` items of the first list, which are not too many for an array.
     fn of_list(&mut self, count: usize) -> Made<'_> {
         let list = &self.lists[0][..count];
-        if count <= 2 * (self.kernels.list_runs)(list) {
-            return Made { view: View::Array(&self.lists[0][..count]), ones: small(count) };
+        let runs = (self.kernels.list_runs)(list);
+        if count <= 2 * runs {
+            let measure = Measure { ones: small(count), runs: small(runs) };
+            return Made { view: View::Array(&self.lists[0][..count]), measure };
         }
         let runs = &mut self.pairs[0];
         runs.clear();
@@ -186,14 +192,14 @@ impl Workspace {
     /// The smallest form of the first `count` of the first runs.
     fn of_runs(&mut self, count: usize) -> Made<'_> {
         let runs = &self.pairs[0][..count];
-        let ones = (self.kernels.run_ones)(runs);
-        let view = match Plain::smallest(ones, small(count)) {
+        let measure = Measure { ones: (self.kernels.run_ones)(runs), runs: small(count) };
+        let view = match Plain::smallest(measure.ones, measure.runs) {
             Plain::Full => View::Full,
             Plain::Runs => View::Runs(runs),
             Plain::Array => {
                 let list = &mut self.lists[0];
                 list.iter_mut().zip(runs.iter().flat_map(|run| run[0]..=run[1])).for_each(|(to, bit)| *to = bit);
-                View::Array(&list[..ones as usize])
+                View::Array(&list[..measure.ones as usize])
             }
             Plain::Words => {
                 if std::mem::replace(&mut self.is_used, true) {
@@ -203,7 +209,7 @@ impl Workspace {
                 View::Words(&self.words)
             }
         };
-        Made { view, ones }
+        Made { view, measure }
     }
 
     fn unite_two_lists(&mut self, a: &[u16], b: &[u16]) -> Made<'_> {
@@ -341,7 +347,7 @@ impl Container {
             }
             _ => {
                 let made = workspace.unite(&[self.view(), other]);
-                Self::copy(made.view, made.ones)
+                Self::copy(made.view, made.measure.ones)
             }
         };
     }

@@ -115,6 +115,17 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether its first and its last bit are set.
+    pub(crate) fn edges(self) -> (bool, bool) {
+        match self {
+            Self::Array(array) => (array.first() == Some(&0), array.last() == Some(&u16::MAX)),
+            Self::Runs(runs) => {
+                (runs.first().is_some_and(|run| run[0] == 0), runs.last().is_some_and(|run| run[1] == u16::MAX))
+            }
+            _ => (self.contains(0), self.contains(u16::MAX)),
+        }
+    }
+
     /// The number of set bits inside `window`.
     pub(in crate::bitmap) fn count(self, window: Run) -> u32 {
         match self {
