@@ -8,12 +8,16 @@
 
 use super::arena::{Arena, Place};
 use super::container::{CHUNK, Container, Form, Packer, Pair, Plain, Run, Sparse, View, Words, to_u16};
-use crate::kernels::{Measure, select};
+use crate::kernels::{Measure, prefetch, select};
 use std::ops::Range;
 use std::sync::OnceLock;
 
 /// Where more than one in so many chunks has left the arena, what stays is packed anew.
 const LOOSE: usize = 16;
+
+/// The bytes that are worth to be fetched ahead, and those behind which the CPU goes on by itself.
+const FETCH_MIN: usize = 512;
+const FETCH_MAX: usize = 2048;
 
 /// Consecutive granules, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +189,18 @@ impl Directory {
                 View::Sparse(Sparse::counted(self.arena.bytes(*place, usize::from(*len)), u32::from(*runs)))
             }
             Body::Own(container) => container.view(),
+        }
+    }
+
+    /// Begins to bring what `entry` holds into the cache, if it is worth it.
+    pub(super) fn prefetch(&self, entry: &Entry) {
+        let (Body::Array(place, _) | Body::Words(place, _) | Body::Runs(place, _) | Body::Sparse(place, ..)) =
+            entry.body
+        else {
+            return;
+        };
+        if entry.bytes() >= FETCH_MIN {
+            prefetch(self.arena.bytes(place, entry.bytes().min(FETCH_MAX)));
         }
     }
 

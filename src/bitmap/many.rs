@@ -15,6 +15,10 @@ const BYTE_COST: usize = 1;
 /// What a thread has to have to do, in half nanoseconds, to be worth its start.
 const THREAD_MIN: usize = 1_000_000;
 
+/// Of no more sources the CPU itself foresees what will be read next. With 64 lists of 1 % the union takes two thirds of
+/// the time if it is told.
+const STREAMS: usize = 32;
+
 /// How many parts there are for each thread, so that none waits long for the last.
 const PARTS: usize = 8;
 
@@ -76,6 +80,7 @@ fn unite_within(sources: &[&Directory], from: u32, to: u32) -> Directory {
         heads.push(entries.first().map_or(DONE, |entry| entry.key.max(from)));
         rest.push(entries);
     }
+    let is_crowded = sources.len() > STREAMS;
     let mut group: Vec<View<'_>> = Vec::with_capacity(sources.len());
     loop {
         let key = heads.iter().copied().min().unwrap_or(DONE);
@@ -96,6 +101,9 @@ fn unite_within(sources: &[&Directory], from: u32, to: u32) -> Directory {
                 group.push(sources[index].view(entry));
                 only = Some((sources[index], entry));
                 *left = others;
+                if let (true, Some(next)) = (is_crowded, others.first()) {
+                    sources[index].prefetch(next);
+                }
                 *head = others.first().map_or(DONE, |entry| entry.key);
             }
         }

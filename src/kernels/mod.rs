@@ -173,16 +173,14 @@ fn of(level: Level) -> Option<&'static Kernels> {
     }
 }
 
-/// 16-bit positions as they lie in memory, which on little-endian machines is how they are serialized.
-#[cfg(target_endian = "little")]
-pub fn bytes_of_list(list: &[u16]) -> &[u8] {
-    // SAFETY: the slice is readable for its whole length, every byte of a u16 is initialised, and bytes need no alignment.
-    unsafe { std::slice::from_raw_parts(list.as_ptr().cast(), size_of_val(list)) }
-}
-
-/// The words of a chunk as they lie in memory, which on little-endian machines is how they are serialized.
-#[cfg(target_endian = "little")]
-pub fn bytes_of_words(words: &Words) -> &[u8] {
-    // SAFETY: the array is readable for its whole length, every byte of a u64 is initialised, and bytes need no alignment.
-    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+/// Asks for `bytes` to be brought into the nearest cache; nothing happens where the compiler has no way to say so.
+pub fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 has the instruction, which reads nothing that the program would see, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }
