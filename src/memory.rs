@@ -9,9 +9,9 @@ const HUGE: usize = 2 << 20;
 /// Asks for huge pages for the memory of `vector`, whose first use then costs a fifth. A wish: nothing is lost where the
 /// system does not grant it.
 #[cfg(target_os = "linux")]
-pub(crate) fn prefer_huge_pages(vector: &Vec<u64>) {
+pub(crate) fn prefer_huge_pages<T>(vector: &Vec<T>) {
     let start = vector.as_ptr().addr().next_multiple_of(4096);
-    let end = (vector.as_ptr().addr() + vector.capacity() * size_of::<u64>()) & !4095;
+    let end = (vector.as_ptr().addr() + vector.capacity() * size_of::<T>()) & !4095;
     if end.saturating_sub(start) >= 2 * HUGE {
         let pages = vector.as_ptr().cast_mut().cast::<libc::c_void>().with_addr(start);
         // SAFETY: the whole pages lie inside the vector's own allocation, and the advice changes neither what they hold nor
@@ -21,4 +21,4 @@ pub(crate) fn prefer_huge_pages(vector: &Vec<u64>) {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn prefer_huge_pages(_: &Vec<u64>) {}
+pub(crate) fn prefer_huge_pages<T>(_: &Vec<T>) {}

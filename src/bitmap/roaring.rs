@@ -15,6 +15,7 @@ use super::directory::{Directory, Entry, Packed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use crate::kernels::{Kernels, Measure, ROOM, RUN_BLOCK, RunBlock, select};
+use crate::memory;
 use std::convert::Infallible;
 use std::io::{self, Write};
 
@@ -41,6 +42,7 @@ impl Bitmap {
         let groups: Vec<Group<'_>> = groups(&self.directory).collect();
         let len = 8 + groups.iter().map(Group::len).sum::<u64>();
         let mut out = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+        memory::prefer_huge_pages(&out);
         out.extend_from_slice(&(groups.len() as u64).to_le_bytes());
         for group in &groups {
             group.write_header(&mut out);

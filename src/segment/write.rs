@@ -12,6 +12,7 @@ use crate::bitmap::Bitmap;
 use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, Plain, View};
 use crate::checksum::crc32c;
 use crate::geometry::Granularity;
+use crate::memory;
 use std::convert::Infallible;
 use std::io::{self, Write};
 
@@ -57,6 +58,7 @@ pub fn to_vec(bitmap: &Bitmap) -> Vec<u8> {
     let mut pieces = Pieces::default();
     let pages = entries.div_ceil(PAGE_ENTRIES);
     pieces.reserve(1, bytes + entries * ENTRY_BYTES + pages * PLACE_BYTES + HEADER_BYTES + TRAILER_BYTES);
+    memory::prefer_huge_pages(&pieces.bytes);
     pieces.bytes.extend_from_slice(&header.encode());
     let mut contents = Contents::new(header);
     contents.directory.reserve(entries * ENTRY_BYTES);
