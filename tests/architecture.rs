@@ -18,7 +18,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("pool", &[]),
     ("bitmap", &["error", "geometry", "kernels", "memory", "pool"]),
     ("chain", &["error", "geometry"]),
-    ("segment", &["error", "geometry", "progress", "storage", "checksum", "pool", "bitmap"]),
+    ("segment", &["error", "geometry", "memory", "progress", "storage", "checksum", "pool", "bitmap"]),
     ("formats", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain"]),
     ("image", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain", "formats"]),
     ("capi", &["error", "geometry", "progress", "storage", "bitmap", "segment", "chain", "image"]),

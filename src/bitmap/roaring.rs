@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use crate::kernels::{Kernels, Measure, ROOM, RUN_BLOCK, RunBlock, select};
 use crate::memory;
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::io::{self, Write};
 
@@ -112,9 +113,9 @@ struct Part {
 }
 
 impl Part {
-    /// The container of an entry, or the first of them.
+    /// The container of an entry, or the first of those in a group.
     #[inline(always)]
-    fn new(entry: &Entry) -> Self {
+    fn new(entry: &Entry, high: u32) -> Self {
         let ones = entry.ones_of_chunk();
         let of_runs = |runs: u32| {
             let (as_runs, as_others) = (2 + 4 * runs, if ones as usize <= ARRAY_MAX { 2 * ones } else { 8192 });
@@ -125,7 +126,9 @@ impl Part {
             Some(Held::Words) => (8192, false),
             _ => of_runs(entry.runs_of_chunk()),
         };
-        Self { description: (ones - 1) << 16 | (entry.key % GROUP), len: to_u16(len), is_runs }
+        // Full chunks may have begun in a group before.
+        let key = entry.key.max(high * GROUP) % GROUP;
+        Self { description: (ones - 1) << 16 | key, len: to_u16(len), is_runs }
     }
 
     fn ones(self) -> u32 {
@@ -265,8 +268,9 @@ struct Group<'a> {
     directory: &'a Directory,
     high: u32,
     entries: &'a [Entry],
-    /// One for each chunk.
+    /// One for each entry.
     parts: Vec<Part>,
+    containers: usize,
     has_runs: bool,
     body_len: u64,
 }
@@ -277,21 +281,31 @@ impl<'a> Group<'a> {
         let entries = directory.within(high * GROUP, (high + 1) * GROUP);
         let (mut has_full, mut has_runs) = (false, false);
         let part = |entry: &Entry| {
-            let part = Part::new(entry);
+            let part = Part::new(entry, high);
             has_full |= entry.is_full();
             has_runs |= part.is_runs;
             part
         };
-        let mut parts: Vec<Part> = entries.iter().map(part).collect();
-        if has_full {
-            let alike = |(entry, part): (&Entry, Part)| {
-                let values = part.description - entry.key % GROUP;
-                chunks_within(entry, high).map(move |chunk| Part { description: values | (chunk % GROUP), ..part })
-            };
-            parts = entries.iter().zip(parts).flat_map(alike).collect();
+        let parts: Vec<Part> = entries.iter().map(part).collect();
+        let (mut containers, mut body_len) = (parts.len(), parts.iter().map(|part| u64::from(part.len)).sum());
+        for (entry, part) in entries.iter().zip(&parts).filter(|(entry, _)| has_full && entry.is_full()) {
+            let others = chunks_within(entry, high).len() - 1;
+            containers += others;
+            body_len += u64::from(part.len) * others as u64;
         }
-        let body_len = parts.iter().map(|part| u64::from(part.len)).sum();
-        Self { directory, high, entries, parts, has_runs, body_len }
+        Self { directory, high, entries, parts, containers, has_runs, body_len }
+    }
+
+    /// One for each container.
+    fn all_parts(&self) -> Cow<'_, [Part]> {
+        if self.parts.len() == self.containers {
+            return Cow::Borrowed(&self.parts);
+        }
+        let alike = |(entry, part): (&Entry, &Part)| {
+            let (first, part) = (part.description, *part);
+            (0..).zip(chunks_within(entry, self.high)).map(move |(more, _)| Part { description: first + more, ..part })
+        };
+        Cow::Owned(self.entries.iter().zip(&self.parts).flat_map(alike).collect())
     }
 
     /// Writes the containers, and calls `next` after each.
@@ -303,18 +317,11 @@ impl<'a> Group<'a> {
     ) -> std::result::Result<(), E> {
         let mut room = [0; STAGE];
         let mut stage = Stage::new(&mut room);
-        if self.entries.len() == self.parts.len() {
-            for (entry, part) in self.entries.iter().zip(&self.parts) {
+        for (entry, part) in self.entries.iter().zip(&self.parts) {
+            let chunks = if entry.is_full() { chunks_within(entry, self.high).len() } else { 1 };
+            for _ in 0..chunks {
                 stage.add_part(self.directory, entry, *part, out);
                 next(out)?;
-            }
-        } else {
-            let mut parts = self.parts.iter();
-            for entry in self.entries {
-                for part in parts.by_ref().take(chunks_within(entry, self.high).len()) {
-                    stage.add_part(self.directory, entry, *part, out);
-                    next(out)?;
-                }
             }
         }
         stage.flush(out);
@@ -326,7 +333,7 @@ impl<'a> Group<'a> {
     }
 
     fn header_len(&self) -> u64 {
-        let containers = self.parts.len() as u64;
+        let containers = self.containers as u64;
         if !self.has_runs {
             return 8 + 8 * containers;
         }
@@ -335,32 +342,33 @@ impl<'a> Group<'a> {
     }
 
     fn has_offsets(&self) -> bool {
-        !self.has_runs || self.parts.len() >= OFFSETS_FROM as usize
+        !self.has_runs || self.containers >= OFFSETS_FROM as usize
     }
 
     #[inline(never)]
     fn write_header(&self, out: &mut Vec<u8>) {
         #[allow(clippy::cast_possible_truncation, reason = "there are at most 65536")]
-        let containers = self.parts.len() as u32;
+        let containers = self.containers as u32;
+        let parts = self.all_parts();
         out.extend_from_slice(&self.high.to_le_bytes());
         if self.has_runs {
             out.extend_from_slice(&(u32::from(COOKIE_WITH_RUNS) | (containers - 1) << 16).to_le_bytes());
             let flag = |(bit, part): (usize, &Part)| u8::from(part.is_runs) << bit;
-            out.extend(self.parts.chunks(8).map(|parts| parts.iter().enumerate().map(flag).sum::<u8>()));
+            out.extend(parts.chunks(8).map(|parts| parts.iter().enumerate().map(flag).sum::<u8>()));
         } else {
             out.extend_from_slice(&COOKIE_WITHOUT_RUNS.to_le_bytes());
             out.extend_from_slice(&containers.to_le_bytes());
         }
         let start = out.len();
-        out.resize(start + 4 * self.parts.len() * (1 + usize::from(self.has_offsets())), 0);
+        out.resize(start + 4 * self.containers * (1 + usize::from(self.has_offsets())), 0);
         let room = out.get_mut(start..).unwrap_or_default().as_chunks_mut::<4>().0;
-        let (descriptions, offsets) = room.split_at_mut(self.parts.len());
-        for (place, part) in descriptions.iter_mut().zip(&self.parts) {
+        let (descriptions, offsets) = room.split_at_mut(self.containers);
+        for (place, part) in descriptions.iter_mut().zip(&*parts) {
             *place = part.description.to_le_bytes();
         }
         #[allow(clippy::cast_possible_truncation, reason = "65536 containers take less than 2^30 bytes")]
         let mut offset = self.header_len() as u32;
-        for (place, part) in offsets.iter_mut().zip(&self.parts) {
+        for (place, part) in offsets.iter_mut().zip(&*parts) {
             *place = offset.to_le_bytes();
             offset += u32::from(part.len);
         }
