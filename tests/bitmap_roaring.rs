@@ -259,10 +259,15 @@ fn a_value_past_the_last_granule_is_damage() {
 
 #[test]
 fn full_stretches_across_high_keys_serialize_chunk_by_chunk() {
-    let mut bitmap = Bitmap::new(GRANULES, byte()).unwrap();
-    bitmap.set((1 << 32) - (3 << 16), 7 << 16).unwrap();
-    let bytes = bytes_of(&bitmap);
-    let map = RoaringTreemap::deserialize_from(&bytes[..]).unwrap();
-    assert_eq!((map.len(), map.min()), (7 << 16, Some((1 << 32) - (3 << 16))));
-    assert_eq!(read(&bytes).unwrap(), bitmap);
+    // The chunks before the key and all of them: one on either side, too, and a whole key between.
+    for (before, chunks) in [(3, 7), (1, 2), (2, 3), (1, 3), (1, 2 + (1 << 16))] {
+        let mut bitmap = Bitmap::new(GRANULES, byte()).unwrap();
+        let first = (1 << 32) - (before << 16);
+        bitmap.set(first, chunks << 16).unwrap();
+        let bytes = bytes_of(&bitmap);
+        let map = RoaringTreemap::deserialize_from(&bytes[..]).unwrap();
+        assert_eq!((map.len(), map.min()), (chunks << 16, Some(first)));
+        assert_eq!(map.max(), Some(first + (chunks << 16) - 1));
+        assert_eq!(read(&bytes).unwrap(), bitmap);
+    }
 }

@@ -8,9 +8,21 @@ pub(crate) use super::container::{Form, Pair, Plain, SPARSE_FROM, Sparse, View, 
 use crate::error::Result;
 use crate::geometry::Granularity;
 use crate::kernels::{Kernels, Measure, select};
+use std::borrow::Cow;
 
 /// The granules of one chunk.
 pub(crate) const CHUNK_GRANULES: u32 = CHUNK;
+
+/// The bytes of numbers, the lowest first: where they lie, if this machine has them so.
+pub(crate) fn little_endian<T: bytemuck::Pod, const N: usize>(
+    numbers: &[T],
+    bytes: impl Fn(&T) -> [u8; N],
+) -> Cow<'_, [u8]> {
+    if cfg!(target_endian = "little") {
+        return Cow::Borrowed(bytemuck::cast_slice(numbers));
+    }
+    Cow::Owned(numbers.iter().flat_map(bytes).collect())
+}
 
 /// One chunk with dirty granules, or several consecutive full ones.
 #[derive(Clone, Copy, Debug)]

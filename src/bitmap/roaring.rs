@@ -8,6 +8,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use super::Bitmap;
+use super::chunks::little_endian;
 use super::container::{
     ARRAY_MAX, CHUNK, Container, Form as Held, Packer, Pair, Plain, RUNS_MAX, Run, View, Words, no_words, to_u16,
 };
@@ -142,6 +143,7 @@ impl Part {
     #[inline(never)]
     fn write_view(self, view: View<'_>, out: &mut Vec<u8>) {
         let runs = || view.runs(Run::WHOLE);
+        let mut write_list = |list| out.extend_from_slice(&little_endian(list, |bit: &u16| bit.to_le_bytes()));
         match view {
             _ if self.is_runs => {
                 out.extend_from_slice(&self.runs().to_le_bytes());
@@ -150,12 +152,14 @@ impl Part {
                     out.extend_from_slice(&(run.last - run.first).to_le_bytes());
                 });
             }
-            _ if self.ones() as usize > ARRAY_MAX => write_words(&view.words(), out),
-            View::Array(list) => write_list(list, out),
+            _ if self.ones() as usize > ARRAY_MAX => {
+                out.extend_from_slice(&little_endian(&view.words()[..], |word| word.to_le_bytes()))
+            }
+            View::Array(list) => write_list(list),
             View::Sparse(_) => {
                 let mut list = [0; ARRAY_MAX + ROOM];
                 let count = (select().positions)(&view.words(), &mut list);
-                write_list(list.get(..count).unwrap_or_default(), out);
+                write_list(list.get(..count).unwrap_or_default());
             }
             _ => runs().flat_map(|run| run.first..=run.last).for_each(|bit| out.extend(bit.to_le_bytes())),
         }
@@ -167,8 +171,8 @@ const SHORT: usize = 32;
 
 /// Where what is short gathers, so that it is copied in blocks, whatever follows in the last of them: a copy of any few
 /// bytes costs far more.
-struct Stage<'a> {
-    bytes: &'a mut [u8; STAGE],
+struct Stage {
+    bytes: [u8; STAGE],
     filled: usize,
     kernels: &'static Kernels,
 }
@@ -176,10 +180,9 @@ struct Stage<'a> {
 /// The bytes of the stage, which has room for any runs: the first cache holds it beside what is read.
 const STAGE: usize = 2 + size_of::<[Pair; RUNS_MAX]>() + size_of::<RunBlock>();
 
-// Always inlined, so that the registers hold how far it is filled: each block waits for it.
-impl<'a> Stage<'a> {
-    fn new(bytes: &'a mut [u8; STAGE]) -> Self {
-        Self { bytes, filled: 0, kernels: select() }
+impl Stage {
+    fn new() -> Self {
+        Self { bytes: [0; STAGE], filled: 0, kernels: select() }
     }
 
     #[inline(always)]
@@ -243,26 +246,6 @@ impl<'a> Stage<'a> {
     }
 }
 
-#[cfg(target_endian = "little")]
-fn write_list(list: &[u16], out: &mut Vec<u8>) {
-    out.extend_from_slice(bytemuck::cast_slice(list));
-}
-
-#[cfg(target_endian = "big")]
-fn write_list(list: &[u16], out: &mut Vec<u8>) {
-    list.iter().for_each(|bit| out.extend_from_slice(&bit.to_le_bytes()));
-}
-
-#[cfg(target_endian = "little")]
-fn write_words(words: &Words, out: &mut Vec<u8>) {
-    out.extend_from_slice(bytemuck::cast_slice(words));
-}
-
-#[cfg(target_endian = "big")]
-fn write_words(words: &Words, out: &mut Vec<u8>) {
-    words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
-}
-
 /// The chunks whose granules share their high 32 bits: one 32-bit bitmap.
 struct Group<'a> {
     directory: &'a Directory,
@@ -270,7 +253,7 @@ struct Group<'a> {
     entries: &'a [Entry],
     /// One for each entry.
     parts: Vec<Part>,
-    containers: usize,
+    containers: u32,
     has_runs: bool,
     body_len: u64,
 }
@@ -279,31 +262,26 @@ impl<'a> Group<'a> {
     #[inline]
     fn new(directory: &'a Directory, high: u32) -> Self {
         let entries = directory.within(high * GROUP, (high + 1) * GROUP);
-        let (mut has_full, mut has_runs) = (false, false);
+        let (mut containers, mut has_runs, mut body_len) = (0, false, 0);
         let part = |entry: &Entry| {
-            let part = Part::new(entry, high);
-            has_full |= entry.is_full();
+            let (part, chunks) = (Part::new(entry, high), chunks_within(entry, high));
+            containers += chunks;
             has_runs |= part.is_runs;
+            body_len += u64::from(chunks) * u64::from(part.len);
             part
         };
-        let parts: Vec<Part> = entries.iter().map(part).collect();
-        let (mut containers, mut body_len) = (parts.len(), parts.iter().map(|part| u64::from(part.len)).sum());
-        for (entry, part) in entries.iter().zip(&parts).filter(|(entry, _)| has_full && entry.is_full()) {
-            let others = chunks_within(entry, high).len() - 1;
-            containers += others;
-            body_len += u64::from(part.len) * others as u64;
-        }
+        let parts = entries.iter().map(part).collect();
         Self { directory, high, entries, parts, containers, has_runs, body_len }
     }
 
     /// One for each container.
     fn all_parts(&self) -> Cow<'_, [Part]> {
-        if self.parts.len() == self.containers {
+        if self.parts.len() == self.containers as usize {
             return Cow::Borrowed(&self.parts);
         }
         let alike = |(entry, part): (&Entry, &Part)| {
-            let (first, part) = (part.description, *part);
-            (0..).zip(chunks_within(entry, self.high)).map(move |(more, _)| Part { description: first + more, ..part })
+            let part = *part;
+            (0..chunks_within(entry, self.high)).map(move |n| Part { description: part.description + n, ..part })
         };
         Cow::Owned(self.entries.iter().zip(&self.parts).flat_map(alike).collect())
     }
@@ -315,11 +293,9 @@ impl<'a> Group<'a> {
         out: &mut Vec<u8>,
         mut next: impl FnMut(&mut Vec<u8>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let mut room = [0; STAGE];
-        let mut stage = Stage::new(&mut room);
+        let mut stage = Stage::new();
         for (entry, part) in self.entries.iter().zip(&self.parts) {
-            let chunks = if entry.is_full() { chunks_within(entry, self.high).len() } else { 1 };
-            for _ in 0..chunks {
+            for _ in 0..chunks_within(entry, self.high) {
                 stage.add_part(self.directory, entry, *part, out);
                 next(out)?;
             }
@@ -333,7 +309,7 @@ impl<'a> Group<'a> {
     }
 
     fn header_len(&self) -> u64 {
-        let containers = self.containers as u64;
+        let containers = u64::from(self.containers);
         if !self.has_runs {
             return 8 + 8 * containers;
         }
@@ -342,27 +318,25 @@ impl<'a> Group<'a> {
     }
 
     fn has_offsets(&self) -> bool {
-        !self.has_runs || self.containers >= OFFSETS_FROM as usize
+        !self.has_runs || self.containers >= OFFSETS_FROM
     }
 
     #[inline(never)]
     fn write_header(&self, out: &mut Vec<u8>) {
-        #[allow(clippy::cast_possible_truncation, reason = "there are at most 65536")]
-        let containers = self.containers as u32;
         let parts = self.all_parts();
         out.extend_from_slice(&self.high.to_le_bytes());
         if self.has_runs {
-            out.extend_from_slice(&(u32::from(COOKIE_WITH_RUNS) | (containers - 1) << 16).to_le_bytes());
+            out.extend_from_slice(&(u32::from(COOKIE_WITH_RUNS) | (self.containers - 1) << 16).to_le_bytes());
             let flag = |(bit, part): (usize, &Part)| u8::from(part.is_runs) << bit;
             out.extend(parts.chunks(8).map(|parts| parts.iter().enumerate().map(flag).sum::<u8>()));
         } else {
             out.extend_from_slice(&COOKIE_WITHOUT_RUNS.to_le_bytes());
-            out.extend_from_slice(&containers.to_le_bytes());
+            out.extend_from_slice(&self.containers.to_le_bytes());
         }
         let start = out.len();
-        out.resize(start + 4 * self.containers * (1 + usize::from(self.has_offsets())), 0);
+        out.resize(start + 4 * parts.len() * (1 + usize::from(self.has_offsets())), 0);
         let room = out.get_mut(start..).unwrap_or_default().as_chunks_mut::<4>().0;
-        let (descriptions, offsets) = room.split_at_mut(self.containers);
+        let (descriptions, offsets) = room.split_at_mut(parts.len());
         for (place, part) in descriptions.iter_mut().zip(&*parts) {
             *place = part.description.to_le_bytes();
         }
@@ -375,9 +349,10 @@ impl<'a> Group<'a> {
     }
 }
 
-/// The chunks of an entry that lie in a group.
-fn chunks_within(entry: &Entry, high: u32) -> std::ops::Range<u32> {
-    entry.key.max(high * GROUP)..entry.end().min((high + 1) * GROUP)
+/// How many chunks of an entry lie in a group.
+#[inline(always)]
+fn chunks_within(entry: &Entry, high: u32) -> u32 {
+    if entry.is_full() { entry.end().min((high + 1) * GROUP) - entry.key.max(high * GROUP) } else { 1 }
 }
 
 /// The high 32 bits of the granules that are dirty.

@@ -4,7 +4,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use super::layout::{ARRAY_MAX, Entry, RUNS_MAX};
-use crate::bitmap::chunks::{CHUNK_GRANULES, Form, Pair, Sparse, View, Words};
+use crate::bitmap::chunks::{CHUNK_GRANULES, Form, Pair, Sparse, View, Words, little_endian};
 use crate::checksum::crc32c;
 use std::borrow::Cow;
 
@@ -116,21 +116,13 @@ pub(super) fn count_before(view: View<'_>, end: u16) -> u64 {
     }
 }
 
-/// Appends the bytes of a container.
+/// The bytes of a container.
 pub(super) fn encode(view: View<'_>) -> Cow<'_, [u8]> {
     match view {
         View::Full => Cow::Borrowed(&[]),
         View::Sparse(sparse) => Cow::Borrowed(sparse.bytes),
-        View::Array(array) => in_order(array, |value| value.to_le_bytes()),
-        View::Words(words) => in_order(words, |word| word.to_le_bytes()),
-        View::Runs(runs) => in_order(runs.as_flattened(), |bound| bound.to_le_bytes()),
+        View::Array(array) => little_endian(array, |value| value.to_le_bytes()),
+        View::Words(words) => little_endian(words, |word| word.to_le_bytes()),
+        View::Runs(runs) => little_endian(runs.as_flattened(), |bound| bound.to_le_bytes()),
     }
-}
-
-/// Numbers in the order of the file: as they are, if this machine has them so.
-fn in_order<T: bytemuck::Pod, const N: usize>(numbers: &[T], bytes: impl Fn(&T) -> [u8; N]) -> Cow<'_, [u8]> {
-    if cfg!(target_endian = "little") {
-        return Cow::Borrowed(bytemuck::cast_slice(numbers));
-    }
-    Cow::Owned(numbers.iter().flat_map(bytes).collect())
 }
