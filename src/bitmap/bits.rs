@@ -4,7 +4,7 @@
 
 use super::Bitmap;
 use super::container::{CHUNK, Container, Run, Words, Workspace, clear_run, no_words, to_u16};
-use super::directory::{Span, split, window_in_chunk};
+use super::span::{Span, split, window_in_chunk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 

@@ -6,8 +6,11 @@
 //! have none. Which entries there are depends on the bits alone. What was built in one go lies packed in an arena, in its
 //! smallest form; a chunk that is changed afterwards gets a container of its own.
 
-use super::arena::{Arena, Place};
-use super::container::{CHUNK, Container, Form, Packer, Pair, Plain, Run, Sparse, View, Words, to_u16};
+use super::arena::Arena;
+use super::container::{Container, Form, Packer, Pair, Plain, Run, View, to_u16};
+use super::entries::{self, Entries};
+use super::entry::{Body, Entry};
+use super::span::{Span, split};
 use crate::kernels::{Measure, prefetch, select};
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -19,146 +22,16 @@ const LOOSE: usize = 16;
 const FETCH_MIN: usize = 512;
 const FETCH_MAX: usize = 2048;
 
-/// Consecutive granules, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) first: u64,
-    pub(super) last: u64,
-}
-
-/// One chunk with dirty granules, or several consecutive full ones.
-#[derive(Clone)]
-pub(super) struct Entry {
-    /// The first chunk: its granules' indices shifted right by 16.
-    pub(super) key: u32,
-    /// Of full chunks their number, of what is packed the dirty granules.
-    size: u32,
-    body: Body,
-}
-
-#[derive(Clone)]
-enum Body {
-    Full,
-    // What is packed knows how many runs there are: of words 32768 at most.
-    Array(Place, u16),
-    Words(Place, u16),
-    Runs(Place, u16),
-    /// With the number of bytes, too.
-    Sparse(Place, u16, u16),
-    /// Never full nor empty.
-    Own(Box<Container>),
-}
-
 /// What of an entry lies in the arena, with whatever follows it there.
 pub(super) enum Packed<'a> {
     List(&'a [u16]),
     Runs(&'a [Pair]),
 }
 
-impl Entry {
-    fn full(key: u32, end: u32) -> Self {
-        Self { key, size: end - key, body: Body::Full }
-    }
-
-    fn own(key: u32, container: Container) -> Self {
-        Self { key, size: 0, body: Body::Own(Box::new(container)) }
-    }
-
-    /// How many chunks; more than one only if they are full.
-    pub(super) fn chunks(&self) -> u32 {
-        if self.is_full() { self.size } else { 1 }
-    }
-
-    /// The chunk after the last one.
-    pub(super) fn end(&self) -> u32 {
-        self.key + self.chunks()
-    }
-
-    /// The index of the first granule of the first chunk.
-    pub(super) fn base(&self) -> u64 {
-        u64::from(self.key) << 16
-    }
-
-    /// All granules of the chunks, clean ones too.
-    pub(super) fn span(&self) -> Span {
-        Span { first: self.base(), last: (u64::from(self.end()) << 16) - 1 }
-    }
-
-    /// The number of dirty granules.
-    pub(super) fn ones(&self) -> u64 {
-        u64::from(self.chunks()) * u64::from(self.ones_of_chunk())
-    }
-
-    /// The number of dirty granules of one of the chunks.
-    pub(super) fn ones_of_chunk(&self) -> u32 {
-        match &self.body {
-            Body::Full => CHUNK,
-            Body::Array(..) | Body::Words(..) | Body::Runs(..) | Body::Sparse(..) => self.size,
-            Body::Own(container) => container.ones(),
-        }
-    }
-
-    /// The maximal runs of dirty granules of one of the chunks.
-    pub(super) fn runs_of_chunk(&self) -> u32 {
-        match &self.body {
-            Body::Full => 1,
-            Body::Array(_, runs) | Body::Words(_, runs) | Body::Runs(_, runs) | Body::Sparse(.., runs) => {
-                (*runs).into()
-            }
-            Body::Own(container) => container.view().run_count(),
-        }
-    }
-
-    /// What one of the chunks holds.
-    pub(super) fn measure_of_chunk(&self) -> Measure {
-        Measure { ones: self.ones_of_chunk(), runs: self.runs_of_chunk() }
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        matches!(self.body, Body::Full)
-    }
-
-    /// Its form, if it is the smallest for what it holds.
-    pub(super) fn packed_form(&self) -> Option<Form> {
-        match self.body {
-            Body::Full => Some(Form::Full),
-            Body::Array(..) => Some(Form::Array),
-            Body::Words(..) => Some(Form::Words),
-            Body::Runs(..) => Some(Form::Runs),
-            Body::Sparse(..) => Some(Form::Sparse),
-            Body::Own(_) => None,
-        }
-    }
-
-    /// Whether what it holds is known to be in its smallest form.
-    pub(super) fn is_smallest(&self) -> bool {
-        !matches!(self.body, Body::Own(_))
-    }
-
-    /// The bytes of what it holds.
-    pub(super) fn bytes(&self) -> usize {
-        match &self.body {
-            Body::Full => 0,
-            Body::Array(..) => 2 * self.size as usize,
-            Body::Words(..) => size_of::<Words>(),
-            Body::Runs(_, count) => 4 * usize::from(*count),
-            Body::Sparse(_, len, _) => usize::from(*len),
-            Body::Own(container) => container.view().bytes(),
-        }
-    }
-}
-
-/// The chunk of a granule, and the granule's index in it.
-#[allow(clippy::cast_possible_truncation, reason = "granules are below 2^41, and the index takes 16 bits of them")]
-pub(super) fn split(granule: u64) -> (u32, u16) {
-    debug_assert!(granule >> 48 == 0);
-    ((granule >> 16) as u32, granule as u16)
-}
-
 /// Sorted entries that do not overlap; full ones do not touch.
 #[derive(Clone, Default)]
 pub(super) struct Directory {
-    entries: Vec<Entry>,
+    entries: Entries,
     arena: Arena,
     /// The entries that lie in the arena.
     packed: usize,
@@ -170,36 +43,24 @@ impl Directory {
     /// An empty directory with room for `entries` chunks, prepared for `containers` of them to hold `bytes` bytes at most.
     pub(super) fn with_capacity(entries: usize, containers: usize, bytes: usize) -> Self {
         let arena = Arena::with_capacity(containers, (bytes / 8).saturating_add(containers));
-        Self { entries: Vec::with_capacity(entries), arena, packed: 0, before: OnceLock::new() }
+        Self { entries: Entries::with_capacity(entries), arena, packed: 0, before: OnceLock::new() }
     }
 
     pub(super) fn entries(&self) -> &[Entry] {
-        &self.entries
+        self.entries.all()
     }
 
     /// What the chunk of `entry`, or each of its chunks, holds.
     #[inline(always)]
     pub(super) fn view<'a>(&'a self, entry: &'a Entry) -> View<'a> {
-        match &entry.body {
-            Body::Full => View::Full,
-            Body::Array(place, _) => View::Array(self.arena.list(*place, entry.size as usize)),
-            Body::Words(place, _) => View::Words(self.arena.words(*place)),
-            Body::Runs(place, count) => View::Runs(self.arena.pairs(*place, usize::from(*count))),
-            Body::Sparse(place, len, runs) => {
-                View::Sparse(Sparse::counted(self.arena.bytes(*place, usize::from(*len)), u32::from(*runs)))
-            }
-            Body::Own(container) => container.view(),
-        }
+        entry.view(&self.arena)
     }
 
     /// Begins to bring what `entry` holds into the cache, if it is worth it.
     pub(super) fn prefetch(&self, entry: &Entry) {
-        let (Body::Array(place, _) | Body::Words(place, _) | Body::Runs(place, _) | Body::Sparse(place, ..)) =
-            entry.body
-        else {
-            return;
-        };
-        if entry.bytes() >= FETCH_MIN {
+        if let Some(place) = entry.place()
+            && entry.bytes() >= FETCH_MIN
+        {
             prefetch(self.arena.bytes(place, entry.bytes().min(FETCH_MAX)));
         }
     }
@@ -216,20 +77,20 @@ impl Directory {
 
     /// The bytes of all that the entries hold.
     pub(super) fn bytes(&self) -> usize {
-        self.entries.iter().map(Entry::bytes).sum()
+        self.entries().iter().map(Entry::bytes).sum()
     }
 
     /// Gives back the memory that is not needed.
     pub(super) fn shrink(&mut self) {
-        self.entries.shrink_to_fit();
+        self.entries.all_mut().shrink_to_fit();
         self.arena.shrink();
     }
 
     /// Takes the smallest form everywhere, packed.
     pub(super) fn optimize(&mut self) {
         let mut packer = Packer::new();
-        let mut packed = Self::with_capacity(self.entries.len(), self.entries.len(), self.bytes());
-        for entry in std::mem::take(&mut self.entries) {
+        let mut packed = Self::with_capacity(self.entries().len(), self.entries().len(), self.bytes());
+        for entry in std::mem::take(&mut self.entries).into_all() {
             match entry.body {
                 Body::Full => packed.push_full(entry.key, entry.size),
                 Body::Own(mut container) => {
@@ -245,46 +106,43 @@ impl Directory {
 
     /// The places of the entries that overlap the chunks `key..end`.
     pub(super) fn places(&self, key: u32, end: u32) -> Range<usize> {
-        let from = self.place(key);
-        if self.entries.get(end as usize).is_some_and(|entry| entry.key == end) {
+        let entries = self.entries();
+        let from = entries::place(entries, key);
+        if entries.get(end as usize).is_some_and(|entry| entry.key == end) {
             return from..end as usize;
         }
         // Most ranges end near where they begin.
         let mut reach = 1;
-        while self.entries.get(from + reach).is_some_and(|entry| entry.key < end) {
+        while entries.get(from + reach).is_some_and(|entry| entry.key < end) {
             reach *= 2;
         }
         let near = from + reach / 2;
-        let far = self.entries.len().min(from + reach);
-        from..near + self.entries[near.min(far)..far].partition_point(|entry| entry.key < end)
+        let far = entries.len().min(from + reach);
+        from..near + entries[near.min(far)..far].partition_point(|entry| entry.key < end)
     }
 
     /// The entries that overlap the chunks `key..end`.
     pub(super) fn within(&self, key: u32, end: u32) -> &[Entry] {
-        &self.entries[self.places(key, end)]
+        &self.entries()[self.places(key, end)]
     }
 
     /// The entry that holds chunk `key`.
     pub(super) fn find(&self, key: u32) -> Option<&Entry> {
-        self.entries.get(self.place(key)).filter(|entry| entry.key <= key)
+        self.entries().get(self.place(key)).filter(|entry| entry.key <= key)
     }
 
     /// The place of the first entry that ends after chunk `key`.
     pub(super) fn place(&self, key: u32) -> usize {
-        // Where every chunk so far has an entry of its own, its number is its place.
-        if self.entries.get(key as usize).is_some_and(|entry| entry.key == key) {
-            return key as usize;
-        }
-        self.entries.partition_point(|entry| entry.end() <= key)
+        entries::place(self.entries(), key)
     }
 
     /// The dirty granules before each entry, and at last all of them.
     pub(super) fn before(&self) -> &[u64] {
         self.before.get_or_init(|| {
             let mut sum = 0;
-            let mut before = Vec::with_capacity(self.entries.len() + 1);
+            let mut before = Vec::with_capacity(self.entries().len() + 1);
             before.push(sum);
-            before.extend(self.entries.iter().map(|entry| {
+            before.extend(self.entries().iter().map(|entry| {
                 sum += entry.ones();
                 sum
             }));
@@ -296,13 +154,13 @@ impl Directory {
     pub(super) fn ones(&self) -> u64 {
         match self.before.get() {
             Some(before) => before.last().copied().unwrap_or(0),
-            None => self.entries.iter().map(Entry::ones).sum(),
+            None => self.entries().iter().map(Entry::ones).sum(),
         }
     }
 
     /// The last dirty granule.
     pub(super) fn last(&self) -> Option<u64> {
-        let entry = self.entries.last()?;
+        let entry = self.entries().last()?;
         let run = self.view(entry).runs(Run::WHOLE).next_back()?;
         Some((u64::from(entry.end() - 1) << 16) + u64::from(run.last))
     }
@@ -310,9 +168,10 @@ impl Directory {
     /// Appends full chunks after the last entry.
     pub(super) fn push_full(&mut self, key: u32, chunks: u32) {
         self.before.take();
-        match self.entries.last_mut() {
+        let entries = self.entries.all_mut();
+        match entries.last_mut() {
             Some(last) if last.is_full() && last.end() == key => last.size += chunks,
-            _ => self.entries.push(Entry::full(key, key + chunks)),
+            _ => entries.push(Entry::full(key, key + chunks)),
         }
     }
 
@@ -331,7 +190,7 @@ impl Directory {
         };
         self.before.take();
         self.packed += 1;
-        self.entries.push(Entry { key, size: measure.ones, body });
+        self.entries.all_mut().push(Entry { key, size: measure.ones, body });
     }
 
     /// Appends a copy of an entry of `other`.
@@ -352,17 +211,12 @@ impl Directory {
     pub(super) fn append(&mut self, other: Self) {
         self.before.take();
         let blocks = self.arena.blocks();
-        let mut entries = other.entries.into_iter().peekable();
+        let mut entries = other.entries.into_all().into_iter().peekable();
         if let Some(first) = entries.next_if(Entry::is_full) {
             self.push_full(first.key, first.size);
         }
-        self.entries.extend(entries.map(|mut entry| {
-            match &mut entry.body {
-                Body::Array(place, _) | Body::Words(place, _) | Body::Runs(place, _) | Body::Sparse(place, ..) => {
-                    *place = place.after(blocks);
-                }
-                Body::Full | Body::Own(_) => {}
-            }
+        self.entries.all_mut().extend(entries.map(|mut entry| {
+            entry.put_after(blocks);
             entry
         }));
         self.arena.append(other.arena);
@@ -372,42 +226,51 @@ impl Directory {
     /// Changes what chunk `key` holds, which is the empty container where there is no entry.
     pub(super) fn edit(&mut self, key: u32, change: impl FnOnce(&mut Container)) {
         self.before.take();
-        let at = self.place(key);
-        let Some(entry) = self.entries.get_mut(at).filter(|entry| entry.key <= key) else {
-            let mut container = Container::empty();
-            change(&mut container);
-            if container.is_full() {
-                self.fill(key, key + 1);
-            } else if !container.is_empty() {
-                self.entries.insert(at, Entry::own(key, container));
+        let entry = self.entries.find_mut(key);
+        match entry {
+            Some(Entry { body: Body::Own(container), .. }) => {
+                change(container);
+                if container.is_full() {
+                    self.fill(key, key + 1);
+                } else if container.is_empty() {
+                    self.clear(key, key + 1);
+                }
             }
-            return;
-        };
-        if let Body::Own(container) = &mut entry.body {
-            change(container);
-            if container.is_full() {
-                self.fill(key, key + 1);
-            } else if container.is_empty() {
-                self.entries.remove(at);
+            Some(entry) if entry.is_full() => self.edit_full(key, change),
+            _ => {
+                let mut container = match &entry {
+                    Some(entry) => Container::copy(entry.view(&self.arena), entry.ones_of_chunk()),
+                    None => Container::empty(),
+                };
+                change(&mut container);
+                if container.is_full() {
+                    self.fill(key, key + 1);
+                } else if container.is_empty() {
+                    self.clear(key, key + 1);
+                } else if let Some(entry) = entry {
+                    *entry = Entry::own(key, container);
+                    self.forget(1);
+                } else {
+                    self.entries.insert(Entry::own(key, container));
+                }
             }
-            return;
         }
-        let (first, end) = (entry.key, entry.end());
-        let ones = entry.ones_of_chunk();
-        let is_packed = !entry.is_full();
-        let mut container = Container::copy(self.view(&self.entries[at]), ones);
+    }
+
+    /// Changes what chunk `key` holds, which is one of the chunks of a full entry.
+    fn edit_full(&mut self, key: u32, change: impl FnOnce(&mut Container)) {
+        let mut container = Container::Full;
         change(&mut container);
-        if container.is_full() && !is_packed {
+        if container.is_full() {
             return;
         }
-        if container.is_full() {
-            return self.fill(key, key + 1);
-        }
-        self.forget(at..at + 1);
+        let at = self.place(key);
+        let entries = self.entries.all_mut();
+        let (first, end) = (entries[at].key, entries[at].end());
         let left = (first < key).then(|| Entry::full(first, key));
         let middle = (!container.is_empty()).then(|| Entry::own(key, container));
         let right = (key + 1 < end).then(|| Entry::full(key + 1, end));
-        self.entries.splice(at..=at, left.into_iter().chain(middle).chain(right));
+        entries.splice(at..=at, left.into_iter().chain(middle).chain(right));
     }
 
     /// Adds all of `other`, if this has words in every chunk that is dirty there: in their place, as fresh pages for a new
@@ -415,18 +278,19 @@ impl Directory {
     pub(super) fn unite_in_place(&mut self, other: &Self) -> bool {
         let in_words = |theirs: &Entry| {
             let at = self.place(theirs.key);
-            match self.entries.get(at)? {
+            match self.entries().get(at)? {
                 Entry { key, body: Body::Words(place, _), .. } if *key == theirs.key && !theirs.is_full() => {
                     Some((at, *place))
                 }
                 _ => None,
             }
         };
-        let Some(places) = other.entries.iter().map(in_words).collect::<Option<Vec<_>>>() else { return false };
+        let Some(places) = other.entries().iter().map(in_words).collect::<Option<Vec<_>>>() else { return false };
         self.before.take();
         let (kernels, mut smaller) = (select(), Vec::new());
-        for (theirs, (at, place)) in other.entries.iter().zip(places) {
-            let ours = &mut self.entries[at];
+        let entries = self.entries.all_mut();
+        for (theirs, (at, place)) in other.entries().iter().zip(places) {
+            let ours = &mut entries[at];
             let words = self.arena.words_mut(place);
             let measure = match other.view(theirs) {
                 View::Words(others) => (kernels.or)(words, others),
@@ -441,7 +305,7 @@ impl Directory {
                 smaller.push(ours.key);
             }
         }
-        let is_loose = smaller.len() > self.entries.len() / LOOSE;
+        let is_loose = smaller.len() > entries.len() / LOOSE;
         smaller.into_iter().for_each(|key| self.edit(key, Container::optimize));
         if is_loose {
             self.optimize();
@@ -456,21 +320,23 @@ impl Directory {
         }
         self.before.take();
         let reach = |entry: &Entry| entry.end() + u32::from(entry.is_full());
-        let from = self.entries.partition_point(|entry| reach(entry) <= key);
-        let to = self.entries.partition_point(|entry| entry.key < end + u32::from(entry.is_full()));
+        let entries = self.entries();
+        let from = entries.partition_point(|entry| reach(entry) <= key);
+        let to = entries.partition_point(|entry| entry.key < end + u32::from(entry.is_full()));
         let (mut first, mut last) = (key, end);
-        for entry in self.entries[from..to].iter().filter(|entry| entry.is_full()) {
+        for entry in entries[from..to].iter().filter(|entry| entry.is_full()) {
             first = first.min(entry.key);
             last = last.max(entry.end());
         }
-        self.forget(from..to);
-        self.entries.splice(from..to, [Entry::full(first, last)]);
+        self.forget(packed_of(&entries[from..to]));
+        self.entries.all_mut().splice(from..to, [Entry::full(first, last)]);
     }
 
     /// Removes the chunks `key..end`.
     pub(super) fn clear(&mut self, key: u32, end: u32) {
         let places = self.places(key, end);
-        let (Some(head), Some(tail)) = (self.entries.get(places.start), self.entries[..places.end].last()) else {
+        let entries = self.entries();
+        let (Some(head), Some(tail)) = (entries.get(places.start), entries[..places.end].last()) else {
             return;
         };
         if places.is_empty() {
@@ -478,15 +344,15 @@ impl Directory {
         }
         let left = (head.key < key).then(|| Entry::full(head.key, key));
         let right = (tail.end() > end).then(|| Entry::full(end, tail.end()));
+        let packed = packed_of(&entries[places.clone()]);
         self.before.take();
-        self.forget(places.clone());
-        self.entries.splice(places, left.into_iter().chain(right));
+        self.forget(packed);
+        self.entries.all_mut().splice(places, left.into_iter().chain(right));
     }
 
-    /// Counts entries out of the arena, which goes with the last of them.
-    fn forget(&mut self, places: Range<usize>) {
-        let is_packed = |entry: &&Entry| !matches!(entry.body, Body::Full | Body::Own(_));
-        self.packed -= self.entries[places].iter().filter(is_packed).count();
+    /// Counts so many packed entries out of the arena, which goes with the last of them.
+    fn forget(&mut self, packed: usize) {
+        self.packed -= packed;
         if self.packed == 0 {
             self.arena = Arena::default();
         }
@@ -530,14 +396,14 @@ impl Directory {
             _ => 0,
         };
         let before = self.before.get().map_or(0, |before| size_of_val(&before[..]));
-        let containers: usize = self.entries.iter().map(own).sum();
-        self.entries.capacity() * size_of::<Entry>() + self.arena.heap_bytes() + before + containers
+        let containers: usize = self.entries().iter().map(own).sum();
+        self.entries.heap_bytes() + self.arena.heap_bytes() + before + containers
     }
 
     /// Checks every container, the order of the entries, and that full ones are joined; names the chunk that is wrong.
     pub(super) fn validate(&self) -> Result<(), (u32, &'static str)> {
         let mut last: Option<&Entry> = None;
-        for entry in &self.entries {
+        for entry in self.entries() {
             let wrong = |what| Err((entry.key, what));
             let view = self.view(entry);
             view.validate(entry.ones_of_chunk()).map_err(|what| (entry.key, what))?;
@@ -559,12 +425,17 @@ impl Directory {
             }
         }
         if let Some(before) = self.before.get()
-            && before.last() != Some(&self.entries.iter().map(Entry::ones).sum())
+            && before.last() != Some(&self.entries().iter().map(Entry::ones).sum())
         {
             return Err((0, "the counts before the chunks are wrong"));
         }
         Ok(())
     }
+}
+
+/// How many entries lie in the arena.
+fn packed_of(entries: &[Entry]) -> usize {
+    entries.iter().filter(|entry| entry.place().is_some()).count()
 }
 
 /// Builds a directory from spans whose first and last granules ascend; they may overlap and touch.
@@ -623,11 +494,4 @@ impl Collector {
         let container = Container::from_runs(std::mem::take(&mut self.runs));
         self.directory.push(self.key, container.measure(), self.packer.pack(container.view()));
     }
-}
-
-/// The granules of `span` that lie in the chunk at `base`, which `span` must touch.
-pub(super) fn window_in_chunk(span: Span, base: u64) -> Run {
-    let (_, first) = split(span.first.max(base));
-    let (_, last) = split(span.last.min(base + u64::from(CHUNK) - 1));
-    Run { first, last }
 }

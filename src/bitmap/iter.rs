@@ -4,7 +4,8 @@
 
 use super::Bitmap;
 use super::container::{Run, RunIter, View, Words};
-use super::directory::{Directory, Span, split, window_in_chunk};
+use super::directory::Directory;
+use super::span::{Span, split, window_in_chunk};
 use crate::geometry::{Extent, clip_end};
 use crate::kernels::{EDGES, select};
 use std::fmt;

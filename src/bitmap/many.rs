@@ -2,7 +2,8 @@
 //! Owns the union of many directories in one pass over their chunks. Must never know disks or granularities.
 
 use super::container::{View, Words, Workspace};
-use super::directory::{Directory, Entry};
+use super::directory::Directory;
+use super::entry::Entry;
 use crate::pool;
 
 /// The chunk of a source that is done.

@@ -11,17 +11,22 @@ mod bits;
 pub(crate) mod chunks;
 mod container;
 mod directory;
+mod entries;
+mod entry;
 mod iter;
 mod many;
 mod ops;
 mod range;
 mod roaring;
+mod search;
+mod span;
 
 pub use iter::Extents;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, check_disk};
-use directory::{Directory, Span, split};
+use directory::Directory;
+use span::{Span, split};
 use std::fmt;
 
 /// One bit for each granule of a disk: dirty or clean.

@@ -4,8 +4,10 @@
 
 use super::Bitmap;
 use super::container::{Container, Packer, View, Workspace};
-use super::directory::{Collector, Directory, Entry, Span};
+use super::directory::{Collector, Directory};
+use super::entry::Entry;
 use super::many;
+use super::span::Span;
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, check_disk};
 use std::borrow::Cow;

@@ -3,7 +3,7 @@
 //! is. Must never change a bitmap.
 
 use super::Bitmap;
-use super::directory::{Span, split, window_in_chunk};
+use super::span::{Span, split, window_in_chunk};
 use crate::geometry::clip_end;
 
 impl Bitmap {

@@ -12,7 +12,8 @@ use super::chunks::little_endian;
 use super::container::{
     ARRAY_MAX, CHUNK, Container, Form as Held, Packer, Pair, Plain, RUNS_MAX, Run, View, Words, no_words, to_u16,
 };
-use super::directory::{Directory, Entry, Packed};
+use super::directory::{Directory, Packed};
+use super::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use crate::kernels::{Kernels, Measure, ROOM, RUN_BLOCK, RunBlock, select};

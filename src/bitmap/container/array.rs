@@ -3,6 +3,7 @@
 //! bytes.
 
 use super::{ARRAY_MAX, Run};
+use crate::bitmap::search::partition_point_near;
 use crate::kernels::{ROOM, select};
 use std::ops::Range;
 
@@ -30,23 +31,7 @@ pub(super) fn rank(bits: &[u16], bit: u32) -> usize {
         let below: u16 = near.iter().map(|&other| u16::from(other < bit)).sum();
         return guess.saturating_sub(NEAR / 2) + usize::from(below);
     }
-    let mut reach = 8;
-    let (low, high) = if bits.get(guess).is_some_and(|&other| u32::from(other) < bit) {
-        let mut low = guess + 1;
-        while bits.get(low + reach).is_some_and(|&other| u32::from(other) < bit) {
-            low += reach + 1;
-            reach *= 4;
-        }
-        (low, bits.len().min(low + reach))
-    } else {
-        let mut high = guess;
-        while reach < high && u32::from(bits[high - reach]) >= bit {
-            high -= reach;
-            reach *= 4;
-        }
-        (high.saturating_sub(reach), high)
-    };
-    low + bits[low..high].partition_point(|&other| u32::from(other) < bit)
+    partition_point_near(bits, guess, |&other| u32::from(other) < bit)
 }
 
 pub(super) fn contains(bits: &[u16], bit: u16) -> bool {

@@ -5,6 +5,9 @@
 use super::{CHUNK, RUNS_MAX, to_u16};
 use crate::kernels::select;
 
+/// By this part, and at least by so many runs, a full list grows.
+const GROWTH: usize = 4;
+
 /// The first and the last of consecutive set bits of one chunk, as they are kept.
 pub(crate) type Pair = crate::kernels::Pair;
 
@@ -63,8 +66,12 @@ pub(super) fn ones_of(runs: &[Pair]) -> u32 {
 
 pub(super) fn set(runs: &mut Vec<Pair>, new: Run) {
     let from = runs.partition_point(|&run| Run::from(run).end() < u32::from(new.first));
-    let to = runs.partition_point(|run| u32::from(run[0]) <= new.end());
-    if from == to {
+    let touched = runs[from..].iter().take_while(|run| u32::from(run[0]) <= new.end()).count();
+    let to = from + touched;
+    if touched == 0 {
+        if runs.len() == runs.capacity() {
+            runs.reserve_exact((runs.len() / GROWTH).max(GROWTH));
+        }
         runs.insert(from, new.pair());
         return;
     }

@@ -1,0 +1,236 @@
+#![forbid(unsafe_code)]
+//! Owns the list of the entries in the order of their chunks, into which new ones come anywhere. Must never know what an
+//! entry holds.
+//!
+//! In a long list each new entry would move half of the others. So new ones wait in a short list of their own until they
+//! are many, or were searched in often, or somebody wants to see them all.
+
+use super::entry::Entry;
+use super::search::partition_point_near;
+use std::mem::take;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// Where no more entries than these have to move, nothing waits.
+const MOVES_MAX: usize = 512;
+
+/// In fewer entries a plain binary search finds all it looks at in a near cache.
+const FAR_FROM: usize = 4096;
+
+/// This part of a list stays free for what comes later, at most.
+const SLACK: usize = 16;
+
+/// A search in two lists takes longer than in one by what so many entries take to move.
+const SEARCHES: usize = 4;
+
+/// Entries in ascending order that do not overlap.
+#[derive(Default)]
+pub(super) struct Entries {
+    /// All of them; nothing while some wait.
+    joined: OnceLock<Vec<Entry>>,
+    /// All of them while some wait.
+    parted: Mutex<Parted>,
+}
+
+#[derive(Default)]
+struct Parted {
+    most: Vec<Entry>,
+    waiting: Vec<Entry>,
+    /// How often something was searched for since the first one waits.
+    searches: usize,
+}
+
+impl Entries {
+    pub(super) fn with_capacity(entries: usize) -> Self {
+        Self { joined: OnceLock::from(Vec::with_capacity(entries)), parted: Mutex::default() }
+    }
+
+    pub(super) fn all(&self) -> &[Entry] {
+        self.joined()
+    }
+
+    pub(super) fn all_mut(&mut self) -> &mut Vec<Entry> {
+        self.joined();
+        self.joined.get_mut().expect("they were just joined")
+    }
+
+    pub(super) fn into_all(mut self) -> Vec<Entry> {
+        take(self.all_mut())
+    }
+
+    /// The entry that holds chunk `key`.
+    #[inline]
+    pub(super) fn find_mut(&mut self, key: u32) -> Option<&mut Entry> {
+        if self.joined.get().is_some() || self.is_ripe() {
+            return holder(self.all_mut(), key);
+        }
+        let Parted { most, waiting, searches } = self.parted.get_mut().unwrap_or_else(PoisonError::into_inner);
+        *searches += 1;
+        holder(most, key).or_else(|| holder(waiting, key))
+    }
+
+    /// Adds an entry of one chunk that no other holds.
+    pub(super) fn insert(&mut self, entry: Entry) {
+        let parted = self.parted.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(all) = self.joined.get_mut() {
+            let at = place(all, entry.key);
+            if all.len() - at <= MOVES_MAX {
+                return all.insert(at, entry);
+            }
+            *parted = Parted { most: take(all), ..Parted::default() };
+            self.joined.take();
+        }
+        let at = place(&parted.waiting, entry.key);
+        parted.waiting.insert(at, entry);
+    }
+
+    /// Whether the work with two lists has come to that of making them one.
+    fn is_ripe(&mut self) -> bool {
+        let Parted { most, waiting, searches } = self.parted.get_mut().unwrap_or_else(PoisonError::into_inner);
+        waiting.len() > most.len().isqrt() || *searches > most.len() / SEARCHES
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.joined().capacity() * size_of::<Entry>()
+    }
+
+    #[inline]
+    fn joined(&self) -> &Vec<Entry> {
+        self.joined.get_or_init(|| {
+            let mut parted = take(&mut *self.parted.lock().unwrap_or_else(PoisonError::into_inner));
+            parted.join();
+            parted.most
+        })
+    }
+}
+
+impl Clone for Entries {
+    fn clone(&self) -> Self {
+        Self { joined: OnceLock::from(self.joined().clone()), parted: Mutex::default() }
+    }
+}
+
+impl Parted {
+    /// Moves all that wait to where they belong, from the last one on.
+    fn join(&mut self) {
+        let Self { most, waiting, .. } = self;
+        let mut left = most.len();
+        if most.capacity() - left < waiting.len() {
+            most.reserve_exact(waiting.len().max(left / SLACK));
+        }
+        most.resize_with(left + waiting.len(), || Entry::full(0, 0));
+        for (before, entry) in waiting.drain(..).enumerate().rev() {
+            let at = place(&most[..left], entry.key);
+            for from in (at..left).rev() {
+                most.swap(from, from + before + 1);
+            }
+            most[at + before] = entry;
+            left = at;
+        }
+    }
+}
+
+/// The place of the first entry that ends after chunk `key`.
+pub(super) fn place(entries: &[Entry], key: u32) -> usize {
+    // Where every chunk so far has an entry of its own, its number is its place.
+    if entries.get(key as usize).is_some_and(|entry| entry.key == key) {
+        return key as usize;
+    }
+    let is_before = |entry: &Entry| entry.end() <= key;
+    if let [first, .., last] = entries
+        && entries.len() >= FAR_FROM
+    {
+        let (above, range) = (u64::from(key.saturating_sub(first.key)), u64::from(last.key - first.key));
+        #[allow(clippy::cast_possible_truncation, reason = "it is at most the number of entries")]
+        let guess = (above.min(range) * entries.len() as u64 / range) as usize;
+        return partition_point_near(entries, guess, is_before);
+    }
+    entries.partition_point(is_before)
+}
+
+/// The entry that holds chunk `key`.
+fn holder(entries: &mut [Entry], key: u32) -> Option<&mut Entry> {
+    let at = place(entries, key);
+    entries.get_mut(at).filter(|entry| entry.key <= key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::container::{Container, Run};
+    use super::{Entries, Entry, MOVES_MAX, holder};
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn one_bit(key: u32) -> Entry {
+        let mut container = Container::empty();
+        container.set(Run { first: 7, last: 7 });
+        Entry::own(key, container)
+    }
+
+    fn keys(entries: &Entries) -> Vec<u32> {
+        entries.all().iter().map(|entry| entry.key).collect()
+    }
+
+    /// Every other key, from `first` on: long enough that new ones wait.
+    fn long(first: u32) -> Entries {
+        let mut entries = Entries::default();
+        let count = u32::try_from(12 * MOVES_MAX).unwrap();
+        (0..count).for_each(|n| entries.all_mut().push(one_bit(first + 2 * n)));
+        entries
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn each_entry_is_found_wherever_it_waits(
+            first in 0..3u32,
+            steps in prop::collection::vec((0..13_000u32, 0..200u32), 1..400),
+        ) {
+            let mut entries = long(first);
+            let mut model: BTreeSet<u32> = keys(&entries).into_iter().collect();
+            for (key, then) in steps {
+                let found = entries.find_mut(key).map(|entry| entry.key);
+                prop_assert_eq!(found, model.get(&key).copied());
+                if model.insert(key) {
+                    entries.insert(one_bit(key));
+                }
+                prop_assert!(entries.find_mut(key).is_some_and(|entry| entry.key == key));
+                match then {
+                    0 => prop_assert_eq!(keys(&entries), Vec::from_iter(model.iter().copied())),
+                    1 => prop_assert_eq!(keys(&entries.clone()), Vec::from_iter(model.iter().copied())),
+                    2 => for _ in 0..entries.all().len() / 2 {
+                        prop_assert!(entries.find_mut(key).is_some());
+                    },
+                    _ => {}
+                }
+            }
+            prop_assert_eq!(keys(&entries), Vec::from_iter(model.iter().copied()));
+        }
+    }
+
+    #[test]
+    fn a_long_full_entry_holds_all_of_its_chunks() {
+        let mut entries = Entries::default();
+        entries.all_mut().push(Entry::full(10, 1_000_000));
+        (0..5000).for_each(|n| entries.all_mut().push(one_bit(1_000_001 + 3 * n)));
+        for (key, holder_key) in
+            [(9, None), (10, Some(10)), (999_999, Some(10)), (1_000_000, None), (1_000_004, Some(1_000_004))]
+        {
+            assert_eq!(holder(entries.all_mut(), key).map(|entry| entry.key), holder_key);
+        }
+    }
+
+    #[test]
+    fn readers_on_many_threads_see_all_that_waits() {
+        let mut entries = long(0);
+        (0..60).for_each(|n| entries.insert(one_bit(101 * (2 * n + 1))));
+        assert!(entries.joined.get().is_none(), "nothing waits, so this tests nothing");
+        let count = 12 * MOVES_MAX + 60;
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| assert_eq!(entries.all().len(), count));
+            }
+        });
+        assert!(keys(&entries).is_sorted());
+    }
+}

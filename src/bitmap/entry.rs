@@ -1,0 +1,158 @@
+#![forbid(unsafe_code)]
+//! Owns what a directory keeps of one chunk: where what it holds lies, and how much that is. Must never know the other
+//! chunks.
+
+use super::arena::{Arena, Place};
+use super::container::{CHUNK, Container, Form, Sparse, View, Words};
+use super::span::Span;
+use crate::kernels::Measure;
+
+/// One chunk with dirty granules, or several consecutive full ones.
+#[derive(Clone)]
+pub(super) struct Entry {
+    /// The first chunk: its granules' indices shifted right by 16.
+    pub(super) key: u32,
+    /// Of full chunks their number, of what is packed the dirty granules.
+    pub(super) size: u32,
+    pub(super) body: Body,
+}
+
+#[derive(Clone)]
+pub(super) enum Body {
+    Full,
+    // What is packed knows how many runs there are: of words 32768 at most.
+    Array(Place, u16),
+    Words(Place, u16),
+    Runs(Place, u16),
+    /// With the number of bytes, too.
+    Sparse(Place, u16, u16),
+    /// Never full nor empty.
+    Own(Box<Container>),
+}
+
+impl Entry {
+    pub(super) fn full(key: u32, end: u32) -> Self {
+        Self { key, size: end - key, body: Body::Full }
+    }
+
+    pub(super) fn own(key: u32, container: Container) -> Self {
+        Self { key, size: 0, body: Body::Own(Box::new(container)) }
+    }
+
+    /// How many chunks; more than one only if they are full.
+    pub(super) fn chunks(&self) -> u32 {
+        if self.is_full() { self.size } else { 1 }
+    }
+
+    /// The chunk after the last one.
+    pub(super) fn end(&self) -> u32 {
+        self.key + self.chunks()
+    }
+
+    /// The index of the first granule of the first chunk.
+    pub(super) fn base(&self) -> u64 {
+        u64::from(self.key) << 16
+    }
+
+    /// All granules of the chunks, clean ones too.
+    pub(super) fn span(&self) -> Span {
+        Span { first: self.base(), last: (u64::from(self.end()) << 16) - 1 }
+    }
+
+    /// The number of dirty granules.
+    pub(super) fn ones(&self) -> u64 {
+        u64::from(self.chunks()) * u64::from(self.ones_of_chunk())
+    }
+
+    /// The number of dirty granules of one of the chunks.
+    pub(super) fn ones_of_chunk(&self) -> u32 {
+        match &self.body {
+            Body::Full => CHUNK,
+            Body::Array(..) | Body::Words(..) | Body::Runs(..) | Body::Sparse(..) => self.size,
+            Body::Own(container) => container.ones(),
+        }
+    }
+
+    /// The maximal runs of dirty granules of one of the chunks.
+    pub(super) fn runs_of_chunk(&self) -> u32 {
+        match &self.body {
+            Body::Full => 1,
+            Body::Array(_, runs) | Body::Words(_, runs) | Body::Runs(_, runs) | Body::Sparse(.., runs) => {
+                (*runs).into()
+            }
+            Body::Own(container) => container.view().run_count(),
+        }
+    }
+
+    /// What one of the chunks holds.
+    pub(super) fn measure_of_chunk(&self) -> Measure {
+        Measure { ones: self.ones_of_chunk(), runs: self.runs_of_chunk() }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self.body, Body::Full)
+    }
+
+    /// What the chunk, or each of its chunks, holds.
+    #[inline(always)]
+    pub(super) fn view<'a>(&'a self, arena: &'a Arena) -> View<'a> {
+        match &self.body {
+            Body::Full => View::Full,
+            Body::Array(place, _) => View::Array(arena.list(*place, self.size as usize)),
+            Body::Words(place, _) => View::Words(arena.words(*place)),
+            Body::Runs(place, count) => View::Runs(arena.pairs(*place, usize::from(*count))),
+            Body::Sparse(place, len, runs) => {
+                View::Sparse(Sparse::counted(arena.bytes(*place, usize::from(*len)), u32::from(*runs)))
+            }
+            Body::Own(container) => container.view(),
+        }
+    }
+
+    /// Where in the arena it begins, if it is packed.
+    pub(super) fn place(&self) -> Option<Place> {
+        match self.body {
+            Body::Array(place, _) | Body::Words(place, _) | Body::Runs(place, _) | Body::Sparse(place, ..) => {
+                Some(place)
+            }
+            Body::Full | Body::Own(_) => None,
+        }
+    }
+
+    /// Takes its place in an arena that comes after `blocks` blocks of another.
+    pub(super) fn put_after(&mut self, blocks: u32) {
+        if let Body::Array(place, _) | Body::Words(place, _) | Body::Runs(place, _) | Body::Sparse(place, ..) =
+            &mut self.body
+        {
+            *place = place.after(blocks);
+        }
+    }
+
+    /// Its form, if it is the smallest for what it holds.
+    pub(super) fn packed_form(&self) -> Option<Form> {
+        match self.body {
+            Body::Full => Some(Form::Full),
+            Body::Array(..) => Some(Form::Array),
+            Body::Words(..) => Some(Form::Words),
+            Body::Runs(..) => Some(Form::Runs),
+            Body::Sparse(..) => Some(Form::Sparse),
+            Body::Own(_) => None,
+        }
+    }
+
+    /// Whether what it holds is known to be in its smallest form.
+    pub(super) fn is_smallest(&self) -> bool {
+        !matches!(self.body, Body::Own(_))
+    }
+
+    /// The bytes of what it holds.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.body {
+            Body::Full => 0,
+            Body::Array(..) => 2 * self.size as usize,
+            Body::Words(..) => size_of::<Words>(),
+            Body::Runs(_, count) => 4 * usize::from(*count),
+            Body::Sparse(_, len, _) => usize::from(*len),
+            Body::Own(container) => container.view().bytes(),
+        }
+    }
+}
