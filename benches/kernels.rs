@@ -198,6 +198,9 @@ fn lists(criterion: &mut Criterion) {
         bench(criterion, "unite_runs", a.name, room, unite, |&len, out| assert!(out[..len] == expected));
         let ones = |kernels: &'static Kernels, (): &mut ()| (kernels.run_ones)(&a.runs);
         bench(criterion, "run_ones", a.name, || (), ones, |&found, ()| assert_eq!(found as usize, a.list.len()));
+        let within = |kernels: &'static Kernels, (): &mut ()| (kernels.run_ones_within)(&a.runs, 20_000, 40_000);
+        let expected = a.list.iter().filter(|bit| (20_000..40_000).contains(*bit)).count();
+        bench(criterion, "run_ones_within", a.name, || (), within, |&found, ()| assert_eq!(found as usize, expected));
     }
 }
 

@@ -130,6 +130,10 @@ fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     let found = filled(x.len(), start, [7, 7], |out| (kernels.runs)(&words_of(a), out));
     assert!(found == x, "{:?}", kernels.level);
     assert_eq!((kernels.run_ones)(&x) as usize, a.len(), "{:?}", kernels.level);
+    for (first, end) in [(0, 65_536), (0, 0), (start, 1000), (700, 65_535), (30_000, 30_001), (65_535, 65_536)] {
+        let within = a.iter().filter(|bit| (first..end).contains(&usize::from(**bit))).count();
+        assert_eq!((kernels.run_ones_within)(&x, first as u32, end as u32) as usize, within, "{:?}", kernels.level);
+    }
     let blocks = x.as_chunks::<RUN_BLOCK>().0;
     let mut saved = vec![[7; 4 * RUN_BLOCK]; blocks.len() + start];
     (kernels.save_runs)(blocks, &mut saved);
@@ -357,7 +361,7 @@ fn few_runs_are_united_at_once() {
         let (mut runs, mut bits): (Vec<Vec<Pair>>, Vec<Vec<u16>>) = (Vec::new(), Vec::new());
         let wanted = round % (FEW_RUNS + 1);
         while groups < wanted {
-            let most = 1 + next([1, 8, 8 * (wanted - groups).min(5) as u32][round / 3 % 3]);
+            let most = 1 + next([1, 8, 8 * (wanted - groups).min([5, FEW_RUNS][round % 2]) as u32][round / 3 % 3]);
             let mut list = Vec::new();
             let mut at = next(if round % 3 == 0 { 40 } else { 60_000 });
             while at <= 65_535 && list.len() < most as usize {

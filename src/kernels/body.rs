@@ -539,6 +539,11 @@ pub(super) fn run_ones(runs: &[Pair]) -> u32 {
 }
 
 #[inline(always)]
+pub(super) fn run_ones_within(runs: &[Pair], first: u32, end: u32) -> u32 {
+    runs.iter().map(|run| (u32::from(run[1]) + 1).min(end).saturating_sub(u32::from(run[0]).max(first))).sum()
+}
+
+#[inline(always)]
 pub(super) fn crc32c(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes)
 }

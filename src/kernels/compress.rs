@@ -1,7 +1,7 @@
 //! Owns what takes the instructions of AVX-512 that compress and expand bytes, written by hand as the compiler does not use
 //! them. Must never be reached on a CPU without AVX-512 with BW, VL and VBMI2.
 
-use super::body::{self, EDGES, MASKS, ROOM, SPARSE_ROOM};
+use super::body::{self, EDGES, MASKS, ROOM, SPARSE_ROOM, WORDS};
 use super::{Measure, Pair, Words};
 use crate::geometry::Extent;
 use std::arch::x86_64::*;
@@ -163,16 +163,21 @@ fn positions_avx512(words: &Words, out: &mut [u16]) -> usize {
 /// Puts the beginnings and the ends of runs, which take turns, side by side.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn runs_avx512(words: &Words, out: &mut [Pair]) -> usize {
+    let mut changed = [MaybeUninit::<u64>::uninit(); WORDS + EIGHT];
+    let mut bases = [MaybeUninit::<u32>::uninit(); WORDS + EIGHT];
+    let (count, carry) = changed_words(words, &mut changed, &mut bases);
+    // SAFETY: so many were stored.
+    let changed = changed[..count].iter().map(|word| unsafe { word.assume_init() });
+    // SAFETY: so many were stored.
+    let bases = bases[..count].iter().map(|base| unsafe { base.assume_init() });
     let each = numbers();
     let bounds = out.as_flattened_mut();
-    let (mut count, mut carry) = (0, 0);
-    let mut base = _mm512_setzero_si512();
-    for &word in words {
+    let mut count = 0;
+    for (changes, base) in changed.zip(bases) {
         let room = bounds[count..].first_chunk_mut::<ROOM>().expect("there is room, as the kernel's users promise");
-        let changes = word ^ (word << 1 | carry);
-        carry = word >> 63;
         let bits = _mm512_maskz_compress_epi8(changes, each);
         let found = changes.count_ones() as usize;
+        let base = _mm512_set1_epi32(base.cast_signed());
         let halves = [_mm512_castsi512_si256(bits), _mm512_extracti64x4_epi64::<1>(bits)];
         for (place, (room, half)) in (0..).zip(room.as_chunks_mut::<{ ROOM / 2 }>().0.iter_mut().zip(halves)) {
             if place > 0 && found <= ROOM / 2 {
@@ -183,9 +188,8 @@ fn runs_avx512(words: &Words, out: &mut [Pair]) -> usize {
             unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), positions) };
         }
         count += found;
-        base = _mm512_add_epi16(base, _mm512_set1_epi16(64));
     }
-    if carry == 1 {
+    if carry {
         // The end of the chunk, of which 16 bits are left.
         bounds[count] = 0;
         count += 1;
@@ -194,6 +198,35 @@ fn runs_avx512(words: &Words, out: &mut [Pair]) -> usize {
         *last = last.wrapping_sub(1);
     }
     count / 2
+}
+
+/// The words in which a run begins or has ended: at which bits, and the first bit of each, twice, as that is quicker to
+/// load; how many there are, and whether a run goes on to the end.
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+fn changed_words(
+    words: &Words,
+    changed: &mut [MaybeUninit<u64>; WORDS + EIGHT],
+    bases: &mut [MaybeUninit<u32>; WORDS + EIGHT],
+) -> (usize, bool) {
+    let (mut count, mut before) = (0, _mm512_setzero_si512());
+    let mut base = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(0x0040_0040));
+    for block in words.as_chunks::<EIGHT>().0 {
+        let here = load_words(block);
+        let shifted = _mm512_shldi_epi64::<1>(here, _mm512_alignr_epi64::<7>(here, before));
+        let changes = _mm512_xor_si512(here, shifted);
+        let some = _mm512_test_epi64_mask(changes, changes);
+        let (changed, bases): (&mut [_], &mut [_]) =
+            (&mut changed[count..count + EIGHT], &mut bases[count..count + EIGHT]);
+        // SAFETY: 64 and 32 bytes are writable, and the stores need no alignment.
+        unsafe {
+            _mm512_storeu_si512(changed.as_mut_ptr().cast(), _mm512_maskz_compress_epi64(some, changes));
+            _mm256_storeu_si256(bases.as_mut_ptr().cast(), _mm256_maskz_compress_epi32(some, base));
+        }
+        count += some.count_ones() as usize;
+        base = _mm256_add_epi16(base, _mm256_set1_epi16(512));
+        before = here;
+    }
+    (count, words[WORDS - 1] >> 63 == 1)
 }
 
 /// As the portable body, but for how the places of a word's changes are found.

@@ -32,6 +32,7 @@ macro_rules! every_kernel {
             unite_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize;
             unite_few_runs(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize;
             run_ones(runs: &[Pair]) -> u32;
+            run_ones_within(runs: &[Pair], first: u32, end: u32) -> u32;
             save_runs(runs: &[RunBlock], out: &mut [SavedRuns]) -> ();
             apart_ones(runs: &[Pair]) -> Option<u32>;
             crc32c(bytes: &[u8]) -> u32;

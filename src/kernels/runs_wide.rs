@@ -23,18 +23,32 @@ pub(super) fn unite_few_runs(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn unite_few_runs_avx512(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize {
     let (mut begins, mut ends) = ([none(); REGISTERS], [none(); REGISTERS]);
-    let count = runs.iter().map(|list| list.len()).chain(bits.iter().map(|list| list.len())).sum::<usize>();
+    let lens = || runs.iter().map(|list| list.len()).chain(bits.iter().map(|list| list.len()));
+    let (count, longest) = (lens().sum::<usize>(), lens().max().unwrap_or(0));
     let registers = |len: usize| len.div_ceil(LANES);
-    let whole: usize = runs.iter().map(|list| registers(list.len())).sum::<usize>()
-        + bits.iter().map(|list| registers(list.len())).sum::<usize>();
-    let used = if whole <= REGISTERS {
-        let mut places = begins.iter_mut().zip(&mut ends);
-        for (part, (begin, end)) in runs.iter().flat_map(|list| list.chunks(LANES)).zip(&mut places) {
-            (*begin, *end) = split(part);
+    let whole: usize = lens().map(registers).sum();
+    let half = registers(longest).next_power_of_two();
+    if lens().count() == 2 && half <= REGISTERS / 2 {
+        let places = [0, half];
+        for (list, &from) in runs.iter().zip(&places) {
+            place_runs(list, &mut begins[from..], &mut ends[from..]);
         }
-        for (part, (begin, end)) in bits.iter().flat_map(|list| list.chunks(LANES)).zip(&mut places) {
-            *begin = load_short(part);
-            *end = *begin;
+        for (list, &from) in bits.iter().zip(&places[runs.len()..]) {
+            place_bits(list, &mut begins[from..], &mut ends[from..]);
+        }
+        unite_two(&mut begins, half);
+        unite_two(&mut ends, half);
+        return join(&begins, &ends, count, out);
+    }
+    let used = if whole <= REGISTERS {
+        let mut from = 0;
+        for list in runs {
+            place_runs(list, &mut begins[from..], &mut ends[from..]);
+            from += registers(list.len());
+        }
+        for list in bits {
+            place_bits(list, &mut begins[from..], &mut ends[from..]);
+            from += registers(list.len());
         }
         whole
     } else {
@@ -61,6 +75,23 @@ fn unite_few_runs_avx512(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) ->
     sort(&mut begins, used);
     sort(&mut ends, used);
     join(&begins, &ends, count, out)
+}
+
+/// Puts where runs begin and end into registers.
+#[target_feature(enable = "bmi2,avx512f,avx512bw")]
+fn place_runs(list: &[Pair], begins: &mut [__m512i], ends: &mut [__m512i]) {
+    for ((part, begin), end) in list.chunks(LANES).zip(begins).zip(ends) {
+        (*begin, *end) = split(part);
+    }
+}
+
+/// Puts single bits, at which a run begins and ends, into registers.
+#[target_feature(enable = "bmi2,avx512f,avx512bw")]
+fn place_bits(list: &[u16], begins: &mut [__m512i], ends: &mut [__m512i]) {
+    for ((part, begin), end) in list.chunks(LANES).zip(begins).zip(ends) {
+        *begin = load_short(part);
+        *end = *begin;
+    }
 }
 
 /// Joins the first `count` beginnings and ends to runs that neither overlap nor touch; their number.
@@ -132,6 +163,16 @@ fn sort(registers: &mut [__m512i; REGISTERS], used: usize) {
     }
     if used > 4 {
         unite_halves::<4>(registers);
+    }
+}
+
+/// Sorts what the first `half` and the next `half` registers hold, either half sorted; it is 1, 2 or 4.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn unite_two(registers: &mut [__m512i; REGISTERS], half: usize) {
+    match half {
+        1 => unite_halves::<1>(&mut registers[..2]),
+        2 => unite_halves::<2>(&mut registers[..4]),
+        _ => unite_halves::<4>(registers),
     }
 }
 

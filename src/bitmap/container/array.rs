@@ -40,9 +40,10 @@ pub(super) fn contains(bits: &[u16], bit: u16) -> bool {
 
 /// Where the bits inside `window` are.
 fn places(bits: &[u16], window: Run) -> Range<usize> {
-    let from = rank(bits, window.first.into());
-    match window.last - window.first {
-        0 => from..from + usize::from(bits.get(from) == Some(&window.first)),
+    let from = if window.first == 0 { 0 } else { rank(bits, window.first.into()) };
+    match window.last {
+        u16::MAX => from..bits.len(),
+        last if last == window.first => from..from + usize::from(bits.get(from) == Some(&last)),
         _ => from..rank(bits, window.end()),
     }
 }

@@ -5,8 +5,12 @@
 use super::{CHUNK, RUNS_MAX, to_u16};
 use crate::kernels::select;
 
-/// By this part, and at least by so many runs, a full list grows.
-const GROWTH: usize = 4;
+/// Of so many runs those outside of a window are counted sooner than searched for.
+const FEW: usize = 256;
+
+/// A full list grows by this part of it, and at least by so many runs.
+const GROWTH_PART: usize = 8;
+const GROWTH_MIN: usize = 4;
 
 /// The first and the last of consecutive set bits of one chunk, as they are kept.
 pub(crate) type Pair = crate::kernels::Pair;
@@ -54,9 +58,8 @@ pub(super) fn within(runs: &[Pair], window: Run) -> &[Pair] {
 }
 
 pub(super) fn count(runs: &[Pair], window: Run) -> u32 {
-    let inside = within(runs, window);
-    let (Some(head), Some(tail)) = (inside.first(), inside.last()) else { return 0 };
-    ones_of(inside) - u32::from(window.first.saturating_sub(head[0])) - u32::from(tail[1].saturating_sub(window.last))
+    let near = if runs.len() > FEW { within(runs, window) } else { runs };
+    (select().run_ones_within)(near, window.first.into(), window.end())
 }
 
 /// The number of bits in sorted runs.
@@ -70,7 +73,7 @@ pub(super) fn set(runs: &mut Vec<Pair>, new: Run) {
     let to = from + touched;
     if touched == 0 {
         if runs.len() == runs.capacity() {
-            runs.reserve_exact((runs.len() / GROWTH).max(GROWTH));
+            runs.reserve_exact((runs.len() / GROWTH_PART).max(GROWTH_MIN));
         }
         runs.insert(from, new.pair());
         return;

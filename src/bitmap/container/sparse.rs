@@ -15,8 +15,9 @@ pub(crate) const LEAST: usize = 3072;
 /// The bits of a chunk.
 const END: usize = 8 * 8 * 8 * MASKS;
 
-/// Where what is packed comes to lie.
-pub(super) type Room = [u64; SPARSE_ROOM / 8];
+/// Where what is packed comes to lie; made when it is first needed.
+#[derive(Debug, Default)]
+pub(super) struct Room(Option<Box<[u64; SPARSE_ROOM / 8]>>);
 
 /// A chunk in this form.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +55,8 @@ pub(super) fn pack<'r>(
     room: &'r mut Room,
 ) -> Option<Sparse<'r>> {
     let others = others(ones, runs)?;
-    let room: &mut [u8] = bytemuck::cast_slice_mut(room);
+    let room: &mut [u8] =
+        bytemuck::cast_slice_mut(&mut room.0.get_or_insert_with(|| Box::new([0; SPARSE_ROOM / 8]))[..]);
     let len = (kernels.pack)(words, room);
     (len < others).then(|| Sparse::counted(&room[..len], runs))
 }
@@ -171,7 +173,7 @@ fn ones_below(byte: u8, end: usize) -> u32 {
 #[derive(Debug)]
 pub(in crate::bitmap) struct Packer {
     kernels: &'static Kernels,
-    room: Option<Box<Room>>,
+    room: Option<Room>,
 }
 
 impl Default for Packer {
@@ -184,12 +186,12 @@ impl Packer {
     /// Packs for memory: only if the kernels do it quickly.
     pub(in crate::bitmap) fn new() -> Self {
         let kernels = select();
-        Self { kernels, room: kernels.packs_quickly.then(|| Box::new([0; SPARSE_ROOM / 8])) }
+        Self { kernels, room: kernels.packs_quickly.then(Room::default) }
     }
 
     /// Packs for files, which must not depend on the CPU.
     pub(in crate::bitmap) fn for_files() -> Self {
-        Self { kernels: select(), room: Some(Box::new([0; SPARSE_ROOM / 8])) }
+        Self { kernels: select(), room: Some(Room::default()) }
     }
 
     /// Whether what is packed may stay so.

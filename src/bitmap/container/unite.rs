@@ -6,7 +6,7 @@
 //! stay in the cache. The ways are those that measurements on x86-64 with AVX2 and AVX-512 favour.
 
 use super::{ARRAY_MAX, CHUNK, Container, Pair, Plain, RUNS_MAX, Run, View, Words, no_words, small, sparse};
-use crate::kernels::{FEW, FEW_RUNS, GROUP, Kernels, Measure, ROOM, SPARSE_ROOM, select};
+use crate::kernels::{FEW, FEW_RUNS, GROUP, Kernels, Measure, ROOM, select};
 
 /// What a merge of two lists costs for each item, and a scattered item, in tenths of a nanosecond.
 const MERGE_COST: usize = 6;
@@ -14,6 +14,9 @@ const SCATTER_COST: usize = 7;
 
 /// What it costs to find the bits of scattered words again.
 const SCAN_COST: usize = 10_000;
+
+/// The most items of a list, and the room that kernels take.
+const LIST_MAX: usize = 2 * ARRAY_MAX + ROOM;
 
 /// Above this many runs and single bits of more than two sources, words are the quicker way; at once where registers are wide.
 const SWEEP_MAX: usize = 1024;
@@ -32,16 +35,14 @@ impl Made<'_> {
     const FULL: Self = Self { view: View::Full, measure: Measure { ones: CHUNK, runs: 1 } };
 }
 
-/// Memory for unions, to be used again for the next chunk.
+/// Memory for unions, to be used again for the next chunk. Each part is made when it is first needed.
 #[derive(Debug)]
 pub(in crate::bitmap) struct Workspace {
     kernels: &'static Kernels,
-    words: Box<Words>,
-    /// Whether a word is set.
-    is_used: bool,
+    words: Option<Box<Words>>,
     /// Where what is packed comes to lie, if it is wanted.
-    sparse: Option<Box<sparse::Room>>,
-    lists: [Box<[u16]>; 2],
+    sparse: Option<sparse::Room>,
+    lists: [Vec<u16>; 2],
     pairs: [Vec<Pair>; 2],
     /// Where each of the lists or runs that lie one after the other ends.
     ends: Vec<usize>,
@@ -62,14 +63,11 @@ impl Workspace {
     }
 
     fn with_packing(packs: bool) -> Self {
-        let list = || vec![0; 2 * ARRAY_MAX + ROOM].into_boxed_slice();
-        let kernels = select();
         Self {
-            kernels,
-            words: no_words(),
-            is_used: false,
-            sparse: packs.then(|| Box::new([0; SPARSE_ROOM / 8])),
-            lists: [list(), list()],
+            kernels: select(),
+            words: None,
+            sparse: packs.then(sparse::Room::default),
+            lists: [Vec::new(), Vec::new()],
             pairs: [Vec::new(), Vec::new()],
             ends: Vec::new(),
         }
@@ -101,13 +99,13 @@ impl Workspace {
             }
         }
         if let Some((index, words)) = first_words {
-            self.words.copy_from_slice(&words[..]);
-            self.is_used = true;
+            let united = self.words.get_or_insert_with(no_words);
+            united.copy_from_slice(&words[..]);
             let others = group.iter().enumerate().filter(|&(other, _)| other != index);
             for (added, (_, view)) in (1..).zip(others) {
-                view.add_to(&mut self.words);
+                view.add_to(united);
                 // What is full need not be read on; what is not is mostly told by its first words.
-                if added % LOOK == 0 && self.words.iter().all(|&word| word == u64::MAX) {
+                if added % LOOK == 0 && united.iter().all(|&word| word == u64::MAX) {
                     return Made::FULL;
                 }
             }
@@ -132,42 +130,38 @@ impl Workspace {
     }
 
     fn unite_in_words(&mut self, group: &[View<'_>]) -> Made<'_> {
-        let mut rest = group;
-        if let [View::Sparse(sparse), others @ ..] = group {
-            self.is_used = true;
-            (self.kernels.unpack)(sparse.bytes, &mut self.words);
-            rest = others;
-        } else {
-            self.clear_words();
-        }
-        rest.iter().for_each(|view| view.add_to(&mut self.words));
+        let (words, rest) = match group {
+            [View::Sparse(sparse), others @ ..] => {
+                let words: &mut Words = self.words.get_or_insert_with(no_words);
+                (self.kernels.unpack)(sparse.bytes, words);
+                (words, others)
+            }
+            _ => (clear(&mut self.words), group),
+        };
+        rest.iter().for_each(|view| view.add_to(words));
         self.of_words()
-    }
-
-    fn clear_words(&mut self) {
-        if std::mem::replace(&mut self.is_used, true) {
-            self.words.fill(0);
-        }
     }
 
     /// The smallest form of the words.
     fn of_words(&mut self) -> Made<'_> {
-        let measure = (self.kernels.measure)(&self.words);
-        let room = self.sparse.as_deref_mut();
-        if let Some(packed) = room.and_then(|room| sparse::pack(self.kernels, &self.words, measure, room)) {
+        let words: &Words = self.words.get_or_insert_with(no_words);
+        let measure = (self.kernels.measure)(words);
+        let room = self.sparse.as_mut();
+        if let Some(packed) = room.and_then(|room| sparse::pack(self.kernels, words, measure, room)) {
             return Made { view: View::Sparse(packed), measure };
         }
         let view = match Plain::smallest(measure.ones, measure.runs) {
             Plain::Full => View::Full,
-            Plain::Words => View::Words(&self.words),
+            Plain::Words => View::Words(words),
             Plain::Array => {
-                let count = (self.kernels.positions)(&self.words, &mut self.lists[0]);
-                View::Array(&self.lists[0][..count])
+                let list = room_for(&mut self.lists[0], measure.ones as usize);
+                let count = (self.kernels.positions)(words, list);
+                View::Array(&list[..count])
             }
             Plain::Runs => {
                 let runs = &mut self.pairs[0];
                 runs.resize(runs.len().max(RUNS_MAX + ROOM), [0, 0]);
-                let count = (self.kernels.runs)(&self.words, runs);
+                let count = (self.kernels.runs)(words, runs);
                 View::Runs(&runs[..count])
             }
         };
@@ -197,29 +191,27 @@ impl Workspace {
             Plain::Full => View::Full,
             Plain::Runs => View::Runs(runs),
             Plain::Array => {
-                let list = &mut self.lists[0];
+                let list = room_for(&mut self.lists[0], measure.ones as usize);
                 list.iter_mut().zip(runs.iter().flat_map(|run| run[0]..=run[1])).for_each(|(to, bit)| *to = bit);
                 View::Array(&list[..measure.ones as usize])
             }
             Plain::Words => {
-                if std::mem::replace(&mut self.is_used, true) {
-                    self.words.fill(0);
-                }
-                (self.kernels.scatter_runs)(runs, &mut self.words);
-                View::Words(&self.words)
+                let words = clear(&mut self.words);
+                (self.kernels.scatter_runs)(runs, words);
+                View::Words(words)
             }
         };
         Made { view, measure }
     }
 
     fn unite_two_lists(&mut self, a: &[u16], b: &[u16]) -> Made<'_> {
-        let count = (self.kernels.unite)(a, b, &mut self.lists[0]);
+        let count = (self.kernels.unite)(a, b, room_for(&mut self.lists[0], a.len() + b.len()));
         if count <= ARRAY_MAX {
             return self.of_list(count);
         }
-        self.clear_words();
-        (self.kernels.scatter)(a, &mut self.words);
-        (self.kernels.scatter)(b, &mut self.words);
+        let words = clear(&mut self.words);
+        (self.kernels.scatter)(a, words);
+        (self.kernels.scatter)(b, words);
         self.of_words()
     }
 
@@ -234,17 +226,17 @@ impl Workspace {
         }
         let levels = group.len().next_power_of_two().trailing_zeros() as usize;
         if items <= ARRAY_MAX && items * levels * MERGE_COST < items * SCATTER_COST + SCAN_COST {
-            return self.merge(lists);
+            return self.merge(lists, items);
         }
-        self.clear_words();
-        lists.for_each(|list| (self.kernels.scatter)(list, &mut self.words));
+        let words = clear(&mut self.words);
+        lists.for_each(|list| (self.kernels.scatter)(list, words));
         self.of_words()
     }
 
     fn sort<'a>(&mut self, lists: impl Iterator<Item = &'a [u16]>) -> Made<'_> {
         let mut slots: [&[u16]; FEW / GROUP] = [&[]; FEW / GROUP];
         let used = slots.iter_mut().zip(lists.filter(|list| !list.is_empty())).map(|(slot, list)| *slot = list).count();
-        let count = (self.kernels.sort_few)(&slots[..used], &mut self.lists[0]);
+        let count = (self.kernels.sort_few)(&slots[..used], room_for(&mut self.lists[0], FEW));
         self.of_list(count)
     }
 
@@ -271,9 +263,11 @@ impl Workspace {
         self.of_runs(count)
     }
 
-    /// Unites lists two by two, neighbours first.
-    fn merge<'a>(&mut self, mut lists: impl Iterator<Item = &'a [u16]>) -> Made<'_> {
+    /// Unites lists of so many items two by two, neighbours first.
+    fn merge<'a>(&mut self, mut lists: impl Iterator<Item = &'a [u16]>, items: usize) -> Made<'_> {
         let (Self { kernels, lists: [from, to], ends, .. }, mut filled) = (&mut *self, 0);
+        room_for(from, items);
+        room_for(to, items);
         ends.clear();
         while let Some(list) = lists.next() {
             filled += match lists.next() {
@@ -319,6 +313,25 @@ impl Workspace {
         let count = ends.first().copied().unwrap_or(0);
         self.of_runs(count)
     }
+}
+
+/// Words of which none is set.
+fn clear(words: &mut Option<Box<Words>>) -> &mut Words {
+    match words {
+        Some(words) => {
+            words.fill(0);
+            words
+        }
+        None => words.insert(no_words()),
+    }
+}
+
+/// A list into which kernels may write `len` items; what it held may be gone.
+fn room_for(list: &mut Vec<u16>, len: usize) -> &mut [u16] {
+    if list.len() < len + ROOM {
+        *list = vec![0; (len + ROOM).max(2 * list.len()).min(LIST_MAX)];
+    }
+    list
 }
 
 /// Unites each two neighbours of the lists that end at `ends` with `unite`, which gets where the first begins, where it
