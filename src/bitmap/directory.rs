@@ -392,7 +392,7 @@ impl Directory {
     /// The bytes of the list, of the arena and of the containers on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         let own = |entry: &Entry| match &entry.body {
-            Body::Own(container) => size_of::<Container>() + container.heap_bytes(),
+            Body::Own(container) => container.heap_bytes(),
             _ => 0,
         };
         let before = self.before.get().map_or(0, |before| size_of_val(&before[..]));
@@ -491,7 +491,8 @@ impl Collector {
     }
 
     fn close_chunk(&mut self) {
-        let container = Container::from_runs(std::mem::take(&mut self.runs));
+        let container = Container::from_runs(&self.runs);
+        self.runs.clear();
         self.directory.push(self.key, container.measure(), self.packer.pack(container.view()));
     }
 }

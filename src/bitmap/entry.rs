@@ -27,8 +27,10 @@ pub(super) enum Body {
     /// With the number of bytes, too.
     Sparse(Place, u16, u16),
     /// Never full nor empty.
-    Own(Box<Container>),
+    Own(Container),
 }
+
+const _: () = assert!(size_of::<Entry>() == 24 || usize::BITS != 64);
 
 impl Entry {
     pub(super) fn full(key: u32, end: u32) -> Self {
@@ -36,7 +38,7 @@ impl Entry {
     }
 
     pub(super) fn own(key: u32, container: Container) -> Self {
-        Self { key, size: 0, body: Body::Own(Box::new(container)) }
+        Self { key, size: 0, body: Body::Own(container) }
     }
 
     /// How many chunks; more than one only if they are full.

@@ -2,6 +2,7 @@
 //! Owns the form of a chunk that holds few set bits as sorted 16-bit indices. Knows nothing of chunk keys, disks or
 //! bytes.
 
+use super::list::{self, List};
 use super::{ARRAY_MAX, Run};
 use crate::bitmap::search::partition_point_near;
 use crate::kernels::{ROOM, select};
@@ -13,8 +14,11 @@ const NEAR: usize = 64;
 /// Longer runs go into an array by way of the smallest form of the result.
 const SPLICE_MAX: u32 = 4;
 
-/// Up to this many bits a list doubles when it is full; a longer one grows by an eighth.
-const DOUBLING_MAX: usize = 32;
+/// The bits of a container of its own.
+pub(in crate::bitmap) type Blocks = list::Blocks<u16, BLOCK>;
+
+/// The bits of one block, 16 bytes.
+const BLOCK: usize = 8;
 
 /// How many of the sorted bits are below `bit`: likely as many as if they were spread evenly, so that is where the search
 /// begins.
@@ -53,25 +57,18 @@ pub(super) fn within(bits: &[u16], window: Run) -> &[u16] {
 }
 
 /// Sets the bits of `new` and returns true; where they are many, or too many for the form, changes nothing.
-pub(super) fn try_set(bits: &mut Vec<u16>, new: Run) -> bool {
+pub(super) fn try_set(bits: &mut List<'_, u16, BLOCK>, new: Run) -> bool {
     let places = places(bits, new);
     let added = new.len() as usize - places.len();
     if new.len() > SPLICE_MAX || bits.len() + added > ARRAY_MAX {
         return added == 0;
     }
-    if bits.capacity() - bits.len() < added && bits.len() > DOUBLING_MAX {
-        bits.reserve_exact(added.max(bits.len() / 8));
-    }
-    if new.len() > 1 {
-        bits.splice(places, new.first..=new.last);
-    } else if added > 0 {
-        bits.insert(places.start, new.first);
-    }
+    bits.replace(places, new.len() as usize).iter_mut().zip(new.first..=new.last).for_each(|(place, bit)| *place = bit);
     true
 }
 
-pub(super) fn clear(bits: &mut Vec<u16>, gone: Run) {
-    bits.drain(places(bits, gone));
+pub(super) fn clear(bits: &mut List<'_, u16, BLOCK>, gone: Run) {
+    bits.remove(places(bits, gone));
 }
 
 pub(super) fn validate(bits: &[u16]) -> Result<(), &'static str> {

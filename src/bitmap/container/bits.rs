@@ -83,7 +83,6 @@ pub(super) fn runs(words: &Words, count: usize) -> Vec<Pair> {
     let mut runs = vec![[0, 0]; count + ROOM];
     let found = (select().runs)(words, &mut runs);
     runs.truncate(found);
-    runs.shrink_to_fit();
     runs
 }
 

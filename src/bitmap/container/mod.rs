@@ -9,6 +9,7 @@
 
 mod array;
 mod bits;
+mod list;
 mod runs;
 mod sparse;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod view;
 
 use crate::kernels::{ChunkOperation, Kernels, Measure, select};
 pub(super) use bits::{clear_run, no_words};
+use list::List;
 pub(super) use runs::Run;
 pub(crate) use sparse::LEAST as SPARSE_FROM;
 pub(crate) use sparse::Sparse;
@@ -41,22 +43,32 @@ pub(super) const RUNS_MAX: usize = 2048;
 /// The set bits of one chunk, to be changed.
 #[derive(Clone, Debug)]
 pub(super) enum Container {
-    Array(Vec<u16>),
+    Array { len: u16, blocks: array::Blocks },
     Bits { ones: u32, words: Box<Words> },
-    Runs(Vec<Pair>),
+    Runs { len: u16, blocks: runs::Blocks },
     Full,
 }
 
 impl Container {
-    pub(super) const fn empty() -> Self {
-        Self::Array(Vec::new())
+    pub(super) fn empty() -> Self {
+        Self::array(&[])
+    }
+
+    fn array(bits: &[u16]) -> Self {
+        let (len, blocks) = list::list_of(bits);
+        Self::Array { len, blocks }
+    }
+
+    fn runs(runs: &[Pair]) -> Self {
+        let (len, blocks) = list::list_of(runs);
+        Self::Runs { len, blocks }
     }
 
     pub(super) fn view(&self) -> View<'_> {
         match self {
-            Self::Array(array) => View::Array(array),
+            Self::Array { len, blocks } => View::Array(list::items(*len, blocks)),
             Self::Bits { words, .. } => View::Words(words),
-            Self::Runs(runs) => View::Runs(runs),
+            Self::Runs { len, blocks } => View::Runs(list::items(*len, blocks)),
             Self::Full => View::Full,
         }
     }
@@ -64,33 +76,33 @@ impl Container {
     /// A copy of a view that holds `ones` bits, in the same form if that is one that changes bit by bit.
     pub(super) fn copy(view: View<'_>, ones: u32) -> Self {
         match view {
-            View::Array(array) => Self::Array(array.to_vec()),
+            View::Array(array) => Self::array(array),
             View::Words(words) => Self::Bits { ones, words: Box::new(*words) },
-            View::Runs(runs) => Self::Runs(runs.to_vec()),
-            View::Sparse(_) if ones as usize <= ARRAY_MAX => Self::Array(bits::positions(&view.words())),
+            View::Runs(runs) => Self::runs(runs),
+            View::Sparse(_) if ones as usize <= ARRAY_MAX => Self::array(&bits::positions(&view.words())),
             View::Sparse(_) => Self::Bits { ones, words: Box::new(*view.words()) },
             View::Full => Self::Full,
         }
     }
 
     /// The smallest form of sorted bits, none twice.
-    pub(super) fn from_sorted(bits: Vec<u16>) -> Self {
-        if bits.len() <= ARRAY_MAX && bits.len() <= 2 * array::run_count(&bits) {
-            return Self::Array(bits);
+    pub(super) fn from_sorted(bits: &[u16]) -> Self {
+        if bits.len() <= ARRAY_MAX && bits.len() <= 2 * array::run_count(bits) {
+            return Self::array(bits);
         }
-        Self::from_runs(View::Array(&bits).runs(Run::WHOLE).map(Run::pair).collect())
+        Self::from_runs(&View::Array(bits).runs(Run::WHOLE).map(Run::pair).collect::<Vec<_>>())
     }
 
     /// The smallest form of sorted runs that neither overlap nor touch.
-    pub(super) fn from_runs(runs: Vec<Pair>) -> Self {
-        match Plain::smallest(runs::ones_of(&runs), small(runs.len())) {
+    pub(super) fn from_runs(runs: &[Pair]) -> Self {
+        match Plain::smallest(runs::ones_of(runs), small(runs.len())) {
             Plain::Full => Self::Full,
-            Plain::Array => Self::Array(runs.iter().flat_map(|run| run[0]..=run[1]).collect()),
-            Plain::Runs => Self::Runs(runs),
+            Plain::Array => Self::array(&runs.iter().flat_map(|run| run[0]..=run[1]).collect::<Vec<_>>()),
+            Plain::Runs => Self::runs(runs),
             Plain::Words => {
                 let mut words = no_words();
-                View::Runs(&runs).add_to(&mut words);
-                Self::Bits { ones: runs::ones_of(&runs), words }
+                View::Runs(runs).add_to(&mut words);
+                Self::Bits { ones: runs::ones_of(runs), words }
             }
         }
     }
@@ -105,8 +117,8 @@ impl Container {
     fn from_measured(words: Box<Words>, measure: Measure) -> Self {
         match Plain::smallest(measure.ones, measure.runs) {
             Plain::Full => Self::Full,
-            Plain::Array => Self::Array(bits::positions(&words)),
-            Plain::Runs => Self::Runs(bits::runs(&words, measure.runs as usize)),
+            Plain::Array => Self::array(&bits::positions(&words)),
+            Plain::Runs => Self::runs(&bits::runs(&words, measure.runs as usize)),
             Plain::Words => Self::Bits { ones: measure.ones, words },
         }
     }
@@ -115,14 +127,14 @@ impl Container {
     pub(super) fn optimize(&mut self) {
         *self = match std::mem::replace(self, Self::Full) {
             Self::Full => return,
-            Self::Array(array) => Self::from_sorted(array),
+            Self::Array { len, blocks } => Self::from_sorted(list::items(len, &blocks)),
             Self::Bits { words, .. } => Self::from_words(words),
-            Self::Runs(runs) => Self::from_runs(runs),
+            Self::Runs { len, blocks } => Self::from_runs(list::items(len, &blocks)),
         };
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        matches!(self, Self::Array(array) if array.is_empty())
+        matches!(self, Self::Array { len: 0, .. })
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -144,10 +156,11 @@ impl Container {
     pub(super) fn set(&mut self, new: Run) {
         match self {
             Self::Full => {}
-            Self::Array(array) => {
-                if !array::try_set(array, new) {
-                    let ours = View::Array(array).runs(Run::WHOLE);
-                    *self = Self::from_runs(runs::sweep(ours, std::iter::once(new), |a, b| a || b));
+            Self::Array { len, blocks } => {
+                let mut array = List { len, blocks };
+                if !array::try_set(&mut array, new) {
+                    let ours = View::Array(&array).runs(Run::WHOLE);
+                    *self = Self::from_runs(&runs::sweep(ours, std::iter::once(new), |a, b| a || b));
                 }
             }
             Self::Bits { ones, words } => {
@@ -156,10 +169,11 @@ impl Container {
                     *self = Self::Full;
                 }
             }
-            Self::Runs(runs) => {
-                runs::set(runs, new);
+            Self::Runs { len, blocks } => {
+                let mut runs = List { len, blocks };
+                runs::set(&mut runs, new);
                 if runs.len() > RUNS_MAX || runs[0] == Run::WHOLE.pair() {
-                    *self = Self::from_runs(std::mem::take(runs));
+                    *self = Self::from_runs(&runs);
                 }
             }
         }
@@ -168,21 +182,21 @@ impl Container {
     pub(super) fn clear(&mut self, gone: Run) {
         match self {
             Self::Full => {
-                let mut rest = vec![Run::WHOLE.pair()];
-                runs::clear(&mut rest, gone);
-                *self = Self::from_runs(rest);
+                *self = Self::runs(&[Run::WHOLE.pair()]);
+                self.clear(gone);
             }
-            Self::Array(array) => array::clear(array, gone),
+            Self::Array { len, blocks } => array::clear(&mut List { len, blocks }, gone),
             Self::Bits { ones, words } => {
                 bits::clear(words, ones, gone);
                 if *ones as usize <= ARRAY_MAX {
                     *self = Self::from_words(std::mem::replace(words, no_words()));
                 }
             }
-            Self::Runs(runs) => {
-                runs::clear(runs, gone);
+            Self::Runs { len, blocks } => {
+                let mut runs = List { len, blocks };
+                runs::clear(&mut runs, gone);
                 if runs.is_empty() || runs.len() > RUNS_MAX {
-                    *self = Self::from_runs(std::mem::take(runs));
+                    *self = Self::from_runs(&runs);
                 }
             }
         }
@@ -196,9 +210,9 @@ impl Container {
                 copy.optimize();
                 copy
             }
-            (View::Array(x), View::Array(y)) => Self::from_sorted(array::intersect(x, y)),
+            (View::Array(x), View::Array(y)) => Self::from_sorted(&array::intersect(x, y)),
             (View::Array(array), other) | (other, View::Array(array)) => {
-                Self::from_sorted(array.iter().copied().filter(|&bit| other.contains(bit)).collect())
+                Self::from_sorted(&array.iter().copied().filter(|&bit| other.contains(bit)).collect::<Vec<_>>())
             }
             _ => Self::combine(a, b, |kernels| kernels.and, |a, b| a && b),
         }
@@ -208,9 +222,9 @@ impl Container {
     pub(super) fn subtract(a: View<'_>, b: View<'_>) -> Self {
         match (a, b) {
             (_, View::Full) => Self::empty(),
-            (View::Array(x), View::Array(y)) => Self::from_sorted(array::subtract(x, y)),
+            (View::Array(x), View::Array(y)) => Self::from_sorted(&array::subtract(x, y)),
             (View::Array(array), _) => {
-                Self::from_sorted(array.iter().copied().filter(|&bit| !b.contains(bit)).collect())
+                Self::from_sorted(&array.iter().copied().filter(|&bit| !b.contains(bit)).collect::<Vec<_>>())
             }
             _ => Self::combine(a, b, |kernels| kernels.and_not, |a, b| a && !b),
         }
@@ -224,7 +238,7 @@ impl Container {
     fn combine(a: View<'_>, b: View<'_>, kernel: fn(&Kernels) -> ChunkOperation, keep: fn(bool, bool) -> bool) -> Self {
         let in_words = |view| matches!(view, View::Words(_) | View::Sparse(_));
         if !in_words(a) && !in_words(b) {
-            return Self::from_runs(runs::sweep(a.runs(Run::WHOLE), b.runs(Run::WHOLE), keep));
+            return Self::from_runs(&runs::sweep(a.runs(Run::WHOLE), b.runs(Run::WHOLE), keep));
         }
         let mut words = Box::new(*a.words());
         let measure = kernel(select())(&mut words, &b.words());
@@ -234,9 +248,9 @@ impl Container {
     /// The bytes this container has on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
-            Self::Array(array) => array.capacity() * size_of::<u16>(),
+            Self::Array { blocks, .. } => list::heap_bytes(blocks),
             Self::Bits { .. } => size_of::<Words>(),
-            Self::Runs(runs) => runs.capacity() * size_of::<Pair>(),
+            Self::Runs { blocks, .. } => list::heap_bytes(blocks),
             Self::Full => 0,
         }
     }

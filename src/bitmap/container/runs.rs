@@ -2,18 +2,21 @@
 //! Owns the form of a chunk that holds its set bits as sorted runs, and the sweep that combines any two run lists. Knows
 //! nothing of chunk keys, disks or bytes.
 
+use super::list::{self, List};
 use super::{CHUNK, RUNS_MAX, to_u16};
 use crate::kernels::select;
 
 /// Of so many runs those outside of a window are counted sooner than searched for.
 const FEW: usize = 256;
 
-/// A full list grows by this part of it, and at least by so many runs.
-const GROWTH_PART: usize = 8;
-const GROWTH_MIN: usize = 4;
-
 /// The first and the last of consecutive set bits of one chunk, as they are kept.
 pub(crate) type Pair = crate::kernels::Pair;
+
+/// The runs of a container of its own.
+pub(in crate::bitmap) type Blocks = list::Blocks<Pair, BLOCK>;
+
+/// The runs of one block, 16 bytes.
+const BLOCK: usize = 4;
 
 /// Consecutive set bits of one chunk, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,22 +70,19 @@ pub(super) fn ones_of(runs: &[Pair]) -> u32 {
     (select().run_ones)(runs)
 }
 
-pub(super) fn set(runs: &mut Vec<Pair>, new: Run) {
+pub(super) fn set(runs: &mut List<'_, Pair, BLOCK>, new: Run) {
     let from = runs.partition_point(|&run| Run::from(run).end() < u32::from(new.first));
     let touched = runs[from..].iter().take_while(|run| u32::from(run[0]) <= new.end()).count();
     let to = from + touched;
     if touched == 0 {
-        if runs.len() == runs.capacity() {
-            runs.reserve_exact((runs.len() / GROWTH_PART).max(GROWTH_MIN));
-        }
         runs.insert(from, new.pair());
         return;
     }
     runs[from] = [new.first.min(runs[from][0]), new.last.max(runs[to - 1][1])];
-    runs.drain(from + 1..to);
+    runs.remove(from + 1..to);
 }
 
-pub(super) fn clear(runs: &mut Vec<Pair>, gone: Run) {
+pub(super) fn clear(runs: &mut List<'_, Pair, BLOCK>, gone: Run) {
     let from = runs.partition_point(|run| run[1] < gone.first);
     let to = runs.partition_point(|run| run[0] <= gone.last);
     if from == to {
@@ -91,7 +91,9 @@ pub(super) fn clear(runs: &mut Vec<Pair>, gone: Run) {
     let (head, tail) = (runs[from], runs[to - 1]);
     let left = (head[0] < gone.first).then(|| [head[0], gone.first - 1]);
     let right = (tail[1] > gone.last).then(|| [gone.last + 1, tail[1]]);
-    runs.splice(from..to, left.into_iter().chain(right));
+    let kept = usize::from(left.is_some()) + usize::from(right.is_some());
+    let places = runs.replace(from..to, kept).iter_mut();
+    places.zip(left.into_iter().chain(right)).for_each(|(place, run)| *place = run);
 }
 
 pub(super) fn validate(runs: &[Pair]) -> Result<(), &'static str> {

@@ -93,8 +93,8 @@ fn zip(a: &Words, b: &Words, operation: fn(u64, u64) -> u64) -> Words {
 fn the_list_has_every_form() {
     let all = containers();
     let count = |is: fn(&Container) -> bool| all.iter().filter(|container| is(container)).count();
-    assert!(count(|container| matches!(container, Container::Array(_))) >= 5);
-    assert!(count(|container| matches!(container, Container::Runs(_))) >= 5);
+    assert!(count(|container| matches!(container, Container::Array { .. })) >= 5);
+    assert!(count(|container| matches!(container, Container::Runs { .. })) >= 5);
     assert!(count(|container| matches!(container, Container::Bits { .. })) >= 4);
 }
 
@@ -124,8 +124,8 @@ fn operations_agree_with_words_for_every_pair_of_forms() {
 fn unions_of_many_agree_with_words_for_every_mix_of_forms() {
     let all = containers();
     let mut workspace = Workspace::new();
-    let is_array = |container: &&Container| matches!(container, Container::Array(_));
-    let is_run = |container: &&Container| matches!(container, Container::Runs(_));
+    let is_array = |container: &&Container| matches!(container, Container::Array { .. });
+    let is_run = |container: &&Container| matches!(container, Container::Runs { .. });
     let arrays: Vec<View<'_>> = all.iter().filter(is_array).map(Container::view).collect();
     let runs: Vec<View<'_>> = all.iter().filter(is_run).map(Container::view).collect();
     let both: Vec<View<'_>> = arrays.iter().chain(&runs).copied().collect();
@@ -185,9 +185,10 @@ fn ranges_agree_with_words_for_every_form() {
 fn the_smallest_form_does_not_depend_on_the_way_to_it() {
     for container in containers() {
         let from_words = Container::from_words(Box::new(*container.view().words()));
-        let from_runs = Container::from_runs(container.view().runs(Run::WHOLE).map(Run::pair).collect());
-        let from_bits =
-            Container::from_sorted(container.view().runs(Run::WHOLE).flat_map(|run| run.first..=run.last).collect());
+        let from_runs = Container::from_runs(&Vec::from_iter(container.view().runs(Run::WHOLE).map(Run::pair)));
+        let from_bits = Container::from_sorted(&Vec::from_iter(
+            container.view().runs(Run::WHOLE).flat_map(|run| run.first..=run.last),
+        ));
         for other in [&from_runs, &from_bits] {
             assert_eq!(std::mem::discriminant(other), std::mem::discriminant(&from_words));
             assert!(other.view().same_bits(from_words.view()) && other.view().same_bits(container.view()));
@@ -200,13 +201,13 @@ fn validate_finds_what_is_not_allowed() {
     let bits = |ones, words| Container::Bits { ones, words };
     for broken in [
         Container::empty(),
-        Container::Array(vec![3, 3]),
-        Container::Array((0..5000).collect()),
-        Container::Runs(vec![]),
-        Container::Runs(vec![[5, 4]]),
-        Container::Runs(vec![[1, 2], [3, 4]]),
-        Container::Runs(vec![Run::WHOLE.pair()]),
-        Container::Runs((0..3000).map(|index| [index * 3, index * 3]).collect()),
+        Container::array(&[3, 3]),
+        Container::array(&Vec::from_iter(0..5000)),
+        Container::runs(&[]),
+        Container::runs(&[[5, 4]]),
+        Container::runs(&[[1, 2], [3, 4]]),
+        Container::runs(&[Run::WHOLE.pair()]),
+        Container::runs(&Vec::from_iter((0..3000).map(|index| [index * 3, index * 3]))),
         bits(0, no_words()),
         bits(5000, no_words()),
         bits(CHUNK, Box::new([u64::MAX; 1024])),
