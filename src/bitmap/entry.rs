@@ -67,22 +67,24 @@ impl Entry {
     }
 
     /// The number of dirty granules of one of the chunks.
+    #[inline(always)]
     pub(super) fn ones_of_chunk(&self) -> u32 {
         match &self.body {
             Body::Full => CHUNK,
             Body::Array(..) | Body::Words(..) | Body::Runs(..) | Body::Sparse(..) => self.size,
-            Body::Own(container) => container.ones(),
+            Body::Own(container) => ones_of(container),
         }
     }
 
     /// The maximal runs of dirty granules of one of the chunks.
+    #[inline(always)]
     pub(super) fn runs_of_chunk(&self) -> u32 {
         match &self.body {
             Body::Full => 1,
             Body::Array(_, runs) | Body::Words(_, runs) | Body::Runs(_, runs) | Body::Sparse(.., runs) => {
                 (*runs).into()
             }
-            Body::Own(container) => container.view().run_count(),
+            Body::Own(container) => runs_of(container),
         }
     }
 
@@ -157,4 +159,16 @@ impl Entry {
             Body::Own(container) => container.view().bytes(),
         }
     }
+}
+
+// What is counted stands aside of what is known, so that asking for it is a few instructions wherever it is done.
+
+#[inline(never)]
+fn ones_of(container: &Container) -> u32 {
+    container.ones()
+}
+
+#[inline(never)]
+fn runs_of(container: &Container) -> u32 {
+    container.view().run_count()
 }
