@@ -163,21 +163,22 @@ fn positions_avx512(words: &Words, out: &mut [u16]) -> usize {
 /// Puts the beginnings and the ends of runs, which take turns, side by side.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn runs_avx512(words: &Words, out: &mut [Pair]) -> usize {
-    let mut changed = [MaybeUninit::<u64>::uninit(); WORDS + EIGHT];
-    let mut bases = [MaybeUninit::<u32>::uninit(); WORDS + EIGHT];
-    let (count, carry) = changed_words(words, &mut changed, &mut bases);
+    let mut changes = [MaybeUninit::<[u64; EIGHT]>::uninit(); WORDS / EIGHT];
+    let mut changed = [MaybeUninit::<u16>::uninit(); WORDS + LANES / 2];
+    // The runs of a disk leave most words alone, which then cost nothing more.
+    let count = changed_words(words, &mut changes, &mut changed);
     // SAFETY: so many were stored.
-    let changed = changed[..count].iter().map(|word| unsafe { word.assume_init() });
-    // SAFETY: so many were stored.
-    let bases = bases[..count].iter().map(|base| unsafe { base.assume_init() });
+    let changed = changed[..count].iter().map(|index| unsafe { index.assume_init() });
     let each = numbers();
     let bounds = out.as_flattened_mut();
     let mut count = 0;
-    for (changes, base) in changed.zip(bases) {
+    for index in changed {
         let room = bounds[count..].first_chunk_mut::<ROOM>().expect("there is room, as the kernel's users promise");
+        // SAFETY: all of them were stored.
+        let changes = unsafe { changes[usize::from(index) / EIGHT].assume_init_ref() }[usize::from(index) % EIGHT];
         let bits = _mm512_maskz_compress_epi8(changes, each);
         let found = changes.count_ones() as usize;
-        let base = _mm512_set1_epi32(base.cast_signed());
+        let base = _mm512_set1_epi16((index * 64).cast_signed());
         let halves = [_mm512_castsi512_si256(bits), _mm512_extracti64x4_epi64::<1>(bits)];
         for (place, (room, half)) in (0..).zip(room.as_chunks_mut::<{ ROOM / 2 }>().0.iter_mut().zip(halves)) {
             if place > 0 && found <= ROOM / 2 {
@@ -189,7 +190,7 @@ fn runs_avx512(words: &Words, out: &mut [Pair]) -> usize {
         }
         count += found;
     }
-    if carry {
+    if words[WORDS - 1] >> 63 == 1 {
         // The end of the chunk, of which 16 bits are left.
         bounds[count] = 0;
         count += 1;
@@ -200,33 +201,33 @@ fn runs_avx512(words: &Words, out: &mut [Pair]) -> usize {
     count / 2
 }
 
-/// The words in which a run begins or has ended: at which bits, and the first bit of each, twice, as that is quicker to
-/// load; how many there are, and whether a run goes on to the end.
+/// At which bits of each word a run begins or has ended, and the indices of the words that have such a bit; their number.
 #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 fn changed_words(
     words: &Words,
-    changed: &mut [MaybeUninit<u64>; WORDS + EIGHT],
-    bases: &mut [MaybeUninit<u32>; WORDS + EIGHT],
-) -> (usize, bool) {
+    changes: &mut [MaybeUninit<[u64; EIGHT]>; WORDS / EIGHT],
+    changed: &mut [MaybeUninit<u16>; WORDS + LANES / 2],
+) -> usize {
     let (mut count, mut before) = (0, _mm512_setzero_si512());
-    let mut base = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(0x0040_0040));
-    for block in words.as_chunks::<EIGHT>().0 {
-        let here = load_words(block);
-        let shifted = _mm512_shldi_epi64::<1>(here, _mm512_alignr_epi64::<7>(here, before));
-        let changes = _mm512_xor_si512(here, shifted);
-        let some = _mm512_test_epi64_mask(changes, changes);
-        let (changed, bases): (&mut [_], &mut [_]) =
-            (&mut changed[count..count + EIGHT], &mut bases[count..count + EIGHT]);
-        // SAFETY: 64 and 32 bytes are writable, and the stores need no alignment.
-        unsafe {
-            _mm512_storeu_si512(changed.as_mut_ptr().cast(), _mm512_maskz_compress_epi64(some, changes));
-            _mm256_storeu_si256(bases.as_mut_ptr().cast(), _mm256_maskz_compress_epi32(some, base));
+    let mut indices = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(numbers()));
+    for (blocks, changes) in words.as_chunks::<EIGHT>().0.chunks_exact(4).zip(changes.chunks_exact_mut(4)) {
+        let mut some = 0;
+        for (place, (block, changes)) in (0..).zip(blocks.iter().zip(changes)) {
+            let here = load_words(block);
+            let shifted = _mm512_shldi_epi64::<1>(here, _mm512_alignr_epi64::<7>(here, before));
+            let edges = _mm512_xor_si512(here, shifted);
+            // SAFETY: 64 bytes are writable, and the store needs no alignment.
+            unsafe { _mm512_storeu_si512(changes.as_mut_ptr().cast(), edges) };
+            some |= u32::from(_mm512_test_epi64_mask(edges, edges)) << (8 * place);
+            before = here;
         }
+        let room: &mut [_] = &mut changed[count..count + LANES / 2];
+        // SAFETY: 64 bytes are writable, and the store needs no alignment.
+        unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), _mm512_maskz_compress_epi16(some, indices)) };
         count += some.count_ones() as usize;
-        base = _mm256_add_epi16(base, _mm256_set1_epi16(512));
-        before = here;
+        indices = _mm512_add_epi16(indices, _mm512_set1_epi16(32));
     }
-    (count, words[WORDS - 1] >> 63 == 1)
+    count
 }
 
 /// As the portable body, but for how the places of a word's changes are found.

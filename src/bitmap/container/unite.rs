@@ -126,7 +126,19 @@ impl Workspace {
         if items + runs <= most_swept || group.len() == 2 && items == 0 {
             return self.sweep(group);
         }
+        if items <= runs && items + runs <= RUNS_MAX {
+            return self.unite_runs_in_words(group);
+        }
         self.unite_in_words(group)
+    }
+
+    /// Unites runs and fewer single bits, together no more than a container of runs holds: so what they make is looked for as
+    /// runs, without counting first.
+    fn unite_runs_in_words(&mut self, group: &[View<'_>]) -> Made<'_> {
+        let words = clear(&mut self.words);
+        group.iter().for_each(|view| view.add_to(words));
+        let count = runs_of(self.kernels, words, &mut self.pairs[0]);
+        self.of_runs(count)
     }
 
     fn unite_in_words(&mut self, group: &[View<'_>]) -> Made<'_> {
@@ -159,10 +171,8 @@ impl Workspace {
                 View::Array(&list[..count])
             }
             Plain::Runs => {
-                let runs = &mut self.pairs[0];
-                runs.resize(runs.len().max(RUNS_MAX + ROOM), [0, 0]);
-                let count = (self.kernels.runs)(words, runs);
-                View::Runs(&runs[..count])
+                let count = runs_of(self.kernels, words, &mut self.pairs[0]);
+                View::Runs(&self.pairs[0][..count])
             }
         };
         Made { view, measure }
@@ -324,6 +334,12 @@ fn clear(words: &mut Option<Box<Words>>) -> &mut Words {
         }
         None => words.insert(no_words()),
     }
+}
+
+/// Puts the runs of `words`, which are not more than a container holds, at the beginning of `runs`; how many there are.
+fn runs_of(kernels: &Kernels, words: &Words, runs: &mut Vec<Pair>) -> usize {
+    runs.resize(runs.len().max(RUNS_MAX + ROOM), [0, 0]);
+    (kernels.runs)(words, runs)
 }
 
 /// A list into which kernels may write `len` items; what it held may be gone.
