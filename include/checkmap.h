@@ -19,8 +19,8 @@
  *   returns the same, but for the one that frees them.
  * - The library prints nothing, takes no signal, and starts threads only for a call whose options ask for them; none of
  *   them lives longer than the call.
- * - After fork() without exec a child may go on with bitmaps and segments; it must not use or close images, whose locks
- *   it shares with its parent.
+ * - After fork() without exec a child may go on with bitmaps and segments, but for those on which another thread was in a
+ *   call at the fork; it must not use or close images, whose locks it shares with its parent.
  */
 
 #ifndef CHECKMAP_H

@@ -245,12 +245,13 @@ impl Directory {
                 change(&mut container);
                 if container.is_full() {
                     self.fill(key, key + 1);
-                } else if container.is_empty() {
-                    self.clear(key, key + 1);
                 } else if let Some(entry) = entry {
+                    if container.is_empty() {
+                        return self.clear(key, key + 1);
+                    }
                     *entry = Entry::own(key, container);
                     self.forget(1);
-                } else {
+                } else if !container.is_empty() {
                     self.entries.insert(Entry::own(key, container));
                 }
             }

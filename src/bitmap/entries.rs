@@ -8,7 +8,7 @@
 use super::entry::Entry;
 use super::search::partition_point_near;
 use std::mem::take;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 /// Where no more entries than these have to move, nothing waits.
 const MOVES_MAX: usize = 512;
@@ -22,12 +22,15 @@ const SLACK: usize = 16;
 /// A search in two lists takes longer than in one by what so many entries take to move.
 const SEARCHES: usize = 4;
 
+/// A list that is half joined must never be taken for a whole one.
+const NOT_BROKEN: &str = "no join was broken off";
+
 /// Entries in ascending order that do not overlap.
 #[derive(Default)]
 pub(super) struct Entries {
-    /// All of them; nothing while some wait.
+    /// All of them, unless some wait; empty at the very beginning, too.
     joined: OnceLock<Vec<Entry>>,
-    /// All of them while some wait.
+    /// All of them, if some wait.
     parted: Mutex<Parted>,
 }
 
@@ -63,14 +66,14 @@ impl Entries {
         if self.joined.get().is_some() || self.is_ripe() {
             return holder(self.all_mut(), key);
         }
-        let Parted { most, waiting, searches } = self.parted.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Parted { most, waiting, searches } = self.parted.get_mut().expect(NOT_BROKEN);
         *searches += 1;
         holder(most, key).or_else(|| holder(waiting, key))
     }
 
     /// Adds an entry of one chunk that no other holds.
     pub(super) fn insert(&mut self, entry: Entry) {
-        let parted = self.parted.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let parted = self.parted.get_mut().expect(NOT_BROKEN);
         if let Some(all) = self.joined.get_mut() {
             let at = place(all, entry.key);
             if all.len() - at <= MOVES_MAX {
@@ -85,7 +88,7 @@ impl Entries {
 
     /// Whether the work with two lists has come to that of making them one.
     fn is_ripe(&mut self) -> bool {
-        let Parted { most, waiting, searches } = self.parted.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Parted { most, waiting, searches } = self.parted.get_mut().expect(NOT_BROKEN);
         waiting.len() > most.len().isqrt() || *searches > most.len() / SEARCHES
     }
 
@@ -96,9 +99,9 @@ impl Entries {
     #[inline]
     fn joined(&self) -> &Vec<Entry> {
         self.joined.get_or_init(|| {
-            let mut parted = take(&mut *self.parted.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut parted = self.parted.lock().expect(NOT_BROKEN);
             parted.join();
-            parted.most
+            take(&mut *parted).most
         })
     }
 }
@@ -116,6 +119,11 @@ impl Parted {
         let mut left = most.len();
         if most.capacity() - left < waiting.len() {
             most.reserve_exact(waiting.len().max(left / SLACK));
+        }
+        if waiting.len() == 1
+            && let Some(entry) = waiting.pop()
+        {
+            return most.insert(place(most, entry.key), entry);
         }
         most.resize_with(left + waiting.len(), || Entry::full(0, 0));
         for (before, entry) in waiting.drain(..).enumerate().rev() {

@@ -122,9 +122,9 @@ pub struct Kernels {
     pub unite_few_runs: RunsOperation,
     /// The number of positions in runs.
     pub run_ones: fn(runs: &[Pair]) -> u32,
-    /// The number of positions `first..end` in runs; `first` is not above `end`.
+    /// The number of positions `first..end` in runs.
     pub run_ones_within: fn(runs: &[Pair], first: u32, end: u32) -> u32,
-    /// The same of any pairs, if each is a run, ascending, and they neither overlap nor touch.
+    /// The number of positions in any pairs, if each is a run, ascending, and they neither overlap nor touch.
     pub apart_ones: fn(runs: &[Pair]) -> Option<u32>,
     /// The CRC-32C of any bytes.
     pub crc32c: fn(bytes: &[u8]) -> u32,

@@ -87,10 +87,8 @@ impl<T, const N: usize> DerefMut for List<'_, T, N> {
 }
 
 /// The length of a list.
-#[allow(clippy::cast_possible_truncation, reason = "a chunk has no more than 4096 single bits and 32768 runs")]
 fn short(len: usize) -> u16 {
-    debug_assert!(len <= usize::from(u16::MAX));
-    len as u16
+    u16::try_from(len).expect("a list has less than 65536 items")
 }
 
 #[cfg(test)]

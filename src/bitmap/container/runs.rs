@@ -7,7 +7,7 @@ use super::{CHUNK, RUNS_MAX, to_u16};
 use crate::kernels::select;
 
 /// Of so many runs those outside of a window are counted sooner than searched for.
-const FEW: usize = 256;
+const SCANNED: usize = 256;
 
 /// The first and the last of consecutive set bits of one chunk, as they are kept.
 pub(crate) type Pair = crate::kernels::Pair;
@@ -61,7 +61,7 @@ pub(super) fn within(runs: &[Pair], window: Run) -> &[Pair] {
 }
 
 pub(super) fn count(runs: &[Pair], window: Run) -> u32 {
-    let near = if runs.len() > FEW { within(runs, window) } else { runs };
+    let near = if runs.len() > SCANNED { within(runs, window) } else { runs };
     (select().run_ones_within)(near, window.first.into(), window.end())
 }
 
