@@ -28,27 +28,22 @@ fn unite_few_runs_avx512(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) ->
     let registers = |len: usize| len.div_ceil(LANES);
     let whole: usize = lens().map(registers).sum();
     let half = registers(longest).next_power_of_two();
-    if lens().count() == 2 && half <= REGISTERS / 2 {
-        let places = [0, half];
-        for (list, &from) in runs.iter().zip(&places) {
-            place_runs(list, &mut begins[from..], &mut ends[from..]);
-        }
-        for (list, &from) in bits.iter().zip(&places[runs.len()..]) {
-            place_bits(list, &mut begins[from..], &mut ends[from..]);
-        }
-        unite_two(&mut begins, half);
-        unite_two(&mut ends, half);
-        return join(&begins, &ends, count, out);
-    }
-    let used = if whole <= REGISTERS {
+    let are_two = lens().count() == 2 && half <= REGISTERS / 2;
+    let used = if are_two || whole <= REGISTERS {
+        let step = |len: usize| if are_two { half } else { registers(len) };
         let mut from = 0;
         for list in runs {
             place_runs(list, &mut begins[from..], &mut ends[from..]);
-            from += registers(list.len());
+            from += step(list.len());
         }
         for list in bits {
             place_bits(list, &mut begins[from..], &mut ends[from..]);
-            from += registers(list.len());
+            from += step(list.len());
+        }
+        if are_two {
+            unite_two(&mut begins, half);
+            unite_two(&mut ends, half);
+            return join(&begins, &ends, count, out);
         }
         whole
     } else {
