@@ -1,8 +1,10 @@
 #![forbid(unsafe_code)]
 //! Owns the one error type and the one table of its kinds. Knows nothing of disks, formats or exit codes.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The result of every fallible call of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -103,24 +105,129 @@ kinds! {
     Poisoned = 29, "CHECKMAP_ERROR_POISONED", ENOTRECOVERABLE;
 }
 
+/// A call or an option of checkmap that a way out names. Each front end spells it in the words of its own callers;
+/// `Display` spells it as in this crate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Control {
+    /// Opening an image for names and flags only, without locks.
+    OpenForNames,
+    /// Opening an image without locks.
+    NoLock,
+    /// Leaving the layers below the image out of account.
+    TopLayerOnly,
+    /// Deleting a checkpoint although a bitmap that takes part is inconsistent.
+    ForceInconsistent,
+    /// Deleting every inconsistent bitmap, and what depends on them.
+    DeleteAllInconsistent,
+    /// Saying of which model the checkpoints are: this one, or any where it is `None`.
+    Model(Option<&'static str>),
+    /// The checkpoint until which a diff is asked for.
+    Until,
+    /// The verification of the whole image.
+    Check,
+    /// The list of checkpoints.
+    List,
+}
+
+impl fmt::Display for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Control::OpenForNames => "Access::Names",
+            Control::NoLock => "OpenOptions::no_lock",
+            Control::TopLayerOnly => "Layers::TopOnly",
+            Control::ForceInconsistent => "force_inconsistent",
+            Control::DeleteAllInconsistent => "Image::plan_delete_all_inconsistent",
+            Control::Model(None) => "a model",
+            Control::Model(Some(model)) => return write!(f, "the model {model}"),
+            Control::Until => "until",
+            Control::Check => "Image::check",
+            Control::List => "Image::chain",
+        })
+    }
+}
+
+/// What to do next, as data: words that hold for every caller, and between them what each front end spells itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WayOut(Vec<Part>);
+
+/// One part of a [`WayOut`], in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Part {
+    /// Words for every caller.
+    Words(Cow<'static, str>),
+    /// A call or an option of checkmap.
+    Control(Control),
+}
+
+impl WayOut {
+    /// Appends words.
+    #[must_use]
+    pub fn words(mut self, words: impl Into<Cow<'static, str>>) -> Self {
+        self.0.push(Part::Words(words.into()));
+        self
+    }
+
+    /// Appends a call or an option.
+    #[must_use]
+    pub fn control(mut self, control: Control) -> Self {
+        self.0.push(Part::Control(control));
+        self
+    }
+
+    /// The parts, in their order.
+    pub fn parts(&self) -> &[Part] {
+        &self.0
+    }
+
+    /// The calls and options that it names.
+    pub fn controls(&self) -> impl Iterator<Item = &Control> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Control(control) => Some(control),
+            Part::Words(_) => None,
+        })
+    }
+}
+
+impl<W: Into<Cow<'static, str>>> From<W> for WayOut {
+    fn from(words: W) -> Self {
+        WayOut::default().words(words)
+    }
+}
+
+/// How a front end spells a call or an option.
+pub type Spelling = fn(&Control, &mut fmt::Formatter<'_>) -> fmt::Result;
+
+/// An error in the words of one front end, see [`Error::spelled`].
+struct Spelled<'a>(&'a Error, Spelling);
+
+impl fmt::Display for Spelled<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write(f, self.1)
+    }
+}
+
 /// An error: its kind, what was wrong where, and what to do next.
 ///
-/// `Display` prints `file: structure, offset 0x..: message (advice): cause`, leaving out what is not known.
+/// `Display` prints `file: structure, offset 0x..: message: cause (way out)`, leaving out what is not known.
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     message: String,
     file: Option<PathBuf>,
     place: Option<(String, Option<u64>)>,
-    advice: Option<String>,
-    source: Option<Cause>,
+    way_out: Option<WayOut>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of `kind`; `message` says what is wrong, without a full stop.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), file: None, place: None, advice: None, source: None }))
+        Self(Box::new(Inner { kind, message: message.into(), file: None, place: None, way_out: None, source: None }))
     }
 
     /// An error of the operating system while doing `what`; a full disk gets its own kind.
@@ -147,17 +254,17 @@ impl Error {
         self
     }
 
-    /// Says what to do next.
+    /// Says what to do next, unless a deeper layer already did.
     #[must_use]
-    pub fn advise(mut self, advice: impl Into<String>) -> Self {
-        self.0.advice.get_or_insert_with(|| advice.into());
+    pub fn advise(mut self, way_out: impl Into<WayOut>) -> Self {
+        self.0.way_out.get_or_insert_with(|| way_out.into());
         self
     }
 
     /// Keeps the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Cause>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::from(source.into()));
         self
     }
 
@@ -189,8 +296,13 @@ impl Error {
     }
 
     /// What to do next.
-    pub fn advice(&self) -> Option<&str> {
-        self.0.advice.as_deref()
+    pub fn way_out(&self) -> Option<&WayOut> {
+        self.0.way_out.as_ref()
+    }
+
+    /// The error as `Display` prints it, its calls and options spelled by a front end for its own callers.
+    pub fn spelled(&self, spelling: Spelling) -> impl fmt::Display + '_ {
+        Spelled(self, spelling)
     }
 
     /// The positive errno: the system's own where it gave one, else the kind's.
@@ -200,8 +312,8 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Error {
+    fn write(&self, f: &mut fmt::Formatter<'_>, spelling: Spelling) -> fmt::Result {
         if let Some(file) = &self.0.file {
             write!(f, "{}: ", file.display())?;
         }
@@ -212,12 +324,41 @@ impl fmt::Display for Error {
         }
         f.write_str(&self.0.message)?;
         if let Some(source) = &self.0.source {
-            write!(f, ": {source}")?;
+            f.write_str(": ")?;
+            write_cause(f, &**source, spelling)?;
         }
-        if let Some(advice) = &self.0.advice {
-            write!(f, " ({advice})")?;
+        if let Some(way_out) = &self.0.way_out {
+            f.write_str(" (")?;
+            for part in way_out.parts() {
+                match part {
+                    Part::Words(words) => f.write_str(words)?,
+                    Part::Control(control) => spelling(control, f)?,
+                }
+            }
+            f.write_str(")")?;
         }
         Ok(())
+    }
+}
+
+fn write_cause(
+    f: &mut fmt::Formatter<'_>,
+    cause: &(dyn std::error::Error + Send + Sync + 'static),
+    spelling: Spelling,
+) -> fmt::Result {
+    if let Some(error) = cause.downcast_ref::<Error>() {
+        return error.write(f, spelling);
+    }
+    let text = cause.to_string();
+    let system = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    // The number is for `errno`; people read the words.
+    let number = system.map(|number| format!(" (os error {number})")).unwrap_or_default();
+    f.write_str(text.strip_suffix(number.as_str()).unwrap_or(&text))
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, fmt::Display::fmt)
     }
 }
 
@@ -256,6 +397,28 @@ mod tests {
             .in_file(Path::new("disk.qcow2"))
             .advise("restore it");
         assert_eq!(error.to_string(), "disk.qcow2: header, offset 0x10: the magic is wrong (restore it)");
+    }
+
+    #[test]
+    fn a_way_out_is_spelled_by_the_front_end_also_where_it_is_a_causes() {
+        let cause = Error::new(ErrorKind::NoLocks, "no locks")
+            .advise(WayOut::from("insist with ").control(Control::NoLock).words(" or {} stop"));
+        let error = Error::new(ErrorKind::BackingLayer, "cannot be read").with_source(cause);
+        assert_eq!(error.to_string(), "cannot be read: no locks (insist with OpenOptions::no_lock or {} stop)");
+        let spelled = error.spelled(|control, f| match control {
+            Control::NoLock => f.write_str("--no-lock"),
+            other => write!(f, "{other}"),
+        });
+        assert_eq!(spelled.to_string(), "cannot be read: no locks (insist with --no-lock or {} stop)");
+    }
+
+    #[test]
+    fn the_systems_number_is_data_and_not_words() {
+        let error = Error::io("cannot open", std::io::Error::from_raw_os_error(libc::ENOENT));
+        assert_eq!(
+            (error.to_string().as_str(), error.errno()),
+            ("cannot open: No such file or directory", libc::ENOENT)
+        );
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub mod segment;
 pub mod storage;
 
 pub use bitmap::Bitmap;
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Control, Error, ErrorKind, Result, WayOut};
 pub use geometry::{Extent, Granularity};
 pub use image::Image;
 pub use segment::Segment;

@@ -2,7 +2,7 @@
 //! know how an error came about.
 
 use super::boundary::guard;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Control, Error, ErrorKind};
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::{CStr, c_char, c_int};
 use std::fmt::{self, Write};
@@ -111,6 +111,22 @@ impl Write for Cut<'_> {
     }
 }
 
+/// How C programs spell what a way out names.
+fn spelling(control: &Control, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str(match control {
+        Control::OpenForNames => "CHECKMAP_OPEN_FORCE_SHARE",
+        Control::NoLock => "CHECKMAP_OPEN_NO_LOCK",
+        Control::TopLayerOnly => "CHECKMAP_OPT_TOP_LAYER_ONLY",
+        Control::ForceInconsistent => "CHECKMAP_OPT_FORCE_INCONSISTENT",
+        Control::DeleteAllInconsistent => "checkmap_checkpoint_delete_inconsistent()",
+        Control::Model(None) => "the model of the options",
+        Control::Model(Some(model)) => return write!(f, "the model {model} of the options"),
+        Control::Until => "until",
+        Control::Check => "checkmap_image_check()",
+        Control::List => "checkmap_checkpoint_list()",
+    })
+}
+
 /// Keeps `error` as the last one of this thread, and returns its positive errno.
 pub(super) fn remember(error: &Error) -> c_int {
     // -EPERM is -1, which the calls that look for an offset return for "none".
@@ -125,7 +141,7 @@ pub(super) fn remember(error: &Error) -> c_int {
         let buffer = unsafe { &mut *last.message.get() };
         let mut cut = Cut { buffer, len: 0 };
         // What does not fit is left out.
-        let _ = write!(cut, "{error}");
+        let _ = write!(cut, "{}", error.spelled(spelling));
         let end = cut.len;
         cut.buffer[end] = 0;
         last.kind.set(error.kind().number());

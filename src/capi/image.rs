@@ -326,7 +326,7 @@ pub unsafe extern "C" fn checkmap_image_trouble(image: *const checkmap_image) ->
         let open = unsafe { shared(image) }?;
         match open.fresh()?.trouble() {
             None => Ok(0),
-            Some(trouble) => Err(Error::new(trouble.kind(), trouble.to_string())),
+            Some(trouble) => Err(trouble.clone()),
         }
     })
 }

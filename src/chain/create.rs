@@ -4,7 +4,7 @@
 
 use super::plan::{self, Action, Plan};
 use super::{Chain, Checkpoint, Model, Name, check_checkpoint_name};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::geometry::Granularity;
 
 /// How to create a checkpoint.
@@ -52,7 +52,7 @@ impl Chain {
         if let (Some(root), 1) = (newest, self.checkpoints.len()) {
             plan.warn(format!(
                 "the bitmap {} stops recording: if libvirt has a checkpoint of that name, libvirt takes it for broken \
-                 from now on (--model cumulative leaves it alone)",
+                 from now on (the model cumulative leaves it alone)",
                 root.bitmap
             ));
         }
@@ -71,7 +71,9 @@ impl Chain {
 
     fn model_to_create(&self, asked: Option<Model>) -> Result<Model> {
         let refuse = |message: String| {
-            Err(Error::new(ErrorKind::Model, message).advise("leave out --model, or delete the checkpoints first"))
+            Err(Error::new(ErrorKind::Model, message).advise(
+                WayOut::from("leave out ").control(Control::Model(None)).words(", or delete the checkpoints first"),
+            ))
         };
         if let Some(model @ (Model::None | Model::Unknown)) = asked {
             return Err(Error::new(
@@ -96,8 +98,11 @@ impl Chain {
                 return Err(plan::unusable(&checkpoint.bitmap));
             }
             if checkpoint.inconsistent {
-                return Err(plan::inconsistent(&checkpoint.bitmap)
-                    .advise("delete the inconsistent checkpoints with --all-inconsistent, then take a full backup"));
+                return Err(plan::inconsistent(&checkpoint.bitmap).advise(
+                    WayOut::from("delete the inconsistent checkpoints with ")
+                        .control(Control::DeleteAllInconsistent)
+                        .words(", then take a full backup"),
+                ));
             }
         }
         match self.checkpoints.last() {

@@ -5,7 +5,7 @@
 use super::name;
 use super::plan::{self, Action, Plan};
 use super::{Chain, Checkpoint, Model, Name};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use std::collections::BTreeSet;
 
 impl Chain {
@@ -50,8 +50,11 @@ impl Chain {
             if force {
                 return self.cut(at);
             }
-            return Err(plan::inconsistent(&spoiled.bitmap)
-                .advise("--force-inconsistent deletes this checkpoint and all older ones; take a full backup then"));
+            return Err(plan::inconsistent(&spoiled.bitmap).advise(
+                WayOut::default()
+                    .control(Control::ForceInconsistent)
+                    .words(" deletes this checkpoint and all older ones; take a full backup then"),
+            ));
         }
         let odd = before.into_iter().chain([own]).find(|part| part.recording && (after.is_some() || *part != own));
         if let (Some(odd), Some(_)) = (odd, before) {
@@ -104,9 +107,9 @@ impl Chain {
     fn drop_cumulative(&self, at: usize, force: bool) -> Result<Plan> {
         let gone: Vec<&Checkpoint> = self.checkpoints.get(at).into_iter().collect();
         if let (Some(own), false) = (gone.iter().find(|own| own.inconsistent), force) {
-            return Err(
-                plan::inconsistent(&own.bitmap).advise("--force-inconsistent deletes it; take a full backup then")
-            );
+            return Err(plan::inconsistent(&own.bitmap).advise(
+                WayOut::default().control(Control::ForceInconsistent).words(" deletes it; take a full backup then"),
+            ));
         }
         self.remove_cumulative(&gone)
     }
@@ -138,5 +141,5 @@ pub(super) fn not_frozen(checkpoint: &Checkpoint) -> Error {
         ErrorKind::Recording,
         format!("the bitmap {} of a past interval still records, so it holds later writes too", checkpoint.bitmap),
     )
-    .advise("stop its recording with qemu-img bitmap --disable")
+    .advise("stop its recording with `qemu-img bitmap --disable`")
 }

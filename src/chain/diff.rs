@@ -5,7 +5,7 @@
 use super::create::not_recording;
 use super::delete::not_frozen;
 use super::{Chain, Checkpoint, Model, Name, plan};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::geometry::Granularity;
 
 /// The bitmaps whose union is the difference between two points in time.
@@ -34,7 +34,7 @@ impl Chain {
                 ErrorKind::Model,
                 "cumulative checkpoints have no diff between two of them, only since one until now",
             )
-            .advise("leave out --until, or keep interval checkpoints"));
+            .advise(WayOut::from("leave out ").control(Control::Until).words(", or keep interval checkpoints")));
         }
         let first = self.position(since)?;
         let end = match (self.model, until) {
@@ -54,9 +54,9 @@ impl Chain {
                 return Err(plan::unusable(&part.bitmap));
             }
             if part.inconsistent {
-                return Err(
-                    plan::inconsistent(&part.bitmap).advise("take a full backup, then delete --all-inconsistent")
-                );
+                return Err(plan::inconsistent(&part.bitmap).advise(
+                    WayOut::from("take a full backup, then go on with ").control(Control::DeleteAllInconsistent),
+                ));
             }
             match (must_record, part.recording) {
                 (true, false) => return Err(not_recording(part)),

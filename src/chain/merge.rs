@@ -5,7 +5,7 @@ use super::name;
 use super::plan::{self, Action, Plan, carry_out};
 use super::read::refuse_duplicates;
 use super::{BitmapState, Chain, Name};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 
 /// Plans the raw merge: the bitmap `into` becomes the union of itself and the sources, which stay as they are.
 ///
@@ -15,8 +15,10 @@ pub fn plan_merge(bitmaps: &[BitmapState], sources: &[&[u8]], into: &[u8]) -> Re
     refuse_duplicates(bitmaps)?;
     let find = |name: &[u8]| match bitmaps.iter().find(|bitmap| bitmap.name.as_bytes() == name) {
         Some(bitmap) if bitmap.unusable => Err(plan::unusable(&bitmap.name)),
-        Some(bitmap) if bitmap.inconsistent => Err(plan::inconsistent(&bitmap.name)
-            .advise("nothing can restore its content; delete its checkpoint with --force-inconsistent")),
+        Some(bitmap) if bitmap.inconsistent => Err(plan::inconsistent(&bitmap.name).advise(
+            WayOut::from("nothing can restore its content; delete its checkpoint with ")
+                .control(Control::ForceInconsistent),
+        )),
         Some(bitmap) => Ok(bitmap),
         None => {
             let names: Vec<&Name> = bitmaps.iter().map(|bitmap| &bitmap.name).collect();

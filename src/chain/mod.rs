@@ -50,7 +50,7 @@ pub use model::{BitmapState, Checkpoint, Model};
 pub use name::{MAX_BITMAP_NAME, MAX_CHECKPOINT_NAME, Name, check_checkpoint_name};
 pub use plan::{Action, Plan};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 
 /// The checkpoints of one image, read from the names and flags of its bitmaps.
 #[derive(Clone, Debug)]
@@ -122,7 +122,11 @@ impl Chain {
                 }
             ),
         )
-        .advise("say which with --model, or remove the bitmaps that do not belong"))
+        .advise(
+            WayOut::from("say which with ")
+                .control(Control::Model(None))
+                .words(", or remove the bitmaps that do not belong"),
+        ))
     }
 
     /// The place of the checkpoint named `name`.

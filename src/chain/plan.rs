@@ -4,7 +4,7 @@
 
 use super::name::{self, MAX_BITMAP_NAME};
 use super::{BitmapState, Chain, Model, Name};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::geometry::Granularity;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -141,7 +141,7 @@ impl Chain {
         if detected != intended && detected != Model::None && !plan.actions.is_empty() {
             let left: Vec<&Name> = after.iter().map(|bitmap| &bitmap.name).filter(|name| !name.is_helper()).collect();
             plan.warn(format!(
-                "afterwards {} will read as model {detected}: --model {intended} says otherwise",
+                "afterwards {} will read as model {detected}: the model {intended} has to be said",
                 name::list(&left)
             ));
         }
@@ -205,7 +205,8 @@ pub(super) fn unusable(bitmap: &Name) -> Error {
 
 fn trusted(bitmap: &BitmapState) -> Result<()> {
     match bitmap.inconsistent {
-        true => Err(inconsistent(&bitmap.name).advise("delete its checkpoint with --force-inconsistent")),
+        true => Err(inconsistent(&bitmap.name)
+            .advise(WayOut::from("delete its checkpoint with ").control(Control::ForceInconsistent))),
         false => Ok(()),
     }
 }

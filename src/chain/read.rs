@@ -4,7 +4,7 @@
 
 use super::name;
 use super::{BitmapState, Chain, Checkpoint, Model, Name};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Chain {
@@ -74,7 +74,12 @@ fn cumulative(others: &[&BitmapState]) -> Result<Vec<Checkpoint>> {
             ErrorKind::Model,
             format!("these are not cumulative checkpoints: {} covers an interval", link.name),
         )
-        .advise("leave out --model, or ask for interval"));
+        .advise(
+            WayOut::from("leave out ")
+                .control(Control::Model(None))
+                .words(", or ask for ")
+                .control(Control::Model(Some("interval"))),
+        ));
     }
     let alone = others.len() < 2;
     let mut checkpoints: Vec<Checkpoint> =

@@ -3,6 +3,7 @@
 //! the verb was about.
 
 use crate::session::Session;
+use crate::words::spelled;
 use checkmap::ErrorKind;
 use std::process::ExitCode;
 
@@ -53,11 +54,11 @@ pub(crate) fn end(outcome: Outcome, session: &Session) -> ExitCode {
         Err(Failure::Library(error)) if error.kind() == ErrorKind::Cancelled => return die(session),
         Err(Failure::Interrupted) => return die(session),
         Err(Failure::Library(error)) => {
-            session.error(&error.to_string());
+            session.error(&spelled(&error));
             status_of(error.kind())
         }
         Err(Failure::Output(what, error)) => {
-            session.error(&format!("{what}: {error}"));
+            session.error(&checkmap::Error::io(what, error).to_string());
             Status::Fault
         }
     };

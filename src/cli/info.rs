@@ -6,7 +6,7 @@ use crate::args::InfoArgs;
 use crate::exit::{Outcome, Status, status_of};
 use crate::output::print;
 use crate::session::Session;
-use crate::words::{amount, hex, lines, one_line, state, table, text};
+use crate::words::{amount, hex, lines, one_line, spelled, state, table, text};
 use checkmap::chain::{BitmapState, Chain, Checkpoint, Model, Name};
 use checkmap::image::Summary;
 use checkmap::progress::{Observer, Step};
@@ -130,7 +130,7 @@ pub(crate) fn summarize<'a>(
 pub(crate) fn report_damage(image: &Image, damage: &[Error], session: &Session) -> Status {
     let directory = image.trouble().filter(|trouble| status_of(trouble.kind()) == Status::Fault);
     for error in directory.into_iter().chain(damage) {
-        session.error(&error.to_string());
+        session.error(&spelled(error));
     }
     if directory.is_none() && damage.is_empty() { Status::Done } else { Status::Fault }
 }
@@ -138,7 +138,7 @@ pub(crate) fn report_damage(image: &Image, damage: &[Error], session: &Session) 
 /// Warns of what makes the bitmaps of the image useless, or keeps them from being changed.
 pub(crate) fn warn_of_trouble(image: &Image, session: &Session) {
     if let Some(trouble) = image.trouble().filter(|trouble| status_of(trouble.kind()) != Status::Fault) {
-        session.warn(&trouble.to_string());
+        session.warn(&spelled(trouble));
     }
     if image.has_unclean_mark() {
         session.warn("the image is marked dirty or corrupt; repair it with `qemu-img check -r all` before changing it");
@@ -257,13 +257,8 @@ impl Findings {
     /// Says what is wrong, and the way out.
     fn warn(&self, session: &Session) {
         warn_of_trouble(&self.image, session);
-        let known = self
-            .chain
-            .as_ref()
-            .map_err(ToString::to_string)
-            .and_then(|chain| chain.check_known().map_err(|error| error.to_string()));
-        if let Err(why) = known {
-            session.warn(&why);
+        if let Err(why) = self.chain.clone().and_then(|chain| chain.check_known()) {
+            session.warn(&spelled(&why));
         }
     }
 }

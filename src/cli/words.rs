@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! Owns how names, amounts and tables look, to people and in JSON. Must never know where they come from.
 
+use checkmap::Control;
 use checkmap::chain::Name;
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -14,6 +15,25 @@ pub(crate) fn one_line(text: &str) -> String {
         }
         line
     })
+}
+
+/// An error in the words of the command line.
+pub(crate) fn spelled(error: &checkmap::Error) -> String {
+    error
+        .spelled(|control, f| match control {
+            Control::OpenForNames => f.write_str("`checkmap list -U`"),
+            Control::NoLock => f.write_str("--no-lock"),
+            Control::TopLayerOnly => f.write_str("--top-layer-only"),
+            Control::ForceInconsistent => f.write_str("--force-inconsistent"),
+            Control::DeleteAllInconsistent => f.write_str("`checkmap delete --all-inconsistent`"),
+            Control::Model(None) => f.write_str("--model"),
+            Control::Model(Some(model)) => write!(f, "--model {model}"),
+            Control::Until => f.write_str("--until"),
+            Control::Check => f.write_str("`checkmap check`"),
+            Control::List => f.write_str("`checkmap list`"),
+            other => write!(f, "{other}"),
+        })
+        .to_string()
 }
 
 /// A name in JSON: lossy where it is not UTF-8; then [`hex`] has it exactly.

@@ -7,7 +7,7 @@
 //! without taking anything, that nobody denies what it uses and nobody uses what it denies. Seen with QEMU 10.0.2: a
 //! writer holds 100, 101, 103, 201 and 203; a reader 100, 201 and 203.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use nix::fcntl::{FcntlArg, fcntl};
 use std::fs::File;
 
@@ -113,12 +113,15 @@ const fn short(constant: i32) -> libc::c_short {
 }
 
 fn in_use(how: &str) -> Error {
-    Error::new(ErrorKind::InUse, format!("another process {how}"))
-        .advise("stop it, or ask the running QEMU itself; `info -U` and `list -U` show names without the locks")
+    Error::new(ErrorKind::InUse, format!("another process {how}")).advise(
+        WayOut::from("stop it, or ask the running QEMU itself; ")
+            .control(Control::OpenForNames)
+            .words(" shows names without the locks"),
+    )
 }
 
 fn no_locks(errno: nix::errno::Errno) -> Error {
     Error::new(ErrorKind::NoLocks, "the file system cannot lock, so a running QEMU would not be noticed")
         .with_source(std::io::Error::from(errno))
-        .advise("make sure that nothing else uses the image, then insist with --no-lock")
+        .advise(WayOut::from("make sure that nothing else uses the image, then insist with ").control(Control::NoLock))
 }

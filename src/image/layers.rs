@@ -4,7 +4,7 @@
 
 use super::{Access, Image, OpenOptions, looks_like_qcow2, open_file};
 use crate::chain::Name;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::formats::locks::{self, Held, Role};
 use crate::formats::qcow2::Qcow2;
 use crate::storage::{FileStorage, Storage};
@@ -17,7 +17,12 @@ use std::sync::Arc;
 
 /// A chain longer than this is taken for a loop.
 const MAX_LAYERS: usize = 256;
-const INSIST: &str = "insist with --top-layer-only if what the layers below recorded does not matter";
+
+fn insist() -> WayOut {
+    WayOut::from("insist with ")
+        .control(Control::TopLayerOnly)
+        .words(" if what the layers below recorded does not matter")
+}
 
 impl Image {
     /// Refuses where a lower layer holds a bitmap of one of these names, or cannot be read.
@@ -28,7 +33,7 @@ impl Image {
         while let Some(backing) = next {
             let unreadable = |error: Error| {
                 let message = format!("the layer {} below it cannot be read", backing.name);
-                self.name_it(Error::new(ErrorKind::BackingLayer, message).with_source(error).advise(INSIST))
+                self.name_it(Error::new(ErrorKind::BackingLayer, message).with_source(error).advise(insist()))
             };
             let layer = backing.open(&mut seen, &self.options).map_err(unreadable)?;
             next = match layer {
@@ -40,11 +45,10 @@ impl Image {
                             path.display(),
                             found.name
                         );
-                        return Err(self.name_it(Error::new(ErrorKind::BackingLayer, message).advise(INSIST)));
+                        return Err(self.name_it(Error::new(ErrorKind::BackingLayer, message).advise(insist())));
                     }
                     if let Some(trouble) = layer.trouble().filter(|trouble| trouble.kind() == ErrorKind::Damaged) {
-                        let damage = Error::new(ErrorKind::Damaged, trouble.to_string());
-                        return Err(unreadable(damage));
+                        return Err(unreadable(trouble.clone()));
                     }
                     layer.backing().map(|(name, format)| Backing::new(&path, name, format))
                 }

@@ -8,7 +8,7 @@ mod report;
 
 use crate::bitmap::Bitmap;
 use crate::chain::{BitmapState, Name};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::formats::locks::{self, Held, Role};
 use crate::formats::qcow2::{self, Qcow2};
 pub use crate::formats::qcow2::{Problem, Severity};
@@ -271,7 +271,9 @@ impl Image {
 fn with_way_out(error: Error) -> Error {
     match error.kind() {
         ErrorKind::Damaged => error.advise(
-            "`checkmap check` shows all that can be read; restore the image from a copy, or try `qemu-img check -r all`",
+            WayOut::default()
+                .control(Control::Check)
+                .words(" shows all that can be read; restore the image from a copy, or try `qemu-img check -r all`"),
         ),
         _ => error,
     }

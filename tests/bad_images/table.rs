@@ -174,7 +174,7 @@ fn check_refusal(expected: &Refusal, error: &Error, path: &Path, sound: &Raw) ->
     let text = error.to_string();
     ensure!(error.kind() == expected.kind, "the kind is not {:?}", expected.kind);
     ensure!(text.starts_with(&format!("{}: ", path.display())), "the file is not named");
-    ensure!(error.advice().is_some(), "there is no way out");
+    ensure!(error.way_out().is_some(), "there is no way out");
     ensure!(text.contains(expected.structure), "{:?} is not named", expected.structure);
     if let Some(place) = expected.place {
         let place = place(sound) as u64;

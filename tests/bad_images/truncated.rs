@@ -32,7 +32,7 @@ fn an_image_cut_short_anywhere_is_refused_or_tells_the_truth() {
             let image = match open(&storage, Access::Write) {
                 Err(error) => {
                     let fits = matches!(error.kind(), ErrorKind::Damaged | ErrorKind::UnknownFormat);
-                    assert!(fits && error.advice().is_some(), "{case}: {error:?}");
+                    assert!(fits && error.way_out().is_some(), "{case}: {error:?}");
                     continue;
                 }
                 Ok(image) => image,
@@ -41,7 +41,7 @@ fn an_image_cut_short_anywhere_is_refused_or_tells_the_truth() {
                 Ok(told) => assert_eq!(told, sound, "{case}"),
                 // Cut inside the header, nothing says that there were bitmaps.
                 Err(error) if error.kind() == ErrorKind::NotFound => assert!(len < 512, "{case}: {error:?}"),
-                Err(error) => assert!(error.advice().is_some(), "{case}: {error:?}"),
+                Err(error) => assert!(error.way_out().is_some(), "{case}: {error:?}"),
             }
             write_or_refuse(image, &storage, &case);
         }
@@ -57,7 +57,7 @@ fn write_or_refuse(mut image: Image, storage: &Arc<Memory>, case: &str) {
             assert!(told(&open(storage, Access::Read).expect("it opens")).is_err(), "{case}: `1->2` is still there")
         }
         Err(error) => {
-            assert!(error.advice().is_some(), "{case}: {error:?}");
+            assert!(error.way_out().is_some(), "{case}: {error:?}");
             assert!(storage.holds(&before), "{case}: {error:?}");
         }
     }

@@ -83,7 +83,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T>, kind: ErrorKind, message: &str
     assert_eq!(error.kind(), kind, "{error}");
     assert!(error.to_string().contains(message), "{error}");
     let says_all = matches!(kind, ErrorKind::InvalidName | ErrorKind::NameTooLong | ErrorKind::InvalidArgument);
-    assert!(error.advice().is_some() || says_all, "no way out: {error}");
+    assert!(error.way_out().is_some() || says_all, "no way out: {error}");
 }
 
 fn names(names: &[Name]) -> Vec<String> {

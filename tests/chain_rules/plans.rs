@@ -48,7 +48,7 @@ fn create_is_refused_where_it_would_hide_a_gap() {
     refused(create(&read(&["1 -", "1->2 -"]), "3"), ErrorKind::Recording, "'1->2' does not record");
     refused(create(&read(&["1 r", "1->2 -"]), "3"), ErrorKind::Recording, "'1->2' does not record");
     refused(create(&read(&["1 ri"]), "2"), ErrorKind::Inconsistent, "'1' is inconsistent");
-    refused(create(&read(&["1 i", "1->2 r"]), "3"), ErrorKind::Inconsistent, "--all-inconsistent");
+    refused(create(&read(&["1 i", "1->2 r"]), "3"), ErrorKind::Inconsistent, "plan_delete_all_inconsistent");
     refused(create(&read(&["a ri", "b r"]), "c"), ErrorKind::Inconsistent, "'a' is inconsistent");
     refused(create(&read(&["1 -", "1->2 ru"]), "3"), ErrorKind::Unsupported, "'1->2'");
     // What belongs to no checkpoint does not matter.
@@ -123,7 +123,7 @@ fn delete_refuses_inconsistent_parts_and_only_those() {
         (vec!["1 -", "1->2 i", "2->3 r"], "3"),
         (vec!["a r", "b ri"], "b"),
     ] {
-        refused(delete(&read(&specs), name), ErrorKind::Inconsistent, "--force-inconsistent");
+        refused(delete(&read(&specs), name), ErrorKind::Inconsistent, "force_inconsistent");
     }
     let chain = read(&["1 i", "1->2 -", "2->3 -", "3->4 ri"]);
     steps(delete(&chain, "3"), &["merge '2->3' into '1->2'", "remove '2->3'", "rename '3->4' to '2->4'"]);
@@ -233,7 +233,7 @@ fn diff_is_refused_where_the_answer_would_be_short_or_senseless() {
     refused(diff(&chain, "5", None), ErrorKind::NotFound, "'5'");
     refused(diff(&chain, "1", Some("5")), ErrorKind::NotFound, "'5'");
     refused(diff(&read(&[]), "1", None), ErrorKind::NotFound, "there are no checkpoints");
-    refused(diff(&read(&["a r", "b r"]), "a", Some("b")), ErrorKind::Model, "--until");
+    refused(diff(&read(&["a r", "b r"]), "a", Some("b")), ErrorKind::Model, "leave out until");
 
     let crashed = read(&["1 -", "1->2 i", "2->3 -", "3->4 r"]);
     refused(diff(&crashed, "1", None), ErrorKind::Inconsistent, "'1->2'");

@@ -50,7 +50,7 @@ fn an_unknown_model_refuses_whatever_needs_the_chain_and_says_why() {
     assert_eq!((chain.model(), chain.checkpoints()), (Model::Unknown, &[][..]));
     let why = "'a', 'b' may be one chain of intervals or cumulative checkpoints: 'a' does not record";
     refused(create(&chain, "c"), ErrorKind::Model, why);
-    refused(create_as(&chain, "c", Model::Cumulative), ErrorKind::Model, "--model");
+    refused(create_as(&chain, "c", Model::Cumulative), ErrorKind::Model, "with a model");
     refused(delete(&chain, "a"), ErrorKind::Model, why);
     refused(chain.plan_delete_all_inconsistent(), ErrorKind::Model, why);
     refused(rename(&chain, "a", "c"), ErrorKind::Model, why);
@@ -137,9 +137,12 @@ fn what_is_left_beside_foreign_bitmaps_is_named_when_its_model_would_change() {
         delete(&read(&["1 -", "1->2 r", "f r"]), "2"),
         &["merge '1->2' into '1'", "start recording in '1'", "remove '1->2'"],
     );
-    warned(&plan, "afterwards '1', 'f' will read as model cumulative: --model interval says otherwise");
+    warned(&plan, "afterwards '1', 'f' will read as model cumulative: the model interval has to be said");
     warned(&delete(&read(&["1 -", "1->2 r", "f -"]), "2").unwrap(), "will read as model unknown");
-    warned(&create_as(&read(&[]), "1", Model::Cumulative).unwrap(), "will read as model interval: --model cumulative");
+    warned(
+        &create_as(&read(&[]), "1", Model::Cumulative).unwrap(),
+        "will read as model interval: the model cumulative",
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::header::{AUTOCLEAR_AT, AUTOCLEAR_BITMAPS, DirectoryRef, Header, REFCO
 use super::space::Space;
 use super::table::{FEW, Payload, Shape};
 use crate::bitmap::Bitmap;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::formats::bytes::{file_len, put};
 use crate::pool::Pool;
 use crate::progress::{Observer, tell};
@@ -23,8 +23,6 @@ use crate::storage::Storage;
 use std::collections::HashSet;
 
 const SECTOR: usize = 512;
-const LOST: &str = "the bitmaps may be lost, never the disk's data: look with `checkmap list`, and make the next backup a \
-                    full one if they are gone";
 const WRITING: &str = "writing bitmaps";
 
 /// Writes what `draft` holds. `place` and `originals` are the directory as it was read.
@@ -55,7 +53,8 @@ pub(crate) fn write(
     };
     commit(storage, header, next).map_err(|error| {
         error.with_kind(ErrorKind::CommitInDoubt).advise(
-            "the commit is in doubt: the image holds the bitmaps before or after it, whole; look with `checkmap list`",
+            WayOut::from("the commit is in doubt: the image holds the bitmaps before or after it, whole; look with ")
+                .control(Control::List),
         )
     })?;
     // Not flushed: the commit is durable, and what a cut loses of this is a leak.
@@ -542,11 +541,18 @@ fn write_stage(storage: &dyn Storage, header: &Header, next: &[u8]) -> Result<()
                 write_sector(storage, &header.raw, 0)
             };
             match written {
-                Err(error) if put_back().is_err() => Err(error.advise(LOST)),
+                Err(error) if put_back().is_err() => Err(error.advise(lost())),
                 written => written,
             }
         }
     }
+}
+
+/// The way out where both the new and the old place of the directory may be half written.
+fn lost() -> WayOut {
+    WayOut::from("the bitmaps may be lost, never the disk's data: look with ")
+        .control(Control::List)
+        .words(", and make the next backup a full one if they are gone")
 }
 
 /// The sectors in which two header clusters differ, ascending.

@@ -7,7 +7,7 @@ use super::header::Header;
 use super::table::{self, Payload, Shape};
 use crate::bitmap::Bitmap;
 use crate::chain::{Action, Name};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::storage::Storage;
 use std::collections::HashMap;
 
@@ -242,8 +242,11 @@ impl<'a> Draft<'a> {
 
 fn check_trusted(entry: &Entry) -> Result<()> {
     if entry.is_inconsistent() {
-        return Err(Error::new(ErrorKind::Inconsistent, format!("bitmap {} is inconsistent", entry.name))
-            .advise("its content cannot be trusted; remove it with --force-inconsistent and make a full backup"));
+        return Err(Error::new(ErrorKind::Inconsistent, format!("bitmap {} is inconsistent", entry.name)).advise(
+            WayOut::from("its content cannot be trusted; remove it with ")
+                .control(Control::ForceInconsistent)
+                .words(" and make a full backup"),
+        ));
     }
     if entry.is_unusable() {
         return Err(Error::new(

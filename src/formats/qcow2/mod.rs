@@ -218,14 +218,14 @@ impl Qcow2 {
             .advise("repair it with `qemu-img check -r all`"));
         }
         match &self.trouble {
-            Some(trouble) => Err(copy_of(trouble)),
+            Some(trouble) => Err(trouble.clone()),
             None => Ok(()),
         }
     }
 
     /// Refuses where no bitmap of this image can be trusted.
     pub(crate) fn check_usable(&self) -> Result<()> {
-        self.trouble.as_ref().map_or(Ok(()), |trouble| Err(copy_of(trouble)))
+        self.trouble.as_ref().map_or(Ok(()), |trouble| Err(trouble.clone()))
     }
 
     /// Whether the directory's place crosses two sectors of the header, so that a power cut while it changes may lose
@@ -280,15 +280,4 @@ impl Qcow2 {
     pub(crate) fn check(&self, observer: &mut dyn Observer) -> Result<check::Report> {
         check::check(self, observer)
     }
-}
-
-fn copy_of(error: &Error) -> Error {
-    let mut copy = Error::new(error.kind(), error.message());
-    if let Some(structure) = error.structure() {
-        copy = copy.at(structure, error.offset());
-    }
-    if let Some(advice) = error.advice() {
-        copy = copy.advise(advice);
-    }
-    copy
 }

@@ -7,7 +7,7 @@ use super::header::{DirectoryRef, Header};
 use super::occupied::{Occupied, Strictness};
 use super::refcounts::Refcounts;
 use crate::bitmap::Bitmap;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::formats::bytes::file_len;
 use crate::progress::Observer;
 use crate::storage::Storage;
@@ -39,7 +39,11 @@ impl<'a> Space<'a> {
         if let Some((role, offset)) = occupied.overlap {
             return Err(Error::new(ErrorKind::Damaged, "overlaps another structure")
                 .at(format!("qcow2 {}", role.name()), offset)
-                .advise("look at `checkmap check`, repair with `qemu-img check -r all`; nothing was changed"));
+                .advise(
+                    WayOut::from("look at ")
+                        .control(Control::Check)
+                        .words(", repair with `qemu-img check -r all`; nothing was changed"),
+                ));
         }
         let end_bytes = if storage.can_grow() { MAX_FILE_BYTES } else { file_len(storage)? };
         let cluster_bits = header.cluster_bits;
