@@ -167,6 +167,12 @@
 /** A call on this handle was cut short by a fault of checkmap itself: what it holds may be half a state. (ENOTRECOVERABLE) */
 #define CHECKMAP_ERROR_POISONED 29
 
+/** The system has no memory for what the call needs, and nothing was changed. (ENOMEM) */
+#define CHECKMAP_ERROR_OUT_OF_MEMORY 30
+
+/** A fork caught another thread in the middle of a change of this object: what the child holds may be half a state. (EDEADLK) */
+#define CHECKMAP_ERROR_TORN_BY_FORK 31
+
 /** Do not look at the layers below the image: the caller knows that they do not matter. */
 #define CHECKMAP_OPT_TOP_LAYER_ONLY 1
 

@@ -2,6 +2,7 @@
 //! Owns the one error type and the one table of its kinds. Knows nothing of disks, formats or exit codes.
 
 use std::borrow::Cow;
+use std::collections::TryReserveError;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -103,6 +104,10 @@ kinds! {
     CannotStore = 28, "CHECKMAP_ERROR_CANNOT_STORE", ENOTSUP;
     /// A call on this handle was cut short by a fault of checkmap itself: what it holds may be half a state.
     Poisoned = 29, "CHECKMAP_ERROR_POISONED", ENOTRECOVERABLE;
+    /// The system has no memory for what the call needs, and nothing was changed.
+    OutOfMemory = 30, "CHECKMAP_ERROR_OUT_OF_MEMORY", ENOMEM;
+    /// A fork caught another thread in the middle of a change of this object: what the child holds may be half a state.
+    TornByFork = 31, "CHECKMAP_ERROR_TORN_BY_FORK", EDEADLK;
 }
 
 /// A call or an option of checkmap that a way out names. Each front end spells it in the words of its own callers;
@@ -235,6 +240,7 @@ impl Error {
         let kind = match source.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => ErrorKind::NoSpace,
             Some(libc::EROFS) => ErrorKind::ReadOnly,
+            _ if source.kind() == std::io::ErrorKind::OutOfMemory => ErrorKind::OutOfMemory,
             _ => ErrorKind::Io,
         };
         Self::new(kind, what).with_source(source)
@@ -309,6 +315,12 @@ impl Error {
     pub fn errno(&self) -> i32 {
         let system = self.0.source.as_ref().and_then(|source| source.downcast_ref::<std::io::Error>());
         system.and_then(std::io::Error::raw_os_error).unwrap_or_else(|| self.0.kind.errno())
+    }
+}
+
+impl From<TryReserveError> for Error {
+    fn from(_: TryReserveError) -> Self {
+        Self::new(ErrorKind::OutOfMemory, "there is no memory left for this")
     }
 }
 

@@ -44,6 +44,8 @@ const (
 	ErrOldVersion      Kind = C.CHECKMAP_ERROR_OLD_VERSION      // This version of the format holds no bitmaps; ENOTSUP.
 	ErrCannotStore     Kind = C.CHECKMAP_ERROR_CANNOT_STORE     // The image cannot take what was asked for; ENOTSUP.
 	ErrPoisoned        Kind = C.CHECKMAP_ERROR_POISONED         // A fault of the library cut a call short; ENOTRECOVERABLE.
+	ErrOutOfMemory     Kind = C.CHECKMAP_ERROR_OUT_OF_MEMORY    // No memory for what the call needs; nothing changed; ENOMEM.
+	ErrTornByFork      Kind = C.CHECKMAP_ERROR_TORN_BY_FORK     // A fork caught another thread changing the value; EDEADLK.
 )
 
 // Error is the name of the kind in C, such as "CHECKMAP_ERROR_NOT_FOUND".

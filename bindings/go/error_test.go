@@ -64,6 +64,7 @@ func Test004ErrorNames(t *testing.T) {
 		ErrRecording: "RECORDING", ErrBrokenChain: "BROKEN_CHAIN", ErrModel: "MODEL", ErrOrder: "ORDER",
 		ErrBackingLayer: "BACKING_LAYER", ErrCancelled: "CANCELLED", ErrCommitInDoubt: "COMMIT_IN_DOUBT",
 		ErrChanged: "CHANGED", ErrOldVersion: "OLD_VERSION", ErrCannotStore: "CANNOT_STORE", ErrPoisoned: "POISONED",
+		ErrOutOfMemory: "OUT_OF_MEMORY", ErrTornByFork: "TORN_BY_FORK",
 	}
 	for kind := Kind(1); ; kind++ {
 		if kind.Errno() == 0 {

@@ -65,6 +65,10 @@ pub const CHECKMAP_ERROR_OLD_VERSION: u32 = 27;
 pub const CHECKMAP_ERROR_CANNOT_STORE: u32 = 28;
 /// A call on this handle was cut short by a fault of checkmap itself: what it holds may be half a state. (`ENOTRECOVERABLE`)
 pub const CHECKMAP_ERROR_POISONED: u32 = 29;
+/// The system has no memory for what the call needs, and nothing was changed. (`ENOMEM`)
+pub const CHECKMAP_ERROR_OUT_OF_MEMORY: u32 = 30;
+/// A fork caught another thread in the middle of a change of this object: what the child holds may be half a state. (`EDEADLK`)
+pub const CHECKMAP_ERROR_TORN_BY_FORK: u32 = 31;
 
 /// The bytes of a message, its final NUL included; a longer one is cut.
 const MESSAGE_BYTES: usize = 1024;
@@ -218,6 +222,8 @@ fn name_of(kind: u32) -> Option<&'static CStr> {
         CHECKMAP_ERROR_OLD_VERSION => c"CHECKMAP_ERROR_OLD_VERSION",
         CHECKMAP_ERROR_CANNOT_STORE => c"CHECKMAP_ERROR_CANNOT_STORE",
         CHECKMAP_ERROR_POISONED => c"CHECKMAP_ERROR_POISONED",
+        CHECKMAP_ERROR_OUT_OF_MEMORY => c"CHECKMAP_ERROR_OUT_OF_MEMORY",
+        CHECKMAP_ERROR_TORN_BY_FORK => c"CHECKMAP_ERROR_TORN_BY_FORK",
         _ => return None,
     })
 }
@@ -233,7 +239,7 @@ mod tests {
             assert_eq!(name.to_str(), Ok(kind.c_name()));
             assert_eq!(checkmap_error_errno(kind.number()), kind.errno());
         }
-        assert!(name_of(0).is_none() && name_of(CHECKMAP_ERROR_POISONED + 1).is_none());
+        assert!(name_of(0).is_none() && name_of(CHECKMAP_ERROR_TORN_BY_FORK + 1).is_none());
         assert!(checkmap_error_name(u32::MAX).is_null());
     }
 

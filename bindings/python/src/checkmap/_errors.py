@@ -27,6 +27,7 @@ __all__ = [
     "NotFoundError",
     "OldVersionError",
     "OrderError",
+    "OutOfMemoryError",
     "OutOfRangeError",
     "PoisonedError",
     "ReadOnlyError",
@@ -34,6 +35,7 @@ __all__ = [
     "SizeMismatchError",
     "StaleError",
     "SystemCallError",
+    "TornByForkError",
     "UncleanError",
     "UnknownFormatError",
     "UnsupportedError",
@@ -162,6 +164,14 @@ class PoisonedError(CheckmapError):
     """A call on this object was cut short by a fault of checkmap itself: what it holds may be half a state."""
 
 
+class OutOfMemoryError(CheckmapError, MemoryError):
+    """The system has no memory for what the call needs, and nothing was changed."""
+
+
+class TornByForkError(CheckmapError):
+    """A fork caught another thread in the middle of a change of this object: what the child holds may be half a state."""
+
+
 _KINDS: Dict[int, Type[CheckmapError]] = {
     lib.CHECKMAP_ERROR_IO: SystemCallError,
     lib.CHECKMAP_ERROR_NO_SPACE: NoSpaceError,
@@ -192,6 +202,8 @@ _KINDS: Dict[int, Type[CheckmapError]] = {
     lib.CHECKMAP_ERROR_OLD_VERSION: OldVersionError,
     lib.CHECKMAP_ERROR_CANNOT_STORE: CannotStoreError,
     lib.CHECKMAP_ERROR_POISONED: PoisonedError,
+    lib.CHECKMAP_ERROR_OUT_OF_MEMORY: OutOfMemoryError,
+    lib.CHECKMAP_ERROR_TORN_BY_FORK: TornByForkError,
 }
 
 
