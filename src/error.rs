@@ -125,6 +125,10 @@ pub enum Control {
     ForceInconsistent,
     /// Deleting every inconsistent bitmap, and what depends on them.
     DeleteAllInconsistent,
+    /// Removing one bitmap by its stored name, whatever its state.
+    DropBitmap,
+    /// Removing the whole bitmap directory, damaged or not.
+    DropAll,
     /// Saying of which model the checkpoints are: this one, or any where it is `None`.
     Model(Option<&'static str>),
     /// The checkpoint until which a diff is asked for.
@@ -143,6 +147,8 @@ impl fmt::Display for Control {
             Control::TopLayerOnly => "Layers::TopOnly",
             Control::ForceInconsistent => "force_inconsistent",
             Control::DeleteAllInconsistent => "Image::plan_delete_all_inconsistent",
+            Control::DropBitmap => "Action::Remove",
+            Control::DropAll => "Image::drop_all",
             Control::Model(None) => "a model",
             Control::Model(Some(model)) => return write!(f, "the model {model}"),
             Control::Until => "until",

@@ -123,6 +123,8 @@ fn spelling(control: &Control, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Control::TopLayerOnly => "CHECKMAP_OPT_TOP_LAYER_ONLY",
         Control::ForceInconsistent => "CHECKMAP_OPT_FORCE_INCONSISTENT",
         Control::DeleteAllInconsistent => "checkmap_checkpoint_delete_inconsistent()",
+        Control::DropBitmap => "`checkmap drop --bitmap`",
+        Control::DropAll => "`checkmap drop --all`",
         Control::Model(None) => "the model of the options",
         Control::Model(Some(model)) => return write!(f, "the model {model} of the options"),
         Control::Until => "until",

@@ -26,6 +26,8 @@ pub(crate) fn spelled(error: &checkmap::Error) -> String {
             Control::TopLayerOnly => f.write_str("--top-layer-only"),
             Control::ForceInconsistent => f.write_str("--force-inconsistent"),
             Control::DeleteAllInconsistent => f.write_str("`checkmap delete --all-inconsistent`"),
+            Control::DropBitmap => f.write_str("`checkmap drop --bitmap`"),
+            Control::DropAll => f.write_str("`checkmap drop --all`"),
             Control::Model(None) => f.write_str("--model"),
             Control::Model(Some(model)) => write!(f, "--model {model}"),
             Control::Until => f.write_str("--until"),

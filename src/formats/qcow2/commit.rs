@@ -507,7 +507,7 @@ fn write_changed_sectors(
 }
 
 /// Changes the header cluster stage by stage.
-fn commit(storage: &dyn Storage, header: &mut Header, stages: Vec<Vec<u8>>) -> Result<()> {
+pub(crate) fn commit(storage: &dyn Storage, header: &mut Header, stages: Vec<Vec<u8>>) -> Result<()> {
     for next in stages {
         write_stage(storage, header, &next)?;
         header.raw = next;

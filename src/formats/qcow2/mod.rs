@@ -6,6 +6,7 @@ mod check;
 mod commit;
 mod directory;
 mod draft;
+mod drop;
 mod header;
 mod occupied;
 mod refcounts;
@@ -240,6 +241,11 @@ impl Qcow2 {
         let draft = self.draft(actions)?;
         let mut header = self.header.clone();
         let written = commit::write(&*self.storage, &mut header, self.place, &self.entries, draft, observer);
+        self.read_again(written)
+    }
+
+    /// Shows what the file holds after a change, or keeps what it shows where the change failed before it began.
+    fn read_again(&mut self, written: Result<Vec<String>>) -> Result<Vec<String>> {
         let failed_before = written.as_ref().is_err_and(|error| error.kind() != ErrorKind::CommitInDoubt);
         if failed_before {
             return written;
@@ -267,6 +273,20 @@ impl Qcow2 {
     pub(crate) fn rehearse(&self, actions: &[Action], observer: &mut dyn Observer) -> Result<()> {
         let mut draft = self.draft(actions)?;
         commit::rehearse(&*self.storage, &self.header, self.place, &self.entries, &mut draft, observer)
+    }
+
+    /// Removes the bitmap directory with every bitmap in it, in one atomic step, damaged or not; the strings are warnings.
+    ///
+    /// What nothing else references is freed; what cannot be known is leaked, and a warning says so.
+    pub(crate) fn drop_all(&mut self, observer: &mut dyn Observer) -> Result<Vec<String>> {
+        let mut header = self.header.clone();
+        let written = drop::write(&*self.storage, &mut header, observer);
+        self.read_again(written)
+    }
+
+    /// The warnings that [`Qcow2::drop_all`] would give, or why it would fail; writes nothing.
+    pub(crate) fn rehearse_drop_all(&self, observer: &mut dyn Observer) -> Result<Vec<String>> {
+        drop::rehearse(&*self.storage, &self.header, observer)
     }
 
     fn draft(&self, actions: &[Action]) -> Result<draft::Draft<'_>> {
