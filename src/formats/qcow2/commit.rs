@@ -2,8 +2,9 @@
 //! Owns the order in which a change reaches the disk, so that after a power cut at any moment the image holds the old
 //! bitmaps or the new ones, whole. Must never decide what the change is.
 //!
-//! 1. Data, tables, directory and new refcount blocks go to free clusters; flush. Then the refcounts in place and the
-//!    refcount table's entries; flush. Nothing refers to the new clusters yet: a cut leaks them.
+//! 1. Data, tables, directory and new refcount blocks go to free clusters, and their refcounts are set in place; flush.
+//!    Then the refcount table's entries, where there are new ones; flush. Nothing refers to the new clusters yet: a cut
+//!    leaks them.
 //! 2. The header cluster changes by single 512-byte sectors, each followed by a flush. One sector decides.
 //! 3. Only then are the old clusters released; a cut leaks what was not.
 //!
@@ -413,10 +414,10 @@ fn store_refcounts(
         bytes.resize((u64::from(clusters) << header.cluster_bits).try_into().unwrap_or(usize::MAX), 0);
         write_at(storage, &bytes, offset)?;
     }
-    flush(storage)?;
-    // A block must be durable, and counted, before the table points to it.
     undo.begin_stage();
     store_in_place(storage, space, undo)?;
+    // One flush for all of it, since nothing in the image refers to any of it yet. A block must be durable, and counted,
+    // before the table points to it.
     flush(storage)?;
     undo.begin_stage();
     let mut old_clusters = Vec::new();
