@@ -2,11 +2,12 @@
 
 use super::support::raw::Raw;
 use super::support::trace::{Event, trace};
-use super::support::{TestImage, c_library};
+use super::support::{TestImage, c_library, try_run};
 use super::{args, checkmap, needs_tools, program, succeeded, three_checkpoints};
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Output};
 
 const SECTOR: u64 = 512;
 
@@ -160,4 +161,69 @@ fn a_segment_file_of_a_c_program_is_durable_before_it_appears_and_its_name_at_th
     succeeded(&output);
     assert_appears_whole(&events, &folder.join("one.seg"));
     checkmap(&args!["segment", "check", folder.join("two.seg")]);
+}
+
+/// Runs the program where its flush number `flush` fails.
+fn with_failing_flush(flush: usize, args: &[OsString]) -> Output {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e"]);
+    strace.arg(format!("inject=fsync,fdatasync:error=EIO:when={flush}")).arg(program()).args(args);
+    strace.output().expect("strace runs")
+}
+
+#[test]
+fn each_flush_that_fails_is_told_and_leaves_the_image_of_before_or_after() {
+    needs_tools!();
+    let image = three_checkpoints();
+    let before = fs::read(&image.path).expect("the image can be read");
+    for verb in [args!["create", image.path, "thu"].to_vec(), args!["delete", image.path, "tue"].to_vec()] {
+        fs::write(&image.path, &before).expect("the image can be written");
+        let old = image.checkpoints();
+        checkmap(&verb);
+        let new = image.checkpoints();
+        for flush in 1.. {
+            fs::write(&image.path, &before).expect("the image can be written");
+            let output = with_failing_flush(flush, &verb);
+            let check = run_check(&image.path);
+            if output.status.success() {
+                // All flushes are through.
+                assert_eq!((flush, image.checkpoints()), (3, new));
+                break;
+            }
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains("flush"), "{verb:?}: flush {flush}: {said}");
+            let found = image.checkpoints();
+            // Only where the commit is in doubt may it have happened, and may room be leaked.
+            let in_doubt = said.contains("in doubt");
+            assert!(found == old && check == 0 || in_doubt && (found == old || found == new) && check == 3, "{said}");
+        }
+    }
+}
+
+/// The status of QEMU's check: 0 is sound, 3 has leaks.
+fn run_check(image: &Path) -> i32 {
+    let check = try_run("qemu-img", &["check".as_ref(), "-q".as_ref(), image.as_os_str()]);
+    check.status.code().expect("it ends by itself")
+}
+
+#[test]
+fn an_output_whose_flush_fails_is_an_error_and_what_was_there_stays() {
+    needs_tools!();
+    let image = three_checkpoints();
+    let (folder, out) = (image.folder.path(), image.folder.path().join("mon.seg"));
+    fs::write(&out, "of yesterday").expect("a file can be written");
+    let args = args!["dump", image.path, "--bitmap", "mon", "--format", "segment", "-o", out];
+    let output = with_failing_flush(1, &args);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(fs::read(&out).expect("it is there"), b"of yesterday");
+    assert_eq!(
+        fs::read_dir(folder).expect("the folder can be read").count(),
+        2,
+        "nothing is left beside image and output"
+    );
+    // The folder's: the new file is there, but a power cut may lose its name.
+    let output = with_failing_flush(2, &args);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    checkmap(&args!["segment", "check", out]);
+    succeeded(&with_failing_flush(3, &args));
 }
