@@ -6,6 +6,7 @@ mod support;
 use checkmap::chain::{Model, Plan};
 use checkmap::image::{Access, Layers, OpenOptions, Severity};
 use checkmap::progress::Unobserved;
+use checkmap::storage::{Memory, Storage};
 use checkmap::{ErrorKind, Extent, Image};
 use std::path::Path;
 use std::sync::Arc;
@@ -29,8 +30,13 @@ fn options() -> OpenOptions {
     OpenOptions { no_lock: true, ..OpenOptions::new(Access::Write) }
 }
 
-fn open(storage: Arc<Recorder>) -> Image {
+fn open(storage: Arc<dyn Storage>) -> Image {
     Image::open_storage(storage, Path::new("disk.qcow2"), &options()).expect("the image opens")
+}
+
+/// Only to be looked at.
+fn open_bytes(disk: &[u8]) -> Image {
+    open(Arc::new(Memory(disk.to_vec())))
 }
 
 fn bitmaps_of(image: &Image) -> Found {
@@ -59,13 +65,13 @@ struct Scenario {
 impl Scenario {
     fn play(&self, most: usize, qemu_samples: usize, random: &mut Random) -> Tally {
         let recorder = Arc::new(Recorder::new(self.image.clone()));
-        let mut image = open(Arc::clone(&recorder));
+        let mut image = open(recorder.clone());
         let old = bitmaps_of(&image);
         let plan = (self.plan)(&image).unwrap_or_else(|error| panic!("{}: {error}", self.name));
         let crossing_is_said = plan.warnings.iter().any(|warning| warning.contains("crosses two sectors"));
         assert_eq!(crossing_is_said, self.may_lose, "{}: {:?}", self.name, plan.warnings);
         assert_eq!(image.commit(&plan, &mut Unobserved).expect("the commit succeeds"), Vec::<String>::new());
-        let new = bitmaps_of(&open(Arc::new(Recorder::new(recorder.image()))));
+        let new = bitmaps_of(&open_bytes(&recorder.image()));
         assert_ne!(old, new, "{}: the commit changes the bitmaps", self.name);
         assert_eq!(new, bitmaps_of(&image), "{}: the handle shows what the file holds", self.name);
         let mut tally = Tally::new();
@@ -89,7 +95,7 @@ impl Scenario {
     }
 
     fn judge(&self, place: &str, disk: &[u8], old: &Found, new: &Found) -> &'static str {
-        let image = open(Arc::new(Recorder::new(disk.to_vec())));
+        let image = open_bytes(disk);
         let report = image.check(&mut Unobserved).expect("the check runs");
         let errors: Vec<_> = report.problems.iter().filter(|found| found.severity == Severity::Error).collect();
         assert!(errors.is_empty(), "{}: {place}: {errors:?}", self.name);
@@ -109,7 +115,7 @@ impl Scenario {
         let folder = support::folder();
         let path = folder.path().join("disk.qcow2");
         std::fs::write(&path, disk).expect("the outcome can be written");
-        if let Some(name) = open(Arc::new(Recorder::new(disk.to_vec()))).backing_file() {
+        if let Some(name) = open_bytes(disk).backing_file() {
             let base = folder.path().join(std::str::from_utf8(name).expect("the name is whole"));
             std::fs::write(base, vec![0; 1 << 20]).expect("a file to refer to");
         }
@@ -261,7 +267,7 @@ fn a_change_of_a_chain_is_there_or_not() {
 
 fn mixed_granularities() -> Vec<u8> {
     let recorder = Arc::new(Recorder::new(recorded_chain("cluster_size=512")));
-    let mut image = open(Arc::clone(&recorder));
+    let mut image = open(recorder.clone());
     let plan = create_coarse(&image).expect("a coarser checkpoint");
     image.commit(&plan, &mut Unobserved).expect("the commit succeeds");
     let folder = support::folder();
@@ -318,7 +324,7 @@ fn an_outgrown_refcount_table_moves_and_is_counted() {
     }
     let image = full_refcount_table(0);
     let recorder = Arc::new(Recorder::new(image.clone()));
-    let mut grown = open(Arc::clone(&recorder));
+    let mut grown = open(recorder.clone());
     let plan = create_with_long_name(&grown).expect("a plan");
     grown.commit(&plan, &mut Unobserved).expect("the commit succeeds");
     assert_ne!(image[48..60], recorder.image()[48..60], "the refcount table had room: the test tests nothing");
@@ -375,7 +381,7 @@ fn a_cut_while_a_failed_change_is_undone_leaves_the_old_bitmaps() {
     ] {
         let scenario = Scenario { name, image, plan, may_lose: name == "crossing" };
         let whole = Arc::new(Recorder::new(scenario.image.clone()));
-        let mut opened = open(Arc::clone(&whole));
+        let mut opened = open(whole.clone());
         let old = bitmaps_of(&opened);
         let planned = plan(&opened).expect("a plan");
         opened.commit(&planned, &mut Unobserved).expect("the commit succeeds");
@@ -388,10 +394,10 @@ fn a_cut_while_a_failed_change_is_undone_leaves_the_old_bitmaps() {
             let seconds = (first + 1..first + 8).filter(|_| name.ends_with("counts")).map(|second| vec![first, second]);
             for failures in std::iter::once(vec![first]).chain(seconds) {
                 let failing = Arc::new(Recorder::failing_at(scenario.image.clone(), &failures));
-                let mut opened = open(Arc::clone(&failing));
+                let mut opened = open(failing.clone());
                 let failed = opened.commit(&planned, &mut Unobserved);
                 if failures.len() == 1 && failed.as_ref().is_err_and(|error| error.kind() != ErrorKind::CommitInDoubt) {
-                    assert_eq!(bitmaps_of(&open(Arc::new(Recorder::new(failing.image())))), old, "{name}: {failed:?}");
+                    assert_eq!(bitmaps_of(&open_bytes(&failing.image())), old, "{name}: {failed:?}");
                 }
                 let most = if failures.len() == 1 { 60 } else { 6 };
                 failing.cut_everywhere(most, &mut random, |place, disk| {
@@ -481,7 +487,7 @@ fn new_refcount_blocks_are_pointed_to_before_the_header_needs_them() {
     let image = TestImage::create("cluster_size=512,refcount_bits=64", "16G");
     let image = std::fs::read(&image.path).expect("the image can be read");
     let recorder = Arc::new(Recorder::new(image.clone()));
-    let mut changed = open(Arc::clone(&recorder));
+    let mut changed = open(recorder.clone());
     let plan = create_with_large_table(&changed).expect("a plan");
     changed.commit(&plan, &mut Unobserved).expect("the commit succeeds");
     let (before, after) = (Raw { bytes: image.clone() }, Raw { bytes: recorder.image() });
@@ -532,14 +538,14 @@ fn an_unknown_autoclear_bit_is_gone_from_the_disk_before_anything_in_use_changes
         })
     };
     let whole = Arc::new(Recorder::new(before.bytes.clone()));
-    let mut image = open(Arc::clone(&whole));
+    let mut image = open(whole.clone());
     let plan = delete(&image, "3").expect("a plan");
     image.commit(&plan, &mut Unobserved).expect("the commit succeeds");
     assert_eq!(whole.image()[raw::AUTOCLEAR], 0, "the bit is cleared");
     assert_order(&whole);
     for failing in 0..whole.operations() {
         let failing = Arc::new(Recorder::failing_at(before.bytes.clone(), &[failing]));
-        let _ = open(Arc::clone(&failing)).commit(&plan, &mut Unobserved);
+        let _ = open(failing.clone()).commit(&plan, &mut Unobserved);
         assert_order(&failing);
     }
 }

@@ -82,11 +82,12 @@ impl Recorder {
 
     fn cut(&self, events: &[Event], most: usize, random: &mut Random, outcome: &mut impl FnMut(&str, &[u8])) -> usize {
         let mut durable = self.before.clone();
+        let mut disk = Vec::new();
         let mut count = 0;
         for (interval, pending) in events.split(|event| matches!(event, Event::Flush)).enumerate() {
             let sectors = sectors_of(pending);
             for subset in subsets(pending.len(), &sectors, most, random) {
-                let mut disk = durable.clone();
+                disk.clone_from(&durable);
                 for number in &subset {
                     apply_sector(&mut disk, &sectors[*number]);
                 }
