@@ -228,10 +228,13 @@ impl Qcow2 {
         self.trouble.as_ref().map_or(Ok(()), |trouble| Err(trouble.clone()))
     }
 
-    /// Whether the directory's place crosses two sectors of the header, so that a power cut while it changes may lose
-    /// the bitmaps.
-    pub(crate) fn commit_crosses_sectors(&self) -> bool {
-        self.header.directory_crosses_sectors()
+    /// Whether a power cut while `actions` are committed may lose the bitmaps: the directory's place crosses two sectors
+    /// of the header, and bitmaps stay.
+    pub(crate) fn commit_may_lose_all(&self, actions: &[Action]) -> bool {
+        let count = |wanted: fn(&Action) -> bool| actions.iter().filter(|action| wanted(action)).count();
+        let added = count(|action| matches!(action, Action::Add { .. }));
+        let removed = count(|action| matches!(action, Action::Remove { .. }));
+        self.header.directory_crosses_sectors() && !actions.is_empty() && self.entries.len() + added > removed
     }
 
     /// Carries out `actions` in one atomic step; the strings are warnings.

@@ -164,16 +164,16 @@ impl Header {
 
     /// Puts the record where the last entries of the feature name table stand; false where there is no such table.
     fn take_from_feature_names(&self, stages: &mut Stages, data: &[u8]) -> Result<bool> {
-        let Some(table) = self.extension(EXTENSION_FEATURE_NAMES) else { return Ok(false) };
-        if crosses_sectors(table.at, 8) {
-            return Ok(false);
-        }
+        let usable = |it: &&Extension| {
+            it.kind == EXTENSION_FEATURE_NAMES && it.len >= FEATURE_LEN && !crosses_sectors(it.at, 8)
+        };
+        let Some(table) = self.extensions.iter().rfind(usable) else { return Ok(false) };
         let place = |entries: usize| table.at + 8 + entries * FEATURE_LEN;
         let entries = table.len / FEATURE_LEN;
         // As many entries as can be kept, unless the directory's place would cross two sectors.
         let mut kept = (0..entries).rev();
         let whole = kept.find(|kept| !crosses_sectors(place(*kept) + 8, DIRECTORY_REF_LEN));
-        let Some(kept) = whole.or(entries.checked_sub(1)) else { return Ok(false) };
+        let kept = whole.unwrap_or(entries - 1);
         let (at, end) = (place(kept), table.end().min(self.area_limit()));
         let rest = end - at - BITMAPS_RECORD_LEN;
         let filler = match table.end() == self.extensions_end {
@@ -231,18 +231,20 @@ impl Header {
         holds.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
         let holds: Vec<String> = holds.into_iter().map(|(len, what)| format!("{what} ({len} bytes)")).collect();
         let cluster_len = self.cluster_bytes_usize();
-        let message = format!(
-            "the header cluster of {cluster_len} bytes has no room for the bitmaps extension beside {}",
-            holds.join(", ")
-        );
         let larger = "convert the image with `qemu-img convert -O qcow2 -o cluster_size=64k`; nothing was changed";
-        let way_out = match name_len > 0 && self.qemu_needs() - name_len < cluster_len {
-            false => larger.to_owned(),
-            true => format!("give the image a shorter backing name with `qemu-img rebase -u`, or {larger}"),
+        let (what, way_out) = if self.qemu_needs() <= cluster_len {
+            let first = "make the first checkpoint with `qemu-img bitmap --add`, under its name, or ";
+            ("no place for the bitmaps extension that a power cut in between could not harm,", first)
+        } else if name_len > 0 && self.qemu_needs() - name_len < cluster_len {
+            let shorter = "give the image a shorter backing name with `qemu-img rebase -u`, or ";
+            ("no room for the bitmaps extension", shorter)
+        } else {
+            ("no room for the bitmaps extension", "")
         };
+        let message = format!("the header cluster of {cluster_len} bytes has {what} beside {}", holds.join(", "));
         Error::new(ErrorKind::CannotStore, message)
             .at("qcow2 header cluster", self.extensions_end as u64)
-            .advise(way_out)
+            .advise(format!("{way_out}{larger}"))
     }
 }
 
