@@ -105,7 +105,9 @@ impl Raw {
     fn extensions(&self) -> Vec<(usize, usize)> {
         let mut found = Vec::new();
         let mut at = self.header_len();
-        while at + 8 <= self.cluster() && self.u32(at) != 0 {
+        let name = usize::try_from(self.u64(BACKING_OFFSET)).expect("an offset in the header cluster");
+        let end = if name == 0 { self.cluster() } else { name };
+        while at + 8 <= end && self.u32(at) != 0 {
             let len = usize::try_from(self.u32(at + 4)).expect("a length");
             found.push((at, len));
             at += 8 + len.next_multiple_of(8);
