@@ -131,6 +131,100 @@ fn a_table_of_which_the_file_has_nothing_is_damaged() {
     }
 }
 
+/// A device: it does not grow.
+#[derive(Debug)]
+struct Device(crate::support::memory::Memory);
+
+impl checkmap::storage::Storage for Device {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        assert!(offset + bytes.len() as u64 <= self.0.len_bytes()?, "a write past the end of the device");
+        self.0.write_at(bytes, offset)
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn truncate(&self, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn len_bytes(&self) -> std::io::Result<u64> {
+        self.0.len_bytes()
+    }
+
+    fn can_grow(&self) -> bool {
+        false
+    }
+}
+
+fn create_on(device: &std::sync::Arc<Device>) -> checkmap::Result<()> {
+    let mut image = crate::support::memory::open(device, Access::Write)?;
+    let plan = image.plan_create(b"new", None, None)?;
+    image.commit(&plan, &mut Unobserved).map(drop)
+}
+
+#[test]
+fn a_device_that_ends_inside_a_table_is_written_only_where_it_can_be() {
+    if !tools_are_here() {
+        return;
+    }
+    for (what, move_to_end) in LAST {
+        let mut raw = sound();
+        let start = move_to_end(&mut raw);
+        // The clusters that the table left, and some more, are free.
+        raw.bytes.truncate(raw.len_without_zeros().max(start + 1).next_multiple_of(512));
+        let device = std::sync::Arc::new(Device(crate::support::memory::Memory::new(raw.bytes.clone())));
+        match create_on(&device) {
+            Ok(()) => {
+                let folder = crate::support::folder();
+                let path = folder.path().join("device.qcow2");
+                std::fs::write(&path, device.0.bytes()).expect("the image can be written");
+                assert_eq!(check(&path), Some(0), "{what}");
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "{what}: {error}");
+                assert!(device.0.holds(&raw.bytes), "{what}: the refusal changed the device");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_refcount_that_a_device_has_no_place_for_is_a_refusal() {
+    if !tools_are_here() {
+        return;
+    }
+    // A block of 512 refcounts of which the device has the first 64: these are taken, and the others read as zeros.
+    let mut raw = Raw::read(&TestImage::create("cluster_size=4k,refcount_bits=64", "1M").path);
+    let (block, next_block) = (520, 60);
+    raw.bytes.resize(521 * CLUSTER, 0);
+    for number in 0..64 {
+        raw.put_u64(block * CLUSTER + 8 * number, 1);
+    }
+    raw.put_u64(next_block * CLUSTER + 8 * (block - 512), 1);
+    let table = raw.refcount_table();
+    raw.put_u64(table, (block * CLUSTER) as u64);
+    raw.put_u64(table + 8, (next_block * CLUSTER) as u64);
+    raw.bytes.truncate(block * CLUSTER + 512);
+    let device = std::sync::Arc::new(Device(crate::support::memory::Memory::new(raw.bytes.clone())));
+    let error = create_on(&device).expect_err("the device has no place for the refcount of a free cluster");
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    assert!(error.way_out().is_some(), "{error}");
+    assert!(device.0.holds(&raw.bytes), "the refusal changed the device");
+    // A file has one.
+    let folder = crate::support::folder();
+    let path = folder.path().join("file.qcow2");
+    std::fs::write(&path, &raw.bytes).expect("the image can be written");
+    assert_eq!(check(&path), Some(3), "QEMU finds nothing but clusters that nothing uses");
+    create(&path).expect("the file grows");
+    assert_eq!(check(&path), Some(3), "after a create");
+}
+
 #[test]
 fn an_empty_l1_table_need_not_be_in_the_file() {
     if !tools_are_here() {

@@ -117,8 +117,13 @@ impl Raw {
 
     /// Where the type of the bitmaps extension stands.
     pub fn bitmaps_extension(&self) -> usize {
-        let found = self.extensions().into_iter().find(|(at, _)| self.u32(*at) == BITMAPS_EXTENSION);
-        found.expect("there is a bitmaps extension").0
+        self.extension_of(BITMAPS_EXTENSION)
+    }
+
+    /// Where the type of the extension of this type stands.
+    pub fn extension_of(&self, kind: u32) -> usize {
+        let found = self.extensions().into_iter().find(|(at, _)| self.u32(*at) == kind);
+        found.unwrap_or_else(|| panic!("there is no extension {kind:#x}")).0
     }
 
     /// Where a field of the bitmaps extension's data stands.

@@ -90,8 +90,12 @@ impl Storage for Rehearsal<'_> {
         self.0.read_at(buffer, offset)
     }
 
-    fn write_at(&self, _: &[u8], _: u64) -> std::io::Result<()> {
-        Ok(())
+    fn write_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        // What ends inside a cluster at the end of a device reads as zeros there, and cannot be written.
+        match self.0.can_grow() || offset.saturating_add(bytes.len() as u64) <= self.0.len_bytes()? {
+            true => Ok(()),
+            false => Err(std::io::ErrorKind::StorageFull.into()),
+        }
     }
 
     fn flush(&self) -> std::io::Result<()> {
@@ -562,9 +566,13 @@ fn put_header(raw: &mut [u8], at: usize, field: &[u8]) -> Result<()> {
 }
 
 fn write_at(storage: &dyn Storage, bytes: &[u8], offset: u64) -> Result<()> {
-    storage
-        .write_at(bytes, offset)
-        .map_err(|error| Error::io(format!("cannot write {} bytes at offset {offset:#x}", bytes.len()), error))
+    storage.write_at(bytes, offset).map_err(|error| {
+        let error = Error::io(format!("cannot write {} bytes at offset {offset:#x}", bytes.len()), error);
+        match error.kind() {
+            ErrorKind::NoSpace if !storage.can_grow() => error.advise("enlarge the device"),
+            _ => error,
+        }
+    })
 }
 
 fn flush(storage: &dyn Storage) -> Result<()> {
