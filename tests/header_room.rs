@@ -75,6 +75,12 @@ fn name_of(len: usize) -> Vec<u8> {
     ["./".repeat((len - 4) / 2), "base".into()].concat().into_bytes()
 }
 
+fn backing_name_of(raw: &Raw) -> &[u8] {
+    let at = usize::try_from(raw.u64(support::raw::BACKING_OFFSET)).expect("near");
+    let len = usize::try_from(raw.u32(support::raw::BACKING_LEN)).expect("short");
+    if at == 0 { &[] } else { &raw.bytes[at..at + len] }
+}
+
 fn unknown_of(raw: &Raw) -> Vec<(u32, Vec<u8>)> {
     let mut unknown = raw.extension_list();
     unknown.retain(|(kind, _)| UNKNOWN.contains(kind));
@@ -86,7 +92,7 @@ fn unknown_of(raw: &Raw) -> Vec<(u32, Vec<u8>)> {
 fn random_header(plain: &Raw, random: &mut Random) -> Option<(Raw, String)> {
     let mut raw = plain.clone();
     let cluster = raw.cluster();
-    let header_len = *random.pick(&[104, 104, 112, 112, 120, 160, 200]);
+    let header_len = *random.pick(&[104, 104, 112, 112, 108, 117, 120, 160, 200]);
     raw.set_header_len(header_len);
     let name = if random.chance(2) { name_of(*random.pick(&[4, 20, 100, 200, 330, 600, 1000])) } else { Vec::new() };
     let mut extensions: Vec<(u32, Vec<u8>)> = Vec::new();
@@ -111,9 +117,14 @@ fn random_header(plain: &Raw, random: &mut Random) -> Option<(Raw, String)> {
         }
     }
     let end = used(&extensions);
-    let marker = if random.chance(5) { 0 } else { 8 + random.pick(&[0, 0, 8, 40]) };
-    let name_at = end + marker;
-    if end > cluster || name_at + name.len() > cluster {
+    let name_at = match random.below(5) {
+        0 => end,
+        // The last extension needs no padding before a name.
+        1 => end - extensions.last().map_or(0, |(_, data)| data.len().next_multiple_of(8) - data.len()),
+        _ => end + 8 + random.pick(&[0, 0, 8, 40]),
+    };
+    let room = cluster.checked_sub(end).filter(|room| *room == 0 || *room >= 8);
+    if room.is_none() || name_at + name.len() > cluster {
         return None;
     }
     raw.set_extensions(&extensions);
@@ -144,12 +155,25 @@ fn where_qemu_finds_room_we_do_and_never_where_it_does_not() {
                 assert!(qemu_adds, "{case}: QEMU has no room for a bitmap");
                 both += 1;
                 assert!(place.is_clean(), "{case}: after the create");
-                assert_eq!(unknown_of(&Raw::read(&place.path)), unknown_of(&raw), "{case}");
+                let kept = |when: &str| {
+                    let now = Raw::read(&place.path);
+                    assert_eq!(unknown_of(&now), unknown_of(&raw), "{case}: {when}");
+                    assert_eq!(backing_name_of(&now), backing_name_of(&raw), "{case}: {when}");
+                };
+                kept("after the create");
+                if random.chance(2) {
+                    // Before QEMU lays the header out anew.
+                    change(&place.path, b"1", true).unwrap_or_else(|error| panic!("{case}: {error}"));
+                    kept("after a delete");
+                    assert!(place.is_clean(), "{case}: after a delete");
+                    create(&place.path).unwrap_or_else(|error| panic!("{case}: created again: {error}"));
+                    kept("created again");
+                }
                 assert!(place.qemu_writes() && place.is_clean(), "{case}: QEMU cannot open it for writing");
                 assert_eq!(qemu_bitmaps(&place.path).len(), 1, "{case}");
                 change(&place.path, b"1", true).unwrap_or_else(|error| panic!("{case}: {error}"));
                 assert!(place.qemu_writes() && place.is_clean(), "{case}: after the delete");
-                assert_eq!(unknown_of(&Raw::read(&place.path)), unknown_of(&raw), "{case}");
+                kept("at the end");
             }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::CannotStore, "{case}: {error}");
@@ -246,6 +270,14 @@ fn the_refusal_names_what_fills_the_header_and_its_way_out_works() {
     raw.set_extensions(&[(DATA_FILE, vec![b'd'; 376])]);
     raw.put_u64(support::raw::INCOMPATIBLE, 4);
     assert_says(&refusal(&place, &raw), &["the data file's name (384 bytes)", "fields (104 bytes)", "convert"]);
+
+    // The type of the extension would cross two sectors.
+    let mut raw = plain(1024);
+    raw.set_header_len(108);
+    raw.set_extensions(&[(UNKNOWN[0], vec![1; 392])]);
+    let error = refusal(&place, &raw);
+    assert_says(&error, &["unknown extension 0x12345678 (400 bytes)", "fields (108 bytes)", "qemu-img bitmap --add"]);
+    assert!(place.qemu_adds() && place.is_clean(), "the way out works");
 
     // There is room for the final header, but none for a second copy of the name on the way to it.
     let mut raw = plain(1024);

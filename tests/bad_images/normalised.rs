@@ -94,52 +94,55 @@ fn every_field_is_taken_as_qemu_takes_it() {
     if !tools_are_here() {
         return;
     }
-    compare("", &[
-        ("a size of a sector and a half", |raw| raw.put_u64(raw::DISK_SIZE, 768)),
-        ("a size below a sector", |raw| raw.put_u64(raw::DISK_SIZE, 511)),
-        ("a size of nothing", |raw| raw.put_u64(raw::DISK_SIZE, 0)),
-        ("a size for which the L1 table is just large enough", |raw| raw.put_u64(raw::DISK_SIZE, 512 << 20)),
-        ("a size whose last bytes need another L1 entry", |raw| raw.put_u64(raw::DISK_SIZE, (512 << 20) + 100)),
-        ("no L1 table", |raw| raw.put_u32(raw::L1_ENTRIES, 0)),
-        ("a longer L1 table", |raw| raw.put_u32(raw::L1_ENTRIES, 7)),
-        ("a header of 105 bytes", |raw| raw.set_header_len(105)),
-        ("a header of 108 bytes", |raw| raw.set_header_len(108)),
-        ("a header of 200 bytes", |raw| raw.set_header_len(200)),
-        ("a header of the whole cluster", |raw| raw.set_header_len(65536)),
-        ("a header of all but 4 bytes of the cluster", |raw| raw.set_header_len(65532)),
-        ("a header beyond the cluster", |raw| raw.set_header_len(65544)),
-        ("unknown bytes in a longer header", |raw| {
-            raw.set_header_len(200);
-            raw.put(112, &[7; 88]);
-        }),
-        ("zstd, announced", |raw| {
-            raw.set_header_len(112);
-            raw.put(COMPRESSION, &[1]);
-            raw.put_u64(raw::INCOMPATIBLE, 8);
-        }),
-        ("zstd, not announced", |raw| {
-            raw.set_header_len(112);
-            raw.put(COMPRESSION, &[1]);
-        }),
-        ("zlib, announced", |raw| raw.put_u64(raw::INCOMPATIBLE, 8)),
-        ("a compression type in a header that ends before it", |raw| raw.put(COMPRESSION, &[0, 0, 0, 0, 1])),
-        ("an unknown compression type", |raw| {
-            raw.set_header_len(112);
-            raw.put(COMPRESSION, &[2]);
-            raw.put_u64(raw::INCOMPATIBLE, 8);
-        }),
-        ("no snapshots, their table out of step", |raw| raw.put_u64(raw::SNAPSHOTS_OFFSET, 0x208)),
-        ("no snapshots, their table far away", |raw| raw.put_u64(raw::SNAPSHOTS_OFFSET, 1 << 40)),
-        ("no snapshots, their table above 2^63", |raw| raw.put_u64(raw::SNAPSHOTS_OFFSET, 1 << 63)),
-        ("an L1 table above 2^63", |raw| raw.put_u64(raw::L1_OFFSET, 1 << 63)),
-        ("a refcount table above 2^63", |raw| raw.put_u64(raw::REFCOUNT_TABLE, 1 << 63)),
-        ("unknown compatible features", |raw| raw.put_u64(COMPATIBLE, 0xfff0)),
-        ("unknown autoclear features", |raw| raw.put_u64(raw::AUTOCLEAR, 0xfff0)),
-        ("bitmaps promised by the autoclear bit alone", |raw| raw.put_u64(raw::AUTOCLEAR, 1)),
-        ("encryption of an unknown method", |raw| raw.put_u32(ENCRYPTION, 3)),
-        ("LUKS without a place", |raw| raw.put_u32(ENCRYPTION, 2)),
-        ("AES", |raw| raw.put_u32(ENCRYPTION, 1)),
-    ]);
+    compare(
+        "",
+        &[
+            ("a size of a sector and a half", |raw| raw.put_u64(raw::DISK_SIZE, 768)),
+            ("a size below a sector", |raw| raw.put_u64(raw::DISK_SIZE, 511)),
+            ("a size of nothing", |raw| raw.put_u64(raw::DISK_SIZE, 0)),
+            ("a size for which the L1 table is just large enough", |raw| raw.put_u64(raw::DISK_SIZE, 512 << 20)),
+            ("a size whose last bytes need another L1 entry", |raw| raw.put_u64(raw::DISK_SIZE, (512 << 20) + 100)),
+            ("no L1 table", |raw| raw.put_u32(raw::L1_ENTRIES, 0)),
+            ("a longer L1 table", |raw| raw.put_u32(raw::L1_ENTRIES, 7)),
+            ("a header of 105 bytes", |raw| raw.set_header_len(105)),
+            ("a header of 108 bytes", |raw| raw.set_header_len(108)),
+            ("a header of 200 bytes", |raw| raw.set_header_len(200)),
+            ("a header of the whole cluster", |raw| raw.set_header_len(65536)),
+            ("a header of all but 4 bytes of the cluster", |raw| raw.set_header_len(65532)),
+            ("a header beyond the cluster", |raw| raw.set_header_len(65544)),
+            ("unknown bytes in a longer header", |raw| {
+                raw.set_header_len(200);
+                raw.put(112, &[7; 88]);
+            }),
+            ("zstd, announced", |raw| {
+                raw.set_header_len(112);
+                raw.put(COMPRESSION, &[1]);
+                raw.put_u64(raw::INCOMPATIBLE, 8);
+            }),
+            ("zstd, not announced", |raw| {
+                raw.set_header_len(112);
+                raw.put(COMPRESSION, &[1]);
+            }),
+            ("zlib, announced", |raw| raw.put_u64(raw::INCOMPATIBLE, 8)),
+            ("a compression type in a header that ends before it", |raw| raw.put(COMPRESSION, &[0, 0, 0, 0, 1])),
+            ("an unknown compression type", |raw| {
+                raw.set_header_len(112);
+                raw.put(COMPRESSION, &[2]);
+                raw.put_u64(raw::INCOMPATIBLE, 8);
+            }),
+            ("no snapshots, their table out of step", |raw| raw.put_u64(raw::SNAPSHOTS_OFFSET, 0x208)),
+            ("no snapshots, their table far away", |raw| raw.put_u64(raw::SNAPSHOTS_OFFSET, 1 << 40)),
+            ("no snapshots, their table above 2^63", |raw| raw.put_u64(raw::SNAPSHOTS_OFFSET, 1 << 63)),
+            ("an L1 table above 2^63", |raw| raw.put_u64(raw::L1_OFFSET, 1 << 63)),
+            ("a refcount table above 2^63", |raw| raw.put_u64(raw::REFCOUNT_TABLE, 1 << 63)),
+            ("unknown compatible features", |raw| raw.put_u64(COMPATIBLE, 0xfff0)),
+            ("unknown autoclear features", |raw| raw.put_u64(raw::AUTOCLEAR, 0xfff0)),
+            ("bitmaps promised by the autoclear bit alone", |raw| raw.put_u64(raw::AUTOCLEAR, 1)),
+            ("encryption of an unknown method", |raw| raw.put_u32(ENCRYPTION, 3)),
+            ("LUKS without a place", |raw| raw.put_u32(ENCRYPTION, 2)),
+            ("AES", |raw| raw.put_u32(ENCRYPTION, 1)),
+        ],
+    );
 }
 
 #[test]
@@ -149,71 +152,76 @@ fn every_extension_and_name_is_taken_as_qemu_takes_it() {
     }
     let crypto = |offset: u64| [offset.to_be_bytes(), 4096_u64.to_be_bytes()].concat();
     assert_eq!(crypto(65536).len(), 16);
-    compare("cluster_size=4k", &[
-        ("a place of an encryption header without encryption", |raw| {
-            raw.set_extensions(&[(CRYPTO, [4096_u64.to_be_bytes(), 4096_u64.to_be_bytes()].concat())]);
-        }),
-        ("extensions up to the end of the cluster", |raw| raw.set_extensions(&[(UNKNOWN, vec![1; 4096 - 112])])),
-        ("extensions that end 8 bytes earlier", |raw| raw.set_extensions(&[(UNKNOWN, vec![1; 4096 - 120])])),
-        ("an end marker with a length", |raw| raw.put_u32(108, 77)),
-        ("an end marker with a length beyond the cluster", |raw| raw.put_u32(108, 4096)),
-        ("an extension one byte too long", |raw| {
-            raw.set_extensions(&[(UNKNOWN, vec![1; 4096 - 112])]);
-            raw.put_u32(108, 4096 - 111);
-        }),
-        ("a bitmaps extension of 16 bytes that is out of date", |raw| raw.set_extensions(&[(BITMAPS, vec![0; 16])])),
-        ("a bitmaps extension without bitmaps that is out of date", |raw| {
-            raw.set_extensions(&[(BITMAPS, vec![0; 24])]);
-        }),
-        ("a name at offset 0", |raw| raw.put_u32(raw::BACKING_LEN, 5)),
-        ("an empty name that ends the extensions", |raw| {
-            raw.set_extensions(&[(UNKNOWN, vec![1; 150])]);
-            raw.put_u64(raw::BACKING_OFFSET, 200);
-        }),
-        ("an empty name behind the extensions", |raw| {
-            raw.set_extensions(&[(UNKNOWN, vec![1; 50])]);
-            raw.put_u64(raw::BACKING_OFFSET, 200);
-        }),
-        ("an empty name at the end of the cluster", |raw| raw.put_u64(raw::BACKING_OFFSET, 4096)),
-        ("an empty name past the end of the cluster", |raw| raw.put_u64(raw::BACKING_OFFSET, 4104)),
-        ("a name inside the fields", |raw| {
-            raw.put_u64(raw::BACKING_OFFSET, 4);
-            raw.put_u32(raw::BACKING_LEN, 3);
-        }),
-        ("a name with a NUL", |raw| raw.set_backing_name(200, b"base\0rest")),
-        ("a name that begins with a NUL", |raw| raw.set_backing_name(200, b"\0rest")),
-        ("a name of 1023 bytes", |raw| raw.set_backing_name(200, &[b'b'; 1023])),
-        ("a name of 1024 bytes", |raw| raw.set_backing_name(200, &[b'b'; 1024])),
-        ("a name right behind the extensions", |raw| {
-            raw.set_extensions(&[(FORMAT, b"raw".to_vec())]);
-            raw.set_backing_name(120, b"base");
-        }),
-        ("a name 4 bytes behind the extensions", |raw| {
-            raw.set_extensions(&[(FORMAT, b"raw".to_vec())]);
-            raw.set_backing_name(124, b"base");
-        }),
-        ("a name in the padding of the last extension", |raw| {
-            raw.set_extensions(&[(UNKNOWN, vec![1; 9])]);
-            raw.set_backing_name(121, b"base");
-        }),
-        ("a format of 15 bytes", |raw| {
-            raw.set_extensions(&[(FORMAT, vec![b'f'; 15])]);
-            raw.set_backing_name(200, b"base");
-        }),
-        ("a format of 16 bytes", |raw| {
-            raw.set_extensions(&[(FORMAT, vec![b'f'; 16])]);
-            raw.set_backing_name(200, b"base");
-        }),
-        ("two names of a data file", |raw| {
-            raw.set_extensions(&[(DATA_FILE, b"one".to_vec()), (DATA_FILE, b"two".to_vec())]);
-            raw.put_u64(raw::INCOMPATIBLE, 4);
-        }),
-        ("a data file's name with a NUL", |raw| {
-            raw.set_extensions(&[(DATA_FILE, b"one\0two".to_vec())]);
-            raw.put_u64(raw::INCOMPATIBLE, 4);
-        }),
-        ("a data file's name without its feature bit", |raw| raw.set_extensions(&[(DATA_FILE, b"one".to_vec())])),
-    ]);
+    compare(
+        "cluster_size=4k",
+        &[
+            ("a place of an encryption header without encryption", |raw| {
+                raw.set_extensions(&[(CRYPTO, [4096_u64.to_be_bytes(), 4096_u64.to_be_bytes()].concat())]);
+            }),
+            ("extensions up to the end of the cluster", |raw| raw.set_extensions(&[(UNKNOWN, vec![1; 4096 - 112])])),
+            ("extensions that end 8 bytes earlier", |raw| raw.set_extensions(&[(UNKNOWN, vec![1; 4096 - 120])])),
+            ("an end marker with a length", |raw| raw.put_u32(108, 77)),
+            ("an end marker with a length beyond the cluster", |raw| raw.put_u32(108, 4096)),
+            ("an extension one byte too long", |raw| {
+                raw.set_extensions(&[(UNKNOWN, vec![1; 4096 - 112])]);
+                raw.put_u32(108, 4096 - 111);
+            }),
+            ("a bitmaps extension of 16 bytes that is out of date", |raw| {
+                raw.set_extensions(&[(BITMAPS, vec![0; 16])])
+            }),
+            ("a bitmaps extension without bitmaps that is out of date", |raw| {
+                raw.set_extensions(&[(BITMAPS, vec![0; 24])]);
+            }),
+            ("a name at offset 0", |raw| raw.put_u32(raw::BACKING_LEN, 5)),
+            ("an empty name that ends the extensions", |raw| {
+                raw.set_extensions(&[(UNKNOWN, vec![1; 150])]);
+                raw.put_u64(raw::BACKING_OFFSET, 200);
+            }),
+            ("an empty name behind the extensions", |raw| {
+                raw.set_extensions(&[(UNKNOWN, vec![1; 50])]);
+                raw.put_u64(raw::BACKING_OFFSET, 200);
+            }),
+            ("an empty name at the end of the cluster", |raw| raw.put_u64(raw::BACKING_OFFSET, 4096)),
+            ("an empty name past the end of the cluster", |raw| raw.put_u64(raw::BACKING_OFFSET, 4104)),
+            ("a name inside the fields", |raw| {
+                raw.put_u64(raw::BACKING_OFFSET, 4);
+                raw.put_u32(raw::BACKING_LEN, 3);
+            }),
+            ("a name with a NUL", |raw| raw.set_backing_name(200, b"base\0rest")),
+            ("a name that begins with a NUL", |raw| raw.set_backing_name(200, b"\0rest")),
+            ("a name of 1023 bytes", |raw| raw.set_backing_name(200, &[b'b'; 1023])),
+            ("a name of 1024 bytes", |raw| raw.set_backing_name(200, &[b'b'; 1024])),
+            ("a name right behind the extensions", |raw| {
+                raw.set_extensions(&[(FORMAT, b"raw".to_vec())]);
+                raw.set_backing_name(120, b"base");
+            }),
+            ("a name 4 bytes behind the extensions", |raw| {
+                raw.set_extensions(&[(FORMAT, b"raw".to_vec())]);
+                raw.set_backing_name(124, b"base");
+            }),
+            ("a name in the padding of the last extension", |raw| {
+                raw.set_extensions(&[(UNKNOWN, vec![1; 9])]);
+                raw.set_backing_name(121, b"base");
+            }),
+            ("a format of 15 bytes", |raw| {
+                raw.set_extensions(&[(FORMAT, vec![b'f'; 15])]);
+                raw.set_backing_name(200, b"base");
+            }),
+            ("a format of 16 bytes", |raw| {
+                raw.set_extensions(&[(FORMAT, vec![b'f'; 16])]);
+                raw.set_backing_name(200, b"base");
+            }),
+            ("two names of a data file", |raw| {
+                raw.set_extensions(&[(DATA_FILE, b"one".to_vec()), (DATA_FILE, b"two".to_vec())]);
+                raw.put_u64(raw::INCOMPATIBLE, 4);
+            }),
+            ("a data file's name with a NUL", |raw| {
+                raw.set_extensions(&[(DATA_FILE, b"one\0two".to_vec())]);
+                raw.put_u64(raw::INCOMPATIBLE, 4);
+            }),
+            ("a data file's name without its feature bit", |raw| raw.set_extensions(&[(DATA_FILE, b"one".to_vec())])),
+        ],
+    );
 }
 
 #[test]

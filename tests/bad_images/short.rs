@@ -89,13 +89,16 @@ fn a_table_that_the_file_ends_inside_reads_as_in_qemu() {
             change(&path, |image| image.plan_delete(b"2", false, Layers::TopOnly, None))
                 .unwrap_or_else(|error| panic!("{case}: {error}"));
             assert_eq!(check(&path), Some(0), "{case}: after a delete");
-            crate::support::qemu_io(&path, &[
-                "read -P 5 0 64k".into(),
-                "read -P 6 20M 4k".into(),
-                "read -P 7 1M 4k".into(),
-                "read -P 8 2M 4k".into(),
-                "write -P 9 3M 4k".into(),
-            ]);
+            crate::support::qemu_io(
+                &path,
+                &[
+                    "read -P 5 0 64k".into(),
+                    "read -P 6 20M 4k".into(),
+                    "read -P 7 1M 4k".into(),
+                    "read -P 8 2M 4k".into(),
+                    "write -P 9 3M 4k".into(),
+                ],
+            );
             let extents: Vec<_> = expected.extents(0, u64::MAX).collect();
             assert_eq!(nbd::dirty(&path, "1"), extents, "{case}");
             assert_eq!(check(&path), Some(0), "{case}: after QEMU wrote");

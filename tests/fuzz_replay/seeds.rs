@@ -26,10 +26,10 @@ pub(super) fn write(corpus: &dyn Fn(&str) -> PathBuf) {
         change(&mut raw);
         (name, raw.bytes)
     }));
-    images.extend(headers());
-    for ((name, image), selector) in images.into_iter().zip(SELECTORS.iter().cycle()) {
+    let chosen = images.into_iter().zip(SELECTORS.iter().copied().cycle());
+    for ((name, image), selector) in chosen.chain(headers()) {
         keep("read_qcow2", name, &image);
-        keep("commit_qcow2", name, &[&image[..], &[*selector]].concat());
+        keep("commit_qcow2", name, &[&image[..], &[selector]].concat());
     }
     for (name, bitmap) in bitmaps() {
         let mut bytes = Vec::new();
@@ -92,8 +92,9 @@ fn oddities() -> [Oddity; 9] {
     ]
 }
 
-/// Header clusters that are full: of feature names before the first bitmap, of an unknown extension behind the last one.
-fn headers() -> [(&'static str, Vec<u8>); 2] {
+/// Header clusters that are full, with the operation that has to find a way: of feature names before the first bitmap is
+/// created, of an unknown extension behind the last one that is deleted.
+fn headers() -> [((&'static str, Vec<u8>), u8); 2] {
     let mut names = Raw::read(&small("").path);
     names.set_header_len(104);
     names.set_extensions(&[(0x6803_f857, vec![b'n'; 384])]);
@@ -104,7 +105,7 @@ fn headers() -> [(&'static str, Vec<u8>); 2] {
     let mut extensions = behind.extension_list();
     extensions.push((0x1234_5678, vec![b'u'; 600]));
     behind.set_extensions(&extensions);
-    [("feature-names", names.bytes), ("unknown-extension", behind.bytes)]
+    [(("feature-names", names.bytes), 0), (("unknown-extension", behind.bytes), 1)]
 }
 
 fn images() -> Vec<(&'static str, Vec<u8>)> {

@@ -1,7 +1,7 @@
 //! Header clusters in which the bitmaps extension has to find its room, or to leave it in front of others: at every cut
 //! the header opens in QEMU, and what nobody here knows is still there.
 
-use super::{Bitmaps, Found, Scenario, bitmaps_of, create, delete, open, play_all, plain, qemu_image, scenario};
+use super::{Bitmaps, Found, Scenario, bitmaps_of, create, delete, open, plain, play_all, qemu_image, scenario};
 use crate::support::power::Recorder;
 use crate::support::raw::Raw;
 use crate::support::tools_are_here;
@@ -94,7 +94,11 @@ fn a_feature_name_table_gives_way_to_the_first_bitmap_or_not() {
         image("it fills 512 bytes behind another", "cluster_size=512", &[unknown(32), features(7)]),
         image("it crosses a sector of 1 KiB", "cluster_size=1k", &[unknown(300), features(8), (OTHER, vec![7; 184])]),
         image("its end crosses a sector of 1 KiB", "cluster_size=1k", &[features(9), unknown(456)]),
-        image("it begins at the end of a sector", "cluster_size=1k", &[unknown(392), features(9), (OTHER, vec![1; 40])]),
+        image(
+            "it begins at the end of a sector",
+            "cluster_size=1k",
+            &[unknown(392), features(9), (OTHER, vec![1; 40])],
+        ),
         image("4 KiB", "cluster_size=4k", &[features(8), unknown(3576)]),
         image("4 KiB, at the end", "cluster_size=4k", &[unknown(3568), features(8)]),
         image("64 KiB", "", &[features(8), unknown(64_952)]),
@@ -159,7 +163,12 @@ fn the_room_that_the_last_bitmap_left_is_used_again_or_not() {
     ];
     for scenario in &scenarios {
         let (before, after) = (Raw { bytes: scenario.image.clone() }, Raw { bytes: committed(scenario) });
-        assert_eq!(before.extension_list().len(), after.extension_list().len(), "{}: no record is added", scenario.name);
+        assert_eq!(
+            before.extension_list().len(),
+            after.extension_list().len(),
+            "{}: no record is added",
+            scenario.name
+        );
         assert_eq!(before.extensions_end(), after.extensions_end(), "{}: the header does not grow", scenario.name);
     }
     play(&scenarios);

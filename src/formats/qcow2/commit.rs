@@ -4,7 +4,8 @@
 //!
 //! 1. Data, tables, directory and new refcount blocks go to free clusters; flush. Then the refcounts in place and the
 //!    refcount table's entries; flush. Nothing refers to the new clusters yet: a cut leaks them.
-//! 2. The header cluster changes by single 512-byte sectors, each followed by a flush. One sector decides.
+//! 2. The header cluster changes by single 512-byte sectors, each followed by a flush, in the stages of `stages`. One
+//!    sector decides.
 //! 3. Only then are the old clusters released; a cut leaks what was not.
 //!
 //! Assumed of the disk: a write of one aligned 512-byte sector is atomic, and a flush keeps what came before it.

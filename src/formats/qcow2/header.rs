@@ -261,9 +261,8 @@ impl Header {
     fn read_extensions(&mut self, fields: &Fields<'_>) -> Result<()> {
         let end = self.backing_name.map_or(self.cluster_bytes_usize(), |(at, _)| at);
         let mut at = self.extensions_end;
-        let damaged = |at: usize, message| {
-            Err(Error::new(ErrorKind::Damaged, message).at("qcow2 header extension", at as u64))
-        };
+        let damaged =
+            |at: usize, message| Err(Error::new(ErrorKind::Damaged, message).at("qcow2 header extension", at as u64));
         while at < end {
             if end - at < 8 {
                 return damaged(at, format!("there is no room for an end marker before the end at {end:#x}"));
@@ -319,7 +318,8 @@ impl Header {
         at: usize,
         len: usize,
     ) -> std::result::Result<Option<DirectoryRef>, DirectoryFault> {
-        let fault = |message: String, within: usize| DirectoryFault { message, at: (at + within) as u64, malformed: len != 24 };
+        let fault =
+            |message: String, within: usize| DirectoryFault { message, at: (at + within) as u64, malformed: len != 24 };
         let read = |error: Error| fault(error.message().to_owned(), 8);
         if self.extension(EXTENSION_BITMAPS).is_some() {
             return Err(fault("stands in the header twice".into(), 0));

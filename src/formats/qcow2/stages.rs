@@ -82,7 +82,8 @@ impl Header {
 
     /// The end of the extension area, its end marker included where there is room for one.
     fn area_end(&self) -> usize {
-        (self.extensions_end + 8).min(self.area_limit().max(self.extensions_end))
+        // The name may begin in the padding of the last extension.
+        (self.extensions_end + END_MARKER.len()).min(self.area_limit())
     }
 
     /// Where the extensions must end: at the backing file's name, or with the cluster.
@@ -96,7 +97,7 @@ impl Header {
         if let Some(padding) = padding {
             stages.write(padding.at + 8, &data)?;
             stages.write(padding.at, &EXTENSION_BITMAPS.to_be_bytes())?;
-        } else if has_room(self.extensions_end, limit) {
+        } else if has_room(self.extensions_end, limit) && !crosses_sectors(self.extensions_end, 8) {
             self.append(stages, &data, limit)?;
         } else if !self.move_name_and_append(stages, &data)? && !self.take_from_feature_names(stages, &data)? {
             return Err(self.no_room());
@@ -110,15 +111,10 @@ impl Header {
         }
     }
 
-    /// Puts the record where the end marker stands, before `limit`. What nobody reads yet comes first, the type last.
+    /// Puts the record where the end marker stands, before `limit`. What nobody reads yet comes first, the type last: it
+    /// and the length stand in one sector.
     fn append(&self, stages: &mut Stages, data: &[u8], limit: usize) -> Result<()> {
         let at = self.extensions_end;
-        if crosses_sectors(at, 8) {
-            let message = "the bitmaps extension's type and length would cross two sectors";
-            return Err(Error::new(ErrorKind::CannotStore, message).at("qcow2 header cluster", at as u64).advise(
-                "let QEMU write the header first, with `qemu-img amend -o compat=1.1`; nothing was changed",
-            ));
-        }
         stages.write(at + 8, data)?;
         // Where the extensions end with the cluster or with the name, no marker says so.
         let after = at + BITMAPS_RECORD_LEN;
@@ -147,7 +143,8 @@ impl Header {
         let copy_at = end.max(name_at + name_len).next_multiple_of(8);
         let has_end_marker = at + 8 <= name_at;
         // An end marker that the name left no room for appears in the sector that points to the copy, or not at all.
-        if copy_at + name_len > self.cluster_bytes_usize() || !has_end_marker && at + 8 > SECTOR {
+        let unsafe_marker = if has_end_marker { crosses_sectors(at, 8) } else { at + 8 > SECTOR };
+        if copy_at + name_len > self.cluster_bytes_usize() || unsafe_marker {
             return Ok(false);
         }
         stages.write(copy_at, name)?;
@@ -164,9 +161,8 @@ impl Header {
 
     /// Puts the record where the last entries of the feature name table stand; false where there is no such table.
     fn take_from_feature_names(&self, stages: &mut Stages, data: &[u8]) -> Result<bool> {
-        let usable = |it: &&Extension| {
-            it.kind == EXTENSION_FEATURE_NAMES && it.len >= FEATURE_LEN && !crosses_sectors(it.at, 8)
-        };
+        let usable =
+            |it: &&Extension| it.kind == EXTENSION_FEATURE_NAMES && it.len >= FEATURE_LEN && !crosses_sectors(it.at, 8);
         let Some(table) = self.extensions.iter().rfind(usable) else { return Ok(false) };
         let place = |entries: usize| table.at + 8 + entries * FEATURE_LEN;
         let entries = table.len / FEATURE_LEN;
@@ -230,18 +226,21 @@ impl Header {
         holds.retain(|(len, _)| *len > 0);
         holds.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
         let holds: Vec<String> = holds.into_iter().map(|(len, what)| format!("{what} ({len} bytes)")).collect();
-        let cluster_len = self.cluster_bytes_usize();
+        let (holds, cluster_len) = (holds.join(", "), self.cluster_bytes_usize());
+        let no_room =
+            format!("the header cluster of {cluster_len} bytes has no room for the bitmaps extension beside {holds}");
         let larger = "convert the image with `qemu-img convert -O qcow2 -o cluster_size=64k`; nothing was changed";
-        let (what, way_out) = if self.qemu_needs() <= cluster_len {
-            let first = "make the first checkpoint with `qemu-img bitmap --add`, under its name, or ";
-            ("no place for the bitmaps extension that a power cut in between could not harm,", first)
+        let (message, way_out) = if self.qemu_needs() <= cluster_len {
+            let no_way = format!(
+                "the bitmaps extension cannot come into the header cluster of {cluster_len} bytes by steps between which a \
+                 power cut does no harm: it holds {holds}"
+            );
+            (no_way, "make the first checkpoint with `qemu-img bitmap --add`, under its name, or ")
         } else if name_len > 0 && self.qemu_needs() - name_len < cluster_len {
-            let shorter = "give the image a shorter backing name with `qemu-img rebase -u`, or ";
-            ("no room for the bitmaps extension", shorter)
+            (no_room, "give the image a shorter backing name with `qemu-img rebase -u`, or ")
         } else {
-            ("no room for the bitmaps extension", "")
+            (no_room, "")
         };
-        let message = format!("the header cluster of {cluster_len} bytes has {what} beside {}", holds.join(", "));
         Error::new(ErrorKind::CannotStore, message)
             .at("qcow2 header cluster", self.extensions_end as u64)
             .advise(format!("{way_out}{larger}"))
