@@ -9,8 +9,11 @@ use checkmap::progress::Unobserved;
 use checkmap::{ErrorKind, Image};
 use std::path::Path;
 
-/// The structures that may be last in a file: how each is moved to its end, and where it stands there.
-const LAST: [(&str, fn(&mut Raw) -> usize); 8] = [
+/// Moves a structure to the end of the file; where it stands there.
+type MoveToEnd = fn(&mut Raw) -> usize;
+
+/// The structures that may be last in a file.
+const LAST: [(&str, MoveToEnd); 8] = [
     ("the L1 table", |raw| raw.move_to_end(raw::L1_OFFSET, 8 * entries(raw, raw::L1_ENTRIES))),
     ("an L2 table", |raw| {
         let used = (0..).find(|number| raw.u64(raw.l1() + 8 * number) != 0).expect("an L2 table");
