@@ -247,6 +247,7 @@ impl Error {
             Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => ErrorKind::NoSpace,
             Some(libc::EROFS) => ErrorKind::ReadOnly,
             _ if source.kind() == std::io::ErrorKind::OutOfMemory => ErrorKind::OutOfMemory,
+            _ if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
             _ => ErrorKind::Io,
         };
         Self::new(kind, what).with_source(source)

@@ -1,6 +1,8 @@
 //! Cuts the power at every point of every kind of commit, and looks at what a disk may hold afterwards: the image must
 //! pass our check and QEMU's without errors, open in QEMU, and hold the bitmaps before or after the change, whole.
 
+#[path = "power_cut/header_room.rs"]
+mod header_room;
 mod support;
 
 use checkmap::chain::{Model, Plan};
