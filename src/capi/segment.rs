@@ -113,7 +113,7 @@ pub unsafe extern "C" fn checkmap_segment_open(
         let out = unsafe { handle_out(out) }?;
         // SAFETY: the caller's promise for `path`; the name of the function is only shadowed here.
         let path = unsafe { self::path(path, path_len) }?;
-        out.put(give(Segment::open_file(path)?));
+        out.put(give(Segment::open_file(&path)?));
         Ok(0)
     })
 }
@@ -330,7 +330,7 @@ pub unsafe extern "C" fn checkmap_segment_write(
         let bitmap = unsafe { shared(bitmap) }?;
         // SAFETY: the caller's promise for `path`; the name of the function is only shadowed here.
         let path = unsafe { self::path(path, path_len) }?;
-        told.tell(&replace(path, |out| write_bitmap(&bitmap, out))?);
+        told.tell(&replace(&path, |out| write_bitmap(&bitmap, out))?);
         Ok(0)
     })
 }
@@ -393,7 +393,7 @@ pub unsafe extern "C" fn checkmap_segment_merge(
         let path = unsafe { self::path(path, path_len) }?;
         let segments: Vec<&Segment> = segments.iter().map(|segment| &**segment).collect();
         let how = merge_options(&options);
-        told.tell(&replace(path, |out| segment::merge(&segments, out, &how, &mut options))?);
+        told.tell(&replace(&path, |out| segment::merge(&segments, out, &how, &mut options))?);
         Ok(0)
     })
 }
