@@ -21,6 +21,7 @@ pub mod error;
 pub mod formats;
 pub mod geometry;
 pub mod image;
+pub mod io;
 #[doc(hidden)]
 pub mod kernels;
 mod memory;

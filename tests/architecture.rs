@@ -11,6 +11,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("geometry", &["error"]),
     ("progress", &["error"]),
     ("storage", &[]),
+    ("io", &["error", "storage"]),
     ("cpu", &[]),
     ("memory", &[]),
     ("kernels", &["geometry", "cpu"]),
@@ -21,7 +22,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("segment", &["error", "geometry", "memory", "progress", "storage", "checksum", "pool", "bitmap"]),
     ("formats", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain"]),
     ("image", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain", "formats"]),
-    ("capi", &["error", "geometry", "progress", "storage", "bitmap", "segment", "chain", "image"]),
+    ("capi", &["error", "geometry", "progress", "storage", "io", "bitmap", "segment", "chain", "image"]),
 ];
 
 /// The rooms in which unsafe code may stand.
