@@ -18,6 +18,7 @@ mod checksum;
 #[doc(hidden)]
 pub mod cpu;
 pub mod error;
+mod fault;
 pub mod formats;
 pub mod geometry;
 pub mod image;

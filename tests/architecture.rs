@@ -14,15 +14,19 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("io", &["error", "storage"]),
     ("cpu", &[]),
     ("memory", &[]),
+    ("fault", &[]),
     ("kernels", &["geometry", "cpu"]),
     ("checksum", &["kernels"]),
-    ("pool", &[]),
+    ("pool", &["fault"]),
     ("bitmap", &["error", "geometry", "kernels", "memory", "pool"]),
     ("chain", &["error", "geometry"]),
-    ("segment", &["error", "geometry", "memory", "progress", "storage", "checksum", "pool", "bitmap"]),
+    ("segment", &["error", "fault", "geometry", "memory", "progress", "storage", "checksum", "pool", "bitmap"]),
     ("formats", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain"]),
     ("image", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain", "formats"]),
-    ("capi", &["error", "geometry", "progress", "storage", "io", "bitmap", "segment", "chain", "image"]),
+    (
+        "capi",
+        &["error", "fault", "geometry", "progress", "storage", "io", "pool", "bitmap", "segment", "chain", "image"],
+    ),
 ];
 
 /// The rooms in which unsafe code may stand.
