@@ -105,7 +105,7 @@ impl Image {
             (Access::Names, _) | (_, true) => None,
             (Access::Read, false) => match locks::acquire(&file, Role::Reader) {
                 Err(error) if error.kind() == ErrorKind::NoLocks => {
-                    warnings.push(format!("{}: {error}", path.display()));
+                    warnings.push(format!("{}: {}", path.display(), error.reason()));
                     None
                 }
                 locked => Some(locked?),
