@@ -19,8 +19,11 @@
  *   returns the same, but for the one that frees them.
  * - The library prints nothing, takes no signal, and starts threads only for a call whose options ask for them; none of
  *   them lives longer than the call.
+ * - What the library hands out by pointer may be handed back to it. What belongs to an image lives until a call that
+ *   changes the image succeeds: one that fails, or only rehearses, leaves it.
  * - After fork() without exec a child may go on with bitmaps and segments, but for those on which another thread was in a
- *   call at the fork; it must not use or close images, whose locks it shares with its parent.
+ *   call at the fork; it must not use or close images, whose locks it shares with its parent. A fork beside
+ *   the first calls of a process is no exception: what they prepare, no child waits for.
  */
 
 #ifndef CHECKMAP_H

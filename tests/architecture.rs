@@ -111,3 +111,16 @@ fn every_file_begins_with_what_it_owns_and_is_of_bearable_length() {
         assert!(text.lines().count() <= 700, "{} is too long", path.display());
     }
 }
+
+/// A child that was forked while another thread held one would wait for it for ever.
+#[test]
+fn nothing_that_all_calls_share_can_be_waited_for() {
+    for (path, text) in sources().into_iter().filter(|(path, _)| room(path) != "cli") {
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim_start().trim_start_matches("pub ").trim_start_matches("pub(super) ");
+            let is_static = line.trim_start_matches("pub(crate) ").starts_with("static ");
+            let waits = ["Once", "Lazy", "Mutex", "RwLock", "Condvar"].iter().find(|kind| line.contains(*kind));
+            assert!(!is_static || waits.is_none(), "{}:{}: {line}", path.display(), number + 1);
+        }
+    }
+}
