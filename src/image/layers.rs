@@ -66,14 +66,15 @@ struct Layer {
 }
 
 /// A layer as the one above it names it.
-struct Backing {
+pub(super) struct Backing {
     name: String,
-    path: Option<PathBuf>,
+    /// Where it is, if it is a file that can be found.
+    pub(super) path: Option<PathBuf>,
     format: Option<Vec<u8>>,
 }
 
 impl Backing {
-    fn new(above: &Path, name: &[u8], format: Option<&[u8]>) -> Self {
+    pub(super) fn new(above: &Path, name: &[u8], format: Option<&[u8]>) -> Self {
         let shown = String::from_utf8_lossy(name).into_owned();
         // QEMU takes what follows `file:` from its own working directory, which we cannot know.
         let (file, is_known) = match name.strip_prefix(b"file:") {

@@ -3,6 +3,7 @@
 //! Brings formats, chain and bitmaps together; must never know the bytes of a format, nor how it is called.
 
 mod checkpoints;
+mod files;
 mod layers;
 mod report;
 
@@ -16,6 +17,7 @@ use crate::geometry::{Granularity, clip_end};
 use crate::progress::Observer;
 use crate::storage::{FileStorage, Storage};
 pub use checkpoints::{Diff, DiffRequest, Layers};
+pub use files::ImageFile;
 pub use report::{CheckReport, Summary};
 use std::fs::{File, OpenOptions as FileOptions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -103,7 +105,7 @@ impl Image {
             (Access::Names, _) | (_, true) => None,
             (Access::Read, false) => match locks::acquire(&file, Role::Reader) {
                 Err(error) if error.kind() == ErrorKind::NoLocks => {
-                    warnings.push(format!("{}: {error}", path.display()));
+                    warnings.push(format!("{}: {}", path.display(), error.reason()));
                     None
                 }
                 locked => Some(locked?),

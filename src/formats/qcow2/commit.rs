@@ -63,7 +63,10 @@ pub(crate) fn write(
     let released = space.release(&old_clusters).and_then(|()| store_in_place(storage, &space, &mut undo));
     Ok(released
         .err()
-        .map(|error| format!("done, but room could not be released: {error}; `qemu-img check -r leaks` releases it"))
+        .map(|error| {
+            let why = error.reason();
+            format!("done, but room could not be released: {why}; `qemu-img check -r leaks` releases it")
+        })
         .into_iter()
         .collect())
 }

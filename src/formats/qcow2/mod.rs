@@ -258,7 +258,7 @@ impl Qcow2 {
             }
             // What was written counts, not that it cannot be read again; but nothing more can be done with this handle.
             Err(error) => {
-                let warning = format!("done, but the image could not be read again: {error}");
+                let warning = format!("done, but the image could not be read again: {}", error.reason());
                 self.entries.clear();
                 self.places = OnceLock::new();
                 self.trouble = Some(error.with_kind(ErrorKind::Changed).advise("open the image again"));
