@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::time::SystemTime;
 
 /// Positioned input and output on one image. A write is durable only after a [`flush`](Storage::flush) that follows it.
 pub trait Storage: Send + Sync + std::fmt::Debug {
@@ -25,6 +26,11 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
 
     /// Whether writing past the end can succeed: true for a file, false for a block device.
     fn can_grow(&self) -> bool;
+
+    /// When it was last written, where somebody keeps that: a second look then sees whether anybody wrote in between.
+    fn last_written(&self) -> io::Result<Option<SystemTime>> {
+        Ok(None)
+    }
 
     /// All of it, where it is in memory anyway: who only reads need not copy.
     fn in_memory(&self) -> Option<&[u8]> {
@@ -132,5 +138,10 @@ impl Storage for FileStorage {
 
     fn can_grow(&self) -> bool {
         !self.is_device
+    }
+
+    /// The times of a device are those of its node, which writes leave alone.
+    fn last_written(&self) -> io::Result<Option<SystemTime>> {
+        if self.is_device { Ok(None) } else { self.file.metadata()?.modified().map(Some) }
     }
 }

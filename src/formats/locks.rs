@@ -57,7 +57,7 @@ impl Drop for Held {
 
 /// Takes the locks of `role` on `file`.
 ///
-/// Fails with [`ErrorKind::InUse`] when another process (or another descriptor of this one) is in the way, with
+/// Fails with [`ErrorKind::InUse`] when another process, or another open file of this one, is in the way, with
 /// [`ErrorKind::NoLocks`] when the file system has no such locks. On failure nothing stays locked.
 pub(crate) fn acquire(file: &File, role: Role) -> Result<Held> {
     let file = file.try_clone().map_err(|error| Error::io("cannot duplicate the descriptor", error))?;
@@ -65,9 +65,15 @@ pub(crate) fn acquire(file: &File, role: Role) -> Result<Held> {
     take_and_probe(&held.file, role).map(|()| held)
 }
 
-/// Whether another process has `file` open for writing; false as well where that cannot be told.
+/// Whether something else has `file` open for writing; false as well where that cannot be told.
 pub(crate) fn held_by_writer(file: &File) -> bool {
     held_by_another(file, USES + WRITE).unwrap_or(false)
+}
+
+/// Fails with [`ErrorKind::InUse`] where something else has `file` open for writing, as far as that can be told; takes
+/// no lock.
+pub(crate) fn check_no_writer(file: &File) -> Result<()> {
+    if held_by_writer(file) { Err(in_use(WRITES)) } else { Ok(()) }
 }
 
 fn bytes_held(role: Role) -> impl Iterator<Item = libc::off_t> {
@@ -91,7 +97,7 @@ fn take_and_probe(file: &File, role: Role) -> Result<()> {
     }
     for denied in DENIED {
         if held_by_another(file, USES + denied)? {
-            return Err(in_use("has it open for writing"));
+            return Err(in_use(WRITES));
         }
     }
     Ok(())
@@ -112,8 +118,10 @@ const fn short(constant: i32) -> libc::c_short {
     constant as libc::c_short
 }
 
+const WRITES: &str = "has it open for writing";
+
 fn in_use(how: &str) -> Error {
-    Error::new(ErrorKind::InUse, format!("another process {how}")).advise(
+    Error::new(ErrorKind::InUse, format!("this or another process {how}")).advise(
         WayOut::from("stop it, or ask the running QEMU itself; ")
             .control(Control::OpenForNames)
             .words(" shows names without the locks"),
@@ -121,7 +129,8 @@ fn in_use(how: &str) -> Error {
 }
 
 fn no_locks(errno: nix::errno::Errno) -> Error {
-    Error::new(ErrorKind::NoLocks, "the file system cannot lock, so a running QEMU would not be noticed")
-        .with_source(std::io::Error::from(errno))
+    // The cause is in words: the errno of this kind does not depend on what a file system says of locks.
+    let message = format!("the file system cannot lock ({}), so a running QEMU would not be noticed", errno.desc());
+    Error::new(ErrorKind::NoLocks, message)
         .advise(WayOut::from("make sure that nothing else uses the image, then insist with ").control(Control::NoLock))
 }

@@ -105,6 +105,9 @@ impl Backing {
             Err(error) if error.kind() == ErrorKind::NoLocks => None,
             locked => locked?,
         };
+        if locks.is_none() && options.access != Access::Names {
+            locks::check_no_writer(&file)?;
+        }
         let storage: Arc<dyn Storage> =
             Arc::new(FileStorage::new(file).map_err(|error| Error::io("cannot be used", error))?);
         if looks_like_qcow2(&*storage)? {

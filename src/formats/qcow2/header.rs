@@ -358,7 +358,7 @@ impl Header {
         if !one_sector {
             return Err(Error::new(ErrorKind::CannotStore, "an unknown extension follows that cannot move safely")
                 .at("qcow2 bitmaps extension", found.at as u64)
-                .advise("remove the last bitmap with `qemu-img bitmap --remove`; nothing was changed"));
+                .advise("remove the last bitmap with `qemu-img bitmap --remove`"));
         }
         Ok(vec![hidden, raw])
     }
@@ -448,5 +448,5 @@ fn damaged(at: u64, message: String) -> Error {
 fn no_room(at: usize) -> Error {
     Error::new(ErrorKind::CannotStore, "there is no room for the bitmaps extension beside the backing file's name")
         .at("qcow2 header cluster", at as u64)
-        .advise("give the image a shorter backing name, or convert it to clusters of 64 KiB; nothing was changed")
+        .advise("give the image a shorter backing name, or convert it to clusters of 64 KiB")
 }

@@ -186,7 +186,7 @@ impl Visitor for Claims<'_> {
     fn fault(&mut self, fault: Error) -> Result<()> {
         match self.strictness {
             Strictness::Strict => {
-                Err(fault.advise("repair the image with `qemu-img check -r all`; nothing was changed"))
+                Err(fault.advise("repair the image with `qemu-img check -r all`"))
             }
             Strictness::Lenient => Ok(()),
         }
