@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Positioned input and output on one image. A write is durable only after a [`flush`](Storage::flush) that follows it.
@@ -85,13 +86,14 @@ impl<B: AsRef<[u8]> + Send + Sync> Storage for Memory<B> {
 /// A file or a block device, opened by the caller.
 #[derive(Debug)]
 pub struct FileStorage {
-    file: File,
+    file: Arc<File>,
     is_device: bool,
 }
 
 impl FileStorage {
-    /// Takes over `file`, which must be a regular file or a block device.
-    pub fn new(file: File) -> io::Result<Self> {
+    /// Takes over `file`, or shares it; it must be a regular file or a block device.
+    pub fn new(file: impl Into<Arc<File>>) -> io::Result<Self> {
+        let file = file.into();
         let kind = file.metadata()?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device"));
@@ -133,7 +135,7 @@ impl Storage for FileStorage {
 
     /// A device's metadata gives no size, so its end is sought; every other call names its own position.
     fn len_bytes(&self) -> io::Result<u64> {
-        if self.is_device { (&self.file).seek(SeekFrom::End(0)) } else { Ok(self.file.metadata()?.len()) }
+        if self.is_device { (&*self.file).seek(SeekFrom::End(0)) } else { Ok(self.file.metadata()?.len()) }
     }
 
     fn can_grow(&self) -> bool {

@@ -217,6 +217,21 @@ pub unsafe extern "C" fn checkmap_image_open_fd(fd: c_int, flags: u32, out: *mut
     })
 }
 
+/// Makes an image that was opened with `CHECKMAP_OPEN_RDONLY` one that can be changed as well; nothing happens to one that
+/// can be already.
+///
+/// The handle's locks keep every writer out the whole time, so a diff made before is still true afterwards. Fails with
+/// `-EBUSY` where another reader has the image, `-EROFS` (also where the descriptor was for reading only), `-ENOLCK`, and
+/// `-EINVAL` after `CHECKMAP_OPEN_FORCE_SHARE`; then the handle is what it was.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_image_upgrade(image: *mut checkmap_image) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `image`.
+        unsafe { exclusive(image) }?.image.upgrade()?;
+        Ok(0)
+    })
+}
+
 /// Closes an image, a poisoned one too, and releases its locks. NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_close(image: *mut checkmap_image) {

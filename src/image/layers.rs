@@ -94,7 +94,7 @@ impl Backing {
                 "only files and block devices with a path of their own can be read",
             ));
         };
-        let file = open_file(path, Access::Read)?;
+        let file = Arc::new(open_file(path, Access::Read)?);
         remember(&file, seen)?;
         if self.format.as_deref() == Some(b"raw") {
             return Ok(None);

@@ -19,7 +19,7 @@ use crate::progress::Observer;
 use crate::storage::{FileStorage, Storage};
 pub use checkpoints::{Diff, DiffRequest, Layers};
 pub use report::{CheckReport, Summary};
-use file::{open as open_file, reopen};
+use file::{is_writable, open as open_file, reopen};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -69,8 +69,10 @@ pub struct Image {
     storage: Arc<dyn Storage>,
     held_by_writer: bool,
     locks: Option<Held>,
-    /// The file, where it has no locks of ours: to look for those of a writer.
-    unlocked: Option<File>,
+    /// The file, where there is one: to look for the locks of a writer, and to open it for writing too.
+    file: Option<Arc<File>>,
+    /// Whether the caller may have the file for writing: not by a descriptor that is for reading only.
+    may_write: bool,
     warnings: Vec<String>,
 }
 
@@ -82,7 +84,7 @@ impl Image {
     /// used still opens, see [`Image::trouble`].
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
         let file = open_file(path, options.access).map_err(|error| error.in_file(path))?;
-        Self::take_file(file, path, options).map_err(|error| error.in_file(path))
+        Self::take_file(file, path, options, true).map_err(|error| error.in_file(path))
     }
 
     /// Opens the file or block device behind a descriptor, as [`Image::open`] opens one. `path` names it in messages,
@@ -93,11 +95,53 @@ impl Image {
     /// descriptor does not allow writing, and with [`ErrorKind::InvalidArgument`] where it has `O_APPEND` or `O_PATH`,
     /// or does not allow reading. `O_DIRECT` does not matter.
     pub fn open_file(file: impl AsFd, path: &Path, options: &OpenOptions) -> Result<Self> {
-        let own = reopen(file.as_fd(), options.access);
-        own.and_then(|own| Self::take_file(own, path, options)).map_err(|error| error.in_file(path))
+        let taken = reopen(file.as_fd(), options.access)
+            .and_then(|own| Self::take_file(own, path, options, is_writable(file.as_fd())?));
+        taken.map_err(|error| error.in_file(path))
     }
 
-    fn take_file(file: File, path: &Path, options: &OpenOptions) -> Result<Self> {
+    /// Makes an image that was opened for reading one that can be changed as well. Its locks keep every writer out the
+    /// whole time, so what was read before is still true. On failure it stays what it was.
+    ///
+    /// Fails with [`ErrorKind::InUse`] where another reader has it, [`ErrorKind::ReadOnly`], [`ErrorKind::NoLocks`], and
+    /// with [`ErrorKind::InvalidArgument`] where it was opened for names only.
+    pub fn upgrade(&mut self) -> Result<()> {
+        match self.options.access {
+            Access::Write => Ok(()),
+            Access::Read => self.upgraded().map_err(|error| self.name_it(error)),
+            Access::Names => {
+                let message = "was opened for names only, and cannot be changed";
+                Err(self.name_it(Error::new(ErrorKind::InvalidArgument, message)))
+            }
+        }
+    }
+
+    fn upgraded(&mut self) -> Result<()> {
+        let Some(read) = self.file.as_ref().filter(|_| self.may_write) else {
+            return Err(Error::new(ErrorKind::ReadOnly, "what it was opened from is for reading only"));
+        };
+        let file = Arc::new(file::reopen_for_writing(read)?);
+        let storage = Arc::new(FileStorage::new(Arc::clone(&file)).map_err(|error| Error::io("cannot be used as an image", error))?);
+        self.look()?;
+        match &mut self.locks {
+            Some(locks) => locks.upgrade(&file)?,
+            None if self.options.no_lock => {}
+            // Fails as it did when the image was opened, unless locks work by now.
+            None => {
+                let locks = locks::acquire(&file, Role::Writer)?;
+                self.check_unchanged()?;
+                self.locks = Some(locks);
+            }
+        }
+        self.options.access = Access::Write;
+        self.format.set_storage(Arc::clone(&storage) as Arc<dyn Storage>);
+        self.storage = storage;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn take_file(file: File, path: &Path, options: &OpenOptions, may_write: bool) -> Result<Self> {
+        let file = Arc::new(file);
         let names_only = options.access == Access::Names;
         let mut warnings = Vec::new();
         let locks = match (options.access, options.no_lock) {
@@ -111,22 +155,18 @@ impl Image {
             },
             (Access::Write, false) => Some(locks::acquire(&file, Role::Writer)?),
         };
-        let unlocked = match locks {
-            Some(_) => None,
-            None => Some(file.try_clone().map_err(|error| Error::io("cannot duplicate the descriptor", error))?),
-        };
         // Looked for before and after the reading, since a writer may come in between.
-        let held = || unlocked.as_ref().is_some_and(locks::held_by_writer);
-        let held_before = held();
-        if let Some(file) = unlocked.as_ref().filter(|_| !names_only) {
-            locks::check_no_writer(file)?;
+        let held_before = names_only && locks::held_by_writer(&file);
+        if locks.is_none() && !names_only {
+            locks::check_no_writer(&file)?;
         }
         let storage: Arc<dyn Storage> =
-            Arc::new(FileStorage::new(file).map_err(|error| Error::io("cannot be used as an image", error))?);
+            Arc::new(FileStorage::new(Arc::clone(&file)).map_err(|error| Error::io("cannot be used as an image", error))?);
         let mut image = Self::open_storage(storage, path, options)?;
-        image.held_by_writer = names_only && (held_before || held());
+        image.held_by_writer = held_before || names_only && locks::held_by_writer(&file);
         image.locks = locks;
-        image.unlocked = unlocked;
+        image.file = Some(file);
+        image.may_write = may_write;
         image.warnings.append(&mut warnings);
         if !names_only {
             image.look()?;
@@ -147,7 +187,8 @@ impl Image {
             storage,
             held_by_writer: false,
             locks: None,
-            unlocked: None,
+            file: None,
+            may_write: false,
             warnings: Vec::new(),
         })
     }

@@ -44,7 +44,7 @@ impl Image {
         }
         // Names are asked for while a writer is there, which writes what it likes.
         let may_be_written = self.options.access == Access::Names;
-        if let Some(file) = self.unlocked.as_ref().filter(|_| !may_be_written) {
+        if let Some(file) = self.file.as_ref().filter(|_| !may_be_written) {
             locks::check_no_writer(file).map_err(|error| self.name_it(error))?;
         }
         self.check_unchanged()?;

@@ -84,7 +84,10 @@ fn in_turn(storage: &Arc<Turning>, access: Access) -> Image {
 
 /// An image before, during and after the visit of a guest that writes.
 fn visit() -> [Vec<u8>; 3] {
-    let image = written();
+    let image = TestImage::create("", "1M");
+    image.write(0, 1 << 20);
+    image.bitmap(&["--add"], "mon");
+    image.write(0, 65536);
     let bytes = || std::fs::read(&image.path).expect("the image can be read");
     let before = bytes();
     let writer = Holder::open(&image.path, &[]);
@@ -92,7 +95,7 @@ fn visit() -> [Vec<u8>; 3] {
     assert_ne!(before, during, "a writer leaves its mark");
     drop(writer);
     std::fs::write(&image.path, &before).expect("the image can be put back");
-    image.write(8 << 20, 65536);
+    image.write(1 << 19, 65536);
     [before, during, bytes()]
 }
 

@@ -2,7 +2,7 @@
 //! against a real QEMU.
 
 use crate::support::ours::changed;
-use crate::support::{TestImage, try_run};
+use crate::support::{TestImage, run, try_run};
 use crate::{kind, needs_tools, unlocked};
 use checkmap::image::{Access, OpenOptions};
 use checkmap::progress::Unobserved;
@@ -155,6 +155,40 @@ fn assert_recorded(image: &TestImage) {
         content[start..start + usize::try_from(len).expect("small")].iter().all(|byte| *byte == pattern)
     };
     assert!(all(0, MIB, 1) && all(8 * MIB, 2 * MIB, 2), "what the guest wrote is there");
+}
+
+/// SHA-256 by coreutils.
+fn sha256(bytes: &[u8]) -> String {
+    let folder = crate::support::folder();
+    let path = folder.path().join("bytes");
+    std::fs::write(&path, bytes).expect("it can be written");
+    let printed = run("sha256sum", &[&path]);
+    printed.split_whitespace().next().expect("a sum").to_owned()
+}
+
+#[test]
+fn the_hash_that_qemu_shows_of_a_bitmap_is_that_of_its_bits_padded_to_eight_bytes() {
+    needs_tools!();
+    // 1024, 160 and 16 granules, and 1 with a last one that is cut.
+    for size in [64 * MIB, 10 * MIB, MIB, 512] {
+        let image = TestImage::create("", &size.to_string());
+        image.create_checkpoint("mon", None, None);
+        let mut hypervisor = Hypervisor::start(image);
+        hypervisor.export();
+        hypervisor.write(1, 0, 512);
+        if size == 64 * MIB {
+            hypervisor.write(1, 8 * MIB, 8 * MIB);
+        }
+        let shown = hypervisor.run("x-debug-block-dirty-bitmap-sha256", json!({"node": "format", "name": "mon"}));
+        hypervisor.end_export();
+        let image = hypervisor.quit();
+        let opened = image.open(Access::Read);
+        let bitmap = opened.read_bitmap(&opened.bitmaps()[0].name, 0, u64::MAX).expect("it is stored");
+        let bytes = usize::try_from(bitmap.granules().div_ceil(64) * 8).expect("few");
+        let mut bits = vec![0; bytes];
+        bitmap.copy_bits(0, &mut bits).expect("all of them");
+        assert_eq!(shown["sha256"], sha256(&bits), "a disk of {size} bytes");
+    }
 }
 
 fn exported() -> Hypervisor {

@@ -4,6 +4,7 @@
 mod changed;
 mod descriptors;
 mod hypervisor;
+mod upgrade;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -114,6 +114,11 @@ impl Qcow2 {
         &self.entries
     }
 
+    /// From now on the image is read and written through `storage`, which has the same bytes.
+    pub(crate) fn set_storage(&mut self, storage: Arc<dyn Storage>) {
+        self.storage = storage;
+    }
+
     /// How many threads may read and write the clusters of bitmaps.
     pub(crate) fn set_threads(&mut self, threads: usize) {
         self.threads = threads;
