@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Dict, Optional, Type
 
 from ._native import ffi, lib
@@ -16,6 +17,7 @@ __all__ = [
     "CommitInDoubtError",
     "DamagedError",
     "ExistsError",
+    "FileMissingError",
     "InUseError",
     "InconsistentError",
     "InvalidArgumentError",
@@ -52,6 +54,10 @@ class SystemCallError(CheckmapError):
     """The operating system refused; the errno is its own."""
 
 
+class FileMissingError(SystemCallError, FileNotFoundError):
+    """There is no such file: the SystemCallError with ENOENT. A checkpoint that is missing is a NotFoundError."""
+
+
 class NoSpaceError(CheckmapError):
     """The disk, or the block device that cannot grow, is full."""
 
@@ -77,7 +83,7 @@ class NameTooLongError(CheckmapError, ValueError):
 
 
 class NotFoundError(CheckmapError):
-    """No checkpoint or bitmap has this name."""
+    """No checkpoint or bitmap has this name; ENOENT too. A file that is missing is a FileMissingError."""
 
 
 class ExistsError(CheckmapError):
@@ -97,7 +103,7 @@ class DamagedError(CheckmapError):
 
 
 class InUseError(CheckmapError):
-    """Another process has the image open in a way that excludes this one."""
+    """Another process, or another object of this one, has the image open in a way that excludes this one."""
 
 
 class NoLocksError(CheckmapError):
@@ -212,7 +218,10 @@ def last_error(status: Optional[int] = None) -> CheckmapError:
     kind = lib.checkmap_last_error_kind()
     message = ffi.string(lib.checkmap_last_error()).decode("utf-8", "replace")
     number = -status if status is not None else lib.checkmap_last_error_errno()
-    error = _KINDS.get(kind, CheckmapError)(number, message)
+    known = _KINDS.get(kind, CheckmapError)
+    if known is SystemCallError and number == errno.ENOENT:
+        known = FileMissingError
+    error = known(number, message)
     name = lib.checkmap_error_name(kind)
     error.kind = "" if name == ffi.NULL else ffi.string(name).decode().replace("CHECKMAP_ERROR_", "")
     return error
