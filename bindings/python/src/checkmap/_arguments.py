@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import Any, Callable, Iterable, Iterator, List, Optional, TypeVar, Union
 
-from ._errors import last_error
+from ._errors import FileMissingError, last_error
 from ._native import ffi, lib
 
 Thing = TypeVar("Thing")
@@ -50,7 +50,7 @@ def naming(path: object) -> Iterator[None]:
     """Tells of a missing file which one it is, as Python's own functions do."""
     try:
         yield
-    except FileNotFoundError as error:
+    except FileMissingError as error:
         error.filename = path
         raise
 

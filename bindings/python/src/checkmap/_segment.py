@@ -82,7 +82,7 @@ class Segment(Handle):
         """Unites segments into a new one, in bounded memory (0: 64 MiB); on error what was at the path stays."""
         name = path_bytes(path)
         options = Options(progress, threads=threads, memory_bytes=memory_bytes)
-        with Borrowed(Segment, *several(segments, "segments")) as sources:
+        with Borrowed(Segment, *several(segments, "segments")) as sources, naming(path):
             array = ffi.new("checkmap_segment *[]", sources)
             return _info(
                 lambda info: options.checked(
