@@ -234,7 +234,7 @@ fn rows_of_the_guide() -> Vec<(String, BTreeSet<String>)> {
     let tables = guide.split_once("## From QEMU's calls to ours").expect("the tables are there").1;
     let mut rows = Vec::new();
     for line in tables.lines().filter(|line| line.starts_with("| ")) {
-        let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
+        let cells: Vec<&str> = line.split('|').skip(1).collect();
         let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<String>>();
         let (theirs, short) = (names(cells[0]), names(cells[1]));
         let mut ours = BTreeSet::new();
