@@ -450,10 +450,7 @@ mod tests {
         let full = || Error::io("cannot write", std::io::Error::from_raw_os_error(libc::ENOSPC)).nothing_changed();
         assert_eq!(full().to_string(), "cannot write: No space left on device (nothing was changed)");
         let advised = full().advise("free some room");
-        assert_eq!(
-            advised.to_string(),
-            "cannot write: No space left on device (free some room; nothing was changed)"
-        );
+        assert_eq!(advised.to_string(), "cannot write: No space left on device (free some room; nothing was changed)");
     }
 
     #[test]

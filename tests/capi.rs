@@ -260,7 +260,9 @@ fn every_row_of_the_guide_that_names_a_call_is_tested() {
     let source = fs::read_to_string(root().join("tests/c/embedding.c")).expect("the program can be read");
     let mut tested: Vec<&str> = source.split("\nROW(").skip(1).collect();
     let functions: Vec<(&str, &str)> = (source.split("\nstatic ").skip(1))
-        .filter_map(|function| Some((function.split_once('(')?.0.rsplit([' ', '*']).next()?, function.split("\n}").next()?)))
+        .filter_map(|function| {
+            Some((function.split_once('(')?.0.rsplit([' ', '*']).next()?, function.split("\n}").next()?))
+        })
         .collect();
     for (theirs, ours) in rows_of_the_guide() {
         let test = tested.iter().position(|test| test.starts_with(&format!("{theirs})")));

@@ -55,7 +55,8 @@ pub(super) fn reopen(given: BorrowedFd<'_>, access: Access) -> Result<File> {
         let error = io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device");
         return Err(Error::io("cannot be used as an image", error));
     }
-    let file = open_nonblocking(&path_of(given), access == Access::Write).map_err(|error| no_locks(&error.to_string()))?;
+    let file =
+        open_nonblocking(&path_of(given), access == Access::Write).map_err(|error| no_locks(&error.to_string()))?;
     check_same(&file, &stat)?;
     Ok(file)
 }

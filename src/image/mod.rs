@@ -18,8 +18,8 @@ use crate::geometry::{Granularity, clip_end};
 use crate::progress::Observer;
 use crate::storage::{FileStorage, Storage};
 pub use checkpoints::{Diff, DiffRequest, Layers};
-pub use report::{CheckReport, Summary};
 use file::{is_writable, open as open_file, reopen};
+pub use report::{CheckReport, Summary};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -121,7 +121,9 @@ impl Image {
             return Err(Error::new(ErrorKind::ReadOnly, "what it was opened from is for reading only"));
         };
         let file = Arc::new(file::reopen_for_writing(read)?);
-        let storage = Arc::new(FileStorage::new(Arc::clone(&file)).map_err(|error| Error::io("cannot be used as an image", error))?);
+        let storage = Arc::new(
+            FileStorage::new(Arc::clone(&file)).map_err(|error| Error::io("cannot be used as an image", error))?,
+        );
         self.look()?;
         match &mut self.locks {
             Some(locks) => locks.upgrade(&file)?,
@@ -160,8 +162,9 @@ impl Image {
         if locks.is_none() && !names_only {
             locks::check_no_writer(&file)?;
         }
-        let storage: Arc<dyn Storage> =
-            Arc::new(FileStorage::new(Arc::clone(&file)).map_err(|error| Error::io("cannot be used as an image", error))?);
+        let storage: Arc<dyn Storage> = Arc::new(
+            FileStorage::new(Arc::clone(&file)).map_err(|error| Error::io("cannot be used as an image", error))?,
+        );
         let mut image = Self::open_storage(storage, path, options)?;
         image.held_by_writer = held_before || names_only && locks::held_by_writer(&file);
         image.locks = locks;

@@ -109,7 +109,8 @@ fn fail_everywhere(image: &[u8], change: Change, fault: fn(u64) -> Fault) -> u64
                 handle.check_unchanged().unwrap_or_else(|error| panic!("{case}: {error:?}"));
                 // With room on the disk again, the same handle can do it.
                 handle.commit(&plan, &mut Unobserved).unwrap_or_else(|error| panic!("{case}, again: {error:?}"));
-                let report = open(&storage, Access::Read).expect("it opens").check(&mut Unobserved).expect("it is read");
+                let report =
+                    open(&storage, Access::Read).expect("it opens").check(&mut Unobserved).expect("it is read");
                 assert_eq!((report.errors, report.unusable), (0, 0), "{case}, again: {report:?}");
             }
         }

@@ -135,7 +135,12 @@ fn at_every_read<T: std::fmt::Debug>(
 fn at_whatever_read_the_guest_comes_and_goes_no_answer_is_wrong() {
     needs_tools!();
     let dirty = |bitmap: &Bitmap| bitmap.dirty_bytes() == 65536;
-    at_every_read("diff", Access::Read, |image| image.diff(&request(b"mon"), &mut Unobserved), |diff| dirty(&diff.bitmap));
+    at_every_read(
+        "diff",
+        Access::Read,
+        |image| image.diff(&request(b"mon"), &mut Unobserved),
+        |diff| dirty(&diff.bitmap),
+    );
     at_every_read("read_bitmap", Access::Read, |image| image.read_bitmap(&image.bitmaps()[0].name, 0, u64::MAX), dirty);
     at_every_read(
         "summarize",

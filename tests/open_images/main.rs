@@ -4,9 +4,9 @@
 mod changed;
 mod descriptors;
 mod hypervisor;
-mod upgrade;
 #[path = "../support/mod.rs"]
 mod support;
+mod upgrade;
 
 use checkmap::image::{Access, OpenOptions};
 use checkmap::progress::{Observer, Step};

@@ -91,7 +91,8 @@ impl<'a> Draft<'a> {
     /// Refuses where the file no longer holds the header and the directory that this draft began with.
     pub(crate) fn check_current(&self, place: Option<DirectoryRef>) -> Result<()> {
         let header = Header::read(self.storage)?;
-        let listing = place.map(|place| directory::read(self.storage, place, header.size_bytes, header.cluster_bytes()));
+        let listing =
+            place.map(|place| directory::read(self.storage, place, header.size_bytes, header.cluster_bytes()));
         let entries = listing.map(|listing| listing.entries).unwrap_or_default();
         if header.raw == self.header.raw && entries == self.originals {
             return Ok(());

@@ -251,11 +251,11 @@ impl Qcow2 {
         let draft = self.draft(actions).map_err(Error::nothing_changed)?;
         let mut header = self.header.clone();
         let written = commit::write(&*self.storage, &mut header, self.place, &self.entries, draft, observer);
-        self.read_again(written)
+        self.read_again(&header, written)
     }
 
-    /// Shows what the file holds after a change, or keeps what it shows where the change failed before it began.
-    fn read_again(&mut self, written: Result<Vec<String>>) -> Result<Vec<String>> {
+    /// Shows what the file holds after a change, which left `header` behind if it was carried out.
+    fn read_again(&mut self, header: &Header, written: Result<Vec<String>>) -> Result<Vec<String>> {
         let failed_before = written.as_ref().is_err_and(|error| error.kind() != ErrorKind::CommitInDoubt);
         let now = Self::open(Arc::clone(&self.storage));
         if failed_before {
@@ -266,7 +266,9 @@ impl Qcow2 {
             Ok(now) if written.is_ok() && now.header.raw != header.raw => {
                 let error = Error::new(ErrorKind::CommitInDoubt, "somebody else wrote to the image during the commit");
                 let error = error.advise(
-                    WayOut::from("verify it with `qemu-img check` and ").control(Control::Check).words(", then open it again"),
+                    WayOut::from("verify it with `qemu-img check` and ")
+                        .control(Control::Check)
+                        .words(", then open it again"),
                 );
                 self.give_up(error.clone());
                 Err(error)
@@ -317,7 +319,7 @@ impl Qcow2 {
     pub(crate) fn drop_all(&mut self, observer: &mut dyn Observer) -> Result<Vec<String>> {
         let mut header = self.header.clone();
         let written = drop::write(&*self.storage, &mut header, observer);
-        self.read_again(written)
+        self.read_again(&header, written)
     }
 
     /// The warnings that [`Qcow2::drop_all`] would give, or why it would fail; writes nothing.

@@ -40,9 +40,7 @@ impl<'a> Space<'a> {
             return Err(Error::new(ErrorKind::Damaged, "overlaps another structure")
                 .at(format!("qcow2 {}", role.name()), offset)
                 .advise(
-                    WayOut::from("look at ")
-                        .control(Control::Check)
-                        .words(", repair with `qemu-img check -r all`"),
+                    WayOut::from("look at ").control(Control::Check).words(", repair with `qemu-img check -r all`"),
                 ));
         }
         let end_bytes = if storage.can_grow() { MAX_FILE_BYTES } else { file_len(storage)? };
