@@ -95,7 +95,7 @@ impl Backing {
                 "only files and block devices with a path of their own can be read",
             ));
         };
-        let file = open_file(path, Access::Read)?;
+        let file = Arc::new(open_file(path, Access::Read)?);
         remember(&file, seen)?;
         if self.format.as_deref() == Some(b"raw") {
             return Ok(None);
@@ -106,6 +106,9 @@ impl Backing {
             Err(error) if error.kind() == ErrorKind::NoLocks => None,
             locked => locked?,
         };
+        if locks.is_none() && options.access != Access::Names {
+            locks::check_no_writer(&file)?;
+        }
         let storage: Arc<dyn Storage> =
             Arc::new(FileStorage::new(file).map_err(|error| Error::io("cannot be used", error))?);
         if looks_like_qcow2(&*storage)? {
