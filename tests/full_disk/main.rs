@@ -1,6 +1,7 @@
 //! A disk that is full half-way through a change: the image stays as it was, to the byte and to its length.
 
 mod faulty;
+mod fixed;
 mod real;
 #[path = "../support/mod.rs"]
 mod support;

@@ -128,8 +128,10 @@ fn event(name: &str, args: &[String], result: u64, cwd: &Path) -> Option<Event> 
         "pwritev" | "pwritev2" => write(Some(number(3))),
         "ftruncate" => Event::Truncate { path: opened(&args[0]) },
         "fsync" | "fdatasync" | "syncfs" => Event::Sync { path: opened(&args[0]) },
-        "rename" => Event::Rename { from: cwd.join(quoted(&args[0])), to: cwd.join(quoted(&args[1])) },
-        "renameat" | "renameat2" => Event::Rename { from: at(&args[0], &args[1]), to: at(&args[2], &args[3]) },
+        "rename" | "link" => Event::Rename { from: cwd.join(quoted(&args[0])), to: cwd.join(quoted(&args[1])) },
+        "renameat" | "renameat2" | "linkat" => {
+            Event::Rename { from: at(&args[0], &args[1]), to: at(&args[2], &args[3]) }
+        }
         "unlink" => Event::Unlink { path: cwd.join(quoted(&args[0])) },
         "unlinkat" => Event::Unlink { path: at(&args[0], &args[1]) },
         "open" | "openat" | "openat2" => {
