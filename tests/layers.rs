@@ -9,6 +9,7 @@ use checkmap::{Error, ErrorKind, Image};
 use std::fs;
 use std::path::{Path, PathBuf};
 use support::ours::open;
+use support::raw::{self, Raw};
 use support::{TestImage, run};
 
 /// How many layers lie below the top.
@@ -123,5 +124,24 @@ fn a_layer_that_cannot_be_read_is_seen_however_far_below() {
         stack.assert_refused(&layer, "it is missing");
         fs::write(&layer, &bytes).expect("it can be written");
         stack.assert_answered("it is whole again");
+    }
+}
+
+/// What stands behind the fault is unknown, and may take part.
+#[test]
+fn a_layer_whose_directory_is_damaged_is_seen_however_far_below() {
+    if !support::tools_are_here() {
+        return;
+    }
+    for below in 1..=BELOW {
+        let stack = Stack::new();
+        let layer = stack.layer(below);
+        run("qemu-img", &["bitmap", "--add", layer.to_str().expect("UTF-8"), "of no concern"]);
+        stack.assert_answered("another bitmap does not take part");
+        let mut raw = Raw::read(&layer);
+        let granularity = raw.entry(0) + raw::ENTRY_GRANULARITY;
+        raw.put(granularity, &[99]);
+        fs::write(&layer, &raw.bytes).expect("it can be written");
+        stack.assert_refused(&layer, "its directory is damaged");
     }
 }

@@ -62,6 +62,8 @@ struct Scenario {
     plan: fn(&Image) -> checkmap::Result<Plan>,
     /// The place of the directory crosses two sectors of the header: the only case in which a cut may lose bitmaps.
     may_lose: bool,
+    /// The name of the backing file, which no change may touch.
+    backing: Option<Vec<u8>>,
 }
 
 impl Scenario {
@@ -101,6 +103,7 @@ impl Scenario {
         let report = image.check(&mut Unobserved).expect("the check runs");
         let errors: Vec<_> = report.problems.iter().filter(|found| found.severity == Severity::Error).collect();
         assert!(errors.is_empty(), "{}: {place}: {errors:?}", self.name);
+        assert_eq!(image.backing_file(), self.backing.as_deref(), "{}: {place}: the backing file's name", self.name);
         let found = bitmaps_of(&image);
         let none = Found::Bitmaps(Vec::new());
         match found {
@@ -196,7 +199,8 @@ fn with_backing(options: &str, name_len: usize) -> Vec<u8> {
     let image = qemu_image(options, &[]);
     let base = match name_len {
         0 => "base.qcow2".to_owned(),
-        len => "b".repeat(len),
+        // Such that each part of it differs from the others.
+        len => ('a'..='z').cycle().take(len).collect(),
     };
     put_on(&image, &base);
     std::fs::read(&image.path).expect("the image can be read")
@@ -230,7 +234,8 @@ fn play_all(scenarios: &[Scenario]) {
 }
 
 fn scenario(name: &'static str, image: Vec<u8>, plan: fn(&Image) -> checkmap::Result<Plan>) -> Scenario {
-    Scenario { name, image, plan, may_lose: false }
+    let backing = open_bytes(&image).backing_file().map(<[u8]>::to_vec);
+    Scenario { name, image, plan, may_lose: false, backing }
 }
 
 #[test]
@@ -381,7 +386,8 @@ fn a_cut_while_a_failed_change_is_undone_leaves_the_old_bitmaps() {
         ("an unknown autoclear bit", unknown_autoclear, create),
         ("crossing", move_extension(recorded_chain("cluster_size=4k"), 488), |image| delete(image, "3")),
     ] {
-        let scenario = Scenario { name, image, plan, may_lose: name == "crossing" };
+        let mut scenario = scenario(name, image, plan);
+        scenario.may_lose = name == "crossing";
         let whole = Arc::new(Recorder::new(scenario.image.clone()));
         let mut opened = open(whole.clone());
         let old = bitmaps_of(&opened);
