@@ -12,7 +12,7 @@ impl Chain {
     /// Plans the deletion of a checkpoint.
     ///
     /// Interval: the bitmap before it absorbs its own, and goes on recording where its own did; the first checkpoint's
-    /// bitmap is dropped. Only those two bitmaps have to be consistent, and frozen unless they are the last. Cumulative:
+    /// bitmap is dropped, and so is the first one's after a gap, which stays visible. Only those two bitmaps have to be consistent, and frozen unless they are the last. Cumulative:
     /// its bitmap is removed.
     ///
     /// An inconsistent bitmap needs `force_inconsistent`: then, in an interval chain, the checkpoint's bitmap goes *and
@@ -36,19 +36,16 @@ impl Chain {
             let gone: Vec<&Checkpoint> = self.checkpoints.iter().filter(|checkpoint| checkpoint.inconsistent).collect();
             return self.remove_cumulative(&gone);
         }
-        match self.checkpoints.iter().rposition(|checkpoint| checkpoint.inconsistent) {
-            Some(newest) => self.cut(newest),
-            None => Ok(Plan::default()),
-        }
+        let spoiled = (0..self.checkpoints.len()).filter(|at| self.checkpoints.get(*at).is_some_and(|c| c.inconsistent));
+        self.cut(spoiled.collect())
     }
 
     fn delete_interval(&self, at: usize, force: bool) -> Result<Plan> {
-        let before = at.checked_sub(1).and_then(|before| self.checkpoints.get(before));
-        let after = self.checkpoints.get(at + 1);
+        let (before, after) = self.neighbours(at);
         let Some(own) = self.checkpoints.get(at) else { return Ok(Plan::default()) };
         if let Some(spoiled) = [Some(own), before].into_iter().flatten().find(|part| part.inconsistent) {
             if force {
-                return self.cut(at);
+                return self.cut(vec![at]);
             }
             return Err(plan::inconsistent(&spoiled.bitmap).advise(
                 WayOut::default()
@@ -61,6 +58,9 @@ impl Chain {
             return Err(not_frozen(odd));
         }
 
+        if own.unusable {
+            return Err(plan::unusable(&own.bitmap));
+        }
         let mut plan = Plan::default();
         if let Some(before) = before {
             plan.actions.push(Action::Merge { sources: vec![own.bitmap.clone()], target: before.bitmap.clone() });
@@ -82,25 +82,68 @@ impl Chain {
             }
         }
         plan.actions.push(Action::Remove { name: own.bitmap.clone() });
-        plan.actions.extend(after.map(|after| rehang(after, before.map(|before| &before.name))));
+        let follows = before.map(|before| &before.name).or_else(|| self.missing_before(at));
+        plan.actions.extend(after.map(|after| rehang(after, follows)));
+        plan.takes_part = vec![own.name.clone()];
         let left: Vec<Name> = self.names().filter(|name| **name != own.name).cloned().collect();
         self.finish(plan, Model::Interval, &left)
     }
 
-    /// Cuts the chain off after the checkpoint at `last`: it and all older ones go, the next becomes the root.
-    fn cut(&self, last: usize) -> Result<Plan> {
-        let gone: Vec<&Checkpoint> = self.checkpoints.iter().take(last + 1).collect();
-        let actions = gone.iter().map(|checkpoint| Action::Remove { name: checkpoint.bitmap.clone() });
-        let mut plan = Plan::of(actions.collect());
-        let root = self.checkpoints.get(last + 1);
-        plan.actions.extend(root.map(|root| rehang(root, None)));
-        let names: Vec<&Name> = gone.iter().map(|checkpoint| &checkpoint.name).collect();
-        let mut lost = format!("every diff since {} is lost", name::list(&names));
-        if let Some(root) = root {
-            lost.push_str(&format!(": an incremental backup can begin at {} or later only", root.name));
+    /// Takes out the checkpoints at these places and whatever is older than any of them. What then comes first becomes
+    /// the root.
+    fn cut(&self, spoiled: Vec<usize>) -> Result<Plan> {
+        if spoiled.is_empty() {
+            return Ok(Plan::default());
         }
-        plan.warn(lost);
-        let left: Vec<Name> = self.names().skip(last + 1).cloned().collect();
+        let mut gone = vec![false; self.checkpoints.len()];
+        for at in spoiled {
+            gone.iter_mut().take(at + 1).zip(self.older_than(at)).for_each(|(gone, older)| *gone |= older);
+            gone.iter_mut().skip(at).take(1).for_each(|gone| *gone = true);
+        }
+        self.remove_all_but_rehang(&gone)
+    }
+
+    /// For each place up to this one, whether what stands there is known to be older than the checkpoint at this place.
+    pub(super) fn older_than(&self, at: usize) -> Vec<bool> {
+        let own = self.stretch_of(at);
+        let is_older = |place: usize| match (own, self.stretch_of(place)) {
+            (Some(own), Some(other)) => own == other || own.placed || other.placed,
+            _ => true,
+        };
+        (0..at).map(is_older).collect()
+    }
+
+    /// Removes the checkpoints that are `gone`. A checkpoint that follows none of those that stay becomes the root, or
+    /// keeps its gap where others can be older.
+    pub(super) fn remove_all_but_rehang(&self, gone: &[bool]) -> Result<Plan> {
+        let is_gone = |at: usize| gone.get(at).copied().unwrap_or_default();
+        let mut plan = Plan::default();
+        let removed: Vec<&Checkpoint> =
+            self.checkpoints.iter().enumerate().filter(|(at, _)| is_gone(*at)).map(|(_, one)| one).collect();
+        plan.actions.extend(removed.iter().map(|one| Action::Remove { name: one.bitmap.clone() }));
+        let mut left = Vec::new();
+        for stretch in &self.stretches {
+            let first = stretch.places.clone().find(|at| !is_gone(*at));
+            let Some((at, first)) = first.and_then(|at| Some((at, self.checkpoints.get(at)?))) else { continue };
+            let is_oldest = left.is_empty() && stretch.placed;
+            let follows = if is_oldest { None } else { stretch.missing.as_ref() };
+            if (at > stretch.places.start || is_oldest) && first.bitmap != Name::chained(follows, &first.name) {
+                plan.actions.push(rehang(first, follows));
+            }
+            left.extend(self.checkpoints.iter().take(stretch.places.end).skip(at).map(|one| one.name.clone()));
+        }
+        if !removed.is_empty() {
+            let names: Vec<&Name> = removed.iter().map(|one| &one.name).collect();
+            let mut lost = format!("every diff since {} is lost", name::list(&names));
+            match left.as_slice() {
+                [] => {}
+                [root, ..] if self.stretches.iter().all(|stretch| stretch.placed) => {
+                    lost.push_str(&format!(": an incremental backup can begin at {root} or later only"));
+                }
+                some => lost.push_str(&format!(": an incremental backup can begin at {} only", name::list(some))),
+            }
+            plan.warn(lost);
+        }
         self.finish(plan, Model::Interval, &left)
     }
 
@@ -115,14 +158,23 @@ impl Chain {
     }
 
     fn remove_cumulative(&self, gone: &[&Checkpoint]) -> Result<Plan> {
+        if let Some(unusable) = gone.iter().find(|checkpoint| checkpoint.unusable) {
+            return Err(plan::unusable(&unusable.bitmap));
+        }
         let actions = gone.iter().map(|checkpoint| Action::Remove { name: checkpoint.bitmap.clone() });
         let mut plan = Plan::of(actions.collect());
         if !gone.is_empty() {
             plan.warn("if libvirt made this checkpoint, libvirt still lists it: delete its metadata there too");
         }
+        plan.takes_part = gone.iter().map(|checkpoint| checkpoint.name.clone()).collect();
         let gone: BTreeSet<&Name> = gone.iter().map(|checkpoint| &checkpoint.name).collect();
         let left: Vec<Name> = self.names().filter(|name| !gone.contains(name)).cloned().collect();
         self.finish(plan, Model::Cumulative, &left)
+    }
+
+    /// The checkpoint without a bitmap that the one at this place follows.
+    pub(super) fn missing_before(&self, at: usize) -> Option<&Name> {
+        self.stretch_of(at).filter(|stretch| stretch.places.start == at).and_then(|stretch| stretch.missing.as_ref())
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &Name> {
