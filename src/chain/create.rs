@@ -144,14 +144,11 @@ pub(super) fn not_recording(checkpoint: &Checkpoint) -> Error {
 
 /// The error for two stretches that both go on until now: nobody can say which one a checkpoint would follow.
 fn several_record(one: &Checkpoint, two: &Checkpoint) -> Error {
-    Error::new(
-        ErrorKind::BrokenChain,
-        format!("a gap lies between {} and {}, and both record", one.bitmap, two.bitmap),
-    )
-    .advise(
-        WayOut::from("drop what does not belong, with ")
-            .control(one.bitmap.drop_it())
-            .words(" or ")
-            .control(two.bitmap.drop_it()),
-    )
+    Error::new(ErrorKind::BrokenChain, format!("a gap lies between {} and {}, and both record", one.bitmap, two.bitmap))
+        .advise(
+            WayOut::from("drop what does not belong, with ")
+                .control(one.bitmap.drop_it())
+                .words(" or ")
+                .control(two.bitmap.drop_it()),
+        )
 }

@@ -7,6 +7,7 @@ use super::plan::{self, Action, Plan};
 use super::{Chain, Checkpoint, Model, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 impl Chain {
     /// Plans the deletion of a checkpoint.
@@ -36,8 +37,12 @@ impl Chain {
             let gone: Vec<&Checkpoint> = self.checkpoints.iter().filter(|checkpoint| checkpoint.inconsistent).collect();
             return self.remove_cumulative(&gone);
         }
-        let spoiled = (0..self.checkpoints.len()).filter(|at| self.checkpoints.get(*at).is_some_and(|c| c.inconsistent));
-        self.cut(spoiled.collect())
+        let spoiled: Vec<usize> =
+            (0..).zip(&self.checkpoints).filter(|(_, own)| own.inconsistent).map(|(at, _)| at).collect();
+        match spoiled.as_slice() {
+            [] => Ok(Plan::default()),
+            spoiled => self.cut(spoiled),
+        }
     }
 
     fn delete_interval(&self, at: usize, force: bool) -> Result<Plan> {
@@ -45,7 +50,7 @@ impl Chain {
         let Some(own) = self.checkpoints.get(at) else { return Ok(Plan::default()) };
         if let Some(spoiled) = [Some(own), before].into_iter().flatten().find(|part| part.inconsistent) {
             if force {
-                return self.cut(vec![at]);
+                return self.cut(&[at]);
             }
             return Err(plan::inconsistent(&spoiled.bitmap).advise(
                 WayOut::default()
@@ -89,28 +94,35 @@ impl Chain {
         self.finish(plan, Model::Interval, &left)
     }
 
-    /// Takes out the checkpoints at these places and whatever is older than any of them. What then comes first becomes
-    /// the root.
-    fn cut(&self, spoiled: Vec<usize>) -> Result<Plan> {
-        if spoiled.is_empty() {
-            return Ok(Plan::default());
-        }
+    /// Takes out the checkpoints at these places, in ascending order, and whatever is older than any of them. What then
+    /// comes first becomes the root.
+    fn cut(&self, spoiled: &[usize]) -> Result<Plan> {
         let mut gone = vec![false; self.checkpoints.len()];
-        for at in spoiled {
-            gone.iter_mut().take(at + 1).zip(self.older_than(at)).for_each(|(gone, older)| *gone |= older);
-            gone.iter_mut().skip(at).take(1).for_each(|gone| *gone = true);
+        let mut mark =
+            |places: Range<usize>| gone.iter_mut().take(places.end).skip(places.start).for_each(|gone| *gone = true);
+        for stretch in &self.stretches {
+            let newest =
+                spoiled.get(..spoiled.partition_point(|at| *at < stretch.places.end)).and_then(<[usize]>::last);
+            if let Some(newest) = newest.filter(|at| stretch.places.contains(at)) {
+                self.older_than(*newest).into_iter().for_each(&mut mark);
+                mark(*newest..newest + 1);
+            }
+        }
+        if let Some((_, unusable)) = gone.iter().zip(&self.checkpoints).find(|(gone, own)| **gone && own.unusable) {
+            return Err(plan::unusable(&unusable.bitmap));
         }
         self.remove_all_but_rehang(&gone)
     }
 
-    /// For each place up to this one, whether what stands there is known to be older than the checkpoint at this place.
-    pub(super) fn older_than(&self, at: usize) -> Vec<bool> {
-        let own = self.stretch_of(at);
-        let is_older = |place: usize| match (own, self.stretch_of(place)) {
-            (Some(own), Some(other)) => own == other || own.placed || other.placed,
-            _ => true,
-        };
-        (0..at).map(is_older).collect()
+    /// The places of the checkpoints that are known to be older than the one at this place.
+    pub(super) fn older_than(&self, at: usize) -> [Range<usize>; 2] {
+        match self.stretch_of(at).filter(|own| !own.placed) {
+            None => [0..at, 0..0],
+            Some(own) => {
+                let root = self.stretches.first().filter(|root| root.placed);
+                [root.map_or(0..0, |root| root.places.clone()), own.places.start..at]
+            }
+        }
     }
 
     /// Removes the checkpoints that are `gone`. A checkpoint that follows none of those that stay becomes the root, or

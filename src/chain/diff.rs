@@ -114,7 +114,7 @@ impl Chain {
     /// mention; in the cumulative model that one alone.
     fn not_older_than(&self, at: usize) -> Vec<Name> {
         let older = self.older_than(at);
-        let is_older = |place: usize| older.get(place).copied().unwrap_or_default();
+        let is_older = |place: usize| older.iter().any(|older| older.contains(&place));
         if self.stretches.is_empty() {
             return self.names().skip(at).take(1).cloned().collect();
         }

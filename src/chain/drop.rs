@@ -14,9 +14,8 @@ impl Chain {
     pub fn plan_drop_before(&self, checkpoint: &[u8]) -> Result<Plan> {
         self.check_known()?;
         if self.model == Model::Cumulative {
-            return Err(Error::new(ErrorKind::Model, "cumulative checkpoints have no place in a chain").advise(
-                WayOut::from("drop them one by one with ").control(Control::DropBitmap),
-            ));
+            return Err(Error::new(ErrorKind::Model, "cumulative checkpoints have no place in a chain")
+                .advise(WayOut::from("drop them one by one with ").control(Control::DropBitmap)));
         }
         let at = self.position(checkpoint)?;
         if self.stretch_of(at).is_some_and(|own| !own.placed) {

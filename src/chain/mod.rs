@@ -53,8 +53,8 @@ pub use model::{BitmapState, Checkpoint, Interval, Model, Until};
 pub use name::{MAX_BITMAP_NAME, MAX_CHECKPOINT_NAME, Name, check_checkpoint_name};
 pub use plan::{Action, Plan};
 
-use stretch::Stretch;
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use stretch::Stretch;
 
 /// The checkpoints of one image, read from the names and flags of its bitmaps.
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ impl Chain {
 
     /// The stretch in which the checkpoint at this place stands; `None` for cumulative checkpoints.
     fn stretch_of(&self, at: usize) -> Option<&Stretch> {
-        self.stretches.iter().find(|stretch| stretch.places.contains(&at))
+        self.stretches.get(self.stretches.partition_point(|stretch| stretch.places.end <= at))
     }
 
     fn part(&self, stretch: &Stretch) -> &[Checkpoint] {

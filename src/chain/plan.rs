@@ -246,9 +246,8 @@ fn insert(bitmaps: &mut BTreeMap<Name, BitmapState>, bitmap: BitmapState) -> Res
 
 /// The error for a bitmap whose name is wanted for another one.
 pub(super) fn exists(name: &Name) -> Error {
-    Error::new(ErrorKind::Exists, format!("a bitmap named {name} exists already"))
-        .advise(
-            WayOut::from("choose another name, or, if that bitmap belongs to nobody, drop it with ")
-                .control(name.drop_it()),
-        )
+    Error::new(ErrorKind::Exists, format!("a bitmap named {name} exists already")).advise(
+        WayOut::from("choose another name, or, if that bitmap belongs to nobody, drop it with ")
+            .control(name.drop_it()),
+    )
 }

@@ -18,8 +18,7 @@ impl Chain {
         self.refuse_name_of_bitmap(&to)?;
         let Some(own) = self.checkpoints.get(at) else { return Ok(Plan::default()) };
         let follows = own.parent.as_ref().or_else(|| self.missing_before(at));
-        let mut plan =
-            Plan::of(vec![Action::Rename { from: own.bitmap.clone(), to: Name::chained(follows, &to) }]);
+        let mut plan = Plan::of(vec![Action::Rename { from: own.bitmap.clone(), to: Name::chained(follows, &to) }]);
         plan.takes_part = vec![own.name.clone()];
         if let (_, Some(child)) = self.neighbours(at) {
             let name = Name::chained(Some(&to), &child.name);
