@@ -139,6 +139,8 @@ pub enum Control {
     List,
     /// Dropping whatever is older than this checkpoint.
     DropBefore(Vec<u8>),
+    /// Dropping also the bitmaps that belong to no checkpoint.
+    ForeignToo,
     /// Removing the bitmap that is stored by this name, whatever its state.
     DropBitmapNamed(Vec<u8>),
 }
@@ -161,6 +163,7 @@ impl fmt::Display for Control {
             Control::DropBefore(checkpoint) => {
                 return write!(f, "Image::plan_drop_before of '{}'", checkpoint.escape_ascii());
             }
+            Control::ForeignToo => "foreign_too",
             Control::DropBitmapNamed(bitmap) => {
                 return write!(f, "Image::plan_drop_bitmap of '{}'", bitmap.escape_ascii());
             }

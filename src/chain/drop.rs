@@ -7,6 +7,7 @@ use super::plan::{Plan, carry_out};
 use super::read::refuse_duplicates;
 use super::{Action, BitmapState, Chain, Model, Name, Until};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use std::collections::BTreeSet;
 
 impl Chain {
     /// Plans that the interval checkpoint `checkpoint` becomes the root: the bitmaps of all older checkpoints go, also
@@ -37,6 +38,19 @@ impl Chain {
         };
         Error::new(ErrorKind::BrokenChain, message).advise(way_out.control(Control::DropBitmap))
     }
+}
+
+/// The bitmaps that are no checkpoints of a chain of checkmap's: foreign ones, helpers of libvirt, and all of an unknown
+/// model. Where the names form no chain, the plain ones that nothing follows.
+pub fn foreign_in(bitmaps: &[BitmapState]) -> Vec<Name> {
+    let linked: BTreeSet<Name> =
+        bitmaps.iter().filter(|state| state.name.has_arrow()).flat_map(|state| state.name.mentions()).collect();
+    let chain = Chain::read(bitmaps, None);
+    let is_own = |name: &Name| match &chain {
+        Ok(chain) => chain.checkpoints().iter().any(|checkpoint| checkpoint.bitmap == *name),
+        Err(_) => name.has_arrow() || linked.contains(name),
+    };
+    bitmaps.iter().map(|state| &state.name).filter(|name| !is_own(name)).cloned().collect()
 }
 
 /// Plans the removal of one bitmap by its own name, whatever it means: of a checkpoint, foreign, inconsistent or of a

@@ -47,9 +47,10 @@ mod stretch;
 
 pub use create::CreateOptions;
 pub use diff::Span;
-pub use drop::plan_drop_bitmap;
+pub use drop::{foreign_in, plan_drop_bitmap};
 pub use merge::plan_merge;
 pub use model::{BitmapState, Checkpoint, Interval, Model, Until};
+pub(crate) use name::list;
 pub use name::{MAX_BITMAP_NAME, MAX_CHECKPOINT_NAME, Name, check_checkpoint_name};
 pub use plan::{Action, Plan};
 

@@ -178,7 +178,7 @@ pub fn check_checkpoint_name(name: &[u8]) -> Result<Name> {
 }
 
 /// Names for a message: ten at most, then how many more.
-pub(super) fn list<N: Borrow<Name>>(names: &[N]) -> String {
+pub(crate) fn list<N: Borrow<Name>>(names: &[N]) -> String {
     let shown: Vec<String> = names.iter().take(10).map(|name| name.borrow().to_string()).collect();
     match names.len().checked_sub(shown.len()) {
         None | Some(0) => shown.join(", "),

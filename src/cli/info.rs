@@ -10,7 +10,7 @@ use crate::words::{amount, hex, lines, one_line, spelled, state, table, text};
 use checkmap::chain::{BitmapState, Chain, Checkpoint, Interval, Model, Name, Until};
 use checkmap::image::Summary;
 use checkmap::progress::{Observer, Step};
-use checkmap::{Error, ErrorKind, Image};
+use checkmap::{Control, Error, ErrorKind, Image, WayOut};
 use serde::Serialize;
 use std::io::Write;
 
@@ -157,6 +157,17 @@ pub(crate) fn warn_of_trouble(image: &Image, session: &Session) {
     }
 }
 
+/// What a gap in the chain means, and how to close it.
+fn gap_before(first: &Checkpoint) -> Error {
+    let message = format!("a bitmap is missing before checkpoint {}, and no diff can cross this gap", first.name);
+    let way_out = match first.ordered {
+        true => Control::DropBefore(first.name.as_bytes().to_vec()),
+        false => Control::DropBitmap,
+    };
+    Error::new(ErrorKind::BrokenChain, message)
+        .advise(WayOut::from("what lies before it can be dropped with ").control(way_out))
+}
+
 impl Findings {
     fn model(&self) -> Model {
         self.chain.as_ref().map_or_else(|_| Chain::model_of(&self.states), Chain::model)
@@ -268,8 +279,17 @@ impl Findings {
     /// Says what is wrong, and the way out.
     fn warn(&self, session: &Session) {
         warn_of_trouble(&self.image, session);
-        if let Err(why) = self.chain.clone().and_then(|chain| chain.check_known()) {
-            session.warn(&spelled(&why));
+        match &self.chain {
+            Err(why) => session.warn(&spelled(why)),
+            Ok(chain) => {
+                if let Err(why) = chain.check_known() {
+                    session.warn(&spelled(&why));
+                }
+                // What follows the last gap is what backups go on with.
+                if let Some(first) = chain.checkpoints().iter().rfind(|checkpoint| checkpoint.gap) {
+                    session.warn(&spelled(&gap_before(first)));
+                }
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Brings formats, chain and bitmaps together; must never know the bytes of a format, nor how it is called.
 
 mod checkpoints;
+mod drop;
 mod layers;
 mod report;
 
@@ -16,6 +17,7 @@ use crate::geometry::{Granularity, clip_end};
 use crate::progress::Observer;
 use crate::storage::{FileStorage, Storage};
 pub use checkpoints::{Diff, DiffRequest, Layers};
+pub use drop::Loss;
 pub use report::{CheckReport, Summary};
 use std::fs::{File, OpenOptions as FileOptions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};

@@ -119,6 +119,16 @@ impl Qcow2 {
         self.threads = threads;
     }
 
+    /// Whether there is a bitmap directory, readable or not.
+    pub(crate) fn has_directory(&self) -> bool {
+        self.header.has_bitmaps_extension()
+    }
+
+    /// How many internal snapshots the image has.
+    pub(crate) fn snapshots(&self) -> u32 {
+        self.header.snapshots
+    }
+
     /// Why no bitmap of this image can be used: its version, a stale autoclear bit, a damaged directory.
     pub(crate) fn trouble(&self) -> Option<&Error> {
         self.trouble.as_ref()
