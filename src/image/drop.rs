@@ -54,14 +54,14 @@ impl Image {
             _ if !bitmaps.is_empty() => warnings.push(format!("the bitmaps {} are lost", chain::list(&bitmaps))),
             _ => {}
         }
-        if self.trouble().is_some_and(|trouble| trouble.kind() == ErrorKind::Damaged) {
+        if self.has_damaged_directory() {
             warnings.push("the bitmap directory is damaged: what else it held cannot be told".into());
         }
         let has_directory = self.format.has_directory();
         if has_directory {
             warnings.push("tracking ends, and the next backup must be full".into());
         }
-        Loss { has_directory, foreign: chain::foreign_in(&states), bitmaps, warnings }
+        Loss { has_directory, foreign: self.foreign(), bitmaps, warnings }
     }
 
     /// Drops the whole bitmap directory in one atomic step, damaged or not: also where it keeps QEMU from opening the
@@ -87,8 +87,21 @@ impl Image {
         self.format.rehearse_drop_all(observer).map_err(|error| self.name_it(error))
     }
 
+    fn has_damaged_directory(&self) -> bool {
+        self.trouble().is_some_and(|trouble| trouble.kind() == ErrorKind::Damaged)
+    }
+
+    /// The bitmaps that belong to no checkpoint. A single one before the damage can be the root of all that follows, and
+    /// serves nobody as it is.
+    fn foreign(&self) -> Vec<Name> {
+        match self.bitmaps().as_slice() {
+            [_] if self.has_damaged_directory() => Vec::new(),
+            states => chain::foreign_in(states),
+        }
+    }
+
     fn check_drop_all(&self, foreign_too: bool) -> Result<()> {
-        let foreign = chain::foreign_in(&self.bitmaps());
+        let foreign = self.foreign();
         if foreign.is_empty() || foreign_too {
             return Ok(());
         }
