@@ -62,7 +62,8 @@ impl Image {
     /// of an arrow in one. What the bitmaps of the layer mean to one another does not matter.
     pub(super) fn known_below(&self, checkpoints: &[Name]) -> Result<Option<Known>> {
         let checkpoints: HashSet<&Name> = checkpoints.iter().collect();
-        let mut seen = Vec::new();
+        let top = std::fs::metadata(&self.path);
+        let mut seen: Vec<Identity> = top.iter().map(|top| (top.dev(), top.ino(), 0)).collect();
         let mut above = self.path.clone();
         let mut next = self.format.backing().map(|(name, format)| (shown(name), Below::of(name, format)));
         while let Some((name, below)) = next {

@@ -3,6 +3,7 @@
 mod change;
 mod drop;
 mod gaps;
+mod layers;
 mod maps;
 mod models;
 mod pages;
