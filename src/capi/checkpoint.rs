@@ -34,11 +34,13 @@ pub(super) unsafe fn change(
         let mut open = unsafe { exclusive(image) }?;
         open.begin_change();
         let plan = plan(open.fresh()?, &options)?;
-        open.warn(&plan.warnings);
+        open.warn(&plan.risks);
         if options.has(CHECKMAP_OPT_DRY_RUN) {
             open.image.rehearse(&plan, &mut options)?;
+            open.warn(&plan.warnings);
         } else {
             let warnings = open.image.commit(&plan, &mut options)?;
+            open.warn(&plan.warnings);
             open.warn(&warnings);
         }
         Ok(0)

@@ -72,8 +72,10 @@ impl fmt::Display for Action {
 pub struct Plan {
     /// The actions, in order.
     pub actions: Vec<Action>,
-    /// What the caller should tell its user, one sentence each.
+    /// What is so once the plan is carried out, and the caller should tell its user then, one sentence each.
     pub warnings: Vec<String>,
+    /// What the caller should tell its user before it carries the plan out, one sentence each.
+    pub risks: Vec<String>,
     /// The checkpoints that lose their name or their place while older ones go on: a lower layer that knows one of them
     /// makes the plan unsafe, as what that layer recorded would no longer be found. For a creation, the new checkpoint.
     pub takes_part: Vec<Name>,

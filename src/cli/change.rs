@@ -47,7 +47,7 @@ fn show(session: &Session, image: &Path, plan: impl FnOnce(&Image) -> checkmap::
         }
         Ok(())
     })?;
-    warn_all(session, &plan.warnings);
+    warn_all(session, plan.risks.iter().chain(&plan.warnings));
     image.rehearse(&plan, &mut session.watch())?;
     refusal.map_or(Ok(Status::Done), |error| Err(error.into()))
 }
@@ -60,14 +60,15 @@ fn carry_out(
 ) -> Outcome {
     let mut image = session.open(image, Access::Write)?;
     let plan = plan(&image)?;
-    warn_all(session, &plan.warnings);
+    warn_all(session, &plan.risks);
     if plan.actions.is_empty() {
         session.say("nothing to do");
         return Ok(Status::Done);
     }
     session.interrupt().hold();
     let warnings = image.commit(&plan, &mut session.watch())?;
-    warn_all(session, &warnings);
+    // Not before: a commit that fails changes nothing of what these tell.
+    warn_all(session, plan.warnings.iter().chain(&warnings));
     let steps: Vec<String> = plan.actions.iter().map(ToString::to_string).collect();
     session.say(&format!("{done} ({})", steps.join("; ")));
     say_if_too_late(session);

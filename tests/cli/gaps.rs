@@ -140,6 +140,24 @@ fn create_says_that_the_root_stops_only_when_it_does() {
 }
 
 #[test]
+fn what_a_commit_would_have_changed_is_not_told_when_it_fails() {
+    needs_tools!();
+    let image = TestImage::create("", "1M");
+    checkmap!("create", image.path, "mon").ok();
+    let size = std::fs::metadata(&image.path).unwrap().len().to_string();
+    // The file cannot grow by a byte; the signal of that limit is ignored, so that the write fails.
+    let script = r#"trap "" XFSZ; exec prlimit --fsize="$0" "$@""#;
+    let program = env!("CARGO_BIN_EXE_checkmap");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", script, &size, program, "create"]).arg(&image.path).arg("tue");
+    let ran = crate::Ran::of(shell.output().unwrap());
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("stops recording"), "{}", ran.stderr);
+    assert_eq!(bitmaps(&image), ["+mon"]);
+    checkmap!("create", image.path, "tue").says("stops recording");
+}
+
+#[test]
 fn create_says_that_internal_snapshots_cannot_be_applied_any_more() {
     needs_tools!();
     let image = TestImage::create("", "1M");
