@@ -95,7 +95,7 @@ impl Name {
     }
 
     /// The call that drops the bitmap of this name, for a way out.
-    pub(super) fn drop_it(&self) -> Control {
+    pub(crate) fn drop_it(&self) -> Control {
         Control::DropBitmapNamed(self.0.clone())
     }
 
