@@ -19,8 +19,11 @@
  *   returns the same, but for the one that frees them.
  * - The library prints nothing, takes no signal, and starts threads only for a call whose options ask for them; none of
  *   them lives longer than the call.
+ * - What the library hands out by pointer may be handed back to it. What belongs to an image lives until a call that
+ *   changes the image succeeds: one that fails, or only rehearses, leaves it.
  * - After fork() without exec a child may go on with bitmaps and segments, but for those on which another thread was in a
- *   call at the fork; it must not use or close images, whose locks it shares with its parent.
+ *   call at the fork; it must not use or close images, whose locks it shares with its parent. A fork beside
+ *   the first calls of a process is no exception: what they prepare, no child waits for.
  */
 
 #ifndef CHECKMAP_H
@@ -308,8 +311,8 @@ typedef struct checkmap_problem {
 } checkmap_problem;
 
 /**
- * What an image is; begin with CHECKMAP_IMAGE_INFO_INIT. It can grow, see checkmap_opts. The texts live until the next
- * call that changes the image, or its end.
+ * What an image is; begin with CHECKMAP_IMAGE_INFO_INIT. It can grow, see checkmap_opts. The texts live until a call
+ * that changes the image succeeds, or its end, and may be passed to that call.
  */
 typedef struct checkmap_image_info {
     /** sizeof(struct checkmap_image_info) */
@@ -427,6 +430,18 @@ uint32_t checkmap_abi_version(void);
  * call that fails in this thread: copy it at once, above all where a coroutine may go on in another thread.
  */
 const char *checkmap_last_error(void);
+
+/**
+ * The message of the last error of this thread, with a mark in the place of each call and option that it names: for
+ * programs and other languages that have words of their own for them.
+ *
+ * A mark is the byte 0x1e, a name, the byte 0x1f, what checkmap_last_error() has in this place, and the byte 0x1e again.
+ * The names are OPEN_FOR_NAMES, NO_LOCK, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DELETE_INCONSISTENT, DROP_BITMAP,
+ * DROP_ALL, MODEL, UNTIL, CHECK and LIST; one may be followed by = and what to call it with, as in MODEL=interval.
+ * More can come, so take the second part for a name that is unknown. Never NULL, and as good for as long as that of
+ * checkmap_last_error().
+ */
+const char *checkmap_last_error_marked(void);
 
 /** The kind of the last error of this thread, one of CHECKMAP_ERROR_...; 0 before the first one. */
 uint32_t checkmap_last_error_kind(void);
@@ -768,8 +783,8 @@ int checkmap_image_trouble(const struct checkmap_image *image);
 int64_t checkmap_image_warnings(const struct checkmap_image *image);
 
 /**
- * A warning, in UTF-8; NULL where there is none with that index. It lives until the next call that changes the image, or
- * its end.
+ * A warning, in UTF-8; NULL where there is none with that index. It lives until a call that changes the image succeeds, or
+ * its end, and may be passed to that call.
  */
 const char *checkmap_image_warning(const struct checkmap_image *image,
                                    size_t index);
@@ -863,8 +878,8 @@ int checkmap_checkpoint_rename_with(struct checkmap_image *image,
  * only counts.
  *
  * To say how much is dirty it reads their bitmaps, once for all calls until the next change; what cannot be read is -1.
- * The names live until the next call that changes the image, or its end. Fails with -EPROTO where the names of the
- * bitmaps form no chain. An image with cumulative checkpoints gives an order only as far as the bits tell one.
+ * The names live until a call that changes the image succeeds, or its end, and may be passed to that call. Fails with
+ * -EPROTO where the names of the bitmaps form no chain. An image with cumulative checkpoints gives an order only as far as the bits tell one.
  */
 int64_t checkmap_checkpoint_list(const struct checkmap_image *image,
                                  struct checkmap_checkpoint *out,
@@ -903,7 +918,8 @@ int checkmap_diff_with(const struct checkmap_image *image,
 
 /**
  * Fills out with the bitmaps in the order of the image, max at most, and returns how many there are in all. With out
- * NULL it only counts. The names live until the next call that changes the image, or its end.
+ * NULL it only counts. The names live until a call that changes the image succeeds, or its end, and may be passed to that
+ * call.
  */
 int64_t checkmap_stored_list(const struct checkmap_image *image,
                              struct checkmap_stored *out,
@@ -1039,8 +1055,11 @@ int checkmap_segment_check(const struct checkmap_segment *segment,
                            struct checkmap_report **out);
 
 /**
- * Writes a bitmap as a segment to the file at path, which it replaces in one atomic step, durably; on error what was
- * there stays. info may be NULL.
+ * Writes a bitmap as a segment to the file at path, which it replaces in one atomic step, durably. info may be NULL.
+ *
+ * What was there keeps its mode, and its owner where the system allows that; a symbolic link is followed. A folder, a
+ * device, a pipe, a socket and a disk image are -EINVAL. On error what was there stays, but for an error of kind
+ * CHECKMAP_ERROR_COMMIT_IN_DOUBT: then the new content stands, and may be lost with the power.
  */
 int checkmap_segment_write(const struct checkmap_bitmap *bitmap,
                            const char *path,
@@ -1058,8 +1077,8 @@ int checkmap_segment_write_fd(const struct checkmap_bitmap *bitmap,
                               struct checkmap_segment_info *info);
 
 /**
- * Unites n segments into a new one in the file at path, which it replaces in one atomic step, durably; on error what
- * was there stays. info may be NULL.
+ * Unites n segments into a new one in the file at path, which it replaces as checkmap_segment_write() does. info may
+ * be NULL.
  *
  * The result has the finest granularity of them all. Each is read once, in bounded memory, however large they are. Of the
  * options it takes threads, memory_bytes and progress. Disks of different size, an n of 0, and memory that cannot

@@ -223,8 +223,8 @@ impl<W: Into<Cow<'static, str>>> From<W> for WayOut {
 /// How a front end spells a call or an option.
 pub type Spelling = fn(&Control, &mut fmt::Formatter<'_>) -> fmt::Result;
 
-/// An error in the words of one front end, see [`Error::spelled`].
-struct Spelled<'a>(&'a Error, Spelling);
+/// An error in the words of one front end, see [`Error::spelled`]; or without its ways out, see [`Error::reason`].
+struct Spelled<'a>(&'a Error, Option<Spelling>);
 
 impl fmt::Display for Spelled<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -260,6 +260,7 @@ impl Error {
             Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => ErrorKind::NoSpace,
             Some(libc::EROFS) => ErrorKind::ReadOnly,
             _ if source.kind() == std::io::ErrorKind::OutOfMemory => ErrorKind::OutOfMemory,
+            _ if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
             _ => ErrorKind::Io,
         };
         Self::new(kind, what).with_source(source)
@@ -327,7 +328,12 @@ impl Error {
 
     /// The error as `Display` prints it, its calls and options spelled by a front end for its own callers.
     pub fn spelled(&self, spelling: Spelling) -> impl fmt::Display + '_ {
-        Spelled(self, spelling)
+        Spelled(self, Some(spelling))
+    }
+
+    /// The error without its ways out, so in nobody's words: for warnings and findings, which are text.
+    pub fn reason(&self) -> impl fmt::Display + '_ {
+        Spelled(self, None)
     }
 
     /// The positive errno: the system's own where it gave one, else the kind's.
@@ -344,7 +350,7 @@ impl From<TryReserveError> for Error {
 }
 
 impl Error {
-    fn write(&self, f: &mut fmt::Formatter<'_>, spelling: Spelling) -> fmt::Result {
+    fn write(&self, f: &mut fmt::Formatter<'_>, spelling: Option<Spelling>) -> fmt::Result {
         if let Some(file) = &self.0.file {
             write!(f, "{}: ", file.display())?;
         }
@@ -358,7 +364,7 @@ impl Error {
             f.write_str(": ")?;
             write_cause(f, &**source, spelling)?;
         }
-        if let Some(way_out) = &self.0.way_out {
+        if let (Some(way_out), Some(spelling)) = (&self.0.way_out, spelling) {
             f.write_str(" (")?;
             for part in way_out.parts() {
                 match part {
@@ -375,21 +381,27 @@ impl Error {
 fn write_cause(
     f: &mut fmt::Formatter<'_>,
     cause: &(dyn std::error::Error + Send + Sync + 'static),
-    spelling: Spelling,
+    spelling: Option<Spelling>,
 ) -> fmt::Result {
     if let Some(error) = cause.downcast_ref::<Error>() {
         return error.write(f, spelling);
     }
-    let text = cause.to_string();
-    let system = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
-    // The number is for `errno`; people read the words.
-    let number = system.map(|number| format!(" (os error {number})")).unwrap_or_default();
-    f.write_str(text.strip_suffix(number.as_str()).unwrap_or(&text))
+    match cause.downcast_ref::<std::io::Error>() {
+        Some(error) => f.write_str(&in_words(error)),
+        None => write!(f, "{cause}"),
+    }
+}
+
+/// An error of the system without its number, which is for `errno`; people read the words.
+pub(crate) fn in_words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let number = error.raw_os_error().map(|number| format!(" (os error {number})")).unwrap_or_default();
+    text.strip_suffix(&number).unwrap_or(&text).to_owned()
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write(f, fmt::Display::fmt)
+        self.write(f, Some(fmt::Display::fmt))
     }
 }
 
@@ -441,6 +453,7 @@ mod tests {
             other => write!(f, "{other}"),
         });
         assert_eq!(spelled.to_string(), "cannot be read: no locks (insist with --no-lock or {} stop)");
+        assert_eq!(error.reason().to_string(), "cannot be read: no locks");
     }
 
     #[test]

@@ -2,10 +2,24 @@
 //! Owns the one door to a file or block device: positioned reads and writes, and the flush that makes them durable.
 //! Knows nothing of what the bytes mean. Tests put a double here that cuts the power.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::Arc;
+
+/// Tells one file from another, by whatever names or links they are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// The one of the file that `metadata` is of.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
 
 /// Positioned input and output on one image. A write is durable only after a [`flush`](Storage::flush) that follows it.
 pub trait Storage: Send + Sync + std::fmt::Debug {
@@ -26,6 +40,11 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
 
     /// Whether writing past the end can succeed: true for a file, false for a block device.
     fn can_grow(&self) -> bool;
+
+    /// Which file it is, where it is one.
+    fn file_id(&self) -> Option<FileId> {
+        None
+    }
 
     /// All of it, where it is in memory anyway: who only reads need not copy.
     fn in_memory(&self) -> Option<&[u8]> {
@@ -129,16 +148,18 @@ impl Storage for Part {
 pub struct FileStorage {
     file: File,
     is_device: bool,
+    id: FileId,
 }
 
 impl FileStorage {
     /// Takes over `file`, which must be a regular file or a block device.
     pub fn new(file: File) -> io::Result<Self> {
-        let kind = file.metadata()?.file_type();
+        let metadata = file.metadata()?;
+        let kind = metadata.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device"));
         }
-        Ok(Self { file, is_device: kind.is_block_device() })
+        Ok(Self { file, is_device: kind.is_block_device(), id: FileId::of(&metadata) })
     }
 
     /// The file itself, for locks.
@@ -180,5 +201,9 @@ impl Storage for FileStorage {
 
     fn can_grow(&self) -> bool {
         !self.is_device
+    }
+
+    fn file_id(&self) -> Option<FileId> {
+        Some(self.id)
     }
 }

@@ -7,6 +7,7 @@ import "C"
 
 import (
 	"errors"
+	"regexp"
 	"syscall"
 )
 
@@ -81,3 +82,34 @@ func (e *Error) Is(target error) bool {
 
 // Unwrap gives the errno, so that errors.Is(err, syscall.ENOENT) and errors.Is(err, fs.ErrNotExist) work.
 func (e *Error) Unwrap() error { return e.Errno }
+
+// What the library's ways out are called here.
+var words = map[string]string{
+	"OPEN_FOR_NAMES":      "ForceShare",
+	"NO_LOCK":             "NoLock",
+	"TOP_LAYER_ONLY":      "TopLayerOnly",
+	"FORCE_INCONSISTENT":  "ForceInconsistent",
+	"DELETE_INCONSISTENT": "Image.DeleteInconsistent",
+	"MODEL":               "Options.Model",
+	"MODEL=interval":      "Options.Model of ModelInterval",
+	"MODEL=cumulative":    "Options.Model of ModelCumulative",
+	"DROP_BITMAP":         "the verb drop of checkmap(1)",
+	"DROP_ALL":            "the verb drop of checkmap(1)",
+	"UNTIL":               "until",
+	"CHECK":               "Image.Check",
+	"LIST":                "Image.Checkpoints",
+}
+
+// A mark: its name, and what C calls it.
+var mark = regexp.MustCompile("\x1e([^\x1e\x1f]*)\x1f([^\x1e\x1f]*)\x1e")
+
+// spelled gives a message in the words of this package.
+func spelled(marked string) string {
+	return mark.ReplaceAllStringFunc(marked, func(text string) string {
+		parts := mark.FindStringSubmatch(text)
+		if word, known := words[parts[1]]; known {
+			return word
+		}
+		return parts[2]
+	})
+}

@@ -2,9 +2,10 @@
 //! Must never know a format, nor how a checkpoint comes about.
 
 use super::boundary::{Handle, Shared, array, count, exclusive, free, give, guard, handle_out, object, shared};
+use super::lent::{Files, Lent};
 use super::options::{Facts, Options, Sized32, checkmap_opts, model_number};
 use super::report::{checkmap_report, report_of};
-use crate::chain::{BitmapState, Checkpoint, MAX_BITMAP_NAME, Model, Name};
+use crate::chain::{MAX_BITMAP_NAME, Model};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Access, Image, OpenOptions};
 use std::ffi::{CString, OsStr, c_char, c_int};
@@ -12,8 +13,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{mem, ptr};
 
 /// Open for everything that changes nothing.
@@ -48,22 +49,14 @@ const PATH_MAX: usize = 4096;
 pub(super) struct OpenImage {
     pub(super) image: Image,
     is_unlocked: bool,
-    /// Of the opening and of the last change.
-    warnings: Vec<CString>,
-    listed: Mutex<Listed>,
-}
-
-/// What was handed out by pointer, kept until the next change.
-#[derive(Debug, Default)]
-pub(super) struct Listed {
-    pub(super) checkpoints: Option<Arc<Vec<(Checkpoint, i64)>>>,
-    pub(super) bitmaps: Option<Arc<Vec<BitmapState>>>,
+    lent: Mutex<Lent>,
 }
 
 impl OpenImage {
     fn new(image: Image, is_unlocked: bool) -> Self {
-        let warnings = image.warnings().iter().map(|warning| text(warning)).collect();
-        Self { image, is_unlocked, warnings, listed: Mutex::default() }
+        let mut lent = Lent::default();
+        lent.warn(image.warnings());
+        Self { image, is_unlocked, lent: Mutex::new(lent) }
     }
 
     /// The image, unless it is known to have changed under a handle without locks.
@@ -74,19 +67,9 @@ impl OpenImage {
         Ok(&self.image)
     }
 
-    /// Lets `look` at what was handed out, or hand out more.
-    pub(super) fn listed<R>(&self, look: impl FnOnce(&mut Listed) -> R) -> R {
-        look(&mut self.listed.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Notes that a change begins: what was handed out is no longer good.
-    pub(super) fn begin_change(&mut self) {
-        self.warnings.clear();
-        *self.listed.get_mut().unwrap_or_else(PoisonError::into_inner) = Listed::default();
-    }
-
-    pub(super) fn warn(&mut self, warnings: &[String]) {
-        self.warnings.extend(warnings.iter().map(|warning| text(warning)));
+    /// What was handed out by pointer.
+    pub(super) fn lent(&self) -> MutexGuard<'_, Lent> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,12 +78,12 @@ pub(super) fn text(text: &str) -> CString {
     CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default()
 }
 
-/// A name of a checkpoint or a bitmap that the caller gave.
+/// A copy of a name of a checkpoint or a bitmap that the caller gave: it may be one that the call itself lets go of.
 ///
 /// # Safety
 ///
 /// As every call: `name` is NULL or has `len` bytes.
-pub(super) unsafe fn name<'a>(name: *const c_char, len: usize) -> Result<&'a [u8]> {
+pub(super) unsafe fn name(name: *const c_char, len: usize) -> Result<Vec<u8>> {
     if len > MAX_BITMAP_NAME {
         let message = format!("a name of {len} bytes is too long: no bitmap has one above {MAX_BITMAP_NAME}");
         return Err(Error::new(ErrorKind::NameTooLong, message));
@@ -109,15 +92,15 @@ pub(super) unsafe fn name<'a>(name: *const c_char, len: usize) -> Result<&'a [u8
         return Err(Error::new(ErrorKind::InvalidName, "a name cannot be empty"));
     }
     // SAFETY: the caller's promise is the same.
-    unsafe { array(name.cast(), len, "the name") }
+    Ok(unsafe { array(name.cast(), len, "the name") }?.to_vec())
 }
 
-/// A path that the caller gave.
+/// A copy of a path that the caller gave.
 ///
 /// # Safety
 ///
 /// As every call: `path` is NULL or has `len` bytes.
-pub(super) unsafe fn path<'a>(path: *const c_char, len: usize) -> Result<&'a Path> {
+pub(super) unsafe fn path(path: *const c_char, len: usize) -> Result<PathBuf> {
     let refused = |message: &str| Err(Error::new(ErrorKind::InvalidArgument, message));
     if len >= PATH_MAX {
         let message = format!("a path of {len} bytes is too long");
@@ -131,7 +114,7 @@ pub(super) unsafe fn path<'a>(path: *const c_char, len: usize) -> Result<&'a Pat
     if bytes.contains(&0) {
         return refused("the path holds a NUL byte");
     }
-    Ok(Path::new(OsStr::from_bytes(bytes)))
+    Ok(PathBuf::from(OsStr::from_bytes(bytes)))
 }
 
 /// A duplicate of a descriptor that stays the caller's, and the path that it goes by in messages.
@@ -181,7 +164,7 @@ pub unsafe extern "C" fn checkmap_image_open(
         let options = open_options(flags)?;
         // SAFETY: the caller's promise for `path`; the name of the function is only shadowed here.
         let path = unsafe { self::path(path, path_len) }?;
-        out.put(give(OpenImage::new(Image::open(path, &options)?, options.no_lock)));
+        out.put(give(OpenImage::new(Image::open(&path, &options)?, options.no_lock)));
         Ok(0)
     })
 }
@@ -245,8 +228,8 @@ pub const CHECKMAP_IMAGE_HELD_BY_WRITER: u32 = 2;
 /// No bitmap of this image can be used; `checkmap_image_trouble()` says why.
 pub const CHECKMAP_IMAGE_TROUBLE: u32 = 4;
 
-/// What an image is; begin with `CHECKMAP_IMAGE_INFO_INIT`. It can grow, see `checkmap_opts`. The texts live until the next
-/// call that changes the image, or its end.
+/// What an image is; begin with `CHECKMAP_IMAGE_INFO_INIT`. It can grow, see `checkmap_opts`. The texts live until a call
+/// that changes the image succeeds, or its end, and may be passed to that call.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct checkmap_image_info {
@@ -291,9 +274,13 @@ pub unsafe extern "C" fn checkmap_image_get_info(
         // SAFETY: the caller's promise for `image`.
         let open = unsafe { shared(image) }?;
         let image = open.fresh()?;
-        let bytes = |name: Option<&[u8]>| name.map_or((ptr::null(), 0), |name| (name.as_ptr().cast(), name.len()));
-        let (backing_file, backing_file_len) = bytes(image.backing_file());
-        let (data_file, data_file_len) = bytes(image.data_file());
+        let owned = |name: Option<&[u8]>| name.map(<[u8]>::to_vec);
+        let look = || Files { backing: owned(image.backing_file()), data: owned(image.data_file()) };
+        let files = open.lent().files(look)?;
+        let bytes =
+            |name: &Option<Vec<u8>>| name.as_ref().map_or((ptr::null(), 0), |name| (name.as_ptr().cast(), name.len()));
+        let (backing_file, backing_file_len) = bytes(&files.backing);
+        let (data_file, data_file_len) = bytes(&files.data);
         let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
         facts.put(&checkmap_image_info {
             size: 0,
@@ -337,22 +324,21 @@ pub unsafe extern "C" fn checkmap_image_warnings(image: *const checkmap_image) -
     guard(|| {
         // SAFETY: the caller's promise for `image`.
         let open = unsafe { shared(image) }?;
-        Ok(count(open.warnings.len()))
+        Ok(count(open.lent().warnings().len()))
     })
 }
 
-/// A warning, in UTF-8; NULL where there is none with that index. It lives until the next call that changes the image, or
-/// its end.
+/// A warning, in UTF-8; NULL where there is none with that index. It lives until a call that changes the image succeeds, or
+/// its end, and may be passed to that call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_warning(image: *const checkmap_image, index: usize) -> *const c_char {
     guard(|| {
         // SAFETY: the caller's promise for `image`.
         let open = unsafe { shared(image) }?;
-        let warning = open
-            .warnings
-            .get(index)
-            .ok_or_else(|| Error::new(ErrorKind::OutOfRange, format!("there are {} warnings", open.warnings.len())))?;
-        Ok(warning.as_ptr())
+        let lent = open.lent();
+        let many = lent.warnings().len();
+        let none = || Error::new(ErrorKind::OutOfRange, format!("there are {many} warnings"));
+        Ok(lent.warnings().get(index).ok_or_else(none)?.as_ptr())
     })
 }
 
@@ -376,9 +362,4 @@ pub unsafe extern "C" fn checkmap_image_check(
         out.put(give(report_of(open.fresh()?.check(&mut options)?)));
         Ok(0)
     })
-}
-
-/// The name as the library keeps it.
-pub(super) fn named(bytes: &[u8]) -> Name {
-    Name::new(bytes)
 }

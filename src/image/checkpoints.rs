@@ -168,7 +168,7 @@ impl Image {
 
     pub(super) fn finish(&self, plan: Result<Plan>) -> Result<Plan> {
         let mut plan = plan.map_err(|error| self.name_it(error))?;
-        if self.format.commit_crosses_sectors() && !plan.actions.is_empty() {
+        if self.format.commit_may_lose_all(&plan.actions) {
             plan.risks.push(
                 "the place of the bitmap directory crosses two sectors of this image's header: a power cut in the \
                  moment of the commit would lose the bitmaps, and the next backup would have to be full"

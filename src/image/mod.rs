@@ -4,6 +4,7 @@
 
 mod checkpoints;
 mod drop;
+mod files;
 mod layers;
 mod report;
 
@@ -18,6 +19,7 @@ use crate::progress::Observer;
 use crate::storage::{FileStorage, Storage};
 pub use checkpoints::{Diff, DiffRequest, Layers};
 pub use drop::Loss;
+pub use files::ImageFile;
 pub use report::{CheckReport, Summary};
 use std::fs::{File, OpenOptions as FileOptions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -105,7 +107,7 @@ impl Image {
             (Access::Names, _) | (_, true) => None,
             (Access::Read, false) => match locks::acquire(&file, Role::Reader) {
                 Err(error) if error.kind() == ErrorKind::NoLocks => {
-                    warnings.push(format!("{}: {error}", path.display()));
+                    warnings.push(format!("{}: {}", path.display(), error.reason()));
                     None
                 }
                 locked => Some(locked?),

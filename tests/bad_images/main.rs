@@ -5,7 +5,9 @@ mod bases;
 mod bitmaps;
 mod clusters;
 mod header;
+mod normalised;
 mod refcounts;
+mod short;
 #[path = "../support/mod.rs"]
 mod support;
 mod survivors;

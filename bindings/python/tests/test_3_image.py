@@ -17,6 +17,7 @@ from checkmap import (
     InUseError,
     InvalidArgumentError,
     InvalidNameError,
+    ModelError,
     NameTooLongError,
     NotFoundError,
     OrderError,
@@ -416,3 +417,43 @@ def test_a_cumulative_checkpoint(image_copy):
         image.create("all", cumulative=True)
         subprocess.run(["qemu-img", "info", "-U", "plain.qcow2"], check=True, stdout=subprocess.DEVNULL)
         assert names(image) == ["all"]
+
+
+def test_ways_out_are_in_the_words_of_python(image_copy):
+    def said(call, *arguments, **options):
+        with pytest.raises(CheckmapError) as caught:
+            call(*arguments, **options)
+        text = str(caught.value)
+        for foreign in ["CHECKMAP_", "checkmap_", " --", "::", "\x1e", "\x1f", "os error"]:
+            assert foreign not in text
+        return text
+
+    image_copy("chain.qcow2")
+    with Image(image_copy("overlay.qcow2"), writable=True) as image:
+        assert "top_layer_only=True" in said(image.diff, "a")
+        assert "force_share=True" in said(Image, "overlay.qcow2")
+        assert "leave out cumulative=..." in said(image.create, "b", cumulative=True)
+        image.delete("a", top_layer_only=True, cumulative=False)
+    with Image(image_copy("inconsistent.qcow2")) as image:
+        assert "Image.delete_inconsistent()" in said(image.create, "d")
+        assert "force_inconsistent=True" in said(image.delete, "c")
+    with Image(image_copy("plain.qcow2")) as image:
+        image.create("x", cumulative=True)
+        image.create("y", cumulative=True)
+        assert "until" in said(image.diff, "x", "y")
+        assert said(image.diff, "z", cumulative=True).count("z") > 0
+
+
+def test_what_an_image_does_not_tell_can_be_said(image_copy):
+    image_copy("plain.qcow2")
+    for name in ["x", "y"]:
+        subprocess.run(["qemu-img", "bitmap", "--add", "plain.qcow2", name], check=True)
+    subprocess.run(["qemu-img", "bitmap", "--disable", "plain.qcow2", "x"], check=True)
+    with Image("plain.qcow2") as image:
+        assert image.info().model == "unknown"
+        with pytest.raises(ModelError) as caught:
+            image.diff("y")
+        assert "say which with cumulative=..." in str(caught.value)
+        assert image.diff("y", cumulative=True).count() == 0
+        image.rename("y", "z", cumulative=True)
+        image.delete("z", cumulative=True)

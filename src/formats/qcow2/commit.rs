@@ -2,16 +2,18 @@
 //! Owns the order in which a change reaches the disk, so that after a power cut at any moment the image holds the old
 //! bitmaps or the new ones, whole. Must never decide what the change is.
 //!
-//! 1. Data, tables, directory and new refcount blocks go to free clusters; flush. Then the refcounts in place and the
-//!    refcount table's entries; flush. Nothing refers to the new clusters yet: a cut leaks them.
-//! 2. The header cluster changes by single 512-byte sectors, each followed by a flush. One sector decides.
+//! 1. Data, tables, directory and new refcount blocks go to free clusters, and their refcounts are set in place; flush.
+//!    Then the refcount table's entries, where there are new ones; flush. Nothing refers to the new clusters yet: a cut
+//!    leaks them.
+//! 2. The header cluster changes by single 512-byte sectors, each followed by a flush, in the stages of `stages`. One
+//!    sector decides.
 //! 3. Only then are the old clusters released; a cut leaks what was not.
 //!
 //! Assumed of the disk: a write of one aligned 512-byte sector is atomic, and a flush keeps what came before it.
 
 use super::directory::{self, Entry};
 use super::draft::{Cluster, Content, Draft, Drafted};
-use super::header::{AUTOCLEAR_AT, AUTOCLEAR_BITMAPS, DirectoryRef, Header, REFCOUNT_TABLE_AT};
+use super::header::{AUTOCLEAR_AT, DirectoryRef, Header, REFCOUNT_TABLE_AT};
 use super::space::Space;
 use super::table::{FEW, Payload, Shape};
 use crate::bitmap::Bitmap;
@@ -61,7 +63,10 @@ pub(crate) fn write(
     let released = space.release(&old_clusters).and_then(|()| store_in_place(storage, &space, &mut undo));
     Ok(released
         .err()
-        .map(|error| format!("done, but room could not be released: {error}; `qemu-img check -r leaks` releases it"))
+        .map(|error| {
+            let why = error.reason();
+            format!("done, but room could not be released: {why}; `qemu-img check -r leaks` releases it")
+        })
         .into_iter()
         .collect())
 }
@@ -90,8 +95,12 @@ impl Storage for Rehearsal<'_> {
         self.0.read_at(buffer, offset)
     }
 
-    fn write_at(&self, _: &[u8], _: u64) -> std::io::Result<()> {
-        Ok(())
+    fn write_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        // What ends inside a cluster at the end of a device reads as zeros there, and cannot be written.
+        match self.0.can_grow() || offset.saturating_add(bytes.len() as u64) <= self.0.len_bytes()? {
+            true => Ok(()),
+            false => Err(std::io::ErrorKind::StorageFull.into()),
+        }
     }
 
     fn flush(&self) -> std::io::Result<()> {
@@ -413,10 +422,10 @@ fn store_refcounts(
         bytes.resize((u64::from(clusters) << header.cluster_bits).try_into().unwrap_or(usize::MAX), 0);
         write_at(storage, &bytes, offset)?;
     }
-    flush(storage)?;
-    // A block must be durable, and counted, before the table points to it.
     undo.begin_stage();
     store_in_place(storage, space, undo)?;
+    // One flush for all of it, since nothing in the image refers to any of it yet. A block must be durable, and counted,
+    // before the table points to it.
     flush(storage)?;
     undo.begin_stage();
     let mut old_clusters = Vec::new();
@@ -506,46 +515,32 @@ fn write_changed_sectors(
     Ok(())
 }
 
-/// Changes the header cluster stage by stage.
+/// Changes the header cluster stage by stage. Where one fails, those before it are taken back, the last first.
 pub(crate) fn commit(storage: &dyn Storage, header: &mut Header, stages: Vec<Vec<u8>>) -> Result<()> {
+    let (several, crossing) = (stages.len() > 1, header.directory_crosses_sectors());
+    let mut states = vec![header.raw.clone()];
     for next in stages {
-        write_stage(storage, header, &next)?;
-        header.raw = next;
+        let now = states.last().map_or(&[][..], Vec::as_slice);
+        let written = write_stage(storage, now, &next);
+        states.push(next);
+        let Err(error) = written else { continue };
+        // A single stage is there or not, and either is whole.
+        let undone = if several { take_back(storage, &states) } else { Ok(()) };
+        return Err(if undone.is_err() && crossing { error.advise(lost()) } else { error });
     }
+    header.raw = states.pop().unwrap_or_default();
     Ok(())
 }
 
-/// Writes the sectors in which `next` differs, in the order in which every state between them is the old or the new.
-fn write_stage(storage: &dyn Storage, header: &Header, next: &[u8]) -> Result<()> {
-    let sectors = changed_sectors(&header.raw, next);
-    let had = header.has_bitmaps_extension();
-    let has = next.get(AUTOCLEAR_AT + 7).is_some_and(|byte| u64::from(*byte) & AUTOCLEAR_BITMAPS != 0);
-    match (sectors.as_slice(), had, has) {
-        // What follows the type comes first, then the type, the autoclear bit in the first sector last.
-        (_, false, _) => sectors.iter().rev().try_for_each(|sector| write_sector(storage, next, *sector)),
-        (_, true, false) => sectors.iter().try_for_each(|sector| write_sector(storage, next, *sector)),
-        ([_], true, true) => sectors.iter().try_for_each(|sector| write_sector(storage, next, *sector)),
-        // The 24 bytes cross sectors: without the autoclear bit nobody reads them until both halves are there.
-        (_, true, true) => {
-            let mut hidden = header.raw.clone();
-            let autoclear = header.autoclear_kept() & !AUTOCLEAR_BITMAPS;
-            put_header(&mut hidden, AUTOCLEAR_AT, &autoclear.to_be_bytes())?;
-            let others = || sectors.iter().filter(|sector| **sector != 0);
-            let written = write_sector(storage, &hidden, 0)
-                .and_then(|()| others().try_for_each(|sector| write_sector(storage, next, *sector)))
-                .and_then(|()| write_sector(storage, next, 0));
-            let put_back = || {
-                // Hidden again first: the new first sector may have reached the disk.
-                write_sector(storage, &hidden, 0)?;
-                others().try_for_each(|sector| write_sector(storage, &header.raw, *sector))?;
-                write_sector(storage, &header.raw, 0)
-            };
-            match written {
-                Err(error) if put_back().is_err() => Err(error.advise(lost())),
-                written => written,
-            }
-        }
-    }
+fn take_back(storage: &dyn Storage, states: &[Vec<u8>]) -> Result<()> {
+    let (before, after) = (states.iter(), states.iter().skip(1));
+    let steps: Vec<_> = before.zip(after).collect();
+    steps.into_iter().rev().try_for_each(|(before, after)| write_stage(storage, after, before))
+}
+
+/// Writes the one sector in which `next` differs.
+fn write_stage(storage: &dyn Storage, now: &[u8], next: &[u8]) -> Result<()> {
+    changed_sectors(now, next).into_iter().try_for_each(|sector| write_sector(storage, next, sector))
 }
 
 /// The way out where both the new and the old place of the directory may be half written.
@@ -556,7 +551,7 @@ fn lost() -> WayOut {
 }
 
 /// The sectors in which two header clusters differ, ascending.
-pub(crate) fn changed_sectors(old: &[u8], new: &[u8]) -> Vec<usize> {
+fn changed_sectors(old: &[u8], new: &[u8]) -> Vec<usize> {
     let differs = |(_, (old, new)): &(usize, (&[u8], &[u8]))| old != new;
     old.chunks(SECTOR).zip(new.chunks(SECTOR)).enumerate().filter(differs).map(|(number, _)| number).collect()
 }
@@ -576,9 +571,13 @@ fn put_header(raw: &mut [u8], at: usize, field: &[u8]) -> Result<()> {
 }
 
 fn write_at(storage: &dyn Storage, bytes: &[u8], offset: u64) -> Result<()> {
-    storage
-        .write_at(bytes, offset)
-        .map_err(|error| Error::io(format!("cannot write {} bytes at offset {offset:#x}", bytes.len()), error))
+    storage.write_at(bytes, offset).map_err(|error| {
+        let error = Error::io(format!("cannot write {} bytes at offset {offset:#x}", bytes.len()), error);
+        match error.kind() {
+            ErrorKind::NoSpace if !storage.can_grow() => error.advise("enlarge the device"),
+            _ => error,
+        }
+    })
 }
 
 fn flush(storage: &dyn Storage) -> Result<()> {

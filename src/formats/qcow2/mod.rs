@@ -11,6 +11,7 @@ mod header;
 mod occupied;
 mod refcounts;
 mod space;
+mod stages;
 mod table;
 mod walk;
 
@@ -92,7 +93,8 @@ impl Qcow2 {
                 )
             });
         }
-        if self.header.has_bitmaps_extension() && self.header.autoclear & AUTOCLEAR_BITMAPS == 0 {
+        let malformed = self.header.directory.as_ref().is_err_and(|fault| fault.is_malformed());
+        if self.header.has_bitmaps_extension() && self.header.autoclear & AUTOCLEAR_BITMAPS == 0 && !malformed {
             self.trouble = Some(
                 Error::new(
                     ErrorKind::Stale,
@@ -239,10 +241,7 @@ impl Qcow2 {
             .at("qcow2 header", 72)
             .advise("repair it with `qemu-img check -r all`"));
         }
-        match &self.trouble {
-            Some(trouble) => Err(trouble.clone()),
-            None => Ok(()),
-        }
+        self.check_usable()
     }
 
     /// Refuses where no bitmap of this image can be trusted.
@@ -250,11 +249,13 @@ impl Qcow2 {
         self.trouble.as_ref().map_or(Ok(()), |trouble| Err(trouble.clone()))
     }
 
-    /// Whether the directory's place crosses two sectors of the header, so that a power cut while it changes may lose
-    /// the bitmaps.
-    pub(crate) fn commit_crosses_sectors(&self) -> bool {
-        let data = self.header.bitmaps_record_at() + 8;
-        self.header.has_bitmaps_extension() && data / 512 != (data + 23) / 512
+    /// Whether a power cut while `actions` are committed may lose the bitmaps: the directory's place crosses two sectors
+    /// of the header, and bitmaps stay.
+    pub(crate) fn commit_may_lose_all(&self, actions: &[Action]) -> bool {
+        let count = |wanted: fn(&Action) -> bool| actions.iter().filter(|action| wanted(action)).count();
+        let added = count(|action| matches!(action, Action::Add { .. }));
+        let removed = count(|action| matches!(action, Action::Remove { .. }));
+        self.header.directory_crosses_sectors() && !actions.is_empty() && self.entries.len() + added > removed
     }
 
     /// Carries out `actions` in one atomic step; the strings are warnings.
@@ -278,7 +279,7 @@ impl Qcow2 {
             }
             // What was written counts, not that it cannot be read again; but nothing more can be done with this handle.
             Err(error) => {
-                let warning = format!("done, but the image could not be read again: {error}");
+                let warning = format!("done, but the image could not be read again: {}", error.reason());
                 self.entries.clear();
                 self.places = OnceLock::new();
                 self.trouble = Some(error.with_kind(ErrorKind::Changed).advise("open the image again"));

@@ -161,7 +161,9 @@ impl Claims<'_> {
 impl Visitor for Claims<'_> {
     fn occupies(&mut self, role: Role, offset: u64, len_bytes: u64) -> Result<()> {
         let cluster_bytes = 1_u64 << self.cluster_bits;
-        let end = offset.checked_add(len_bytes).filter(|_| offset < self.file_end);
+        // Less than a cluster may be missing at the end of the file: zeros stand for it.
+        let reach = self.file_end.saturating_add(cluster_bytes - 1);
+        let end = offset.checked_add(len_bytes).filter(|end| offset < self.file_end || *end <= reach);
         let wrong = match end {
             // Who reads it names it better.
             None if role.is_bitmap() => return Ok(()),
@@ -169,7 +171,7 @@ impl Visitor for Claims<'_> {
             Some(_) if !offset.is_multiple_of(cluster_bytes) => "is not at the start of a cluster",
             Some(end) => {
                 // What reaches past the end of the file is cut off; its reader finds that, where it matters.
-                let end = end.min(self.file_end.next_multiple_of(cluster_bytes)).div_ceil(cluster_bytes);
+                let end = end.min(reach).div_ceil(cluster_bytes);
                 let first = offset >> self.cluster_bits;
                 if first < end {
                     self.claims.push(Claim { first, end, role });

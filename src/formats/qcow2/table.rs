@@ -6,7 +6,7 @@ use super::directory::{Entry, payload_bytes, table_entries};
 use super::header::Header;
 use crate::bitmap::Bitmap;
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::{be_u64s, file_len, read_exact};
+use crate::formats::bytes::{be_u64s, file_len, read_exact, read_padded};
 use crate::geometry::{Granularity, check_disk};
 use crate::pool::map_ordered;
 use crate::storage::Storage;
@@ -138,14 +138,20 @@ fn read_range(storage: &dyn Storage, header: &Header, entry: &Entry, first: u64,
     let (base, cluster_bytes) = (entry.table_offset, header.cluster_bytes());
     let whole = u64::from(entry.table_entries) * 8;
     let file_end = file_len(storage)?;
-    if base.checked_add(whole).is_none_or(|table_end| table_end > file_end) {
+    // The last cluster of the file need not be filled. A table of which the file has nothing may be one that was lost.
+    let reach = file_end.next_multiple_of(cluster_bytes);
+    if base >= file_end || base.checked_add(whole).is_none_or(|table_end| table_end > reach) {
         let message =
             format!("{whole} bytes are needed, but the file ends at {file_end:#x}; it is cut short or damaged");
         return Err(Error::new(ErrorKind::Damaged, message)
             .at(structure, base)
             .advise("restore the file, or remove this bitmap and make the next backup a full one"));
     }
-    let bytes = read_exact(storage, &structure, base + first * 8, (end - first) * 8)?;
+    let (start, len) = (base + first * 8, (end - first) * 8);
+    let bytes = match start < file_end {
+        true => read_padded(storage, &structure, start, len, cluster_bytes)?,
+        false => vec![0; usize::try_from(len.min(cluster_bytes)).unwrap_or(usize::MAX)],
+    };
     let shape = Shape::of(header, entry.granularity);
     let mut table = Vec::with_capacity(bytes.len() / 8);
     for (number, raw) in (first..).zip(be_u64s(&bytes)) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Dict, Optional, Type
 
 from ._native import ffi, lib
@@ -207,10 +208,36 @@ _KINDS: Dict[int, Type[CheckmapError]] = {
 }
 
 
+# What the library's ways out are called here.
+_WORDS = {
+    "OPEN_FOR_NAMES": "Image(..., force_share=True)",
+    "NO_LOCK": "Image(..., no_lock=True)",
+    "TOP_LAYER_ONLY": "top_layer_only=True",
+    "FORCE_INCONSISTENT": "force_inconsistent=True",
+    "DELETE_INCONSISTENT": "Image.delete_inconsistent()",
+    "MODEL": "cumulative=...",
+    "MODEL=interval": "cumulative=False",
+    "MODEL=cumulative": "cumulative=True",
+    "DROP_BITMAP": "the verb drop of checkmap(1)",
+    "DROP_ALL": "the verb drop of checkmap(1)",
+    "UNTIL": "until",
+    "CHECK": "Image.check()",
+    "LIST": "Image.checkpoints()",
+}
+
+# A mark: its name, and what C calls it.
+_MARK = re.compile("\x1e([^\x1e\x1f]*)\x1f([^\x1e\x1f]*)\x1e")
+
+
+def _spelled(marked: str) -> str:
+    """A message in the words of this package."""
+    return _MARK.sub(lambda mark: _WORDS.get(mark[1], mark[2]), marked)
+
+
 def last_error(status: Optional[int] = None) -> CheckmapError:
     """The last error of this thread, as an exception that nobody raised yet."""
     kind = lib.checkmap_last_error_kind()
-    message = ffi.string(lib.checkmap_last_error()).decode("utf-8", "replace")
+    message = _spelled(ffi.string(lib.checkmap_last_error_marked()).decode("utf-8", "replace"))
     number = -status if status is not None else lib.checkmap_last_error_errno()
     error = _KINDS.get(kind, CheckmapError)(number, message)
     name = lib.checkmap_error_name(kind)

@@ -215,12 +215,12 @@ class Image(Handle):
         granularity: Optional[int] = None,
         *,
         dry_run: bool = False,
-        cumulative: bool = False,
+        cumulative: Optional[bool] = None,
         progress: Optional[Progress] = None,
     ) -> None:
         """Creates a checkpoint of now, in one atomic step; None is the granularity of the newest, else the default.
 
-        cumulative: the model of an image that has no checkpoints yet, or whose own is unknown.
+        cumulative: the model of an image that has no checkpoints yet, or whose own is unknown; by default intervals.
         """
         options = Options(progress, flags=flags_of(dry_run=dry_run), model=_model(cumulative))
         self._named(lib.checkmap_checkpoint_create_with, options, name, more=(granularity or 0,))
@@ -232,21 +232,29 @@ class Image(Handle):
         dry_run: bool = False,
         top_layer_only: bool = False,
         force_inconsistent: bool = False,
+        cumulative: Optional[bool] = None,
         progress: Optional[Progress] = None,
     ) -> None:
         """Deletes a checkpoint, in one atomic step: the interval before it absorbs the one after it.
 
         top_layer_only: do not look at the layers below. force_inconsistent: also where what it holds cannot be trusted,
-        giving up what older checkpoints know with it.
+        giving up what older checkpoints know with it. cumulative: what to take the checkpoints for where the image does
+        not tell.
         """
-        options = Options(progress, flags=flags_of(top_layer_only, force_inconsistent, dry_run))
+        flags = flags_of(top_layer_only, force_inconsistent, dry_run)
+        options = Options(progress, flags=flags, model=_model(cumulative))
         self._named(lib.checkmap_checkpoint_delete_with, options, name)
 
     def delete_inconsistent(
-        self, *, dry_run: bool = False, top_layer_only: bool = False, progress: Optional[Progress] = None
+        self,
+        *,
+        dry_run: bool = False,
+        top_layer_only: bool = False,
+        cumulative: Optional[bool] = None,
+        progress: Optional[Progress] = None,
     ) -> None:
         """Deletes every inconsistent checkpoint, and all that depend on them; the next backup is full."""
-        options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run))
+        options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run), model=_model(cumulative))
         self._named(lib.checkmap_checkpoint_delete_inconsistent, options)
 
     def rename(
@@ -256,10 +264,11 @@ class Image(Handle):
         *,
         dry_run: bool = False,
         top_layer_only: bool = False,
+        cumulative: Optional[bool] = None,
         progress: Optional[Progress] = None,
     ) -> None:
         """Renames a checkpoint, in one atomic step."""
-        options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run))
+        options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run), model=_model(cumulative))
         self._named(lib.checkmap_checkpoint_rename_with, options, name, to)
 
     def diff(
@@ -270,6 +279,7 @@ class Image(Handle):
         offset: int = 0,
         length: Optional[int] = None,
         top_layer_only: bool = False,
+        cumulative: Optional[bool] = None,
         progress: Optional[Progress] = None,
     ) -> Bitmap:
         """The blocks that changed since a checkpoint, until another one, or until now; never short.
@@ -278,7 +288,7 @@ class Image(Handle):
         """
         first = name_bytes(since)
         last = b"" if until is None else name_bytes(until)
-        options = Options(progress, flags=flags_of(top_layer_only))
+        options = Options(progress, flags=flags_of(top_layer_only), model=_model(cumulative))
         out = ffi.new("checkmap_bitmap **")
         options.checked(
             self._read(
@@ -397,6 +407,7 @@ class Image(Handle):
         )
 
 
-def _model(cumulative: bool) -> int:
-    model: int = lib.CHECKMAP_MODEL_CUMULATIVE if cumulative else lib.CHECKMAP_MODEL_NONE
+def _model(cumulative: Optional[bool]) -> int:
+    models = {None: lib.CHECKMAP_MODEL_NONE, True: lib.CHECKMAP_MODEL_CUMULATIVE, False: lib.CHECKMAP_MODEL_INTERVAL}
+    model: int = models[None if cumulative is None else bool(cumulative)]
     return model
