@@ -183,7 +183,7 @@ fn spell(control: &Control, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 /// Marked, for those who spell it in words of their own.
 fn mark(control: &Control, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let (name, with, in_c) = words(control);
-    let with: String = with.into_iter().flat_map(|with| ['='].into_iter().chain(with.chars())).collect();
+    let with = with.map(|with| format!("={with}")).unwrap_or_default();
     // What is in a name of the user's must not end the mark.
     let [with, in_c] = [with.as_str(), &in_c].map(|text| text.replace(char::is_control, "\u{fffd}"));
     let in_mark = |is_in| LAST.with(|last| last.in_mark.set(is_in));
