@@ -2,7 +2,7 @@
 
 include libcheckmap/build.mk
 
-.PHONY: test test-matrix test-soak test-neon fuzz bench check-instructions bless-instructions bench-peers \
+.PHONY: test test-matrix test-soak test-neon test-qemu-7.2 fuzz bench check-instructions bless-instructions bench-peers \
 	bench-peers-quick bench-delete bench-segments bench-python example man completions
 
 test:
@@ -20,6 +20,10 @@ test-soak:
 # Kernels and bitmaps on aarch64 under qemu-user, with NEON and with the portable kernels.
 test-neon:
 	scripts/test-neon
+
+# Open images, and a hypervisor's order of docs/embedding.md, with the tools of QEMU 7.2.
+test-qemu-7.2:
+	scripts/test-qemu-7.2
 
 # Coverage-guided fuzzing, FUZZ_SECONDS for each target; needs cargo-fuzz and a nightly compiler, or RUSTC_BOOTSTRAP=1.
 # cargo-fuzz has no `--locked`, so the lock file is held against the manifest before.

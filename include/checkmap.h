@@ -104,7 +104,7 @@
 /** A name above the limit. (ENAMETOOLONG) */
 #define CHECKMAP_ERROR_NAME_TOO_LONG 7
 
-/** No checkpoint or bitmap has this name. (ENOENT) */
+/** No checkpoint or bitmap has this name. (ENOENT, as CHECKMAP_ERROR_IO for a missing file: only the kind tells.) */
 #define CHECKMAP_ERROR_NOT_FOUND 8
 
 /** A checkpoint or bitmap of this name is there already. (EEXIST) */
@@ -119,7 +119,7 @@
 /** The bytes break a rule of their format. (EBADMSG) */
 #define CHECKMAP_ERROR_DAMAGED 12
 
-/** Another process has the image open in a way that excludes this one. (EBUSY) */
+/** Another process, or another handle of this one, has the image open in a way that excludes this one. (EBUSY) */
 #define CHECKMAP_ERROR_IN_USE 13
 
 /** The file system cannot lock, so nothing protects the image from a running QEMU. (ENOLCK) */
@@ -204,9 +204,9 @@
 #define CHECKMAP_OPEN_RDWR 1
 
 /**
- * Take no locks: the caller makes sure that nothing else changes the image, or holds QEMU's locks itself. A hypervisor
- * that opens its own image needs this, since the locks conflict within one process as well. Each call then reads the
- * header again, and returns -ESTALE if somebody else changed it.
+ * Take no locks, for file systems that have none: the caller makes sure that nothing else changes the image. A writer
+ * whose locks can be seen is -EBUSY all the same. Each call reads header and bitmap directory before and after, and
+ * returns -ESTALE if they changed under it. No way to an image that a running QEMU has open: docs/embedding.md has one.
  */
 #define CHECKMAP_OPEN_NO_LOCK 2
 
@@ -741,8 +741,9 @@ int64_t checkmap_report_problems(const struct checkmap_report *report,
  * Opens the image file or block device at path, whose format is told by its content.
  *
  * flags are CHECKMAP_OPEN_.... The path has path_len bytes and needs no NUL behind them. Fails with -EBUSY where
- * another process has the image in use, -ENOLCK where the file system cannot lock (for writing; reading warns),
- * -EROFS, -ENOTSUP for an unknown format, -EBADMSG for a damaged one, or what the system says. An image whose
+ * another process, or another handle of this one, has the image in use, -ENOLCK where the file system cannot lock (for writing; reading warns),
+ * -EROFS, -ENOTSUP for an unknown format, -EBADMSG for a damaged one, or what the system says: for a missing file
+ * -ENOENT, with kind CHECKMAP_ERROR_IO. An image whose
  * bitmaps cannot be used still opens, see checkmap_image_trouble(). The caller owns *out, which is NULL on error.
  */
 int checkmap_image_open(const char *path,
@@ -753,13 +754,24 @@ int checkmap_image_open(const char *path,
 /**
  * Opens the image behind an open descriptor, which stays the caller's and may be closed at once.
  *
- * As checkmap_image_open(), for a descriptor that can be read, and written for CHECKMAP_OPEN_RDWR, else -EROFS. The
- * locks belong to the open file, which the caller's descriptor shares: a caller that holds QEMU's locks by the same
- * descriptor must use CHECKMAP_OPEN_NO_LOCK, else closing the image would release them.
+ * As checkmap_image_open(), for a descriptor that can be read, and written for CHECKMAP_OPEN_RDWR, else -EROFS. It
+ * is opened anew through /proc/self/fd, so the handle has locks of its own, which exclude those of every other handle,
+ * and of the caller's descriptor too; where that cannot be done it is -ENOLCK. A descriptor with O_APPEND or
+ * O_PATH, or one only for writing, is -EINVAL; O_DIRECT does not matter.
  */
 int checkmap_image_open_fd(int fd,
                            uint32_t flags,
                            struct checkmap_image **out);
+
+/**
+ * Makes an image that was opened with CHECKMAP_OPEN_RDONLY one that can be changed as well; nothing happens to one that
+ * can be already.
+ *
+ * The handle's locks keep every writer out the whole time, so a diff made before is still true afterwards. Fails with
+ * -EBUSY where another reader has the image, -EROFS (also where the descriptor was for reading only), -ENOLCK, and
+ * -EINVAL after CHECKMAP_OPEN_FORCE_SHARE; then the handle is what it was.
+ */
+int checkmap_image_upgrade(struct checkmap_image *image);
 
 /** Closes an image, a poisoned one too, and releases its locks. NULL is fine. */
 void checkmap_image_close(struct checkmap_image *image);
@@ -889,7 +901,8 @@ int64_t checkmap_checkpoint_list(const struct checkmap_image *image,
  * Makes a bitmap of the blocks that changed since a checkpoint, until another one or, with until NULL, until now.
  *
  * Never short: a bitmap of the span that is inconsistent is -EUCLEAN, one that cannot be read -EBADMSG, a gap in the
- * recording or a layer below that takes part -EPROTO, an until that is older -EPROTO, an unknown name -ENOENT. A
+ * recording or a layer below that takes part -EPROTO, an until that is older -EPROTO, an unknown name -ENOENT with
+ * kind CHECKMAP_ERROR_NOT_FOUND: a missing file has the same errno, and kind CHECKMAP_ERROR_IO. A
  * diff until now is that of the image as it is stored: a running QEMU holds newer writes. The caller owns *out, which
  * is NULL on error.
  */

@@ -6,6 +6,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Tells one file from another, by whatever names or links they are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,11 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// Which file it is, where it is one.
     fn file_id(&self) -> Option<FileId> {
         None
+    }
+
+    /// When it was last written, where somebody keeps that: a second look then sees whether anybody wrote in between.
+    fn last_written(&self) -> io::Result<Option<SystemTime>> {
+        Ok(None)
     }
 
     /// All of it, where it is in memory anyway: who only reads need not copy.
@@ -146,14 +152,15 @@ impl Storage for Part {
 /// A file or a block device, opened by the caller.
 #[derive(Debug)]
 pub struct FileStorage {
-    file: File,
+    file: Arc<File>,
     is_device: bool,
     id: FileId,
 }
 
 impl FileStorage {
-    /// Takes over `file`, which must be a regular file or a block device.
-    pub fn new(file: File) -> io::Result<Self> {
+    /// Takes over `file`, or shares it; it must be a regular file or a block device.
+    pub fn new(file: impl Into<Arc<File>>) -> io::Result<Self> {
+        let file = file.into();
         let metadata = file.metadata()?;
         let kind = metadata.file_type();
         if !kind.is_file() && !kind.is_block_device() {
@@ -196,7 +203,7 @@ impl Storage for FileStorage {
 
     /// A device's metadata gives no size, so its end is sought; every other call names its own position.
     fn len_bytes(&self) -> io::Result<u64> {
-        if self.is_device { (&self.file).seek(SeekFrom::End(0)) } else { Ok(self.file.metadata()?.len()) }
+        if self.is_device { (&*self.file).seek(SeekFrom::End(0)) } else { Ok(self.file.metadata()?.len()) }
     }
 
     fn can_grow(&self) -> bool {
@@ -205,5 +212,10 @@ impl Storage for FileStorage {
 
     fn file_id(&self) -> Option<FileId> {
         Some(self.id)
+    }
+
+    /// The times of a device are those of its node, which writes leave alone.
+    fn last_written(&self) -> io::Result<Option<SystemTime>> {
+        if self.is_device { Ok(None) } else { self.file.metadata()?.modified().map(Some) }
     }
 }

@@ -16,19 +16,19 @@ type Kind uint32
 
 // The kinds of errors, each with the errno it has where the system gave none.
 const (
-	ErrIO              Kind = C.CHECKMAP_ERROR_IO               // The operating system refused; EIO, or its own errno.
+	ErrIO              Kind = C.CHECKMAP_ERROR_IO               // The system refused; EIO, or its own errno: ENOENT for a missing file.
 	ErrNoSpace         Kind = C.CHECKMAP_ERROR_NO_SPACE         // The disk is full; ENOSPC.
 	ErrInvalidArgument Kind = C.CHECKMAP_ERROR_INVALID_ARGUMENT // An argument that cannot be, a closed value; EINVAL.
 	ErrOutOfRange      Kind = C.CHECKMAP_ERROR_OUT_OF_RANGE     // A range past the last granule of the disk; ERANGE.
 	ErrSizeMismatch    Kind = C.CHECKMAP_ERROR_SIZE_MISMATCH    // Disks of different size; EINVAL.
 	ErrInvalidName     Kind = C.CHECKMAP_ERROR_INVALID_NAME     // A name that is empty or cannot be; EINVAL.
 	ErrNameTooLong     Kind = C.CHECKMAP_ERROR_NAME_TOO_LONG    // A name above the limit; ENAMETOOLONG.
-	ErrNotFound        Kind = C.CHECKMAP_ERROR_NOT_FOUND        // No checkpoint or bitmap has this name; ENOENT.
+	ErrNotFound        Kind = C.CHECKMAP_ERROR_NOT_FOUND        // No checkpoint or bitmap has this name; ENOENT, as a missing file.
 	ErrExists          Kind = C.CHECKMAP_ERROR_EXISTS           // One of this name is there already; EEXIST.
 	ErrUnknownFormat   Kind = C.CHECKMAP_ERROR_UNKNOWN_FORMAT   // No format that checkmap knows; ENOTSUP.
 	ErrUnsupported     Kind = C.CHECKMAP_ERROR_UNSUPPORTED      // An unknown version or feature of a format; ENOTSUP.
 	ErrDamaged         Kind = C.CHECKMAP_ERROR_DAMAGED          // The bytes break a rule of their format; EBADMSG.
-	ErrInUse           Kind = C.CHECKMAP_ERROR_IN_USE           // Another process excludes this one; EBUSY.
+	ErrInUse           Kind = C.CHECKMAP_ERROR_IN_USE           // Another process, or handle, excludes this one; EBUSY.
 	ErrNoLocks         Kind = C.CHECKMAP_ERROR_NO_LOCKS         // The file system cannot lock; ENOLCK.
 	ErrReadOnly        Kind = C.CHECKMAP_ERROR_READ_ONLY        // The image or the value is read-only; EROFS.
 	ErrUnclean         Kind = C.CHECKMAP_ERROR_UNCLEAN          // The image is marked dirty or corrupt; EUCLEAN.
@@ -80,7 +80,8 @@ func (e *Error) Is(target error) bool {
 	return ok && kind == e.Kind || e.cause != nil && errors.Is(e.cause, target)
 }
 
-// Unwrap gives the errno, so that errors.Is(err, syscall.ENOENT) and errors.Is(err, fs.ErrNotExist) work.
+// Unwrap gives the errno, so that errors.Is(err, syscall.ENOENT) and errors.Is(err, fs.ErrNotExist) work. Both are true
+// of a missing file and of a missing checkpoint: ask for ErrNotFound first, which is true of the checkpoint only.
 func (e *Error) Unwrap() error { return e.Errno }
 
 // What the library's ways out are called here.

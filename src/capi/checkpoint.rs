@@ -11,9 +11,10 @@ use super::values::{
     CHECKMAP_CHECKPOINT_UNUSABLE, checkmap_checkpoint,
 };
 use crate::chain::{Checkpoint, Plan};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use crate::image::{DiffRequest, Image};
+use crate::image::{DiffRequest, Image, Summary};
+use crate::progress::Unobserved;
 use std::ffi::{c_char, c_int};
 use std::ptr;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ pub(super) unsafe fn change(
         // SAFETY: the caller's promise for `image`.
         let mut open = unsafe { exclusive(image) }?;
         open.lent().begin_change();
-        let plan = plan(open.fresh()?, &options)?;
+        let plan = plan(&open.image, &options).map_err(Error::nothing_changed)?;
         open.lent().warn(&plan.risks);
         if options.has(CHECKMAP_OPT_DRY_RUN) {
             open.image.rehearse(&plan, &mut options)?;
@@ -196,7 +197,7 @@ pub unsafe extern "C" fn checkmap_checkpoint_list(
         // SAFETY: the caller's promise for `image`.
         let open = unsafe { shared(image) }?;
         if out.is_null() {
-            return Ok(count(open.fresh()?.chain(None)?.checkpoints().len()));
+            return Ok(count(open.image.chain(None)?.checkpoints().len()));
         }
         // SAFETY: the caller's promise for `out`, which has room for `max` checkpoints.
         let mut room = unsafe { Room::new(out, max, "the array of checkpoints") }?;
@@ -231,19 +232,19 @@ fn flags_of(checkpoint: &Checkpoint) -> u32 {
 fn list(open: &OpenImage) -> Result<Arc<Checkpoints>> {
     let image = open.fresh()?;
     open.lent().checkpoints(|| {
-        let amount = |checkpoint: &Checkpoint| {
-            let summary = image.summarize(&checkpoint.bitmap).unwrap_or_default();
-            summary.dirty_bytes.map_or(-1, signed)
-        };
         let chain = image.chain(None)?;
-        Ok(chain.checkpoints().iter().map(|checkpoint| (checkpoint.clone(), amount(checkpoint))).collect())
+        let bitmaps = chain.checkpoints().iter().map(|checkpoint| &checkpoint.bitmap);
+        let amounts = image.summarize_all(bitmaps, &mut Unobserved)?;
+        let amount = |summary: Result<Summary>| summary.unwrap_or_default().dirty_bytes.map_or(-1, signed);
+        Ok(chain.checkpoints().iter().cloned().zip(amounts.into_iter().map(amount)).collect())
     })
 }
 
 /// Makes a bitmap of the blocks that changed since a checkpoint, until another one or, with `until` NULL, until now.
 ///
 /// Never short: a bitmap of the span that is inconsistent is `-EUCLEAN`, one that cannot be read `-EBADMSG`, a gap in the
-/// recording or a layer below that takes part `-EPROTO`, an `until` that is older `-EPROTO`, an unknown name `-ENOENT`. A
+/// recording or a layer below that takes part `-EPROTO`, an `until` that is older `-EPROTO`, an unknown name `-ENOENT` with
+/// kind `CHECKMAP_ERROR_NOT_FOUND`: a missing file has the same errno, and kind `CHECKMAP_ERROR_IO`. A
 /// diff until now is that of the image as it is stored: a running QEMU holds newer writes. The caller owns `*out`, which
 /// is NULL on error.
 #[unsafe(no_mangle)]
@@ -288,7 +289,7 @@ pub unsafe extern "C" fn checkmap_diff_with(
         let until = if until.is_null() { None } else { Some(unsafe { name(until, until_len) }?) };
         let (layers, model) = (options.layers(), options.model);
         let request = DiffRequest { since: &since, until: until.as_deref(), offset, len_bytes: length, layers, model };
-        let changed = open.fresh()?.diff(&request, &mut options)?.bitmap;
+        let changed = open.image.diff(&request, &mut options)?.bitmap;
         out.put(give(within(changed, offset, length)?));
         Ok(0)
     })

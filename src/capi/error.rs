@@ -22,7 +22,7 @@ pub const CHECKMAP_ERROR_SIZE_MISMATCH: u32 = 5;
 pub const CHECKMAP_ERROR_INVALID_NAME: u32 = 6;
 /// A name above the limit. (`ENAMETOOLONG`)
 pub const CHECKMAP_ERROR_NAME_TOO_LONG: u32 = 7;
-/// No checkpoint or bitmap has this name. (`ENOENT`)
+/// No checkpoint or bitmap has this name. (`ENOENT`, as `CHECKMAP_ERROR_IO` for a missing file: only the kind tells.)
 pub const CHECKMAP_ERROR_NOT_FOUND: u32 = 8;
 /// A checkpoint or bitmap of this name is there already. (`EEXIST`)
 pub const CHECKMAP_ERROR_EXISTS: u32 = 9;
@@ -32,7 +32,7 @@ pub const CHECKMAP_ERROR_UNKNOWN_FORMAT: u32 = 10;
 pub const CHECKMAP_ERROR_UNSUPPORTED: u32 = 11;
 /// The bytes break a rule of their format. (`EBADMSG`)
 pub const CHECKMAP_ERROR_DAMAGED: u32 = 12;
-/// Another process has the image open in a way that excludes this one. (`EBUSY`)
+/// Another process, or another handle of this one, has the image open in a way that excludes this one. (`EBUSY`)
 pub const CHECKMAP_ERROR_IN_USE: u32 = 13;
 /// The file system cannot lock, so nothing protects the image from a running QEMU. (`ENOLCK`)
 pub const CHECKMAP_ERROR_NO_LOCKS: u32 = 14;

@@ -21,9 +21,9 @@ use std::{mem, ptr};
 pub const CHECKMAP_OPEN_RDONLY: u32 = 0;
 /// Open for changes as well.
 pub const CHECKMAP_OPEN_RDWR: u32 = 1;
-/// Take no locks: the caller makes sure that nothing else changes the image, or holds QEMU's locks itself. A hypervisor
-/// that opens its own image needs this, since the locks conflict within one process as well. Each call then reads the
-/// header again, and returns `-ESTALE` if somebody else changed it.
+/// Take no locks, for file systems that have none: the caller makes sure that nothing else changes the image. A writer
+/// whose locks can be seen is `-EBUSY` all the same. Each call reads header and bitmap directory before and after, and
+/// returns `-ESTALE` if they changed under it. No way to an image that a running QEMU has open: docs/embedding.md has one.
 pub const CHECKMAP_OPEN_NO_LOCK: u32 = 2;
 /// Names and flags only, without locks: works while a running QEMU holds the image, and trusts no content.
 pub const CHECKMAP_OPEN_FORCE_SHARE: u32 = 4;
@@ -48,20 +48,19 @@ const PATH_MAX: usize = 4096;
 #[derive(Debug)]
 pub(super) struct OpenImage {
     pub(super) image: Image,
-    is_unlocked: bool,
     lent: Mutex<Lent>,
 }
 
 impl OpenImage {
-    fn new(image: Image, is_unlocked: bool) -> Self {
+    fn new(image: Image) -> Self {
         let mut lent = Lent::default();
         lent.warn(image.warnings());
-        Self { image, is_unlocked, lent: Mutex::new(lent) }
+        Self { image, lent: Mutex::new(lent) }
     }
 
-    /// The image, unless it is known to have changed under a handle without locks.
+    /// The image, for what is told from memory: unless it changed under a handle without locks.
     pub(super) fn fresh(&self) -> Result<&Image> {
-        if self.is_unlocked {
+        if !self.image.is_locked() {
             self.image.check_unchanged()?;
         }
         Ok(&self.image)
@@ -119,14 +118,23 @@ pub(super) unsafe fn path(path: *const c_char, len: usize) -> Result<PathBuf> {
 
 /// A duplicate of a descriptor that stays the caller's, and the path that it goes by in messages.
 pub(super) fn duplicate(fd: c_int) -> Result<(File, PathBuf)> {
-    let failed = |error| Error::io(format!("cannot duplicate the descriptor {fd}"), error);
     if fd < 0 {
-        return Err(failed(io::Error::from_raw_os_error(libc::EBADF)));
+        return Err(bad_descriptor(fd));
     }
+    let failed = |error| Error::io(format!("cannot duplicate the descriptor {fd}"), error);
     // SAFETY: it is not -1, and is only duplicated: one that is not open gives EBADF.
     let ours = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().map_err(failed)?;
-    let path = std::fs::read_link(format!("/proc/self/fd/{}", ours.as_raw_fd()));
-    Ok((File::from(ours), path.unwrap_or_else(|_| PathBuf::from(format!("descriptor {fd}")))))
+    let path = path_of(ours.as_raw_fd());
+    Ok((File::from(ours), path))
+}
+
+/// What a descriptor goes by in messages.
+fn path_of(fd: c_int) -> PathBuf {
+    std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_else(|_| PathBuf::from(format!("descriptor {fd}")))
+}
+
+fn bad_descriptor(fd: c_int) -> Error {
+    Error::io(format!("there is no descriptor {fd}"), io::Error::from_raw_os_error(libc::EBADF))
 }
 
 fn open_options(flags: u32) -> Result<OpenOptions> {
@@ -148,8 +156,9 @@ fn open_options(flags: u32) -> Result<OpenOptions> {
 /// Opens the image file or block device at `path`, whose format is told by its content.
 ///
 /// `flags` are `CHECKMAP_OPEN_...`. The path has `path_len` bytes and needs no NUL behind them. Fails with `-EBUSY` where
-/// another process has the image in use, `-ENOLCK` where the file system cannot lock (for writing; reading warns),
-/// `-EROFS`, `-ENOTSUP` for an unknown format, `-EBADMSG` for a damaged one, or what the system says. An image whose
+/// another process, or another handle of this one, has the image in use, `-ENOLCK` where the file system cannot lock (for writing; reading warns),
+/// `-EROFS`, `-ENOTSUP` for an unknown format, `-EBADMSG` for a damaged one, or what the system says: for a missing file
+/// `-ENOENT`, with kind `CHECKMAP_ERROR_IO`. An image whose
 /// bitmaps cannot be used still opens, see `checkmap_image_trouble()`. The caller owns `*out`, which is NULL on error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_open(
@@ -164,40 +173,46 @@ pub unsafe extern "C" fn checkmap_image_open(
         let options = open_options(flags)?;
         // SAFETY: the caller's promise for `path`; the name of the function is only shadowed here.
         let path = unsafe { self::path(path, path_len) }?;
-        out.put(give(OpenImage::new(Image::open(&path, &options)?, options.no_lock)));
+        out.put(give(OpenImage::new(Image::open(&path, &options)?)));
         Ok(0)
     })
 }
 
 /// Opens the image behind an open descriptor, which stays the caller's and may be closed at once.
 ///
-/// As `checkmap_image_open()`, for a descriptor that can be read, and written for `CHECKMAP_OPEN_RDWR`, else `-EROFS`. The
-/// locks belong to the open file, which the caller's descriptor shares: a caller that holds QEMU's locks by the same
-/// descriptor must use `CHECKMAP_OPEN_NO_LOCK`, else closing the image would release them.
+/// As `checkmap_image_open()`, for a descriptor that can be read, and written for `CHECKMAP_OPEN_RDWR`, else `-EROFS`. It
+/// is opened anew through /proc/self/fd, so the handle has locks of its own, which exclude those of every other handle,
+/// and of the caller's descriptor too; where that cannot be done it is `-ENOLCK`. A descriptor with `O_APPEND` or
+/// `O_PATH`, or one only for writing, is `-EINVAL`; `O_DIRECT` does not matter.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_open_fd(fd: c_int, flags: u32, out: *mut *mut checkmap_image) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise for `out`.
         let out = unsafe { handle_out(out) }?;
         let options = open_options(flags)?;
-        let (file, path) = duplicate(fd)?;
-        check_mode(&file, options.access == Access::Write)?;
-        out.put(give(OpenImage::new(Image::open_file(file, &path, &options)?, options.no_lock)));
+        if fd < 0 {
+            return Err(bad_descriptor(fd));
+        }
+        // SAFETY: it is not -1, and is only looked at and opened anew: one that is not open gives EBADF.
+        let given = unsafe { BorrowedFd::borrow_raw(fd) };
+        out.put(give(OpenImage::new(Image::open_file(given, &path_of(fd), &options)?)));
         Ok(0)
     })
 }
 
-/// Refuses a descriptor that cannot do what it is wanted for.
-fn check_mode(file: &File, write: bool) -> Result<()> {
-    // SAFETY: the descriptor is ours and open, and this command takes no argument.
-    let mode = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
-    match mode & libc::O_ACCMODE {
-        _ if mode < 0 => Err(Error::io("cannot look at the descriptor", io::Error::last_os_error())),
-        libc::O_RDWR => Ok(()),
-        libc::O_RDONLY if !write => Ok(()),
-        libc::O_RDONLY => Err(Error::new(ErrorKind::ReadOnly, "the descriptor was not opened for writing")),
-        _ => Err(Error::new(ErrorKind::InvalidArgument, "the descriptor was not opened for reading")),
-    }
+/// Makes an image that was opened with `CHECKMAP_OPEN_RDONLY` one that can be changed as well; nothing happens to one that
+/// can be already.
+///
+/// The handle's locks keep every writer out the whole time, so a diff made before is still true afterwards. Fails with
+/// `-EBUSY` where another reader has the image, `-EROFS` (also where the descriptor was for reading only), `-ENOLCK`, and
+/// `-EINVAL` after `CHECKMAP_OPEN_FORCE_SHARE`; then the handle is what it was.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_image_upgrade(image: *mut checkmap_image) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `image`.
+        unsafe { exclusive(image) }?.image.upgrade()?;
+        Ok(0)
+    })
 }
 
 /// Closes an image, a poisoned one too, and releases its locks. NULL is fine.
@@ -359,7 +374,7 @@ pub unsafe extern "C" fn checkmap_image_check(
         let mut options = unsafe { Options::read(opts) }?;
         // SAFETY: the caller's promise for `image`.
         let open: Shared<'_, OpenImage> = unsafe { shared(image) }?;
-        out.put(give(report_of(open.fresh()?.check(&mut options)?)));
+        out.put(give(report_of(open.image.check(&mut options)?)));
         Ok(0)
     })
 }

@@ -77,7 +77,7 @@ pub unsafe extern "C" fn checkmap_stored_read(
         let open = unsafe { shared(image) }?;
         // SAFETY: the caller's promise for `name`.
         let name = unsafe { self::name(name, len) }?;
-        let bitmap = open.fresh()?.read_bitmap(&Name::new(name), offset, length)?;
+        let bitmap = open.image.read_bitmap(&Name::new(name), offset, length)?;
         out.put(give(within(bitmap, offset, length)?));
         Ok(0)
     })
@@ -101,7 +101,7 @@ pub unsafe extern "C" fn checkmap_stored_summarize(
         let open = unsafe { shared(image) }?;
         // SAFETY: the caller's promise for `name`.
         let name = unsafe { self::name(name, len) }?;
-        let summary = open.fresh()?.summarize(&Name::new(name))?;
+        let summary = open.image.summarize(&Name::new(name))?;
         let number = |number: Option<u64>| number.map_or(-1, signed);
         out.put(checkmap_summary {
             dirty_bytes: number(summary.dirty_bytes),

@@ -58,8 +58,8 @@ fn carry_out(
     done: &str,
     plan: impl FnOnce(&Image) -> checkmap::Result<Plan>,
 ) -> Outcome {
-    let mut image = session.open(image, Access::Write)?;
-    let plan = plan(&image)?;
+    let mut image = session.open(image, Access::Write).map_err(Failure::nothing_changed)?;
+    let plan = plan(&image).map_err(checkmap::Error::nothing_changed)?;
     warn_all(session, &plan.risks);
     if plan.actions.is_empty() {
         session.say("nothing to do");

@@ -106,6 +106,7 @@ impl Layer {
     /// The layer, or `None` for one that turns out to be of a format that holds no bitmaps.
     fn open(below: &FileBelow, above: &Path, seen: &mut Vec<Identity>, options: &OpenOptions) -> Result<Option<Layer>> {
         let (path, file) = find(below, above)?;
+        let file = Arc::new(file);
         remember(&file, below.window.0, seen)?;
         let wants_locks = !options.no_lock && options.access != Access::Names;
         let locks = match wants_locks.then(|| locks::acquire(&file, Role::Reader)).transpose() {
@@ -113,6 +114,9 @@ impl Layer {
             Err(error) if error.kind() == ErrorKind::NoLocks => None,
             locked => locked?,
         };
+        if locks.is_none() && options.access != Access::Names {
+            locks::check_no_writer(&file)?;
+        }
         let whole: Arc<dyn Storage> =
             Arc::new(FileStorage::new(file).map_err(|error| Error::io("cannot be used", error))?);
         let storage = match below.window {

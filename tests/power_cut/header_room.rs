@@ -69,7 +69,7 @@ fn play(scenarios: &[Scenario]) {
 
 fn committed(scenario: &Scenario) -> Vec<u8> {
     let recorder = Arc::new(Recorder::new(scenario.image.clone()));
-    let mut image = open(Arc::clone(&recorder));
+    let mut image = open(recorder.clone());
     let plan = (scenario.plan)(&image).expect("a plan");
     image.commit(&plan, &mut Unobserved).expect("the commit succeeds");
     recorder.image()
@@ -188,14 +188,14 @@ fn a_change_of_the_header_that_fails_is_taken_back() {
         ("the last bitmap", last, delete_last),
     ] {
         let whole = Arc::new(Recorder::new(image.clone()));
-        let mut opened = open(Arc::clone(&whole));
+        let mut opened = open(whole.clone());
         let old = bitmaps_of(&opened);
         let planned = plan(&opened).expect("a plan");
         opened.commit(&planned, &mut Unobserved).expect("the commit succeeds");
         let new = bitmaps_of(&opened);
         for operations in 0..whole.operations() {
-            let failing = Arc::new(Recorder::failing_after(image.clone(), operations));
-            let mut opened = open(Arc::clone(&failing));
+            let failing = Arc::new(Recorder::failing_at(image.clone(), &[operations]));
+            let mut opened = open(failing.clone());
             let failed = opened.commit(&planned, &mut Unobserved);
             let found = bitmaps_of(&open(Arc::new(Recorder::new(failing.image()))));
             assert!(found == old || found == new, "{case}: after {operations} operations: {found:?}");

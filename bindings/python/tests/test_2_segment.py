@@ -10,6 +10,7 @@ from checkmap import (
     Bitmap,
     CancelledError,
     DamagedError,
+    FileMissingError,
     Image,
     InvalidArgumentError,
     OutOfRangeError,
@@ -97,8 +98,9 @@ def test_203_segment_merge_fails(here, fails):
         Segment.merge([a, a], "a", progress=lambda *_: True)
     with fails(SizeMismatchError, errno.EINVAL):
         Segment.merge([a, a, b], "a")
-    with fails(SystemCallError, errno.ENOENT):
+    with fails(FileMissingError, errno.ENOENT) as caught:
         Segment.merge([a, a], "no/such/folder")
+    assert caught.value.filename == "no/such/folder"
     with pytest.raises(OSError):
         Segment.write(bitmap, ".")
     assert sorted(os.listdir()) == ["a", "b"]

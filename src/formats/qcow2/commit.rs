@@ -39,18 +39,20 @@ pub(crate) fn write(
     mut draft: Draft<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Vec<String>> {
-    let len_before = file_len(storage)?;
+    let len_before = file_len(storage).map_err(Error::nothing_changed)?;
     if !storage.can_grow() {
-        rehearse(storage, header, place, originals, &mut draft, observer)?;
+        rehearse(storage, header, place, originals, &mut draft, observer).map_err(Error::nothing_changed)?;
     }
-    let mut space = Space::read(storage, header, place.map(|place| (place, originals)), observer)?;
+    let space = Space::read(storage, header, place.map(|place| (place, originals)), observer);
+    let mut space = space.map_err(Error::nothing_changed)?;
     let mut undo = Undo::new(storage, len_before);
     let prepared = prepare(storage, header, place, &mut draft, &mut space, &mut undo, observer);
     let (next, old_clusters) = match prepared {
         Ok(prepared) => prepared,
+        // What stands behind the old end may be the other's by now.
+        Err(error) if error.kind() == ErrorKind::Changed => return Err(error),
         Err(error) => {
-            undo.run();
-            return Err(error);
+            return Err(if undo.run() { error.nothing_changed() } else { error.advise(leaked()) });
         }
     };
     commit(storage, header, next).map_err(|error| {
@@ -166,6 +168,8 @@ fn prepare(
     // Whether the header has room is known before anything in use is touched.
     header.with_directory(directory)?;
     tell(observer, WRITING, total, total)?;
+    // The last moment at which nothing that is in use was touched.
+    draft.check_current(place)?;
     clear_unknown_autoclear(storage, header, undo)?;
     let old_table = store_refcounts(storage, header, space, undo)?;
     old_clusters.extend(old_table);
@@ -543,6 +547,11 @@ fn write_stage(storage: &dyn Storage, now: &[u8], next: &[u8]) -> Result<()> {
     changed_sectors(now, next).into_iter().try_for_each(|sector| write_sector(storage, next, sector))
 }
 
+/// The way out where a failed change could not be put back.
+fn leaked() -> WayOut {
+    WayOut::from("the bitmaps are as they were; room may be counted as used: `qemu-img check -r leaks` releases it")
+}
+
 /// The way out where both the new and the old place of the directory may be half written.
 fn lost() -> WayOut {
     WayOut::from("the bitmaps may be lost, never the disk's data: look with ")
@@ -610,16 +619,18 @@ impl<'a> Undo<'a> {
 
     /// Puts back what it can, the last stage first, each flushed: so what points to something goes before what it points
     /// to. Where this fails it stops, and what stays is room counted as used: a leak, never damage.
-    fn run(&self) {
+    /// False where something stays.
+    fn run(&self) -> bool {
         for stage in self.stages.iter().rev().filter(|stage| !stage.is_empty()) {
             let restored = stage.iter().rev().try_for_each(|(offset, bytes)| self.storage.write_at(bytes, *offset));
             if restored.and_then(|()| self.storage.flush()).is_err() {
-                return;
+                return false;
             }
         }
         if self.storage.len_bytes().is_ok_and(|len_bytes| len_bytes > self.len_before) {
             // Room past the old end holds nothing that counts; keeping it would do no harm.
             let _ = self.storage.truncate(self.len_before);
         }
+        true
     }
 }

@@ -127,6 +127,11 @@ impl Qcow2 {
         &self.entries
     }
 
+    /// From now on the image is read and written through `storage`, which has the same bytes.
+    pub(crate) fn set_storage(&mut self, storage: Arc<dyn Storage>) {
+        self.storage = storage;
+    }
+
     /// How many threads may read and write the clusters of bitmaps.
     pub(crate) fn set_threads(&mut self, threads: usize) {
         self.threads = threads;
@@ -225,9 +230,14 @@ impl Qcow2 {
         self.check_granularity(largest).map(|()| largest)
     }
 
-    /// Whether header and directory are what `other` has.
-    pub(crate) fn is_same_state(&self, other: &Qcow2) -> bool {
-        self.header.raw == other.header.raw && self.entries == other.entries
+    /// Whether header and directory are still in the file as they were read.
+    pub(crate) fn is_unchanged(&self) -> Result<bool> {
+        match Self::open(Arc::clone(&self.storage)) {
+            Ok(now) => Ok(now.header.raw == self.header.raw && now.entries == self.entries),
+            Err(error) if error.kind() == ErrorKind::Io => Err(error),
+            // It could be read when it was opened.
+            Err(_) => Ok(false),
+        }
     }
 
     /// Refuses where writing bitmaps would be unsafe.
@@ -260,19 +270,31 @@ impl Qcow2 {
 
     /// Carries out `actions` in one atomic step; the strings are warnings.
     pub(crate) fn apply(&mut self, actions: &[Action], observer: &mut dyn Observer) -> Result<Vec<String>> {
-        let draft = self.draft(actions)?;
+        let draft = self.draft(actions).map_err(Error::nothing_changed)?;
         let mut header = self.header.clone();
         let written = commit::write(&*self.storage, &mut header, self.place, &self.entries, draft, observer);
-        self.read_again(written)
+        self.read_again(&header, written)
     }
 
-    /// Shows what the file holds after a change, or keeps what it shows where the change failed before it began.
-    fn read_again(&mut self, written: Result<Vec<String>>) -> Result<Vec<String>> {
+    /// Shows what the file holds after a change, which left `header` behind if it was carried out.
+    fn read_again(&mut self, header: &Header, written: Result<Vec<String>>) -> Result<Vec<String>> {
         let failed_before = written.as_ref().is_err_and(|error| error.kind() != ErrorKind::CommitInDoubt);
+        let now = Self::open(Arc::clone(&self.storage));
         if failed_before {
+            self.read_anew(now);
             return written;
         }
-        match Self::open(Arc::clone(&self.storage)) {
+        match now {
+            Ok(now) if written.is_ok() && now.header.raw != header.raw => {
+                let error = Error::new(ErrorKind::CommitInDoubt, "somebody else wrote to the image during the commit");
+                let error = error.advise(
+                    WayOut::from("verify it with `qemu-img check` and ")
+                        .control(Control::Check)
+                        .words(", then open it again"),
+                );
+                self.give_up(error.clone());
+                Err(error)
+            }
             Ok(now) => {
                 *self = Self { threads: self.threads, ..now };
                 written
@@ -280,15 +302,31 @@ impl Qcow2 {
             // What was written counts, not that it cannot be read again; but nothing more can be done with this handle.
             Err(error) => {
                 let warning = format!("done, but the image could not be read again: {}", error.reason());
-                self.entries.clear();
-                self.places = OnceLock::new();
-                self.trouble = Some(error.with_kind(ErrorKind::Changed).advise("open the image again"));
+                self.give_up(error);
                 written.map(|mut warnings| {
                     warnings.push(warning);
                     warnings
                 })
             }
         }
+    }
+
+    /// Takes over what is in the file after a change that failed before its commit. What it did to the header was put
+    /// back, or not: the next change must not begin with what the file does not have.
+    fn read_anew(&mut self, now: Result<Self>) {
+        match now {
+            // Others are told apart by the look of a handle without locks.
+            Ok(now) if now.entries != self.entries => {}
+            Ok(now) => *self = Self { threads: self.threads, ..now },
+            Err(error) => self.give_up(error),
+        }
+    }
+
+    /// Refuses everything from now on.
+    fn give_up(&mut self, why: Error) {
+        self.entries.clear();
+        self.places = OnceLock::new();
+        self.trouble = Some(why.with_kind(ErrorKind::Changed).advise("open the image again"));
     }
 
     /// Finds out whether [`Qcow2::apply`] could carry out `actions`, and writes nothing.
@@ -303,7 +341,7 @@ impl Qcow2 {
     pub(crate) fn drop_all(&mut self, observer: &mut dyn Observer) -> Result<Vec<String>> {
         let mut header = self.header.clone();
         let written = drop::write(&*self.storage, &mut header, observer);
-        self.read_again(written)
+        self.read_again(&header, written)
     }
 
     /// The warnings that [`Qcow2::drop_all`] would give, or why it would fail; writes nothing.

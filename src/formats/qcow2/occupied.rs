@@ -187,9 +187,7 @@ impl Visitor for Claims<'_> {
 
     fn fault(&mut self, fault: Error) -> Result<()> {
         match self.strictness {
-            Strictness::Strict => {
-                Err(fault.advise("repair the image with `qemu-img check -r all`; nothing was changed"))
-            }
+            Strictness::Strict => Err(fault.advise("repair the image with `qemu-img check -r all`")),
             Strictness::Lenient => Ok(()),
         }
     }

@@ -40,9 +40,7 @@ impl<'a> Space<'a> {
             return Err(Error::new(ErrorKind::Damaged, "overlaps another structure")
                 .at(format!("qcow2 {}", role.name()), offset)
                 .advise(
-                    WayOut::from("look at ")
-                        .control(Control::Check)
-                        .words(", repair with `qemu-img check -r all`; nothing was changed"),
+                    WayOut::from("look at ").control(Control::Check).words(", repair with `qemu-img check -r all`"),
                 ));
         }
         let end_bytes = if storage.can_grow() { MAX_FILE_BYTES } else { file_len(storage)? };
@@ -118,7 +116,7 @@ impl<'a> Space<'a> {
     fn full(&self, clusters: u64) -> Error {
         let bytes = clusters * self.cluster_bytes();
         Error::new(ErrorKind::NoSpace, format!("there is no free room of {bytes} bytes, and the device cannot grow"))
-            .advise("enlarge the device; nothing was changed")
+            .advise("enlarge the device")
     }
 
     /// Refuses where a cluster that is to be released is not counted as used.
@@ -127,7 +125,7 @@ impl<'a> Space<'a> {
             if self.refcounts.get(offset >> self.cluster_bits)? == 0 {
                 return Err(Error::new(ErrorKind::Damaged, "it belongs to a bitmap, but its refcount is 0")
                     .at("qcow2 cluster", *offset)
-                    .advise("repair the image with `qemu-img check -r all`; nothing was changed"));
+                    .advise("repair the image with `qemu-img check -r all`"));
             }
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import Dict, Optional, Type
 
@@ -17,6 +18,7 @@ __all__ = [
     "CommitInDoubtError",
     "DamagedError",
     "ExistsError",
+    "FileMissingError",
     "InUseError",
     "InconsistentError",
     "InvalidArgumentError",
@@ -53,6 +55,10 @@ class SystemCallError(CheckmapError):
     """The operating system refused; the errno is its own."""
 
 
+class FileMissingError(SystemCallError, FileNotFoundError):
+    """There is no such file: the SystemCallError with ENOENT. A checkpoint that is missing is a NotFoundError."""
+
+
 class NoSpaceError(CheckmapError):
     """The disk, or the block device that cannot grow, is full."""
 
@@ -78,7 +84,7 @@ class NameTooLongError(CheckmapError, ValueError):
 
 
 class NotFoundError(CheckmapError):
-    """No checkpoint or bitmap has this name."""
+    """No checkpoint or bitmap has this name; ENOENT too. A file that is missing is a FileMissingError."""
 
 
 class ExistsError(CheckmapError):
@@ -98,7 +104,7 @@ class DamagedError(CheckmapError):
 
 
 class InUseError(CheckmapError):
-    """Another process has the image open in a way that excludes this one."""
+    """Another process, or another object of this one, has the image open in a way that excludes this one."""
 
 
 class NoLocksError(CheckmapError):
@@ -239,7 +245,10 @@ def last_error(status: Optional[int] = None) -> CheckmapError:
     kind = lib.checkmap_last_error_kind()
     message = _spelled(ffi.string(lib.checkmap_last_error_marked()).decode("utf-8", "replace"))
     number = -status if status is not None else lib.checkmap_last_error_errno()
-    error = _KINDS.get(kind, CheckmapError)(number, message)
+    known = _KINDS.get(kind, CheckmapError)
+    if known is SystemCallError and number == errno.ENOENT:
+        known = FileMissingError
+    error = known(number, message)
     name = lib.checkmap_error_name(kind)
     error.kind = "" if name == ffi.NULL else ffi.string(name).decode().replace("CHECKMAP_ERROR_", "")
     return error
