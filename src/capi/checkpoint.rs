@@ -36,9 +36,10 @@ pub(super) unsafe fn change(
         let mut open = unsafe { exclusive(image) }?;
         open.lent().begin_change();
         let plan = plan(&open.image, &options).map_err(Error::nothing_changed)?;
-        open.lent().warn(&plan.warnings);
+        open.lent().warn(&plan.risks);
         if options.has(CHECKMAP_OPT_DRY_RUN) {
             open.image.rehearse(&plan, &mut options)?;
+            open.lent().warn(&plan.warnings);
             return Ok(0);
         }
         let committed = open.image.commit(&plan, &mut options);
@@ -46,6 +47,7 @@ pub(super) unsafe fn change(
         match committed {
             Ok(warnings) => {
                 lent.end_change();
+                lent.warn(&plan.warnings);
                 lent.warn(&warnings);
                 Ok(0)
             }

@@ -144,18 +144,29 @@ impl Write for Cut<'_> {
 }
 
 /// What a way out names: its name in marks, what it is called with, and the spelling of C.
-fn words(control: &Control) -> (&'static str, Option<&str>, Cow<'static, str>) {
+fn words(control: &Control) -> (&'static str, Option<Cow<'_, str>>, Cow<'static, str>) {
     let (name, in_c) = match control {
         Control::OpenForNames => ("OPEN_FOR_NAMES", "CHECKMAP_OPEN_FORCE_SHARE"),
         Control::NoLock => ("NO_LOCK", "CHECKMAP_OPEN_NO_LOCK"),
         Control::TopLayerOnly => ("TOP_LAYER_ONLY", "CHECKMAP_OPT_TOP_LAYER_ONLY"),
         Control::ForceInconsistent => ("FORCE_INCONSISTENT", "CHECKMAP_OPT_FORCE_INCONSISTENT"),
         Control::DeleteAllInconsistent => ("DELETE_INCONSISTENT", "checkmap_checkpoint_delete_inconsistent()"),
-        Control::DropBitmap => ("DROP_BITMAP", "the verb drop of checkmap(1)"),
-        Control::DropAll => ("DROP_ALL", "the verb drop of checkmap(1)"),
+        Control::DropBitmap => ("DROP_BITMAP", "checkmap_stored_drop()"),
+        Control::DropBitmapNamed(bitmap) => {
+            let bitmap = String::from_utf8_lossy(bitmap);
+            let in_c = format!("checkmap_stored_drop() of '{bitmap}'");
+            return ("DROP_BITMAP", Some(bitmap), in_c.into());
+        }
+        Control::DropBefore(checkpoint) => {
+            let checkpoint = String::from_utf8_lossy(checkpoint);
+            let in_c = format!("checkmap_checkpoint_drop_before() of '{checkpoint}'");
+            return ("DROP_BEFORE", Some(checkpoint), in_c.into());
+        }
+        Control::ForeignToo => ("FOREIGN_TOO", "CHECKMAP_OPT_FOREIGN_TOO"),
+        Control::DropAll => ("DROP_ALL", "checkmap_stored_drop_all()"),
         Control::Model(None) => ("MODEL", "the model of the options"),
         Control::Model(Some(model)) => {
-            return ("MODEL", Some(model), format!("the model {model} of the options").into());
+            return ("MODEL", Some((*model).into()), format!("the model {model} of the options").into());
         }
         Control::Until => ("UNTIL", "until"),
         Control::Check => ("CHECK", "checkmap_image_check()"),
@@ -172,7 +183,7 @@ fn spell(control: &Control, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 /// Marked, for those who spell it in words of their own.
 fn mark(control: &Control, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let (name, with, in_c) = words(control);
-    let with: String = with.into_iter().flat_map(|with| ['='].into_iter().chain(with.chars())).collect();
+    let with = with.map(|with| format!("={with}")).unwrap_or_default();
     // What is in a name of the user's must not end the mark.
     let [with, in_c] = [with.as_str(), &in_c].map(|text| text.replace(char::is_control, "\u{fffd}"));
     let in_mark = |is_in| LAST.with(|last| last.in_mark.set(is_in));
@@ -218,8 +229,9 @@ pub extern "C" fn checkmap_last_error() -> *const c_char {
 /// programs and other languages that have words of their own for them.
 ///
 /// A mark is the byte 0x1e, a name, the byte 0x1f, what `checkmap_last_error()` has in this place, and the byte 0x1e again.
-/// The names are `OPEN_FOR_NAMES`, `NO_LOCK`, `TOP_LAYER_ONLY`, `FORCE_INCONSISTENT`, `DELETE_INCONSISTENT`, `DROP_BITMAP`,
-/// `DROP_ALL`, `MODEL`, `UNTIL`, `CHECK` and `LIST`; one may be followed by = and what to call it with, as in `MODEL=interval`.
+/// The names are `OPEN_FOR_NAMES`, `NO_LOCK`, `TOP_LAYER_ONLY`, `FORCE_INCONSISTENT`, `DELETE_INCONSISTENT`, `DROP_BEFORE`,
+/// `DROP_BITMAP`, `DROP_ALL`, `FOREIGN_TOO`, `MODEL`, `UNTIL`, `CHECK` and `LIST`; one may be followed by = and what to call it
+/// with, as in `MODEL=interval`.
 /// More can come, so take the second part for a name that is unknown. Never NULL, and as good for as long as that of
 /// `checkmap_last_error()`.
 #[unsafe(no_mangle)]

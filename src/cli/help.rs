@@ -72,7 +72,8 @@ one records from now on. Take the backup that belongs to the checkpoint before t
     create wed    |---'mon'----|-'mon->tue'-|-'tue->wed'-->
 
 It is refused while the newest bitmap does not record, or one of the chain is inconsistent: a new checkpoint would hide \
-the gap in the recording.";
+the gap in the recording. Internal snapshots cannot be applied any more as long as the image has bitmaps: it is said where \
+there are any.";
 
 pub(crate) const CREATE_AFTER: &str = "\
 Examples:
@@ -99,6 +100,26 @@ Examples:
     checkmap delete disk.qcow2 tue
     checkmap delete disk.qcow2 --all-inconsistent";
 
+pub(crate) const DROP: &str = "\
+Drops bitmaps without joining them to others. What they recorded is lost, and it is said which diffs need it.
+
+Where a bitmap is missing, by somebody else's hand, the chain has a gap: no diff can cross it, and the checkpoints on both \
+sides stay as good as they were. --before takes away what lies before a checkpoint, and makes it the first one:
+
+    before              |---'mon'----|   (gap)    |-'tue->wed'-|-'wed->thu'-->
+    drop --before wed                             |---'wed'----|-'wed->thu'-->
+
+--bitmap drops one bitmap by its own name, where nothing else can: one that is unreadable, of an unknown kind, or in the \
+way of a chain. --all drops the whole bitmap directory, also where damage in it keeps a machine from starting. It names \
+bitmaps that belong to no checkpoint, and needs --yes for them. What nothing else uses is freed; what cannot be known stays \
+counted as used, and 'qemu-img check -r leaks' gives it back.";
+
+pub(crate) const DROP_AFTER: &str = "\
+Examples:
+    checkmap drop disk.qcow2 --before wed
+    checkmap drop disk.qcow2 --bitmap 'mon->tue' --dry-run
+    checkmap drop disk.qcow2 --all";
+
 pub(crate) const RENAME: &str = "\
 Gives a checkpoint another name: the bitmaps that carry the old one are renamed, their content stays.
 
@@ -114,8 +135,8 @@ bitmaps in between:
     --since mon --until wed
                   |=========================|
 
-It is refused wherever the answer could be short: a bitmap of the span is inconsistent or did not record throughout, or \
-a layer below the image takes part.
+It is refused wherever the answer could be short: a bitmap of the span is missing, inconsistent or did not record \
+throughout, or a layer below the image recorded writes of the span too.
 
 After a disk was shrunk and grown again the image cannot tell: keep the virtual_size of the last backup, compare, and \
 make a full backup after any shrink. A disk that only grew is fine; its new end reads as zeros until it is written.";

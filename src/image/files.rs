@@ -2,8 +2,9 @@
 //! Owns the list of the files that an image consists of, so that nothing else is written in the place of one. Must never
 //! read what a bitmap holds.
 
-use super::layers::Backing;
+use super::layers::candidates;
 use super::{Access, Image, looks_like_qcow2, open_file};
+use crate::formats::filename::{Below, Next};
 use crate::formats::qcow2::Qcow2;
 use crate::storage::{FileId, FileStorage, Storage};
 use std::fs;
@@ -32,7 +33,7 @@ impl Image {
             role: "the image itself".into(),
         }));
         let (mut above, mut data_file) = (self.path.clone(), self.data_file().map(<[u8]>::to_vec));
-        let mut next = self.format.backing().map(|(name, format)| Backing::new(&above, name, format));
+        let mut next = below(&self.format);
         let mut depth = 0;
         loop {
             for path in data_file.iter().flat_map(|name| data_files(&above, name)) {
@@ -40,26 +41,41 @@ impl Image {
                     if depth == 0 { "its data file".into() } else { format!("the data file of {}", above.display()) };
                 files.extend(found(&path, role));
             }
-            let Some(path) = next.take().and_then(|backing| backing.path) else { return files };
+            let Some(layer) = next.take() else { return files };
+            let candidates = layer.place().map(|place| candidates(place, &above)).unwrap_or_default();
             let role =
                 if depth == 0 { "its backing file".into() } else { format!("the backing file of {}", above.display()) };
-            let Some(file) = found(&path, role).filter(|file| files.iter().all(|known| known.id != file.id)) else {
-                return files;
+            let mut new: Vec<ImageFile> = candidates.iter().filter_map(|path| found(path, role.clone())).collect();
+            new.retain(|file| files.iter().all(|known| known.id != file.id));
+            let Some(path) = new.first().map(|first| first.path.clone()) else { return files };
+            files.append(&mut new);
+            let Below::File(file) = layer else { return files };
+            let Some(format) = read(&path) else { return files };
+            data_file = format.data_file().map(<[u8]>::to_vec);
+            next = match file.next {
+                Next::AsRecorded => below(&format),
+                Next::Nothing => None,
+                Next::Instead(other) => Some(*other),
             };
-            files.push(file);
-            let Some(layer) = read(&path) else { return files };
-            data_file = layer.data_file().map(<[u8]>::to_vec);
-            next = layer.backing().map(|(name, format)| Backing::new(&path, name, format));
             above = path;
             depth += 1;
         }
     }
 }
 
+/// What an image says lies below it, where that can be known.
+fn below(format: &Qcow2) -> Option<Below> {
+    format.backing().and_then(|(name, format)| Below::of(name, format).ok())
+}
+
 /// Where the data file of the image at `above` may be: QEMU looks for a relative name in its working directory, which can be
 /// ours or the image's folder.
-fn data_files(above: &Path, name: &[u8]) -> impl Iterator<Item = PathBuf> {
-    [above, Path::new("")].into_iter().filter_map(|from| Backing::new(from, name, None).path)
+fn data_files(above: &Path, name: &[u8]) -> Vec<PathBuf> {
+    let data = Below::of(name, Some(b"raw")).ok();
+    let place = data.as_ref().and_then(Below::place);
+    place
+        .map(|place| [above, Path::new("")].into_iter().flat_map(|from| candidates(place, from)).collect())
+        .unwrap_or_default()
 }
 
 fn found(path: &Path, role: String) -> Option<ImageFile> {

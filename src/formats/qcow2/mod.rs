@@ -77,13 +77,20 @@ impl Qcow2 {
         }
         match &self.header.directory {
             Ok(place) => self.place = *place,
-            Err(fault) => self.trouble = Some(fault.error().advise("restore the image's header")),
+            Err(fault) => {
+                let way_out = WayOut::from("give up all bitmaps with ").control(Control::DropAll);
+                self.trouble = Some(fault.error().advise(way_out.words(", or restore the image's header")));
+            }
         }
         if let Some(place) = self.place {
             let listing = directory::read(&*self.storage, place, self.header.size_bytes, self.header.cluster_bytes());
             self.entries = listing.entries;
             self.trouble = listing.fault.map(|fault| {
-                fault.advise("QEMU does not open such an image either: restore the file, or the directory, from a copy")
+                fault.advise(
+                    WayOut::from("QEMU may not open such an image either: give up all bitmaps with ")
+                        .control(Control::DropAll)
+                        .words(", or restore the image from a copy"),
+                )
             });
         }
         let malformed = self.header.directory.as_ref().is_err_and(|fault| fault.is_malformed());
@@ -94,7 +101,11 @@ impl Qcow2 {
                     "software that does not know bitmaps wrote to the image, so every bitmap in it is out of date",
                 )
                 .at("qcow2 header", header::AUTOCLEAR_AT as u64)
-                .advise("drop them with `qemu-img check -r leaks`, make a full backup and create a new checkpoint"),
+                .advise(
+                    WayOut::from("drop them with ")
+                        .control(Control::DropAll)
+                        .words(", make a full backup and create a new checkpoint"),
+                ),
             );
         }
     }
@@ -124,6 +135,16 @@ impl Qcow2 {
     /// How many threads may read and write the clusters of bitmaps.
     pub(crate) fn set_threads(&mut self, threads: usize) {
         self.threads = threads;
+    }
+
+    /// Whether there is a bitmap directory, readable or not.
+    pub(crate) fn has_directory(&self) -> bool {
+        self.header.has_bitmaps_extension()
+    }
+
+    /// How many internal snapshots the image has.
+    pub(crate) fn snapshots(&self) -> u32 {
+        self.header.snapshots
     }
 
     /// Why no bitmap of this image can be used: its version, a stale autoclear bit, a damaged directory.
