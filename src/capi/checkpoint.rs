@@ -33,14 +33,14 @@ pub(super) unsafe fn change(
         // SAFETY: the caller's promise for `image`.
         let mut open = unsafe { exclusive(image) }?;
         open.begin_change();
+        open.fresh()?.survey(&mut options)?;
         let plan = plan(open.fresh()?, &options)?;
         open.warn(&plan.warnings);
-        if options.has(CHECKMAP_OPT_DRY_RUN) {
-            open.image.rehearse(&plan, &mut options)?;
-        } else {
-            let warnings = open.image.commit(&plan, &mut options)?;
-            open.warn(&warnings);
-        }
+        let warnings = match options.has(CHECKMAP_OPT_DRY_RUN) {
+            true => open.image.rehearse(&plan, &mut options)?,
+            false => open.image.commit(&plan, &mut options)?,
+        };
+        open.warn(&warnings);
         Ok(0)
     })
 }

@@ -31,6 +31,7 @@ fn show(session: &Session, image: &Path, plan: impl FnOnce(&Image) -> checkmap::
         }
         opened => (opened?, None),
     };
+    image.survey(&mut session.watch())?;
     let plan = plan(&image)?;
     print(session, |out| {
         for action in &plan.actions {
@@ -42,7 +43,7 @@ fn show(session: &Session, image: &Path, plan: impl FnOnce(&Image) -> checkmap::
         Ok(())
     })?;
     warn_all(session, &plan.warnings);
-    image.rehearse(&plan, &mut session.watch())?;
+    warn_all(session, &image.rehearse(&plan, &mut session.watch())?);
     refusal.map_or(Ok(Status::Done), |error| Err(error.into()))
 }
 
@@ -53,6 +54,7 @@ fn carry_out(
     plan: impl FnOnce(&Image) -> checkmap::Result<Plan>,
 ) -> Outcome {
     let mut image = session.open(image, Access::Write)?;
+    image.survey(&mut session.watch())?;
     let plan = plan(&image)?;
     warn_all(session, &plan.warnings);
     if plan.actions.is_empty() {

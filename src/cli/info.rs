@@ -112,6 +112,7 @@ pub(crate) fn summarize<'a>(
     session: &Session,
 ) -> checkmap::Result<(Vec<Summary>, Vec<Error>)> {
     let mut watch = session.watch();
+    image.survey(&mut watch)?;
     let total = names.len() as u64;
     let (mut summaries, mut damage) = (Vec::new(), Vec::new());
     for (done, name) in (0..).zip(names) {

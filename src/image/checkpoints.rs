@@ -8,7 +8,7 @@ use crate::chain::{self, Chain, CreateOptions, Model, Name, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::qcow2::Qcow2;
 use crate::geometry::Granularity;
-use crate::progress::{Observer, tell};
+use crate::progress::{Observer, Unobserved, tell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -82,6 +82,14 @@ impl Image {
         self.unordered_chain(insist)
     }
 
+    /// The chain of an image that is to be changed: what cannot be trusted must not be built upon.
+    fn chain_to_change(&self, insist: Option<Model>) -> Result<Chain> {
+        self.check_writable()?;
+        self.check_readable()?;
+        let states = self.surveyed(&mut Unobserved)?;
+        Chain::read(&states, insist).map_err(|error| self.name_it(error))
+    }
+
     /// Plans a new checkpoint. `granularity` is by default that of the newest checkpoint, else QEMU's.
     pub fn plan_create(
         &self,
@@ -89,9 +97,8 @@ impl Image {
         granularity: Option<Granularity>,
         model: Option<Model>,
     ) -> Result<Plan> {
-        self.check_writable()?;
         let named = |error: Error| self.name_it(error);
-        let chain = self.usable_chain(model)?;
+        let chain = self.chain_to_change(model)?;
         if let Some(granularity) = granularity {
             self.format.check_granularity(granularity).map_err(named)?;
         }
@@ -113,15 +120,13 @@ impl Image {
         layers: Layers,
         model: Option<Model>,
     ) -> Result<Plan> {
-        self.check_writable()?;
-        let plan = self.usable_chain(model)?.plan_delete(checkpoint, force_inconsistent);
+        let plan = self.chain_to_change(model)?.plan_delete(checkpoint, force_inconsistent);
         self.finish_with_layers(plan, layers)
     }
 
     /// Plans the removal of every inconsistent bitmap, and of what depends on it, in one step.
     pub fn plan_delete_all_inconsistent(&self, layers: Layers, model: Option<Model>) -> Result<Plan> {
-        self.check_writable()?;
-        let plan = self.usable_chain(model)?.plan_delete_all_inconsistent();
+        let plan = self.chain_to_change(model)?.plan_delete_all_inconsistent();
         self.finish_with_layers(plan, layers)
     }
 
@@ -133,8 +138,7 @@ impl Image {
         layers: Layers,
         model: Option<Model>,
     ) -> Result<Plan> {
-        self.check_writable()?;
-        let plan = self.usable_chain(model)?.plan_rename(checkpoint, new_name);
+        let plan = self.chain_to_change(model)?.plan_rename(checkpoint, new_name);
         self.finish_with_layers(plan, layers)
     }
 
@@ -142,11 +146,11 @@ impl Image {
     pub fn plan_merge(&self, sources: &[&[u8]], into: &[u8]) -> Result<Plan> {
         self.check_writable()?;
         self.check_readable()?;
-        self.finish(chain::plan_merge(&self.bitmaps(), sources, into))
+        self.finish(chain::plan_merge(&self.surveyed(&mut Unobserved)?, sources, into))
     }
 
     fn finish(&self, plan: Result<Plan>) -> Result<Plan> {
-        let mut plan = plan.map_err(|error| self.name_it(error))?;
+        let mut plan = plan.map_err(|error| self.name_it(self.explain(error, &mut Unobserved)))?;
         if self.format.commit_crosses_sectors() && !plan.actions.is_empty() {
             plan.warnings.push(
                 "the place of the bitmap directory crosses two sectors of this image's header: a power cut in the \
@@ -180,7 +184,7 @@ impl Image {
         if plan.actions.is_empty() {
             return Ok(Vec::new());
         }
-        if !plan.is_for(&self.bitmaps()) {
+        if !plan.is_for(&self.surveyed(observer)?) {
             let stale = Error::new(ErrorKind::Changed, "the plan was made for bitmaps that are no longer these");
             return Err(self.name_it(stale.advise("plan again; nothing was written")));
         }
@@ -193,10 +197,10 @@ impl Image {
 
     /// Finds out whether [`Image::commit`] could carry out `plan`, without writing: everything but the commit is done.
     ///
-    /// Room that only the file system can give is not tried.
-    pub fn rehearse(&self, plan: &Plan, observer: &mut dyn Observer) -> Result<()> {
+    /// Room that only the file system can give is not tried. What it returns are the warnings that a commit would give.
+    pub fn rehearse(&self, plan: &Plan, observer: &mut dyn Observer) -> Result<Vec<String>> {
         match plan.actions.is_empty() {
-            true => Ok(()),
+            true => Ok(Vec::new()),
             false => self.format.rehearse(&plan.actions, observer).map_err(|error| self.name_it(error)),
         }
     }
@@ -218,6 +222,7 @@ impl Image {
     /// An error wherever the answer could be short: an inconsistent bitmap in the span, a gap in recording, a lower
     /// layer that takes part.
     pub fn diff(&self, request: &DiffRequest<'_>, observer: &mut dyn Observer) -> Result<Diff> {
+        self.survey(observer)?;
         let chain = self.usable_chain(request.model)?;
         let span = chain.plan_diff(request.since, request.until).map_err(|error| self.name_it(error))?;
         if request.layers == Layers::Check {

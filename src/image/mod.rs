@@ -5,6 +5,7 @@
 mod checkpoints;
 mod layers;
 mod report;
+mod survey;
 
 use crate::bitmap::Bitmap;
 use crate::chain::{BitmapState, Name};
@@ -273,7 +274,7 @@ fn with_way_out(error: Error) -> Error {
         ErrorKind::Damaged => error.advise(
             WayOut::default()
                 .control(Control::Check)
-                .words(" shows all that can be read; restore the image from a copy, or try `qemu-img check -r all`"),
+                .words(" shows all that can be read; restore the image from a copy"),
         ),
         _ => error,
     }

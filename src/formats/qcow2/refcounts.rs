@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::{be_u64s, read_exact};
 use crate::storage::Storage;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 const BLOCK_RESERVED: u64 = 0x1ff;
 /// QEMU's limit of 8 MiB.
@@ -107,6 +108,45 @@ impl<'a> Refcounts<'a> {
                 None => cluster = (block + 1) * per_block,
             }
         }
+    }
+
+    /// Appends the clusters of `range` whose refcount is 0 to `zeros`.
+    pub(crate) fn zeros_within(&mut self, range: Range<u64>, zeros: &mut Vec<Range<u64>>) -> Result<()> {
+        let per_block = self.clusters_per_block();
+        let mut note = |zero: Range<u64>| match zeros.last_mut() {
+            Some(last) if last.end == zero.start => last.end = zero.end,
+            _ => zeros.push(zero),
+        };
+        let mut first = range.start;
+        while first < range.end {
+            let end = range.end.min((self.block_of(first) + 1).saturating_mul(per_block));
+            if self.has_block(first) {
+                for cluster in first..end {
+                    if self.get(cluster)? == 0 {
+                        note(cluster..cluster + 1);
+                    }
+                }
+            } else {
+                note(first..end);
+            }
+            first = end;
+        }
+        Ok(())
+    }
+
+    /// Where the last cluster that the file's blocks count as used ends.
+    pub(crate) fn counted_end(&mut self) -> Result<u64> {
+        let per_block = self.clusters_per_block();
+        let blocks: Vec<u64> = self.blocks().map(|(number, _)| number).collect();
+        for block in blocks.into_iter().rev() {
+            let first = block.saturating_mul(per_block);
+            for cluster in (first..first.saturating_add(per_block)).rev() {
+                if self.get(cluster)? > 0 {
+                    return Ok(cluster + 1);
+                }
+            }
+        }
+        Ok(0)
     }
 
     /// Sets the refcount of `cluster`, whose block must exist.
