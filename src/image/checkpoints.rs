@@ -184,7 +184,7 @@ impl Image {
         if plan.actions.is_empty() {
             return Ok(Vec::new());
         }
-        if !plan.is_for(&self.surveyed(observer)?) {
+        if !plan.is_for(&self.bitmaps()) && !plan.is_for(&self.surveyed(observer)?) {
             let stale = Error::new(ErrorKind::Changed, "the plan was made for bitmaps that are no longer these");
             return Err(self.name_it(stale.advise("plan again; nothing was written")));
         }

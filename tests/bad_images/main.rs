@@ -6,6 +6,7 @@ mod bitmaps;
 mod clusters;
 mod header;
 mod refcounts;
+mod repair;
 #[path = "../support/mod.rs"]
 mod support;
 mod survivors;

@@ -80,6 +80,10 @@ impl Occupied {
         walk.disk(&mut claims)?;
         let mut refcounts = claims.refcounts(storage)?;
         let (disk, l2_tables) = claims.disk()?;
+        if claims.disk_overlaps {
+            // What is read there may be the other structure's bytes.
+            refcounts = None;
+        }
         let entries = bitmaps.map_or(&[][..], |(_, entries)| entries);
         claims.faults = vec![None; entries.len()];
         if let Some((directory, entries)) = bitmaps {
@@ -284,6 +288,7 @@ struct Claims<'a> {
     /// Whether a fault of the disk's structures is an error.
     is_strict: bool,
     has_bitmaps: bool,
+    disk_overlaps: bool,
     disk: Vec<(Range<u64>, Role)>,
     l2_tables: Gathered,
     bitmaps: Vec<Range<u64>>,
@@ -305,6 +310,7 @@ impl<'a> Claims<'a> {
             file_end,
             is_strict,
             has_bitmaps,
+            disk_overlaps: false,
             disk,
             l2_tables: Gathered::default(),
             bitmaps,
@@ -346,6 +352,7 @@ impl<'a> Claims<'a> {
             }
         }
         if let Some((role, offset)) = worst {
+            self.disk_overlaps = true;
             let overlap = Error::new(ErrorKind::Damaged, "overlaps another structure");
             self.fault(overlap.at(format!("qcow2 {}", role.name()), offset))?;
         }

@@ -1,0 +1,223 @@
+//! The way from each kind of damage to a bitmap back to an image in which nothing is wrong: what the refusal advises is
+//! done, step by step, and no diff on the way or afterwards misses a block.
+
+use crate::bases::Base;
+use crate::support::raw::{self, Raw};
+use crate::support::{folder, qemu_bitmaps, qemu_io, run, tools_are_here, try_run};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+
+/// The chain's checkpoints, each with the sectors that were written after it.
+const CHAIN: [(&str, &[u64]); 3] = [("1", &[0, 512, 98304]), ("2", &[512, 98304]), ("3", &[98304])];
+const CUMULATIVE: [(&str, &[u64]); 2] = [("monday", &[0, 512, 2048]), ("tuesday", &[2048])];
+
+/// A kind of damage, and the checkpoint whose bitmap suffers.
+struct Damage {
+    name: &'static str,
+    base: Base,
+    checkpoint: &'static str,
+    inflict: fn(&mut Raw),
+}
+
+const fn damage(name: &'static str, checkpoint: &'static str, inflict: fn(&mut Raw)) -> Damage {
+    Damage { name, base: Base::Chain, checkpoint, inflict }
+}
+
+const fn cumulative(name: &'static str, checkpoint: &'static str, inflict: fn(&mut Raw)) -> Damage {
+    Damage { name, base: Base::Cumulative, checkpoint, inflict }
+}
+
+fn guest_cluster(raw: &Raw) -> u64 {
+    raw.u64(raw.l2()) & OFFSET_MASK
+}
+
+const DAMAGES: &[Damage] = &[
+    damage("data in a cluster of the guest", "1", |raw| raw.put_u64(raw.table(0), guest_cluster(raw))),
+    damage("the guest in a cluster of data", "2", |raw| {
+        let data = raw.data(1);
+        raw.put_u64(raw.l2() + 8 * 40, data as u64 | 1 << 63);
+        raw.put(data, &[0; 512]);
+    }),
+    damage("the guest in a cluster of the table", "1", |raw| {
+        raw.put_u64(raw.l2() + 8 * 40, raw.table(0) as u64 | 1 << 63);
+    }),
+    damage("a table in a cluster of the guest", "2", |raw| {
+        let guest = guest_cluster(raw);
+        raw.put_u64(raw.entry(1) + raw::ENTRY_TABLE, guest);
+    }),
+    damage("data in the L1 table", "1", |raw| raw.put_u64(raw.table(0), raw.l1() as u64)),
+    damage("data in an L2 table", "2", |raw| raw.put_u64(raw.table(1), raw.l2() as u64)),
+    damage("data in the refcount table", "1", |raw| raw.put_u64(raw.table(0), raw.refcount_table() as u64)),
+    damage("data in a refcount block", "1", |raw| raw.put_u64(raw.table(0), raw.refcount_block() as u64)),
+    damage("a table in a refcount block", "3", |raw| raw.put_u64(raw.entry(2) + raw::ENTRY_TABLE, 512 * 2)),
+    damage("data in the directory", "1", |raw| raw.put_u64(raw.table(0), raw.directory() as u64)),
+    damage("a table in the L2 table", "2", |raw| raw.put_u64(raw.entry(1), raw.l2() as u64)),
+    damage("one cluster of data for two bitmaps", "2", |raw| raw.put_u64(raw.table(1), raw.u64(raw.table(0)))),
+    damage("data in another bitmap's table", "2", |raw| raw.put_u64(raw.table(1), raw.table(0) as u64)),
+    damage("one table for two bitmaps", "2", |raw| raw.put_u64(raw.entry(1), raw.table(0) as u64)),
+    damage("a table past the end of the file", "2", |raw| raw.put_u64(raw.entry(1), raw.past_the_end() as u64)),
+    damage("data past the end of the file", "1", |raw| raw.put_u64(raw.table(0), raw.past_the_end() as u64)),
+    damage("data as far away as an entry can say", "1", |raw| raw.put_u64(raw.table(0), OFFSET_MASK)),
+    damage("a reserved bit in a table", "2", |raw| raw.put_u64(raw.table(1), raw.u64(raw.table(1)) | 1 << 8)),
+    damage("a table with refcount 0", "1", |raw| raw.put_u16(raw.refcount_of(raw.table(0)), 0)),
+    damage("data with refcount 0", "2", |raw| raw.put_u16(raw.refcount_of(raw.data(1)), 0)),
+    cumulative("one cluster of data for two that record", "monday", |raw| {
+        raw.put_u64(raw.table(0), raw.u64(raw.table(1)));
+    }),
+    cumulative("one table for two that record", "tuesday", |raw| raw.put_u64(raw.entry(1), raw.table(0) as u64)),
+    cumulative("the guest in a cluster of data of one that records", "tuesday", |raw| {
+        let data = raw.data(1);
+        raw.put_u64(raw.l2() + 8 * 40, data as u64 | 1 << 63);
+    }),
+];
+
+/// The image of one damage, and what was written to it.
+struct Patient {
+    what: String,
+    path: PathBuf,
+    _folder: tempfile::TempDir,
+    written: Vec<(&'static str, Vec<u64>)>,
+    content: Vec<u8>,
+}
+
+impl Patient {
+    fn of(damage: &Damage) -> Self {
+        let folder = folder();
+        let path = folder.path().join("damaged.qcow2");
+        let mut raw = damage.base.raw();
+        (damage.inflict)(&mut raw);
+        std::fs::write(&path, &raw.bytes).expect("the image can be written");
+        let all: &[(&str, &[u64])] = if damage.base == Base::Chain { &CHAIN } else { &CUMULATIVE };
+        let written = all.iter().map(|(name, sectors)| (*name, sectors.to_vec())).collect();
+        let content = content(&path);
+        Self { what: damage.name.to_owned(), path, _folder: folder, written, content }
+    }
+
+    fn checkmap(&self, args: &[&str]) -> Output {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_checkmap")).arg(args[0]).arg(&self.path).args(&args[1..]).output();
+        output.expect("the program starts")
+    }
+
+    /// Nothing that is answered misses a block; returns the checkpoints that answer.
+    fn assert_no_short_diff(&self, when: &str) -> Vec<&'static str> {
+        let mut answering = Vec::new();
+        for (since, sectors) in &self.written {
+            let output = self.checkmap(&["diff", "--since", since, "--format", "csv"]);
+            if !output.status.success() {
+                continue;
+            }
+            answering.push(*since);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let extents: Vec<(u64, u64)> = text
+                .lines()
+                .skip(1)
+                .filter_map(|line| line.split_once(','))
+                .map(|(start, len)| (start.parse().expect("a number"), len.parse().expect("a number")))
+                .collect();
+            for sector in sectors {
+                let covered = extents.iter().any(|(start, len)| (*start..start + len).contains(sector));
+                assert!(covered, "{}, {when}: the diff since {since} misses {sector}: {text}", self.what);
+            }
+        }
+        answering
+    }
+
+    /// QEMU's check of the image: 0 is clean, 3 is leaks alone.
+    fn check(&self) -> Option<i32> {
+        try_run("qemu-img", &["check".as_ref(), "-f".as_ref(), "qcow2".as_ref(), self.path.as_os_str()]).status.code()
+    }
+
+    /// A guest writes to the whole disk's beginning, as long as QEMU runs it.
+    fn write(&mut self) {
+        qemu_io(&self.path, &["write -P 9 40960 512".into(), "write -P 8 0 512".into()]);
+        self.written.iter_mut().for_each(|(_, sectors)| sectors.extend([40960, 0]));
+        self.content = content(&self.path);
+    }
+}
+
+/// What the guest sees, with the bitmaps passed over: QEMU does not open every image whose bitmaps are damaged.
+fn content(path: &Path) -> Vec<u8> {
+    let (stale, flat) = (path.with_extension("stale"), path.with_extension("flat"));
+    let mut image = Raw::read(path);
+    image.put_u64(raw::AUTOCLEAR, 0);
+    std::fs::write(&stale, image.bytes).expect("a copy can be written");
+    run("qemu-img", &["convert".as_ref(), "-O".as_ref(), "raw".as_ref(), stale.as_os_str(), flat.as_os_str()]);
+    std::fs::read(flat).expect("the content can be read")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Walks from each damage to the end, removing the bitmap by `remove`.
+fn walk_all(remove: fn(&Damage) -> Vec<&'static str>) {
+    if !tools_are_here() {
+        return;
+    }
+    for damage in DAMAGES {
+        let mut patient = Patient::of(damage);
+        let what = patient.what.clone();
+        // The refusals: they name a way out that is no repair, and change nothing.
+        let before = std::fs::read(&patient.path).expect("the image can be read");
+        patient.assert_no_short_diff("damaged");
+        for args in [vec!["diff", "--since", damage.checkpoint], vec!["delete", damage.checkpoint]] {
+            let refused = patient.checkmap(&args);
+            assert_eq!(refused.status.code(), Some(1), "{what}: {args:?}: {}", stderr(&refused));
+            let said = stderr(&refused);
+            assert!(said.contains("--force-inconsistent"), "{what}: {args:?}: {said}");
+            assert!(!said.contains("check -r"), "{what}: {args:?} sends into a repair: {said}");
+        }
+        assert_eq!(
+            before,
+            std::fs::read(&patient.path).expect("the image can be read"),
+            "{what}: a refusal changed it"
+        );
+        // The way out.
+        let args = remove(damage);
+        let removed = patient.checkmap(&args);
+        assert_eq!(removed.status.code(), Some(0), "{what}: {args:?}: {}", stderr(&removed));
+        patient.assert_no_short_diff("removed");
+        assert!(matches!(patient.check(), Some(0 | 3)), "{what}: qemu-img check finds errors: {}", stderr(&removed));
+        assert_eq!(content(&patient.path), patient.content, "{what}: the guest's data changed");
+        // What may be leaked is said.
+        if patient.check() == Some(3) && stderr(&removed).contains("check -r leaks") {
+            run(
+                "qemu-img",
+                &["check".as_ref(), "-q".as_ref(), "-r".as_ref(), "leaks".as_ref(), patient.path.as_os_str()],
+            );
+        }
+        // Whatever QEMU repairs and stores now, no rubbish becomes a bitmap.
+        let _ = try_run(
+            "qemu-img",
+            &["check".as_ref(), "-q".as_ref(), "-r".as_ref(), "all".as_ref(), patient.path.as_os_str()],
+        );
+        patient.assert_no_short_diff("repaired");
+        patient.write();
+        patient.assert_no_short_diff("written to");
+        assert_eq!(patient.check(), Some(0), "{what}: not clean at the end");
+        // What could not be trusted and is left, is known as that, and can go as well.
+        let all = patient.checkmap(&["delete", "--all-inconsistent"]);
+        assert_eq!(all.status.code(), Some(0), "{what}: {}", stderr(&all));
+        assert!(qemu_bitmaps(&patient.path).iter().all(|bitmap| !bitmap.in_use), "{what}: inconsistent ones are left");
+        assert_eq!(patient.check(), Some(0), "{what}: not clean after all");
+        let created = patient.checkmap(&["create", "anew"]);
+        assert!(created.status.success(), "{what}: {}", stderr(&created));
+        patient.written.push(("anew", Vec::new()));
+        patient.write();
+        assert!(patient.assert_no_short_diff("anew").contains(&"anew"), "{what}: the new checkpoint does not answer");
+        assert_eq!(content(&patient.path), patient.content, "{what}: the guest's data changed");
+    }
+}
+
+#[test]
+fn a_bitmap_that_cannot_be_trusted_is_deleted_by_force_and_nothing_takes_its_rubbish_for_bits() {
+    walk_all(|damage| vec!["delete", damage.checkpoint, "--force-inconsistent"]);
+}
+
+#[test]
+fn all_bitmaps_that_cannot_be_trusted_are_deleted_in_one_step() {
+    walk_all(|_| vec!["delete", "--all-inconsistent"]);
+}
