@@ -3,6 +3,7 @@
 //! Must never change anything.
 
 use super::refcounts::{Refcounts, largest};
+use super::references::References;
 use super::table::{self, Payload, Shape};
 use super::walk::{Role, Visitor, Walk};
 use super::{Qcow2, header};
@@ -10,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::file_len;
 use crate::progress::{Observer, tell};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,7 +101,8 @@ pub(crate) fn check(image: &Qcow2, observer: &mut dyn Observer) -> Result<Report
     };
     let file_end = file_len(storage)?;
     let (references, l2_tables) = (References::default(), BTreeMap::new());
-    let mut count = Count { image, report, references, l2_tables, times: 1, file_end, refcounts, observer };
+    let (bitmaps, times) = (Vec::new(), 1);
+    let mut count = Count { image, report, references, l2_tables, bitmaps, times, file_end, refcounts, observer };
     let walk = Walk { storage, header: &image.header };
     walk.disk(&mut count)?;
     count.guest(&walk)?;
@@ -111,6 +114,8 @@ pub(crate) fn check(image: &Qcow2, observer: &mut dyn Observer) -> Result<Report
     if let (Some(place), true) = (image.place, usable) {
         walk.bitmaps(place, &image.entries, &mut count)?;
     }
+    count.references.settle();
+    count.overlaps()?;
     count.compare(&blocks)?;
     let mut report = count.report;
     check_bitmaps(image, &mut report);
@@ -174,35 +179,6 @@ fn check_bitmaps(image: &Qcow2, report: &mut Report) {
     }
 }
 
-/// Neighbouring clusters that are counted together.
-const PAGE: u64 = 32;
-
-/// How often each cluster is referred to, in pages, so that memory follows what was found and not the file's size.
-#[derive(Default)]
-struct References {
-    pages: BTreeMap<u64, [u16; PAGE as usize]>,
-}
-
-impl References {
-    fn add(&mut self, cluster: u64, times: u16) {
-        let page = self.pages.entry(cluster / PAGE).or_insert([0; PAGE as usize]);
-        if let Some(count) = usize::try_from(cluster % PAGE).ok().and_then(|index| page.get_mut(index)) {
-            *count = count.saturating_add(times);
-        }
-    }
-
-    /// Whether there may be a reference to any cluster from `first` up to `end`.
-    fn any(&self, first: u64, end: u64) -> bool {
-        first < end && self.pages.range(first / PAGE..=(end - 1) / PAGE).next().is_some()
-    }
-
-    fn get(&self, cluster: u64) -> u64 {
-        let page = self.pages.get(&(cluster / PAGE));
-        let index = usize::try_from(cluster % PAGE).unwrap_or_default();
-        page.and_then(|page| page.get(index)).copied().map_or(0, u64::from)
-    }
-}
-
 /// How an L2 table is referred to.
 #[derive(Clone, Copy, Default)]
 struct L2Table {
@@ -217,6 +193,8 @@ struct Count<'a> {
     references: References,
     /// The L2 tables by their offset, so that each is read once, however often it is referred to.
     l2_tables: BTreeMap<u64, L2Table>,
+    /// What the bitmaps claim, and as what.
+    bitmaps: Vec<(Range<u64>, Role)>,
     /// How many references one that is found stands for.
     times: u16,
     file_end: u64,
@@ -233,15 +211,10 @@ impl Visitor for Count<'_> {
             self.report.add(Severity::Error, &format!("qcow2 {}", role.name()), Some(offset), message);
             return Ok(());
         };
+        let clusters = offset / cluster_bytes..end.div_ceil(cluster_bytes);
+        self.references.add(clusters.clone(), self.times);
         if role.is_bitmap() {
-            let first = offset / cluster_bytes;
-            if (first..end.div_ceil(cluster_bytes)).any(|cluster| self.references.get(cluster) > 0) {
-                let message = "overlaps another structure".to_owned();
-                self.report.add(Severity::Error, &format!("qcow2 {}", role.name()), Some(offset), message);
-            }
-        }
-        for cluster in offset / cluster_bytes..end.div_ceil(cluster_bytes) {
-            self.references.add(cluster, self.times);
+            self.bitmaps.push((clusters, role));
         }
         if role == Role::L2Table {
             let table = self.l2_tables.entry(offset).or_default();
@@ -291,6 +264,20 @@ impl Count<'_> {
         Ok(())
     }
 
+    /// Reports what bitmaps claim together with anything else.
+    fn overlaps(&mut self) -> Result<()> {
+        let bitmaps = std::mem::take(&mut self.bitmaps);
+        for (done, (clusters, role)) in (0..).zip(&bitmaps) {
+            self.tick(done, bitmaps.len() as u64)?;
+            if self.references.any_repeated(clusters.clone()) {
+                let (structure, message) = (format!("qcow2 {}", role.name()), "overlaps another structure".to_owned());
+                let offset = clusters.start << self.image.header.cluster_bits;
+                self.report.add(Severity::Error, &structure, Some(offset), message);
+            }
+        }
+        Ok(())
+    }
+
     /// Compares every refcount of the file with the references found.
     fn compare(&mut self, blocks: &[(u64, u64)]) -> Result<()> {
         let cluster_bits = self.image.header.cluster_bits;
@@ -302,7 +289,7 @@ impl Count<'_> {
             let first = number * per_block;
             let end = (first + per_block).min(clusters);
             // A sparse file can have any number of blocks that count nothing.
-            if first >= end || !self.references.any(first, end) && self.refcounts.is_zero_block(first).unwrap_or(false)
+            if first >= end || !self.references.any(first..end) && self.refcounts.is_zero_block(first).unwrap_or(false)
             {
                 continue;
             }
@@ -321,11 +308,21 @@ impl Count<'_> {
                 }
             }
         }
-        let pages: Vec<u64> = self.references.pages.keys().copied().collect();
-        for cluster in pages.into_iter().flat_map(|page| page * PAGE..(page + 1) * PAGE) {
-            let references = self.references.get(cluster);
-            if references > 0 && !self.refcounts.has_block(cluster) {
-                self.mismatch(cluster << cluster_bits, 0, references);
+        let runs = self.references.runs();
+        for (done, run) in (0..).zip(&runs) {
+            self.tick(done, runs.len() as u64)?;
+            for missing in self.refcounts.without_block(run.clone()) {
+                let clusters = missing.end - missing.start;
+                let message = format!("no refcount block counts it, nor {} clusters after it", clusters - 1);
+                self.report.add(Severity::Error, "qcow2 cluster", Some(missing.start << cluster_bits), message);
+                self.report.errors += clusters - 1;
+            }
+        }
+        let singles = self.references.singles();
+        for (done, cluster) in (0..).zip(&singles) {
+            self.tick(done, singles.len() as u64)?;
+            if !self.refcounts.has_block(*cluster) {
+                self.mismatch(cluster << cluster_bits, 0, self.references.get(*cluster));
             }
         }
         Ok(())

@@ -12,6 +12,7 @@ mod header;
 mod occupied;
 mod ranges;
 mod refcounts;
+mod references;
 mod room;
 mod space;
 mod table;

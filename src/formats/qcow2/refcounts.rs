@@ -134,6 +134,23 @@ impl<'a> Refcounts<'a> {
         Ok(())
     }
 
+    /// The parts of `range` that no block counts.
+    pub(crate) fn without_block(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let per_block = self.clusters_per_block();
+        let mut parts: Vec<Range<u64>> = Vec::new();
+        let mut first = range.start;
+        while first < range.end {
+            let end = range.end.min((self.block_of(first) + 1).saturating_mul(per_block));
+            match parts.last_mut() {
+                _ if self.has_block(first) => {}
+                Some(last) if last.end == first => last.end = end,
+                _ => parts.push(first..end),
+            }
+            first = end;
+        }
+        parts
+    }
+
     /// Where the last cluster that the file's blocks count as used ends.
     pub(crate) fn counted_end(&mut self) -> Result<u64> {
         let per_block = self.clusters_per_block();
@@ -225,7 +242,7 @@ impl<'a> Refcounts<'a> {
         sectors
     }
 
-    /// The blocks that differ from the file's.
+    /// The blocks that were changed, some of them perhaps to what the file has.
     pub(crate) fn changed(&self) -> impl Iterator<Item = &Block> {
         self.changed.values()
     }
@@ -235,9 +252,11 @@ impl<'a> Refcounts<'a> {
         (0..).zip(&self.stored_table).filter(|(_, offset)| **offset != 0).map(|(number, offset)| (number, *offset))
     }
 
-    /// From now on the file holds what this holds.
+    /// From now on the file holds what this holds. The blocks stay in memory: in a rehearsal the file has nothing of them.
     pub(crate) fn mark_stored(&mut self) {
-        self.changed.clear();
+        for block in self.changed.values_mut() {
+            block.stored = Some(block.bytes.clone());
+        }
         self.stored_table.clone_from(&self.table);
     }
 }
