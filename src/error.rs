@@ -137,6 +137,12 @@ pub enum Control {
     Check,
     /// The list of checkpoints.
     List,
+    /// Dropping whatever is older than this checkpoint.
+    DropBefore(Vec<u8>),
+    /// Dropping also the bitmaps that belong to no checkpoint.
+    ForeignToo,
+    /// Removing the bitmap that is stored by this name, whatever its state.
+    DropBitmapNamed(Vec<u8>),
 }
 
 impl fmt::Display for Control {
@@ -154,6 +160,13 @@ impl fmt::Display for Control {
             Control::Until => "until",
             Control::Check => "Image::check",
             Control::List => "Image::chain",
+            Control::DropBefore(checkpoint) => {
+                return write!(f, "Image::plan_drop_before of '{}'", checkpoint.escape_ascii());
+            }
+            Control::ForeignToo => "foreign_too",
+            Control::DropBitmapNamed(bitmap) => {
+                return write!(f, "Image::plan_drop_bitmap of '{}'", bitmap.escape_ascii());
+            }
         })
     }
 }

@@ -6,6 +6,7 @@ use nix::sys::statvfs;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::sync::Arc;
 
 /// Positioned input and output on one image. A write is durable only after a [`flush`](Storage::flush) that follows it.
 pub trait Storage: Send + Sync + std::fmt::Debug {
@@ -79,6 +80,53 @@ impl<B: AsRef<[u8]> + Send + Sync> Storage for Memory<B> {
 
     fn in_memory(&self) -> Option<&[u8]> {
         Some(self.0.as_ref())
+    }
+}
+
+/// A part of another storage, only to be read.
+#[derive(Debug)]
+pub(crate) struct Part {
+    whole: Arc<dyn Storage>,
+    offset: u64,
+    len_bytes: Option<u64>,
+}
+
+impl Part {
+    /// What begins at `offset` of `whole` and has `len_bytes`, or goes to the end.
+    pub(crate) fn new(whole: Arc<dyn Storage>, offset: u64, len_bytes: Option<u64>) -> Self {
+        Self { whole, offset, len_bytes }
+    }
+}
+
+impl Storage for Part {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let left = self.len_bytes()?.saturating_sub(offset);
+        let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        match self.offset.checked_add(offset) {
+            Some(offset) => self.whole.read_at(&mut buffer[..wanted], offset),
+            None => Ok(0),
+        }
+    }
+
+    fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn truncate(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn len_bytes(&self) -> io::Result<u64> {
+        let behind = self.whole.len_bytes()?.saturating_sub(self.offset);
+        Ok(self.len_bytes.map_or(behind, |len_bytes| len_bytes.min(behind)))
+    }
+
+    fn can_grow(&self) -> bool {
+        false
     }
 }
 

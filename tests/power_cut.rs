@@ -61,8 +61,8 @@ impl Scenario {
         let mut image = open(Arc::clone(&recorder));
         let old = bitmaps_of(&image);
         let plan = (self.plan)(&image).unwrap_or_else(|error| panic!("{}: {error}", self.name));
-        let crossing_is_said = plan.warnings.iter().any(|warning| warning.contains("crosses two sectors"));
-        assert_eq!(crossing_is_said, self.may_lose, "{}: {:?}", self.name, plan.warnings);
+        let crossing_is_said = plan.risks.iter().any(|risk| risk.contains("crosses two sectors"));
+        assert_eq!(crossing_is_said, self.may_lose, "{}: {:?}", self.name, plan.risks);
         assert_eq!(image.commit(&plan, &mut Unobserved).expect("the commit succeeds"), Vec::<String>::new());
         let new = bitmaps_of(&open(Arc::new(Recorder::new(recorder.image()))));
         assert_ne!(old, new, "{}: the commit changes the bitmaps", self.name);

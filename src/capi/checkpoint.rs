@@ -35,11 +35,12 @@ pub(super) unsafe fn change(
         open.begin_change();
         open.fresh()?.survey(&mut options)?;
         let plan = plan(open.fresh()?, &options)?;
-        open.warn(&plan.warnings);
+        open.warn(&plan.risks);
         let warnings = match options.has(CHECKMAP_OPT_DRY_RUN) {
             true => open.image.rehearse(&plan, &mut options)?,
             false => open.image.commit(&plan, &mut options)?,
         };
+        open.warn(&plan.warnings);
         open.warn(&warnings);
         Ok(0)
     })

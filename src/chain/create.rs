@@ -32,11 +32,11 @@ impl Chain {
             return Err(Error::new(ErrorKind::Exists, format!("a checkpoint named {own} exists already"))
                 .advise("choose another name, or delete that checkpoint"));
         }
+        self.refuse_name_of_gap(&own)?;
         self.refuse_name_of_bitmap(&own)?;
-        self.refuse_gap(model)?;
+        let newest = self.newest_to_follow(model)?;
 
         let granularity = options.granularity.unwrap_or_else(|| self.newest_granularity(options.default_granularity));
-        let newest = self.checkpoints.last().filter(|_| model == Model::Interval);
         let mut actions = Vec::new();
         if let Some(newest) = newest {
             // A name that is read back must be a valid one: a root of somebody else can have a longer one.
@@ -49,7 +49,7 @@ impl Chain {
 
         let mut plan = Plan::of(actions);
         plan.warnings.extend(own.warning());
-        if let (Some(root), 1) = (newest, self.checkpoints.len()) {
+        if let Some(root) = newest.filter(|newest| newest.bitmap == newest.name) {
             plan.warn(format!(
                 "the bitmap {} stops recording: if libvirt has a checkpoint of that name, libvirt takes it for broken \
                  from now on (the model cumulative leaves it alone)",
@@ -57,6 +57,7 @@ impl Chain {
             ));
         }
         let mut expected: Vec<Name> = self.checkpoints.iter().map(|checkpoint| checkpoint.name.clone()).collect();
+        plan.takes_part = vec![own.clone()];
         expected.push(own);
         self.finish(plan, model, &expected)
     }
@@ -92,7 +93,9 @@ impl Chain {
         }
     }
 
-    fn refuse_gap(&self, model: Model) -> Result<()> {
+    /// The checkpoint that a new one follows, whose bitmap is to be frozen. Refuses where a gap in the recording would
+    /// become invisible.
+    fn newest_to_follow(&self, model: Model) -> Result<Option<&Checkpoint>> {
         for checkpoint in &self.checkpoints {
             if checkpoint.unusable {
                 return Err(plan::unusable(&checkpoint.bitmap));
@@ -105,9 +108,15 @@ impl Chain {
                 ));
             }
         }
-        match self.checkpoints.last() {
-            Some(newest) if model == Model::Interval && !newest.recording => Err(not_recording(newest)),
-            _ => Ok(()),
+        if model != Model::Interval {
+            return Ok(None);
+        }
+        let ends = self.stretches.iter().filter_map(|stretch| self.part(stretch).last());
+        let recording: Vec<&Checkpoint> = ends.filter(|newest| newest.recording).collect();
+        match (recording.as_slice(), self.checkpoints.last()) {
+            ([one, two, ..], _) => Err(several_record(one, two)),
+            ([], Some(newest)) => Err(not_recording(newest)),
+            (newest, _) => Ok(newest.first().copied()),
         }
     }
 
@@ -126,5 +135,20 @@ pub(super) fn not_recording(checkpoint: &Checkpoint) -> Error {
         ErrorKind::Recording,
         format!("the bitmap {} does not record, so writes since {} are missing", checkpoint.bitmap, checkpoint.name),
     )
-    .advise("delete the checkpoints that lead to it, then take a full backup")
+    .advise(
+        WayOut::from("nothing can recover them: begin anew with ")
+            .control(Control::DropAll)
+            .words(", or by deleting every checkpoint, then take a full backup"),
+    )
+}
+
+/// The error for two stretches that both go on until now: nobody can say which one a checkpoint would follow.
+fn several_record(one: &Checkpoint, two: &Checkpoint) -> Error {
+    Error::new(ErrorKind::BrokenChain, format!("a gap lies between {} and {}, and both record", one.bitmap, two.bitmap))
+        .advise(
+            WayOut::from("drop what does not belong, with ")
+                .control(one.bitmap.drop_it())
+                .words(" or ")
+                .control(two.bitmap.drop_it()),
+        )
 }

@@ -7,12 +7,13 @@ use super::plan::{self, Action, Plan};
 use super::{Chain, Checkpoint, Model, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 impl Chain {
     /// Plans the deletion of a checkpoint.
     ///
     /// Interval: the bitmap before it absorbs its own, and goes on recording where its own did; the first checkpoint's
-    /// bitmap is dropped. Only those two bitmaps have to be consistent, and frozen unless they are the last. Cumulative:
+    /// bitmap is dropped, and so is the first one's after a gap, which stays visible. Only those two bitmaps have to be consistent, and frozen unless they are the last. Cumulative:
     /// its bitmap is removed.
     ///
     /// An inconsistent bitmap needs `force_inconsistent`: then, in an interval chain, the checkpoint's bitmap goes *and
@@ -36,19 +37,20 @@ impl Chain {
             let gone: Vec<&Checkpoint> = self.checkpoints.iter().filter(|checkpoint| checkpoint.inconsistent).collect();
             return self.remove_cumulative(&gone);
         }
-        match self.checkpoints.iter().rposition(|checkpoint| checkpoint.inconsistent) {
-            Some(newest) => self.cut(newest),
-            None => Ok(Plan::default()),
+        let spoiled: Vec<usize> =
+            (0..).zip(&self.checkpoints).filter(|(_, own)| own.inconsistent).map(|(at, _)| at).collect();
+        match spoiled.as_slice() {
+            [] => Ok(Plan::default()),
+            spoiled => self.cut(spoiled),
         }
     }
 
     fn delete_interval(&self, at: usize, force: bool) -> Result<Plan> {
-        let before = at.checked_sub(1).and_then(|before| self.checkpoints.get(before));
-        let after = self.checkpoints.get(at + 1);
+        let (before, after) = self.neighbours(at);
         let Some(own) = self.checkpoints.get(at) else { return Ok(Plan::default()) };
         if let Some(spoiled) = [Some(own), before].into_iter().flatten().find(|part| part.inconsistent) {
             if force {
-                return self.cut(at);
+                return self.cut(&[at]);
             }
             return Err(plan::inconsistent(&spoiled.bitmap).advise(
                 WayOut::default()
@@ -61,6 +63,9 @@ impl Chain {
             return Err(not_frozen(odd));
         }
 
+        if own.unusable {
+            return Err(plan::unusable(&own.bitmap));
+        }
         let mut plan = Plan::default();
         if let Some(before) = before {
             plan.actions.push(Action::Merge { sources: vec![own.bitmap.clone()], target: before.bitmap.clone() });
@@ -82,25 +87,75 @@ impl Chain {
             }
         }
         plan.actions.push(Action::Remove { name: own.bitmap.clone() });
-        plan.actions.extend(after.map(|after| rehang(after, before.map(|before| &before.name))));
+        let follows = before.map(|before| &before.name).or_else(|| self.missing_before(at));
+        plan.actions.extend(after.map(|after| rehang(after, follows)));
+        plan.takes_part = vec![own.name.clone()];
         let left: Vec<Name> = self.names().filter(|name| **name != own.name).cloned().collect();
         self.finish(plan, Model::Interval, &left)
     }
 
-    /// Cuts the chain off after the checkpoint at `last`: it and all older ones go, the next becomes the root.
-    fn cut(&self, last: usize) -> Result<Plan> {
-        let gone: Vec<&Checkpoint> = self.checkpoints.iter().take(last + 1).collect();
-        let actions = gone.iter().map(|checkpoint| Action::Remove { name: checkpoint.bitmap.clone() });
-        let mut plan = Plan::of(actions.collect());
-        let root = self.checkpoints.get(last + 1);
-        plan.actions.extend(root.map(|root| rehang(root, None)));
-        let names: Vec<&Name> = gone.iter().map(|checkpoint| &checkpoint.name).collect();
-        let mut lost = format!("every diff since {} is lost", name::list(&names));
-        if let Some(root) = root {
-            lost.push_str(&format!(": an incremental backup can begin at {} or later only", root.name));
+    /// Takes out the checkpoints at these places, in ascending order, and whatever is older than any of them. What then
+    /// comes first becomes the root.
+    fn cut(&self, spoiled: &[usize]) -> Result<Plan> {
+        let mut gone = vec![false; self.checkpoints.len()];
+        let mut mark =
+            |places: Range<usize>| gone.iter_mut().take(places.end).skip(places.start).for_each(|gone| *gone = true);
+        for stretch in &self.stretches {
+            let newest =
+                spoiled.get(..spoiled.partition_point(|at| *at < stretch.places.end)).and_then(<[usize]>::last);
+            if let Some(newest) = newest.filter(|at| stretch.places.contains(at)) {
+                self.older_than(*newest).into_iter().for_each(&mut mark);
+                mark(*newest..newest + 1);
+            }
         }
-        plan.warn(lost);
-        let left: Vec<Name> = self.names().skip(last + 1).cloned().collect();
+        if let Some((_, unusable)) = gone.iter().zip(&self.checkpoints).find(|(gone, own)| **gone && own.unusable) {
+            return Err(plan::unusable(&unusable.bitmap));
+        }
+        self.remove_all_but_rehang(&gone)
+    }
+
+    /// The places of the checkpoints that are known to be older than the one at this place.
+    pub(super) fn older_than(&self, at: usize) -> [Range<usize>; 2] {
+        match self.stretch_of(at).filter(|own| !own.placed) {
+            None => [0..at, 0..0],
+            Some(own) => {
+                let root = self.stretches.first().filter(|root| root.placed);
+                [root.map_or(0..0, |root| root.places.clone()), own.places.start..at]
+            }
+        }
+    }
+
+    /// Removes the checkpoints that are `gone`. A checkpoint that follows none of those that stay becomes the root, or
+    /// keeps its gap where others can be older.
+    pub(super) fn remove_all_but_rehang(&self, gone: &[bool]) -> Result<Plan> {
+        let is_gone = |at: usize| gone.get(at).copied().unwrap_or_default();
+        let mut plan = Plan::default();
+        let removed: Vec<&Checkpoint> =
+            self.checkpoints.iter().enumerate().filter(|(at, _)| is_gone(*at)).map(|(_, one)| one).collect();
+        plan.actions.extend(removed.iter().map(|one| Action::Remove { name: one.bitmap.clone() }));
+        let mut left = Vec::new();
+        for stretch in &self.stretches {
+            let first = stretch.places.clone().find(|at| !is_gone(*at));
+            let Some((at, first)) = first.and_then(|at| Some((at, self.checkpoints.get(at)?))) else { continue };
+            let is_oldest = left.is_empty() && stretch.placed;
+            let follows = if is_oldest { None } else { stretch.missing.as_ref() };
+            if (at > stretch.places.start || is_oldest) && first.bitmap != Name::chained(follows, &first.name) {
+                plan.actions.push(rehang(first, follows));
+            }
+            left.extend(self.checkpoints.iter().take(stretch.places.end).skip(at).map(|one| one.name.clone()));
+        }
+        if !removed.is_empty() {
+            let names: Vec<&Name> = removed.iter().map(|one| &one.name).collect();
+            let mut lost = format!("every diff since {} is lost", name::list(&names));
+            match left.as_slice() {
+                [] => {}
+                [root, ..] if self.stretches.iter().all(|stretch| stretch.placed) => {
+                    lost.push_str(&format!(": an incremental backup can begin at {root} or later only"));
+                }
+                some => lost.push_str(&format!(": an incremental backup can begin at {} only", name::list(some))),
+            }
+            plan.warn(lost);
+        }
         self.finish(plan, Model::Interval, &left)
     }
 
@@ -115,14 +170,23 @@ impl Chain {
     }
 
     fn remove_cumulative(&self, gone: &[&Checkpoint]) -> Result<Plan> {
+        if let Some(unusable) = gone.iter().find(|checkpoint| checkpoint.unusable) {
+            return Err(plan::unusable(&unusable.bitmap));
+        }
         let actions = gone.iter().map(|checkpoint| Action::Remove { name: checkpoint.bitmap.clone() });
         let mut plan = Plan::of(actions.collect());
         if !gone.is_empty() {
             plan.warn("if libvirt made this checkpoint, libvirt still lists it: delete its metadata there too");
         }
+        plan.takes_part = gone.iter().map(|checkpoint| checkpoint.name.clone()).collect();
         let gone: BTreeSet<&Name> = gone.iter().map(|checkpoint| &checkpoint.name).collect();
         let left: Vec<Name> = self.names().filter(|name| !gone.contains(name)).cloned().collect();
         self.finish(plan, Model::Cumulative, &left)
+    }
+
+    /// The checkpoint without a bitmap that the one at this place follows.
+    pub(super) fn missing_before(&self, at: usize) -> Option<&Name> {
+        self.stretch_of(at).filter(|stretch| stretch.places.start == at).and_then(|stretch| stretch.missing.as_ref())
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &Name> {

@@ -4,6 +4,7 @@
 
 use super::create::not_recording;
 use super::delete::not_frozen;
+use super::stretch::Stretch;
 use super::{Chain, Checkpoint, Model, Name, plan};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::geometry::Granularity;
@@ -20,6 +21,9 @@ pub struct Span {
     pub until: Option<Name>,
     /// The finest granularity of the span; that of `since`'s bitmap for an empty one.
     pub granularity: Granularity,
+    /// The checkpoints that are not older than `since`. A lower layer that knows one of them recorded writes of the span
+    /// too. Empty where the span is.
+    pub takes_part: Vec<Name>,
 }
 
 impl Chain {
@@ -39,19 +43,17 @@ impl Chain {
         let first = self.position(since)?;
         let end = match (self.model, until) {
             (Model::Cumulative, _) => first + 1,
-            (_, None) => self.checkpoints.len(),
-            (_, Some(until)) => self.position(until)?,
+            (_, None) => self.stretch_of(first).map_or(self.checkpoints.len(), |stretch| stretch.places.end),
+            (_, Some(until)) => self.end_of_span(first, until)?,
         };
-        if end < first {
-            let until = Name::new(until.unwrap_or_default());
-            return Err(Error::new(ErrorKind::Order, format!("{until} is older than {}", Name::new(since)))
-                .advise("swap the two"));
-        }
         let span: Vec<&Checkpoint> = self.checkpoints.iter().skip(first).take(end - first).collect();
         for (at, part) in span.iter().enumerate() {
             let must_record = until.is_none() && at + 1 == span.len();
             if part.unusable {
                 return Err(plan::unusable(&part.bitmap));
+            }
+            if must_record && !part.recording && self.stretches.len() > 1 {
+                return Err(self.gap_after(&part.bitmap));
             }
             if part.inconsistent {
                 return Err(plan::inconsistent(&part.bitmap).advise(
@@ -72,6 +74,53 @@ impl Chain {
             since: Name::new(since),
             until: until.map(Name::new),
             granularity,
+            takes_part: if span.is_empty() { Vec::new() } else { self.not_older_than(first) },
         })
+    }
+
+    /// The place up to which a span goes that begins at the place `first`.
+    fn end_of_span(&self, first: usize, until: &[u8]) -> Result<usize> {
+        let end = self.position(until)?;
+        let (own, other) = (self.stretch_of(first), self.stretch_of(end));
+        let is_ordered = own == other || own.is_some_and(|own| own.placed) || other.is_some_and(|other| other.placed);
+        if end < first && is_ordered {
+            let since = self.checkpoints.get(first).map(|since| since.name.to_string()).unwrap_or_default();
+            return Err(Error::new(ErrorKind::Order, format!("{} is older than {since}", Name::new(until)))
+                .advise("swap the two"));
+        }
+        let newest = own.and_then(|own| self.part(own).last());
+        match newest.filter(|_| own != other) {
+            Some(newest) => Err(self.gap_after(&newest.bitmap)),
+            None => Ok(end),
+        }
+    }
+
+    /// The error for a span that would go on behind the last bitmap before a gap.
+    fn gap_after(&self, bitmap: &Name) -> Error {
+        let message = format!("a gap follows {bitmap}: the bitmap of the next interval is missing");
+        let way_out = WayOut::from("what changed cannot be told; take a full backup");
+        let last = self.stretches.last().filter(|last| last.placed && self.stretches.len() > 1);
+        let way_out = match last.and_then(|last| self.part(last).first()) {
+            Some(first) => way_out
+                .words(format!(", and begin incremental ones at {} or later; ", first.name))
+                .control(Control::DropBefore(first.name.as_bytes().to_vec()))
+                .words(" drops what lies before it"),
+            None => way_out,
+        };
+        Error::new(ErrorKind::BrokenChain, message).advise(way_out)
+    }
+
+    /// All checkpoints but those that are known to be older than the one at this place, with those that only gaps
+    /// mention; in the cumulative model that one alone.
+    fn not_older_than(&self, at: usize) -> Vec<Name> {
+        let older = self.older_than(at);
+        let is_older = |place: usize| older.iter().any(|older| older.contains(&place));
+        if self.stretches.is_empty() {
+            return self.names().skip(at).take(1).cloned().collect();
+        }
+        let own = self.names().enumerate().filter(|(place, _)| !is_older(*place)).map(|(_, name)| name);
+        let begins_later = |stretch: &&Stretch| stretch.places.start != at && !is_older(stretch.places.start);
+        let missing = self.stretches.iter().filter(begins_later).filter_map(|stretch| stretch.missing.as_ref());
+        own.chain(missing).cloned().collect()
     }
 }

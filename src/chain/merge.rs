@@ -4,7 +4,7 @@
 use super::name;
 use super::plan::{self, Action, Plan, carry_out};
 use super::read::refuse_duplicates;
-use super::{BitmapState, Chain, Name};
+use super::{BitmapState, Chain, Interval, Name, Until};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 
 /// Plans the raw merge: the bitmap `into` becomes the union of itself and the sources, which stay as they are.
@@ -20,14 +20,7 @@ pub fn plan_merge(bitmaps: &[BitmapState], sources: &[&[u8]], into: &[u8]) -> Re
                 .control(Control::ForceInconsistent),
         )),
         Some(bitmap) => Ok(bitmap),
-        None => {
-            let names: Vec<&Name> = bitmaps.iter().map(|bitmap| &bitmap.name).collect();
-            let way_out = match names.as_slice() {
-                [] => "there are no bitmaps".to_owned(),
-                names => format!("there are {}", name::list(names)),
-            };
-            Err(Error::new(ErrorKind::NotFound, format!("no bitmap is named {}", Name::new(name))).advise(way_out))
-        }
+        None => Err(name::no_bitmap(&Name::new(name), bitmaps.iter().map(|bitmap| &bitmap.name))),
     };
     let target = find(into)?;
     let mut from: Vec<&BitmapState> = Vec::new();
@@ -49,8 +42,12 @@ pub fn plan_merge(bitmaps: &[BitmapState], sources: &[&[u8]], into: &[u8]) -> Re
     carry_out(bitmaps, &plan.actions)?;
     plan.note_basis(bitmaps);
     let chain = Chain::read(bitmaps, None).ok();
-    if let Some((since, until)) = chain.and_then(|chain| chain.interval_of(&target.name)) {
-        let until = until.map_or_else(|| "now".to_owned(), |until| until.to_string());
+    if let Some(Interval { since, until }) = chain.and_then(|chain| chain.interval_of(&target.name)) {
+        let until = match until {
+            Until::Checkpoint(next) => next.to_string(),
+            Until::Gap => "the gap".to_owned(),
+            Until::Now => "now".to_owned(),
+        };
         plan.warn(format!(
             "{} will hold more than the writes from {since} until {until}: every diff that needs it grows",
             target.name

@@ -35,6 +35,7 @@
 mod create;
 mod delete;
 mod diff;
+mod drop;
 mod merge;
 mod model;
 mod name;
@@ -42,15 +43,19 @@ mod order;
 mod plan;
 mod read;
 mod rename;
+mod stretch;
 
 pub use create::CreateOptions;
 pub use diff::Span;
+pub use drop::{foreign_in, plan_drop_bitmap};
 pub use merge::plan_merge;
-pub use model::{BitmapState, Checkpoint, Model};
+pub use model::{BitmapState, Checkpoint, Interval, Model, Until};
+pub(crate) use name::list;
 pub use name::{MAX_BITMAP_NAME, MAX_CHECKPOINT_NAME, Name, check_checkpoint_name};
 pub use plan::{Action, Plan};
 
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use stretch::Stretch;
 
 /// The checkpoints of one image, read from the names and flags of its bitmaps.
 #[derive(Clone, Debug)]
@@ -59,6 +64,8 @@ pub struct Chain {
     /// The model that the caller insists on, which also decides what `create` starts on an empty image.
     insist: Option<Model>,
     checkpoints: Vec<Checkpoint>,
+    /// The parts of an interval chain without a gap, in the order of the checkpoints.
+    stretches: Vec<Stretch>,
     foreign: Vec<Name>,
     helpers: Vec<Name>,
     /// Every bitmap of the image, helpers and foreign ones too: any of them can hold a name that a plan wants.
@@ -71,7 +78,8 @@ impl Chain {
         self.model
     }
 
-    /// The checkpoints. Interval: oldest first. Cumulative: by name until [`Chain::order_cumulative`] is called, then
+    /// The checkpoints. Interval: oldest first; where there are several gaps, what lies between them stands by name, see
+    /// [`Checkpoint::ordered`]. Cumulative: by name until [`Chain::order_cumulative`] is called, then
     /// oldest first where that can be told. Empty for [`Model::None`] and [`Model::Unknown`].
     pub fn checkpoints(&self) -> &[Checkpoint] {
         &self.checkpoints
@@ -94,13 +102,53 @@ impl Chain {
         self.checkpoints.iter().find(|checkpoint| checkpoint.name.as_bytes() == name)
     }
 
-    /// The interval that the bitmap named `bitmap` covers: the checkpoint since which, and the one until which; `None`
-    /// inside is "until now". `None` outside for a bitmap that belongs to no checkpoint.
-    pub fn interval_of(&self, bitmap: &Name) -> Option<(Name, Option<Name>)> {
+    /// The interval that the bitmap named `bitmap` covers; `None` for a bitmap that belongs to no checkpoint.
+    pub fn interval_of(&self, bitmap: &Name) -> Option<Interval> {
         let at = self.checkpoints.iter().position(|checkpoint| checkpoint.bitmap == *bitmap)?;
         let own = self.checkpoints.get(at)?;
-        let next = self.checkpoints.get(at + 1).filter(|_| self.model == Model::Interval);
-        Some((own.name.clone(), next.map(|next| next.name.clone())))
+        let until = match self.stretch_of(at) {
+            Some(stretch) if at + 1 < stretch.places.end => {
+                Until::Checkpoint(self.checkpoints.get(at + 1).map(|next| next.name.clone())?)
+            }
+            Some(stretch) if self.lies_before_a_gap(stretch) => Until::Gap,
+            _ => Until::Now,
+        };
+        Some(Interval { since: own.name.clone(), until })
+    }
+
+    /// The stretch in which the checkpoint at this place stands; `None` for cumulative checkpoints.
+    fn stretch_of(&self, at: usize) -> Option<&Stretch> {
+        self.stretches.get(self.stretches.partition_point(|stretch| stretch.places.end <= at))
+    }
+
+    fn part(&self, stretch: &Stretch) -> &[Checkpoint] {
+        self.checkpoints.get(stretch.places.clone()).unwrap_or_default()
+    }
+
+    /// The checkpoint before the one at this place, and the one after it, where no gap lies between.
+    fn neighbours(&self, at: usize) -> (Option<&Checkpoint>, Option<&Checkpoint>) {
+        let Some(stretch) = self.stretch_of(at) else { return (None, None) };
+        let neighbour = |at: usize| self.checkpoints.get(at).filter(|_| stretch.places.contains(&at));
+        (at.checked_sub(1).and_then(neighbour), neighbour(at + 1))
+    }
+
+    /// Whether the bitmap at the end of this stretch ended long ago, at a checkpoint that is missing. One that records
+    /// ends now.
+    fn lies_before_a_gap(&self, stretch: &Stretch) -> bool {
+        let records = self.part(stretch).last().is_some_and(|newest| newest.recording);
+        !records && stretch.places.end < self.checkpoints.len()
+    }
+
+    /// Refuses a new checkpoint the name of one that only a gap still mentions: the new one would be taken for it.
+    fn refuse_name_of_gap(&self, own: &Name) -> Result<()> {
+        let missing = |stretch: &&Stretch| stretch.missing.as_ref() == Some(own);
+        let Some(after) = self.stretches.iter().find(missing).and_then(|stretch| self.part(stretch).first()) else {
+            return Ok(());
+        };
+        let message = format!("{} still follows a checkpoint {own}, which has no bitmap any more", after.bitmap);
+        let way_out = WayOut::from("choose another name, or drop what lies before the gap with ")
+            .control(Control::DropBefore(after.name.as_bytes().to_vec()));
+        Err(Error::new(ErrorKind::Exists, message).advise(way_out))
     }
 
     /// Refuses an unknown model ([`ErrorKind::Model`]): nothing that needs the chain can be answered.
@@ -125,7 +173,8 @@ impl Chain {
         .advise(
             WayOut::from("say which with ")
                 .control(Control::Model(None))
-                .words(", or remove the bitmaps that do not belong"),
+                .words(", or drop the bitmaps that do not belong with ")
+                .control(Control::DropBitmap),
         ))
     }
 

@@ -73,8 +73,12 @@ impl fmt::Display for Model {
 pub struct Checkpoint {
     /// The checkpoint's name.
     pub name: Name,
-    /// The checkpoint before it; always `None` in the cumulative model, where nothing stores it.
+    /// The checkpoint before it. `None` for the first one and after a gap, and always in the cumulative model, where
+    /// nothing stores it.
     pub parent: Option<Name>,
+    /// Whether what lies before it is missing: its bitmap follows a checkpoint that has no bitmap any more, or nothing
+    /// links it to the checkpoints that are listed before it.
+    pub gap: bool,
     /// The bitmap of the writes after this checkpoint.
     pub bitmap: Name,
     /// The granularity of that bitmap.
@@ -85,10 +89,41 @@ pub struct Checkpoint {
     pub inconsistent: bool,
     /// Whether that bitmap is one that we cannot use, see [`BitmapState::unusable`].
     pub unusable: bool,
-    /// Whether this checkpoint's place among the others is known. Always in the interval model. In the cumulative
-    /// model only if the bits decide it against *every* other checkpoint, by strict containment in one direction or
-    /// the other; else its place is a guess by name, however plausible its neighbours look.
+    /// Whether this checkpoint's place among the others is known. In the interval model it is, unless there are several
+    /// gaps: what lies between two of them can have been in any order. In the cumulative model only if the bits decide it
+    /// against *every* other checkpoint, by strict containment in one direction or the other; else its place is a guess
+    /// by name, however plausible its neighbours look.
     pub ordered: bool,
+}
+
+/// The time that a bitmap covers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interval {
+    /// The checkpoint with which it begins.
+    pub since: Name,
+    /// Where it ends.
+    pub until: Until,
+}
+
+/// Where the interval of a bitmap ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// At the next checkpoint.
+    Checkpoint(Name),
+    /// At a checkpoint that is missing: a gap follows.
+    Gap,
+    /// It goes on.
+    Now,
+}
+
+impl Until {
+    /// The checkpoint with which it ends.
+    pub fn checkpoint(&self) -> Option<&Name> {
+        match self {
+            Until::Checkpoint(next) => Some(next),
+            Until::Gap | Until::Now => None,
+        }
+    }
 }
 
 impl Checkpoint {
@@ -96,6 +131,7 @@ impl Checkpoint {
         Checkpoint {
             name,
             parent,
+            gap: false,
             bitmap: bitmap.name.clone(),
             granularity: bitmap.granularity,
             recording: bitmap.recording,

@@ -2,7 +2,7 @@
 //! Owns the names: what a checkpoint may be called, and how a bitmap's name carries its checkpoint and the one before.
 //! Knows nothing of the bitmaps behind the names.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result};
 use std::borrow::{Borrow, Cow};
 use std::fmt::{self, Write};
 
@@ -78,6 +78,25 @@ impl Name {
             Some(parent) => Name([parent.as_bytes(), ARROW, own.as_bytes()].concat()),
             None => own.clone(),
         }
+    }
+
+    /// The checkpoints that the name of a bitmap speaks of: its own and the one before it, or the name itself. A name
+    /// with several arrows speaks of all that stands between them.
+    pub fn mentions(&self) -> Vec<Name> {
+        let mut rest = self.0.as_slice();
+        let mut mentioned = Vec::new();
+        while let Some(at) = find_arrow(rest) {
+            let (part, from_arrow) = rest.split_at(at);
+            mentioned.push(Name::new(part));
+            rest = from_arrow.strip_prefix(ARROW).unwrap_or_default();
+        }
+        mentioned.push(Name::new(rest));
+        mentioned
+    }
+
+    /// The call that drops the bitmap of this name, for a way out.
+    pub(crate) fn drop_it(&self) -> Control {
+        Control::DropBitmapNamed(self.0.clone())
     }
 
     pub(super) fn has_arrow(&self) -> bool {
@@ -159,12 +178,22 @@ pub fn check_checkpoint_name(name: &[u8]) -> Result<Name> {
 }
 
 /// Names for a message: ten at most, then how many more.
-pub(super) fn list<N: Borrow<Name>>(names: &[N]) -> String {
+pub(crate) fn list<N: Borrow<Name>>(names: &[N]) -> String {
     let shown: Vec<String> = names.iter().take(10).map(|name| name.borrow().to_string()).collect();
     match names.len().checked_sub(shown.len()) {
         None | Some(0) => shown.join(", "),
         Some(more) => format!("{} and {more} more", shown.join(", ")),
     }
+}
+
+/// The error for the name of a bitmap that none of these has.
+pub(super) fn no_bitmap<'a>(name: &Name, bitmaps: impl Iterator<Item = &'a Name>) -> Error {
+    let names: Vec<&Name> = bitmaps.collect();
+    let way_out = match names.as_slice() {
+        [] => "there are no bitmaps".to_owned(),
+        names => format!("there are {}", list(names)),
+    };
+    Error::new(ErrorKind::NotFound, format!("no bitmap is named {name}")).advise(way_out)
 }
 
 fn find_arrow(bytes: &[u8]) -> Option<usize> {

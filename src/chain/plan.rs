@@ -72,10 +72,12 @@ impl fmt::Display for Action {
 pub struct Plan {
     /// The actions, in order.
     pub actions: Vec<Action>,
-    /// What the caller should tell its user, one sentence each.
+    /// What is so once the plan is carried out, and the caller should tell its user then, one sentence each.
     pub warnings: Vec<String>,
-    /// The bitmaps that take part, by the names they are stored under before the plan, each once: all that the actions
-    /// read, change, rename or remove. A lower layer that has one of them makes the plan unsafe.
+    /// What the caller should tell its user before it carries the plan out, one sentence each.
+    pub risks: Vec<String>,
+    /// The checkpoints that lose their name or their place while older ones go on: a lower layer that knows one of them
+    /// makes the plan unsafe, as what that layer recorded would no longer be found. For a creation, the new checkpoint.
     pub takes_part: Vec<Name>,
     /// The digest of the bitmaps that the plan was made for.
     basis: Option<u64>,
@@ -95,13 +97,9 @@ impl Plan {
         self.basis == Some(digest(bitmaps))
     }
 
-    /// Notes the bitmaps that the plan is for, and fills in which of them take part.
+    /// Notes the bitmaps that the plan is for.
     pub(super) fn note_basis(&mut self, bitmaps: &[BitmapState]) {
         self.basis = Some(digest(bitmaps));
-        let mut stored: BTreeSet<&Name> = bitmaps.iter().map(|bitmap| &bitmap.name).collect();
-        let names = self.actions.iter().flat_map(names_in);
-        let takes_part = names.filter(|name| stored.remove(name)).cloned().collect();
-        self.takes_part = takes_part;
     }
 }
 
@@ -113,14 +111,6 @@ fn digest(bitmaps: &[BitmapState]) -> u64 {
     hasher.finish()
 }
 
-fn names_in(action: &Action) -> Vec<&Name> {
-    match action {
-        Action::Add { name, .. } | Action::Remove { name } | Action::SetRecording { name, .. } => vec![name],
-        Action::Rename { from, to } => vec![from, to],
-        Action::Merge { sources, target } => sources.iter().chain([target]).collect(),
-    }
-}
-
 impl Chain {
     /// Ends every plan: refuses one that collides or would leave names that read back as something else than the
     /// `expected` checkpoints, and warns if the image will be taken for another model than the `intended` one.
@@ -129,13 +119,20 @@ impl Chain {
         plan.note_basis(&self.states);
         if intended == Model::Interval && after.iter().any(|bitmap| bitmap.name.has_arrow()) {
             let chain = Chain::read(&after, None)?;
-            if !chain.checkpoints().iter().map(|checkpoint| &checkpoint.name).eq(expected) {
+            if !is_expected(&chain, expected) {
+                let way_out = WayOut::from("drop the plain-named bitmaps that belong to no checkpoint with ")
+                    .control(self.foreign.first().map_or(Control::DropBitmap, Name::drop_it));
                 return Err(Error::new(ErrorKind::BrokenChain, "the bitmaps would no longer read as the same chain")
-                    .advise("rename or remove the plain-named bitmaps that belong to no checkpoint"));
+                    .advise(way_out));
             }
         }
         if expected.is_empty() && !self.checkpoints.is_empty() {
             plan.warn("no checkpoint is left: tracking ends, and the next backup must be full");
+        }
+        let own: BTreeSet<&Name> = self.foreign.iter().chain(&self.helpers).collect();
+        let records = |states: &[BitmapState]| states.iter().any(|state| state.recording && !own.contains(&state.name));
+        if !expected.is_empty() && records(&self.states) && !records(&after) {
+            plan.warn("nothing records any more: writes are missing from now on, and the next backup must be full");
         }
         let detected = Model::of(&after);
         if detected != intended && detected != Model::None && !plan.actions.is_empty() {
@@ -147,6 +144,17 @@ impl Chain {
         }
         Ok(plan)
     }
+}
+
+/// Whether these are the checkpoints of the chain: in this order too, where gaps leave no doubt of it.
+fn is_expected(chain: &Chain, expected: &[Name]) -> bool {
+    let mut names: Vec<&Name> = chain.names().collect();
+    let mut expected: Vec<&Name> = expected.iter().collect();
+    if !chain.is_ordered() {
+        names.sort();
+        expected.sort();
+    }
+    names == expected
 }
 
 /// The bitmaps after these actions, by name; refuses an action that cannot be carried out.
@@ -171,8 +179,7 @@ pub(super) fn carry_out(bitmaps: &[BitmapState], actions: &[Action]) -> Result<V
                 }
             }
             Action::Remove { name } => {
-                find(&mut after, name)?;
-                after.remove(name);
+                after.remove(name).ok_or_else(|| not_found(name))?;
             }
             Action::Rename { from, to } => {
                 let renamed = BitmapState { name: to.clone(), ..find(&mut after, from)?.clone() };
@@ -200,7 +207,7 @@ pub(super) fn inconsistent(bitmap: &Name) -> Error {
 /// The error for a bitmap that we do not understand.
 pub(super) fn unusable(bitmap: &Name) -> Error {
     Error::new(ErrorKind::Unsupported, format!("the bitmap {bitmap} has a type or extra data that is not known"))
-        .advise("use the software that made it")
+        .advise(WayOut::from("use the software that made it, or drop it with ").control(bitmap.drop_it()))
 }
 
 fn trusted(bitmap: &BitmapState) -> Result<()> {
@@ -215,8 +222,12 @@ fn find<'a>(bitmaps: &'a mut BTreeMap<Name, BitmapState>, name: &Name) -> Result
     match bitmaps.get_mut(name) {
         Some(bitmap) if bitmap.unusable => Err(unusable(name)),
         Some(bitmap) => Ok(bitmap),
-        None => Err(Error::new(ErrorKind::NotFound, format!("no bitmap is named {name}"))),
+        None => Err(not_found(name)),
     }
+}
+
+fn not_found(name: &Name) -> Error {
+    Error::new(ErrorKind::NotFound, format!("no bitmap is named {name}"))
 }
 
 fn insert(bitmaps: &mut BTreeMap<Name, BitmapState>, bitmap: BitmapState) -> Result<()> {
@@ -237,6 +248,8 @@ fn insert(bitmaps: &mut BTreeMap<Name, BitmapState>, bitmap: BitmapState) -> Res
 
 /// The error for a bitmap whose name is wanted for another one.
 pub(super) fn exists(name: &Name) -> Error {
-    Error::new(ErrorKind::Exists, format!("a bitmap named {name} exists already"))
-        .advise("choose another name, or remove that bitmap if it belongs to nobody")
+    Error::new(ErrorKind::Exists, format!("a bitmap named {name} exists already")).advise(
+        WayOut::from("choose another name, or, if that bitmap belongs to nobody, drop it with ")
+            .control(name.drop_it()),
+    )
 }

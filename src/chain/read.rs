@@ -3,6 +3,7 @@
 //! Knows nothing of what is done with the chain.
 
 use super::name;
+use super::stretch::{Loose, Stretch, line_up};
 use super::{BitmapState, Chain, Checkpoint, Model, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,8 @@ impl Chain {
     /// ([`ErrorKind::Model`]) where the bitmaps contradict it. On an image without bitmaps it decides what
     /// [`Chain::plan_create`] starts.
     ///
-    /// Names that form no chain are [`ErrorKind::BrokenChain`]. [`Model::Unknown`] is no error here, but every call
+    /// A bitmap that follows a checkpoint without one is no error: the chain has a gap, see [`Checkpoint::gap`]. Two
+    /// bitmaps for one checkpoint, two children of one and cycles are [`ErrorKind::BrokenChain`]. [`Model::Unknown`] is no error here, but every call
     /// that needs the chain refuses it.
     pub fn read(bitmaps: &[BitmapState], insist: Option<Model>) -> Result<Chain> {
         if let Some(model @ (Model::None | Model::Unknown)) = insist {
@@ -29,15 +31,16 @@ impl Chain {
             model: if detected == Model::None { detected } else { insist.unwrap_or(detected) },
             insist,
             checkpoints: Vec::new(),
+            stretches: Vec::new(),
             foreign: Vec::new(),
             helpers: helpers.iter().map(|helper| helper.name.clone()).collect(),
             states: bitmaps.to_vec(),
         };
-        chain.checkpoints = match chain.model {
-            Model::None | Model::Unknown => Vec::new(),
-            Model::Interval => intervals(&others)?,
-            Model::Cumulative => cumulative(&others)?,
-        };
+        match chain.model {
+            Model::None | Model::Unknown => {}
+            Model::Interval => (chain.checkpoints, chain.stretches) = intervals(&others)?,
+            Model::Cumulative => chain.checkpoints = cumulative(&others)?,
+        }
         if chain.model == Model::Interval {
             let own: BTreeSet<&Name> = chain.checkpoints.iter().map(|checkpoint| &checkpoint.bitmap).collect();
             chain.foreign =
@@ -54,16 +57,25 @@ impl Chain {
     }
 }
 
-fn broken(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::BrokenChain, message)
-        .advise("remove or rename the bitmap that does not belong; if in doubt remove them all and take a full backup")
+/// The error for bitmaps that form no chain as long as these are among them.
+fn broken(message: String, culprits: &[&Name]) -> Error {
+    let mut way_out = WayOut::from("drop the bitmap that does not belong with ");
+    for (at, culprit) in culprits.iter().enumerate() {
+        way_out = way_out.words(if at == 0 { "" } else { " or " }).control(culprit.drop_it());
+    }
+    let way_out = way_out.words(", or all of them with ").control(Control::DropAll);
+    Error::new(ErrorKind::BrokenChain, message).advise(way_out.words("; then take a full backup"))
 }
 
 /// Refuses names that stand twice: no operation could say which one it means.
 pub(super) fn refuse_duplicates(bitmaps: &[BitmapState]) -> Result<()> {
     let mut seen = BTreeSet::new();
     match bitmaps.iter().find(|bitmap| !seen.insert(&bitmap.name)) {
-        Some(twice) => Err(broken(format!("two bitmaps are named {}", twice.name))),
+        Some(twice) => {
+            let way_out = WayOut::from("drop all of them with ").control(Control::DropAll);
+            Err(Error::new(ErrorKind::BrokenChain, format!("two bitmaps are named {}", twice.name))
+                .advise(way_out.words(", then take a full backup")))
+        }
         None => Ok(()),
     }
 }
@@ -95,21 +107,21 @@ struct Link<'a> {
     bitmap: &'a BitmapState,
 }
 
-fn intervals(others: &[&BitmapState]) -> Result<Vec<Checkpoint>> {
+fn intervals(others: &[&BitmapState]) -> Result<(Vec<Checkpoint>, Vec<Stretch>)> {
     let mut links = Vec::new();
     for &bitmap in others {
         match bitmap.name.split() {
             None => {}
             Some(Ok((parent, own))) => links.push(Link { parent, own, bitmap }),
             Some(Err(why)) => {
-                return Err(broken(format!("the bitmap {} is no link of a chain: {}", bitmap.name, why.message())));
+                let message = format!("the bitmap {} is no link of a chain: {}", bitmap.name, why.message());
+                return Err(broken(message, &[&bitmap.name]));
             }
         }
     }
-    let Some(first) = links.first() else {
-        let root = lone_root(others)?;
-        return Ok(vec![Checkpoint::of(root, root.name.clone(), None, true)]);
-    };
+    if links.is_empty() {
+        return Ok(line_up(vec![Loose::lone(lone_root(others)?)]));
+    }
 
     let plain: BTreeMap<&Name, &BitmapState> =
         others.iter().filter(|other| !other.name.has_arrow()).map(|other| (&other.name, *other)).collect();
@@ -117,59 +129,56 @@ fn intervals(others: &[&BitmapState]) -> Result<Vec<Checkpoint>> {
     let mut by_parent: BTreeMap<&Name, &Link<'_>> = BTreeMap::new();
     for link in &links {
         if let Some(twin) = by_own.insert(&link.own, link) {
-            return Err(broken(format!(
-                "both {} and {} begin at checkpoint {}",
-                twin.bitmap.name, link.bitmap.name, link.own
-            )));
+            let message =
+                format!("both {} and {} begin at checkpoint {}", twin.bitmap.name, link.bitmap.name, link.own);
+            return Err(broken(message, &[&twin.bitmap.name, &link.bitmap.name]));
         }
         if let Some(twin) = by_parent.insert(&link.parent, link) {
-            return Err(broken(format!(
-                "checkpoint {} has two children, {} and {}",
-                link.parent, twin.bitmap.name, link.bitmap.name
-            )));
+            let message =
+                format!("checkpoint {} has two children, {} and {}", link.parent, twin.bitmap.name, link.bitmap.name);
+            return Err(broken(message, &[&twin.bitmap.name, &link.bitmap.name]));
         }
     }
 
-    // Every link hangs on another link or on a plain bitmap, the root; on both, it could not be said on which.
-    let mut roots: Vec<&BitmapState> = Vec::new();
+    // Every link hangs on another link, or on a plain bitmap, the root, or on nothing: a gap. Where it could hang on a
+    // link and on a plain bitmap, nobody can say which one.
+    let mut stretches: Vec<Loose> = Vec::new();
     for link in &links {
         match (by_own.get(&link.parent), plain.get(&link.parent)) {
-            (None, None) => {
-                return Err(broken(format!(
-                    "{} follows checkpoint {}, which has no bitmap",
-                    link.bitmap.name, link.parent
-                )));
-            }
             (Some(other), Some(root)) => {
-                return Err(broken(format!(
+                let message = format!(
                     "{} follows checkpoint {}, where both {} and {} begin",
                     link.bitmap.name, link.parent, root.name, other.bitmap.name
-                )));
+                );
+                return Err(broken(message, &[&root.name, &other.bitmap.name]));
             }
-            (None, Some(root)) => roots.push(root),
+            (None, Some(root)) => stretches.push(Loose::lone(root)),
+            (None, None) => stretches.push(Loose { missing: Some(link.parent.clone()), checkpoints: Vec::new() }),
             (Some(_), None) => {}
         }
     }
-    let root = match roots.as_slice() {
-        [root] => root,
-        [] => {
-            return Err(broken(format!("the chain has no beginning: {} lies on a cycle", first.bitmap.name)));
+    for stretch in &mut stretches {
+        let Loose { missing, checkpoints } = stretch;
+        let mut after = checkpoints.first().map(|root| root.name.clone()).or_else(|| missing.clone());
+        while let Some(link) = after.and_then(|after| by_parent.remove(&after)) {
+            let parent = (!checkpoints.is_empty()).then(|| link.parent.clone());
+            checkpoints.push(Checkpoint::of(link.bitmap, link.own.clone(), parent, true));
+            after = Some(link.own.clone());
         }
-        [one, two, ..] => {
-            return Err(broken(format!("there are two chains, from {} and from {}", one.name, two.name)));
-        }
-    };
+    }
+    if let Some(left) = by_parent.values().next() {
+        return Err(broken(format!("{} lies on a cycle", left.bitmap.name), &[&left.bitmap.name]));
+    }
 
-    let mut checkpoints = vec![Checkpoint::of(root, root.name.clone(), None, true)];
-    let mut newest = &root.name;
-    while let Some(link) = by_parent.remove(newest) {
-        checkpoints.push(Checkpoint::of(link.bitmap, link.own.clone(), Some(link.parent.clone()), true));
-        newest = &link.own;
+    // The gap can lie right after the root, which then looks like a foreign bitmap. There it is the only plain one that
+    // is frozen, as a root is once anything follows it.
+    if stretches.iter().all(|stretch| stretch.missing.is_some()) {
+        let mut frozen = plain.values().filter(|plain| !plain.recording);
+        if let (Some(root), None) = (frozen.next(), frozen.next()) {
+            stretches.push(Loose::lone(root));
+        }
     }
-    match by_parent.values().next() {
-        Some(left) => Err(broken(format!("{} lies on a cycle", left.bitmap.name))),
-        None => Ok(checkpoints),
-    }
+    Ok(line_up(stretches))
 }
 
 /// The root of a chain without links: the one plain bitmap that records, else the only one there is. The latter can be
@@ -188,7 +197,12 @@ fn lone_root<'a>(others: &[&'a BitmapState]) -> Result<&'a BitmapState> {
                 ErrorKind::Model,
                 format!("any of {} could be the first checkpoint of a chain of intervals: {what}", name::list(&names)),
             )
-            .advise("ask for cumulative, or remove the bitmaps that do not belong"))
+            .advise(
+                WayOut::from("ask for ")
+                    .control(Control::Model(Some("cumulative")))
+                    .words(", or drop the bitmaps that do not belong with ")
+                    .control(Control::DropBitmap),
+            ))
         }
     }
 }

@@ -14,11 +14,13 @@ impl Chain {
             return Err(Error::new(ErrorKind::Exists, format!("a checkpoint named {to} exists already"))
                 .advise("choose another name"));
         }
+        self.refuse_name_of_gap(&to)?;
         self.refuse_name_of_bitmap(&to)?;
         let Some(own) = self.checkpoints.get(at) else { return Ok(Plan::default()) };
-        let mut plan =
-            Plan::of(vec![Action::Rename { from: own.bitmap.clone(), to: Name::chained(own.parent.as_ref(), &to) }]);
-        if let (Model::Interval, Some(child)) = (self.model, self.checkpoints.get(at + 1)) {
+        let follows = own.parent.as_ref().or_else(|| self.missing_before(at));
+        let mut plan = Plan::of(vec![Action::Rename { from: own.bitmap.clone(), to: Name::chained(follows, &to) }]);
+        plan.takes_part = vec![own.name.clone()];
+        if let (_, Some(child)) = self.neighbours(at) {
             let name = Name::chained(Some(&to), &child.name);
             plan.actions.push(Action::Rename { from: child.bitmap.clone(), to: name });
         }

@@ -58,6 +58,9 @@ pub(crate) enum Verb {
     /// Delete a checkpoint, or all that cannot be trusted
     #[command(long_about = help::DELETE, after_long_help = help::DELETE_AFTER)]
     Delete(DeleteArgs),
+    /// Drop what lies before a checkpoint, one bitmap, or all bitmaps, damaged or not
+    #[command(long_about = help::DROP, after_long_help = help::DROP_AFTER)]
+    Drop(DropArgs),
     /// Rename a checkpoint
     #[command(long_about = help::RENAME)]
     Rename(RenameArgs),
@@ -146,6 +149,37 @@ pub(crate) struct DeleteArgs {
     pub(crate) model: ModelArg,
     #[command(flatten)]
     pub(crate) dry_run: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DropArgs {
+    /// The image: a file or a block device
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) what: Dropped,
+    /// With --all: bitmaps that belong to no checkpoint go too
+    #[arg(long)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
+}
+
+/// What `drop` takes away.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Dropped {
+    /// Drop the bitmaps of all checkpoints that are older than this one, also before gaps: it becomes the first
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub(crate) before: Option<OsString>,
+    /// Drop one bitmap by its own name, in quotes: 'mon->tue'. It can be of any kind and in any state
+    #[arg(long, value_name = "NAME")]
+    pub(crate) bitmap: Option<OsString>,
+    /// Drop the whole bitmap directory, damaged or not
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]

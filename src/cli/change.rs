@@ -24,13 +24,19 @@ pub(crate) fn run(
     if dry_run { show(session, image, plan) } else { carry_out(session, image, done, plan) }
 }
 
-fn show(session: &Session, image: &Path, plan: impl FnOnce(&Image) -> checkmap::Result<Plan>) -> Outcome {
-    let (image, refusal) = match session.open(image, Access::Write) {
+/// Opens an image for a dry run. Where only its permissions would stop the real one, it is opened to be read, and the
+/// refusal comes along.
+pub(crate) fn open_to_plan(session: &Session, image: &Path) -> Result<(Image, Option<checkmap::Error>), Failure> {
+    match session.open(image, Access::Write) {
         Err(Failure::Library(error)) if error.kind() == ErrorKind::ReadOnly => {
-            (session.open(image, Access::Read)?, Some(error))
+            Ok((session.open(image, Access::Read)?, Some(error)))
         }
-        opened => (opened?, None),
-    };
+        opened => Ok((opened?, None)),
+    }
+}
+
+fn show(session: &Session, image: &Path, plan: impl FnOnce(&Image) -> checkmap::Result<Plan>) -> Outcome {
+    let (image, refusal) = open_to_plan(session, image)?;
     image.survey(&mut session.watch())?;
     let plan = plan(&image)?;
     print(session, |out| {
@@ -42,7 +48,7 @@ fn show(session: &Session, image: &Path, plan: impl FnOnce(&Image) -> checkmap::
         }
         Ok(())
     })?;
-    warn_all(session, &plan.warnings);
+    warn_all(session, plan.risks.iter().chain(&plan.warnings));
     warn_all(session, &image.rehearse(&plan, &mut session.watch())?);
     refusal.map_or(Ok(Status::Done), |error| Err(error.into()))
 }
@@ -56,23 +62,29 @@ fn carry_out(
     let mut image = session.open(image, Access::Write)?;
     image.survey(&mut session.watch())?;
     let plan = plan(&image)?;
-    warn_all(session, &plan.warnings);
+    warn_all(session, &plan.risks);
     if plan.actions.is_empty() {
         session.say("nothing to do");
         return Ok(Status::Done);
     }
     session.interrupt().hold();
     let warnings = image.commit(&plan, &mut session.watch())?;
-    warn_all(session, &warnings);
+    // Not before: a commit that fails changes nothing of what these tell.
+    warn_all(session, plan.warnings.iter().chain(&warnings));
     let steps: Vec<String> = plan.actions.iter().map(ToString::to_string).collect();
     session.say(&format!("{done} ({})", steps.join("; ")));
-    if session.interrupt().came() {
-        session.warn("the signal to stop came too late: the change is complete");
-    }
+    say_if_too_late(session);
     Ok(Status::Done)
 }
 
-fn warn_all(session: &Session, warnings: &[String]) {
+/// Tells of a signal that came after the commit had begun.
+pub(crate) fn say_if_too_late(session: &Session) {
+    if session.interrupt().came() {
+        session.warn("the signal to stop came too late: the change is complete");
+    }
+}
+
+pub(crate) fn warn_all<'a>(session: &Session, warnings: impl IntoIterator<Item = &'a String>) {
     for warning in warnings {
         session.warn(warning);
     }

@@ -107,7 +107,18 @@ mod tests {
     fn every_kind_of_error_has_the_status_of_the_contract() {
         let kinds_of = |status| ErrorKind::ALL.iter().copied().filter(move |kind| status_of(*kind) == status);
         use ErrorKind::*;
-        let faults = [Io, NoSpace, UnknownFormat, Unsupported, Damaged, Cancelled, CommitInDoubt, Poisoned, OutOfMemory, TornByFork];
+        let faults = [
+            Io,
+            NoSpace,
+            UnknownFormat,
+            Unsupported,
+            Damaged,
+            Cancelled,
+            CommitInDoubt,
+            Poisoned,
+            OutOfMemory,
+            TornByFork,
+        ];
         assert_eq!(kinds_of(Status::Fault).collect::<Vec<_>>(), faults);
         let usage = [InvalidArgument, OutOfRange, SizeMismatch, InvalidName, NameTooLong];
         assert_eq!(kinds_of(Status::Usage).collect::<Vec<_>>(), usage);

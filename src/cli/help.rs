@@ -99,6 +99,26 @@ Examples:
     checkmap delete disk.qcow2 tue
     checkmap delete disk.qcow2 --all-inconsistent";
 
+pub(crate) const DROP: &str = "\
+Drops bitmaps without joining them to others. What they recorded is lost, and it is said which diffs need it.
+
+Where a bitmap is missing, by somebody else's hand, the chain has a gap: no diff can cross it, and the checkpoints on both \
+sides stay as good as they were. --before takes away what lies before a checkpoint, and makes it the first one:
+
+    before              |---'mon'----|   (gap)    |-'tue->wed'-|-'wed->thu'-->
+    drop --before wed                             |---'wed'----|-'wed->thu'-->
+
+--bitmap drops one bitmap by its own name, where nothing else can: one that is unreadable, of an unknown kind, or in the \
+way of a chain. --all drops the whole bitmap directory, also where damage in it keeps a machine from starting. It names \
+bitmaps that belong to no checkpoint, and needs --yes for them. What nothing else uses is freed; what cannot be known stays \
+counted as used, and 'qemu-img check -r leaks' gives it back.";
+
+pub(crate) const DROP_AFTER: &str = "\
+Examples:
+    checkmap drop disk.qcow2 --before wed
+    checkmap drop disk.qcow2 --bitmap 'mon->tue' --dry-run
+    checkmap drop disk.qcow2 --all";
+
 pub(crate) const RENAME: &str = "\
 Gives a checkpoint another name: the bitmaps that carry the old one are renamed, their content stays.
 

@@ -7,10 +7,10 @@ use crate::exit::{Outcome, Status, status_of};
 use crate::output::print;
 use crate::session::Session;
 use crate::words::{amount, hex, lines, one_line, spelled, state, table, text};
-use checkmap::chain::{BitmapState, Chain, Checkpoint, Model, Name};
+use checkmap::chain::{BitmapState, Chain, Checkpoint, Interval, Model, Name, Until};
 use checkmap::image::Summary;
 use checkmap::progress::{Observer, Step};
-use checkmap::{Error, ErrorKind, Image};
+use checkmap::{Control, Error, ErrorKind, Image, WayOut};
 use serde::Serialize;
 use std::io::Write;
 
@@ -62,6 +62,9 @@ pub(crate) struct CheckpointNames {
     parent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parent_hex: Option<String>,
+    /// Told only where it is true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gap: Option<bool>,
     bitmap: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     bitmap_hex: Option<String>,
@@ -74,6 +77,7 @@ impl CheckpointNames {
             name_hex: hex(&checkpoint.name),
             parent: checkpoint.parent.as_ref().map(text),
             parent_hex: checkpoint.parent.as_ref().and_then(hex),
+            gap: checkpoint.gap.then_some(true),
             bitmap: text(&checkpoint.bitmap),
             bitmap_hex: hex(&checkpoint.bitmap),
         }
@@ -154,12 +158,23 @@ pub(crate) fn warn_of_trouble(image: &Image, session: &Session) {
     }
 }
 
+/// What a gap in the chain means, and how to close it.
+fn gap_before(first: &Checkpoint) -> Error {
+    let message = format!("a bitmap is missing before checkpoint {}, and no diff can cross this gap", first.name);
+    let way_out = match first.ordered {
+        true => Control::DropBefore(first.name.as_bytes().to_vec()),
+        false => Control::DropBitmap,
+    };
+    Error::new(ErrorKind::BrokenChain, message)
+        .advise(WayOut::from("what lies before it can be dropped with ").control(way_out))
+}
+
 impl Findings {
     fn model(&self) -> Model {
         self.chain.as_ref().map_or_else(|_| Chain::model_of(&self.states), Chain::model)
     }
 
-    fn interval_of(&self, bitmap: &Name) -> Option<(Name, Option<Name>)> {
+    fn interval_of(&self, bitmap: &Name) -> Option<Interval> {
         self.chain.as_ref().ok()?.interval_of(bitmap)
     }
 
@@ -195,8 +210,9 @@ impl Findings {
     }
 
     fn bitmap(&self, state: &BitmapState, summary: &Summary) -> Bitmap {
-        let (since, until) = self.interval_of(&state.name).unzip();
-        let until = until.flatten();
+        let interval = self.interval_of(&state.name);
+        let since = interval.as_ref().map(|interval| &interval.since);
+        let until = interval.as_ref().and_then(|interval| interval.until.checkpoint());
         Bitmap {
             name: text(&state.name),
             name_hex: hex(&state.name),
@@ -205,10 +221,10 @@ impl Findings {
             inconsistent: state.inconsistent,
             unusable: state.unusable,
             role: self.role_of(&state.name),
-            since: since.as_ref().map(text),
-            since_hex: since.as_ref().and_then(hex),
-            until: until.as_ref().map(text),
-            until_hex: until.as_ref().and_then(hex),
+            since: since.map(text),
+            since_hex: since.and_then(hex),
+            until: until.map(text),
+            until_hex: until.and_then(hex),
             dirty_bytes: summary.dirty_bytes,
             dirty_extents: summary.dirty_extents,
             stored_bytes: summary.stored_bytes,
@@ -236,8 +252,14 @@ impl Findings {
         let mut table = table(&["BITMAP", "SINCE", "UNTIL", ">GRANULARITY", "STATE", ">DIRTY", ">EXTENTS", ">STORED"]);
         for (bitmap, summary) in self.states.iter().zip(&self.summaries) {
             let (since, until) = match self.interval_of(&bitmap.name) {
-                Some((since, None)) => (since.to_string(), "now".to_owned()),
-                Some((since, Some(until))) => (since.to_string(), until.to_string()),
+                Some(Interval { since, until }) => {
+                    let until = match until {
+                        Until::Checkpoint(next) => next.to_string(),
+                        Until::Gap => "(gap)".to_owned(),
+                        Until::Now => "now".to_owned(),
+                    };
+                    (since.to_string(), until)
+                }
                 None => (format!("({})", self.role_of(&bitmap.name)), "-".to_owned()),
             };
             table.add_row([
@@ -258,8 +280,17 @@ impl Findings {
     /// Says what is wrong, and the way out.
     fn warn(&self, session: &Session) {
         warn_of_trouble(&self.image, session);
-        if let Err(why) = self.chain.clone().and_then(|chain| chain.check_known()) {
-            session.warn(&spelled(&why));
+        match &self.chain {
+            Err(why) => session.warn(&spelled(why)),
+            Ok(chain) => {
+                if let Err(why) = chain.check_known() {
+                    session.warn(&spelled(&why));
+                }
+                // What follows the last gap is what backups go on with.
+                if let Some(first) = chain.checkpoints().iter().rfind(|checkpoint| checkpoint.gap) {
+                    session.warn(&spelled(&gap_before(first)));
+                }
+            }
         }
     }
 }

@@ -67,6 +67,8 @@ fn write_table(chain: &Chain, summaries: &[Summary], out: &mut dyn Write) -> std
         let parent = match (&checkpoint.parent, chain.model(), checkpoint.ordered) {
             (Some(parent), ..) => parent.to_string(),
             (None, Model::Cumulative, false) => "(order unknown)".to_owned(),
+            (None, _, false) => "(gap, order unknown)".to_owned(),
+            (None, ..) if checkpoint.gap => "(gap)".to_owned(),
             (None, ..) => "-".to_owned(),
         };
         table.add_row([

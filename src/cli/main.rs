@@ -11,6 +11,7 @@ mod completions;
 mod create;
 mod delete;
 mod diff;
+mod drop;
 mod dump;
 mod exit;
 mod help;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Verb::List(args) => list::run(args, &session),
         Verb::Create(args) => create::run(args, &session),
         Verb::Delete(args) => delete::run(args, &session),
+        Verb::Drop(args) => drop::run(args, &session),
         Verb::Rename(args) => rename::run(args, &session),
         Verb::Diff(args) => diff::run(args, &session),
         Verb::Dump(args) => dump::run(args, &session),

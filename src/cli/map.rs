@@ -7,7 +7,7 @@ use crate::exit::Failure;
 use crate::output::Destination;
 use crate::session::Session;
 use crate::words::{amount, count, hex, text};
-use checkmap::chain::Name;
+use checkmap::chain::{Interval, Name};
 use checkmap::formats::extents;
 use checkmap::{Bitmap, Image, segment};
 use std::borrow::Cow;
@@ -41,7 +41,7 @@ pub(crate) enum Subject {
     /// What changed since a checkpoint, until another or now.
     Diff { since: Name, until: Option<Name> },
     /// One bitmap, and the interval it covers where that is known.
-    Bitmap { name: Name, interval: Option<(Name, Option<Name>)> },
+    Bitmap { name: Name, interval: Option<Interval> },
 }
 
 /// What the person wants of the map; checked as far as the command line alone can tell.
@@ -124,7 +124,8 @@ impl Map<'_> {
             Subject::Diff { since, until } => (Some(since), until.as_ref()),
             Subject::Bitmap { name, interval } => {
                 write_name(out, "bitmap", Some(name))?;
-                (interval.as_ref().map(|(since, _)| since), interval.as_ref().and_then(|(_, until)| until.as_ref()))
+                let until = interval.as_ref().and_then(|interval| interval.until.checkpoint());
+                (interval.as_ref().map(|interval| &interval.since), until)
             }
         };
         write_name(out, "since", since)?;

@@ -19,23 +19,40 @@ pub(crate) fn one_line(text: &str) -> String {
 
 /// An error in the words of the command line.
 pub(crate) fn spelled(error: &checkmap::Error) -> String {
-    error
-        .spelled(|control, f| match control {
-            Control::OpenForNames => f.write_str("`checkmap list -U`"),
-            Control::NoLock => f.write_str("--no-lock"),
-            Control::TopLayerOnly => f.write_str("--top-layer-only"),
-            Control::ForceInconsistent => f.write_str("--force-inconsistent"),
-            Control::DeleteAllInconsistent => f.write_str("`checkmap delete --all-inconsistent`"),
-            Control::DropBitmap => f.write_str("`checkmap drop --bitmap`"),
-            Control::DropAll => f.write_str("`checkmap drop --all`"),
-            Control::Model(None) => f.write_str("--model"),
-            Control::Model(Some(model)) => write!(f, "--model {model}"),
-            Control::Until => f.write_str("--until"),
-            Control::Check => f.write_str("`checkmap check`"),
-            Control::List => f.write_str("`checkmap list`"),
-            other => write!(f, "{other}"),
-        })
-        .to_string()
+    error.spelled(write_control).to_string()
+}
+
+fn write_control(control: &Control, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    match control {
+        Control::OpenForNames => f.write_str("`checkmap list -U`"),
+        Control::NoLock => f.write_str("--no-lock"),
+        Control::TopLayerOnly => f.write_str("--top-layer-only"),
+        Control::ForceInconsistent => f.write_str("--force-inconsistent"),
+        Control::DeleteAllInconsistent => f.write_str("`checkmap delete --all-inconsistent`"),
+        Control::DropBitmap => f.write_str("`checkmap drop --bitmap`"),
+        Control::DropBitmapNamed(name) => write!(f, "`checkmap drop {}`", option("--bitmap", name)),
+        Control::DropBefore(name) => write!(f, "`checkmap drop {}`", option("--before", name)),
+        Control::ForeignToo => f.write_str("--yes"),
+        Control::DropAll => f.write_str("`checkmap drop --all`"),
+        Control::Model(None) => f.write_str("--model"),
+        Control::Model(Some(model)) => write!(f, "--model {model}"),
+        Control::Until => f.write_str("--until"),
+        Control::Check => f.write_str("`checkmap check`"),
+        Control::List => f.write_str("`checkmap list`"),
+        other => write!(f, "{other}"),
+    }
+}
+
+/// An option and its value as a shell takes them. Bytes that are not UTF-8 are for bash and its like.
+fn option(option: &str, value: &[u8]) -> String {
+    let between = if value.starts_with(b"-") { '=' } else { ' ' };
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.,+:@%/=".contains(byte);
+    let value = match std::str::from_utf8(value) {
+        Ok(text) if !value.is_empty() && value.iter().all(is_plain) => text.to_owned(),
+        Ok(text) if !text.chars().any(char::is_control) => format!("'{}'", text.replace('\'', "'\\''")),
+        _ => format!("$'{}'", value.escape_ascii()),
+    };
+    format!("{option}{between}{value}")
 }
 
 /// A name in JSON: lossy where it is not UTF-8; then [`hex`] has it exactly.

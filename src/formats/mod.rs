@@ -6,5 +6,6 @@
 
 mod bytes;
 pub mod extents;
+pub(crate) mod filename;
 pub(crate) mod locks;
 pub(crate) mod qcow2;

@@ -77,7 +77,7 @@ impl Image {
     }
 
     /// The chain of an image whose bitmaps may be trusted.
-    fn usable_chain(&self, insist: Option<Model>) -> Result<Chain> {
+    pub(super) fn usable_chain(&self, insist: Option<Model>) -> Result<Chain> {
         self.check_readable()?;
         self.unordered_chain(insist)
     }
@@ -109,7 +109,28 @@ impl Image {
         }
         .map_err(named)?;
         let granularity = Some(granularity.unwrap_or(default_granularity));
-        self.finish(chain.plan_create(checkpoint, CreateOptions { granularity, default_granularity, model }))
+        let options = CreateOptions { granularity, default_granularity, model };
+        let mut plan = self.finish(chain.plan_create(checkpoint, options))?;
+        self.warn_of_creation(&mut plan);
+        Ok(plan)
+    }
+
+    /// Warns of what a new checkpoint means to internal snapshots, and to the layers below.
+    fn warn_of_creation(&self, plan: &mut Plan) {
+        if self.format.snapshots() > 0 {
+            plan.warnings.push(
+                "the image has internal snapshots: as long as it has any bitmap, QEMU refuses to go back to one of them \
+                 (`qemu-img snapshot -a`, loadvm)"
+                    .into(),
+            );
+        }
+        // A layer that cannot be read does not keep anybody from recording; a diff will say it.
+        if let Ok(Some(known)) = self.known_below(&plan.takes_part) {
+            plan.warnings.push(format!(
+                "{}: a diff since then, or since an older checkpoint, needs what both layers recorded, and is refused",
+                known.words()
+            ));
+        }
     }
 
     /// Plans the deletion of a checkpoint. With `force_inconsistent`, what older checkpoints know is given up with it.
@@ -149,10 +170,10 @@ impl Image {
         self.finish(chain::plan_merge(&self.surveyed(&mut Unobserved)?, sources, into))
     }
 
-    fn finish(&self, plan: Result<Plan>) -> Result<Plan> {
+    pub(super) fn finish(&self, plan: Result<Plan>) -> Result<Plan> {
         let mut plan = plan.map_err(|error| self.name_it(self.explain(error, &mut Unobserved)))?;
         if self.format.commit_crosses_sectors() && !plan.actions.is_empty() {
-            plan.warnings.push(
+            plan.risks.push(
                 "the place of the bitmap directory crosses two sectors of this image's header: a power cut in the \
                  moment of the commit would lose the bitmaps, and the next backup would have to be full"
                     .into(),
@@ -163,13 +184,13 @@ impl Image {
 
     fn finish_with_layers(&self, plan: Result<Plan>, layers: Layers) -> Result<Plan> {
         let plan = self.finish(plan)?;
-        if layers == Layers::Check {
+        if layers == Layers::Check && !plan.takes_part.is_empty() {
             self.check_layers(&plan.takes_part)?;
         }
         Ok(plan)
     }
 
-    fn check_writable(&self) -> Result<()> {
+    pub(super) fn check_writable(&self) -> Result<()> {
         self.format.check_writable().map_err(|error| self.name_it(error))
     }
 
@@ -225,8 +246,8 @@ impl Image {
         self.survey(observer)?;
         let chain = self.usable_chain(request.model)?;
         let span = chain.plan_diff(request.since, request.until).map_err(|error| self.name_it(error))?;
-        if request.layers == Layers::Check {
-            self.check_layers(&span.bitmaps)?;
+        if request.layers == Layers::Check && !span.takes_part.is_empty() {
+            self.check_layers(&span.takes_part)?;
         }
         let total = span.bitmaps.len() as u64;
         let mut bitmaps = Vec::with_capacity(span.bitmaps.len());

@@ -1,16 +1,16 @@
 #![forbid(unsafe_code)]
-//! Owns the look at the layers below an image, read-only: whether one of them holds a bitmap that takes part.
+//! Owns the look at the layers below an image, read-only: whether one of them recorded what an answer needs.
 //! Must never change a layer.
 
 use super::{Access, Image, OpenOptions, looks_like_qcow2, open_file};
 use crate::chain::Name;
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::formats::filename::{Below, FileBelow, Next, Origin};
 use crate::formats::locks::{self, Held, Role};
 use crate::formats::qcow2::Qcow2;
-use crate::storage::{FileStorage, Storage};
-use std::ffi::OsStr;
+use crate::storage::{FileStorage, Part, Storage};
+use std::collections::HashSet;
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,38 +24,77 @@ fn insist() -> WayOut {
         .words(" if what the layers below recorded does not matter")
 }
 
+/// What a lower layer knows of a checkpoint.
+pub(super) struct Known {
+    layer: PathBuf,
+    bitmap: Name,
+    pub(super) checkpoint: Name,
+}
+
+impl Known {
+    /// The layer and what it knows, for a message.
+    pub(super) fn words(&self) -> String {
+        format!(
+            "the layer {} below it knows the checkpoint {} too, by its bitmap {}",
+            self.layer.display(),
+            self.checkpoint,
+            self.bitmap
+        )
+    }
+}
+
 impl Image {
-    /// Refuses where a lower layer holds a bitmap of one of these names, or cannot be read.
-    pub(super) fn check_layers(&self, names: &[Name]) -> Result<()> {
-        let Some((name, format)) = self.format.backing() else { return Ok(()) };
-        let mut next = Some(Backing::new(&self.path, name, format));
-        let mut seen = Vec::new();
-        while let Some(backing) = next {
+    /// Refuses where a lower layer knows one of these checkpoints, or cannot be read.
+    ///
+    /// A layer that knows a checkpoint was the top one when that checkpoint was created, or later, so it recorded what
+    /// was written then. One that knows none of them was frozen before.
+    pub(super) fn check_layers(&self, checkpoints: &[Name]) -> Result<()> {
+        match self.known_below(checkpoints)? {
+            None => Ok(()),
+            Some(known) => {
+                let message = format!("{}, so the answer from this layer alone would be short", known.words());
+                Err(self.name_it(Error::new(ErrorKind::BackingLayer, message).advise(insist())))
+            }
+        }
+    }
+
+    /// The first layer below that knows one of these checkpoints: its name is that of a bitmap, or stands on either side
+    /// of an arrow in one. What the bitmaps of the layer mean to one another does not matter.
+    pub(super) fn known_below(&self, checkpoints: &[Name]) -> Result<Option<Known>> {
+        let checkpoints: HashSet<&Name> = checkpoints.iter().collect();
+        let top = std::fs::metadata(&self.path);
+        let mut seen: Vec<Identity> = top.iter().map(|top| (top.dev(), top.ino(), 0)).collect();
+        let mut above = self.path.clone();
+        let mut next = self.format.backing().map(|(name, format)| (shown(name), Below::of(name, format)));
+        while let Some((name, below)) = next {
             let unreadable = |error: Error| {
-                let message = format!("the layer {} below it cannot be read", backing.name);
+                let message = format!("the layer {name} below it cannot be read");
                 self.name_it(Error::new(ErrorKind::BackingLayer, message).with_source(error).advise(insist()))
             };
-            let layer = backing.open(&mut seen, &self.options).map_err(unreadable)?;
-            next = match layer {
-                None => None,
-                Some(Layer { path, format: layer, _locks }) => {
-                    if let Some(found) = layer.entries().iter().find(|entry| names.contains(&entry.name)) {
-                        let message = format!(
-                            "the layer {} below it holds a bitmap {} too, so the answer from this layer alone would be short",
-                            path.display(),
-                            found.name
-                        );
-                        return Err(self.name_it(Error::new(ErrorKind::BackingLayer, message).advise(insist())));
-                    }
-                    if let Some(trouble) = layer.trouble().filter(|trouble| trouble.kind() == ErrorKind::Damaged) {
-                        return Err(unreadable(trouble.clone()));
-                    }
-                    layer.backing().map(|(name, format)| Backing::new(&path, name, format))
+            let Below::File(below) = below.map_err(unreadable)? else { return Ok(None) };
+            let layer = Layer::open(&below, &above, &mut seen, &self.options).map_err(unreadable)?;
+            let Some(Layer { path, format, _locks }) = layer else { return Ok(None) };
+            for entry in format.entries() {
+                if let Some(checkpoint) = entry.name.mentions().into_iter().find(|name| checkpoints.contains(name)) {
+                    return Ok(Some(Known { layer: path, bitmap: entry.name.clone(), checkpoint }));
                 }
+            }
+            if let Some(trouble) = format.trouble().filter(|trouble| trouble.kind() == ErrorKind::Damaged) {
+                return Err(unreadable(trouble.clone()));
+            }
+            next = match below.next {
+                Next::AsRecorded => format.backing().map(|(name, format)| (shown(name), Below::of(name, format))),
+                Next::Nothing => None,
+                Next::Instead(other) => Some((name, Ok(*other))),
             };
+            above = path;
         }
-        Ok(())
+        Ok(None)
     }
+}
+
+fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
 }
 
 /// A layer that may hold bitmaps, locked against writers while it is looked at.
@@ -65,52 +104,27 @@ struct Layer {
     _locks: Option<Held>,
 }
 
-/// A layer as the one above it names it.
-struct Backing {
-    name: String,
-    path: Option<PathBuf>,
-    format: Option<Vec<u8>>,
-}
-
-impl Backing {
-    fn new(above: &Path, name: &[u8], format: Option<&[u8]>) -> Self {
-        let shown = String::from_utf8_lossy(name).into_owned();
-        // QEMU takes what follows `file:` from its own working directory, which we cannot know.
-        let (file, is_known) = match name.strip_prefix(b"file:") {
-            Some(file) => (file, file.starts_with(b"/")),
-            // `nbd:...`, `json:...`: a protocol stands before the first colon, unless a slash comes earlier.
-            None => (name, !name.iter().take_while(|byte| **byte != b'/').any(|byte| *byte == b':')),
-        };
-        let folder = above.parent().unwrap_or(Path::new(""));
-        let path = is_known.then(|| folder.join(OsStr::from_bytes(file)));
-        Self { name: shown, path, format: format.map(<[u8]>::to_vec) }
-    }
-
-    /// The layer, or `None` for one that cannot hold bitmaps.
-    fn open(&self, seen: &mut Vec<(u64, u64)>, options: &OpenOptions) -> Result<Option<Layer>> {
-        let Some(path) = &self.path else {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "only files and block devices with a path of their own can be read",
-            ));
-        };
-        let file = open_file(path, Access::Read)?;
-        remember(&file, seen)?;
-        if self.format.as_deref() == Some(b"raw") {
-            return Ok(None);
-        }
+impl Layer {
+    /// The layer, or `None` for one that turns out to be of a format that holds no bitmaps.
+    fn open(below: &FileBelow, above: &Path, seen: &mut Vec<Identity>, options: &OpenOptions) -> Result<Option<Layer>> {
+        let (path, file) = find(below, above)?;
+        remember(&file, below.window.0, seen)?;
         let wants_locks = !options.no_lock && options.access != Access::Names;
         let locks = match wants_locks.then(|| locks::acquire(&file, Role::Reader)).transpose() {
             // Said already of the image above, which is on the same file system most often.
             Err(error) if error.kind() == ErrorKind::NoLocks => None,
             locked => locked?,
         };
-        let storage: Arc<dyn Storage> =
+        let whole: Arc<dyn Storage> =
             Arc::new(FileStorage::new(file).map_err(|error| Error::io("cannot be used", error))?);
+        let storage = match below.window {
+            (0, None) => whole,
+            (offset, len_bytes) => Arc::new(Part::new(whole, offset, len_bytes)),
+        };
         if looks_like_qcow2(&*storage)? {
-            return Ok(Some(Layer { path: path.clone(), format: Qcow2::open(storage)?, _locks: locks }));
+            return Ok(Some(Layer { path, format: Qcow2::open(storage)?, _locks: locks }));
         }
-        if self.format.as_deref() == Some(b"qcow2") {
+        if below.is_qcow2 {
             return Err(Error::new(ErrorKind::Damaged, "it should be a qcow2 image, and is none"));
         }
         let mut start = [0; 16];
@@ -118,13 +132,43 @@ impl Backing {
         if filled == start.len() && (start == *b"WithoutFreeSpace" || start == *b"WithouFreSpacExt") {
             return Err(Error::new(ErrorKind::Unsupported, "it is a Parallels image, which may hold bitmaps"));
         }
+        if start.starts_with(b"QED\0") {
+            return Err(Error::new(ErrorKind::Unsupported, "it is a QED image, which may stand on others"));
+        }
         Ok(None)
     }
 }
 
-fn remember(file: &File, seen: &mut Vec<(u64, u64)>) -> Result<()> {
+/// The file of a layer, and its path.
+///
+/// QEMU takes a relative name of some kinds from the folder in which it was started. Nobody recorded that folder, so the
+/// name is believed only where our own and that of the image lead to the same file.
+fn find(below: &FileBelow, above: &Path) -> Result<(PathBuf, File)> {
+    let path = above.parent().unwrap_or(Path::new("")).join(&below.path);
+    let file = open_file(&path, Access::Read)?;
+    if below.origin == Origin::WorkingDirectory && below.path.is_relative() {
+        let ours = open_file(&below.path, Access::Read).and_then(|ours| identity(&ours));
+        if ours.ok() != Some(identity(&file)?) {
+            let message = "QEMU takes such a name from the folder in which it was started, which cannot be known";
+            return Err(Error::new(ErrorKind::Unsupported, message)
+                .advise("record a full path or a plain name with `qemu-img rebase -u`"));
+        }
+    }
+    Ok((path, file))
+}
+
+/// An image: device and inode of its file, and where it begins there.
+type Identity = (u64, u64, u64);
+
+fn identity(file: &File) -> Result<(u64, u64)> {
     let metadata = file.metadata().map_err(|error| Error::io("cannot look at it", error))?;
-    let identity = (metadata.dev(), metadata.ino());
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Refuses a loop: the same image, at the same place of the same file, once more.
+fn remember(file: &File, offset: u64, seen: &mut Vec<Identity>) -> Result<()> {
+    let (device, inode) = identity(file)?;
+    let identity = (device, inode, offset);
     if seen.contains(&identity) || seen.len() >= MAX_LAYERS {
         return Err(Error::new(ErrorKind::Damaged, "the backing files form a loop"));
     }

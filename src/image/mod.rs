@@ -3,6 +3,7 @@
 //! Brings formats, chain and bitmaps together; must never know the bytes of a format, nor how it is called.
 
 mod checkpoints;
+mod drop;
 mod layers;
 mod report;
 mod survey;
@@ -17,6 +18,7 @@ use crate::geometry::{Granularity, clip_end};
 use crate::progress::Observer;
 use crate::storage::{FileStorage, Storage};
 pub use checkpoints::{Diff, DiffRequest, Layers};
+pub use drop::Loss;
 pub use report::{CheckReport, Summary};
 use std::fs::{File, OpenOptions as FileOptions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -234,12 +236,18 @@ impl Image {
                     ErrorKind::Inconsistent,
                     format!("bitmap {name} is inconsistent: its writer did not store it"),
                 )
-                .advise("its content cannot be trusted; make a full backup"),
+                .advise(
+                    WayOut::from("nothing can restore it: make a full backup, and drop what cannot be trusted with ")
+                        .control(Control::DeleteAllInconsistent)
+                        .words(" or ")
+                        .control(name.drop_it()),
+                ),
             ));
         }
         if state.unusable {
             let message = format!("bitmap {name} has extra data or a type that is unknown");
-            return Err(self.name_it(Error::new(ErrorKind::Unsupported, message).advise("use a newer checkmap")));
+            let way_out = WayOut::from("use the software that made it, or drop it with ").control(name.drop_it());
+            return Err(self.name_it(Error::new(ErrorKind::Unsupported, message).advise(way_out)));
         }
         let end = clip_end(offset, len_bytes, self.virtual_size());
         self.format.load(name, offset, end.saturating_sub(offset)).map_err(|error| self.name_it(error))

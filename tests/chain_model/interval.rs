@@ -2,7 +2,7 @@
 //! Owns the proof for chains of intervals, with crashes, gaps and meddling from outside.
 
 use super::{Blocks, Event, Image, Stored, cases, event, name, options};
-use checkmap::chain::{Chain, Model, Name, plan_merge};
+use checkmap::chain::{Chain, Interval, Model, Name, Until, plan_merge};
 use checkmap::{ErrorKind, Result};
 use proptest::prelude::*;
 
@@ -212,7 +212,9 @@ impl World {
         for (at, checkpoint) in chain.checkpoints().iter().enumerate() {
             assert_eq!(checkpoint.bitmap, self.bitmap(at));
             let next = self.truth.get(at + 1).map(|truth| Name::new(truth.name.as_str()));
-            assert_eq!(chain.interval_of(&checkpoint.bitmap), Some((checkpoint.name.clone(), next)));
+            let until = next.map_or(Until::Now, Until::Checkpoint);
+            let since = checkpoint.name.clone();
+            assert_eq!(chain.interval_of(&checkpoint.bitmap), Some(Interval { since, until }));
         }
         if let Some((name, stored)) = &self.foreign {
             assert_eq!(self.image.0.get(name), Some(stored), "foreign bitmaps are never touched");

@@ -3,6 +3,7 @@
 //! stands beside an image that knows nothing but names, bits and flags. Must never use what the chain itself believes.
 
 mod cumulative;
+mod gaps;
 mod interval;
 
 use checkmap::Granularity;

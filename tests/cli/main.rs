@@ -1,6 +1,9 @@
 //! The binary as a script sees it: its output, its JSON, its exit status, and what it leaves behind.
 
 mod change;
+mod drop;
+mod gaps;
+mod layers;
 mod maps;
 mod models;
 mod pages;

@@ -20,7 +20,7 @@ mod walk;
 
 use crate::bitmap::Bitmap;
 use crate::chain::{Action, Name};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::geometry::{Granularity, clip_end};
 use crate::progress::{Observer, Unobserved};
 use crate::storage::Storage;
@@ -80,13 +80,20 @@ impl Qcow2 {
         }
         match &self.header.directory {
             Ok(place) => self.place = *place,
-            Err(fault) => self.trouble = Some(fault.error().advise("restore the image's header")),
+            Err(fault) => {
+                let way_out = WayOut::from("give up all bitmaps with ").control(Control::DropAll);
+                self.trouble = Some(fault.error().advise(way_out.words(", or restore the image's header")));
+            }
         }
         if let Some(place) = self.place {
             let listing = directory::read(&*self.storage, place, self.header.size_bytes, self.header.cluster_bytes());
             self.entries = listing.entries;
             self.trouble = listing.fault.map(|fault| {
-                fault.advise("QEMU does not open such an image either: restore the file, or the directory, from a copy")
+                fault.advise(
+                    WayOut::from("QEMU may not open such an image either: give up all bitmaps with ")
+                        .control(Control::DropAll)
+                        .words(", or restore the image from a copy"),
+                )
             });
         }
         if self.header.has_bitmaps_extension() && self.header.autoclear & AUTOCLEAR_BITMAPS == 0 {
@@ -96,7 +103,11 @@ impl Qcow2 {
                     "software that does not know bitmaps wrote to the image, so every bitmap in it is out of date",
                 )
                 .at("qcow2 header", header::AUTOCLEAR_AT as u64)
-                .advise("drop them with `qemu-img check -r leaks`, make a full backup and create a new checkpoint"),
+                .advise(
+                    WayOut::from("drop them with ")
+                        .control(Control::DropAll)
+                        .words(", make a full backup and create a new checkpoint"),
+                ),
             );
         }
     }
@@ -121,6 +132,16 @@ impl Qcow2 {
     /// How many threads may read and write the clusters of bitmaps.
     pub(crate) fn set_threads(&mut self, threads: usize) {
         self.threads = threads;
+    }
+
+    /// Whether there is a bitmap directory, readable or not.
+    pub(crate) fn has_directory(&self) -> bool {
+        self.header.has_bitmaps_extension()
+    }
+
+    /// How many internal snapshots the image has.
+    pub(crate) fn snapshots(&self) -> u32 {
+        self.header.snapshots
     }
 
     /// Why no bitmap of this image can be used: its version, a stale autoclear bit, a damaged directory.

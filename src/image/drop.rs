@@ -1,0 +1,115 @@
+#![forbid(unsafe_code)]
+//! Owns what is dropped without being absorbed: what lies before a checkpoint, one bitmap by its own name, or the whole
+//! bitmap directory.
+
+use super::{Access, Image};
+use crate::chain::{self, Chain, Model, Name, Plan};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::progress::Observer;
+
+/// What [`Image::drop_all`] takes away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Loss {
+    /// Whether the image has a bitmap directory at all.
+    pub has_directory: bool,
+    /// The bitmaps, as far as the directory can be read.
+    pub bitmaps: Vec<Name>,
+    /// Those among them that belong to no checkpoint of checkmap's.
+    pub foreign: Vec<Name>,
+    /// What the caller should tell its user, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl Image {
+    /// Plans that a checkpoint becomes the root: the bitmaps of all older ones go, also those before gaps. The layers
+    /// below do not matter, as no answer that is left needs what goes.
+    pub fn plan_drop_before(&self, checkpoint: &[u8], model: Option<Model>) -> Result<Plan> {
+        self.check_writable()?;
+        self.finish(self.usable_chain(model)?.plan_drop_before(checkpoint))
+    }
+
+    /// Plans the removal of the bitmap that is stored as `bitmap`, whatever its state and whatever it means.
+    pub fn plan_drop_bitmap(&self, bitmap: &[u8]) -> Result<Plan> {
+        self.check_writable()?;
+        self.check_readable()?;
+        self.finish(chain::plan_drop_bitmap(&self.bitmaps(), bitmap))
+    }
+
+    /// What [`Image::drop_all`] would take away.
+    pub fn loss_of_all(&self) -> Loss {
+        let states = self.bitmaps();
+        let bitmaps: Vec<Name> = states.iter().map(|state| state.name.clone()).collect();
+        let mut warnings = Vec::new();
+        match Chain::read(&states, None) {
+            Ok(chain) if chain.model() == Model::Cumulative => warnings.push(format!(
+                "{} are cumulative checkpoints, as libvirt makes them: if it did, it still lists them, so delete their \
+                 metadata there too",
+                chain::list(&bitmaps)
+            )),
+            Ok(chain) if !chain.checkpoints().is_empty() => {
+                let names: Vec<&Name> = chain.checkpoints().iter().map(|checkpoint| &checkpoint.name).collect();
+                warnings.push(format!("every diff since {} is lost", chain::list(&names)));
+            }
+            _ if !bitmaps.is_empty() => warnings.push(format!("the bitmaps {} are lost", chain::list(&bitmaps))),
+            _ => {}
+        }
+        if self.has_damaged_directory() {
+            warnings.push("the bitmap directory is damaged: what else it held cannot be told".into());
+        }
+        let has_directory = self.format.has_directory();
+        if has_directory {
+            warnings.push("tracking ends, and the next backup must be full".into());
+        }
+        Loss { has_directory, foreign: self.foreign(), bitmaps, warnings }
+    }
+
+    /// Drops the whole bitmap directory in one atomic step, damaged or not: also where it keeps QEMU from opening the
+    /// image. What it returns are warnings.
+    ///
+    /// Bitmaps that belong to no checkpoint of checkmap's go only with `foreign_too`. What nothing else references is
+    /// freed; what cannot be known stays counted as used, and a warning says so.
+    pub fn drop_all(&mut self, foreign_too: bool, observer: &mut dyn Observer) -> Result<Vec<String>> {
+        self.check_drop_all(foreign_too)?;
+        if self.options.access != Access::Write {
+            return Err(self.name_it(Error::new(ErrorKind::ReadOnly, "was not opened for writing")));
+        }
+        if self.options.no_lock {
+            self.check_unchanged()?;
+        }
+        let dropped = self.format.drop_all(observer);
+        dropped.map_err(|error| self.name_it(error))
+    }
+
+    /// The warnings that [`Image::drop_all`] would give, or why it would fail; writes nothing.
+    pub fn rehearse_drop_all(&self, foreign_too: bool, observer: &mut dyn Observer) -> Result<Vec<String>> {
+        self.check_drop_all(foreign_too)?;
+        self.format.rehearse_drop_all(observer).map_err(|error| self.name_it(error))
+    }
+
+    fn has_damaged_directory(&self) -> bool {
+        self.trouble().is_some_and(|trouble| trouble.kind() == ErrorKind::Damaged)
+    }
+
+    /// The bitmaps that belong to no checkpoint. A single one before the damage can be the root of all that follows, and
+    /// serves nobody as it is.
+    fn foreign(&self) -> Vec<Name> {
+        match self.bitmaps().as_slice() {
+            [_] if self.has_damaged_directory() => Vec::new(),
+            states => chain::foreign_in(states),
+        }
+    }
+
+    fn check_drop_all(&self, foreign_too: bool) -> Result<()> {
+        let foreign = self.foreign();
+        if foreign.is_empty() || foreign_too {
+            return Ok(());
+        }
+        let message = format!("bitmaps that belong to no checkpoint would go too: {}", chain::list(&foreign));
+        let way_out = WayOut::from("if nobody needs them, insist with ")
+            .control(Control::ForeignToo)
+            .words("; single bitmaps go with ")
+            .control(Control::DropBitmap);
+        Err(self.name_it(Error::new(ErrorKind::Exists, message).advise(way_out)))
+    }
+}

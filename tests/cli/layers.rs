@@ -1,0 +1,278 @@
+//! The layers below: which of their bitmaps take part in an answer, and by which names they are found.
+
+use crate::support::{TestImage, run, try_run};
+use crate::{Ran, bitmaps, checkmap, command, needs_tools};
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+
+/// A base with these bitmaps (`+` records), and the path of an overlay above it, named `over.qcow2`.
+fn base(with: &[&str]) -> TestImage {
+    let image = TestImage::create("", "4M");
+    for bitmap in with {
+        match bitmap.strip_prefix('+') {
+            Some(name) => image.bitmap(&["--add"], name),
+            None => image.bitmap(&["--add", "--disable"], bitmap),
+        }
+    }
+    image
+}
+
+/// Puts an overlay on an image, in its folder.
+fn overlay(below: &TestImage, name: &str, on: &str) -> std::path::PathBuf {
+    let path = below.folder.path().join(name);
+    record(&path, on, Some("qcow2"));
+    path
+}
+
+/// Makes an image whose backing file is recorded as `name`, whatever that is.
+fn record(path: &Path, name: &str, format: Option<&str>) {
+    let _ = fs::remove_file(path);
+    let args = ["create", "-q", "-u", "-f", "qcow2", "-F", format.unwrap_or("qcow2"), "-b", name].map(OsStr::new);
+    run("qemu-img", &[args.as_slice(), &[path.as_os_str(), OsStr::new("4M")]].concat());
+    if format.is_none() {
+        // The extension that says the format becomes one that nobody knows.
+        let mut bytes = fs::read(path).unwrap();
+        let at = bytes.windows(4).position(|window| window == [0xE2, 0x79, 0x2A, 0xCA]).unwrap();
+        bytes[at..at + 4].copy_from_slice(b"what");
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+/// Makes bitmaps on an overlay with QEMU's own tool, as somebody who makes it anew after a snapshot does.
+fn add(path: &Path, with: &[&str]) {
+    for bitmap in with {
+        let (recording, name) = bitmap.strip_prefix('+').map_or((false, *bitmap), |name| (true, name));
+        let mut args = vec!["bitmap", "--add"];
+        args.extend((!recording).then_some("--disable"));
+        let args: Vec<&OsStr> = args.iter().map(OsStr::new).chain([path.as_os_str(), OsStr::new(name)]).collect();
+        run("qemu-img", &args);
+    }
+}
+
+fn diff(path: &Path, since: &str, until: Option<&str>) -> Ran {
+    let mut args = vec!["diff".into(), path.as_os_str().to_owned(), "--since".into(), since.into()];
+    args.extend(until.map(|until| ["--until".into(), until.into()]).into_iter().flatten());
+    Ran::of(command(&args).output().unwrap())
+}
+
+#[test]
+fn a_layer_takes_part_by_the_checkpoints_it_knows() {
+    needs_tools!();
+    for (below, above, since, until, knows) in [
+        // The newest checkpoint was made anew in the overlay, where it is the root.
+        (&["mon", "+mon->tue"][..], &["+tue"][..], "tue", None, Some("tue")),
+        (&["+tue"], &["+tue"], "tue", None, Some("tue")),
+        (&["mon", "+mon->tue"], &["tue", "+tue->wed"], "tue", Some("wed"), Some("tue")),
+        // What was created in the overlay is younger than all that the base recorded.
+        (&["mon", "+mon->tue"], &["tue", "+tue->wed"], "wed", None, None),
+        (&["+mon"], &["+tue"], "tue", None, None),
+        // The base lost the start of the span, and knows a later checkpoint: it recorded in between.
+        (&["sun", "+sun->tue"], &["mon", "+mon->tue"], "mon", None, Some("tue")),
+        (&["sun", "+sun->tue"], &["mon", "+mon->tue"], "mon", Some("tue"), Some("tue")),
+        (&["+wed"], &["mon", "mon->tue", "+tue->wed"], "mon", Some("tue"), Some("wed")),
+        // Names that only a gap mentions, of either layer.
+        (&["+tue->wed"], &["+tue"], "tue", None, Some("tue")),
+        (&["+x->tue"], &["mon", "+tue->wed"], "wed", None, None),
+        // A base of another model, of none, or without a chain.
+        (&["+tue", "+wed"], &["+tue"], "tue", None, Some("tue")),
+        (&["tue"], &["+tue"], "tue", None, Some("tue")),
+        (&["a->tue", "+a->b"], &["+tue"], "tue", None, Some("tue")),
+        (&["+a->tue->b"], &["+tue"], "tue", None, Some("tue")),
+        (&["mon", "+mon->tue"], &["+tue", "+old"], "tue", None, Some("tue")),
+        (&["mon", "+mon->tue"], &["+wed", "+tue"], "wed", None, None),
+        // Nothing can change between a point in time and itself.
+        (&["+tue"], &["+tue"], "tue", Some("tue"), None),
+    ] {
+        let image = base(below);
+        let over = overlay(&image, "over.qcow2", "disk.qcow2");
+        add(&over, above);
+        let answer = diff(&over, since, until);
+        match knows {
+            Some(name) => answer.fails(3, &format!("disk.qcow2 below it knows the checkpoint '{name}' too")),
+            None => drop(answer.ok().to_owned()),
+        }
+        // Two layers further down it is the same, with an image in between that knows nothing.
+        let middle = overlay(&image, "middle.qcow2", "disk.qcow2");
+        overlay(&image, "upper.qcow2", middle.file_name().unwrap().to_str().unwrap());
+        let high = overlay(&image, "high.qcow2", "upper.qcow2");
+        add(&high, above);
+        let answer = diff(&high, since, until);
+        match knows {
+            Some(name) => answer.fails(3, &format!("disk.qcow2 below it knows the checkpoint '{name}' too")),
+            None => drop(answer.ok().to_owned()),
+        }
+    }
+}
+
+#[test]
+fn a_change_is_refused_where_a_layer_knows_the_checkpoint_itself() {
+    needs_tools!();
+    let layers = || {
+        let image = base(&["mon", "+mon->tue"]);
+        let over = overlay(&image, "over.qcow2", "disk.qcow2");
+        add(&over, &["tue", "tue->wed", "+wed->thu"]);
+        TestImage { path: over, ..image }
+    };
+    let image = layers();
+    let path = &image.path;
+    for refused in [
+        checkmap!("delete", path, "tue"),
+        checkmap!("rename", path, "tue", "t"),
+        checkmap!("diff", path, "--since", "tue"),
+    ] {
+        refused.fails(3, "knows the checkpoint 'tue' too, by its bitmap 'mon->tue'");
+    }
+    checkmap!("rename", path, "wed", "w").ok();
+    checkmap!("delete", path, "w").ok();
+    assert_eq!(bitmaps(&image), ["tue", "+tue->thu"]);
+    checkmap!("diff", path, "--since", "tue").fails(3, "--top-layer-only");
+    checkmap!("diff", path, "--since", "thu").ok();
+    // What takes the older ones along leaves nothing that needs the layer below.
+    checkmap!("drop", path, "--before", "thu").ok();
+    checkmap!("diff", path, "--since", "thu").ok();
+
+    let crashed = layers();
+    drop(crate::Holder::open(&crashed.path, &[]));
+    checkmap!("delete", crashed.path, "--all-inconsistent").says("every diff since");
+}
+
+#[test]
+fn create_goes_on_with_a_checkpoint_of_the_base_and_says_what_that_means() {
+    needs_tools!();
+    let image = base(&["mon", "+mon->tue"]);
+    let over = overlay(&image, "over.qcow2", "disk.qcow2");
+    checkmap!("create", over, "tue").says("knows the checkpoint 'tue' too, by its bitmap 'mon->tue'");
+    diff(&over, "tue", None).fails(3, "--top-layer-only");
+    assert!(!checkmap!("create", over, "wed").stderr.contains("knows"));
+    diff(&over, "wed", None).ok();
+    // A layer that cannot be read keeps nobody from recording.
+    fs::remove_file(&image.path).unwrap();
+    checkmap!("create", over, "thu").ok();
+    diff(&over, "thu", None).fails(3, "cannot be read");
+}
+
+/// Whether QEMU opens the chain of this image, and if so whether a layer below holds the bitmap `mon`.
+fn qemu_sees_mon(path: &Path) -> Option<bool> {
+    let args = ["info", "-U", "--backing-chain", "--output=json"].map(OsStr::new);
+    let output = try_run("qemu-img", &[args.as_slice(), &[path.as_os_str()]].concat());
+    let chain: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    let layers = chain.as_array()?.get(1..)?.to_vec();
+    let holds = |layer: &serde_json::Value| {
+        let bitmaps = layer["format-specific"]["data"]["bitmaps"].as_array().cloned().unwrap_or_default();
+        bitmaps.iter().any(|bitmap| bitmap["name"] == "mon")
+    };
+    Some(layers.iter().any(holds))
+}
+
+/// What we make of a name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Answer {
+    /// The bitmap below is found.
+    Found,
+    /// There can be none.
+    Absent,
+    /// Refused, as it cannot be known.
+    Refused,
+}
+
+#[test]
+fn the_names_of_layers_are_read_as_qemu_reads_them() {
+    needs_tools!();
+    use Answer::*;
+    let image = base(&["+mon"]);
+    let folder = image.folder.path().to_str().unwrap();
+    let at = |name: &str| name.replace("DIR", folder);
+    fs::copy(&image.path, image.folder.path().join("a:b.qcow2")).unwrap();
+    fs::copy(&image.path, image.folder.path().join("a%20b.qcow2")).unwrap();
+    let mut part = vec![0; 65536];
+    part.extend(fs::read(&image.path).unwrap());
+    fs::write(image.folder.path().join("part.img"), part).unwrap();
+    let over = image.folder.path().join("over.qcow2");
+    for (name, format, expected) in [
+        ("disk.qcow2", Some("qcow2"), Found),
+        ("disk.qcow2", None, Found),
+        ("DIR/disk.qcow2", Some("qcow2"), Found),
+        ("./a:b.qcow2", Some("qcow2"), Found),
+        ("a:b.qcow2", Some("qcow2"), Refused),
+        ("file:DIR/disk.qcow2", Some("qcow2"), Found),
+        ("file://DIR/disk.qcow2", Some("qcow2"), Found),
+        ("file:DIR/a:b.qcow2", None, Found),
+        ("file:DIR/a%20b.qcow2", Some("qcow2"), Found),
+        ("file:DIR/a b.qcow2", Some("qcow2"), Refused),
+        ("file:disk.qcow2", Some("qcow2"), Refused),
+        ("disk.qcow2", Some("raw"), Absent),
+        ("gone.qcow2", Some("qcow2"), Refused),
+        ("gone.raw", Some("raw"), Absent),
+        (r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"DIR/disk.qcow2"}}"#, None, Found),
+        (
+            r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"DIR/disk.qcow2","locking":"off"}}"#,
+            Some("qcow2"),
+            Found,
+        ),
+        (r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"DIR/a:b.qcow2"}}"#, None, Found),
+        (r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"disk.qcow2"}}"#, None, Refused),
+        (r#"json:{"file.filename":"DIR/disk.qcow2"}"#, None, Found),
+        (r#"json:{"file.filename":"DIR/disk.qcow2"}"#, Some("raw"), Absent),
+        (r#"json:{"driver":"raw","file":{"driver":"file","filename":"DIR/disk.qcow2"}}"#, None, Absent),
+        (r#"json:{"driver":"raw","file":{"driver":"file","filename":"DIR/disk.qcow2"}}"#, Some("qcow2"), Found),
+        (r#"json:{"driver":"file","filename":"DIR/disk.qcow2"}"#, None, Absent),
+        (
+            r#"json:{"driver":"qcow2","file":{"driver":"raw","offset":65536,"file":{"driver":"file","filename":"DIR/part.img"}}}"#,
+            Some("qcow2"),
+            Found,
+        ),
+        (r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"DIR/part.img"}}"#, Some("qcow2"), Refused),
+        ("nbd+unix:///export?socket=DIR/none", Some("qcow2"), Refused),
+        ("ssh://nobody@localhost/disk.qcow2", Some("qcow2"), Refused),
+        ("rbd:pool/disk", Some("qcow2"), Refused),
+        (r#"json:{"driver":"qcow2","file":{"driver":"nbd","path":"DIR/none"}}"#, Some("qcow2"), Refused),
+        (r#"json:{"driver":"qcow2","file":"some-node"}"#, Some("qcow2"), Refused),
+    ] {
+        record(&over, &at(name), format);
+        checkmap!("create", over, "mon", "-q").ok();
+        let ran = diff(&over, "mon", None);
+        let answer = match ran.status {
+            Some(0) => Absent,
+            Some(3) if ran.stderr.contains("knows the checkpoint 'mon'") => Found,
+            Some(3) if ran.stderr.contains("cannot be read") => Refused,
+            _ => panic!("{name}: {:?} {}", ran.status, ran.stderr),
+        };
+        assert_eq!(answer, expected, "{name}, {format:?}: {}", ran.stderr);
+        if let Some(sees) = qemu_sees_mon(&over) {
+            assert!(answer == Refused || (answer == Found) == sees, "{name}, {format:?}: QEMU: {sees}");
+        }
+    }
+}
+
+#[test]
+fn a_name_from_the_working_directory_is_believed_where_both_folders_agree() {
+    needs_tools!();
+    let image = base(&["+mon"]);
+    let over = image.folder.path().join("over.qcow2");
+    let elsewhere = crate::support::folder();
+    let decoy = elsewhere.path().join("disk.qcow2");
+    record(&decoy, "gone", Some("raw"));
+    for name in ["file:disk.qcow2", r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"disk.qcow2"}}"#] {
+        record(&over, name, Some("qcow2"));
+        add(&over, &["+mon"]);
+        let from = |folder: &Path| {
+            let args = ["diff".into(), over.as_os_str().to_owned(), "--since".into(), "mon".into()];
+            Ran::of(command(&args).current_dir(folder).output().unwrap())
+        };
+        from(image.folder.path()).fails(3, "knows the checkpoint 'mon' too");
+        from(elsewhere.path()).fails(3, "the folder in which it was started");
+        from(Path::new("/")).fails(3, "cannot be read");
+    }
+}
+
+#[test]
+fn a_loop_of_layers_ends() {
+    needs_tools!();
+    let image = base(&[]);
+    record(&image.path, "over.qcow2", Some("qcow2"));
+    let over = image.folder.path().join("over.qcow2");
+    record(&over, "disk.qcow2", Some("qcow2"));
+    add(&over, &["+mon"]);
+    diff(&over, "mon", None).fails(3, "loop");
+}
