@@ -222,7 +222,7 @@ pub(crate) fn unreadable(entry: &Entry, at: u64, message: String) -> Error {
         WayOut::from("restore the file from a copy; or remove this bitmap, before anything repairs the image, with ")
             .control(Control::ForceInconsistent)
             .words(" or ")
-            .control(Control::DropBitmap)
+            .control(Control::DropBitmapNamed(entry.name.as_bytes().to_vec()))
             .words(", and make the next backup a full one"),
     )
 }
