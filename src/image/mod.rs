@@ -189,6 +189,11 @@ impl Image {
         self.format.has_unclean_mark()
     }
 
+    /// The refusal that any change of an image meets that is marked dirty or corrupt, with the way out.
+    pub fn unclean(&self) -> Option<Error> {
+        self.format.unclean().map(|unclean| self.name_it(unclean))
+    }
+
     /// Why no bitmap of this image can be used, where that is so: version 2, a stale autoclear bit, damage.
     pub fn trouble(&self) -> Option<&Error> {
         self.format.trouble()

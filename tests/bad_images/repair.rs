@@ -296,7 +296,11 @@ fn a_damaged_directory_is_dropped_and_the_disk_goes_on() {
         assert!(!said.contains("check -r all"), "{what} sends into a repair: {said}");
         let rehearsed = patient.checkmap(&["drop", "--all", "--yes", "--dry-run"]);
         assert_eq!(rehearsed.status.code(), Some(0), "{what}: {}", stderr(&rehearsed));
-        assert_eq!(before, std::fs::read(&patient.path).expect("the image can be read"), "{what}: nothing was to change");
+        assert_eq!(
+            before,
+            std::fs::read(&patient.path).expect("the image can be read"),
+            "{what}: nothing was to change"
+        );
         let dropped = patient.checkmap(&["drop", "--all", "--yes"]);
         assert_eq!(dropped.status.code(), Some(0), "{what}: {}", stderr(&dropped));
         // QEMU opens it now, and finds no more than what is said to leak.
@@ -309,5 +313,95 @@ fn a_damaged_directory_is_dropped_and_the_disk_goes_on() {
         assert!(qemu_bitmaps(&patient.path).is_empty(), "{what}: bitmaps are left");
         patient.written.clear();
         patient.begin_anew();
+    }
+}
+
+/// Damage to the disk's own structures, for which no bitmap is to blame.
+const DISK_DAMAGES: &[Damage] = &[
+    damage("a reserved bit in an L1 entry", "1", |raw| raw.put_u64(raw.l1(), raw.u64(raw.l1()) | 1)),
+    damage("an L2 table past the end of the file", "1", |raw| {
+        raw.put_u64(raw.l1(), raw.past_the_end() as u64 | 1 << 63);
+    }),
+    damage("an L2 table in the refcount table", "1", |raw| {
+        raw.put_u64(raw.l1(), raw.refcount_table() as u64 | 1 << 63);
+    }),
+    damage("a reserved bit in the refcount table", "1", |raw| {
+        raw.put_u64(raw.refcount_table(), raw.u64(raw.refcount_table()) | 1);
+    }),
+    damage("a refcount block past the end of the file", "1", |raw| {
+        raw.put_u64(raw.refcount_table(), raw.past_the_end() as u64);
+    }),
+    damage("a refcount block in the L1 table", "1", |raw| raw.put_u64(raw.refcount_table(), raw.l1() as u64)),
+    damage("the mark of a crash, and a bitmap in a cluster of the guest", "1", |raw| {
+        raw.put_u64(raw.table(0), guest_cluster(raw));
+        raw.put_u64(raw::INCOMPATIBLE, 1);
+    }),
+    damage("the mark of damage, and a bitmap in a cluster of the guest", "1", |raw| {
+        raw.put_u64(raw.table(0), guest_cluster(raw));
+        raw.put_u64(raw::INCOMPATIBLE, 2);
+    }),
+    damage("the mark of damage, and a directory of zeros", "1", |raw| {
+        raw.put(raw.directory(), &[0; 96]);
+        raw.put_u64(raw::INCOMPATIBLE, 2);
+    }),
+    damage("the mark of a crash alone", "1", |raw| raw.put_u64(raw::INCOMPATIBLE, 1)),
+    damage("the mark of damage alone", "1", |raw| raw.put_u64(raw::INCOMPATIBLE, 2)),
+];
+
+#[test]
+fn what_is_advised_for_a_damaged_disk_leads_to_a_sound_one() {
+    if !tools_are_here() {
+        return;
+    }
+    for damage in DISK_DAMAGES {
+        let mut raw = damage.base.raw();
+        (damage.inflict)(&mut raw);
+        let folder = folder();
+        let mut path = folder.path().join("damaged.qcow2");
+        std::fs::write(&path, &raw.bytes).expect("the image can be written");
+        let what = damage.name;
+        let checkmap = |args: &[&str], path: &Path| {
+            let output = Command::new(env!("CARGO_BIN_EXE_checkmap")).arg(args[0]).arg(path).args(&args[1..]).output();
+            output.expect("the program starts")
+        };
+        let refused = checkmap(&["create", "new"], &path);
+        let said = stderr(&refused);
+        assert!(matches!(refused.status.code(), Some(1 | 3)), "{what}: {said}");
+        assert_eq!(raw, Raw::read(&path), "{what}: a refusal changed it");
+        // What is said, in the order in which it is said.
+        if said.contains("`checkmap drop --all`") {
+            let dropped = checkmap(&["drop", "--all", "--yes"], &path);
+            assert_eq!(dropped.status.code(), Some(0), "{what}: {}", stderr(&dropped));
+        }
+        if said.contains("qemu-img convert --salvage -O qcow2") {
+            let copy = folder.path().join("copy.qcow2");
+            run(
+                "qemu-img",
+                &[
+                    "convert".as_ref(),
+                    "--salvage".as_ref(),
+                    "-O".as_ref(),
+                    "qcow2".as_ref(),
+                    path.as_os_str(),
+                    copy.as_os_str(),
+                ],
+            );
+            path = copy;
+        } else {
+            assert!(said.contains("qemu-img check -r all"), "{what}: {said}");
+            let _ = try_run(
+                "qemu-img",
+                &["check".as_ref(), "-q".as_ref(), "-r".as_ref(), "all".as_ref(), path.as_os_str()],
+            );
+        }
+        let check = try_run("qemu-img", &["check".as_ref(), path.as_os_str()]);
+        assert_eq!(check.status.code(), Some(0), "{what}: not clean: {said}");
+        let names = |bitmap: &crate::support::QemuBitmap| bitmap.name == "1";
+        if !qemu_bitmaps(&path).iter().any(names) {
+            continue;
+        }
+        // Where the bitmaps were left, they were sound.
+        let diff = checkmap(&["diff", "--since", "1", "--format", "csv"], &path);
+        assert_eq!(String::from_utf8_lossy(&diff.stdout), "start,length\n0,1024\n98304,512\n", "{what}");
     }
 }

@@ -129,7 +129,7 @@ fn check_marks(image: &Qcow2, report: &mut Report) {
         report.add(Severity::Error, "qcow2 header", Some(72), "the image is marked corrupt".into());
     }
     if marked(header::INCOMPATIBLE_DIRTY) {
-        let message = "the image is marked dirty: its refcounts may be out of date until `qemu-img check -r all`";
+        let message = "the image is marked dirty: its refcounts may be out of date until it is repaired";
         report.add(Severity::Warning, "qcow2 header", Some(72), message.into());
     }
     match &image.trouble {

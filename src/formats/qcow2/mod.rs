@@ -247,16 +247,22 @@ impl Qcow2 {
         self.header.raw == other.header.raw && self.entries == other.entries
     }
 
+    /// The mark of a crash or of damage that keeps the image from being changed.
+    pub(crate) fn unclean(&self) -> Option<Error> {
+        if !self.has_unclean_mark() {
+            return None;
+        }
+        let mark = if self.header.incompatible & INCOMPATIBLE_CORRUPT != 0 { "corrupt" } else { "dirty" };
+        let message = format!("the image is marked {mark}, so its free space cannot be trusted");
+        let doubtful = self.trouble.is_some()
+            || self.survey(&mut Unobserved).is_ok_and(|occupied| occupied.deceives(&self.entries));
+        Some(Error::new(ErrorKind::Unclean, message).at("qcow2 header", 72).advise(occupied::repair(doubtful)))
+    }
+
     /// Refuses where writing bitmaps would be unsafe.
     pub(crate) fn check_writable(&self) -> Result<()> {
-        if self.has_unclean_mark() {
-            let mark = if self.header.incompatible & INCOMPATIBLE_CORRUPT != 0 { "corrupt" } else { "dirty" };
-            return Err(Error::new(
-                ErrorKind::Unclean,
-                format!("the image is marked {mark}, so its free space cannot be trusted"),
-            )
-            .at("qcow2 header", 72)
-            .advise("repair it with `qemu-img check -r all`"));
+        if let Some(unclean) = self.unclean() {
+            return Err(unclean);
         }
         match &self.trouble {
             Some(trouble) => Err(trouble.clone()),

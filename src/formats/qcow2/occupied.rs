@@ -224,6 +224,11 @@ impl Occupied {
         self.doubts.iter().any(Option::is_some)
     }
 
+    /// Whether QEMU would take a bitmap for sound that cannot be trusted.
+    pub(crate) fn deceives(&self, entries: &[Entry]) -> bool {
+        entries.iter().zip(&self.doubts).any(|(entry, doubt)| doubt.is_some() && !entry.is_inconsistent())
+    }
+
     /// Whether anything but free room is known to be at `cluster`.
     pub(crate) fn holds(&self, cluster: u64) -> bool {
         self.disk.contains(cluster) || self.bitmaps.contains(cluster) || self.uncounted_disk.contains(cluster)
@@ -271,6 +276,25 @@ fn lenient(uncounted: Result<Ranges>, writing: bool) -> Result<Ranges> {
         Err(error) if error.kind() == ErrorKind::Damaged && !writing => Ok(Ranges::default()),
         found => found,
     }
+}
+
+/// The way out where QEMU's repair helps. It opens the image for writing, and so stores every bitmap anew, whatever it
+/// holds: bitmaps in doubt must be gone by then.
+pub(super) fn repair(has_doubtful_bitmaps: bool) -> WayOut {
+    match has_doubtful_bitmaps {
+        false => WayOut::from("repair the image with `qemu-img check -r all`"),
+        true => WayOut::from("remove the bitmaps with ")
+            .control(Control::DropAll)
+            .words(", repair the image then with `qemu-img check -r all`, and make the next backup a full one"),
+    }
+}
+
+/// The way out where it does not: QEMU's repair leaves tables of the disk that are damaged as they are.
+fn copy() -> WayOut {
+    WayOut::from(
+        "restore the image from a copy, or save what can be read of the disk into a new image with \
+         `qemu-img convert --salvage -O qcow2`",
+    )
 }
 
 /// Of two structures in one cluster, how likely it is that this one is in the wrong place.
@@ -385,13 +409,8 @@ impl Visitor for Claims<'_> {
         if !self.is_strict {
             return Ok(());
         }
-        Err(fault.advise(match self.has_bitmaps {
-            false => WayOut::from("repair the image with `qemu-img check -r all`"),
-            // QEMU's repair opens the image for writing, and stores every bitmap anew, whatever it holds.
-            true => WayOut::from("remove the bitmaps with ")
-                .control(Control::DropAll)
-                .words(", repair the image then with `qemu-img check -r all`, and make the next backup a full one"),
-        }))
+        let blocks = fault.structure() == Some("qcow2 refcount block");
+        Err(fault.advise(if blocks { repair(self.has_bitmaps) } else { copy() }))
     }
 
     fn bitmap_fault(&mut self, place: usize, fault: Error) -> Result<()> {

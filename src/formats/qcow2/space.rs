@@ -155,7 +155,8 @@ impl<'a> Space<'a> {
         let first = uncounted.iter().next()?;
         Some(format!(
             "{} clusters that the disk uses are counted as free, the first at offset {:#x}: QEMU will give them away, and \
-             what they hold is overwritten then; repair the image with `qemu-img check -r all` before a guest runs",
+             what they hold is overwritten then; after this change repair the image with `qemu-img check -r all`, before a \
+             guest runs",
             uncounted.count(),
             first.start << self.cluster_bits
         ))
