@@ -6,7 +6,7 @@ mod raw;
 
 use checkmap::Image;
 use checkmap::image::{Access, DiffRequest, Layers, OpenOptions};
-use checkmap::progress::Unobserved;
+use checkmap::progress::{Observer, Unobserved};
 use checkmap::storage::Storage;
 use raw::Raw;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -214,6 +214,11 @@ fn read(file: &Arc<Sparse>) {
     for state in image.bitmaps() {
         let _ = image.summarize(&state.name);
     }
+    let _ = diff(&image, &mut Unobserved);
+    let _ = image.check(&mut Unobserved);
+}
+
+fn diff(image: &Image, observer: &mut dyn Observer) -> checkmap::Result<()> {
     let request = DiffRequest {
         since: ENTRY_NAME,
         until: None,
@@ -222,8 +227,7 @@ fn read(file: &Arc<Sparse>) {
         layers: Layers::TopOnly,
         model: None,
     };
-    let _ = image.diff(&request, &mut Unobserved);
-    let _ = image.check(&mut Unobserved);
+    image.diff(&request, observer).map(drop)
 }
 
 /// A change, which may be refused.
@@ -346,4 +350,92 @@ fn a_sparse_file_of_one_eib_does_not_keep_us_busy() {
         Claims { file_bytes: HOLE, ..MODEST }.file().with_integers(136, crypto),
         SPARSE,
     );
+}
+
+/// A directory of `count` bitmaps that their writer did not store, so that nobody compares their tables' sizes with the
+/// disk's: each table has 2^20 entries, QEMU's limit with clusters of 512 bytes, and stands where `table` says.
+fn many(count: u32, table: impl Fn(u64) -> u64) -> Sparse {
+    let mut directory = Vec::new();
+    for number in 0..u64::from(count) {
+        let mut entry = Raw { bytes: vec![0; 32] };
+        entry.put_u64(raw::ENTRY_TABLE, table(number));
+        entry.put_u32(raw::ENTRY_TABLE_SIZE, 1 << 20);
+        entry.put_u32(raw::ENTRY_FLAGS, 1);
+        entry.put(raw::ENTRY_TYPE, &[1, 9]);
+        entry.put_u16(raw::ENTRY_NAME_LEN, 8);
+        entry.put(24, format!("{number:08}").as_bytes());
+        directory.extend(entry.bytes);
+    }
+    let place = 8 << 20;
+    let claims = Claims {
+        bitmaps: count,
+        directory_bytes: directory.len() as u64,
+        places: [1, 2, 0, place >> 9, 5],
+        file_bytes: HOLE,
+        ..MODEST
+    };
+    claims.file().with(place, directory)
+}
+
+const TABLE_BYTES: u64 = 8 << 20;
+
+#[test]
+fn tables_are_compared_by_their_place_before_any_of_them_is_read() {
+    let _alone = alone();
+    measure("a table for 4096 bitmaps", many(4096, |_| FAR), SPARSE);
+    let itself = || std::iter::repeat_n(FAR, 1 << 20);
+    measure("a filled table for 4096", many(4096, |_| FAR).with_integers(FAR, itself()), SPARSE);
+    measure("a table for each, shifted by a cluster", many(4096, |number| FAR + number * 512), SPARSE);
+    measure("65535 bitmaps with one table", many(65535, |_| FAR), 2 * SPARSE);
+    measure("65535 tables past the end of the file", many(65535, |number| HOLE + number * 512), 2 * SPARSE);
+    measure("a table of which each entry is one cluster", many(1, |_| FAR).with_integers(FAR, itself()), SPARSE);
+    let apart = (0..1 << 20).map(|number| FAR * 2 + number * (1 << 30));
+    measure("data far apart", many(1, |_| FAR).with_integers(FAR, apart), 2 * SPARSE);
+}
+
+#[test]
+fn an_l2_table_is_read_once_however_many_entries_name_it() {
+    let _alone = alone();
+    let claims = Claims { cluster_bits: 16, l1_entries: 4 << 20, places: [64, 1, 0, 2, 3], file_bytes: HOLE, ..MODEST };
+    let same = std::iter::repeat_n((1 << 63) | (4 << 16), 4 << 20);
+    measure("one L2 table for the whole disk", claims.file().with_integers(64 << 16, same), SPARSE);
+}
+
+/// Stops after so many steps.
+fn stop_after(steps: &mut u32) -> impl FnMut(checkmap::progress::Step) -> std::ops::ControlFlow<()> + '_ {
+    move |step| {
+        assert!(step.done <= step.total, "{step:?}");
+        match steps.checked_sub(1) {
+            Some(left) => {
+                *steps = left;
+                std::ops::ControlFlow::Continue(())
+            }
+            None => std::ops::ControlFlow::Break(()),
+        }
+    }
+}
+
+#[test]
+fn a_walk_through_holes_can_be_stopped_at_any_step() {
+    let _alone = alone();
+    // 16 GiB of tables that are holes, each for itself.
+    let file = || Arc::new(many(2000, |number| FAR + number * TABLE_BYTES));
+    for steps in [0, 1, 10, 100, 1000] {
+        for work in ["survey", "diff", "check"] {
+            let file = file();
+            let image = open(&file, Access::Read).expect("it opens");
+            let mut left = steps;
+            let mut observer = stop_after(&mut left);
+            let stopped = match work {
+                "survey" => image.survey(&mut observer),
+                "diff" => diff(&image, &mut observer),
+                _ => image.check(&mut observer).map(drop),
+            };
+            drop(observer);
+            let error = stopped.expect_err("it was stopped");
+            assert_eq!(error.kind(), checkmap::ErrorKind::Cancelled, "{work}: {error}");
+            let read = file.read.load(Relaxed);
+            assert!(read < (2 << 20) * u64::from(steps + 2), "{work}: {read} bytes were read within {steps} steps");
+        }
+    }
 }

@@ -35,11 +35,14 @@ pub(super) unsafe fn change(
         // SAFETY: the caller's promise for `image`.
         let mut open = unsafe { exclusive(image) }?;
         open.lent().begin_change();
+        open.image.survey(&mut options).map_err(Error::nothing_changed)?;
         let plan = plan(&open.image, &options).map_err(Error::nothing_changed)?;
         open.lent().warn(&plan.risks);
         if options.has(CHECKMAP_OPT_DRY_RUN) {
-            open.image.rehearse(&plan, &mut options)?;
-            open.lent().warn(&plan.warnings);
+            let warnings = open.image.rehearse(&plan, &mut options)?;
+            let mut lent = open.lent();
+            lent.warn(&plan.warnings);
+            lent.warn(&warnings);
             return Ok(0);
         }
         let committed = open.image.commit(&plan, &mut options);

@@ -37,6 +37,7 @@ pub(crate) fn open_to_plan(session: &Session, image: &Path) -> Result<(Image, Op
 
 fn show(session: &Session, image: &Path, plan: impl FnOnce(&Image) -> checkmap::Result<Plan>) -> Outcome {
     let (image, refusal) = open_to_plan(session, image)?;
+    image.survey(&mut session.watch())?;
     let plan = plan(&image)?;
     print(session, |out| {
         for action in &plan.actions {
@@ -48,7 +49,7 @@ fn show(session: &Session, image: &Path, plan: impl FnOnce(&Image) -> checkmap::
         Ok(())
     })?;
     warn_all(session, plan.risks.iter().chain(&plan.warnings));
-    image.rehearse(&plan, &mut session.watch())?;
+    warn_all(session, &image.rehearse(&plan, &mut session.watch())?);
     refusal.map_or(Ok(Status::Done), |error| Err(error.into()))
 }
 
@@ -59,6 +60,7 @@ fn carry_out(
     plan: impl FnOnce(&Image) -> checkmap::Result<Plan>,
 ) -> Outcome {
     let mut image = session.open(image, Access::Write).map_err(Failure::nothing_changed)?;
+    image.survey(&mut session.watch()).map_err(checkmap::Error::nothing_changed)?;
     let plan = plan(&image).map_err(checkmap::Error::nothing_changed)?;
     warn_all(session, &plan.risks);
     if plan.actions.is_empty() {

@@ -15,6 +15,7 @@ pub(crate) fn run(args: &DumpArgs, session: &Session) -> Outcome {
     wish.check(&image)?;
     let name = Name::new(args.bitmap.as_bytes());
     let (offset, len_bytes) = wish.window();
+    image.survey(&mut session.watch())?;
     let bitmap = image.read_bitmap(&name, offset, len_bytes)?;
     // Names that form no chain do not keep a bitmap from being dumped.
     let interval = Chain::read(&image.bitmaps(), None).ok().and_then(|chain| chain.interval_of(&name));

@@ -114,6 +114,7 @@ pub(crate) fn summarize<'a>(
     names: impl ExactSizeIterator<Item = &'a Name>,
     session: &Session,
 ) -> checkmap::Result<(Vec<Summary>, Vec<Error>)> {
+    image.survey(&mut session.watch())?;
     let (mut summaries, mut damage) = (Vec::new(), Vec::new());
     for summary in image.summarize_all(names, &mut session.watch())? {
         summaries.push(summary.unwrap_or_else(|error| {
@@ -138,8 +139,8 @@ pub(crate) fn warn_of_trouble(image: &Image, session: &Session) {
     if let Some(trouble) = image.trouble().filter(|trouble| status_of(trouble.kind()) != Status::Fault) {
         session.warn(&spelled(trouble));
     }
-    if image.has_unclean_mark() {
-        session.warn("the image is marked dirty or corrupt; repair it with `qemu-img check -r all` before changing it");
+    if let Some(unclean) = image.unclean() {
+        session.warn(&spelled(&unclean));
     }
     if image.is_held_by_writer() {
         session.warn("a running process has the image open for writing; ask it for the contents of its bitmaps");

@@ -7,7 +7,7 @@ use crate::bitmap::Bitmap;
 use crate::chain::{self, Chain, CreateOptions, Model, Name, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use crate::progress::{Observer, tell};
+use crate::progress::{Observer, Unobserved, tell};
 use std::collections::BTreeMap;
 
 /// Whether the layers below the image are looked at.
@@ -84,6 +84,14 @@ impl Image {
         self.unordered_chain(insist)
     }
 
+    /// The chain of an image that is to be changed: what cannot be trusted must not be built upon.
+    fn chain_to_change(&self, insist: Option<Model>) -> Result<Chain> {
+        self.check_writable()?;
+        self.check_readable()?;
+        let states = self.surveyed(&mut Unobserved)?;
+        Chain::read(&states, insist).map_err(|error| self.name_it(error))
+    }
+
     /// Plans a new checkpoint. `granularity` is by default that of the newest checkpoint, else QEMU's.
     pub fn plan_create(
         &self,
@@ -91,9 +99,8 @@ impl Image {
         granularity: Option<Granularity>,
         model: Option<Model>,
     ) -> Result<Plan> {
-        self.check_writable()?;
         let named = |error: Error| self.name_it(error);
-        let chain = self.usable_chain(model)?;
+        let chain = self.chain_to_change(model)?;
         if let Some(granularity) = granularity {
             self.format.check_granularity(granularity).map_err(named)?;
         }
@@ -136,15 +143,13 @@ impl Image {
         layers: Layers,
         model: Option<Model>,
     ) -> Result<Plan> {
-        self.check_writable()?;
-        let plan = self.usable_chain(model)?.plan_delete(checkpoint, force_inconsistent);
+        let plan = self.chain_to_change(model)?.plan_delete(checkpoint, force_inconsistent);
         self.finish_with_layers(plan, layers)
     }
 
     /// Plans the removal of every inconsistent bitmap, and of what depends on it, in one step.
     pub fn plan_delete_all_inconsistent(&self, layers: Layers, model: Option<Model>) -> Result<Plan> {
-        self.check_writable()?;
-        let plan = self.usable_chain(model)?.plan_delete_all_inconsistent();
+        let plan = self.chain_to_change(model)?.plan_delete_all_inconsistent();
         self.finish_with_layers(plan, layers)
     }
 
@@ -156,8 +161,7 @@ impl Image {
         layers: Layers,
         model: Option<Model>,
     ) -> Result<Plan> {
-        self.check_writable()?;
-        let plan = self.usable_chain(model)?.plan_rename(checkpoint, new_name);
+        let plan = self.chain_to_change(model)?.plan_rename(checkpoint, new_name);
         self.finish_with_layers(plan, layers)
     }
 
@@ -165,12 +169,12 @@ impl Image {
     pub fn plan_merge(&self, sources: &[&[u8]], into: &[u8]) -> Result<Plan> {
         self.check_writable()?;
         self.check_readable()?;
-        self.finish(chain::plan_merge(&self.bitmaps(), sources, into))
+        self.finish(chain::plan_merge(&self.surveyed(&mut Unobserved)?, sources, into))
     }
 
     pub(super) fn finish(&self, plan: Result<Plan>) -> Result<Plan> {
         self.look()?;
-        let mut plan = plan.map_err(|error| self.name_it(error))?;
+        let mut plan = plan.map_err(|error| self.name_it(self.explain(error, &mut Unobserved)))?;
         if self.format.commit_may_lose_all(&plan.actions) {
             plan.risks.push(
                 "the place of the bitmap directory crosses two sectors of this image's header: a power cut in the \
@@ -207,7 +211,7 @@ impl Image {
         if plan.actions.is_empty() {
             return Ok(Vec::new());
         }
-        if !plan.is_for(&self.bitmaps()) {
+        if !plan.is_for(&self.bitmaps()) && !plan.is_for(&self.surveyed(observer)?) {
             let stale = Error::new(ErrorKind::Changed, "the plan was made for bitmaps that are no longer these");
             return Err(self.name_it(stale.advise("plan again").nothing_changed()));
         }
@@ -218,10 +222,10 @@ impl Image {
 
     /// Finds out whether [`Image::commit`] could carry out `plan`, without writing: everything but the commit is done.
     ///
-    /// Room that only the file system can give is not tried.
-    pub fn rehearse(&self, plan: &Plan, observer: &mut dyn Observer) -> Result<()> {
+    /// Room that only the file system can give is not tried. What it returns are the warnings that a commit would give.
+    pub fn rehearse(&self, plan: &Plan, observer: &mut dyn Observer) -> Result<Vec<String>> {
         match plan.actions.is_empty() {
-            true => Ok(()),
+            true => Ok(Vec::new()),
             false => self.steady(|| {
                 let rehearsed = self.format.rehearse(&plan.actions, observer);
                 rehearsed.map_err(|error| self.name_it(error).nothing_changed())
@@ -238,6 +242,7 @@ impl Image {
     }
 
     fn read_diff(&self, request: &DiffRequest<'_>, observer: &mut dyn Observer) -> Result<Diff> {
+        self.survey(observer)?;
         let chain = self.usable_chain(request.model)?;
         let span = chain.plan_diff(request.since, request.until).map_err(|error| self.name_it(error))?;
         if request.layers == Layers::Check && !span.takes_part.is_empty() {

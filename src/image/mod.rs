@@ -9,6 +9,7 @@ mod layers;
 mod opening;
 mod report;
 mod steady;
+mod survey;
 
 use crate::bitmap::Bitmap;
 use crate::chain::{BitmapState, Name};
@@ -251,6 +252,11 @@ impl Image {
         self.format.has_unclean_mark()
     }
 
+    /// The refusal that any change of an image meets that is marked dirty or corrupt, with the way out.
+    pub fn unclean(&self) -> Option<Error> {
+        self.format.unclean().map(|unclean| self.name_it(unclean))
+    }
+
     /// Why no bitmap of this image can be used, where that is so: version 2, a stale autoclear bit, damage.
     pub fn trouble(&self) -> Option<&Error> {
         self.format.trouble()
@@ -349,7 +355,7 @@ fn with_way_out(error: Error) -> Error {
         ErrorKind::Damaged => error.advise(
             WayOut::default()
                 .control(Control::Check)
-                .words(" shows all that can be read; restore the image from a copy, or try `qemu-img check -r all`"),
+                .words(" shows all that can be read; restore the image from a copy"),
         ),
         _ => error,
     }

@@ -7,6 +7,7 @@ mod clusters;
 mod header;
 mod normalised;
 mod refcounts;
+mod repair;
 mod short;
 #[path = "../support/mod.rs"]
 mod support;

@@ -10,15 +10,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const MAX_LEN: u64 = 64 << 20;
 const ENOSPC: i32 = 28;
 
-/// A file that is a vector.
+/// A file that is a vector, or a device that is one.
 #[derive(Debug)]
 pub struct Memory {
     bytes: Mutex<Vec<u8>>,
+    can_grow: bool,
 }
 
 impl Memory {
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { bytes: Mutex::new(bytes.into()) }
+        Self { bytes: Mutex::new(bytes.into()), can_grow: true }
+    }
+
+    /// A device that holds `bytes` and has no room for more.
+    pub fn device(bytes: impl Into<Vec<u8>>) -> Self {
+        Self { can_grow: false, ..Self::new(bytes) }
     }
 
     /// What the file holds now.
@@ -46,7 +52,8 @@ impl Storage for Memory {
     }
 
     fn write_at(&self, new: &[u8], offset: u64) -> io::Result<()> {
-        let end = offset.checked_add(new.len() as u64).filter(|end| *end <= MAX_LEN);
+        let most = if self.can_grow { MAX_LEN } else { self.lock().len() as u64 };
+        let end = offset.checked_add(new.len() as u64).filter(|end| *end <= most);
         let end = end.and_then(|end| usize::try_from(end).ok()).ok_or_else(no_space)?;
         let mut bytes = self.lock();
         if end > bytes.len() {
@@ -62,6 +69,7 @@ impl Storage for Memory {
 
     fn truncate(&self, len_bytes: u64) -> io::Result<()> {
         let len = usize::try_from(len_bytes).map_err(|_| no_space())?;
+        assert!(self.can_grow, "a device cannot be cut");
         self.lock().truncate(len);
         Ok(())
     }
@@ -71,7 +79,7 @@ impl Storage for Memory {
     }
 
     fn can_grow(&self) -> bool {
-        true
+        self.can_grow
     }
 }
 

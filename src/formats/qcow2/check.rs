@@ -3,13 +3,15 @@
 //! Must never change anything.
 
 use super::refcounts::{Refcounts, largest};
+use super::references::References;
 use super::table::{self, Payload, Shape};
-use super::walk::{Depth, Role, Visitor, Walk};
+use super::walk::{Role, Visitor, Walk};
 use super::{Qcow2, header};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::file_len;
 use crate::progress::{Observer, tell};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,9 +100,12 @@ pub(crate) fn check(image: &Qcow2, observer: &mut dyn Observer) -> Result<Report
         }
     };
     let file_end = file_len(storage)?;
-    let mut count = Count { image, report, references: References::default(), file_end, refcounts, observer };
-    let walk = Walk { storage, header: &image.header, depth: Depth::GuestData };
+    let (references, l2_tables) = (References::default(), BTreeMap::new());
+    let (bitmaps, times) = (Vec::new(), 1);
+    let mut count = Count { image, report, references, l2_tables, bitmaps, times, file_end, refcounts, observer };
+    let walk = Walk { storage, header: &image.header };
     walk.disk(&mut count)?;
+    count.guest(&walk)?;
     let blocks: Vec<(u64, u64)> = count.refcounts.blocks().collect();
     for (_, offset) in &blocks {
         count.occupies(Role::RefcountBlock, *offset, image.cluster_bytes())?;
@@ -109,6 +114,8 @@ pub(crate) fn check(image: &Qcow2, observer: &mut dyn Observer) -> Result<Report
     if let (Some(place), true) = (image.place, usable) {
         walk.bitmaps(place, &image.entries, &mut count)?;
     }
+    count.references.settle();
+    count.overlaps()?;
     count.compare(&blocks)?;
     let mut report = count.report;
     check_bitmaps(image, &mut report);
@@ -122,7 +129,7 @@ fn check_marks(image: &Qcow2, report: &mut Report) {
         report.add(Severity::Error, "qcow2 header", Some(72), "the image is marked corrupt".into());
     }
     if marked(header::INCOMPATIBLE_DIRTY) {
-        let message = "the image is marked dirty: its refcounts may be out of date until `qemu-img check -r all`";
+        let message = "the image is marked dirty: its refcounts may be out of date until it is repaired";
         report.add(Severity::Warning, "qcow2 header", Some(72), message.into());
     }
     match &image.trouble {
@@ -153,54 +160,43 @@ fn check_bitmaps(image: &Qcow2, report: &mut Report) {
         }
         let shape = Shape::of(&image.header, entry.granularity);
         // A table that cannot be read was reported by the walk.
-        let Ok(table) = table::read(&*image.storage, &image.header, entry) else { continue };
-        let Some((payload, number)) = table.last().zip(shape.entries().checked_sub(1)) else { continue };
+        let Some(number) = shape.entries().checked_sub(1) else { continue };
+        let last = table::read_range(&*image.storage, &image.header, entry, number..number + 1);
+        let Some(payload) = last.ok().and_then(|last| last.first().copied()) else { continue };
         if let Payload::At(offset) = payload {
-            match shape.read(&*image.storage, &entry.name.to_string(), number, *payload) {
+            match shape.read(&*image.storage, &entry.name.to_string(), number, payload) {
                 Ok((_, false)) => {}
                 Ok((_, true)) => {
                     let message = "bits past the end of the disk are set; they are ignored";
-                    report.add(Severity::Warning, &structure, Some(*offset), message.into());
+                    report.add(Severity::Warning, &structure, Some(offset), message.into());
                 }
                 Err(fault) => report.add_error(Severity::Error, &fault),
             }
-        } else if *payload == Payload::Ones && !shape.is_whole(number) {
+        } else if payload == Payload::Ones && !shape.is_whole(number) {
             let message = "the last, partly used cluster is all ones; bits past the end of the disk are ignored";
             report.add(Severity::Warning, &structure, Some(entry.table_offset), message.into());
         }
     }
 }
 
-/// How often each cluster is referred to, in pages, so that memory follows what was found and not the file's size.
-#[derive(Default)]
-struct References {
-    pages: BTreeMap<u64, Box<[u16; 256]>>,
-}
-
-impl References {
-    fn add(&mut self, cluster: u64) {
-        let page = self.pages.entry(cluster / 256).or_insert_with(|| Box::new([0; 256]));
-        if let Some(count) = usize::try_from(cluster % 256).ok().and_then(|index| page.get_mut(index)) {
-            *count = count.saturating_add(1);
-        }
-    }
-
-    /// Whether there may be a reference to any cluster from `first` up to `end`.
-    fn any(&self, first: u64, end: u64) -> bool {
-        first < end && self.pages.range(first / 256..=(end - 1) / 256).next().is_some()
-    }
-
-    fn get(&self, cluster: u64) -> u64 {
-        let page = self.pages.get(&(cluster / 256));
-        let index = usize::try_from(cluster % 256).unwrap_or_default();
-        page.and_then(|page| page.get(index)).copied().map_or(0, u64::from)
-    }
+/// How an L2 table is referred to.
+#[derive(Clone, Copy, Default)]
+struct L2Table {
+    times: u16,
+    /// Whether the active L1 table is among those that do.
+    active: bool,
 }
 
 struct Count<'a> {
     image: &'a Qcow2,
     report: Report,
     references: References,
+    /// The L2 tables by their offset, so that each is read once, however often it is referred to.
+    l2_tables: BTreeMap<u64, L2Table>,
+    /// What the bitmaps claim, and as what.
+    bitmaps: Vec<(Range<u64>, Role)>,
+    /// How many references one that is found stands for.
+    times: u16,
     file_end: u64,
     refcounts: Refcounts<'a>,
     observer: &'a mut dyn Observer,
@@ -215,15 +211,14 @@ impl Visitor for Count<'_> {
             self.report.add(Severity::Error, &format!("qcow2 {}", role.name()), Some(offset), message);
             return Ok(());
         };
+        let clusters = offset / cluster_bytes..end.div_ceil(cluster_bytes);
+        self.references.add(clusters.clone(), self.times);
         if role.is_bitmap() {
-            let first = offset / cluster_bytes;
-            if (first..end.div_ceil(cluster_bytes)).any(|cluster| self.references.get(cluster) > 0) {
-                let message = "overlaps another structure".to_owned();
-                self.report.add(Severity::Error, &format!("qcow2 {}", role.name()), Some(offset), message);
-            }
+            self.bitmaps.push((clusters, role));
         }
-        for cluster in offset / cluster_bytes..end.div_ceil(cluster_bytes) {
-            self.references.add(cluster);
+        if role == Role::L2Table {
+            let table = self.l2_tables.entry(offset).or_default();
+            table.times = table.times.saturating_add(1);
         }
         Ok(())
     }
@@ -234,6 +229,9 @@ impl Visitor for Count<'_> {
     }
 
     fn copied_flag(&mut self, role: Role, entry_at: u64, offset: u64, copied: bool) -> Result<()> {
+        if let Some(table) = self.l2_tables.get_mut(&offset).filter(|_| role == Role::L2Table) {
+            table.active = true;
+        }
         let cluster = offset >> self.image.header.cluster_bits;
         if offset >= self.file_end || !matches!(self.refcounts.get(cluster), Ok(refcount) if (refcount == 1) != copied)
         {
@@ -254,6 +252,32 @@ impl Visitor for Count<'_> {
 }
 
 impl Count<'_> {
+    /// Counts what the L2 tables name, as often as each of them is referred to.
+    fn guest(&mut self, walk: &Walk<'_>) -> Result<()> {
+        let tables = std::mem::take(&mut self.l2_tables);
+        for (done, (offset, table)) in (0..).zip(&tables) {
+            self.tick(done, tables.len() as u64)?;
+            self.times = table.times;
+            walk.l2_table(*offset, table.active, self)?;
+        }
+        self.times = 1;
+        Ok(())
+    }
+
+    /// Reports what bitmaps claim together with anything else.
+    fn overlaps(&mut self) -> Result<()> {
+        let bitmaps = std::mem::take(&mut self.bitmaps);
+        for (done, (clusters, role)) in (0..).zip(&bitmaps) {
+            self.tick(done, bitmaps.len() as u64)?;
+            if self.references.any_repeated(clusters.clone()) {
+                let (structure, message) = (format!("qcow2 {}", role.name()), "overlaps another structure".to_owned());
+                let offset = clusters.start << self.image.header.cluster_bits;
+                self.report.add(Severity::Error, &structure, Some(offset), message);
+            }
+        }
+        Ok(())
+    }
+
     /// Compares every refcount of the file with the references found.
     fn compare(&mut self, blocks: &[(u64, u64)]) -> Result<()> {
         let cluster_bits = self.image.header.cluster_bits;
@@ -267,7 +291,7 @@ impl Count<'_> {
             let first = number * per_block;
             let end = (first + per_block).min(clusters);
             // A sparse file can have any number of blocks that count nothing.
-            if first >= end || !self.references.any(first, end) && self.refcounts.is_zero_block(first).unwrap_or(false)
+            if first >= end || !self.references.any(first..end) && self.refcounts.is_zero_block(first).unwrap_or(false)
             {
                 continue;
             }
@@ -286,11 +310,21 @@ impl Count<'_> {
                 }
             }
         }
-        let pages: Vec<u64> = self.references.pages.keys().copied().collect();
-        for cluster in pages.into_iter().flat_map(|page| page * 256..(page + 1) * 256) {
-            let references = self.references.get(cluster);
-            if references > 0 && !self.refcounts.has_block(cluster) {
-                self.mismatch(cluster << cluster_bits, 0, references);
+        let runs = self.references.runs();
+        for (done, run) in (0..).zip(&runs) {
+            self.tick(done, runs.len() as u64)?;
+            for missing in self.refcounts.without_block(run.clone()) {
+                let clusters = missing.end - missing.start;
+                let message = format!("no refcount block counts it, nor {} clusters after it", clusters - 1);
+                self.report.add(Severity::Error, "qcow2 cluster", Some(missing.start << cluster_bits), message);
+                self.report.errors += clusters - 1;
+            }
+        }
+        let singles = self.references.singles();
+        for (done, cluster) in (0..).zip(&singles) {
+            self.tick(done, singles.len() as u64)?;
+            if !self.refcounts.has_block(*cluster) {
+                self.mismatch(cluster << cluster_bits, 0, self.references.get(*cluster));
             }
         }
         Ok(())

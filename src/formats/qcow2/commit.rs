@@ -14,9 +14,12 @@
 use super::directory::{self, Entry};
 use super::draft::{Cluster, Content, Draft, Drafted};
 use super::header::{AUTOCLEAR_AT, DirectoryRef, Header, REFCOUNT_TABLE_AT};
+use super::occupied::Occupied;
+use super::room::Need;
 use super::space::Space;
 use super::table::{FEW, Payload, Shape};
 use crate::bitmap::Bitmap;
+use crate::chain::Name;
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::formats::bytes::{file_len, put};
 use crate::pool::Pool;
@@ -27,65 +30,67 @@ use std::collections::HashSet;
 const SECTOR: usize = 512;
 const WRITING: &str = "writing bitmaps";
 
-/// Writes what `draft` holds. `place` and `originals` are the directory as it was read.
-///
-/// Until the commit any failure leaves the image as it was; from the first header sector on it is
-/// [`ErrorKind::CommitInDoubt`]. The strings are warnings: what could not be released after the commit.
-pub(crate) fn write(
-    storage: &dyn Storage,
-    header: &mut Header,
-    place: Option<DirectoryRef>,
-    originals: &[Entry],
-    mut draft: Draft<'_>,
-    observer: &mut dyn Observer,
-) -> Result<Vec<String>> {
-    let len_before = file_len(storage).map_err(Error::nothing_changed)?;
-    if !storage.can_grow() {
-        rehearse(storage, header, place, originals, &mut draft, observer).map_err(Error::nothing_changed)?;
-    }
-    let space = Space::read(storage, header, place.map(|place| (place, originals)), observer);
-    let mut space = space.map_err(Error::nothing_changed)?;
-    let mut undo = Undo::new(storage, len_before);
-    let prepared = prepare(storage, header, place, &mut draft, &mut space, &mut undo, observer);
-    let (next, old_clusters) = match prepared {
-        Ok(prepared) => prepared,
-        // What stands behind the old end may be the other's by now.
-        Err(error) if error.kind() == ErrorKind::Changed => return Err(error),
-        Err(error) => {
-            return Err(if undo.run() { error.nothing_changed() } else { error.advise(leaked()) });
-        }
-    };
-    commit(storage, header, next).map_err(|error| {
-        error.with_kind(ErrorKind::CommitInDoubt).advise(
-            WayOut::from("the commit is in doubt: the image holds the bitmaps before or after it, whole; look with ")
-                .control(Control::List),
-        )
-    })?;
-    // Not flushed: the commit is durable, and what a cut loses of this is a leak.
-    let released = space.release(&old_clusters).and_then(|()| store_in_place(storage, &space, &mut undo));
-    Ok(released
-        .err()
-        .map(|error| {
-            let why = error.reason();
-            format!("done, but room could not be released: {why}; `qemu-img check -r leaks` releases it")
-        })
-        .into_iter()
-        .collect())
+/// What a change is made of: the image as it was read, and what shall become of its bitmaps.
+pub(crate) struct Change<'a> {
+    pub(crate) storage: &'a dyn Storage,
+    pub(crate) header: &'a Header,
+    /// The directory as it was read.
+    pub(crate) place: Option<DirectoryRef>,
+    pub(crate) occupied: &'a Occupied,
+    pub(crate) draft: Draft<'a>,
 }
 
-/// Does all that [`write`] does before the commit, without writing: finds out whether there is room.
-pub(crate) fn rehearse(
-    storage: &dyn Storage,
-    header: &Header,
-    place: Option<DirectoryRef>,
-    originals: &[Entry],
-    draft: &mut Draft<'_>,
-    observer: &mut dyn Observer,
-) -> Result<()> {
-    let rehearsal = Rehearsal(storage);
-    let mut space = Space::read(&rehearsal, header, place.map(|place| (place, originals)), observer)?;
-    let mut undo = Undo::new(&rehearsal, 0);
-    prepare(&rehearsal, &mut header.clone(), place, draft, &mut space, &mut undo, observer).map(drop)
+impl Change<'_> {
+    /// Carries it out; `header` is that of the image, and becomes the one that the file has afterwards.
+    ///
+    /// Until the commit any failure leaves the image as it was; from the first header sector on it is
+    /// [`ErrorKind::CommitInDoubt`]. The strings are warnings.
+    pub(crate) fn write(mut self, header: &mut Header, observer: &mut dyn Observer) -> Result<Vec<String>> {
+        let storage = self.storage;
+        let len_before = file_len(storage).map_err(Error::nothing_changed)?;
+        let room = match storage.can_grow() {
+            true => Vec::new(),
+            false => self.rehearse(observer).map_err(Error::nothing_changed)?,
+        };
+        let mut space = Space::new(storage, header, self.occupied).map_err(Error::nothing_changed)?;
+        let mut undo = Undo::new(storage, len_before);
+        let prepared = prepare(storage, header, self.place, &mut self.draft, &mut space, &mut undo, observer);
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            // What stands behind the old end may be the other's by now.
+            Err(error) if error.kind() == ErrorKind::Changed => return Err(error),
+            Err(error) => {
+                return Err(if undo.run() { error.nothing_changed() } else { error.advise(room_leaked()) });
+            }
+        };
+        commit(storage, header, prepared.stages)?;
+        let mut warnings = if room.is_empty() { prepared.warnings } else { room };
+        // Not flushed: the commit is durable, and what a cut loses of this is a leak.
+        let released = space.release(&prepared.old_clusters).and_then(|()| store_in_place(storage, &space, &mut undo));
+        warnings.extend(released.err().map(not_released));
+        Ok(warnings)
+    }
+
+    /// Does all that [`Change::write`] does before the commit, without writing: finds out whether there is room.
+    pub(crate) fn rehearse(&mut self, observer: &mut dyn Observer) -> Result<Vec<String>> {
+        let rehearsal = Rehearsal(self.storage);
+        let mut header = self.header.clone();
+        let mut space = Space::new(&rehearsal, &header, self.occupied)?;
+        let mut undo = Undo::new(&rehearsal, 0);
+        let prepared = prepare(&rehearsal, &mut header, self.place, &mut self.draft, &mut space, &mut undo, observer)?;
+        let mut warnings = prepared.warnings;
+        if !self.storage.can_grow() {
+            space.release(&prepared.old_clusters)?;
+            match prepared.need.check_device(&header, &mut space) {
+                // What leaves no more bitmaps than there were is a way out, and must not be closed.
+                Err(error) if error.kind() == ErrorKind::NoSpace && !self.draft.adds() => {
+                    warnings.push(error.message().to_owned());
+                }
+                checked => checked?,
+            }
+        }
+        Ok(warnings)
+    }
 }
 
 /// Reads what is there, and forgets what it is told to write.
@@ -120,6 +125,10 @@ impl Storage for Rehearsal<'_> {
     fn can_grow(&self) -> bool {
         self.0.can_grow()
     }
+
+    fn room_bytes(&self) -> Option<u64> {
+        self.0.room_bytes()
+    }
 }
 
 /// A writer that does not know a feature must clear its autoclear bit before it changes anything.
@@ -138,7 +147,18 @@ fn clear_unknown_autoclear(storage: &dyn Storage, header: &mut Header, undo: &mu
     Ok(())
 }
 
-/// Everything before the commit: the stages of the header that will commit it, and the clusters to release after it.
+/// What is left to do once everything but the header is on the disk.
+struct Prepared {
+    /// The stages of the header that commit the change.
+    stages: Vec<Vec<u8>>,
+    /// The clusters to release after it.
+    old_clusters: Vec<u64>,
+    warnings: Vec<String>,
+    /// What QEMU will need to store the bitmaps.
+    need: Need,
+}
+
+/// Everything before the commit.
 fn prepare(
     storage: &dyn Storage,
     header: &mut Header,
@@ -147,17 +167,17 @@ fn prepare(
     space: &mut Space<'_>,
     undo: &mut Undo<'_>,
     observer: &mut dyn Observer,
-) -> Result<(Vec<Vec<u8>>, Vec<u64>)> {
+) -> Result<Prepared> {
     let pool = Pool::new(if draft.bitmaps.iter().map(most_work).sum::<usize>() < FEW { 0 } else { draft.threads });
+    let dropped = draft.dropped()?;
+    let mut old_clusters = dropped.clusters;
     let mut writer = Writer { storage, header, pool, claimed: draft.kept_data().collect(), done: 0, total: 0 };
-    let mut old_clusters = draft.dropped()?;
     writer.total = draft.bitmaps.iter().map(|bitmap| clusters_to_write(bitmap, header)).sum();
     if let Some(place) = place {
-        let end = place.offset + place.len_bytes;
-        old_clusters.extend((place.offset..end).step_by(header.cluster_bytes_usize()));
+        old_clusters.extend(place.clusters(header.cluster_bits).map(|cluster| cluster << header.cluster_bits));
     }
     // Before anything is written, free clusters included: a refusal leaves the file to the byte.
-    space.check_releasable(&old_clusters)?;
+    let mut old_clusters = space.releasable(old_clusters, &dropped.kept)?;
     let mut entries = Vec::with_capacity(draft.bitmaps.len());
     for bitmap in &draft.bitmaps {
         entries.push(writer.bitmap(bitmap, space, observer)?);
@@ -168,12 +188,43 @@ fn prepare(
     // Whether the header has room is known before anything in use is touched.
     header.with_directory(directory)?;
     tell(observer, WRITING, total, total)?;
+    let need = Need::of(storage, header, draft, directory)?;
+    let mut warnings = warnings(draft, &dropped.unknown, space);
+    warnings.extend(need.warning(storage).filter(|_| draft.adds()));
     // The last moment at which nothing that is in use was touched.
     draft.check_current(place)?;
     clear_unknown_autoclear(storage, header, undo)?;
     let old_table = store_refcounts(storage, header, space, undo)?;
     old_clusters.extend(old_table);
-    Ok((header.with_directory(directory)?, old_clusters))
+    Ok(Prepared { stages: header.with_directory(directory)?, old_clusters, warnings, need })
+}
+
+/// What the user should know of a change besides what was asked for.
+fn warnings(draft: &Draft<'_>, unknown: &[Name], space: &Space<'_>) -> Vec<String> {
+    let mut warnings: Vec<String> = draft
+        .distrusted()
+        .map(|(name, why)| format!("bitmap {name} is marked inconsistent from now on: {}", why.message()))
+        .collect();
+    warnings.extend(leaked(unknown));
+    warnings.extend(space.warning());
+    warnings
+}
+
+/// The warning that the change is done, and that old clusters leak.
+pub(crate) fn not_released(error: Error) -> String {
+    format!("done, but room could not be released: {}; `qemu-img check -r leaks` releases it", error.reason())
+}
+
+/// The warning that not every cluster of these bitmaps is known, and so none of them is freed in doubt.
+pub(crate) fn leaked(unknown: &[Name]) -> Option<String> {
+    let names: Vec<String> = unknown.iter().map(Name::to_string).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "which clusters {} used cannot be known, so they stay counted as used: `qemu-img check -r leaks` releases \
+             them",
+            names.join(", ")
+        )
+    })
 }
 
 fn clusters_to_write(bitmap: &Drafted, header: &Header) -> u64 {
@@ -454,7 +505,7 @@ fn store_refcounts(
 
 /// Takes room for a new refcount table, where the present one is too small for the new blocks, or where their entries
 /// stand in several of its sectors: a block may count another one, and so all must appear at once.
-fn new_table(header: &Header, space: &mut Space<'_>) -> Result<Option<(u64, u32)>> {
+pub(crate) fn new_table(header: &Header, space: &mut Space<'_>) -> Result<Option<(u64, u32)>> {
     let per_cluster = header.cluster_bytes() / 8;
     let present = u64::from(header.refcount_table_clusters);
     let entries = space.refcounts.tables().0.len() as u64;
@@ -477,7 +528,7 @@ fn new_table(header: &Header, space: &mut Space<'_>) -> Result<Option<(u64, u32)
 }
 
 /// Writes the sectors of existing refcount blocks that changed.
-fn store_in_place(storage: &dyn Storage, space: &Space<'_>, undo: &mut Undo<'_>) -> Result<()> {
+pub(crate) fn store_in_place(storage: &dyn Storage, space: &Space<'_>, undo: &mut Undo<'_>) -> Result<()> {
     for block in space.refcounts.changed() {
         if let Some(stored) = &block.stored {
             write_changed_sectors(storage, &block.bytes, stored, block.offset, undo)?;
@@ -530,7 +581,10 @@ pub(crate) fn commit(storage: &dyn Storage, header: &mut Header, stages: Vec<Vec
         let Err(error) = written else { continue };
         // A single stage is there or not, and either is whole.
         let undone = if several { take_back(storage, &states) } else { Ok(()) };
-        return Err(if undone.is_err() && crossing { error.advise(lost()) } else { error });
+        return Err(error.with_kind(ErrorKind::CommitInDoubt).advise(match undone.is_err() && crossing {
+            true => lost(),
+            false => in_doubt(),
+        }));
     }
     header.raw = states.pop().unwrap_or_default();
     Ok(())
@@ -548,8 +602,14 @@ fn write_stage(storage: &dyn Storage, now: &[u8], next: &[u8]) -> Result<()> {
 }
 
 /// The way out where a failed change could not be put back.
-fn leaked() -> WayOut {
+fn room_leaked() -> WayOut {
     WayOut::from("the bitmaps are as they were; room may be counted as used: `qemu-img check -r leaks` releases it")
+}
+
+/// The way out of a commit of which nobody knows whether it reached the disk.
+fn in_doubt() -> WayOut {
+    WayOut::from("the commit is in doubt: the image holds the bitmaps before or after it, whole; look with ")
+        .control(Control::List)
 }
 
 /// The way out where both the new and the old place of the directory may be half written.
@@ -595,14 +655,14 @@ fn flush(storage: &dyn Storage) -> Result<()> {
 
 /// What must be put back when something fails before the commit: the stages in which it was changed, each flushed before
 /// the next began.
-struct Undo<'a> {
+pub(crate) struct Undo<'a> {
     storage: &'a dyn Storage,
     len_before: u64,
     stages: Vec<Vec<(u64, Vec<u8>)>>,
 }
 
 impl<'a> Undo<'a> {
-    fn new(storage: &'a dyn Storage, len_before: u64) -> Self {
+    pub(crate) fn new(storage: &'a dyn Storage, len_before: u64) -> Self {
         Self { storage, len_before, stages: Vec::new() }
     }
 

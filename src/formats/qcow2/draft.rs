@@ -2,14 +2,16 @@
 //! Owns the bitmaps of an image as a list of actions would leave them, before anything is written.
 //! Must never take room in the file nor write to it.
 
-use super::directory::{self, Entry, FLAG_AUTO};
+use super::directory::{self, Entry, FLAG_AUTO, FLAG_IN_USE};
 use super::header::{DirectoryRef, Header};
+use super::occupied::Occupied;
+use super::ranges::Ranges;
 use super::table::{self, Payload, Shape};
 use crate::bitmap::Bitmap;
 use crate::chain::{Action, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::storage::Storage;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What one cluster of payload shall hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,10 +70,22 @@ pub(crate) struct Drafted {
     pub(crate) content: Content,
 }
 
+/// What a draft leaves behind.
+#[derive(Debug, Default)]
+pub(crate) struct Dropped {
+    /// Offsets of clusters of bitmaps that are removed or written anew.
+    pub(crate) clusters: Vec<u64>,
+    /// The clusters of bitmaps that stay, where some of the dropped ones belong to something else too.
+    pub(crate) kept: Ranges,
+    /// The bitmaps of which not every cluster is known.
+    pub(crate) unknown: Vec<Name>,
+}
+
 pub(crate) struct Draft<'a> {
     storage: &'a dyn Storage,
     header: &'a Header,
     originals: &'a [Entry],
+    occupied: &'a Occupied,
     pub(crate) bitmaps: Vec<Drafted>,
     tables: HashMap<usize, Vec<Payload>>,
     /// How many threads may read and write clusters.
@@ -79,13 +93,24 @@ pub(crate) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    pub(crate) fn new(storage: &'a dyn Storage, header: &'a Header, originals: &'a [Entry], threads: usize) -> Self {
-        let bitmaps = originals
-            .iter()
-            .enumerate()
-            .map(|(number, entry)| Drafted { entry: entry.clone(), origin: Some(number), content: Content::Kept })
-            .collect();
-        Self { storage, header, originals, bitmaps, tables: HashMap::new(), threads }
+    /// The bitmaps as they are. One that cannot be trusted is inconsistent from now on: whatever repairs the image makes
+    /// its clusters look sound, never its bits.
+    pub(crate) fn new(
+        storage: &'a dyn Storage,
+        header: &'a Header,
+        originals: &'a [Entry],
+        occupied: &'a Occupied,
+        threads: usize,
+    ) -> Self {
+        let drafted = |(place, entry): (usize, &Entry)| {
+            let mut entry = entry.clone();
+            if occupied.doubt(place).is_some() && !entry.is_unusable() {
+                entry.flags |= FLAG_IN_USE;
+            }
+            Drafted { entry, origin: Some(place), content: Content::Kept }
+        };
+        let bitmaps = originals.iter().enumerate().map(drafted).collect();
+        Self { storage, header, originals, occupied, bitmaps, tables: HashMap::new(), threads }
     }
 
     /// Refuses where the file no longer holds the header and the directory that this draft began with.
@@ -120,8 +145,9 @@ impl<'a> Draft<'a> {
                 self.bitmap(from)?.entry.name = to.clone();
             }
             Action::SetRecording { name, recording } => {
+                let place = self.place(name)?;
+                self.check_trusted(place)?;
                 let bitmap = self.bitmap(name)?;
-                check_trusted(&bitmap.entry)?;
                 bitmap.entry.flags = if *recording { FLAG_AUTO } else { 0 };
             }
             Action::Merge { sources, target } => {
@@ -162,10 +188,12 @@ impl<'a> Draft<'a> {
         if source == target {
             return Ok(());
         }
+        for name in [source, target] {
+            let place = self.place(name)?;
+            self.check_trusted(place)?;
+        }
         let from = self.bitmap(source)?.clone();
         let into = self.bitmap(target)?.clone();
-        check_trusted(&from.entry)?;
-        check_trusted(&into.entry)?;
         let same_granularity = from.entry.granularity == into.entry.granularity;
         let union = match (&from.content, &into.content) {
             (Content::Bits(_), _) | (_, Content::Bits(_)) => None,
@@ -237,20 +265,65 @@ impl<'a> Draft<'a> {
             .flat_map(|table| table.iter().filter_map(|payload| payload.offset()))
     }
 
-    /// The table and data clusters of every bitmap that the draft removes or writes anew.
-    pub(crate) fn dropped(&mut self) -> Result<Vec<u64>> {
-        let mut clusters = Vec::new();
+    /// Whether a bitmap is born, so that there will be more of them.
+    pub(crate) fn adds(&self) -> bool {
+        self.bitmaps.iter().any(|bitmap| bitmap.origin.is_none())
+    }
+
+    /// The bitmaps that become inconsistent because they cannot be trusted, with the reason.
+    pub(crate) fn distrusted(&self) -> impl Iterator<Item = (&Name, &Error)> {
+        self.bitmaps.iter().filter_map(|bitmap| {
+            let original = self.originals.get(bitmap.origin?)?;
+            let doubt = self.occupied.doubt(bitmap.origin?)?;
+            (original.flags != bitmap.entry.flags).then_some((&bitmap.entry.name, &doubt.error))
+        })
+    }
+
+    /// The table and data clusters of every bitmap that the draft removes or writes anew. Nothing is read of a table that
+    /// cannot be trusted.
+    pub(crate) fn dropped(&mut self) -> Result<Dropped> {
+        let mut dropped = Dropped::default();
+        let is_kept = |bitmap: &&Drafted| matches!(bitmap.content, Content::Kept);
+        let kept: HashSet<usize> = self.bitmaps.iter().filter(is_kept).filter_map(|bitmap| bitmap.origin).collect();
         let originals = self.originals;
-        for (origin, entry) in originals.iter().enumerate() {
-            let kept = |bitmap: &Drafted| bitmap.origin == Some(origin) && matches!(bitmap.content, Content::Kept);
-            if self.bitmaps.iter().any(kept) {
-                continue;
+        for (origin, entry) in originals.iter().enumerate().filter(|(origin, _)| !kept.contains(origin)) {
+            let table = table::clusters(self.header, entry);
+            let is_sound = self.occupied.doubt(origin).is_none_or(|doubt| doubt.table_is_sound);
+            if self.occupied.is_in_file(&table) {
+                dropped.clusters.extend(table.map(|cluster| cluster << self.header.cluster_bits));
             }
-            let end = entry.table_offset + u64::from(entry.table_entries) * 8;
-            clusters.extend((entry.table_offset..end).step_by(self.header.cluster_bytes_usize()));
-            clusters.extend(self.table(origin)?.iter().filter_map(|payload| payload.offset()));
+            if is_sound {
+                dropped.clusters.extend(self.table(origin)?.iter().filter_map(|payload| payload.offset()));
+            } else {
+                dropped.unknown.push(entry.name.clone());
+            }
         }
-        Ok(clusters)
+        if self.occupied.has_shared() {
+            dropped.kept = self.clusters_of_kept(&kept)?;
+        }
+        Ok(dropped)
+    }
+
+    fn clusters_of_kept(&self, kept: &HashSet<usize>) -> Result<Ranges> {
+        let mut clusters = Vec::new();
+        for &origin in kept {
+            let Some(entry) = self.originals.get(origin) else { continue };
+            clusters.push(table::clusters(self.header, entry));
+            if self.occupied.doubt(origin).is_none_or(|doubt| doubt.table_is_sound) {
+                let data = table::read(self.storage, self.header, entry)?;
+                let cluster = |offset: u64| offset >> self.header.cluster_bits;
+                clusters.extend(data.into_iter().filter_map(Payload::offset).map(|o| cluster(o)..cluster(o) + 1));
+            }
+        }
+        Ok(Ranges::of(clusters))
+    }
+
+    fn check_trusted(&self, place: usize) -> Result<()> {
+        let Some(bitmap) = self.bitmaps.get(place) else { return Ok(()) };
+        match bitmap.origin.and_then(|origin| self.occupied.doubt(origin)) {
+            Some(doubt) => Err(doubt.error.clone()),
+            None => check_trusted(&bitmap.entry),
+        }
     }
 }
 

@@ -56,6 +56,14 @@ pub(crate) struct DirectoryRef {
     pub(crate) offset: u64,
 }
 
+impl DirectoryRef {
+    /// The clusters that the directory takes.
+    pub(crate) fn clusters(&self, cluster_bits: u32) -> std::ops::Range<u64> {
+        let end = self.offset.saturating_add(self.len_bytes);
+        self.offset >> cluster_bits..end.div_ceil(1 << cluster_bits)
+    }
+}
+
 /// One record of the header extension area; `at` is where its type stands in the header cluster.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Extension {

@@ -7,9 +7,13 @@ mod commit;
 mod directory;
 mod draft;
 mod drop;
+mod guest;
 mod header;
 mod occupied;
+mod ranges;
 mod refcounts;
+mod references;
+mod room;
 mod space;
 mod stages;
 mod table;
@@ -24,7 +28,7 @@ use crate::storage::Storage;
 pub use check::{Problem, Severity};
 pub(crate) use directory::Entry;
 use header::{AUTOCLEAR_BITMAPS, DirectoryRef, Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY, MAGIC};
-use occupied::{Occupied, Strictness};
+use occupied::{Occupied, Purpose};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
@@ -44,8 +48,8 @@ pub(crate) struct Qcow2 {
     trouble: Option<Error>,
     /// The place of each entry by its name, once anybody asked.
     places: OnceLock<HashMap<Name, usize>>,
-    /// The clusters of bitmaps that something else uses too, once anybody asked.
-    shared: OnceLock<Bitmap>,
+    /// What occupies the file, as far as reading asks for it, once anybody asked.
+    occupied: OnceLock<Occupied>,
     threads: usize,
 }
 
@@ -59,7 +63,7 @@ impl Qcow2 {
             entries: Vec::new(),
             trouble: None,
             places: OnceLock::new(),
-            shared: OnceLock::new(),
+            occupied: OnceLock::new(),
             threads: 0,
         };
         image.read_directory();
@@ -168,44 +172,59 @@ impl Qcow2 {
 
     /// The entry of the bitmap stored as `name`.
     pub(crate) fn entry(&self, name: &Name) -> Result<&Entry> {
+        let place = self.place_of(name)?;
+        self.entries.get(place).ok_or_else(|| no_bitmap(name))
+    }
+
+    fn place_of(&self, name: &Name) -> Result<usize> {
         let places = self.places.get_or_init(|| {
             self.entries.iter().enumerate().map(|(place, entry)| (entry.name.clone(), place)).collect()
         });
-        places
-            .get(name)
-            .and_then(|place| self.entries.get(*place))
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no bitmap {name}")))
+        places.get(name).copied().ok_or_else(|| no_bitmap(name))
     }
 
     /// The bits of a bitmap that stand for a window of the disk, without reading the rest of its data.
     pub(crate) fn load(&self, name: &Name, offset: u64, len_bytes: u64) -> Result<Bitmap> {
         let end = clip_end(offset, len_bytes, self.virtual_size());
-        let shared = self.shared_clusters()?;
-        table::load(&*self.storage, &self.header, self.entry(name)?, shared, offset..end, self.threads)
+        let occupied = self.survey(&mut Unobserved)?;
+        occupied.check_directory()?;
+        table::load(&*self.storage, &self.header, self.entry(name)?, occupied, offset..end, self.threads)
     }
 
-    fn shared_clusters(&self) -> Result<&Bitmap> {
-        if self.shared.get().is_none() {
-            let shared = match self.place {
-                Some(place) => {
-                    let bitmaps = Some((place, self.entries.as_slice()));
-                    let storage = &*self.storage;
-                    Occupied::read(storage, &self.header, bitmaps, Strictness::Lenient, &mut Unobserved)?.shared
-                }
-                None => Bitmap::new(0, Granularity::from_bits(self.header.cluster_bits)?)?,
-            };
+    /// What occupies the file, found out once.
+    pub(crate) fn survey(&self, observer: &mut dyn Observer) -> Result<&Occupied> {
+        if self.occupied.get().is_none() {
+            let occupied = self.occupied(Purpose::Reading, observer)?;
             // Another thread may have been faster, with the same answer.
-            let _ = self.shared.set(shared);
+            let _ = self.occupied.set(occupied);
         }
-        self.shared.get().ok_or_else(|| Error::new(ErrorKind::Damaged, "the clusters of the bitmaps are unknown"))
+        self.occupied.get().ok_or_else(|| Error::new(ErrorKind::Damaged, "what occupies the file is unknown"))
+    }
+
+    fn occupied(&self, purpose: Purpose, observer: &mut dyn Observer) -> Result<Occupied> {
+        let bitmaps = self.place.map(|place| (place, self.entries.as_slice()));
+        Occupied::read(&*self.storage, &self.header, bitmaps, purpose, observer)
+    }
+
+    /// What is wrong with the clusters of the bitmap stored as `name`.
+    pub(crate) fn doubt(&self, name: &Name, observer: &mut dyn Observer) -> Result<Option<&Error>> {
+        let place = self.place_of(name)?;
+        Ok(self.survey(observer)?.doubt(place).map(|doubt| &doubt.error))
     }
 
     /// The bytes of the clusters that hold the table and the data of a bitmap.
     pub(crate) fn stored_bytes(&self, name: &Name) -> Result<u64> {
         let entry = self.entry(name)?;
-        let cluster_bytes = self.cluster_bytes();
-        let data = table::read(&*self.storage, &self.header, entry)?.iter().filter(|p| p.offset().is_some()).count();
-        Ok((u64::from(entry.table_entries) * 8).next_multiple_of(cluster_bytes) + data as u64 * cluster_bytes)
+        if let Some(doubt) = self.doubt(name, &mut Unobserved)? {
+            return Err(doubt.clone());
+        }
+        let mut clusters = 0;
+        let whole = 0..u64::from(entry.table_entries);
+        table::for_each(&*self.storage, &self.header, entry, whole, &mut |_, payload| {
+            clusters += u64::from(payload?.offset().is_some());
+            Ok(())
+        })?;
+        Ok(table::len_bytes(entry).next_multiple_of(self.cluster_bytes()) + clusters * self.cluster_bytes())
     }
 
     /// Refuses a granularity at which this image could not store a bitmap.
@@ -240,16 +259,22 @@ impl Qcow2 {
         }
     }
 
+    /// The mark of a crash or of damage that keeps the image from being changed.
+    pub(crate) fn unclean(&self) -> Option<Error> {
+        if !self.has_unclean_mark() {
+            return None;
+        }
+        let mark = if self.header.incompatible & INCOMPATIBLE_CORRUPT != 0 { "corrupt" } else { "dirty" };
+        let message = format!("the image is marked {mark}, so its free space cannot be trusted");
+        let doubtful = self.trouble.is_some()
+            || self.survey(&mut Unobserved).is_ok_and(|occupied| occupied.deceives(&self.entries));
+        Some(Error::new(ErrorKind::Unclean, message).at("qcow2 header", 72).advise(occupied::repair(doubtful)))
+    }
+
     /// Refuses where writing bitmaps would be unsafe.
     pub(crate) fn check_writable(&self) -> Result<()> {
-        if self.has_unclean_mark() {
-            let mark = if self.header.incompatible & INCOMPATIBLE_CORRUPT != 0 { "corrupt" } else { "dirty" };
-            return Err(Error::new(
-                ErrorKind::Unclean,
-                format!("the image is marked {mark}, so its free space cannot be trusted"),
-            )
-            .at("qcow2 header", 72)
-            .advise("repair it with `qemu-img check -r all`"));
+        if let Some(unclean) = self.unclean() {
+            return Err(unclean);
         }
         self.check_usable()
     }
@@ -270,9 +295,10 @@ impl Qcow2 {
 
     /// Carries out `actions` in one atomic step; the strings are warnings.
     pub(crate) fn apply(&mut self, actions: &[Action], observer: &mut dyn Observer) -> Result<Vec<String>> {
-        let draft = self.draft(actions).map_err(Error::nothing_changed)?;
+        let occupied = self.occupied_to_write(observer).map_err(Error::nothing_changed)?;
         let mut header = self.header.clone();
-        let written = commit::write(&*self.storage, &mut header, self.place, &self.entries, draft, observer);
+        let change = self.change(actions, &occupied).map_err(Error::nothing_changed)?;
+        let written = change.write(&mut header, observer);
         self.read_again(&header, written)
     }
 
@@ -330,9 +356,19 @@ impl Qcow2 {
     }
 
     /// Finds out whether [`Qcow2::apply`] could carry out `actions`, and writes nothing.
-    pub(crate) fn rehearse(&self, actions: &[Action], observer: &mut dyn Observer) -> Result<()> {
-        let mut draft = self.draft(actions)?;
-        commit::rehearse(&*self.storage, &self.header, self.place, &self.entries, &mut draft, observer)
+    ///
+    /// The strings are the warnings that it would give.
+    pub(crate) fn rehearse(&self, actions: &[Action], observer: &mut dyn Observer) -> Result<Vec<String>> {
+        let occupied = self.occupied_to_write(observer)?;
+        self.change(actions, &occupied)?.rehearse(observer)
+    }
+
+    /// What occupies the file, so that clusters can be taken and released. Where bitmaps are damaged, every table of the
+    /// disk is read: nothing less tells which of their clusters the guest uses.
+    fn occupied_to_write(&self, observer: &mut dyn Observer) -> Result<Occupied> {
+        self.check_writable()?;
+        let all_tables = self.survey(observer)?.has_doubts();
+        self.occupied(Purpose::Writing { all_tables }, observer)
     }
 
     /// Removes the bitmap directory with every bitmap in it, in one atomic step, damaged or not; the strings are warnings.
@@ -340,24 +376,42 @@ impl Qcow2 {
     /// What nothing else references is freed; what cannot be known is leaked, and a warning says so.
     pub(crate) fn drop_all(&mut self, observer: &mut dyn Observer) -> Result<Vec<String>> {
         let mut header = self.header.clone();
-        let written = drop::write(&*self.storage, &mut header, observer);
+        let written = self.drop()?.write(&mut header, observer);
         self.read_again(&header, written)
     }
 
     /// The warnings that [`Qcow2::drop_all`] would give, or why it would fail; writes nothing.
     pub(crate) fn rehearse_drop_all(&self, observer: &mut dyn Observer) -> Result<Vec<String>> {
-        drop::rehearse(&*self.storage, &self.header, observer)
+        self.drop()?.rehearse(observer)
     }
 
-    fn draft(&self, actions: &[Action]) -> Result<draft::Draft<'_>> {
-        self.check_writable()?;
-        let mut draft = draft::Draft::new(&*self.storage, &self.header, &self.entries, self.threads);
+    fn drop(&self) -> Result<drop::DropAll<'_>> {
+        match &self.trouble {
+            Some(trouble) if matches!(trouble.kind(), ErrorKind::OldVersion | ErrorKind::Changed) => {
+                Err(trouble.clone())
+            }
+            _ => Ok(drop::DropAll {
+                storage: &*self.storage,
+                header: &self.header,
+                place: self.place,
+                entries: &self.entries,
+                free: !self.has_unclean_mark(),
+            }),
+        }
+    }
+
+    fn change<'a>(&'a self, actions: &[Action], occupied: &'a Occupied) -> Result<commit::Change<'a>> {
+        let mut draft = draft::Draft::new(&*self.storage, &self.header, &self.entries, occupied, self.threads);
         actions.iter().try_for_each(|action| draft.apply(action))?;
-        Ok(draft)
+        Ok(commit::Change { storage: &*self.storage, header: &self.header, place: self.place, occupied, draft })
     }
 
     /// Verifies every structure and rule, and changes nothing.
     pub(crate) fn check(&self, observer: &mut dyn Observer) -> Result<check::Report> {
         check::check(self, observer)
     }
+}
+
+fn no_bitmap(name: &Name) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no bitmap {name}"))
 }

@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::{be_u64s, read_padded};
 use crate::storage::Storage;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 const BLOCK_RESERVED: u64 = 0x1ff;
 /// QEMU's limit of 8 MiB.
@@ -110,6 +111,62 @@ impl<'a> Refcounts<'a> {
         }
     }
 
+    /// Appends the clusters of `range` whose refcount is 0 to `zeros`.
+    pub(crate) fn zeros_within(&mut self, range: Range<u64>, zeros: &mut Vec<Range<u64>>) -> Result<()> {
+        let per_block = self.clusters_per_block();
+        let mut note = |zero: Range<u64>| match zeros.last_mut() {
+            Some(last) if last.end == zero.start => last.end = zero.end,
+            _ => zeros.push(zero),
+        };
+        let mut first = range.start;
+        while first < range.end {
+            let end = range.end.min((self.block_of(first) + 1).saturating_mul(per_block));
+            if self.has_block(first) {
+                for cluster in first..end {
+                    if self.get(cluster)? == 0 {
+                        note(cluster..cluster + 1);
+                    }
+                }
+            } else {
+                note(first..end);
+            }
+            first = end;
+        }
+        Ok(())
+    }
+
+    /// The parts of `range` that no block counts.
+    pub(crate) fn without_block(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let per_block = self.clusters_per_block();
+        let mut parts: Vec<Range<u64>> = Vec::new();
+        let mut first = range.start;
+        while first < range.end {
+            let end = range.end.min((self.block_of(first) + 1).saturating_mul(per_block));
+            match parts.last_mut() {
+                _ if self.has_block(first) => {}
+                Some(last) if last.end == first => last.end = end,
+                _ => parts.push(first..end),
+            }
+            first = end;
+        }
+        parts
+    }
+
+    /// Where the last cluster that the file's blocks count as used ends.
+    pub(crate) fn counted_end(&mut self) -> Result<u64> {
+        let per_block = self.clusters_per_block();
+        let blocks: Vec<u64> = self.blocks().map(|(number, _)| number).collect();
+        for block in blocks.into_iter().rev() {
+            let first = block.saturating_mul(per_block);
+            for cluster in (first..first.saturating_add(per_block)).rev() {
+                if self.get(cluster)? > 0 {
+                    return Ok(cluster + 1);
+                }
+            }
+        }
+        Ok(0)
+    }
+
     /// Sets the refcount of `cluster`, whose block must exist.
     pub(crate) fn set(&mut self, cluster: u64, refcount: u64) -> Result<()> {
         let block = self.block_of(cluster);
@@ -187,7 +244,7 @@ impl<'a> Refcounts<'a> {
         sectors
     }
 
-    /// The blocks that differ from the file's.
+    /// The blocks that were changed, some of them perhaps to what the file has.
     pub(crate) fn changed(&self) -> impl Iterator<Item = &Block> {
         self.changed.values()
     }
@@ -197,9 +254,11 @@ impl<'a> Refcounts<'a> {
         (0..).zip(&self.stored_table).filter(|(_, offset)| **offset != 0).map(|(number, offset)| (number, *offset))
     }
 
-    /// From now on the file holds what this holds.
+    /// From now on the file holds what this holds. The blocks stay in memory: in a rehearsal the file has nothing of them.
     pub(crate) fn mark_stored(&mut self) {
-        self.changed.clear();
+        for block in self.changed.values_mut() {
+            block.stored = Some(block.bytes.clone());
+        }
         self.stored_table.clone_from(&self.table);
     }
 }

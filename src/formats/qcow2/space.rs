@@ -2,15 +2,14 @@
 //! Owns the room in a qcow2 file: which clusters are free, and taking and releasing them in memory.
 //! Must never write to the file.
 
-use super::directory::Entry;
-use super::header::{DirectoryRef, Header};
-use super::occupied::{Occupied, Strictness};
+use super::header::Header;
+use super::occupied::Occupied;
+use super::ranges::Ranges;
 use super::refcounts::Refcounts;
-use crate::bitmap::Bitmap;
-use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::file_len;
-use crate::progress::Observer;
 use crate::storage::Storage;
+use std::ops::Range;
 
 /// The offsets that a table entry can hold end here.
 const MAX_FILE_BYTES: u64 = 1 << 56;
@@ -18,8 +17,12 @@ const MAX_FILE_BYTES: u64 = 1 << 56;
 #[derive(Debug)]
 pub(crate) struct Space<'a> {
     pub(crate) refcounts: Refcounts<'a>,
-    /// The clusters that a metadata structure occupies, whatever their refcounts say.
-    occupied: Bitmap,
+    /// What is in use, whatever its refcount says.
+    occupied: &'a Occupied,
+    /// Clusters that are being taken and are not counted yet.
+    taken: Vec<Range<u64>>,
+    /// What was in use and is free again.
+    released: Ranges,
     cluster_bits: u32,
     /// No cluster before this one is free.
     cursor: u64,
@@ -27,25 +30,18 @@ pub(crate) struct Space<'a> {
 }
 
 impl<'a> Space<'a> {
-    /// Reads what occupies the file. A structure that overlaps another is refused: writing one would change both.
-    pub(crate) fn read(
-        storage: &'a dyn Storage,
-        header: &Header,
-        bitmaps: Option<(DirectoryRef, &[Entry])>,
-        observer: &mut dyn Observer,
-    ) -> Result<Self> {
-        let refcounts = Refcounts::read(storage, header)?;
-        let occupied = Occupied::read(storage, header, bitmaps, Strictness::Strict, observer)?;
-        if let Some((role, offset)) = occupied.overlap {
-            return Err(Error::new(ErrorKind::Damaged, "overlaps another structure")
-                .at(format!("qcow2 {}", role.name()), offset)
-                .advise(
-                    WayOut::from("look at ").control(Control::Check).words(", repair with `qemu-img check -r all`"),
-                ));
-        }
-        let end_bytes = if storage.can_grow() { MAX_FILE_BYTES } else { file_len(storage)? };
-        let cluster_bits = header.cluster_bits;
-        Ok(Self { refcounts, occupied: occupied.clusters, cluster_bits, cursor: 0, end_bytes })
+    /// The room in the file, given what occupies it. Where not all of the guest's clusters are known, free room begins
+    /// behind the end of the file and of everything that is counted.
+    pub(crate) fn new(storage: &'a dyn Storage, header: &Header, occupied: &'a Occupied) -> Result<Self> {
+        let mut refcounts = Refcounts::read(storage, header)?;
+        let file_end = file_len(storage)?;
+        let cursor = match occupied.is_complete {
+            true => 0,
+            false => refcounts.counted_end()?.max(file_end.div_ceil(header.cluster_bytes())),
+        };
+        let end_bytes = if storage.can_grow() { MAX_FILE_BYTES } else { file_end };
+        let (taken, released) = (Vec::new(), Ranges::default());
+        Ok(Self { refcounts, occupied, taken, released, cluster_bits: header.cluster_bits, cursor, end_bytes })
     }
 
     fn cluster_bytes(&self) -> u64 {
@@ -56,20 +52,21 @@ impl<'a> Space<'a> {
     pub(crate) fn take(&mut self, clusters: u64) -> Result<u64> {
         let first = self.find(clusters)?;
         // Spoken for before it is counted, because counting may have to find room for a refcount block.
-        self.occupied.set(first << self.cluster_bits, clusters << self.cluster_bits)?;
+        self.taken.push(first..first + clusters);
         for cluster in first..first + clusters {
             if !self.refcounts.has_block(cluster) {
                 self.add_block(cluster)?;
             }
             self.refcounts.set(cluster, 1)?;
         }
+        self.taken.clear();
         Ok(first << self.cluster_bits)
     }
 
     /// Adds the block that counts `cluster`; the block may count itself.
     fn add_block(&mut self, cluster: u64) -> Result<()> {
         let place = self.find(1)?;
-        self.occupied.set(place << self.cluster_bits, self.cluster_bytes())?;
+        self.taken.push(place..place + 1);
         self.refcounts.add_block(cluster, place << self.cluster_bits)?;
         if !self.refcounts.has_block(place) {
             self.add_block(place)?;
@@ -79,38 +76,35 @@ impl<'a> Space<'a> {
 
     /// Finds room without taking it.
     fn find(&mut self, clusters: u64) -> Result<u64> {
-        let mut first = self.next_free(self.cursor)?;
+        let mut first = self.next_free(self.cursor, clusters)?;
         self.cursor = first;
         let mut last = first;
         while last + 1 - first < clusters {
-            let next = self.next_free(last + 1)?;
+            let next = self.next_free(last + 1, clusters)?;
             if next != last + 1 {
                 first = next;
             }
             last = next;
         }
-        if last >= self.end_bytes >> self.cluster_bits {
-            return Err(self.full(clusters));
-        }
         Ok(first)
     }
 
-    fn next_free(&mut self, mut cluster: u64) -> Result<u64> {
+    fn next_free(&mut self, mut cluster: u64, wanted: u64) -> Result<u64> {
         loop {
             cluster = self.refcounts.next_zero(cluster)?;
             if cluster >= self.end_bytes >> self.cluster_bits {
-                return Err(self.full(1));
+                return Err(self.full(wanted));
             }
-            if !self.occupied_at(cluster)? {
+            if !self.is_in_use(cluster) {
                 return Ok(cluster);
             }
             cluster += 1;
         }
     }
 
-    fn occupied_at(&self, cluster: u64) -> Result<bool> {
-        let offset = cluster << self.cluster_bits;
-        if offset >= self.occupied.size_bytes() { Ok(false) } else { self.occupied.get(offset) }
+    fn is_in_use(&self, cluster: u64) -> bool {
+        self.occupied.holds(cluster) && !self.released.contains(cluster)
+            || self.taken.iter().any(|taken| taken.contains(&cluster))
     }
 
     fn full(&self, clusters: u64) -> Error {
@@ -119,16 +113,20 @@ impl<'a> Space<'a> {
             .advise("enlarge the device")
     }
 
-    /// Refuses where a cluster that is to be released is not counted as used.
-    pub(crate) fn check_releasable(&mut self, clusters: &[u64]) -> Result<()> {
+    /// Which of these clusters of bitmaps can be released: those that are counted as used, and that nothing else uses.
+    /// `kept` are the clusters of the bitmaps that stay.
+    pub(crate) fn releasable(&mut self, mut clusters: Vec<u64>, kept: &Ranges) -> Result<Vec<u64>> {
+        clusters.sort_unstable();
+        clusters.dedup();
+        let mut releasable = Vec::with_capacity(clusters.len());
         for offset in clusters {
-            if self.refcounts.get(offset >> self.cluster_bits)? == 0 {
-                return Err(Error::new(ErrorKind::Damaged, "it belongs to a bitmap, but its refcount is 0")
-                    .at("qcow2 cluster", *offset)
-                    .advise("repair the image with `qemu-img check -r all`"));
+            let cluster = offset >> self.cluster_bits;
+            let other = self.occupied.is_used_by_disk(cluster) || kept.contains(cluster);
+            if !other && self.refcounts.get(cluster)? > 0 {
+                releasable.push(offset);
             }
         }
-        Ok(())
+        Ok(releasable)
     }
 
     /// Lowers the refcount of each cluster by one, in memory.
@@ -138,6 +136,29 @@ impl<'a> Space<'a> {
             let refcount = self.refcounts.get(cluster)?;
             self.refcounts.set(cluster, refcount.saturating_sub(1))?;
         }
+        let released = clusters.iter().map(|offset| offset >> self.cluster_bits);
+        self.released = Ranges::of(released.map(|cluster| cluster..cluster + 1).collect());
+        self.cursor = 0;
         Ok(())
+    }
+
+    /// Takes neighbouring free clusters as [`Space::take`] does, and never again any that lie before them.
+    pub(crate) fn take_onward(&mut self, clusters: u64) -> Result<u64> {
+        let offset = self.take(clusters)?;
+        self.cursor = (offset >> self.cluster_bits) + clusters;
+        Ok(offset)
+    }
+
+    /// What to tell where clusters of the disk are in use and counted as free.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let uncounted = self.occupied.uncounted_disk();
+        let first = uncounted.iter().next()?;
+        Some(format!(
+            "{} clusters that the disk uses are counted as free, the first at offset {:#x}: QEMU will give them away, and \
+             what they hold is overwritten then; after this change repair the image with `qemu-img check -r all`, before a \
+             guest runs",
+            uncounted.count(),
+            first.start << self.cluster_bits
+        ))
     }
 }

@@ -4,8 +4,9 @@
 
 use super::directory::{Entry, payload_bytes, table_entries};
 use super::header::Header;
+use super::occupied::Occupied;
 use crate::bitmap::Bitmap;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::formats::bytes::{be_u64s, file_len, read_exact, read_padded};
 use crate::geometry::{Granularity, check_disk};
 use crate::pool::map_ordered;
@@ -27,15 +28,14 @@ pub(crate) enum Payload {
 }
 
 impl Payload {
-    fn parse(entry: u64, cluster_bytes: u64) -> Result<Self> {
-        let damaged = |message: String| Err(Error::new(ErrorKind::Damaged, message));
+    fn parse(entry: u64, cluster_bytes: u64) -> std::result::Result<Self, String> {
         let offset = entry & OFFSET_MASK;
         match (offset, entry & !OFFSET_MASK) {
             (0, 0) => Ok(Payload::Zeros),
             (0, ALL_ONES) => Ok(Payload::Ones),
             (_, 0) if offset.is_multiple_of(cluster_bytes) => Ok(Payload::At(offset)),
-            (_, 0) => damaged(format!("the data's offset {offset:#x} is not at the start of a cluster")),
-            (_, reserved) => damaged(format!("the reserved bits {reserved:#x} are set in entry {entry:#x}")),
+            (_, 0) => Err(format!("the data's offset {offset:#x} is not at the start of a cluster")),
+            (_, reserved) => Err(format!("the reserved bits {reserved:#x} are set in entry {entry:#x}")),
         }
     }
 
@@ -127,49 +127,111 @@ impl Shape {
     }
 }
 
+/// So much of a table is in memory at a time.
+const PIECE_BYTES: usize = 1 << 20;
+
 /// The table of `entry`, every entry checked, the data's place in the file included.
 pub(crate) fn read(storage: &dyn Storage, header: &Header, entry: &Entry) -> Result<Vec<Payload>> {
-    read_range(storage, header, entry, 0, u64::from(entry.table_entries))
+    read_range(storage, header, entry, 0..u64::from(entry.table_entries))
 }
 
-/// The table's entries from `first` up to `end`.
-fn read_range(storage: &dyn Storage, header: &Header, entry: &Entry, first: u64, end: u64) -> Result<Vec<Payload>> {
-    let structure = format!("qcow2 table of bitmap {}", entry.name);
-    let (base, cluster_bytes) = (entry.table_offset, header.cluster_bytes());
-    let whole = u64::from(entry.table_entries) * 8;
-    let file_end = file_len(storage)?;
-    // The last cluster of the file need not be filled. A table of which the file has nothing may be one that was lost.
-    let reach = file_end.next_multiple_of(cluster_bytes);
-    if base >= file_end || base.checked_add(whole).is_none_or(|table_end| table_end > reach) {
-        let message =
-            format!("{whole} bytes are needed, but the file ends at {file_end:#x}; it is cut short or damaged");
-        return Err(Error::new(ErrorKind::Damaged, message)
-            .at(structure, base)
-            .advise("restore the file, or remove this bitmap and make the next backup a full one"));
-    }
-    let (start, len) = (base + first * 8, (end - first) * 8);
-    let bytes = match start < file_end {
-        true => read_padded(storage, &structure, start, len, cluster_bytes)?,
-        false => vec![0; usize::try_from(len.min(cluster_bytes)).unwrap_or(usize::MAX)],
-    };
-    let shape = Shape::of(header, entry.granularity);
-    let mut table = Vec::with_capacity(bytes.len() / 8);
-    for (number, raw) in (first..).zip(be_u64s(&bytes)) {
-        let at = base + number * 8;
-        let payload = Payload::parse(raw, cluster_bytes).map_err(|error| error.at(structure.as_str(), at))?;
-        if let Payload::At(offset) = payload
-            && offset.checked_add(shape.payload_in(number).max(1)).is_none_or(|data_end| data_end > file_end)
-        {
-            let message = format!(
-                "the data at {offset:#x} lies past the file's end at {file_end:#x}; it is cut short or damaged"
-            );
-            return Err(Error::new(ErrorKind::Damaged, message)
-                .at(structure, at)
-                .advise("restore the file, or remove this bitmap and make the next backup a full one"));
-        }
-        table.push(payload);
-    }
+/// The table's entries in `window`, every one checked.
+pub(crate) fn read_range(
+    storage: &dyn Storage,
+    header: &Header,
+    entry: &Entry,
+    window: Range<u64>,
+) -> Result<Vec<Payload>> {
+    let mut table = Vec::new();
+    for_each(storage, header, entry, window, &mut |_, payload| {
+        table.push(payload?);
+        Ok(())
+    })?;
     Ok(table)
+}
+
+/// Calls `each` for the table's entries in `window`: their number, and the payload or what is wrong with it.
+pub(crate) fn for_each(
+    storage: &dyn Storage,
+    header: &Header,
+    entry: &Entry,
+    window: Range<u64>,
+    each: &mut dyn FnMut(u64, Result<Payload>) -> Result<()>,
+) -> Result<()> {
+    let file_end = file_len(storage)?;
+    check_place(entry, file_end, header.cluster_bytes())?;
+    let shape = Shape::of(header, entry.granularity);
+    for start in window.clone().step_by(PIECE_BYTES / 8) {
+        let end = window.end.min(start + (PIECE_BYTES / 8) as u64);
+        let (at, len) = (entry.table_offset + start * 8, (end - start) * 8);
+        let bytes = match at < file_end {
+            true => read_padded(storage, &structure(entry), at, len, header.cluster_bytes())?,
+            // Less than a cluster of the table may be missing, as it is checked above.
+            false => vec![0; usize::try_from(len).unwrap_or_default()],
+        };
+        for (number, raw) in (start..).zip(be_u64s(&bytes)) {
+            each(number, parse(raw, number, entry, &shape, file_end))?;
+        }
+    }
+    Ok(())
+}
+
+fn structure(entry: &Entry) -> String {
+    format!("qcow2 table of bitmap {}", entry.name)
+}
+
+/// The bytes of the table of `entry`.
+pub(crate) fn len_bytes(entry: &Entry) -> u64 {
+    u64::from(entry.table_entries) * 8
+}
+
+/// The clusters of the table of `entry`.
+pub(crate) fn clusters(header: &Header, entry: &Entry) -> Range<u64> {
+    let end = entry.table_offset.saturating_add(len_bytes(entry));
+    entry.table_offset >> header.cluster_bits..end.div_ceil(header.cluster_bytes())
+}
+
+/// Refuses a table that does not lie in the file. The last cluster of the file need not be filled; a table of which the
+/// file has nothing may be one that was lost.
+fn check_place(entry: &Entry, file_end: u64, cluster_bytes: u64) -> Result<()> {
+    let len_bytes = len_bytes(entry);
+    let reach = file_end.next_multiple_of(cluster_bytes);
+    let table_end = entry.table_offset.checked_add(len_bytes);
+    if entry.table_offset >= file_end || table_end.is_none_or(|table_end| table_end > reach) {
+        let message =
+            format!("{len_bytes} bytes are needed, but the file ends at {file_end:#x}; it is cut short or damaged");
+        return Err(unreadable(entry, entry.table_offset, message));
+    }
+    Ok(())
+}
+
+/// The error for a table in a cluster of something else.
+pub(crate) fn shared_table(entry: &Entry) -> Error {
+    unreadable(entry, entry.table_offset, "the table overlaps another structure, so its bits cannot be trusted".into())
+}
+
+fn parse(raw: u64, number: u64, entry: &Entry, shape: &Shape, file_end: u64) -> Result<Payload> {
+    let at = entry.table_offset + number * 8;
+    let payload = Payload::parse(raw, shape.cluster_bytes).map_err(|message| unreadable(entry, at, message))?;
+    if let Payload::At(offset) = payload
+        && offset.checked_add(shape.payload_in(number).max(1)).is_none_or(|data_end| data_end > file_end)
+    {
+        let message =
+            format!("the data at {offset:#x} lies past the file's end at {file_end:#x}; it is cut short or damaged");
+        return Err(unreadable(entry, at, message));
+    }
+    Ok(payload)
+}
+
+/// The error for a bitmap of which a cluster cannot be trusted, found in its table at the offset `at`.
+pub(crate) fn unreadable(entry: &Entry, at: u64, message: String) -> Error {
+    Error::new(ErrorKind::Damaged, message).at(structure(entry), at).advise(
+        WayOut::from("restore the file from a copy; or remove this bitmap, before anything repairs the image, with ")
+            .control(Control::ForceInconsistent)
+            .words(" or ")
+            .control(Control::DropBitmapNamed(entry.name.as_bytes().to_vec()))
+            .words(", and make the next backup a full one"),
+    )
 }
 
 /// Fewer clusters than these are read before threads would have started.
@@ -177,12 +239,12 @@ pub(crate) const FEW: usize = 64;
 
 /// The bits of `entry` that stand for the `window` of the disk; clusters outside it are not read, their bits left clear.
 ///
-/// A cluster that is among those `shared` with another structure is refused.
+/// A cluster that [`Occupied`] calls into doubt is refused.
 pub(crate) fn load(
     storage: &dyn Storage,
     header: &Header,
     entry: &Entry,
-    shared: &Bitmap,
+    occupied: &Occupied,
     window: Range<u64>,
     threads: usize,
 ) -> Result<Bitmap> {
@@ -194,16 +256,9 @@ pub(crate) fn load(
     }
     let cluster_of = |byte: u64| shape.granularity.granule_of(byte) / shape.granules_per_cluster();
     let (first, last) = (cluster_of(window.start), cluster_of(window.end - 1));
-    let table = read_range(storage, header, entry, first, last + 1)?;
+    occupied.check_table(header, entry)?;
+    let table = read_range(storage, header, entry, first..last + 1)?;
     let name = entry.name.to_string();
-    let overlap = |what: &str, at: u64| {
-        Error::new(ErrorKind::Damaged, format!("{what} overlaps another structure, so its bits cannot be trusted"))
-            .at(format!("qcow2 table of bitmap {name}"), at)
-            .advise("repair the image with `qemu-img check -r all`, delete this checkpoint and make a full backup")
-    };
-    if shared.count_range(entry.table_offset, u64::from(entry.table_entries) * 8) > 0 {
-        return Err(overlap("the table", entry.table_offset));
-    }
     let held: Vec<(u64, Payload)> = (first..).zip(table).filter(|(_, payload)| *payload != Payload::Zeros).collect();
     let read = |part: &[(u64, Payload)]| {
         let mut bitmap = bitmap.clone();
@@ -214,9 +269,7 @@ pub(crate) fn load(
                 let start = granule << shape.granularity.bits();
                 bitmap.set(start, covered.min(shape.size_bytes - start))?;
             } else {
-                if payload.offset().is_some_and(|offset| shared.count_range(offset, shape.cluster_bytes) > 0) {
-                    return Err(overlap("the data", entry.table_offset + number * 8));
-                }
+                occupied.check_data(header, entry, number, payload)?;
                 bitmap.set_bits(granule, &shape.read(storage, &name, number, payload)?.0)?;
             }
         }

@@ -1,9 +1,10 @@
 #![forbid(unsafe_code)]
 //! Owns the walk over everything in a qcow2 file that occupies clusters: header, refcounts, L1 and L2 tables,
-//! snapshots, encryption header, bitmaps, and where asked the guest's own data. Must never judge what it finds.
+//! snapshots, encryption header, bitmaps, and the guest's own data. Must never judge what it finds.
 
 use super::directory::Entry;
 use super::header::{DirectoryRef, Header};
+use super::ranges::Ranges;
 use super::table::{self, Payload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::{Fields, be_u64s, check_reach, file_len, read_padded};
@@ -66,6 +67,11 @@ pub(crate) trait Visitor {
     /// A structure could not be read, or breaks a rule; where this returns `Ok`, the walk goes on after it.
     fn fault(&mut self, fault: Error) -> Result<()>;
 
+    /// The same of the bitmap at `place` in the directory.
+    fn bitmap_fault(&mut self, _place: usize, fault: Error) -> Result<()> {
+        self.fault(fault)
+    }
+
     /// An entry of an active L1 or L2 table points to `offset`, and says whether nothing else does.
     fn copied_flag(&mut self, _role: Role, _entry_at: u64, _offset: u64, _copied: bool) -> Result<()> {
         Ok(())
@@ -77,23 +83,13 @@ pub(crate) trait Visitor {
     }
 }
 
-/// How deep the walk goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Depth {
-    /// Every structure, without reading L2 tables.
-    Metadata,
-    /// L2 tables are read as well, and the guest's clusters named.
-    GuestData,
-}
-
 pub(crate) struct Walk<'a> {
     pub(crate) storage: &'a dyn Storage,
     pub(crate) header: &'a Header,
-    pub(crate) depth: Depth,
 }
 
 impl Walk<'_> {
-    /// Everything but the refcounts and the bitmaps.
+    /// Everything but the refcounts, the bitmaps, and what the L2 tables name.
     pub(crate) fn disk(&self, visitor: &mut dyn Visitor) -> Result<()> {
         let header = self.header;
         visitor.occupies(Role::Header, 0, header.cluster_bytes())?;
@@ -106,24 +102,50 @@ impl Walk<'_> {
         if header.snapshots > 0
             && let Err(fault) = self.snapshots(visitor)
         {
-            visitor.fault(fault)?;
+            return if fault.kind() == ErrorKind::Cancelled { Err(fault) } else { visitor.fault(fault) };
         }
         Ok(())
     }
 
-    /// The directory, tables and data of the bitmaps.
-    pub(crate) fn bitmaps(&self, place: DirectoryRef, entries: &[Entry], visitor: &mut dyn Visitor) -> Result<()> {
-        visitor.occupies(Role::BitmapDirectory, place.offset, place.len_bytes)?;
-        for (number, entry) in (0..).zip(entries) {
-            visitor.tick(number, entries.len() as u64)?;
-            visitor.occupies(Role::BitmapTable, entry.table_offset, u64::from(entry.table_entries) * 8)?;
-            match table::read(self.storage, self.header, entry) {
-                Ok(table) => {
-                    for offset in table.into_iter().filter_map(Payload::offset) {
-                        visitor.occupies(Role::BitmapData, offset, self.header.cluster_bytes())?;
+    /// The directory, tables and data of the bitmaps. A table that shares a cluster with another one is not read: so all
+    /// that is read lies in the file once.
+    pub(crate) fn bitmaps(&self, directory: DirectoryRef, entries: &[Entry], visitor: &mut dyn Visitor) -> Result<()> {
+        visitor.occupies(Role::BitmapDirectory, directory.offset, directory.len_bytes)?;
+        let (tables, shared) =
+            Ranges::with_repeated(entries.iter().map(|entry| table::clusters(self.header, entry)).collect());
+        let total = tables.count();
+        let mut done = 0;
+        for entry in entries {
+            visitor.occupies(Role::BitmapTable, entry.table_offset, table::len_bytes(entry))?;
+        }
+        for (place, entry) in entries.iter().enumerate() {
+            visitor.tick(done, total)?;
+            if shared.overlaps(table::clusters(self.header, entry)) {
+                visitor.bitmap_fault(place, table::shared_table(entry))?;
+                continue;
+            }
+            let mut fault = None;
+            let whole = 0..u64::from(entry.table_entries);
+            let walked = table::for_each(self.storage, self.header, entry, whole, &mut |number, payload| {
+                let per_cluster = self.header.cluster_bytes() / 8;
+                if number % per_cluster == 0 {
+                    visitor.tick((done + number / per_cluster).min(total), total)?;
+                }
+                match payload {
+                    Ok(Payload::At(offset)) => visitor.occupies(Role::BitmapData, offset, self.header.cluster_bytes()),
+                    Ok(_) => Ok(()),
+                    Err(error) => {
+                        fault.get_or_insert(error);
+                        Ok(())
                     }
                 }
-                Err(fault) => visitor.fault(fault)?,
+            });
+            let range = table::clusters(self.header, entry);
+            done = (done + (range.end - range.start)).min(total);
+            match (walked, fault) {
+                (Err(error), _) if error.kind() == ErrorKind::Cancelled => return Err(error),
+                (Err(error), _) | (Ok(()), Some(error)) => visitor.bitmap_fault(place, error)?,
+                (Ok(()), None) => {}
             }
         }
         Ok(())
@@ -221,9 +243,6 @@ impl Walk<'_> {
                 visitor.occupies(Role::L2Table, l2_offset, self.header.cluster_bytes())?;
                 if active {
                     visitor.copied_flag(Role::L2Table, entry_at, l2_offset, entry & COPIED != 0)?;
-                }
-                if self.depth == Depth::GuestData {
-                    self.l2_table(l2_offset, active, visitor)?;
                 }
             }
         }

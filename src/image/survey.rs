@@ -1,0 +1,59 @@
+#![forbid(unsafe_code)]
+//! Owns the question which bitmaps can be trusted for the place where they lie: in clusters of their own, counted as
+//! used. Must never read their bits.
+
+use super::{Access, Image};
+use crate::chain::BitmapState;
+use crate::error::{Error, ErrorKind, Result};
+use crate::progress::Observer;
+
+impl Image {
+    /// Finds out what occupies the image's clusters, which every reading of a bitmap and every plan needs to know. The
+    /// first of them does it without an observer where nobody called this.
+    pub fn survey(&self, observer: &mut dyn Observer) -> Result<()> {
+        match self.is_surveyable() {
+            true => self.format.survey(observer).map(drop).map_err(|error| self.name_it(error)),
+            false => Ok(()),
+        }
+    }
+
+    fn is_surveyable(&self) -> bool {
+        self.options.access != Access::Names && self.trouble().is_none()
+    }
+
+    /// The bitmaps as a change finds them: one that cannot be trusted counts as inconsistent, whatever its flags say.
+    pub(super) fn surveyed(&self, observer: &mut dyn Observer) -> Result<Vec<BitmapState>> {
+        let mut states = self.bitmaps();
+        if self.is_surveyable() {
+            for state in &mut states {
+                let doubt = self.format.doubt(&state.name, observer).map_err(|error| self.name_it(error))?;
+                state.inconsistent |= doubt.is_some();
+            }
+        }
+        Ok(states)
+    }
+
+    /// Says of a bitmap that counts as inconsistent because it cannot be trusted what is wrong with it, and where.
+    pub(super) fn explain(&self, refused: Error, observer: &mut dyn Observer) -> Error {
+        if refused.kind() != ErrorKind::Inconsistent || !self.is_surveyable() {
+            return refused;
+        }
+        let states = self.bitmaps();
+        let meant =
+            states.iter().find(|state| !state.inconsistent && refused.message().contains(&state.name.to_string()));
+        match meant.map(|meant| self.format.doubt(&meant.name, observer)) {
+            Some(Ok(Some(doubt))) => {
+                let error = Error::new(doubt.kind(), doubt.message());
+                let error = match doubt.structure() {
+                    Some(structure) => error.at(structure, doubt.offset()),
+                    None => error,
+                };
+                match refused.way_out() {
+                    Some(way_out) => error.advise(way_out.clone()),
+                    None => error,
+                }
+            }
+            _ => refused,
+        }
+    }
+}
