@@ -68,8 +68,11 @@
 /** The bitmap has a type or extra data that this library does not know. */
 #define CHECKMAP_CHECKPOINT_UNUSABLE 4
 
-/** Nobody can tell where among the others this checkpoint stands (cumulative checkpoints only). */
+/** Nobody can tell where among the others this checkpoint stands: a cumulative one, or one between several gaps. */
 #define CHECKMAP_CHECKPOINT_UNORDERED 8
+
+/** The bitmap before this checkpoint is missing: no diff can cross this gap. The parent is NULL then. */
+#define CHECKMAP_CHECKPOINT_GAP 16
 
 /** A rule is broken; data may be lost when the file is written to. */
 #define CHECKMAP_SEVERITY_ERROR 1
@@ -184,6 +187,9 @@
 
 /** Find out whether the change could be made, and make none. */
 #define CHECKMAP_OPT_DRY_RUN 4
+
+/** Drop also the bitmaps that belong to no checkpoint: somebody else may need them. */
+#define CHECKMAP_OPT_FOREIGN_TOO 8
 
 /** In options: the model that the image's bitmaps show. In facts: there are no bitmaps. */
 #define CHECKMAP_MODEL_NONE 0
@@ -436,8 +442,9 @@ const char *checkmap_last_error(void);
  * programs and other languages that have words of their own for them.
  *
  * A mark is the byte 0x1e, a name, the byte 0x1f, what checkmap_last_error() has in this place, and the byte 0x1e again.
- * The names are OPEN_FOR_NAMES, NO_LOCK, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DELETE_INCONSISTENT, DROP_BITMAP,
- * DROP_ALL, MODEL, UNTIL, CHECK and LIST; one may be followed by = and what to call it with, as in MODEL=interval.
+ * The names are OPEN_FOR_NAMES, NO_LOCK, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DELETE_INCONSISTENT, DROP_BEFORE,
+ * DROP_BITMAP, DROP_ALL, FOREIGN_TOO, MODEL, UNTIL, CHECK and LIST; one may be followed by = and what to call it
+ * with, as in MODEL=interval.
  * More can come, so take the second part for a name that is unknown. Never NULL, and as good for as long as that of
  * checkmap_last_error().
  */
@@ -863,6 +870,17 @@ int checkmap_checkpoint_delete_inconsistent(struct checkmap_image *image,
                                             const struct checkmap_opts *opts);
 
 /**
+ * Makes a checkpoint the first one, in one atomic step: the bitmaps of all older ones are dropped, also those before gaps.
+ *
+ * Of the options it takes progress, model and the flag DRY_RUN. Fails with -ENOENT; -EPROTO for cumulative
+ * checkpoints, and where several gaps leave it open which checkpoints are older; and as checkmap_checkpoint_create().
+ */
+int checkmap_checkpoint_drop_before(struct checkmap_image *image,
+                                    const char *name,
+                                    size_t len,
+                                    const struct checkmap_opts *opts);
+
+/**
  * Renames a checkpoint in one atomic step.
  *
  * Fails with -ENOENT, -EEXIST, -EINVAL and -ENAMETOOLONG for a new name that cannot be, and as
@@ -974,6 +992,27 @@ int checkmap_stored_merge(struct checkmap_image *image,
                           const char *into,
                           size_t into_len,
                           const struct checkmap_opts *opts);
+
+/**
+ * Drops one stored bitmap, in one atomic step, whatever it belongs to and in whatever state it is. Nothing absorbs what it
+ * recorded: a checkpoint that loses its bitmap leaves a gap.
+ *
+ * Of the options it takes progress and the flag DRY_RUN. Fails with -ENOENT, and as checkmap_checkpoint_create().
+ */
+int checkmap_stored_drop(struct checkmap_image *image,
+                         const char *name,
+                         size_t len,
+                         const struct checkmap_opts *opts);
+
+/**
+ * Drops all bitmaps with their directory, in one atomic step, damaged or not: also where damage in it keeps QEMU from
+ * opening the image. What is lost, and what room cannot be reclaimed, is said by checkmap_image_warning().
+ *
+ * Of the options it takes progress and the flags DRY_RUN and FOREIGN_TOO. Without the latter, -EEXIST where bitmaps that
+ * belong to no checkpoint would go too. Otherwise fails as checkmap_checkpoint_create(). Without bitmaps nothing happens.
+ */
+int checkmap_stored_drop_all(struct checkmap_image *image,
+                             const struct checkmap_opts *opts);
 
 /**
  * Opens the segment in the file at path: reads and checks its header, its trailer and its directory.
