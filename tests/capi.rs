@@ -170,7 +170,7 @@ fn run_all(name: &str, flags: &[&str], wrap: &[&str], skip: &[&str]) {
             command.env("CHECKMAP_TEST_LIBRARY", library.join("libcheckmap.so.0"));
             command.env("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1");
             // What was freed is overwritten, so that Rust's side, which is not instrumented, does not find it as it was.
-            command.env("ASAN_OPTIONS", "max_free_fill_size=4096:free_fill_byte=0xdd");
+            command.env("ASAN_OPTIONS", "max_free_fill_size=4096:free_fill_byte=221");
             if !(flags.is_empty() && wrap.is_empty()) {
                 command.env("CHECKMAP_TEST_FORKS", "20");
             }
