@@ -45,7 +45,9 @@ pub(super) unsafe fn change(
             lent.warn(&warnings);
             return Ok(0);
         }
+        let before = open.image.bitmaps();
         let committed = open.image.commit(&plan, &mut options);
+        let is_as_before = || open.image.bitmaps() == before;
         let mut lent = open.lent();
         match committed {
             Ok(warnings) => {
@@ -55,7 +57,7 @@ pub(super) unsafe fn change(
                 Ok(0)
             }
             Err(error) => {
-                if error.kind() == ErrorKind::CommitInDoubt {
+                if error.kind() == ErrorKind::CommitInDoubt || !is_as_before() {
                     lent.outdate();
                 }
                 Err(error)
