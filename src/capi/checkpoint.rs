@@ -10,7 +10,7 @@ use super::values::{
     CHECKMAP_CHECKPOINT_GAP, CHECKMAP_CHECKPOINT_INCONSISTENT, CHECKMAP_CHECKPOINT_RECORDING,
     CHECKMAP_CHECKPOINT_UNORDERED, CHECKMAP_CHECKPOINT_UNUSABLE, checkmap_checkpoint,
 };
-use crate::chain::{Checkpoint, Plan};
+use crate::chain::{BitmapState, Checkpoint, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use crate::image::{DiffRequest, Image, Summary};
@@ -45,13 +45,20 @@ pub(super) unsafe fn change(
             lent.warn(&warnings);
             return Ok(0);
         }
+        let before = open.image.bitmaps();
         let committed = open.image.commit(&plan, &mut options);
-        conclude(&open, &plan.warnings, committed)
+        conclude(&open, &before, &plan.warnings, committed)
     })
 }
 
 /// Ends a change: of what was handed out nothing is good any more where it succeeded, and then `warnings` are true.
-pub(super) fn conclude(open: &OpenImage, warnings: &[String], committed: Result<Vec<String>>) -> Result<c_int> {
+pub(super) fn conclude(
+    open: &OpenImage,
+    before: &[BitmapState],
+    warnings: &[String],
+    committed: Result<Vec<String>>,
+) -> Result<c_int> {
+    let is_as_before = open.image.bitmaps() == before;
     let mut lent = open.lent();
     match committed {
         Ok(more) => {
@@ -61,7 +68,7 @@ pub(super) fn conclude(open: &OpenImage, warnings: &[String], committed: Result<
             Ok(0)
         }
         Err(error) => {
-            if error.kind() == ErrorKind::CommitInDoubt {
+            if error.kind() == ErrorKind::CommitInDoubt || !is_as_before {
                 lent.outdate();
             }
             Err(error)

@@ -184,7 +184,8 @@ pub unsafe extern "C" fn checkmap_stored_drop_all(image: *mut checkmap_image, op
             open.lent().warn(&warnings);
             return Ok(0);
         }
+        let before = open.image.bitmaps();
         let dropped = open.image.drop_all(foreign_too, &mut options);
-        conclude(&open, &loss.warnings, dropped)
+        conclude(&open, &before, &loss.warnings, dropped)
     })
 }

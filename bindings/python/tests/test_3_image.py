@@ -533,8 +533,11 @@ def test_ways_out_are_in_the_words_of_python(image_copy):
     with Image(image_copy("overlay.qcow2"), writable=True) as image:
         assert "top_layer_only=True" in said(image.diff, "a")
         assert "force_share=True" in said(Image, "overlay.qcow2")
-        assert "leave out cumulative=..." in said(image.create, "b", cumulative=True)
-        image.delete("a", top_layer_only=True, cumulative=False)
+        image.delete("a", top_layer_only=True)
+    with Image("chain.qcow2") as image:
+        text = said(image.create, "d", cumulative=True)
+        assert "leave out cumulative=..., or ask for cumulative=False" in text
+        image.create("d", cumulative=False)
     with Image(image_copy("inconsistent.qcow2")) as image:
         assert "Image.delete_inconsistent()" in said(image.create, "d")
         assert "force_inconsistent=True" in said(image.delete, "c")
