@@ -2,7 +2,7 @@
 
 include libcheckmap/build.mk
 
-.PHONY: test test-matrix test-soak test-neon fuzz bench check-instructions bless-instructions bench-peers \
+.PHONY: test test-matrix test-soak test-neon test-qemu-7.2 fuzz bench check-instructions bless-instructions bench-peers \
 	bench-peers-quick bench-delete bench-segments bench-python example man completions
 
 test:
@@ -21,9 +21,15 @@ test-soak:
 test-neon:
 	scripts/test-neon
 
+# Open images, and a hypervisor's order of docs/embedding.md, with the tools of QEMU 7.2.
+test-qemu-7.2:
+	scripts/test-qemu-7.2
+
 # Coverage-guided fuzzing, FUZZ_SECONDS for each target; needs cargo-fuzz and a nightly compiler, or RUSTC_BOOTSTRAP=1.
+# cargo-fuzz has no `--locked`, so the lock file is held against the manifest before.
 FUZZ_SECONDS ?= 300
 fuzz:
+	cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 	for target in $$(cargo fuzz list); do cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
 # Our own kernels and operations; BENCH_FILTER picks among them, such as `unite` or `union_8/1%`.
@@ -74,9 +80,9 @@ example:
 
 # The manual page and the completions that stand in the repository.
 man:
-	cargo run --quiet --release -- man > man/checkmap.1
+	cargo run --quiet --release --locked -- man > man/checkmap.1
 
 completions:
-	cargo run --quiet --release -- completions bash > completions/checkmap.bash
-	cargo run --quiet --release -- completions zsh > completions/_checkmap
-	cargo run --quiet --release -- completions fish > completions/checkmap.fish
+	cargo run --quiet --release --locked -- completions bash > completions/checkmap.bash
+	cargo run --quiet --release --locked -- completions zsh > completions/_checkmap
+	cargo run --quiet --release --locked -- completions fish > completions/checkmap.fish

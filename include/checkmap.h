@@ -19,8 +19,11 @@
  *   returns the same, but for the one that frees them.
  * - The library prints nothing, takes no signal, and starts threads only for a call whose options ask for them; none of
  *   them lives longer than the call.
+ * - What the library hands out by pointer may be handed back to it. What belongs to an image lives until a call that
+ *   changes the image succeeds: one that fails, or only rehearses, leaves it.
  * - After fork() without exec a child may go on with bitmaps and segments, but for those on which another thread was in a
- *   call at the fork; it must not use or close images, whose locks it shares with its parent.
+ *   call at the fork; it must not use or close images, whose locks it shares with its parent. A fork beside
+ *   the first calls of a process is no exception: what they prepare, no child waits for.
  */
 
 #ifndef CHECKMAP_H
@@ -101,7 +104,7 @@
 /** A name above the limit. (ENAMETOOLONG) */
 #define CHECKMAP_ERROR_NAME_TOO_LONG 7
 
-/** No checkpoint or bitmap has this name. (ENOENT) */
+/** No checkpoint or bitmap has this name. (ENOENT, as CHECKMAP_ERROR_IO for a missing file: only the kind tells.) */
 #define CHECKMAP_ERROR_NOT_FOUND 8
 
 /** A checkpoint or bitmap of this name is there already. (EEXIST) */
@@ -116,7 +119,7 @@
 /** The bytes break a rule of their format. (EBADMSG) */
 #define CHECKMAP_ERROR_DAMAGED 12
 
-/** Another process has the image open in a way that excludes this one. (EBUSY) */
+/** Another process, or another handle of this one, has the image open in a way that excludes this one. (EBUSY) */
 #define CHECKMAP_ERROR_IN_USE 13
 
 /** The file system cannot lock, so nothing protects the image from a running QEMU. (ENOLCK) */
@@ -201,9 +204,9 @@
 #define CHECKMAP_OPEN_RDWR 1
 
 /**
- * Take no locks: the caller makes sure that nothing else changes the image, or holds QEMU's locks itself. A hypervisor
- * that opens its own image needs this, since the locks conflict within one process as well. Each call then reads the
- * header again, and returns -ESTALE if somebody else changed it.
+ * Take no locks, for file systems that have none: the caller makes sure that nothing else changes the image. A writer
+ * whose locks can be seen is -EBUSY all the same. Each call reads header and bitmap directory before and after, and
+ * returns -ESTALE if they changed under it. No way to an image that a running QEMU has open: docs/embedding.md has one.
  */
 #define CHECKMAP_OPEN_NO_LOCK 2
 
@@ -308,8 +311,8 @@ typedef struct checkmap_problem {
 } checkmap_problem;
 
 /**
- * What an image is; begin with CHECKMAP_IMAGE_INFO_INIT. It can grow, see checkmap_opts. The texts live until the next
- * call that changes the image, or its end.
+ * What an image is; begin with CHECKMAP_IMAGE_INFO_INIT. It can grow, see checkmap_opts. The texts live until a call
+ * that changes the image succeeds, or its end, and may be passed to that call.
  */
 typedef struct checkmap_image_info {
     /** sizeof(struct checkmap_image_info) */
@@ -427,6 +430,18 @@ uint32_t checkmap_abi_version(void);
  * call that fails in this thread: copy it at once, above all where a coroutine may go on in another thread.
  */
 const char *checkmap_last_error(void);
+
+/**
+ * The message of the last error of this thread, with a mark in the place of each call and option that it names: for
+ * programs and other languages that have words of their own for them.
+ *
+ * A mark is the byte 0x1e, a name, the byte 0x1f, what checkmap_last_error() has in this place, and the byte 0x1e again.
+ * The names are OPEN_FOR_NAMES, NO_LOCK, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DELETE_INCONSISTENT, DROP_BITMAP,
+ * DROP_ALL, MODEL, UNTIL, CHECK and LIST; one may be followed by = and what to call it with, as in MODEL=interval.
+ * More can come, so take the second part for a name that is unknown. Never NULL, and as good for as long as that of
+ * checkmap_last_error().
+ */
+const char *checkmap_last_error_marked(void);
 
 /** The kind of the last error of this thread, one of CHECKMAP_ERROR_...; 0 before the first one. */
 uint32_t checkmap_last_error_kind(void);
@@ -726,8 +741,9 @@ int64_t checkmap_report_problems(const struct checkmap_report *report,
  * Opens the image file or block device at path, whose format is told by its content.
  *
  * flags are CHECKMAP_OPEN_.... The path has path_len bytes and needs no NUL behind them. Fails with -EBUSY where
- * another process has the image in use, -ENOLCK where the file system cannot lock (for writing; reading warns),
- * -EROFS, -ENOTSUP for an unknown format, -EBADMSG for a damaged one, or what the system says. An image whose
+ * another process, or another handle of this one, has the image in use, -ENOLCK where the file system cannot lock (for writing; reading warns),
+ * -EROFS, -ENOTSUP for an unknown format, -EBADMSG for a damaged one, or what the system says: for a missing file
+ * -ENOENT, with kind CHECKMAP_ERROR_IO. An image whose
  * bitmaps cannot be used still opens, see checkmap_image_trouble(). The caller owns *out, which is NULL on error.
  */
 int checkmap_image_open(const char *path,
@@ -738,13 +754,24 @@ int checkmap_image_open(const char *path,
 /**
  * Opens the image behind an open descriptor, which stays the caller's and may be closed at once.
  *
- * As checkmap_image_open(), for a descriptor that can be read, and written for CHECKMAP_OPEN_RDWR, else -EROFS. The
- * locks belong to the open file, which the caller's descriptor shares: a caller that holds QEMU's locks by the same
- * descriptor must use CHECKMAP_OPEN_NO_LOCK, else closing the image would release them.
+ * As checkmap_image_open(), for a descriptor that can be read, and written for CHECKMAP_OPEN_RDWR, else -EROFS. It
+ * is opened anew through /proc/self/fd, so the handle has locks of its own, which exclude those of every other handle,
+ * and of the caller's descriptor too; where that cannot be done it is -ENOLCK. A descriptor with O_APPEND or
+ * O_PATH, or one only for writing, is -EINVAL; O_DIRECT does not matter.
  */
 int checkmap_image_open_fd(int fd,
                            uint32_t flags,
                            struct checkmap_image **out);
+
+/**
+ * Makes an image that was opened with CHECKMAP_OPEN_RDONLY one that can be changed as well; nothing happens to one that
+ * can be already.
+ *
+ * The handle's locks keep every writer out the whole time, so a diff made before is still true afterwards. Fails with
+ * -EBUSY where another reader has the image, -EROFS (also where the descriptor was for reading only), -ENOLCK, and
+ * -EINVAL after CHECKMAP_OPEN_FORCE_SHARE; then the handle is what it was.
+ */
+int checkmap_image_upgrade(struct checkmap_image *image);
 
 /** Closes an image, a poisoned one too, and releases its locks. NULL is fine. */
 void checkmap_image_close(struct checkmap_image *image);
@@ -768,8 +795,8 @@ int checkmap_image_trouble(const struct checkmap_image *image);
 int64_t checkmap_image_warnings(const struct checkmap_image *image);
 
 /**
- * A warning, in UTF-8; NULL where there is none with that index. It lives until the next call that changes the image, or
- * its end.
+ * A warning, in UTF-8; NULL where there is none with that index. It lives until a call that changes the image succeeds, or
+ * its end, and may be passed to that call.
  */
 const char *checkmap_image_warning(const struct checkmap_image *image,
                                    size_t index);
@@ -863,8 +890,8 @@ int checkmap_checkpoint_rename_with(struct checkmap_image *image,
  * only counts.
  *
  * To say how much is dirty it reads their bitmaps, once for all calls until the next change; what cannot be read is -1.
- * The names live until the next call that changes the image, or its end. Fails with -EPROTO where the names of the
- * bitmaps form no chain. An image with cumulative checkpoints gives an order only as far as the bits tell one.
+ * The names live until a call that changes the image succeeds, or its end, and may be passed to that call. Fails with
+ * -EPROTO where the names of the bitmaps form no chain. An image with cumulative checkpoints gives an order only as far as the bits tell one.
  */
 int64_t checkmap_checkpoint_list(const struct checkmap_image *image,
                                  struct checkmap_checkpoint *out,
@@ -874,7 +901,8 @@ int64_t checkmap_checkpoint_list(const struct checkmap_image *image,
  * Makes a bitmap of the blocks that changed since a checkpoint, until another one or, with until NULL, until now.
  *
  * Never short: a bitmap of the span that is inconsistent is -EUCLEAN, one that cannot be read -EBADMSG, a gap in the
- * recording or a layer below that takes part -EPROTO, an until that is older -EPROTO, an unknown name -ENOENT. A
+ * recording or a layer below that takes part -EPROTO, an until that is older -EPROTO, an unknown name -ENOENT with
+ * kind CHECKMAP_ERROR_NOT_FOUND: a missing file has the same errno, and kind CHECKMAP_ERROR_IO. A
  * diff until now is that of the image as it is stored: a running QEMU holds newer writes. The caller owns *out, which
  * is NULL on error.
  */
@@ -903,7 +931,8 @@ int checkmap_diff_with(const struct checkmap_image *image,
 
 /**
  * Fills out with the bitmaps in the order of the image, max at most, and returns how many there are in all. With out
- * NULL it only counts. The names live until the next call that changes the image, or its end.
+ * NULL it only counts. The names live until a call that changes the image succeeds, or its end, and may be passed to that
+ * call.
  */
 int64_t checkmap_stored_list(const struct checkmap_image *image,
                              struct checkmap_stored *out,
@@ -1039,8 +1068,11 @@ int checkmap_segment_check(const struct checkmap_segment *segment,
                            struct checkmap_report **out);
 
 /**
- * Writes a bitmap as a segment to the file at path, which it replaces in one atomic step, durably; on error what was
- * there stays. info may be NULL.
+ * Writes a bitmap as a segment to the file at path, which it replaces in one atomic step, durably. info may be NULL.
+ *
+ * What was there keeps its mode, and its owner where the system allows that; a symbolic link is followed. A folder, a
+ * device, a pipe, a socket and a disk image are -EINVAL. On error what was there stays, but for an error of kind
+ * CHECKMAP_ERROR_COMMIT_IN_DOUBT: then the new content stands, and may be lost with the power.
  */
 int checkmap_segment_write(const struct checkmap_bitmap *bitmap,
                            const char *path,
@@ -1058,8 +1090,8 @@ int checkmap_segment_write_fd(const struct checkmap_bitmap *bitmap,
                               struct checkmap_segment_info *info);
 
 /**
- * Unites n segments into a new one in the file at path, which it replaces in one atomic step, durably; on error what
- * was there stays. info may be NULL.
+ * Unites n segments into a new one in the file at path, which it replaces as checkmap_segment_write() does. info may
+ * be NULL.
  *
  * The result has the finest granularity of them all. Each is read once, in bounded memory, however large they are. Of the
  * options it takes threads, memory_bytes and progress. Disks of different size, an n of 0, and memory that cannot

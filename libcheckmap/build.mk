@@ -78,19 +78,19 @@ uninstall:
 
 # What is made from the sources of the C library and stands in the repository: header, symbol map, manual pages, ABI.
 c-generated:
-	cd $(C_ROOT) && UPDATE=1 $(CARGO) test --quiet --test header
+	cd $(C_ROOT) && UPDATE=1 $(CARGO) test $(CARGO_FLAGS) --quiet --test header
 	$(C_ROOT)/libcheckmap/make-man
-	cd $(C_ROOT) && UPDATE=1 $(CARGO) test --quiet --test capi the_abi
+	cd $(C_ROOT) && UPDATE=1 $(CARGO) test $(CARGO_FLAGS) --quiet --test capi the_abi
 
 # Rust's side instrumented too, and much more random calls than in CI; RUSTC_BOOTSTRAP because sanitizers are not stable.
 C_TRIPLE = $(shell $(CARGO) -vV | sed -n 's/^host: //p')
 test-c-sanitize:
 	cd $(C_ROOT) && CHECKMAP_C_SANITIZE=$(C_TRIPLE) CHECKMAP_C_ALL=1 CHECKMAP_C_FUZZ_ROUNDS=20000 \
-		$(CARGO) test --test capi -- --nocapture every_behaviour_in_c_with_sanitizers random
+		$(CARGO) test $(CARGO_FLAGS) --test capi -- --nocapture every_behaviour_in_c_with_sanitizers random
 
 # The second way to the library: needs cargo-c (`cargo install cargo-c`; 0.10.24 is the last for Rust 1.95).
 test-cargo-c:
-	cd $(C_ROOT) && rm -rf $(C_BUILD)/cargo-c && CARGO_TARGET_DIR=$(C_TARGET) $(CARGO) cinstall --release --no-default-features \
+	cd $(C_ROOT) && rm -rf $(C_BUILD)/cargo-c && CARGO_TARGET_DIR=$(C_TARGET) $(CARGO) cinstall $(CARGO_FLAGS) --release --no-default-features \
 		--features capi --prefix=/usr --libdir=/usr/lib --destdir=$(C_BUILD)/cargo-c
 	for file in include/checkmap.h lib/libcheckmap.so.0 lib/libcheckmap.a lib/pkgconfig/checkmap.pc; do \
 		test -e $(C_BUILD)/cargo-c/usr/$$file || { echo "$$file is missing" >&2; exit 1; }; done

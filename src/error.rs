@@ -60,7 +60,7 @@ kinds! {
     InvalidName = 6, "CHECKMAP_ERROR_INVALID_NAME", EINVAL;
     /// A name above the limit.
     NameTooLong = 7, "CHECKMAP_ERROR_NAME_TOO_LONG", ENAMETOOLONG;
-    /// No checkpoint or bitmap has this name.
+    /// No checkpoint or bitmap has this name. A file that is missing is [`ErrorKind::Io`], with the same errno.
     NotFound = 8, "CHECKMAP_ERROR_NOT_FOUND", ENOENT;
     /// A checkpoint or bitmap of this name is there already.
     Exists = 9, "CHECKMAP_ERROR_EXISTS", EEXIST;
@@ -70,7 +70,7 @@ kinds! {
     Unsupported = 11, "CHECKMAP_ERROR_UNSUPPORTED", ENOTSUP;
     /// The bytes break a rule of their format.
     Damaged = 12, "CHECKMAP_ERROR_DAMAGED", EBADMSG;
-    /// Another process has the image open in a way that excludes this one.
+    /// Another process, or another handle of this one, has the image open in a way that excludes this one.
     InUse = 13, "CHECKMAP_ERROR_IN_USE", EBUSY;
     /// The file system cannot lock, so nothing protects the image from a running QEMU.
     NoLocks = 14, "CHECKMAP_ERROR_NO_LOCKS", ENOLCK;
@@ -223,8 +223,8 @@ impl<W: Into<Cow<'static, str>>> From<W> for WayOut {
 /// How a front end spells a call or an option.
 pub type Spelling = fn(&Control, &mut fmt::Formatter<'_>) -> fmt::Result;
 
-/// An error in the words of one front end, see [`Error::spelled`].
-struct Spelled<'a>(&'a Error, Spelling);
+/// An error in the words of one front end, see [`Error::spelled`]; or without its ways out, see [`Error::reason`].
+struct Spelled<'a>(&'a Error, Option<Spelling>);
 
 impl fmt::Display for Spelled<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -245,13 +245,16 @@ struct Inner {
     file: Option<PathBuf>,
     place: Option<(String, Option<u64>)>,
     way_out: Option<WayOut>,
+    nothing_changed: bool,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of `kind`; `message` says what is wrong, without a full stop.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), file: None, place: None, way_out: None, source: None }))
+        let message = message.into();
+        let (file, place, way_out, source) = (None, None, None, None);
+        Self(Box::new(Inner { kind, message, file, place, way_out, nothing_changed: false, source }))
     }
 
     /// An error of the operating system while doing `what`; a full disk gets its own kind.
@@ -260,6 +263,7 @@ impl Error {
             Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => ErrorKind::NoSpace,
             Some(libc::EROFS) => ErrorKind::ReadOnly,
             _ if source.kind() == std::io::ErrorKind::OutOfMemory => ErrorKind::OutOfMemory,
+            _ if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
             _ => ErrorKind::Io,
         };
         Self::new(kind, what).with_source(source)
@@ -283,6 +287,13 @@ impl Error {
     #[must_use]
     pub fn advise(mut self, way_out: impl Into<WayOut>) -> Self {
         self.0.way_out.get_or_insert_with(|| way_out.into());
+        self
+    }
+
+    /// Says that what was to be changed is as it was.
+    #[must_use]
+    pub fn nothing_changed(mut self) -> Self {
+        self.0.nothing_changed = true;
         self
     }
 
@@ -327,7 +338,12 @@ impl Error {
 
     /// The error as `Display` prints it, its calls and options spelled by a front end for its own callers.
     pub fn spelled(&self, spelling: Spelling) -> impl fmt::Display + '_ {
-        Spelled(self, spelling)
+        Spelled(self, Some(spelling))
+    }
+
+    /// The error without its ways out, so in nobody's words: for warnings and findings, which are text.
+    pub fn reason(&self) -> impl fmt::Display + '_ {
+        Spelled(self, None)
     }
 
     /// The positive errno: the system's own where it gave one, else the kind's.
@@ -344,7 +360,7 @@ impl From<TryReserveError> for Error {
 }
 
 impl Error {
-    fn write(&self, f: &mut fmt::Formatter<'_>, spelling: Spelling) -> fmt::Result {
+    fn write(&self, f: &mut fmt::Formatter<'_>, spelling: Option<Spelling>) -> fmt::Result {
         if let Some(file) = &self.0.file {
             write!(f, "{}: ", file.display())?;
         }
@@ -358,38 +374,52 @@ impl Error {
             f.write_str(": ")?;
             write_cause(f, &**source, spelling)?;
         }
-        if let Some(way_out) = &self.0.way_out {
-            f.write_str(" (")?;
-            for part in way_out.parts() {
-                match part {
-                    Part::Words(words) => f.write_str(words)?,
-                    Part::Control(control) => spelling(control, f)?,
-                }
-            }
-            f.write_str(")")?;
+        let parts = match (&self.0.way_out, spelling) {
+            (Some(way_out), Some(_)) => way_out.parts(),
+            _ => &[],
+        };
+        if parts.is_empty() && !self.0.nothing_changed {
+            return Ok(());
         }
-        Ok(())
+        f.write_str(" (")?;
+        for part in parts {
+            match part {
+                Part::Words(words) => f.write_str(words)?,
+                Part::Control(control) => spelling.unwrap_or(fmt::Display::fmt)(control, f)?,
+            }
+        }
+        match (parts.is_empty(), self.0.nothing_changed) {
+            (_, false) => f.write_str(")"),
+            (true, true) => f.write_str("nothing was changed)"),
+            (false, true) => f.write_str("; nothing was changed)"),
+        }
     }
 }
 
 fn write_cause(
     f: &mut fmt::Formatter<'_>,
     cause: &(dyn std::error::Error + Send + Sync + 'static),
-    spelling: Spelling,
+    spelling: Option<Spelling>,
 ) -> fmt::Result {
     if let Some(error) = cause.downcast_ref::<Error>() {
         return error.write(f, spelling);
     }
-    let text = cause.to_string();
-    let system = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
-    // The number is for `errno`; people read the words.
-    let number = system.map(|number| format!(" (os error {number})")).unwrap_or_default();
-    f.write_str(text.strip_suffix(number.as_str()).unwrap_or(&text))
+    match cause.downcast_ref::<std::io::Error>() {
+        Some(error) => f.write_str(&in_words(error)),
+        None => write!(f, "{cause}"),
+    }
+}
+
+/// An error of the system without its number, which is for `errno`; people read the words.
+pub(crate) fn in_words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let number = error.raw_os_error().map(|number| format!(" (os error {number})")).unwrap_or_default();
+    text.strip_suffix(&number).unwrap_or(&text).to_owned()
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write(f, fmt::Display::fmt)
+        self.write(f, Some(fmt::Display::fmt))
     }
 }
 
@@ -441,6 +471,15 @@ mod tests {
             other => write!(f, "{other}"),
         });
         assert_eq!(spelled.to_string(), "cannot be read: no locks (insist with --no-lock or {} stop)");
+        assert_eq!(error.reason().to_string(), "cannot be read: no locks");
+    }
+
+    #[test]
+    fn that_nothing_changed_stands_at_the_end() {
+        let full = || Error::io("cannot write", std::io::Error::from_raw_os_error(libc::ENOSPC)).nothing_changed();
+        assert_eq!(full().to_string(), "cannot write: No space left on device (nothing was changed)");
+        let advised = full().advise("free some room");
+        assert_eq!(advised.to_string(), "cannot write: No space left on device (free some room; nothing was changed)");
     }
 
     #[test]

@@ -18,9 +18,11 @@ mod checksum;
 #[doc(hidden)]
 pub mod cpu;
 pub mod error;
+mod fault;
 pub mod formats;
 pub mod geometry;
 pub mod image;
+pub mod io;
 #[doc(hidden)]
 pub mod kernels;
 mod memory;

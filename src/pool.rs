@@ -2,6 +2,7 @@
 //! Owns the threads: a pool for one job, or for as long as its owner keeps it, whose threads have ended when it is dropped.
 //! Must never know what the threads do, nor touch rayon's global pool.
 
+use crate::fault;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
@@ -58,7 +59,9 @@ impl Pool {
     pub fn map<T: Send, R: Send>(&self, items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
         match &self.pool {
             Some(pool) if items.len() > 1 => {
-                pool.install(|| items.into_par_iter().with_max_len(1).map(&work).collect())
+                let caught = |item| fault::catch(|| work(item));
+                let done: Vec<_> = pool.install(|| items.into_par_iter().with_max_len(1).map(caught).collect());
+                done.into_iter().map(|done| done.unwrap_or_else(|fault| fault.resume())).collect()
             }
             _ => items.into_iter().map(work).collect(),
         }
@@ -73,11 +76,21 @@ impl Pool {
             parts.into_iter().for_each(worker);
             return answer;
         };
-        pool.in_place_scope(|scope| {
-            let worker = &worker;
-            parts.into_iter().for_each(|part| scope.spawn(move |_| worker(part)));
+        let first = Mutex::new(None);
+        let run = |part| {
+            if let Err(fault) = fault::catch(|| worker(part)) {
+                first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+            }
+        };
+        let answer = pool.in_place_scope(|scope| {
+            let run = &run;
+            parts.into_iter().for_each(|part| scope.spawn(move |_| run(part)));
             caller()
-        })
+        });
+        match first.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(fault) => fault.resume(),
+            None => answer,
+        }
     }
 }
 
@@ -119,6 +132,9 @@ fn start(worker: ThreadBuilder) -> io::Result<JoinHandle<()>> {
 
 /// Waits for threads that were told to end; not for this one, should it be among them.
 fn join(handles: Vec<JoinHandle<()>>) {
+    if handles.is_empty() {
+        return;
+    }
     let own = thread::current().id();
     for handle in handles.into_iter().filter(|handle| handle.thread().id() != own) {
         // A panic of the work was handed on when it happened.

@@ -42,6 +42,6 @@ impl Observer for Unobserved {
 pub(crate) fn tell(observer: &mut dyn Observer, phase: &'static str, done: u64, total: u64) -> Result<()> {
     match observer.step(Step { phase, done, total }) {
         ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(Error::new(ErrorKind::Cancelled, "stopped as asked; nothing was changed")),
+        ControlFlow::Break(()) => Err(Error::new(ErrorKind::Cancelled, "stopped as asked").nothing_changed()),
     }
 }

@@ -3,10 +3,25 @@
 //! Knows nothing of what the bytes mean. Tests put a double here that cuts the power.
 
 use nix::sys::statvfs;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Tells one file from another, by whatever names or links they are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// The one of the file that `metadata` is of.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
 
 /// Positioned input and output on one image. A write is durable only after a [`flush`](Storage::flush) that follows it.
 pub trait Storage: Send + Sync + std::fmt::Debug {
@@ -31,6 +46,16 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// By how many bytes the file can still grow, as far as that can be known.
     fn room_bytes(&self) -> Option<u64> {
         Some(u64::MAX)
+    }
+
+    /// Which file it is, where it is one.
+    fn file_id(&self) -> Option<FileId> {
+        None
+    }
+
+    /// When it was last written, where somebody keeps that: a second look then sees whether anybody wrote in between.
+    fn last_written(&self) -> io::Result<Option<SystemTime>> {
+        Ok(None)
     }
 
     /// All of it, where it is in memory anyway: who only reads need not copy.
@@ -133,18 +158,21 @@ impl Storage for Part {
 /// A file or a block device, opened by the caller.
 #[derive(Debug)]
 pub struct FileStorage {
-    file: File,
+    file: Arc<File>,
     is_device: bool,
+    id: FileId,
 }
 
 impl FileStorage {
-    /// Takes over `file`, which must be a regular file or a block device.
-    pub fn new(file: File) -> io::Result<Self> {
-        let kind = file.metadata()?.file_type();
+    /// Takes over `file`, or shares it; it must be a regular file or a block device.
+    pub fn new(file: impl Into<Arc<File>>) -> io::Result<Self> {
+        let file = file.into();
+        let metadata = file.metadata()?;
+        let kind = metadata.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device"));
         }
-        Ok(Self { file, is_device: kind.is_block_device() })
+        Ok(Self { file, is_device: kind.is_block_device(), id: FileId::of(&metadata) })
     }
 
     /// The file itself, for locks.
@@ -181,7 +209,7 @@ impl Storage for FileStorage {
 
     /// A device's metadata gives no size, so its end is sought; every other call names its own position.
     fn len_bytes(&self) -> io::Result<u64> {
-        if self.is_device { (&self.file).seek(SeekFrom::End(0)) } else { Ok(self.file.metadata()?.len()) }
+        if self.is_device { (&*self.file).seek(SeekFrom::End(0)) } else { Ok(self.file.metadata()?.len()) }
     }
 
     fn can_grow(&self) -> bool {
@@ -195,5 +223,14 @@ impl Storage for FileStorage {
         // A file system that does not say how large it is says nothing of what is left either.
         let system = statvfs::fstatvfs(&self.file).ok().filter(|system| system.blocks() > 0)?;
         Some(u64::from(system.blocks_available()).saturating_mul(u64::from(system.fragment_size())))
+    }
+
+    fn file_id(&self) -> Option<FileId> {
+        Some(self.id)
+    }
+
+    /// The times of a device are those of its node, which writes leave alone.
+    fn last_written(&self) -> io::Result<Option<SystemTime>> {
+        if self.is_device { Ok(None) } else { self.file.metadata()?.modified().map(Some) }
     }
 }

@@ -11,17 +11,22 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("geometry", &["error"]),
     ("progress", &["error"]),
     ("storage", &[]),
+    ("io", &["error", "storage"]),
     ("cpu", &[]),
     ("memory", &[]),
+    ("fault", &[]),
     ("kernels", &["geometry", "cpu"]),
     ("checksum", &["kernels"]),
-    ("pool", &[]),
+    ("pool", &["fault"]),
     ("bitmap", &["error", "geometry", "kernels", "memory", "pool"]),
     ("chain", &["error", "geometry"]),
-    ("segment", &["error", "geometry", "memory", "progress", "storage", "checksum", "pool", "bitmap"]),
+    ("segment", &["error", "fault", "geometry", "memory", "progress", "storage", "checksum", "pool", "bitmap"]),
     ("formats", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain"]),
     ("image", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain", "formats"]),
-    ("capi", &["error", "geometry", "progress", "storage", "bitmap", "segment", "chain", "image"]),
+    (
+        "capi",
+        &["error", "fault", "geometry", "progress", "storage", "io", "pool", "bitmap", "segment", "chain", "image"],
+    ),
 ];
 
 /// The rooms in which unsafe code may stand.
@@ -104,5 +109,18 @@ fn every_file_begins_with_what_it_owns_and_is_of_bearable_length() {
         let owns = text.lines().nth(forbids).unwrap_or_default();
         assert!(owns.starts_with("//! ") || room(&path) == "lib", "{}: {owns}", path.display());
         assert!(text.lines().count() <= 700, "{} is too long", path.display());
+    }
+}
+
+/// A child that was forked while another thread held one would wait for it for ever.
+#[test]
+fn nothing_that_all_calls_share_can_be_waited_for() {
+    for (path, text) in sources().into_iter().filter(|(path, _)| room(path) != "cli") {
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim_start().trim_start_matches("pub ").trim_start_matches("pub(super) ");
+            let is_static = line.trim_start_matches("pub(crate) ").starts_with("static ");
+            let waits = ["Once", "Lazy", "Mutex", "RwLock", "Condvar"].iter().find(|kind| line.contains(*kind));
+            assert!(!is_static || waits.is_none(), "{}:{}: {line}", path.display(), number + 1);
+        }
     }
 }

@@ -169,6 +169,11 @@ fn run_all(name: &str, flags: &[&str], wrap: &[&str], skip: &[&str]) {
             command.current_dir(&folder).env("CHECKMAP_TEST_IMAGES", images);
             command.env("CHECKMAP_TEST_LIBRARY", library.join("libcheckmap.so.0"));
             command.env("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1");
+            // What was freed is overwritten, so that Rust's side, which is not instrumented, does not find it as it was.
+            command.env("ASAN_OPTIONS", "max_free_fill_size=4096:free_fill_byte=0xdd");
+            if !(flags.is_empty() && wrap.is_empty()) {
+                command.env("CHECKMAP_TEST_FORKS", "20");
+            }
             let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; see ./run-tests"));
             if !output.status.success() {
                 failed.lock().expect("nobody panics").push(format!("{name}: {}", told(&output)));
@@ -226,6 +231,59 @@ fn random_calls_do_what_a_naive_model_does() {
     compile(&root().join("tests/c/fuzz.c"), &program, SANITIZE);
     let rounds = env::var("CHECKMAP_C_FUZZ_ROUNDS").unwrap_or("300".into());
     run(Command::new("timeout").arg("3000").arg(&program).arg("1").arg(rounds).current_dir(&here));
+}
+
+/// The rows of the tables in docs/embedding.md that name calls of ours: the first call of QEMU's, and ours.
+fn rows_of_the_guide() -> Vec<(String, BTreeSet<String>)> {
+    let guide = fs::read_to_string(root().join("docs/embedding.md")).expect("the guide can be read");
+    let tables = guide.split_once("## From QEMU's calls to ours").expect("the tables are there").1;
+    let mut rows = Vec::new();
+    for line in tables.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = line.split('|').skip(1).collect();
+        let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<String>>();
+        let (theirs, short) = (names(cells[0]), names(cells[1]));
+        let mut ours = BTreeSet::new();
+        let mut last = String::new();
+        for name in short {
+            // `_get` after `checkmap_bitmap_set` is short for `checkmap_bitmap_get`.
+            let family = last.strip_prefix("checkmap_").and_then(|rest| rest.split('_').next()).unwrap_or("bitmap");
+            let full = if name.starts_with('_') { format!("checkmap_{family}{name}") } else { name };
+            ours.extend(full.starts_with("checkmap_").then(|| full.clone()));
+            last = full;
+        }
+        if !ours.is_empty() {
+            rows.push((theirs.first().map_or("none".to_owned(), |name| name.replace('-', "_")), ours));
+        }
+    }
+    assert!(rows.len() > 50, "the tables are not where this test looks");
+    rows
+}
+
+#[test]
+fn every_row_of_the_guide_that_names_a_call_is_tested() {
+    let known = map();
+    let source = fs::read_to_string(root().join("tests/c/embedding.c")).expect("the program can be read");
+    let mut tested: Vec<&str> = source.split("\nROW(").skip(1).collect();
+    let functions: Vec<(&str, &str)> = (source.split("\nstatic ").skip(1))
+        .filter_map(|function| {
+            Some((function.split_once('(')?.0.rsplit([' ', '*']).next()?, function.split("\n}").next()?))
+        })
+        .collect();
+    for (theirs, ours) in rows_of_the_guide() {
+        let test = tested.iter().position(|test| test.starts_with(&format!("{theirs})")));
+        let test = tested.remove(test.unwrap_or_else(|| panic!("tests/c/embedding.c has no ROW({theirs})")));
+        for call in ours {
+            assert!(known.contains(&call), "docs/embedding.md, {theirs}: there is no {call}");
+            let tests_it = is_word_of(test, &call)
+                || functions.iter().any(|(name, body)| is_word_of(test, name) && is_word_of(body, &call));
+            assert!(tests_it, "tests/c/embedding.c, ROW({theirs}) does not test {call}");
+        }
+    }
+    assert!(tested.is_empty(), "docs/embedding.md has no such rows any more: {tested:?}");
+    let here = folder("embedding");
+    let program = here.join("embedding");
+    compile(&root().join("tests/c/embedding.c"), &program, SANITIZE);
+    run(Command::new(&program).current_dir(&here).env("CHECKMAP_TEST_IMAGES", images()));
 }
 
 #[test]

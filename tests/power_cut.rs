@@ -1,16 +1,20 @@
 //! Cuts the power at every point of every kind of commit, and looks at what a disk may hold afterwards: the image must
 //! pass our check and QEMU's without errors, open in QEMU, and hold the bitmaps before or after the change, whole.
 
+#[path = "power_cut/header_room.rs"]
+mod header_room;
 mod support;
 
 use checkmap::chain::{Model, Plan};
 use checkmap::image::{Access, Layers, OpenOptions, Severity};
 use checkmap::progress::Unobserved;
+use checkmap::storage::{Memory, Storage};
 use checkmap::{ErrorKind, Extent, Image};
 use std::path::Path;
 use std::sync::Arc;
 use support::power::{Recorder, Tally};
 use support::random::Random;
+use support::raw::{self, Raw};
 use support::{TestImage, run, try_run};
 
 /// Everything that counts of the bitmaps of an image: name, granularity, recording, dirty extents.
@@ -28,8 +32,13 @@ fn options() -> OpenOptions {
     OpenOptions { no_lock: true, ..OpenOptions::new(Access::Write) }
 }
 
-fn open(storage: Arc<Recorder>) -> Image {
+fn open(storage: Arc<dyn Storage>) -> Image {
     Image::open_storage(storage, Path::new("disk.qcow2"), &options()).expect("the image opens")
+}
+
+/// Only to be looked at.
+fn open_bytes(disk: &[u8]) -> Image {
+    open(Arc::new(Memory(disk.to_vec())))
 }
 
 fn bitmaps_of(image: &Image) -> Found {
@@ -53,18 +62,20 @@ struct Scenario {
     plan: fn(&Image) -> checkmap::Result<Plan>,
     /// The place of the directory crosses two sectors of the header: the only case in which a cut may lose bitmaps.
     may_lose: bool,
+    /// The name of the backing file, which no change may touch.
+    backing: Option<Vec<u8>>,
 }
 
 impl Scenario {
     fn play(&self, most: usize, qemu_samples: usize, random: &mut Random) -> Tally {
         let recorder = Arc::new(Recorder::new(self.image.clone()));
-        let mut image = open(Arc::clone(&recorder));
+        let mut image = open(recorder.clone());
         let old = bitmaps_of(&image);
         let plan = (self.plan)(&image).unwrap_or_else(|error| panic!("{}: {error}", self.name));
         let crossing_is_said = plan.risks.iter().any(|risk| risk.contains("crosses two sectors"));
         assert_eq!(crossing_is_said, self.may_lose, "{}: {:?}", self.name, plan.risks);
         assert_eq!(image.commit(&plan, &mut Unobserved).expect("the commit succeeds"), Vec::<String>::new());
-        let new = bitmaps_of(&open(Arc::new(Recorder::new(recorder.image()))));
+        let new = bitmaps_of(&open_bytes(&recorder.image()));
         assert_ne!(old, new, "{}: the commit changes the bitmaps", self.name);
         assert_eq!(new, bitmaps_of(&image), "{}: the handle shows what the file holds", self.name);
         let mut tally = Tally::new();
@@ -88,10 +99,11 @@ impl Scenario {
     }
 
     fn judge(&self, place: &str, disk: &[u8], old: &Found, new: &Found) -> &'static str {
-        let image = open(Arc::new(Recorder::new(disk.to_vec())));
+        let image = open_bytes(disk);
         let report = image.check(&mut Unobserved).expect("the check runs");
         let errors: Vec<_> = report.problems.iter().filter(|found| found.severity == Severity::Error).collect();
         assert!(errors.is_empty(), "{}: {place}: {errors:?}", self.name);
+        assert_eq!(image.backing_file(), self.backing.as_deref(), "{}: {place}: the backing file's name", self.name);
         let found = bitmaps_of(&image);
         let none = Found::Bitmaps(Vec::new());
         match found {
@@ -108,7 +120,7 @@ impl Scenario {
         let folder = support::folder();
         let path = folder.path().join("disk.qcow2");
         std::fs::write(&path, disk).expect("the outcome can be written");
-        if let Some(name) = open(Arc::new(Recorder::new(disk.to_vec()))).backing_file() {
+        if let Some(name) = open_bytes(disk).backing_file() {
             let base = folder.path().join(std::str::from_utf8(name).expect("the name is whole"));
             std::fs::write(base, vec![0; 1 << 20]).expect("a file to refer to");
         }
@@ -187,7 +199,8 @@ fn with_backing(options: &str, name_len: usize) -> Vec<u8> {
     let image = qemu_image(options, &[]);
     let base = match name_len {
         0 => "base.qcow2".to_owned(),
-        len => "b".repeat(len),
+        // Such that each part of it differs from the others.
+        len => ('a'..='z').cycle().take(len).collect(),
     };
     put_on(&image, &base);
     std::fs::read(&image.path).expect("the image can be read")
@@ -221,7 +234,8 @@ fn play_all(scenarios: &[Scenario]) {
 }
 
 fn scenario(name: &'static str, image: Vec<u8>, plan: fn(&Image) -> checkmap::Result<Plan>) -> Scenario {
-    Scenario { name, image, plan, may_lose: false }
+    let backing = open_bytes(&image).backing_file().map(<[u8]>::to_vec);
+    Scenario { name, image, plan, may_lose: false, backing }
 }
 
 #[test]
@@ -260,7 +274,7 @@ fn a_change_of_a_chain_is_there_or_not() {
 
 fn mixed_granularities() -> Vec<u8> {
     let recorder = Arc::new(Recorder::new(recorded_chain("cluster_size=512")));
-    let mut image = open(Arc::clone(&recorder));
+    let mut image = open(recorder.clone());
     let plan = create_coarse(&image).expect("a coarser checkpoint");
     image.commit(&plan, &mut Unobserved).expect("the commit succeeds");
     let folder = support::folder();
@@ -315,9 +329,9 @@ fn an_outgrown_refcount_table_moves_and_is_counted() {
     if !support::tools_are_here() {
         return;
     }
-    let image = full_refcount_table();
+    let image = full_refcount_table(0);
     let recorder = Arc::new(Recorder::new(image.clone()));
-    let mut grown = open(Arc::clone(&recorder));
+    let mut grown = open(recorder.clone());
     let plan = create_with_long_name(&grown).expect("a plan");
     grown.commit(&plan, &mut Unobserved).expect("the commit succeeds");
     assert_ne!(image[48..60], recorder.image()[48..60], "the refcount table had room: the test tests nothing");
@@ -352,6 +366,8 @@ fn almost_full_sector_of_the_refcount_table() -> Vec<u8> {
     std::fs::read(&image.path).expect("the image can be read")
 }
 
+/// What a second failure, while the first is undone, must not make worse; and what only the order of the undo keeps: a
+/// refcount block or table that is still pointed to must stay counted.
 #[test]
 fn a_cut_while_a_failed_change_is_undone_leaves_the_old_bitmaps() {
     if !support::tools_are_here() {
@@ -359,42 +375,75 @@ fn a_cut_while_a_failed_change_is_undone_leaves_the_old_bitmaps() {
     }
     let mut random = Random::seeded(77);
     let blocks = recorded_chain("cluster_size=512,refcount_bits=64");
+    let create = create_with_long_name as fn(&Image) -> checkmap::Result<Plan>;
+    let mut unknown_autoclear = blocks.clone();
+    unknown_autoclear[88] = 0x80;
     for (name, image, plan) in [
-        ("a new block", blocks, create_with_long_name as fn(&Image) -> checkmap::Result<Plan>),
-        ("a new table", full_refcount_table(), create_with_long_name),
+        ("a new block", blocks, create),
+        ("a new table", full_refcount_table(0), create),
+        ("a new block that an old one counts", full_refcount_block(), create),
+        ("a new table, and a new block that an old one counts", full_refcount_table(2), create),
+        ("an unknown autoclear bit", unknown_autoclear, create),
         ("crossing", move_extension(recorded_chain("cluster_size=4k"), 488), |image| delete(image, "3")),
     ] {
-        let scenario = Scenario { name, image, plan, may_lose: name == "crossing" };
+        let mut scenario = scenario(name, image, plan);
+        scenario.may_lose = name == "crossing";
         let whole = Arc::new(Recorder::new(scenario.image.clone()));
-        let mut opened = open(Arc::clone(&whole));
+        let mut opened = open(whole.clone());
         let old = bitmaps_of(&opened);
         let planned = plan(&opened).expect("a plan");
         opened.commit(&planned, &mut Unobserved).expect("the commit succeeds");
         let new = bitmaps_of(&opened);
+        if name.ends_with("counts") {
+            assert!(added_is_counted_by_old(&scenario.image, &whole.image()), "{name}: the test tests nothing");
+        }
         let mut tally = Tally::new();
-        for operations in 0..whole.operations() {
-            let failing = Arc::new(Recorder::failing_after(scenario.image.clone(), operations));
-            let mut opened = open(Arc::clone(&failing));
-            let failed = opened.commit(&planned, &mut Unobserved);
-            if failed.as_ref().is_err_and(|error| error.kind() != ErrorKind::CommitInDoubt) {
-                assert_eq!(bitmaps_of(&open(Arc::new(Recorder::new(failing.image())))), old, "{name}: {failed:?}");
+        for first in 0..whole.operations() {
+            let seconds = (first + 1..first + 8).filter(|_| name.ends_with("counts")).map(|second| vec![first, second]);
+            for failures in std::iter::once(vec![first]).chain(seconds) {
+                let failing = Arc::new(Recorder::failing_at(scenario.image.clone(), &failures));
+                let mut opened = open(failing.clone());
+                let failed = opened.commit(&planned, &mut Unobserved);
+                if failures.len() == 1 && failed.as_ref().is_err_and(|error| error.kind() != ErrorKind::CommitInDoubt) {
+                    assert_eq!(bitmaps_of(&open_bytes(&failing.image())), old, "{name}: {failed:?}");
+                }
+                let most = if failures.len() == 1 { 60 } else { 6 };
+                failing.cut_everywhere(most, &mut random, |place, disk| {
+                    *tally.entry(scenario.judge(place, disk, &old, &new)).or_insert(0) += 1;
+                });
             }
-            failing.cut_everywhere(60, &mut random, |place, disk| {
-                *tally.entry(scenario.judge(place, disk, &old, &new)).or_insert(0) += 1;
-            });
         }
         eprintln!("{name}: {tally:?}");
         assert!(tally.contains_key("old") && tally.contains_key("new"), "{name}: {tally:?}");
     }
 }
 
-/// With 512-byte clusters and 64-bit refcounts the first refcount table covers 2 MiB of file.
-fn full_refcount_table() -> Vec<u8> {
+/// Whether the change added a refcount block or table whose own refcount stands in a block that was there before.
+fn added_is_counted_by_old(before: &[u8], after: &[u8]) -> bool {
+    let (before, after) = (Raw { bytes: before.to_vec() }, Raw { bytes: after.to_vec() });
+    let places = |raw: &Raw| -> Vec<usize> {
+        let entries = usize::try_from(raw.u32(raw::REFCOUNT_CLUSTERS)).expect("fits") * raw.cluster() / 8;
+        let blocks = (0..entries).map(|entry| raw.offset(raw.refcount_table() + entry * 8)).filter(|block| *block != 0);
+        blocks.chain([raw.refcount_table()]).collect()
+    };
+    let old = places(&before);
+    let per_block = before.cluster() * before.cluster() / 8;
+    let table_bytes = usize::try_from(before.u32(raw::REFCOUNT_CLUSTERS)).expect("fits") * before.cluster();
+    let is_counted = |place: &usize| {
+        let entry = place / per_block * 8;
+        entry < table_bytes && before.offset(before.refcount_table() + entry) != 0
+    };
+    places(&after).iter().any(|place| !old.contains(place) && is_counted(place))
+}
+
+/// With 512-byte clusters and 64-bit refcounts the first refcount table covers 2 MiB of file. So many clusters before are free
+/// again.
+fn full_refcount_table(holes: u64) -> Vec<u8> {
     let image = TestImage::create("cluster_size=512,refcount_bits=64", "4M");
     let mut at = 0;
     loop {
         let len = std::fs::metadata(&image.path).expect("the image is there").len();
-        if len >= (2 << 20) - 1024 {
+        if len >= (2 << 20) - if holes > 0 { 512 } else { 1024 } {
             break;
         }
         image.io(&[format!("write -P 1 {at} 512")]);
@@ -404,7 +453,61 @@ fn full_refcount_table() -> Vec<u8> {
             at += 32768;
         }
     }
+    free(&image, holes);
     std::fs::read(&image.path).expect("the image can be read")
+}
+
+/// The guest gives up so many clusters.
+fn free(image: &TestImage, clusters: u64) {
+    if clusters > 0 {
+        let discard = format!("discard 32k {}", clusters * 512);
+        run("qemu-io", &["-d".as_ref(), "unmap".as_ref(), "-c".as_ref(), discard.as_ref(), image.path.as_os_str()]);
+    }
+}
+
+/// The last refcount block of this file is full. Two clusters are free: after the table of a new bitmap took the first, its
+/// directory does not fit into the second, but the refcount block that counts the directory does.
+fn full_refcount_block() -> Vec<u8> {
+    let image = TestImage::create("cluster_size=512,refcount_bits=64", "1M");
+    image.io(&["write -P 1 32k 4k".into()]);
+    for at in (128..).map(|number| number * 512) {
+        image.write(at, 512);
+        let len = std::fs::metadata(&image.path).expect("the image is there").len();
+        if len.is_multiple_of(64 * 512) {
+            break;
+        }
+    }
+    free(&image, 2);
+    std::fs::read(&image.path).expect("the image can be read")
+}
+
+fn create_with_large_table(image: &Image) -> checkmap::Result<Plan> {
+    image.plan_create(b"new", Some(checkmap::Granularity::from_bytes(512)?), None)
+}
+
+/// Only a flush between the table's entries and the header keeps the bitmaps' clusters from being counted nowhere.
+#[test]
+fn new_refcount_blocks_are_pointed_to_before_the_header_needs_them() {
+    if !support::tools_are_here() {
+        return;
+    }
+    // A table of 64 KiB, for which the refcount blocks that are there are too few by one; the refcount table has room.
+    let image = TestImage::create("cluster_size=512,refcount_bits=64", "16G");
+    let image = std::fs::read(&image.path).expect("the image can be read");
+    let recorder = Arc::new(Recorder::new(image.clone()));
+    let mut changed = open(recorder.clone());
+    let plan = create_with_large_table(&changed).expect("a plan");
+    changed.commit(&plan, &mut Unobserved).expect("the commit succeeds");
+    let (before, after) = (Raw { bytes: image.clone() }, Raw { bytes: recorder.image() });
+    let table = before.refcount_table();
+    assert_eq!(table, after.refcount_table(), "the refcount table moved: the test tests nothing");
+    let entries = usize::try_from(before.u32(raw::REFCOUNT_CLUSTERS)).expect("fits") * before.cluster();
+    assert_ne!(
+        before.bytes[table..][..entries],
+        after.bytes[table..][..entries],
+        "no new block: the test tests nothing"
+    );
+    play_all(&[scenario("a new refcount block, the table in place", image, create_with_large_table)]);
 }
 
 #[test]
@@ -415,6 +518,44 @@ fn unknown_autoclear_bits_are_cleared_on_the_way() {
     let mut image = recorded_chain("cluster_size=4k");
     image[88] = 0x80;
     play_all(&[scenario("unknown autoclear bit", image, |image| delete(image, "3"))]);
+}
+
+/// A writer that does not know the feature of an autoclear bit must not change what the feature may describe while the bit
+/// still stands on the disk: not the header, not a cluster that is in use.
+#[test]
+fn an_unknown_autoclear_bit_is_gone_from_the_disk_before_anything_in_use_changes() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let mut before = Raw { bytes: recorded_chain("cluster_size=512") };
+    before.bytes[raw::AUTOCLEAR] = 0x80;
+    let used: Vec<usize> = (1..before.bytes.len() / 512).filter(|number| !before.is_free(*number)).collect();
+    let assert_order = |recorder: &Recorder| {
+        recorder.cut_everywhere(500, &mut Random::seeded(9), |place, disk| {
+            if disk[raw::AUTOCLEAR] & 0x80 != 0 {
+                let of = |bytes: &[u8], number: usize| bytes[number * 512..(number + 1) * 512].to_vec();
+                assert_eq!(of(disk, 0), of(&before.bytes, 0), "{place}: the header changed first");
+                for number in &used {
+                    assert_eq!(
+                        of(disk, *number),
+                        of(&before.bytes, *number),
+                        "{place}: cluster {number} changed first"
+                    );
+                }
+            }
+        })
+    };
+    let whole = Arc::new(Recorder::new(before.bytes.clone()));
+    let mut image = open(whole.clone());
+    let plan = delete(&image, "3").expect("a plan");
+    image.commit(&plan, &mut Unobserved).expect("the commit succeeds");
+    assert_eq!(whole.image()[raw::AUTOCLEAR], 0, "the bit is cleared");
+    assert_order(&whole);
+    for failing in 0..whole.operations() {
+        let failing = Arc::new(Recorder::failing_at(before.bytes.clone(), &[failing]));
+        let _ = open(failing.clone()).commit(&plan, &mut Unobserved);
+        assert_order(&failing);
+    }
 }
 
 #[test]

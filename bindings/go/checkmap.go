@@ -93,7 +93,7 @@ func lastError(n int64) error {
 	return &Error{
 		Kind:    Kind(C.checkmap_last_error_kind()),
 		Errno:   syscall.Errno(-n),
-		Message: C.GoString(C.checkmap_last_error()),
+		Message: spelled(C.GoString(C.checkmap_last_error_marked())),
 	}
 }
 

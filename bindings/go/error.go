@@ -7,6 +7,7 @@ import "C"
 
 import (
 	"errors"
+	"regexp"
 	"syscall"
 )
 
@@ -15,19 +16,19 @@ type Kind uint32
 
 // The kinds of errors, each with the errno it has where the system gave none.
 const (
-	ErrIO              Kind = C.CHECKMAP_ERROR_IO               // The operating system refused; EIO, or its own errno.
+	ErrIO              Kind = C.CHECKMAP_ERROR_IO               // The system refused; EIO, or its own errno: ENOENT for a missing file.
 	ErrNoSpace         Kind = C.CHECKMAP_ERROR_NO_SPACE         // The disk is full; ENOSPC.
 	ErrInvalidArgument Kind = C.CHECKMAP_ERROR_INVALID_ARGUMENT // An argument that cannot be, a closed value; EINVAL.
 	ErrOutOfRange      Kind = C.CHECKMAP_ERROR_OUT_OF_RANGE     // A range past the last granule of the disk; ERANGE.
 	ErrSizeMismatch    Kind = C.CHECKMAP_ERROR_SIZE_MISMATCH    // Disks of different size; EINVAL.
 	ErrInvalidName     Kind = C.CHECKMAP_ERROR_INVALID_NAME     // A name that is empty or cannot be; EINVAL.
 	ErrNameTooLong     Kind = C.CHECKMAP_ERROR_NAME_TOO_LONG    // A name above the limit; ENAMETOOLONG.
-	ErrNotFound        Kind = C.CHECKMAP_ERROR_NOT_FOUND        // No checkpoint or bitmap has this name; ENOENT.
+	ErrNotFound        Kind = C.CHECKMAP_ERROR_NOT_FOUND        // No checkpoint or bitmap has this name; ENOENT, as a missing file.
 	ErrExists          Kind = C.CHECKMAP_ERROR_EXISTS           // One of this name is there already; EEXIST.
 	ErrUnknownFormat   Kind = C.CHECKMAP_ERROR_UNKNOWN_FORMAT   // No format that checkmap knows; ENOTSUP.
 	ErrUnsupported     Kind = C.CHECKMAP_ERROR_UNSUPPORTED      // An unknown version or feature of a format; ENOTSUP.
 	ErrDamaged         Kind = C.CHECKMAP_ERROR_DAMAGED          // The bytes break a rule of their format; EBADMSG.
-	ErrInUse           Kind = C.CHECKMAP_ERROR_IN_USE           // Another process excludes this one; EBUSY.
+	ErrInUse           Kind = C.CHECKMAP_ERROR_IN_USE           // Another process, or handle, excludes this one; EBUSY.
 	ErrNoLocks         Kind = C.CHECKMAP_ERROR_NO_LOCKS         // The file system cannot lock; ENOLCK.
 	ErrReadOnly        Kind = C.CHECKMAP_ERROR_READ_ONLY        // The image or the value is read-only; EROFS.
 	ErrUnclean         Kind = C.CHECKMAP_ERROR_UNCLEAN          // The image is marked dirty or corrupt; EUCLEAN.
@@ -79,5 +80,37 @@ func (e *Error) Is(target error) bool {
 	return ok && kind == e.Kind || e.cause != nil && errors.Is(e.cause, target)
 }
 
-// Unwrap gives the errno, so that errors.Is(err, syscall.ENOENT) and errors.Is(err, fs.ErrNotExist) work.
+// Unwrap gives the errno, so that errors.Is(err, syscall.ENOENT) and errors.Is(err, fs.ErrNotExist) work. Both are true
+// of a missing file and of a missing checkpoint: ask for ErrNotFound first, which is true of the checkpoint only.
 func (e *Error) Unwrap() error { return e.Errno }
+
+// What the library's ways out are called here.
+var words = map[string]string{
+	"OPEN_FOR_NAMES":      "ForceShare",
+	"NO_LOCK":             "NoLock",
+	"TOP_LAYER_ONLY":      "TopLayerOnly",
+	"FORCE_INCONSISTENT":  "ForceInconsistent",
+	"DELETE_INCONSISTENT": "Image.DeleteInconsistent",
+	"MODEL":               "Options.Model",
+	"MODEL=interval":      "Options.Model of ModelInterval",
+	"MODEL=cumulative":    "Options.Model of ModelCumulative",
+	"DROP_BITMAP":         "the verb drop of checkmap(1)",
+	"DROP_ALL":            "the verb drop of checkmap(1)",
+	"UNTIL":               "until",
+	"CHECK":               "Image.Check",
+	"LIST":                "Image.Checkpoints",
+}
+
+// A mark: its name, and what C calls it.
+var mark = regexp.MustCompile("\x1e([^\x1e\x1f]*)\x1f([^\x1e\x1f]*)\x1e")
+
+// spelled gives a message in the words of this package.
+func spelled(marked string) string {
+	return mark.ReplaceAllStringFunc(marked, func(text string) string {
+		parts := mark.FindStringSubmatch(text)
+		if word, known := words[parts[1]]; known {
+			return word
+		}
+		return parts[2]
+	})
+}

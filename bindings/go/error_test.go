@@ -32,6 +32,26 @@ func Test002LastError(t *testing.T) {
 	check(t, strings.Contains(err.Error(), "granularity 3"))
 }
 
+func TestWaysOutAreInTheWordsOfGo(t *testing.T) {
+	said := func(err error, word string) {
+		t.Helper()
+		check(t, err != nil && strings.Contains(err.Error(), word))
+		for _, foreign := range []string{"CHECKMAP_", "checkmap_", " --", "::", "\x1e", "\x1f", "os error"} {
+			check(t, !strings.Contains(err.Error(), foreign))
+		}
+	}
+	path := imageCopy(t, "overlay.qcow2", "chain.qcow2")
+	image := openImage(t, path, ReadWrite)
+	said(second(image.Diff("a", Now)), "insist with TopLayerOnly")
+	said(second(Open(path, ReadOnly)), "ForceShare")
+	said(image.CreateWith("b", 0, &Options{Model: ModelCumulative}), "leave out Options.Model")
+	image = openImage(t, imageCopy(t, "inconsistent.qcow2"), ReadWrite)
+	said(image.Create("d", 0), "Image.DeleteInconsistent")
+	said(image.Delete("c"), "ForceInconsistent")
+	equal(t, spelled("a\x1eNEW=1\x1fof C\x1eb\x1eNO_LOCK\x1fx\x1e"), "aof CbNoLock")
+	equal(t, spelled("cut \x1eNO_LO"), "cut \x1eNO_LO")
+}
+
 // The message of an error is that of its own call, whatever thread the goroutine was on.
 func Test003LastErrorThreads(t *testing.T) {
 	var group sync.WaitGroup

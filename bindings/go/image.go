@@ -18,8 +18,8 @@ type OpenFlags uint32
 const (
 	ReadOnly  OpenFlags = C.CHECKMAP_OPEN_RDONLY // For everything that changes nothing.
 	ReadWrite OpenFlags = C.CHECKMAP_OPEN_RDWR   // For changes as well.
-	// NoLock takes no locks: the caller makes sure that nothing else changes the image, or holds QEMU's locks. Every
-	// call then is ErrChanged once somebody else changed it.
+	// NoLock takes no locks, for file systems that have none: the caller makes sure that nothing else changes the image.
+	// A writer that is seen is ErrInUse all the same, and every call is ErrChanged once somebody else changed it.
 	NoLock OpenFlags = C.CHECKMAP_OPEN_NO_LOCK
 	// ForceShare gives names and flags only, without locks, also while a running QEMU holds the image.
 	ForceShare OpenFlags = C.CHECKMAP_OPEN_FORCE_SHARE
@@ -92,8 +92,9 @@ func newImage(handle *C.struct_checkmap_image) *Image {
 }
 
 // Open opens the image file or block device at path, whose format is told by its content. It fails with ErrInUse where
-// another process has the image, ErrNoLocks, ErrReadOnly, ErrUnknownFormat, ErrDamaged, or with what the system says.
-// An image whose bitmaps cannot be used still opens, see Image.Trouble.
+// another process, or another Image of this one, has the image, ErrNoLocks, ErrReadOnly, ErrUnknownFormat, ErrDamaged,
+// or with what the system says: for a missing file ErrIO, with ENOENT. An image whose bitmaps cannot be used still
+// opens, see Image.Trouble.
 func Open(path string, flags OpenFlags) (*Image, error) {
 	bytes, length := textOf(path)
 	var out *C.struct_checkmap_image
@@ -103,8 +104,9 @@ func Open(path string, flags OpenFlags) (*Image, error) {
 	return newImage(out), nil
 }
 
-// OpenFile opens the image in an open file, which stays the caller's and may be closed at once, as Open does. The locks
-// belong to the open file: who holds QEMU's locks by it must use NoLock.
+// OpenFile opens the image in an open file, which stays the caller's and may be closed at once, as Open does. The file is
+// opened anew, so the Image has locks of its own; where that cannot be done it is ErrNoLocks. A file that was opened
+// for appending or only for writing is ErrInvalidArgument, for ReadWrite one that was opened for reading ErrReadOnly.
 func OpenFile(file *os.File, flags OpenFlags) (*Image, error) {
 	var out *C.struct_checkmap_image
 	err := withDescriptor(file, func(fd C.int) error {
@@ -137,6 +139,14 @@ func (i *Image) Close() error {
 		i.handle = nil
 	}
 	return nil
+}
+
+// Upgrade makes an image that was opened ReadOnly one that can be changed as well. Its locks keep every writer out the
+// whole time, so a Diff made before is still true. It fails with ErrInUse where another reader has the image,
+// ErrReadOnly, ErrNoLocks, and leaves the image as it was then. Needs the image alone.
+func (i *Image) Upgrade() error {
+	defer runtime.KeepAlive(i)
+	return status(func() C.int { return C.checkmap_image_upgrade(i.handle) })
 }
 
 // SetThreads says how many threads the calls on this image may use from now on, 0 to 1024; 0 and 1 mean the caller's

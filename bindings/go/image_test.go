@@ -174,7 +174,8 @@ func Test309InUse(t *testing.T) {
 	writer := openImage(t, path, ReadWrite)
 	fails(t, second(Open(path, ReadWrite)), ErrInUse, syscall.EBUSY)
 	fails(t, second(Open(path, ReadOnly)), ErrInUse, syscall.EBUSY)
-	fine(t, openImage(t, path, NoLock).Close())
+	// A writer that can be seen is refused without locks of our own too.
+	fails(t, second(Open(path, NoLock)), ErrInUse, syscall.EBUSY)
 	other := openImage(t, path, ForceShare)
 	list := ok(other.Checkpoints())
 	check(t, len(list) == 3 && list[0].DirtyBytes == -1)
@@ -184,8 +185,12 @@ func Test309InUse(t *testing.T) {
 	fine(t, writer.Close())
 	readers := []*Image{openImage(t, path, ReadOnly), openImage(t, path, ReadOnly)}
 	fails(t, second(Open(path, ReadWrite)), ErrInUse, syscall.EBUSY)
-	fine(t, readers[0].Close())
+	fails(t, readers[0].Upgrade(), ErrInUse, syscall.EBUSY)
 	fine(t, readers[1].Close())
+	fine(t, readers[0].Upgrade())
+	fails(t, second(Open(path, ReadOnly)), ErrInUse, syscall.EBUSY)
+	fine(t, readers[0].Create("d", 0))
+	fine(t, readers[0].Close())
 	openImage(t, path, ReadWrite)
 }
 

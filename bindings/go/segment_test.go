@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -145,4 +146,36 @@ func Test205SegmentDiff(t *testing.T) {
 	equal(t, walk.Extent(), Extent{Offset: 6 * kib, Length: 2 * kib, Flags: OnlyInSecond})
 	check(t, !walk.Next() && walk.Err() == nil)
 	check(t, !a.Diff(a, 0, ToEnd).Next())
+}
+
+func Test206SegmentPlaces(t *testing.T) {
+	folder := t.TempDir()
+	at := func(name string) string { return filepath.Join(folder, name) }
+	bitmap := bitmapOf(t, mib, kib)
+	fine(t, bitmap.Set(0, 3*kib))
+	ok(bitmap.WriteSegment(at("source")))
+	source := ok(OpenSegment(at("source")))
+	fine(t, os.Mkdir(at("folder"), 0o755))
+	fine(t, syscall.Mkfifo(at("pipe"), 0o644))
+	fine(t, os.Symlink("/dev/null", at("device")))
+	disk := imageCopy(t, "plain.qcow2")
+	fine(t, os.Symlink(disk, at("image")))
+	image := openImage(t, disk, ReadWrite)
+	for _, place := range []string{at("folder"), at("pipe"), at("device"), at("image"), disk} {
+		before := ok(os.Lstat(place))
+		err := second(bitmap.WriteSegment(place))
+		fails(t, err, ErrInvalidArgument, syscall.EINVAL)
+		check(t, strings.Contains(err.Error(), "cannot be replaced"))
+		fails(t, second(MergeSegments([]*Segment{source}, place, nil)), ErrInvalidArgument, syscall.EINVAL)
+		check(t, os.SameFile(before, ok(os.Lstat(place))))
+	}
+	fine(t, image.Close())
+	fine(t, os.Symlink("folder/new", at("link")))
+	ok(bitmap.WriteSegment(at("link")))
+	fine(t, os.Chmod(at("folder/new"), 0o640))
+	ok(MergeSegments([]*Segment{source}, at("link"), nil))
+	equal(t, ok(os.Stat(at("link"))).Mode(), 0o640)
+	check(t, ok(os.Lstat(at("link"))).Mode()&os.ModeSymlink != 0)
+	ok(bitmap.WriteSegment(at(strings.Repeat("n", 250))))
+	equal(t, len(ok(os.ReadDir(at("folder")))), 1)
 }

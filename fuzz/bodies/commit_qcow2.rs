@@ -56,7 +56,9 @@ fn plan(image: &Image, selector: u8) -> checkmap::Result<Plan> {
         3 => image.plan_merge(&[name], other),
         4 => image.plan_delete_all_inconsistent(Layers::TopOnly, None),
         5 => image.plan_delete(name, true, Layers::TopOnly, None),
+        6 if selector & 0x80 != 0 => image.plan_drop_bitmap(name),
         6 => image.plan_rename(name, b"n", Layers::TopOnly, None),
+        7 if selector & 0x80 == 0 => image.plan_drop_before(name, None),
         _ => image.plan_merge(&names.iter().map(Name::as_bytes).collect::<Vec<_>>(), other),
     }
 }

@@ -4,12 +4,13 @@
 use super::error;
 use crate::bitmap::Bitmap;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault;
 use crate::geometry::clip_end;
+
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::ops::{Deref, DerefMut};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{ptr, slice, thread};
 
@@ -50,7 +51,7 @@ thread_local! {
 
 /// Runs the body of a call: a failure becomes `-errno` and the message of this thread, and so does a panic.
 pub(super) fn guard<R: Returned>(body: impl FnOnce() -> Result<R>) -> R {
-    silence_panics();
+    prepare();
     let outer = INSIDE.replace(true);
     let outcome = panic::catch_unwind(AssertUnwindSafe(body));
     INSIDE.set(outer);
@@ -60,7 +61,8 @@ pub(super) fn guard<R: Returned>(body: impl FnOnce() -> Result<R>) -> R {
         Err(payload) => {
             let what = payload.downcast_ref::<&str>().copied();
             let what = what.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic");
-            let failed = Error::new(ErrorKind::Poisoned, format!("a fault of checkmap itself: {what}"))
+            let place = fault::take().map(|place| format!("{place}: ")).unwrap_or_default();
+            let failed = Error::new(ErrorKind::Poisoned, format!("a fault of checkmap itself: {place}{what}"))
                 .advise("free the handle, and report the fault");
             let errno = error::remember(&failed);
             // The payload's own destructor could panic; it is a text in all but the strangest cases.
@@ -70,19 +72,43 @@ pub(super) fn guard<R: Returned>(body: impl FnOnce() -> Result<R>) -> R {
     }
 }
 
-/// A library prints nothing: panics that [`guard`] will catch, on the caller's thread or on one of ours, stay silent. All
-/// others go where they went before.
+/// Runs where the library is loaded. What is prepared lies behind locks of Rust's, and a child that was forked while another
+/// thread held one would wait for ever at its first call.
+#[cfg(not(target_vendor = "apple"))]
+#[used]
+// SAFETY: the section is an array of functions that the system calls before any other of this library; the function needs
+// nothing of Rust's that has to be begun first.
+#[unsafe(link_section = ".init_array")]
+static AT_LOAD: extern "C" fn() = {
+    extern "C" fn at_load() {
+        prepare();
+    }
+    at_load
+};
+
+/// Lets panics be silent that [`guard`] will catch, and prepares what threads share, where that was not done yet. Nobody
+/// waits for another thread that does it.
+fn prepare() {
+    static BEGUN: AtomicBool = AtomicBool::new(false);
+    if !BEGUN.load(Ordering::Relaxed) && !BEGUN.swap(true, Ordering::Relaxed) {
+        silence_panics();
+        // What rayon's threads share lies behind a lock of that kind too, until somebody asked for it.
+        crossbeam_epoch::default_collector();
+    }
+}
+
+/// A library prints nothing: of panics that [`guard`] will catch, on the caller's thread or on one of ours, the place is
+/// noted. All others go where they went before.
 fn silence_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let others = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            let ours = INSIDE.get() || thread::current().name().is_some_and(|name| name.starts_with("checkmap-"));
-            if !ours {
-                others(info);
-            }
-        }));
-    });
+    let others = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let ours = INSIDE.get() || thread::current().name().is_some_and(|name| name.starts_with("checkmap-"));
+        match info.location() {
+            Some(location) if ours => fault::note(location),
+            None if ours => {}
+            _ => others(info),
+        }
+    }));
 }
 
 /// The tag of a handle that was freed.
@@ -454,4 +480,56 @@ pub(super) fn too_short(have: usize, need: u64) -> Error {
 /// An offset that may be there, as C calls return it: -1 is none.
 pub(super) fn offset_or_none(offset: Option<u64>) -> i64 {
     offset.map_or(-1, signed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::{Pool, map_ordered};
+    use std::ffi::CStr;
+
+    /// What C learns of a fault in `body`.
+    fn told(body: impl FnOnce() -> Result<c_int>) -> String {
+        assert_eq!(guard(body), -libc::ENOTRECOVERABLE);
+        // SAFETY: the buffer is this thread's, ends with NUL, and nothing fails meanwhile.
+        let text = unsafe { CStr::from_ptr(error::checkmap_last_error()) };
+        text.to_str().expect("UTF-8").to_owned()
+    }
+
+    fn fault_at(line: u32, text: &str) -> String {
+        format!(
+            "a fault of checkmap itself: src/capi/boundary.rs:{line}: {text} (free the handle, and report the fault)"
+        )
+    }
+
+    #[test]
+    fn a_panic_keeps_its_place_and_its_text() {
+        assert_eq!(told(|| panic!("fixed")), fault_at(line!(), "fixed"));
+        let number = 7;
+        assert_eq!(told(|| panic!("number {number}")), fault_at(line!(), "number 7"));
+        assert_eq!(told(|| panic::panic_any(7)), fault_at(line!(), "a panic"));
+        let nothing: Option<c_int> = (number == 0).then_some(0);
+        assert_eq!(told(|| Ok(nothing.expect("something"))), fault_at(line!(), "something"));
+        // One without a place of its own does not get that of the last one.
+        assert_eq!(
+            told(|| panic::resume_unwind(Box::new("carried"))),
+            "a fault of checkmap itself: carried (free the handle, and report the fault)"
+        );
+    }
+
+    #[test]
+    fn a_panic_on_a_thread_of_ours_keeps_them_too() {
+        let work = |item: u32| if item == 5 { panic!("item {item}") } else { item };
+        let line = line!() - 1;
+        let items = || (0..8).collect::<Vec<u32>>();
+        let pool = Pool::new(3);
+        assert_eq!(told(|| Ok(pool.map(items(), work).len() as c_int)), fault_at(line, "item 5"));
+        assert_eq!(told(|| Ok(map_ordered(3, items(), work).len() as c_int)), fault_at(line, "item 5"));
+        let parts = vec![4, 5, 6];
+        assert_eq!(told(|| Ok(pool.alongside(parts, |part| _ = work(part), || 0))), fault_at(line, "item 5"));
+        assert_eq!(
+            told(|| Ok(pool.alongside(vec![()], |()| {}, || panic!("the caller")))),
+            fault_at(line!() - 1, "the caller")
+        );
+    }
 }

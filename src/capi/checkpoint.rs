@@ -4,15 +4,17 @@
 use super::bitmap::checkmap_bitmap;
 use super::boundary::{Room, count, exclusive, give, guard, handle_out, shared, signed, within};
 use super::image::{OpenImage, checkmap_image, name};
+use super::lent::Checkpoints;
 use super::options::{CHECKMAP_OPT_DRY_RUN, CHECKMAP_OPT_FORCE_INCONSISTENT, Options, checkmap_opts};
 use super::values::{
     CHECKMAP_CHECKPOINT_INCONSISTENT, CHECKMAP_CHECKPOINT_RECORDING, CHECKMAP_CHECKPOINT_UNORDERED,
     CHECKMAP_CHECKPOINT_UNUSABLE, checkmap_checkpoint,
 };
 use crate::chain::{Checkpoint, Plan};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use crate::image::{DiffRequest, Image};
+use crate::image::{DiffRequest, Image, Summary};
+use crate::progress::Unobserved;
 use std::ffi::{c_char, c_int};
 use std::ptr;
 use std::sync::Arc;
@@ -32,17 +34,32 @@ pub(super) unsafe fn change(
         let mut options = unsafe { Options::read(opts) }?;
         // SAFETY: the caller's promise for `image`.
         let mut open = unsafe { exclusive(image) }?;
-        open.begin_change();
-        open.fresh()?.survey(&mut options)?;
-        let plan = plan(open.fresh()?, &options)?;
-        open.warn(&plan.risks);
-        let warnings = match options.has(CHECKMAP_OPT_DRY_RUN) {
-            true => open.image.rehearse(&plan, &mut options)?,
-            false => open.image.commit(&plan, &mut options)?,
-        };
-        open.warn(&plan.warnings);
-        open.warn(&warnings);
-        Ok(0)
+        open.lent().begin_change();
+        open.image.survey(&mut options).map_err(Error::nothing_changed)?;
+        let plan = plan(&open.image, &options).map_err(Error::nothing_changed)?;
+        open.lent().warn(&plan.risks);
+        if options.has(CHECKMAP_OPT_DRY_RUN) {
+            let warnings = open.image.rehearse(&plan, &mut options)?;
+            open.lent().warn(&plan.warnings);
+            open.lent().warn(&warnings);
+            return Ok(0);
+        }
+        let committed = open.image.commit(&plan, &mut options);
+        let mut lent = open.lent();
+        match committed {
+            Ok(warnings) => {
+                lent.end_change();
+                lent.warn(&plan.warnings);
+                lent.warn(&warnings);
+                Ok(0)
+            }
+            Err(error) => {
+                if error.kind() == ErrorKind::CommitInDoubt {
+                    lent.outdate();
+                }
+                Err(error)
+            }
+        }
     })
 }
 
@@ -78,7 +95,7 @@ pub unsafe extern "C" fn checkmap_checkpoint_create_with(
         // SAFETY: the caller's promise for `name`.
         let checkpoint = unsafe { self::name(name, len) }?;
         let granularity = if granularity == 0 { None } else { Some(Granularity::from_bytes(granularity)?) };
-        image.plan_create(checkpoint, granularity, options.model)
+        image.plan_create(&checkpoint, granularity, options.model)
     };
     // SAFETY: the caller's promise for `image` and `opts`.
     unsafe { change(image, opts, plan) }
@@ -111,7 +128,7 @@ pub unsafe extern "C" fn checkmap_checkpoint_delete_with(
         // SAFETY: the caller's promise for `name`.
         let checkpoint = unsafe { self::name(name, len) }?;
         let force = options.has(CHECKMAP_OPT_FORCE_INCONSISTENT);
-        image.plan_delete(checkpoint, force, options.layers(), options.model)
+        image.plan_delete(&checkpoint, force, options.layers(), options.model)
     };
     // SAFETY: the caller's promise for `image` and `opts`.
     unsafe { change(image, opts, plan) }
@@ -160,7 +177,7 @@ pub unsafe extern "C" fn checkmap_checkpoint_rename_with(
     let plan = |image: &Image, options: &Options| {
         // SAFETY: the caller's promise for both names.
         let (checkpoint, new_name) = unsafe { (self::name(name, len)?, self::name(to, to_len)?) };
-        image.plan_rename(checkpoint, new_name, options.layers(), options.model)
+        image.plan_rename(&checkpoint, &new_name, options.layers(), options.model)
     };
     // SAFETY: the caller's promise for `image` and `opts`.
     unsafe { change(image, opts, plan) }
@@ -170,8 +187,8 @@ pub unsafe extern "C" fn checkmap_checkpoint_rename_with(
 /// only counts.
 ///
 /// To say how much is dirty it reads their bitmaps, once for all calls until the next change; what cannot be read is -1.
-/// The names live until the next call that changes the image, or its end. Fails with `-EPROTO` where the names of the
-/// bitmaps form no chain. An image with cumulative checkpoints gives an order only as far as the bits tell one.
+/// The names live until a call that changes the image succeeds, or its end, and may be passed to that call. Fails with
+/// `-EPROTO` where the names of the bitmaps form no chain. An image with cumulative checkpoints gives an order only as far as the bits tell one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_checkpoint_list(
     image: *const checkmap_image,
@@ -182,7 +199,7 @@ pub unsafe extern "C" fn checkmap_checkpoint_list(
         // SAFETY: the caller's promise for `image`.
         let open = unsafe { shared(image) }?;
         if out.is_null() {
-            return Ok(count(open.fresh()?.chain(None)?.checkpoints().len()));
+            return Ok(count(open.image.chain(None)?.checkpoints().len()));
         }
         // SAFETY: the caller's promise for `out`, which has room for `max` checkpoints.
         let mut room = unsafe { Room::new(out, max, "the array of checkpoints") }?;
@@ -214,26 +231,22 @@ fn flags_of(checkpoint: &Checkpoint) -> u32 {
 }
 
 /// The checkpoints, kept in the handle for as long as C may hold pointers to their names.
-fn list(open: &OpenImage) -> Result<Arc<Vec<(Checkpoint, i64)>>> {
+fn list(open: &OpenImage) -> Result<Arc<Checkpoints>> {
     let image = open.fresh()?;
-    open.listed(|listed| {
-        if let Some(known) = &listed.checkpoints {
-            return Ok(Arc::clone(known));
-        }
-        let amount = |checkpoint: &Checkpoint| {
-            let summary = image.summarize(&checkpoint.bitmap).unwrap_or_default();
-            summary.dirty_bytes.map_or(-1, signed)
-        };
+    open.lent().checkpoints(|| {
         let chain = image.chain(None)?;
-        let all = chain.checkpoints().iter().map(|checkpoint| (checkpoint.clone(), amount(checkpoint))).collect();
-        Ok(Arc::clone(listed.checkpoints.insert(Arc::new(all))))
+        let bitmaps = chain.checkpoints().iter().map(|checkpoint| &checkpoint.bitmap);
+        let amounts = image.summarize_all(bitmaps, &mut Unobserved)?;
+        let amount = |summary: Result<Summary>| summary.unwrap_or_default().dirty_bytes.map_or(-1, signed);
+        Ok(chain.checkpoints().iter().cloned().zip(amounts.into_iter().map(amount)).collect())
     })
 }
 
 /// Makes a bitmap of the blocks that changed since a checkpoint, until another one or, with `until` NULL, until now.
 ///
 /// Never short: a bitmap of the span that is inconsistent is `-EUCLEAN`, one that cannot be read `-EBADMSG`, a gap in the
-/// recording or a layer below that takes part `-EPROTO`, an `until` that is older `-EPROTO`, an unknown name `-ENOENT`. A
+/// recording or a layer below that takes part `-EPROTO`, an `until` that is older `-EPROTO`, an unknown name `-ENOENT` with
+/// kind `CHECKMAP_ERROR_NOT_FOUND`: a missing file has the same errno, and kind `CHECKMAP_ERROR_IO`. A
 /// diff until now is that of the image as it is stored: a running QEMU holds newer writes. The caller owns `*out`, which
 /// is NULL on error.
 #[unsafe(no_mangle)]
@@ -277,8 +290,8 @@ pub unsafe extern "C" fn checkmap_diff_with(
         // SAFETY: the caller's promise for `until`.
         let until = if until.is_null() { None } else { Some(unsafe { name(until, until_len) }?) };
         let (layers, model) = (options.layers(), options.model);
-        let request = DiffRequest { since, until, offset, len_bytes: length, layers, model };
-        let changed = open.fresh()?.diff(&request, &mut options)?.bitmap;
+        let request = DiffRequest { since: &since, until: until.as_deref(), offset, len_bytes: length, layers, model };
+        let changed = open.image.diff(&request, &mut options)?.bitmap;
         out.put(give(within(changed, offset, length)?));
         Ok(0)
     })

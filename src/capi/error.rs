@@ -2,7 +2,8 @@
 //! know how an error came about.
 
 use super::boundary::guard;
-use crate::error::{Control, Error, ErrorKind};
+use crate::error::{Control, Error, ErrorKind, Spelling};
+use std::borrow::Cow;
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::{CStr, c_char, c_int};
 use std::fmt::{self, Write};
@@ -21,7 +22,7 @@ pub const CHECKMAP_ERROR_SIZE_MISMATCH: u32 = 5;
 pub const CHECKMAP_ERROR_INVALID_NAME: u32 = 6;
 /// A name above the limit. (`ENAMETOOLONG`)
 pub const CHECKMAP_ERROR_NAME_TOO_LONG: u32 = 7;
-/// No checkpoint or bitmap has this name. (`ENOENT`)
+/// No checkpoint or bitmap has this name. (`ENOENT`, as `CHECKMAP_ERROR_IO` for a missing file: only the kind tells.)
 pub const CHECKMAP_ERROR_NOT_FOUND: u32 = 8;
 /// A checkpoint or bitmap of this name is there already. (`EEXIST`)
 pub const CHECKMAP_ERROR_EXISTS: u32 = 9;
@@ -31,7 +32,7 @@ pub const CHECKMAP_ERROR_UNKNOWN_FORMAT: u32 = 10;
 pub const CHECKMAP_ERROR_UNSUPPORTED: u32 = 11;
 /// The bytes break a rule of their format. (`EBADMSG`)
 pub const CHECKMAP_ERROR_DAMAGED: u32 = 12;
-/// Another process has the image open in a way that excludes this one. (`EBUSY`)
+/// Another process, or another handle of this one, has the image open in a way that excludes this one. (`EBUSY`)
 pub const CHECKMAP_ERROR_IN_USE: u32 = 13;
 /// The file system cannot lock, so nothing protects the image from a running QEMU. (`ENOLCK`)
 pub const CHECKMAP_ERROR_NO_LOCKS: u32 = 14;
@@ -73,21 +74,37 @@ pub const CHECKMAP_ERROR_TORN_BY_FORK: u32 = 31;
 /// The bytes of a message, its final NUL included; a longer one is cut.
 const MESSAGE_BYTES: usize = 1024;
 
+/// The same of a message with marks, which are no part of the text.
+const MARKED_BYTES: usize = 2048;
+
+/// What stands before and behind a mark, and what parts it: no other text of a message has them.
+const MARK: char = '\x1e';
+const PART: char = '\x1f';
+
 /// The last error of a thread. It has no destructor, so that nothing is left to do where a thread ends.
 struct Last {
     message: UnsafeCell<[u8; MESSAGE_BYTES]>,
+    marked: UnsafeCell<[u8; MARKED_BYTES]>,
+    /// Whether a mark is being written.
+    in_mark: Cell<bool>,
     kind: Cell<u32>,
     errno: Cell<c_int>,
 }
 
 thread_local! {
     static LAST: Last = const {
-        Last { message: UnsafeCell::new(first_message()), kind: Cell::new(0), errno: Cell::new(0) }
+        Last {
+            message: UnsafeCell::new(first_message()),
+            marked: UnsafeCell::new(first_message()),
+            in_mark: Cell::new(false),
+            kind: Cell::new(0),
+            errno: Cell::new(0),
+        }
     };
 }
 
-const fn first_message() -> [u8; MESSAGE_BYTES] {
-    let mut message = [0; MESSAGE_BYTES];
+const fn first_message<const BYTES: usize>() -> [u8; BYTES] {
+    let mut message = [0; BYTES];
     let text = b"no error";
     let mut at = 0;
     while at < text.len() {
@@ -97,41 +114,83 @@ const fn first_message() -> [u8; MESSAGE_BYTES] {
     message
 }
 
-/// Writes text into a fixed buffer, leaving out what does not fit and the NULs that C would take for the end.
+/// Writes text into a fixed buffer. What does not fit is left out, and so are the NULs that C would take for the end, and
+/// what would look like a mark; a mark is written whole or not at all.
 struct Cut<'a> {
-    buffer: &'a mut [u8; MESSAGE_BYTES],
+    buffer: &'a mut [u8],
     len: usize,
+    in_mark: &'a Cell<bool>,
 }
 
-impl Write for Cut<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for character in text.chars().filter(|character| *character != '\0') {
-            if self.len + character.len_utf8() >= MESSAGE_BYTES {
-                return Err(fmt::Error);
-            }
-            self.len += character.encode_utf8(&mut self.buffer[self.len..]).len();
-        }
+impl Cut<'_> {
+    fn push(&mut self, text: &str) -> fmt::Result {
+        let room = self.buffer.get_mut(self.len..self.len + text.len() + 1).ok_or(fmt::Error)?;
+        room[..text.len()].copy_from_slice(text.as_bytes());
+        room[text.len()] = 0;
+        self.len += text.len();
         Ok(())
     }
 }
 
-/// How C programs spell what a way out names.
-fn spelling(control: &Control, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    f.write_str(match control {
-        Control::OpenForNames => "CHECKMAP_OPEN_FORCE_SHARE",
-        Control::NoLock => "CHECKMAP_OPEN_NO_LOCK",
-        Control::TopLayerOnly => "CHECKMAP_OPT_TOP_LAYER_ONLY",
-        Control::ForceInconsistent => "CHECKMAP_OPT_FORCE_INCONSISTENT",
-        Control::DeleteAllInconsistent => "checkmap_checkpoint_delete_inconsistent()",
-        Control::DropBitmap | Control::DropBitmapNamed(_) => "`checkmap drop --bitmap`",
-        Control::DropBefore(_) => "`checkmap drop --before`",
-        Control::DropAll | Control::ForeignToo => "`checkmap drop --all`",
-        Control::Model(None) => "the model of the options",
-        Control::Model(Some(model)) => return write!(f, "the model {model} of the options"),
-        Control::Until => "until",
-        Control::Check => "checkmap_image_check()",
-        Control::List => "checkmap_checkpoint_list()",
-    })
+impl Write for Cut<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.in_mark.get() {
+            return self.push(text);
+        }
+        let mut character = [0; 4];
+        let mut shown = text.chars().filter(|character| !['\0', MARK, PART].contains(character));
+        shown.try_for_each(|shown| self.push(shown.encode_utf8(&mut character)))
+    }
+}
+
+/// What a way out names: its name in marks, what it is called with, and the spelling of C.
+fn words(control: &Control) -> (&'static str, Option<Cow<'_, str>>, Cow<'static, str>) {
+    let (name, in_c) = match control {
+        Control::OpenForNames => ("OPEN_FOR_NAMES", "CHECKMAP_OPEN_FORCE_SHARE"),
+        Control::NoLock => ("NO_LOCK", "CHECKMAP_OPEN_NO_LOCK"),
+        Control::TopLayerOnly => ("TOP_LAYER_ONLY", "CHECKMAP_OPT_TOP_LAYER_ONLY"),
+        Control::ForceInconsistent => ("FORCE_INCONSISTENT", "CHECKMAP_OPT_FORCE_INCONSISTENT"),
+        Control::DeleteAllInconsistent => ("DELETE_INCONSISTENT", "checkmap_checkpoint_delete_inconsistent()"),
+        Control::DropBitmap => ("DROP_BITMAP", "checkmap_stored_drop()"),
+        Control::DropBitmapNamed(bitmap) => {
+            let bitmap = String::from_utf8_lossy(bitmap);
+            let in_c = format!("checkmap_stored_drop() of '{bitmap}'");
+            return ("DROP_BITMAP", Some(bitmap), in_c.into());
+        }
+        Control::DropBefore(checkpoint) => {
+            let checkpoint = String::from_utf8_lossy(checkpoint);
+            let in_c = format!("checkmap_checkpoint_drop_before() of '{checkpoint}'");
+            return ("DROP_BEFORE", Some(checkpoint), in_c.into());
+        }
+        Control::ForeignToo => ("FOREIGN_TOO", "CHECKMAP_OPT_FOREIGN_TOO"),
+        Control::DropAll => ("DROP_ALL", "checkmap_stored_drop_all()"),
+        Control::Model(None) => ("MODEL", "the model of the options"),
+        Control::Model(Some(model)) => {
+            return ("MODEL", Some((*model).into()), format!("the model {model} of the options").into());
+        }
+        Control::Until => ("UNTIL", "until"),
+        Control::Check => ("CHECK", "checkmap_image_check()"),
+        Control::List => ("LIST", "checkmap_checkpoint_list()"),
+    };
+    (name, None, in_c.into())
+}
+
+/// As C programs spell it.
+fn spell(control: &Control, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str(&words(control).2)
+}
+
+/// Marked, for those who spell it in words of their own.
+fn mark(control: &Control, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (name, with, in_c) = words(control);
+    let with = with.map(|with| format!("={with}")).unwrap_or_default();
+    // What is in a name of the user's must not end the mark.
+    let [with, in_c] = [with.as_str(), &in_c].map(|text| text.replace(char::is_control, "\u{fffd}"));
+    let in_mark = |is_in| LAST.with(|last| last.in_mark.set(is_in));
+    in_mark(true);
+    let written = f.write_str(&format!("{MARK}{name}{with}{PART}{in_c}{MARK}"));
+    in_mark(false);
+    written
 }
 
 /// Keeps `error` as the last one of this thread, and returns its positive errno.
@@ -143,14 +202,14 @@ pub(super) fn remember(error: &Error) -> c_int {
         _ => libc::EIO,
     };
     LAST.with(|last| {
-        // SAFETY: only this thread reaches its buffer, and this function calls nothing that could come back here; what C
-        // holds is a raw pointer, which the header says is good until the next failure.
-        let buffer = unsafe { &mut *last.message.get() };
-        let mut cut = Cut { buffer, len: 0 };
-        // What does not fit is left out.
-        let _ = write!(cut, "{}", error.spelled(spelling));
-        let end = cut.len;
-        cut.buffer[end] = 0;
+        // SAFETY: only this thread reaches its buffers, and this function calls nothing that could come back here; what C
+        // holds are raw pointers, which the header says are good until the next failure.
+        let (message, marked) = unsafe { (&mut *last.message.get(), &mut *last.marked.get()) };
+        for (buffer, spelling) in [(&mut message[..], spell as Spelling), (&mut marked[..], mark)] {
+            buffer[0] = 0;
+            // What does not fit is left out.
+            let _ = write!(Cut { buffer, len: 0, in_mark: &last.in_mark }, "{}", error.spelled(spelling));
+        }
         last.kind.set(error.kind().number());
         last.errno.set(errno);
     });
@@ -164,6 +223,20 @@ pub(super) fn remember(error: &Error) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn checkmap_last_error() -> *const c_char {
     LAST.with(|last| last.message.get().cast_const().cast())
+}
+
+/// The message of the last error of this thread, with a mark in the place of each call and option that it names: for
+/// programs and other languages that have words of their own for them.
+///
+/// A mark is the byte 0x1e, a name, the byte 0x1f, what `checkmap_last_error()` has in this place, and the byte 0x1e again.
+/// The names are `OPEN_FOR_NAMES`, `NO_LOCK`, `TOP_LAYER_ONLY`, `FORCE_INCONSISTENT`, `DELETE_INCONSISTENT`, `DROP_BEFORE`,
+/// `DROP_BITMAP`, `DROP_ALL`, `FOREIGN_TOO`, `MODEL`, `UNTIL`, `CHECK` and `LIST`; one may be followed by = and what to call it
+/// with, as in `MODEL=interval`.
+/// More can come, so take the second part for a name that is unknown. Never NULL, and as good for as long as that of
+/// `checkmap_last_error()`.
+#[unsafe(no_mangle)]
+pub extern "C" fn checkmap_last_error_marked() -> *const c_char {
+    LAST.with(|last| last.marked.get().cast_const().cast())
 }
 
 /// The kind of the last error of this thread, one of `CHECKMAP_ERROR_...`; 0 before the first one.
@@ -234,6 +307,7 @@ fn name_of(kind: u32) -> Option<&'static CStr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::WayOut;
 
     #[test]
     fn the_numbers_and_names_of_c_are_those_of_the_table() {
@@ -253,6 +327,32 @@ mod tests {
         // SAFETY: the buffer is this thread's, ends with NUL, and nothing fails meanwhile.
         let text = unsafe { CStr::from_ptr(checkmap_last_error()) }.to_str().expect("UTF-8");
         assert!(text.starts_with("ab\u{e4}") && text.len() > 1000 && text.len() < MESSAGE_BYTES);
+    }
+
+    #[test]
+    fn a_marked_message_has_the_same_text_and_marks_that_no_text_can_forge() {
+        // SAFETY: the buffers are this thread's, end with NUL, and nothing fails meanwhile.
+        let told = |text| unsafe { CStr::from_ptr(text) }.to_str().expect("UTF-8").to_owned();
+        let told = || (told(checkmap_last_error()), told(checkmap_last_error_marked()));
+        let error = |message: &str| {
+            let way_out = WayOut::from("insist with ").control(Control::NoLock).words(", or give ");
+            Error::new(ErrorKind::NoLocks, message).advise(way_out.control(Control::Model(Some("inter\x1eval"))))
+        };
+        remember(&error("no\x1eLOCK\x1fs"));
+        let (plain, marked) = told();
+        assert_eq!(plain, "noLOCKs (insist with CHECKMAP_OPEN_NO_LOCK, or give the model interval of the options)");
+        assert_eq!(
+            marked,
+            "noLOCKs (insist with \x1eNO_LOCK\x1fCHECKMAP_OPEN_NO_LOCK\x1e, or give \
+             \x1eMODEL=inter\u{fffd}val\x1fthe model inter\u{fffd}val of the options\x1e)"
+        );
+        // A mark that does not fit is left out whole, wherever the message ends.
+        for len in MARKED_BYTES - 200..MARKED_BYTES + 10 {
+            remember(&error(&"x".repeat(len)));
+            let (plain, marked) = told();
+            assert_eq!((plain.len(), marked.matches(MARK).count() % 2), (MESSAGE_BYTES - 1, 0), "{len}");
+            assert_eq!(marked.matches(PART).count(), marked.matches(MARK).count() / 2, "{len}");
+        }
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! Must never know a format, nor how a checkpoint comes about.
 
 use super::boundary::{Handle, Shared, array, count, exclusive, free, give, guard, handle_out, object, shared};
+use super::lent::{Files, Lent};
 use super::options::{Facts, Options, Sized32, checkmap_opts, model_number};
 use super::report::{checkmap_report, report_of};
-use crate::chain::{BitmapState, Checkpoint, MAX_BITMAP_NAME, Model, Name};
+use crate::chain::{MAX_BITMAP_NAME, Model};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Access, Image, OpenOptions};
 use std::ffi::{CString, OsStr, c_char, c_int};
@@ -12,17 +13,17 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{mem, ptr};
 
 /// Open for everything that changes nothing.
 pub const CHECKMAP_OPEN_RDONLY: u32 = 0;
 /// Open for changes as well.
 pub const CHECKMAP_OPEN_RDWR: u32 = 1;
-/// Take no locks: the caller makes sure that nothing else changes the image, or holds QEMU's locks itself. A hypervisor
-/// that opens its own image needs this, since the locks conflict within one process as well. Each call then reads the
-/// header again, and returns `-ESTALE` if somebody else changed it.
+/// Take no locks, for file systems that have none: the caller makes sure that nothing else changes the image. A writer
+/// whose locks can be seen is `-EBUSY` all the same. Each call reads header and bitmap directory before and after, and
+/// returns `-ESTALE` if they changed under it. No way to an image that a running QEMU has open: docs/embedding.md has one.
 pub const CHECKMAP_OPEN_NO_LOCK: u32 = 2;
 /// Names and flags only, without locks: works while a running QEMU holds the image, and trusts no content.
 pub const CHECKMAP_OPEN_FORCE_SHARE: u32 = 4;
@@ -47,46 +48,27 @@ const PATH_MAX: usize = 4096;
 #[derive(Debug)]
 pub(super) struct OpenImage {
     pub(super) image: Image,
-    is_unlocked: bool,
-    /// Of the opening and of the last change.
-    warnings: Vec<CString>,
-    listed: Mutex<Listed>,
-}
-
-/// What was handed out by pointer, kept until the next change.
-#[derive(Debug, Default)]
-pub(super) struct Listed {
-    pub(super) checkpoints: Option<Arc<Vec<(Checkpoint, i64)>>>,
-    pub(super) bitmaps: Option<Arc<Vec<BitmapState>>>,
+    lent: Mutex<Lent>,
 }
 
 impl OpenImage {
-    fn new(image: Image, is_unlocked: bool) -> Self {
-        let warnings = image.warnings().iter().map(|warning| text(warning)).collect();
-        Self { image, is_unlocked, warnings, listed: Mutex::default() }
+    fn new(image: Image) -> Self {
+        let mut lent = Lent::default();
+        lent.warn(image.warnings());
+        Self { image, lent: Mutex::new(lent) }
     }
 
-    /// The image, unless it is known to have changed under a handle without locks.
+    /// The image, for what is told from memory: unless it changed under a handle without locks.
     pub(super) fn fresh(&self) -> Result<&Image> {
-        if self.is_unlocked {
+        if !self.image.is_locked() {
             self.image.check_unchanged()?;
         }
         Ok(&self.image)
     }
 
-    /// Lets `look` at what was handed out, or hand out more.
-    pub(super) fn listed<R>(&self, look: impl FnOnce(&mut Listed) -> R) -> R {
-        look(&mut self.listed.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Notes that a change begins: what was handed out is no longer good.
-    pub(super) fn begin_change(&mut self) {
-        self.warnings.clear();
-        *self.listed.get_mut().unwrap_or_else(PoisonError::into_inner) = Listed::default();
-    }
-
-    pub(super) fn warn(&mut self, warnings: &[String]) {
-        self.warnings.extend(warnings.iter().map(|warning| text(warning)));
+    /// What was handed out by pointer.
+    pub(super) fn lent(&self) -> MutexGuard<'_, Lent> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,12 +77,12 @@ pub(super) fn text(text: &str) -> CString {
     CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default()
 }
 
-/// A name of a checkpoint or a bitmap that the caller gave.
+/// A copy of a name of a checkpoint or a bitmap that the caller gave: it may be one that the call itself lets go of.
 ///
 /// # Safety
 ///
 /// As every call: `name` is NULL or has `len` bytes.
-pub(super) unsafe fn name<'a>(name: *const c_char, len: usize) -> Result<&'a [u8]> {
+pub(super) unsafe fn name(name: *const c_char, len: usize) -> Result<Vec<u8>> {
     if len > MAX_BITMAP_NAME {
         let message = format!("a name of {len} bytes is too long: no bitmap has one above {MAX_BITMAP_NAME}");
         return Err(Error::new(ErrorKind::NameTooLong, message));
@@ -109,15 +91,15 @@ pub(super) unsafe fn name<'a>(name: *const c_char, len: usize) -> Result<&'a [u8
         return Err(Error::new(ErrorKind::InvalidName, "a name cannot be empty"));
     }
     // SAFETY: the caller's promise is the same.
-    unsafe { array(name.cast(), len, "the name") }
+    Ok(unsafe { array(name.cast(), len, "the name") }?.to_vec())
 }
 
-/// A path that the caller gave.
+/// A copy of a path that the caller gave.
 ///
 /// # Safety
 ///
 /// As every call: `path` is NULL or has `len` bytes.
-pub(super) unsafe fn path<'a>(path: *const c_char, len: usize) -> Result<&'a Path> {
+pub(super) unsafe fn path(path: *const c_char, len: usize) -> Result<PathBuf> {
     let refused = |message: &str| Err(Error::new(ErrorKind::InvalidArgument, message));
     if len >= PATH_MAX {
         let message = format!("a path of {len} bytes is too long");
@@ -131,19 +113,28 @@ pub(super) unsafe fn path<'a>(path: *const c_char, len: usize) -> Result<&'a Pat
     if bytes.contains(&0) {
         return refused("the path holds a NUL byte");
     }
-    Ok(Path::new(OsStr::from_bytes(bytes)))
+    Ok(PathBuf::from(OsStr::from_bytes(bytes)))
 }
 
 /// A duplicate of a descriptor that stays the caller's, and the path that it goes by in messages.
 pub(super) fn duplicate(fd: c_int) -> Result<(File, PathBuf)> {
-    let failed = |error| Error::io(format!("cannot duplicate the descriptor {fd}"), error);
     if fd < 0 {
-        return Err(failed(io::Error::from_raw_os_error(libc::EBADF)));
+        return Err(bad_descriptor(fd));
     }
+    let failed = |error| Error::io(format!("cannot duplicate the descriptor {fd}"), error);
     // SAFETY: it is not -1, and is only duplicated: one that is not open gives EBADF.
     let ours = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().map_err(failed)?;
-    let path = std::fs::read_link(format!("/proc/self/fd/{}", ours.as_raw_fd()));
-    Ok((File::from(ours), path.unwrap_or_else(|_| PathBuf::from(format!("descriptor {fd}")))))
+    let path = path_of(ours.as_raw_fd());
+    Ok((File::from(ours), path))
+}
+
+/// What a descriptor goes by in messages.
+fn path_of(fd: c_int) -> PathBuf {
+    std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_else(|_| PathBuf::from(format!("descriptor {fd}")))
+}
+
+fn bad_descriptor(fd: c_int) -> Error {
+    Error::io(format!("there is no descriptor {fd}"), io::Error::from_raw_os_error(libc::EBADF))
 }
 
 fn open_options(flags: u32) -> Result<OpenOptions> {
@@ -165,8 +156,9 @@ fn open_options(flags: u32) -> Result<OpenOptions> {
 /// Opens the image file or block device at `path`, whose format is told by its content.
 ///
 /// `flags` are `CHECKMAP_OPEN_...`. The path has `path_len` bytes and needs no NUL behind them. Fails with `-EBUSY` where
-/// another process has the image in use, `-ENOLCK` where the file system cannot lock (for writing; reading warns),
-/// `-EROFS`, `-ENOTSUP` for an unknown format, `-EBADMSG` for a damaged one, or what the system says. An image whose
+/// another process, or another handle of this one, has the image in use, `-ENOLCK` where the file system cannot lock (for writing; reading warns),
+/// `-EROFS`, `-ENOTSUP` for an unknown format, `-EBADMSG` for a damaged one, or what the system says: for a missing file
+/// `-ENOENT`, with kind `CHECKMAP_ERROR_IO`. An image whose
 /// bitmaps cannot be used still opens, see `checkmap_image_trouble()`. The caller owns `*out`, which is NULL on error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_open(
@@ -181,40 +173,46 @@ pub unsafe extern "C" fn checkmap_image_open(
         let options = open_options(flags)?;
         // SAFETY: the caller's promise for `path`; the name of the function is only shadowed here.
         let path = unsafe { self::path(path, path_len) }?;
-        out.put(give(OpenImage::new(Image::open(path, &options)?, options.no_lock)));
+        out.put(give(OpenImage::new(Image::open(&path, &options)?)));
         Ok(0)
     })
 }
 
 /// Opens the image behind an open descriptor, which stays the caller's and may be closed at once.
 ///
-/// As `checkmap_image_open()`, for a descriptor that can be read, and written for `CHECKMAP_OPEN_RDWR`, else `-EROFS`. The
-/// locks belong to the open file, which the caller's descriptor shares: a caller that holds QEMU's locks by the same
-/// descriptor must use `CHECKMAP_OPEN_NO_LOCK`, else closing the image would release them.
+/// As `checkmap_image_open()`, for a descriptor that can be read, and written for `CHECKMAP_OPEN_RDWR`, else `-EROFS`. It
+/// is opened anew through /proc/self/fd, so the handle has locks of its own, which exclude those of every other handle,
+/// and of the caller's descriptor too; where that cannot be done it is `-ENOLCK`. A descriptor with `O_APPEND` or
+/// `O_PATH`, or one only for writing, is `-EINVAL`; `O_DIRECT` does not matter.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_open_fd(fd: c_int, flags: u32, out: *mut *mut checkmap_image) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise for `out`.
         let out = unsafe { handle_out(out) }?;
         let options = open_options(flags)?;
-        let (file, path) = duplicate(fd)?;
-        check_mode(&file, options.access == Access::Write)?;
-        out.put(give(OpenImage::new(Image::open_file(file, &path, &options)?, options.no_lock)));
+        if fd < 0 {
+            return Err(bad_descriptor(fd));
+        }
+        // SAFETY: it is not -1, and is only looked at and opened anew: one that is not open gives EBADF.
+        let given = unsafe { BorrowedFd::borrow_raw(fd) };
+        out.put(give(OpenImage::new(Image::open_file(given, &path_of(fd), &options)?)));
         Ok(0)
     })
 }
 
-/// Refuses a descriptor that cannot do what it is wanted for.
-fn check_mode(file: &File, write: bool) -> Result<()> {
-    // SAFETY: the descriptor is ours and open, and this command takes no argument.
-    let mode = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
-    match mode & libc::O_ACCMODE {
-        _ if mode < 0 => Err(Error::io("cannot look at the descriptor", io::Error::last_os_error())),
-        libc::O_RDWR => Ok(()),
-        libc::O_RDONLY if !write => Ok(()),
-        libc::O_RDONLY => Err(Error::new(ErrorKind::ReadOnly, "the descriptor was not opened for writing")),
-        _ => Err(Error::new(ErrorKind::InvalidArgument, "the descriptor was not opened for reading")),
-    }
+/// Makes an image that was opened with `CHECKMAP_OPEN_RDONLY` one that can be changed as well; nothing happens to one that
+/// can be already.
+///
+/// The handle's locks keep every writer out the whole time, so a diff made before is still true afterwards. Fails with
+/// `-EBUSY` where another reader has the image, `-EROFS` (also where the descriptor was for reading only), `-ENOLCK`, and
+/// `-EINVAL` after `CHECKMAP_OPEN_FORCE_SHARE`; then the handle is what it was.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_image_upgrade(image: *mut checkmap_image) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `image`.
+        unsafe { exclusive(image) }?.image.upgrade()?;
+        Ok(0)
+    })
 }
 
 /// Closes an image, a poisoned one too, and releases its locks. NULL is fine.
@@ -245,8 +243,8 @@ pub const CHECKMAP_IMAGE_HELD_BY_WRITER: u32 = 2;
 /// No bitmap of this image can be used; `checkmap_image_trouble()` says why.
 pub const CHECKMAP_IMAGE_TROUBLE: u32 = 4;
 
-/// What an image is; begin with `CHECKMAP_IMAGE_INFO_INIT`. It can grow, see `checkmap_opts`. The texts live until the next
-/// call that changes the image, or its end.
+/// What an image is; begin with `CHECKMAP_IMAGE_INFO_INIT`. It can grow, see `checkmap_opts`. The texts live until a call
+/// that changes the image succeeds, or its end, and may be passed to that call.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct checkmap_image_info {
@@ -291,9 +289,13 @@ pub unsafe extern "C" fn checkmap_image_get_info(
         // SAFETY: the caller's promise for `image`.
         let open = unsafe { shared(image) }?;
         let image = open.fresh()?;
-        let bytes = |name: Option<&[u8]>| name.map_or((ptr::null(), 0), |name| (name.as_ptr().cast(), name.len()));
-        let (backing_file, backing_file_len) = bytes(image.backing_file());
-        let (data_file, data_file_len) = bytes(image.data_file());
+        let owned = |name: Option<&[u8]>| name.map(<[u8]>::to_vec);
+        let look = || Files { backing: owned(image.backing_file()), data: owned(image.data_file()) };
+        let files = open.lent().files(look)?;
+        let bytes =
+            |name: &Option<Vec<u8>>| name.as_ref().map_or((ptr::null(), 0), |name| (name.as_ptr().cast(), name.len()));
+        let (backing_file, backing_file_len) = bytes(&files.backing);
+        let (data_file, data_file_len) = bytes(&files.data);
         let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
         facts.put(&checkmap_image_info {
             size: 0,
@@ -337,22 +339,21 @@ pub unsafe extern "C" fn checkmap_image_warnings(image: *const checkmap_image) -
     guard(|| {
         // SAFETY: the caller's promise for `image`.
         let open = unsafe { shared(image) }?;
-        Ok(count(open.warnings.len()))
+        Ok(count(open.lent().warnings().len()))
     })
 }
 
-/// A warning, in UTF-8; NULL where there is none with that index. It lives until the next call that changes the image, or
-/// its end.
+/// A warning, in UTF-8; NULL where there is none with that index. It lives until a call that changes the image succeeds, or
+/// its end, and may be passed to that call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_warning(image: *const checkmap_image, index: usize) -> *const c_char {
     guard(|| {
         // SAFETY: the caller's promise for `image`.
         let open = unsafe { shared(image) }?;
-        let warning = open
-            .warnings
-            .get(index)
-            .ok_or_else(|| Error::new(ErrorKind::OutOfRange, format!("there are {} warnings", open.warnings.len())))?;
-        Ok(warning.as_ptr())
+        let lent = open.lent();
+        let many = lent.warnings().len();
+        let none = || Error::new(ErrorKind::OutOfRange, format!("there are {many} warnings"));
+        Ok(lent.warnings().get(index).ok_or_else(none)?.as_ptr())
     })
 }
 
@@ -373,12 +374,7 @@ pub unsafe extern "C" fn checkmap_image_check(
         let mut options = unsafe { Options::read(opts) }?;
         // SAFETY: the caller's promise for `image`.
         let open: Shared<'_, OpenImage> = unsafe { shared(image) }?;
-        out.put(give(report_of(open.fresh()?.check(&mut options)?)));
+        out.put(give(report_of(open.image.check(&mut options)?)));
         Ok(0)
     })
-}
-
-/// The name as the library keeps it.
-pub(super) fn named(bytes: &[u8]) -> Name {
-    Name::new(bytes)
 }

@@ -22,6 +22,7 @@ mod boundary;
 pub mod checkpoint;
 pub mod error;
 pub mod image;
+mod lent;
 pub mod options;
 pub mod report;
 pub mod segment;

@@ -14,15 +14,13 @@ use super::values::{
 use crate::bitmap::Bitmap;
 use crate::error::{Error, Result};
 use crate::geometry::Extent;
+use crate::io::replace::Target;
 use crate::segment::{self, MergeOptions, Segment, Side, Summary};
 use crate::storage::FileStorage;
-use std::ffi::{OsString, c_char, c_int};
-use std::fs::{self, File};
+use std::ffi::{c_char, c_int};
 use std::io::{BufWriter, Write};
 use std::mem;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A bitmap in a file, which may be larger than memory: what is in memory is its directory.
 ///
@@ -113,7 +111,7 @@ pub unsafe extern "C" fn checkmap_segment_open(
         let out = unsafe { handle_out(out) }?;
         // SAFETY: the caller's promise for `path`; the name of the function is only shadowed here.
         let path = unsafe { self::path(path, path_len) }?;
-        out.put(give(Segment::open_file(path)?));
+        out.put(give(Segment::open_file(&path)?));
         Ok(0)
     })
 }
@@ -314,8 +312,11 @@ pub unsafe extern "C" fn checkmap_segment_check(
     })
 }
 
-/// Writes a bitmap as a segment to the file at `path`, which it replaces in one atomic step, durably; on error what was
-/// there stays. `info` may be NULL.
+/// Writes a bitmap as a segment to the file at `path`, which it replaces in one atomic step, durably. `info` may be NULL.
+///
+/// What was there keeps its mode, and its owner where the system allows that; a symbolic link is followed. A folder, a
+/// device, a pipe, a socket and a disk image are `-EINVAL`. On error what was there stays, but for an error of kind
+/// `CHECKMAP_ERROR_COMMIT_IN_DOUBT`: then the new content stands, and may be lost with the power.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_write(
     bitmap: *const checkmap_bitmap,
@@ -330,7 +331,7 @@ pub unsafe extern "C" fn checkmap_segment_write(
         let bitmap = unsafe { shared(bitmap) }?;
         // SAFETY: the caller's promise for `path`; the name of the function is only shadowed here.
         let path = unsafe { self::path(path, path_len) }?;
-        told.tell(&replace(path, |out| write_bitmap(&bitmap, out))?);
+        told.tell(&replace(Target::new(&path)?, |out| write_bitmap(&bitmap, out))?);
         Ok(0)
     })
 }
@@ -367,8 +368,8 @@ fn write_bitmap(bitmap: &Bitmap, out: &mut dyn Write) -> Result<Summary> {
     segment::write(bitmap, out).map_err(failed)
 }
 
-/// Unites `n` segments into a new one in the file at `path`, which it replaces in one atomic step, durably; on error what
-/// was there stays. `info` may be NULL.
+/// Unites `n` segments into a new one in the file at `path`, which it replaces as `checkmap_segment_write()` does. `info` may
+/// be NULL.
 ///
 /// The result has the finest granularity of them all. Each is read once, in bounded memory, however large they are. Of the
 /// options it takes `threads`, `memory_bytes` and `progress`. Disks of different size, an `n` of 0, and memory that cannot
@@ -392,8 +393,9 @@ pub unsafe extern "C" fn checkmap_segment_merge(
         // SAFETY: the caller's promise for `path`; the name of the function is only shadowed here.
         let path = unsafe { self::path(path, path_len) }?;
         let segments: Vec<&Segment> = segments.iter().map(|segment| &**segment).collect();
+        let target = Target::new(&path)?;
         let how = merge_options(&options);
-        told.tell(&replace(path, |out| segment::merge(&segments, out, &how, &mut options))?);
+        told.tell(&replace(target, |out| segment::merge(&segments, out, &how, &mut options))?);
         Ok(0)
     })
 }
@@ -426,27 +428,12 @@ fn merge_options(options: &Options) -> MergeOptions {
     MergeOptions { memory_bytes, threads: options.threads, ..default }
 }
 
-/// Writes a new file beside `path`, and puts it in its place when it is whole and durable.
-fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<Summary>) -> Result<Summary> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
-    let temporary = path.with_file_name(name);
-    let write_all = || {
-        let file = File::create_new(&temporary).map_err(failed)?;
-        let mut out = BufWriter::with_capacity(1 << 20, file);
-        let summary = write(&mut out)?;
-        let file = out.into_inner().map_err(|error| failed(error.into_error()))?;
-        file.sync_all().map_err(failed)?;
-        fs::rename(&temporary, path).map_err(failed)?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        Ok(summary)
-    };
-    write_all().map_err(|error: Error| {
-        // It may not be there, and where it cannot go nothing more can be done.
-        let _ = fs::remove_file(&temporary);
-        error.in_file(path)
-    })
+/// Writes what `write` writes into a new file, and puts it in the place of `target` when it is whole and durable.
+fn replace(target: Target, write: impl FnOnce(&mut dyn Write) -> Result<Summary>) -> Result<Summary> {
+    let path = target.path().to_owned();
+    let mut out = BufWriter::with_capacity(1 << 20, target.begin()?);
+    let summary = write(&mut out).map_err(|error| error.in_file(&path))?;
+    let written = out.into_inner().map_err(|error| failed(error.into_error()).in_file(&path))?;
+    written.sync()?.commit()?;
+    Ok(summary)
 }

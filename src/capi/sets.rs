@@ -16,11 +16,11 @@ const PHASE: &str = "uniting bitmaps";
 fn unite(bitmaps: &[&Bitmap], granularity: Option<Granularity>, options: &mut Options) -> Result<Bitmap> {
     let total = bitmaps.len() as u64;
     if options.step(Step { phase: PHASE, done: 0, total }).is_break() {
-        return Err(Error::new(ErrorKind::Cancelled, "stopped as asked; nothing was changed"));
+        return Err(Error::new(ErrorKind::Cancelled, "stopped as asked").nothing_changed());
     }
     let united = Bitmap::union_many_with(bitmaps, granularity, options.threads)?;
     if options.step(Step { phase: PHASE, done: total, total }).is_break() {
-        return Err(Error::new(ErrorKind::Cancelled, "stopped as asked; nothing was changed"));
+        return Err(Error::new(ErrorKind::Cancelled, "stopped as asked").nothing_changed());
     }
     Ok(united)
 }

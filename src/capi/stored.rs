@@ -4,20 +4,21 @@
 use super::bitmap::checkmap_bitmap;
 use super::boundary::{Out, Room, array, count, give, guard, handle_out, shared, signed, within};
 use super::checkpoint::change;
-use super::image::{OpenImage, checkmap_image, name, named};
+use super::image::{OpenImage, checkmap_image, name};
 use super::options::{Options, checkmap_opts};
 use super::values::{
     CHECKMAP_CHECKPOINT_INCONSISTENT, CHECKMAP_CHECKPOINT_RECORDING, CHECKMAP_CHECKPOINT_UNUSABLE, checkmap_stored,
     checkmap_summary,
 };
-use crate::chain::BitmapState;
+use crate::chain::{BitmapState, Name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use std::ffi::{c_char, c_int};
 use std::sync::Arc;
 
 /// Fills `out` with the bitmaps in the order of the image, `max` at most, and returns how many there are in all. With `out`
-/// NULL it only counts. The names live until the next call that changes the image, or its end.
+/// NULL it only counts. The names live until a call that changes the image succeeds, or its end, and may be passed to that
+/// call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_stored_list(
     image: *const checkmap_image,
@@ -53,7 +54,7 @@ pub unsafe extern "C" fn checkmap_stored_list(
 /// The bitmaps, kept in the handle for as long as C may hold pointers to their names.
 fn list(open: &OpenImage) -> Result<Arc<Vec<BitmapState>>> {
     let image = open.fresh()?;
-    Ok(open.listed(|listed| Arc::clone(listed.bitmaps.get_or_insert_with(|| Arc::new(image.bitmaps())))))
+    open.lent().bitmaps(|| image.bitmaps())
 }
 
 /// Reads a stored bitmap; outside of the granules that the window touches it is clean.
@@ -76,7 +77,7 @@ pub unsafe extern "C" fn checkmap_stored_read(
         let open = unsafe { shared(image) }?;
         // SAFETY: the caller's promise for `name`.
         let name = unsafe { self::name(name, len) }?;
-        let bitmap = open.fresh()?.read_bitmap(&named(name), offset, length)?;
+        let bitmap = open.image.read_bitmap(&Name::new(name), offset, length)?;
         out.put(give(within(bitmap, offset, length)?));
         Ok(0)
     })
@@ -100,7 +101,7 @@ pub unsafe extern "C" fn checkmap_stored_summarize(
         let open = unsafe { shared(image) }?;
         // SAFETY: the caller's promise for `name`.
         let name = unsafe { self::name(name, len) }?;
-        let summary = open.fresh()?.summarize(&named(name))?;
+        let summary = open.image.summarize(&Name::new(name))?;
         let number = |number: Option<u64>| number.map_or(-1, signed);
         out.put(checkmap_summary {
             dirty_bytes: number(summary.dirty_bytes),
@@ -131,12 +132,13 @@ pub unsafe extern "C" fn checkmap_stored_merge(
         let (names, lens) = unsafe { (array(names, n, "the array of names")?, array(lens, n, "their lengths")?) };
         // SAFETY: the caller's promise for each name, and for `into`.
         let sources = names.iter().zip(lens).map(|(name, len)| unsafe { self::name(*name, *len) });
-        let sources: Vec<&[u8]> = sources.collect::<Result<_>>()?;
+        let sources: Vec<Vec<u8>> = sources.collect::<Result<_>>()?;
         if sources.is_empty() {
             return Err(Error::new(ErrorKind::InvalidArgument, "there is no bitmap to merge"));
         }
+        let sources: Vec<&[u8]> = sources.iter().map(Vec::as_slice).collect();
         // SAFETY: the caller's promise for `into`.
-        image.plan_merge(&sources, unsafe { self::name(into, into_len) }?)
+        image.plan_merge(&sources, &unsafe { self::name(into, into_len) }?)
     };
     // SAFETY: the caller's promise for `image` and `opts`.
     unsafe { change(image, opts, plan) }

@@ -39,7 +39,7 @@ pub(crate) struct Common {
         help_heading = "Common options"
     )]
     pub(crate) progress: When,
-    /// Take no locks on the image: you make sure that nothing else writes to it
+    /// Take no locks on the image, where they do not work: you make sure that nothing else writes to it
     #[arg(long, global = true, help_heading = "Common options")]
     pub(crate) no_lock: bool,
 }

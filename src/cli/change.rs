@@ -59,9 +59,9 @@ fn carry_out(
     done: &str,
     plan: impl FnOnce(&Image) -> checkmap::Result<Plan>,
 ) -> Outcome {
-    let mut image = session.open(image, Access::Write)?;
-    image.survey(&mut session.watch())?;
-    let plan = plan(&image)?;
+    let mut image = session.open(image, Access::Write).map_err(Failure::nothing_changed)?;
+    image.survey(&mut session.watch()).map_err(checkmap::Error::nothing_changed)?;
+    let plan = plan(&image).map_err(checkmap::Error::nothing_changed)?;
     warn_all(session, &plan.risks);
     if plan.actions.is_empty() {
         session.say("nothing to do");

@@ -33,6 +33,16 @@ pub(crate) enum Failure {
     Interrupted,
 }
 
+impl Failure {
+    /// Says that what was to be changed is as it was.
+    pub(crate) fn nothing_changed(self) -> Self {
+        match self {
+            Failure::Library(error) => Failure::Library(error.nothing_changed()),
+            other => other,
+        }
+    }
+}
+
 /// What a verb returns: a fault that was reported already is a status, not a failure.
 pub(crate) type Outcome = Result<Status, Failure>;
 

@@ -72,7 +72,8 @@ one records from now on. Take the backup that belongs to the checkpoint before t
     create wed    |---'mon'----|-'mon->tue'-|-'tue->wed'-->
 
 It is refused while the newest bitmap does not record, or one of the chain is inconsistent: a new checkpoint would hide \
-the gap in the recording.";
+the gap in the recording. Internal snapshots cannot be applied any more as long as the image has bitmaps: it is said where \
+there are any.";
 
 pub(crate) const CREATE_AFTER: &str = "\
 Examples:
@@ -134,8 +135,8 @@ bitmaps in between:
     --since mon --until wed
                   |=========================|
 
-It is refused wherever the answer could be short: a bitmap of the span is inconsistent or did not record throughout, or \
-a layer below the image takes part.
+It is refused wherever the answer could be short: a bitmap of the span is missing, inconsistent or did not record \
+throughout, or a layer below the image recorded writes of the span too.
 
 After a disk was shrunk and grown again the image cannot tell: keep the virtual_size of the last backup, compare, and \
 make a full backup after any shrink. A disk that only grew is fine; its new end reads as zeros until it is written.";

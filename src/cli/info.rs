@@ -9,7 +9,6 @@ use crate::session::Session;
 use crate::words::{amount, hex, lines, one_line, spelled, state, table, text};
 use checkmap::chain::{BitmapState, Chain, Checkpoint, Interval, Model, Name, Until};
 use checkmap::image::Summary;
-use checkmap::progress::{Observer, Step};
 use checkmap::{Control, Error, ErrorKind, Image, WayOut};
 use serde::Serialize;
 use std::io::Write;
@@ -115,15 +114,10 @@ pub(crate) fn summarize<'a>(
     names: impl ExactSizeIterator<Item = &'a Name>,
     session: &Session,
 ) -> checkmap::Result<(Vec<Summary>, Vec<Error>)> {
-    let mut watch = session.watch();
-    image.survey(&mut watch)?;
-    let total = names.len() as u64;
+    image.survey(&mut session.watch())?;
     let (mut summaries, mut damage) = (Vec::new(), Vec::new());
-    for (done, name) in (0..).zip(names) {
-        if watch.step(Step { phase: "reading bitmaps", done, total }).is_break() {
-            return Err(Error::new(ErrorKind::Cancelled, "stopped by a signal"));
-        }
-        summaries.push(image.summarize(name).unwrap_or_else(|error| {
+    for summary in image.summarize_all(names, &mut session.watch())? {
+        summaries.push(summary.unwrap_or_else(|error| {
             damage.push(error);
             Summary::default()
         }));

@@ -5,14 +5,12 @@
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
 use crate::session::Session;
-use checkmap::Image;
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Metadata, Permissions};
-use std::io::{self, BufWriter, ErrorKind, IsTerminal, Read, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
+use checkmap::io::replace::Target;
+use checkmap::storage::FileId;
+use checkmap::{Image, Segment};
+use std::fs;
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::path::Path;
 
 const STDOUT: &str = "cannot write to stdout";
 
@@ -83,42 +81,39 @@ pub(crate) enum Destination {
     File(Box<Target>),
 }
 
-/// A file to be written or replaced.
-#[derive(Debug)]
-pub(crate) struct Target {
-    path: PathBuf,
-    folder: PathBuf,
-    /// What stands there now.
-    old: Option<Metadata>,
-}
-
 impl Destination {
-    /// The place that `-o` names, which must not be the `image`; stdout without it, and for `-`. `is_binary` keeps the answer off a terminal.
-    pub(crate) fn new(output: Option<&Path>, image: Option<&Path>, is_binary: bool) -> Result<Self, Failure> {
+    /// The place that `-o` names, which must not be the file at `input`; stdout without it, and for `-`. `is_binary` keeps
+    /// the answer off a terminal.
+    pub(crate) fn new(output: Option<&Path>, input: Option<&Path>, is_binary: bool) -> Result<Self, Failure> {
         let Some(path) = output.filter(|path| *path != Path::new("-")) else {
             return match is_binary && io::stdout().is_terminal() {
                 true => Err(Failure::Usage("this format is binary: give a file with -o, or redirect stdout".into())),
                 false => Ok(Destination::Stdout),
             };
         };
-        let target = Target::new(path)?;
-        if let Some(image) = image {
-            target.refuse_if_same(image, "the image itself")?;
+        let target = Target::new(path).map_err(of_output)?;
+        if let Some(input) = input.and_then(|input| fs::metadata(input).ok()) {
+            target.refuse(FileId::of(&input), "the image itself")?;
         }
-        target.refuse_disk_image()?;
+        target.refuse_disk_image().map_err(of_output)?;
         Ok(Destination::File(Box::new(target)))
     }
 
     /// Refuses to replace a file that the image consists of.
     pub(crate) fn refuse_parts_of(&self, image: &Image) -> Result<(), Failure> {
-        let Destination::File(target) = self else { return Ok(()) };
-        let folder = image.path().parent().unwrap_or(Path::new(""));
-        for (part, what) in [(image.backing_file(), "its backing file"), (image.data_file(), "its data file")] {
-            if let Some(part) = part {
-                target.refuse_if_same(&folder.join(OsStr::from_bytes(part)), what)?;
-            }
+        image.files().into_iter().try_for_each(|part| self.refuse(Some(part.id), &part.role))
+    }
+
+    /// Refuses to replace a segment that is read.
+    pub(crate) fn refuse_segment(&self, segment: &Segment<'_>) -> Result<(), Failure> {
+        self.refuse(segment.file_id(), "one of the segments that are read")
+    }
+
+    fn refuse(&self, file: Option<FileId>, what: &str) -> Result<(), Failure> {
+        match (self, file) {
+            (Destination::File(target), Some(file)) => Ok(target.refuse(file, what)?),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Writes the answer. A file appears, or is replaced, in one step after all of it is on the disk; on failure what was
@@ -128,88 +123,26 @@ impl Destination {
         session: &Session,
         write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        match self {
-            Destination::Stdout => print(session, write),
-            Destination::File(target) => target.replace(session, write),
-        }
-    }
-}
-
-impl Target {
-    fn new(path: &Path) -> Result<Self, Failure> {
-        let usage = |why: &str| Failure::Usage(format!("cannot write to {}: {why}", path.display()));
-        // A link is followed, so that the file behind it is replaced and not the link.
-        let path_behind = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let old = match fs::metadata(&path_behind) {
-            Ok(old) if old.is_dir() => return Err(usage("it is a directory")),
-            Ok(old) if !old.is_file() => return Err(usage("it is no regular file; leave out -o and redirect stdout")),
-            Ok(old) => Some(old),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(Failure::Output(format!("cannot write to {}", path.display()), error)),
+        let target = match self {
+            Destination::Stdout => return print(session, write),
+            Destination::File(target) => target,
         };
-        if path_behind.file_name().is_none() {
-            return Err(usage("it names no file"));
-        }
-        let folder = match path_behind.parent() {
-            Some(folder) if folder != Path::new("") => folder.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        Ok(Self { path: path_behind, folder, old })
-    }
-
-    fn refusal(&self, why: &str) -> Failure {
-        Failure::Usage(format!("cannot write to {}: {why}", self.path.display()))
-    }
-
-    /// Refuses to replace a qcow2 image, be it a layer of this one: nobody means to put a map there.
-    fn refuse_disk_image(&self) -> Result<(), Failure> {
-        let mut start = [0; 4];
-        let begins =
-            self.old.is_some() && File::open(&self.path).and_then(|mut file| file.read_exact(&mut start)).is_ok();
-        match begins && start == *b"QFI\xfb" {
-            true => Err(self.refusal("it is a disk image; remove it first if you mean it")),
-            false => Ok(()),
-        }
-    }
-
-    fn refuse_if_same(&self, other: &Path, what: &str) -> Result<(), Failure> {
-        let Some((old, other)) = self.old.as_ref().zip(fs::metadata(other).ok()) else { return Ok(()) };
-        match (old.dev(), old.ino()) == (other.dev(), other.ino()) {
-            true => Err(self.refusal(&format!("it is {what}"))),
-            false => Ok(()),
-        }
-    }
-
-    fn replace(
-        self,
-        session: &Session,
-        write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        let what = format!("cannot write to {}", self.path.display());
-        let failed = |error: io::Error| Failure::Output(what.clone(), error);
+        let what = format!("cannot write to {}", target.path().display());
         // No signal may end the program while the temporary file is there.
         session.interrupt().hold();
-        let temporary = self.temporary().map_err(failed)?;
-        let temporary = pass(session, temporary, &what, write)?;
-        temporary.as_file().sync_all().map_err(failed)?;
+        let replacement = pass(session, target.begin().map_err(of_output)?, &what, write)?;
+        let whole = replacement.sync().map_err(of_output)?;
         if session.interrupt().came() {
             return Err(Failure::Interrupted);
         }
-        temporary.persist(&self.path).map_err(|error| failed(error.error))?;
-        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)
+        whole.commit().map_err(of_output)
     }
+}
 
-    fn temporary(&self) -> io::Result<NamedTempFile> {
-        let mut prefix = OsString::from(".");
-        // A long name leaves no room for the random part.
-        prefix.push(self.path.file_name().filter(|name| name.len() < 200).unwrap_or(OsStr::new("checkmap")));
-        prefix.push(".");
-        let mut builder = tempfile::Builder::new();
-        // The process's mask applies, as to any file that a program creates.
-        let temporary = builder.prefix(&prefix).permissions(Permissions::from_mode(0o666)).tempfile_in(&self.folder)?;
-        if let Some(old) = &self.old {
-            temporary.as_file().set_permissions(old.permissions())?;
-        }
-        Ok(temporary)
-    }
+/// An error of the file that the answer goes to: the status of a read-only one is the image's alone.
+fn of_output(error: checkmap::Error) -> Failure {
+    Failure::Library(match error.kind() {
+        checkmap::ErrorKind::ReadOnly => error.with_kind(checkmap::ErrorKind::Io),
+        _ => error,
+    })
 }

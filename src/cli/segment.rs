@@ -138,6 +138,8 @@ fn diff(args: &SegmentDiffArgs, session: &Session) -> Outcome {
         let message = format!("--start {} is past the end of the disk at {}", args.start, a.size_bytes());
         return Err(Failure::Usage(message));
     }
+    destination.refuse_segment(&a)?;
+    destination.refuse_segment(&b)?;
     let differences = segment::diff(&a, &b, args.start, args.length.unwrap_or(u64::MAX))?;
     destination.write(session, |out| {
         match format {

@@ -66,30 +66,66 @@ pub(crate) fn be_u64s(bytes: &[u8]) -> Vec<u64> {
     bytes.as_chunks::<8>().0.iter().map(|entry| u64::from_be_bytes(*entry)).collect()
 }
 
-/// Refuses where the file ends before `len` bytes at `offset` do.
-pub(crate) fn check_inside(storage: &dyn Storage, structure: &str, offset: u64, len: u64) -> Result<()> {
+/// Refuses where a structure of a file in clusters reaches a whole cluster or more past the end of the file. Less may be
+/// missing: writers need not fill the last cluster, and QEMU reads zeros there.
+pub(crate) fn check_reach(
+    storage: &dyn Storage,
+    structure: &str,
+    offset: u64,
+    len: u64,
+    cluster_bytes: u64,
+) -> Result<()> {
     let file_len = file_len(storage)?;
-    if offset.checked_add(len).is_none_or(|end| end > file_len) {
-        return Err(Error::new(
-            ErrorKind::Damaged,
-            format!("{len} bytes are needed, but the file ends at {file_len:#x}; it is cut short or damaged"),
-        )
-        .at(structure, offset));
+    match offset.checked_add(len).filter(|end| end.saturating_sub(file_len) < cluster_bytes) {
+        Some(_) => Ok(()),
+        None => Err(cut_short(structure, offset, len, file_len)),
     }
-    Ok(())
 }
 
 /// Reads `len` bytes at `offset`; refuses before it allocates when the file ends earlier.
 pub(crate) fn read_exact(storage: &dyn Storage, structure: &str, offset: u64, len: u64) -> Result<Vec<u8>> {
-    check_inside(storage, structure, offset, len)?;
-    let len = usize::try_from(len).map_err(|_| {
-        Error::new(ErrorKind::Unsupported, "is larger than this machine's memory").at(structure, offset)
-    })?;
-    let mut bytes = vec![0; len];
+    let file_len = file_len(storage)?;
+    if offset.checked_add(len).is_none_or(|end| end > file_len) {
+        return Err(cut_short(structure, offset, len, file_len));
+    }
+    read(storage, structure, offset, len, len)
+}
+
+/// Reads a structure of a file in clusters: zeros stand for what the last cluster of the file lacks. Refuses before it
+/// allocates when more is missing, or when the file ends before the structure begins.
+pub(crate) fn read_padded(
+    storage: &dyn Storage,
+    structure: &str,
+    offset: u64,
+    len: u64,
+    cluster_bytes: u64,
+) -> Result<Vec<u8>> {
+    let file_len = file_len(storage)?;
+    check_reach(storage, structure, offset, len, cluster_bytes)?;
+    match file_len.checked_sub(offset) {
+        None | Some(0) => Err(cut_short(structure, offset, len, file_len)),
+        Some(present) => read(storage, structure, offset, len, present.min(len)),
+    }
+}
+
+fn cut_short(structure: &str, offset: u64, len: u64, file_len: u64) -> Error {
+    Error::new(
+        ErrorKind::Damaged,
+        format!("{len} bytes are needed, but the file ends at {file_len:#x}; it is cut short or damaged"),
+    )
+    .at(structure, offset)
+}
+
+/// Reads `len` bytes of which the file has the first `present`.
+fn read(storage: &dyn Storage, structure: &str, offset: u64, len: u64, present: u64) -> Result<Vec<u8>> {
+    let too_large =
+        |_| Error::new(ErrorKind::Unsupported, "is larger than this machine's memory").at(structure, offset);
+    let present = usize::try_from(present).map_err(too_large)?;
+    let mut bytes = vec![0; usize::try_from(len).map_err(too_large)?];
     let filled = storage
-        .read_at(&mut bytes, offset)
-        .map_err(|error| Error::io(format!("cannot read {len} bytes"), error).at(structure, offset))?;
-    if filled < len {
+        .read_at(bytes.get_mut(..present).unwrap_or_default(), offset)
+        .map_err(|error| Error::io(format!("cannot read {present} bytes"), error).at(structure, offset))?;
+    if filled < present {
         return Err(Error::new(ErrorKind::Damaged, "the file became shorter while it was read").at(structure, offset));
     }
     Ok(bytes)

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 /// What QEMU opens for the name of a backing file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Below {
-    /// A format that holds no bitmaps, above nothing that could.
-    Bare,
+    /// A format that holds no bitmaps, above nothing that could; and its file, where it is one of this machine.
+    Bare(Option<Place>),
     /// A file that is a qcow2 image, or can be one.
     File(FileBelow),
 }
@@ -21,15 +21,21 @@ pub(crate) enum Below {
 /// A file that is a qcow2 image, or can be one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FileBelow {
-    pub(crate) path: PathBuf,
-    /// Where a relative path begins.
-    pub(crate) origin: Origin,
+    pub(crate) place: Place,
     /// Whether the format is known to be qcow2; else its first bytes tell.
     pub(crate) is_qcow2: bool,
     /// The part of the file that is the image: its first byte, and its length where it ends before the file does.
     pub(crate) window: (u64, Option<u64>),
     /// What lies below the image.
     pub(crate) next: Next,
+}
+
+/// A file as a name means it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) path: PathBuf,
+    /// Where a relative path begins.
+    pub(crate) origin: Origin,
 }
 
 /// Where a relative path begins.
@@ -89,26 +95,39 @@ impl Below {
         if let Some(json) = name.strip_prefix(b"json:") {
             return Options::read(json)?.node("", format);
         }
+        let place = place(name);
         if format.is_some_and(|format| BARE.contains(&format)) {
-            return Ok(Below::Bare);
+            return Ok(Below::Bare(place.ok()));
         }
-        let (path, origin) = match protocol(name) {
-            None => (name, Origin::ImageAbove),
-            Some((protocol, rest)) if FILES.iter().any(|file| file.as_bytes() == protocol) => {
-                (rest, Origin::WorkingDirectory)
-            }
-            Some((protocol, _)) => {
-                return Err(unsupported(format!("{} is no file of this machine", String::from_utf8_lossy(protocol))));
-            }
-        };
         Ok(Below::File(FileBelow {
-            path: PathBuf::from(OsStr::from_bytes(path)),
-            origin,
+            place: place?,
             is_qcow2: may_be_qcow2(format)?,
             window: (0, None),
             next: Next::AsRecorded,
         }))
     }
+
+    /// The file, where it is one of this machine.
+    pub(crate) fn place(&self) -> Option<&Place> {
+        match self {
+            Below::Bare(place) => place.as_ref(),
+            Below::File(file) => Some(&file.place),
+        }
+    }
+}
+
+/// The file that a name means which is no JSON.
+fn place(name: &[u8]) -> Result<Place> {
+    let (path, origin) = match protocol(name) {
+        None => (name, Origin::ImageAbove),
+        Some((protocol, rest)) if FILES.iter().any(|file| file.as_bytes() == protocol) => {
+            (rest, Origin::WorkingDirectory)
+        }
+        Some((protocol, _)) => {
+            return Err(unsupported(format!("{} is no file of this machine", String::from_utf8_lossy(protocol))));
+        }
+    };
+    Ok(Place { path: PathBuf::from(OsStr::from_bytes(path)), origin })
 }
 
 /// The protocol before the first colon, unless a slash comes earlier, and what follows it.
@@ -147,40 +166,45 @@ impl Options {
         let driver = format.or(self.text(prefix, "driver")?);
         match driver {
             Some(driver) if driver == "raw" || FILTERS.contains(&driver) => self.under_filter(prefix, driver),
-            Some(driver) if BARE.contains(&driver) => Ok(Below::Bare),
+            Some(driver) if FILES.contains(&driver) => Ok(Below::Bare(self.path(prefix).ok().map(|(place, _)| place))),
+            Some(driver) if BARE.contains(&driver) => Ok(self.bare(prefix)),
             driver => {
                 let is_qcow2 = may_be_qcow2(driver)?;
-                let (path, window) = self.file(&format!("{prefix}file"))?;
+                let (place, window) = self.file(&format!("{prefix}file"))?;
                 let next = self.next(&format!("{prefix}backing"))?;
-                Ok(Below::File(FileBelow { path, origin: Origin::WorkingDirectory, is_qcow2, window, next }))
+                Ok(Below::File(FileBelow { place, is_qcow2, window, next }))
             }
         }
     }
 
+    fn bare(&self, prefix: &str) -> Below {
+        Below::Bare(self.file(&format!("{prefix}file")).ok().map(|(place, _)| place))
+    }
+
     /// What a raw image or a filter stands on: often a file, which then holds nothing but the disk.
-    fn under_filter(&self, prefix: &str, driver: &str) -> Result<Below> {
-        let child = format!("{prefix}file");
+    fn under_filter(&self, outer: &str, driver: &str) -> Result<Below> {
+        let child = format!("{outer}file");
         self.refuse_reference(&child)?;
         let prefix = format!("{child}.");
         match self.text(&prefix, "driver")? {
-            None => Ok(Below::Bare),
-            Some(below) if FILES.contains(&below) || driver == "raw" && REMOTE.contains(&below) => Ok(Below::Bare),
+            None => Ok(self.bare(outer)),
+            Some(below) if FILES.contains(&below) || driver == "raw" && REMOTE.contains(&below) => Ok(self.bare(outer)),
             Some(_) => self.node(&prefix, None),
         }
     }
 
     /// The file that the option `name` describes, and which part of it.
-    fn file(&self, name: &str) -> Result<(PathBuf, (u64, Option<u64>))> {
+    fn file(&self, name: &str) -> Result<(Place, (u64, Option<u64>))> {
         self.refuse_reference(name)?;
         let prefix = format!("{name}.");
         match self.text(&prefix, "driver")? {
             Some("raw") => {
-                let (path, (start, len_bytes)) = self.file(&format!("{prefix}file"))?;
+                let (place, (start, len_bytes)) = self.file(&format!("{prefix}file"))?;
                 let offset = self.number(&prefix, "offset")?.unwrap_or(0);
                 let start = start.checked_add(offset).ok_or_else(|| unsupported("its offset is above 64 bits"))?;
                 let left = len_bytes.map(|len_bytes| len_bytes.saturating_sub(offset));
                 let size = self.number(&prefix, "size")?;
-                Ok((path, (start, size.into_iter().chain(left).min())))
+                Ok((place, (start, size.into_iter().chain(left).min())))
             }
             Some(filter) if FILTERS.contains(&filter) => self.file(&format!("{prefix}file")),
             None => self.path(&prefix),
@@ -189,9 +213,11 @@ impl Options {
         }
     }
 
-    fn path(&self, prefix: &str) -> Result<(PathBuf, (u64, Option<u64>))> {
+    fn path(&self, prefix: &str) -> Result<(Place, (u64, Option<u64>))> {
         match self.text(prefix, "filename")? {
-            Some(path) if !path.is_empty() => Ok((path.into(), (0, None))),
+            Some(path) if !path.is_empty() => {
+                Ok((Place { path: path.into(), origin: Origin::WorkingDirectory }, (0, None)))
+            }
             _ => Err(unsupported("it names no file")),
         }
     }
@@ -257,7 +283,7 @@ mod tests {
     fn file(name: &str, format: Option<&str>) -> FileBelow {
         match Below::of(name.as_bytes(), format.map(str::as_bytes)).unwrap() {
             Below::File(file) => file,
-            Below::Bare => panic!("{name} is bare"),
+            Below::Bare(_) => panic!("{name} is bare"),
         }
     }
 
@@ -265,7 +291,7 @@ mod tests {
     fn plain_names_begin_in_the_folder_of_the_image_above() {
         for name in ["base.qcow2", "/abs/base.qcow2", "./a:b", "../file:x", "dir/a:b"] {
             let below = file(name, Some("qcow2"));
-            assert_eq!((below.path.to_str(), below.origin), (Some(name), Origin::ImageAbove));
+            assert_eq!((below.place.path.to_str(), below.place.origin), (Some(name), Origin::ImageAbove));
             assert!(below.is_qcow2 && !file(name, None).is_qcow2);
         }
     }
@@ -280,7 +306,7 @@ mod tests {
             ("host_device:/dev/x", "/dev/x"),
         ] {
             let below = file(name, None);
-            assert_eq!((below.path.to_str(), below.origin), (Some(path), Origin::WorkingDirectory));
+            assert_eq!((below.place.path.to_str(), below.place.origin), (Some(path), Origin::WorkingDirectory));
         }
     }
 
@@ -299,8 +325,7 @@ mod tests {
         ] {
             let below = file(json, None);
             let expected = FileBelow {
-                path: "/a".into(),
-                origin: Origin::WorkingDirectory,
+                place: Place { path: "/a".into(), origin: Origin::WorkingDirectory },
                 is_qcow2: true,
                 window: (0, None),
                 next: Next::AsRecorded,
@@ -309,7 +334,7 @@ mod tests {
         }
         assert!(!file(r#"json:{"file.filename":"/a"}"#, None).is_qcow2);
         assert!(file(r#"json:{"driver":"raw","file.filename":"/a"}"#, Some("qcow2")).is_qcow2);
-        assert_eq!(file(r#"json:{"file.filename":"a:b"}"#, None).path.to_str(), Some("a:b"));
+        assert_eq!(file(r#"json:{"file.filename":"a:b"}"#, None).place.path.to_str(), Some("a:b"));
     }
 
     #[test]
@@ -320,21 +345,24 @@ mod tests {
         let nothing = r#"json:{"driver":"qcow2","file.filename":"/a","backing":null}"#;
         assert_eq!(file(nothing, None).next, Next::Nothing);
         let other = r#"json:{"driver":"qcow2","file.filename":"/a","backing":{"driver":"raw","file.filename":"/b"}}"#;
-        assert_eq!(file(other, None).next, Next::Instead(Box::new(Below::Bare)));
+        let bare = Below::Bare(Some(Place { path: "/b".into(), origin: Origin::WorkingDirectory }));
+        assert_eq!(file(other, None).next, Next::Instead(Box::new(bare)));
     }
 
     #[test]
     fn what_cannot_hold_bitmaps_need_not_be_found() {
-        for (name, format) in [
-            ("gone", Some("raw")),
-            ("nbd:unix:/x", Some("raw")),
-            ("gone", Some("vmdk")),
-            (r#"json:{"driver":"raw","file":{"driver":"file","filename":"/a"}}"#, None),
-            (r#"json:{"driver":"raw","file":{"driver":"nbd","path":"/a"}}"#, None),
-            (r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"/a"}}"#, Some("raw")),
-            (r#"json:{"driver":"file","filename":"/a"}"#, None),
+        for (name, format, path) in [
+            ("gone", Some("raw"), Some("gone")),
+            ("nbd:unix:/x", Some("raw"), None),
+            ("gone", Some("vmdk"), Some("gone")),
+            (r#"json:{"driver":"raw","file":{"driver":"file","filename":"/a"}}"#, None, Some("/a")),
+            (r#"json:{"driver":"raw","file":{"driver":"nbd","path":"/a"}}"#, None, None),
+            (r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"/a"}}"#, Some("raw"), Some("/a")),
+            (r#"json:{"driver":"file","filename":"/a"}"#, None, Some("/a")),
         ] {
-            assert_eq!(Below::of(name.as_bytes(), format.map(str::as_bytes)).unwrap(), Below::Bare, "{name}");
+            let below = Below::of(name.as_bytes(), format.map(str::as_bytes)).unwrap();
+            assert!(matches!(below, Below::Bare(_)), "{name}");
+            assert_eq!(below.place().and_then(|place| place.path.to_str()), path, "{name}");
         }
     }
 

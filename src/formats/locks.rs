@@ -10,6 +10,7 @@
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use nix::fcntl::{FcntlArg, fcntl};
 use std::fs::File;
+use std::sync::Arc;
 
 const USES: libc::off_t = 100;
 const DENIES: libc::off_t = 200;
@@ -42,12 +43,30 @@ const DENIED: &[libc::off_t] = &[WRITE, RESIZE];
 /// of every descriptor until it executes its program, and would keep the locks until then.
 #[derive(Debug)]
 pub(crate) struct Held {
-    file: File,
+    file: Arc<File>,
     role: Role,
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
+impl Held {
+    /// Turns the locks of a reader into those of a writer, on `file`: another open file of the same file. At every moment
+    /// one of the two keeps other writers out. On failure the reader's locks are held as before.
+    pub(crate) fn upgrade(&mut self, file: &Arc<File>) -> Result<()> {
+        let writer = Held { file: Arc::clone(file), role: Role::Writer };
+        take(&writer.file, writer.role)?;
+        self.release();
+        match probe(&writer.file, writer.role) {
+            Ok(()) => {
+                *self = writer;
+                Ok(())
+            }
+            Err(refused) => {
+                take(&self.file, self.role)?;
+                Err(refused)
+            }
+        }
+    }
+
+    fn release(&self) {
         for byte in bytes_held(self.role) {
             // Should this fail, closing the last descriptor releases the lock.
             let _ = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&lock(libc::F_UNLCK, byte)));
@@ -55,32 +74,49 @@ impl Drop for Held {
     }
 }
 
-/// Takes the locks of `role` on `file`.
-///
-/// Fails with [`ErrorKind::InUse`] when another process (or another descriptor of this one) is in the way, with
-/// [`ErrorKind::NoLocks`] when the file system has no such locks. On failure nothing stays locked.
-pub(crate) fn acquire(file: &File, role: Role) -> Result<Held> {
-    let file = file.try_clone().map_err(|error| Error::io("cannot duplicate the descriptor", error))?;
-    let held = Held { file, role };
-    take_and_probe(&held.file, role).map(|()| held)
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.release();
+    }
 }
 
-/// Whether another process has `file` open for writing; false as well where that cannot be told.
+/// Takes the locks of `role` on `file`.
+///
+/// Fails with [`ErrorKind::InUse`] when another process, or another open file of this one, is in the way, with
+/// [`ErrorKind::NoLocks`] when the file system has no such locks. On failure nothing stays locked.
+pub(crate) fn acquire(file: &Arc<File>, role: Role) -> Result<Held> {
+    let held = Held { file: Arc::clone(file), role };
+    take(&held.file, role)?;
+    probe(&held.file, role).map(|()| held)
+}
+
+/// Whether something else has `file` open for writing; false as well where that cannot be told.
 pub(crate) fn held_by_writer(file: &File) -> bool {
     held_by_another(file, USES + WRITE).unwrap_or(false)
+}
+
+/// Fails with [`ErrorKind::InUse`] where something else has `file` open for writing, as far as that can be told; takes
+/// no lock.
+pub(crate) fn check_no_writer(file: &File) -> Result<()> {
+    if held_by_writer(file) { Err(in_use(WRITES)) } else { Ok(()) }
 }
 
 fn bytes_held(role: Role) -> impl Iterator<Item = libc::off_t> {
     role.uses().iter().map(|use_| USES + use_).chain(DENIED.iter().map(|denied| DENIES + denied))
 }
 
-fn take_and_probe(file: &File, role: Role) -> Result<()> {
+fn take(file: &File, role: Role) -> Result<()> {
     for byte in bytes_held(role) {
         fcntl(file, FcntlArg::F_OFD_SETLK(&lock(libc::F_RDLCK, byte))).map_err(|errno| match errno {
             nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES => in_use("holds it alone"),
             _ => no_locks(errno),
         })?;
     }
+    Ok(())
+}
+
+/// Fails where somebody else denies what `role` uses, or uses what it denies.
+fn probe(file: &File, role: Role) -> Result<()> {
     for use_ in role.uses() {
         if held_by_another(file, DENIES + use_)? {
             return Err(in_use(match role {
@@ -91,7 +127,7 @@ fn take_and_probe(file: &File, role: Role) -> Result<()> {
     }
     for denied in DENIED {
         if held_by_another(file, USES + denied)? {
-            return Err(in_use("has it open for writing"));
+            return Err(in_use(WRITES));
         }
     }
     Ok(())
@@ -112,8 +148,10 @@ const fn short(constant: i32) -> libc::c_short {
     constant as libc::c_short
 }
 
+const WRITES: &str = "has it open for writing";
+
 fn in_use(how: &str) -> Error {
-    Error::new(ErrorKind::InUse, format!("another process {how}")).advise(
+    Error::new(ErrorKind::InUse, format!("this or another process {how}")).advise(
         WayOut::from("stop it, or ask the running QEMU itself; ")
             .control(Control::OpenForNames)
             .words(" shows names without the locks"),
@@ -121,7 +159,8 @@ fn in_use(how: &str) -> Error {
 }
 
 fn no_locks(errno: nix::errno::Errno) -> Error {
-    Error::new(ErrorKind::NoLocks, "the file system cannot lock, so a running QEMU would not be noticed")
-        .with_source(std::io::Error::from(errno))
+    // The cause is in words: the errno of this kind does not depend on what a file system says of locks.
+    let message = format!("the file system cannot lock ({}), so a running QEMU would not be noticed", errno.desc());
+    Error::new(ErrorKind::NoLocks, message)
         .advise(WayOut::from("make sure that nothing else uses the image, then insist with ").control(Control::NoLock))
 }

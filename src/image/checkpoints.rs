@@ -6,11 +6,9 @@ use super::{Access, Image};
 use crate::bitmap::Bitmap;
 use crate::chain::{self, Chain, CreateOptions, Model, Name, Plan};
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::qcow2::Qcow2;
 use crate::geometry::Granularity;
 use crate::progress::{Observer, Unobserved, tell};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// Whether the layers below the image are looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,13 +52,17 @@ impl Image {
     /// The checkpoints of the image. `insist` decides where the model is unknown. Cumulative checkpoints are put in
     /// order by reading their bitmaps, where those can be read.
     pub fn chain(&self, insist: Option<Model>) -> Result<Chain> {
+        self.steady(|| self.ordered_chain(insist))
+    }
+
+    fn ordered_chain(&self, insist: Option<Model>) -> Result<Chain> {
         let mut chain = self.unordered_chain(insist)?;
         if chain.model() == Model::Cumulative && self.options.access != Access::Names && self.trouble().is_none() {
             let mut bitmaps: BTreeMap<Name, Option<Bitmap>> = BTreeMap::new();
             for checkpoint in chain.checkpoints() {
                 let trusted = !checkpoint.inconsistent && !checkpoint.unusable;
                 // One that cannot be read has no place in the order, and says so where its bits are asked for.
-                let bitmap = if trusted { self.read_bitmap(&checkpoint.bitmap, 0, u64::MAX).ok() } else { None };
+                let bitmap = if trusted { self.load(&checkpoint.bitmap, 0, u64::MAX).ok() } else { None };
                 bitmaps.insert(checkpoint.bitmap.clone(), bitmap);
             }
             let bitmap = |name: &Name| bitmaps.get(name).and_then(Option::as_ref);
@@ -171,8 +173,9 @@ impl Image {
     }
 
     pub(super) fn finish(&self, plan: Result<Plan>) -> Result<Plan> {
+        self.look()?;
         let mut plan = plan.map_err(|error| self.name_it(self.explain(error, &mut Unobserved)))?;
-        if self.format.commit_crosses_sectors() && !plan.actions.is_empty() {
+        if self.format.commit_may_lose_all(&plan.actions) {
             plan.risks.push(
                 "the place of the bitmap directory crosses two sectors of this image's header: a power cut in the \
                  moment of the commit would lose the bitmaps, and the next backup would have to be full"
@@ -186,11 +189,13 @@ impl Image {
         let plan = self.finish(plan)?;
         if layers == Layers::Check && !plan.takes_part.is_empty() {
             self.check_layers(&plan.takes_part)?;
+            self.look()?;
         }
         Ok(plan)
     }
 
     pub(super) fn check_writable(&self) -> Result<()> {
+        self.look()?;
         self.format.check_writable().map_err(|error| self.name_it(error))
     }
 
@@ -200,18 +205,17 @@ impl Image {
     /// after, whole. `observer` can stop the work until the commit begins.
     pub fn commit(&mut self, plan: &Plan, observer: &mut dyn Observer) -> Result<Vec<String>> {
         if self.options.access != Access::Write {
-            return Err(self.name_it(Error::new(ErrorKind::ReadOnly, "was not opened for writing")));
+            let read_only = Error::new(ErrorKind::ReadOnly, "was not opened for writing");
+            return Err(self.name_it(read_only.advise("open it for writing").nothing_changed()));
         }
         if plan.actions.is_empty() {
             return Ok(Vec::new());
         }
         if !plan.is_for(&self.bitmaps()) && !plan.is_for(&self.surveyed(observer)?) {
             let stale = Error::new(ErrorKind::Changed, "the plan was made for bitmaps that are no longer these");
-            return Err(self.name_it(stale.advise("plan again; nothing was written")));
+            return Err(self.name_it(stale.advise("plan again").nothing_changed()));
         }
-        if self.options.no_lock {
-            self.check_unchanged()?;
-        }
+        self.look().map_err(Error::nothing_changed)?;
         let applied = self.format.apply(&plan.actions, observer);
         applied.map_err(|error| self.name_it(error))
     }
@@ -222,20 +226,11 @@ impl Image {
     pub fn rehearse(&self, plan: &Plan, observer: &mut dyn Observer) -> Result<Vec<String>> {
         match plan.actions.is_empty() {
             true => Ok(Vec::new()),
-            false => self.format.rehearse(&plan.actions, observer).map_err(|error| self.name_it(error)),
+            false => self.steady(|| {
+                let rehearsed = self.format.rehearse(&plan.actions, observer);
+                rehearsed.map_err(|error| self.name_it(error).nothing_changed())
+            }),
         }
-    }
-
-    /// Reads the header and the bitmap directory again: [`ErrorKind::Changed`] if somebody else has written them since.
-    ///
-    /// For an image without locks, where nothing else would tell; [`Image::commit`] asks this by itself.
-    pub fn check_unchanged(&self) -> Result<()> {
-        let now = Qcow2::open(Arc::clone(&self.storage)).map_err(|error| self.name_it(error))?;
-        if now.is_same_state(&self.format) {
-            return Ok(());
-        }
-        let changed = Error::new(ErrorKind::Changed, "the image was changed by somebody else since it was opened");
-        Err(self.name_it(changed.advise("nothing was written; open it again, with locks if possible")))
     }
 
     /// The blocks that changed in a span between two checkpoints, or between a checkpoint and now.
@@ -243,6 +238,10 @@ impl Image {
     /// An error wherever the answer could be short: an inconsistent bitmap in the span, a gap in recording, a lower
     /// layer that takes part.
     pub fn diff(&self, request: &DiffRequest<'_>, observer: &mut dyn Observer) -> Result<Diff> {
+        self.steady(|| self.read_diff(request, observer))
+    }
+
+    fn read_diff(&self, request: &DiffRequest<'_>, observer: &mut dyn Observer) -> Result<Diff> {
         self.survey(observer)?;
         let chain = self.usable_chain(request.model)?;
         let span = chain.plan_diff(request.since, request.until).map_err(|error| self.name_it(error))?;
@@ -253,9 +252,13 @@ impl Image {
         let mut bitmaps = Vec::with_capacity(span.bitmaps.len());
         for (done, name) in (0..).zip(&span.bitmaps) {
             tell(observer, "reading bitmaps", done, total)?;
-            bitmaps.push(self.read_bitmap(name, request.offset, request.len_bytes)?);
+            bitmaps.push(self.load(name, request.offset, request.len_bytes)?);
         }
         tell(observer, "reading bitmaps", total, total)?;
+        // Without locks a layer below may have got a bitmap meanwhile.
+        if request.layers == Layers::Check && !self.is_locked() && !span.takes_part.is_empty() {
+            self.check_layers(&span.takes_part)?;
+        }
         let bitmap = match bitmaps.iter().collect::<Vec<_>>().as_slice() {
             [] => Bitmap::new(self.virtual_size(), span.granularity)?,
             bitmaps => Bitmap::union_many_with(bitmaps, Some(span.granularity), self.options.threads)?,

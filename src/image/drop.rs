@@ -70,13 +70,11 @@ impl Image {
     /// Bitmaps that belong to no checkpoint of checkmap's go only with `foreign_too`. What nothing else references is
     /// freed; what cannot be known stays counted as used, and a warning says so.
     pub fn drop_all(&mut self, foreign_too: bool, observer: &mut dyn Observer) -> Result<Vec<String>> {
-        self.check_drop_all(foreign_too)?;
         if self.options.access != Access::Write {
-            return Err(self.name_it(Error::new(ErrorKind::ReadOnly, "was not opened for writing")));
+            let read_only = Error::new(ErrorKind::ReadOnly, "was not opened for writing");
+            return Err(self.name_it(read_only.advise("open it for writing").nothing_changed()));
         }
-        if self.options.no_lock {
-            self.check_unchanged()?;
-        }
+        self.check_drop_all(foreign_too)?;
         let dropped = self.format.drop_all(observer);
         dropped.map_err(|error| self.name_it(error))
     }
@@ -84,7 +82,7 @@ impl Image {
     /// The warnings that [`Image::drop_all`] would give, or why it would fail; writes nothing.
     pub fn rehearse_drop_all(&self, foreign_too: bool, observer: &mut dyn Observer) -> Result<Vec<String>> {
         self.check_drop_all(foreign_too)?;
-        self.format.rehearse_drop_all(observer).map_err(|error| self.name_it(error))
+        self.steady(|| self.format.rehearse_drop_all(observer).map_err(|error| self.name_it(error).nothing_changed()))
     }
 
     fn has_damaged_directory(&self) -> bool {
@@ -101,6 +99,7 @@ impl Image {
     }
 
     fn check_drop_all(&self, foreign_too: bool) -> Result<()> {
+        self.look().map_err(Error::nothing_changed)?;
         let foreign = self.foreign();
         if foreign.is_empty() || foreign_too {
             return Ok(());
@@ -110,6 +109,6 @@ impl Image {
             .control(Control::ForeignToo)
             .words("; single bitmaps go with ")
             .control(Control::DropBitmap);
-        Err(self.name_it(Error::new(ErrorKind::Exists, message).advise(way_out)))
+        Err(self.name_it(Error::new(ErrorKind::Exists, message).advise(way_out).nothing_changed()))
     }
 }

@@ -5,13 +5,12 @@
 use super::{Access, Image, OpenOptions, looks_like_qcow2, open_file};
 use crate::chain::Name;
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
-use crate::formats::filename::{Below, FileBelow, Next, Origin};
+use crate::formats::filename::{Below, FileBelow, Next, Origin, Place};
 use crate::formats::locks::{self, Held, Role};
 use crate::formats::qcow2::Qcow2;
-use crate::storage::{FileStorage, Part, Storage};
+use crate::storage::{FileId, FileStorage, Part, Storage};
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -62,8 +61,7 @@ impl Image {
     /// of an arrow in one. What the bitmaps of the layer mean to one another does not matter.
     pub(super) fn known_below(&self, checkpoints: &[Name]) -> Result<Option<Known>> {
         let checkpoints: HashSet<&Name> = checkpoints.iter().collect();
-        let top = std::fs::metadata(&self.path);
-        let mut seen: Vec<Identity> = top.iter().map(|top| (top.dev(), top.ino(), 0)).collect();
+        let mut seen: Vec<Identity> = self.storage.file_id().map(|top| (top, 0)).into_iter().collect();
         let mut above = self.path.clone();
         let mut next = self.format.backing().map(|(name, format)| (shown(name), Below::of(name, format)));
         while let Some((name, below)) = next {
@@ -108,6 +106,7 @@ impl Layer {
     /// The layer, or `None` for one that turns out to be of a format that holds no bitmaps.
     fn open(below: &FileBelow, above: &Path, seen: &mut Vec<Identity>, options: &OpenOptions) -> Result<Option<Layer>> {
         let (path, file) = find(below, above)?;
+        let file = Arc::new(file);
         remember(&file, below.window.0, seen)?;
         let wants_locks = !options.no_lock && options.access != Access::Names;
         let locks = match wants_locks.then(|| locks::acquire(&file, Role::Reader)).transpose() {
@@ -115,6 +114,9 @@ impl Layer {
             Err(error) if error.kind() == ErrorKind::NoLocks => None,
             locked => locked?,
         };
+        if locks.is_none() && options.access != Access::Names {
+            locks::check_no_writer(&file)?;
+        }
         let whole: Arc<dyn Storage> =
             Arc::new(FileStorage::new(file).map_err(|error| Error::io("cannot be used", error))?);
         let storage = match below.window {
@@ -144,11 +146,12 @@ impl Layer {
 /// QEMU takes a relative name of some kinds from the folder in which it was started. Nobody recorded that folder, so the
 /// name is believed only where our own and that of the image lead to the same file.
 fn find(below: &FileBelow, above: &Path) -> Result<(PathBuf, File)> {
-    let path = above.parent().unwrap_or(Path::new("")).join(&below.path);
+    let mut candidates = candidates(&below.place, above).into_iter();
+    let path = candidates.next().unwrap_or_default();
     let file = open_file(&path, Access::Read)?;
-    if below.origin == Origin::WorkingDirectory && below.path.is_relative() {
-        let ours = open_file(&below.path, Access::Read).and_then(|ours| identity(&ours));
-        if ours.ok() != Some(identity(&file)?) {
+    for other in candidates {
+        let other = open_file(&other, Access::Read).and_then(|other| identity(&other));
+        if other.ok() != Some(identity(&file)?) {
             let message = "QEMU takes such a name from the folder in which it was started, which cannot be known";
             return Err(Error::new(ErrorKind::Unsupported, message)
                 .advise("record a full path or a plain name with `qemu-img rebase -u`"));
@@ -157,18 +160,24 @@ fn find(below: &FileBelow, above: &Path) -> Result<(PathBuf, File)> {
     Ok((path, file))
 }
 
-/// An image: device and inode of its file, and where it begins there.
-type Identity = (u64, u64, u64);
+/// Where the file can be that the image at `above` names: seen from its own folder, and, for some kinds of names, from ours.
+pub(super) fn candidates(place: &Place, above: &Path) -> Vec<PathBuf> {
+    let mut candidates = vec![above.parent().unwrap_or(Path::new("")).join(&place.path)];
+    candidates
+        .extend((place.origin == Origin::WorkingDirectory && place.path.is_relative()).then(|| place.path.clone()));
+    candidates
+}
 
-fn identity(file: &File) -> Result<(u64, u64)> {
-    let metadata = file.metadata().map_err(|error| Error::io("cannot look at it", error))?;
-    Ok((metadata.dev(), metadata.ino()))
+/// An image: its file, and where it begins there.
+type Identity = (FileId, u64);
+
+fn identity(file: &File) -> Result<FileId> {
+    file.metadata().map(|metadata| FileId::of(&metadata)).map_err(|error| Error::io("cannot look at it", error))
 }
 
 /// Refuses a loop: the same image, at the same place of the same file, once more.
 fn remember(file: &File, offset: u64, seen: &mut Vec<Identity>) -> Result<()> {
-    let (device, inode) = identity(file)?;
-    let identity = (device, inode, offset);
+    let identity = (identity(file)?, offset);
     if seen.contains(&identity) || seen.len() >= MAX_LAYERS {
         return Err(Error::new(ErrorKind::Damaged, "the backing files form a loop"));
     }

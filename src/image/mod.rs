@@ -4,8 +4,11 @@
 
 mod checkpoints;
 mod drop;
+mod files;
 mod layers;
+mod opening;
 mod report;
+mod steady;
 mod survey;
 
 use crate::bitmap::Bitmap;
@@ -19,9 +22,11 @@ use crate::progress::Observer;
 use crate::storage::{FileStorage, Storage};
 pub use checkpoints::{Diff, DiffRequest, Layers};
 pub use drop::Loss;
+pub use files::ImageFile;
+use opening::{is_writable, open as open_file, reopen};
 pub use report::{CheckReport, Summary};
-use std::fs::{File, OpenOptions as FileOptions};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,8 +46,9 @@ pub enum Access {
 pub struct OpenOptions {
     /// What for.
     pub access: Access,
-    /// Take no locks: the caller makes sure that nothing else has the image open. A hypervisor that opens its own
-    /// image needs it, because these locks conflict within one process as well.
+    /// Take no locks, for file systems that have none: the caller makes sure that nothing else changes the image. A
+    /// writer whose locks can be seen is refused all the same, and every call looks whether somebody else changed the
+    /// image. No way to an image that a running QEMU has open.
     pub no_lock: bool,
     /// How many threads read and write bitmaps where there is much of them; 0 and 1 mean the caller's thread. They have
     /// ended when the call that started them returns.
@@ -68,6 +74,10 @@ pub struct Image {
     storage: Arc<dyn Storage>,
     held_by_writer: bool,
     locks: Option<Held>,
+    /// The file, where there is one: to look for the locks of a writer, and to open it for writing too.
+    file: Option<Arc<File>>,
+    /// Whether the caller may have the file for writing: not by a descriptor that is for reading only.
+    may_write: bool,
     warnings: Vec<String>,
 }
 
@@ -79,50 +89,101 @@ impl Image {
     /// used still opens, see [`Image::trouble`].
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
         let file = open_file(path, options.access).map_err(|error| error.in_file(path))?;
-        Self::open_file(file, path, options)
+        Self::take_file(file, path, options, true).map_err(|error| error.in_file(path))
     }
 
-    /// Takes over `file`, as [`Image::open`] opens one. `path` names it in messages, and is where relative names of
-    /// backing files start.
+    /// Opens the file or block device behind a descriptor, as [`Image::open`] opens one. `path` names it in messages,
+    /// and is where relative names of backing files start.
     ///
-    /// Locks belong to the open file, so a duplicate of a descriptor shares them: where this image releases its own,
-    /// the same ones are gone for whoever keeps the other descriptor.
-    pub fn open_file(file: File, path: &Path, options: &OpenOptions) -> Result<Self> {
-        Self::take_file(file, path, options).map_err(|error| error.in_file(path))
+    /// The file is opened anew through `/proc/self/fd`, so the image has locks of its own, and the descriptor stays as
+    /// it is. Fails with [`ErrorKind::NoLocks`] where that cannot be done, with [`ErrorKind::ReadOnly`] where the
+    /// descriptor does not allow writing, and with [`ErrorKind::InvalidArgument`] where it has `O_APPEND` or `O_PATH`,
+    /// or does not allow reading. `O_DIRECT` does not matter.
+    pub fn open_file(file: impl AsFd, path: &Path, options: &OpenOptions) -> Result<Self> {
+        let taken = reopen(file.as_fd(), options.access)
+            .and_then(|own| Self::take_file(own, path, options, is_writable(file.as_fd())?));
+        taken.map_err(|error| error.in_file(path))
     }
 
-    fn take_file(file: File, path: &Path, options: &OpenOptions) -> Result<Self> {
-        let mut warnings = Vec::new();
-        // Looked at before and after the reading, since a writer may come in between.
-        let probe = match options.access {
+    /// Makes an image that was opened for reading one that can be changed as well. Its locks keep every writer out the
+    /// whole time, so what was read before is still true. On failure it stays what it was.
+    ///
+    /// Fails with [`ErrorKind::InUse`] where another reader has it, [`ErrorKind::ReadOnly`], [`ErrorKind::NoLocks`], and
+    /// with [`ErrorKind::InvalidArgument`] where it was opened for names only.
+    pub fn upgrade(&mut self) -> Result<()> {
+        match self.options.access {
+            Access::Write => Ok(()),
+            Access::Read => self.upgraded().map_err(|error| self.name_it(error)),
             Access::Names => {
-                Some(file.try_clone().map_err(|error| Error::io("cannot duplicate the descriptor", error))?)
+                let message = "was opened for names only, and cannot be changed";
+                Err(self.name_it(Error::new(ErrorKind::InvalidArgument, message)))
             }
-            _ => None,
+        }
+    }
+
+    fn upgraded(&mut self) -> Result<()> {
+        let Some(read) = self.file.as_ref().filter(|_| self.may_write) else {
+            return Err(Error::new(ErrorKind::ReadOnly, "what it was opened from is for reading only"));
         };
-        let held = || probe.as_ref().is_some_and(locks::held_by_writer);
-        let held_by_writer = held();
+        let file = Arc::new(opening::reopen_for_writing(read)?);
+        let storage = Arc::new(
+            FileStorage::new(Arc::clone(&file)).map_err(|error| Error::io("cannot be used as an image", error))?,
+        );
+        self.look()?;
+        match &mut self.locks {
+            Some(locks) => locks.upgrade(&file)?,
+            None if self.options.no_lock => {}
+            // Fails as it did when the image was opened, unless locks work by now.
+            None => {
+                let locks = locks::acquire(&file, Role::Writer)?;
+                self.check_unchanged()?;
+                self.locks = Some(locks);
+            }
+        }
+        self.options.access = Access::Write;
+        self.format.set_storage(Arc::clone(&storage) as Arc<dyn Storage>);
+        self.storage = storage;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn take_file(file: File, path: &Path, options: &OpenOptions, may_write: bool) -> Result<Self> {
+        let file = Arc::new(file);
+        let names_only = options.access == Access::Names;
+        let mut warnings = Vec::new();
         let locks = match (options.access, options.no_lock) {
             (Access::Names, _) | (_, true) => None,
             (Access::Read, false) => match locks::acquire(&file, Role::Reader) {
                 Err(error) if error.kind() == ErrorKind::NoLocks => {
-                    warnings.push(format!("{}: {error}", path.display()));
+                    warnings.push(format!("{}: {}", path.display(), error.reason()));
                     None
                 }
                 locked => Some(locked?),
             },
             (Access::Write, false) => Some(locks::acquire(&file, Role::Writer)?),
         };
-        let storage: Arc<dyn Storage> =
-            Arc::new(FileStorage::new(file).map_err(|error| Error::io("cannot be used as an image", error))?);
+        // Looked for before and after the reading, since a writer may come in between.
+        let held_before = names_only && locks::held_by_writer(&file);
+        if locks.is_none() && !names_only {
+            locks::check_no_writer(&file)?;
+        }
+        let storage: Arc<dyn Storage> = Arc::new(
+            FileStorage::new(Arc::clone(&file)).map_err(|error| Error::io("cannot be used as an image", error))?,
+        );
         let mut image = Self::open_storage(storage, path, options)?;
-        image.held_by_writer = held_by_writer || held();
+        image.held_by_writer = held_before || names_only && locks::held_by_writer(&file);
         image.locks = locks;
+        image.file = Some(file);
+        image.may_write = may_write;
         image.warnings.append(&mut warnings);
+        if !names_only {
+            image.look()?;
+        }
         Ok(image)
     }
 
-    /// Opens an image through the caller's own [`Storage`], which must be locked against other writers by its owner.
+    /// Opens an image through the caller's own [`Storage`], which must be locked against other writers by its owner:
+    /// this handle holds no locks, and looks for changes at each call.
     /// `path` names it in messages, and is where relative names of backing files start.
     pub fn open_storage(storage: Arc<dyn Storage>, path: &Path, options: &OpenOptions) -> Result<Self> {
         let mut format = Qcow2::open(Arc::clone(&storage)).map_err(|error| with_way_out(error).in_file(path))?;
@@ -134,6 +195,8 @@ impl Image {
             storage,
             held_by_writer: false,
             locks: None,
+            file: None,
+            may_write: false,
             warnings: Vec::new(),
         })
     }
@@ -204,7 +267,8 @@ impl Image {
         self.held_by_writer
     }
 
-    /// The bitmaps of the image in the order of its directory; those before the first fault where it is damaged.
+    /// The bitmaps of the image in the order of its directory; those before the first fault where it is damaged. As they
+    /// were at the opening, or after the last change through this handle.
     ///
     /// A bitmap whose content cannot be trusted, for whatever reason, counts as inconsistent here; except while a
     /// running writer holds the image, where every bitmap is marked as in use.
@@ -233,6 +297,10 @@ impl Image {
     /// Fails with [`ErrorKind::NotFound`], or where the content cannot be trusted: [`ErrorKind::Inconsistent`],
     /// [`ErrorKind::Stale`], [`ErrorKind::OldVersion`], [`ErrorKind::Unsupported`], [`ErrorKind::Damaged`].
     pub fn read_bitmap(&self, name: &Name, offset: u64, len_bytes: u64) -> Result<Bitmap> {
+        self.steady(|| self.load(name, offset, len_bytes))
+    }
+
+    fn load(&self, name: &Name, offset: u64, len_bytes: u64) -> Result<Bitmap> {
         self.check_readable()?;
         let state = self.state_of(name)?;
         if state.inconsistent {
@@ -265,7 +333,7 @@ impl Image {
 
     fn check_readable(&self) -> Result<()> {
         if self.options.access == Access::Names {
-            let message = "was opened for names only: no content can be trusted while another process may write";
+            let message = "was opened for names only: no content can be trusted while something else may write";
             return Err(self.name_it(Error::new(ErrorKind::InvalidArgument, message)));
         }
         self.format.check_usable().map_err(|error| self.name_it(error))
@@ -277,7 +345,7 @@ impl Image {
 
     /// Verifies every structure and rule, and changes nothing.
     pub fn check(&self, observer: &mut dyn Observer) -> Result<CheckReport> {
-        report::check(self, observer).map_err(|error| self.name_it(error))
+        self.steady(|| report::check(self, observer).map_err(|error| self.name_it(error)))
     }
 }
 
@@ -291,27 +359,6 @@ fn with_way_out(error: Error) -> Error {
         ),
         _ => error,
     }
-}
-
-fn open_file(path: &Path, access: Access) -> Result<File> {
-    let write = access == Access::Write;
-    // A pipe would block the opening; on files and devices the flag has no effect.
-    let opened = FileOptions::new().read(true).write(write).custom_flags(libc::O_NONBLOCK).open(path);
-    let read_only = |error| {
-        Error::new(ErrorKind::ReadOnly, "the image cannot be written")
-            .with_source(error)
-            .advise("make it writable first")
-    };
-    let file = opened.map_err(|error| match error.raw_os_error() {
-        Some(libc::EACCES | libc::EPERM | libc::EROFS) if write => read_only(error),
-        _ => Error::io("cannot open", error),
-    })?;
-    // Root may write where nobody has the permission; who took it away meant the image to stay as it is.
-    let permissions = file.metadata().map_err(|error| Error::io("cannot look at it", error))?.permissions();
-    if write && permissions.mode() & 0o222 == 0 {
-        return Err(read_only(std::io::Error::from_raw_os_error(libc::EACCES)));
-    }
-    Ok(file)
 }
 
 fn looks_like_qcow2(storage: &dyn Storage) -> Result<bool> {

@@ -5,7 +5,7 @@ use super::{Access, Image};
 use crate::chain::{Chain, Name};
 use crate::error::Result;
 use crate::formats::qcow2::{Problem, Severity};
-use crate::progress::Observer;
+use crate::progress::{Observer, tell};
 
 /// What one bitmap amounts to; `None` where its content cannot be trusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +36,28 @@ impl Image {
     /// What the bitmap stored as `name` amounts to. A damaged bitmap gives its error; one that cannot be trusted for
     /// another reason, or an image opened for names only, gives nothing.
     pub fn summarize(&self, name: &Name) -> Result<Summary> {
+        self.steady(|| self.summarized(name))
+    }
+
+    /// What each of these bitmaps amounts to, or its error, in their order. `observer` can stop it.
+    pub fn summarize_all<'a>(
+        &self,
+        names: impl ExactSizeIterator<Item = &'a Name>,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<Result<Summary>>> {
+        let total = names.len() as u64;
+        self.steady(|| {
+            let numbered = (0..).zip(names);
+            numbered
+                .map(|(done, name)| {
+                    tell(observer, "reading bitmaps", done, total)?;
+                    Ok(self.summarized(name))
+                })
+                .collect()
+        })
+    }
+
+    fn summarized(&self, name: &Name) -> Result<Summary> {
         let state = self.state_of(name)?;
         if self.options.access == Access::Names || self.trouble().is_some() {
             return Ok(Summary::default());
@@ -45,7 +67,7 @@ impl Image {
             return Ok(Summary { stored_bytes: stored_bytes.ok(), ..Summary::default() });
         }
         let stored_bytes = Some(stored_bytes?);
-        let bitmap = self.read_bitmap(name, 0, u64::MAX)?;
+        let bitmap = self.load(name, 0, u64::MAX)?;
         Ok(Summary {
             dirty_bytes: Some(bitmap.dirty_bytes()),
             dirty_extents: Some(bitmap.extent_count()),

@@ -28,7 +28,8 @@ pub use body::{EDGES, FEW, FEW_RUNS, GROUP, MASKS, ROOM, RUN_BLOCK, SPARSE_ROOM,
 
 use crate::cpu::Level;
 use crate::geometry::Extent;
-use std::sync::OnceLock;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// The bits of one chunk; bit n is bit n%64, counted from the least significant, of word n/64.
 pub type Words = [u64; WORDS];
@@ -147,9 +148,21 @@ pub struct Kernels {
 }
 
 /// The kernels that this process uses, chosen at the first call.
+///
+/// Threads that come first together all choose, and all choose the same: nobody waits for another, which may not be there
+/// in a child that was forked meanwhile.
+#[inline]
 pub fn select() -> &'static Kernels {
-    static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
-    CHOSEN.get_or_init(|| of(Level::select()).unwrap_or(&portable::KERNELS))
+    static CHOSEN: AtomicPtr<Kernels> = AtomicPtr::new(ptr::null_mut());
+    // What it points to was there before the program began, so no order is needed.
+    let chosen = CHOSEN.load(Ordering::Relaxed);
+    // SAFETY: it is NULL, or came from one of the references below, which live for ever and are never written through.
+    if let Some(chosen) = unsafe { chosen.as_ref() } {
+        return chosen;
+    }
+    let chosen = of(Level::select()).unwrap_or(&portable::KERNELS);
+    CHOSEN.store(ptr::from_ref(chosen).cast_mut(), Ordering::Relaxed);
+    chosen
 }
 
 /// All kernels that this CPU can run.

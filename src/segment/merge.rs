@@ -11,15 +11,14 @@ use super::read::{CONTAINERS, Segment};
 use super::write::{Pieces, Writer};
 use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, Pair, Union, View};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault::{self, Fault};
 use crate::geometry::check_disk;
 use crate::pool::Pool;
 use crate::progress::{Observer, tell};
 use std::io::Write;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 const PHASE: &str = "merging segments";
 
@@ -242,7 +241,7 @@ impl<'a> Job<'a> {
                     early.push(done);
                     while let Some(index) = early.iter().position(|done| done.number == next) {
                         let Done { end, pieces, .. } = early.swap_remove(index);
-                        let pieces = pieces.unwrap_or_else(|panic| resume_unwind(panic))?;
+                        let pieces = pieces.unwrap_or_else(|fault| fault.resume())?;
                         take(end, &pieces)?;
                         // Where every thread is gone already, nobody needs it.
                         let _ = give_back.send(pieces);
@@ -265,8 +264,8 @@ impl<'a> Job<'a> {
             drop(source);
             let end = batch.end();
             // Whoever waits for the batch must not wait for ever.
-            let done = AssertUnwindSafe(|| self.process(&batch, &mut work, &mut pieces).map(|()| pieces));
-            if finished.send(Done { number, end, pieces: catch_unwind(done) }).is_err() {
+            let pieces = fault::catch(|| self.process(&batch, &mut work, &mut pieces).map(|()| pieces));
+            if finished.send(Done { number, end, pieces }).is_err() {
                 return;
             }
         }
@@ -420,5 +419,5 @@ struct Source<B> {
 struct Done {
     number: u64,
     end: u64,
-    pieces: thread::Result<Result<Pieces>>,
+    pieces: std::result::Result<Result<Pieces>, Fault>,
 }

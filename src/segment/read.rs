@@ -13,7 +13,7 @@ use crate::bitmap::Bitmap;
 use crate::bitmap::chunks::{CHUNK_GRANULES, ChunkCollector, Form, View};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, clip_end};
-use crate::storage::{FileStorage, Storage};
+use crate::storage::{FileId, FileStorage, Storage};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -85,6 +85,11 @@ impl<'s> Segment<'s> {
         let opened = File::open(path).and_then(FileStorage::new).map_err(|error| Error::io("cannot open", error));
         let segment = opened.and_then(|storage| Self::open(Arc::new(storage)));
         segment.map(|segment| Self { path: Some(path.to_owned()), ..segment }).map_err(|error| error.in_file(path))
+    }
+
+    /// Which file it is in, where it is in one.
+    pub fn file_id(&self) -> Option<FileId> {
+        self.storage.file_id()
     }
 
     /// What the segment holds, as its trailer tells.

@@ -5,8 +5,10 @@ mod bases;
 mod bitmaps;
 mod clusters;
 mod header;
+mod normalised;
 mod refcounts;
 mod repair;
+mod short;
 #[path = "../support/mod.rs"]
 mod support;
 mod survivors;

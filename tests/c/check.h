@@ -35,12 +35,15 @@
         }                                                                                                   \
     } while (0)
 
-/* The call fails with this errno and this kind of error. */
-#define FAILS(call, error, kind)                          \
-    do {                                                  \
-        EQUAL(call, -(error));                            \
-        EQUAL(checkmap_last_error_kind(), kind);          \
-        CHECK(checkmap_last_error()[0] != 0);             \
+/* The call fails with this errno and this kind of error; the message speaks to C programs. */
+#define FAILS(call, error, kind)                                  \
+    do {                                                          \
+        EQUAL(call, -(error));                                    \
+        EQUAL(checkmap_last_error_kind(), kind);                  \
+        CHECK(checkmap_last_error()[0] != 0);                     \
+        CHECK(strstr(checkmap_last_error(), "os error") == NULL); \
+        CHECK(strstr(checkmap_last_error(), " --") == NULL);      \
+        CHECK(strstr(checkmap_last_error(), "::") == NULL);       \
     } while (0)
 
 #define INVALID(call) FAILS(call, EINVAL, CHECKMAP_ERROR_INVALID_ARGUMENT)

@@ -77,6 +77,9 @@ impl Ran {
         assert_eq!(self.status, Some(status), "{}", self.stderr);
         assert!(self.stdout.is_empty(), "{}", String::from_utf8_lossy(&self.stdout));
         assert!(self.stderr.contains(what), "{:?} says nothing of {what:?}", self.stderr);
+        for word in ["os error", "CHECKMAP_", "checkmap_", "::"] {
+            assert!(!self.stderr.contains(word), "{:?} is not in the words of the command line", self.stderr);
+        }
     }
 
     /// Asserts that it ended well, and said `what` on stderr.

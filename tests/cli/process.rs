@@ -86,6 +86,87 @@ fn an_output_that_is_no_good_place_is_refused_before_the_work() {
 }
 
 #[test]
+fn no_file_of_any_layer_below_is_replaced() {
+    needs_tools!();
+    let folder = crate::support::folder();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("deep")).unwrap();
+    let create = |args: &[&str]| {
+        let mut create = Command::new("qemu-img");
+        create.args(["create", "-q"]).args(args).current_dir(folder.path());
+        assert!(create.status().unwrap().success(), "{args:?}");
+    };
+    // From the bottom up: a raw file, and images with a raw data file each.
+    create(&["-f", "raw", "deep/bottom.raw", "1M"]);
+    for (name, backing, format) in
+        [("deep/third", "bottom.raw", "raw"), ("second", "deep/third", "qcow2"), ("first", "second", "qcow2")]
+    {
+        let data = format!("data_file={name}.data");
+        create(&["-f", "qcow2", "-o", &data, "-b", backing, "-F", format, name]);
+    }
+    let image = at("first");
+    checkmap!("create", image, "mon").ok();
+    fs::hard_link(at("deep/bottom.raw"), at("hard")).unwrap();
+    symlink("deep/third.data", at("soft")).unwrap();
+    let parts =
+        ["first.data", "second", "second.data", "deep/third", "deep/third.data", "deep/bottom.raw", "hard", "soft"];
+    for part in parts {
+        let before = fs::read(at(part)).unwrap();
+        for verb in [&["diff", "--since", "mon", "--top-layer-only"][..], &["dump", "--bitmap", "mon"]] {
+            let mut args = vec![verb[0].into(), image.clone().into_os_string(), "-o".into(), at(part).into_os_string()];
+            args.extend(verb[1..].iter().map(Into::into));
+            let ran = crate::Ran::of(crate::command(&args).current_dir(folder.path()).output().unwrap());
+            ran.fails(2, "cannot be replaced: it is");
+            let named =
+                ["its data file", "its backing file", "the data file of", "the backing file of", "a disk image"];
+            assert!(named.iter().any(|named| ran.stderr.contains(named)), "{part}: {}", ran.stderr);
+        }
+        assert!(fs::read(at(part)).unwrap() == before, "{part}");
+    }
+    checkmap!("dump", image, "--bitmap", "mon", "-o", at("new")).ok();
+}
+
+/// What makes the sync of a folder fail, as on a disk that is dying.
+const NO_FOLDER_SYNC: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <sys/stat.h>
+int fsync(int fd) {
+    struct stat file;
+    if (fstat(fd, &file) == 0 && S_ISDIR(file.st_mode)) {
+        errno = EIO;
+        return -1;
+    }
+    int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
+    return real(fd);
+}
+"#;
+
+#[test]
+fn a_failure_after_the_file_appeared_does_not_say_that_nothing_happened() {
+    let folder = crate::support::folder();
+    let (source, shim) = (folder.path().join("shim.c"), folder.path().join("shim.so"));
+    fs::write(&source, NO_FOLDER_SYNC).unwrap();
+    let built =
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&shim).arg(&source).arg("-ldl").status().unwrap();
+    assert!(built.success());
+    let segment = folder.path().join("segment");
+    let bitmap = checkmap::Bitmap::new(1 << 20, checkmap::Granularity::from_bytes(4096).unwrap()).unwrap();
+    checkmap::segment::write(&bitmap, &mut File::create(&segment).unwrap()).unwrap();
+    let out = folder.path().join("out");
+    fs::write(&out, "old").unwrap();
+    let mut merge =
+        crate::command(&["segment".into(), "merge".into(), segment.clone().into(), "-o".into(), out.clone().into()]);
+    let ran = crate::Ran::of(merge.env("LD_PRELOAD", &shim).output().unwrap());
+    ran.fails(1, "the new content stands");
+    assert!(ran.stderr.contains("could not be made durable: Input/output error"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("os error") && !ran.stderr.contains("nothing was changed"), "{}", ran.stderr);
+    assert_eq!(fs::read(&out).unwrap(), fs::read(&segment).unwrap());
+    assert_eq!(listing(folder.path()), ["out", "segment", "shim.c", "shim.so"]);
+}
+
+#[test]
 fn a_failed_write_leaves_the_old_output_and_no_temporary_file() {
     needs_tools!();
     let image = long_bitmap(1 << 20);

@@ -42,7 +42,8 @@ fn an_image_in_use_is_not_touched() {
     checkmap!("dump", image.path, "--bitmap", "mon").fails(3, "another process");
     checkmap!("check", image.path).fails(3, "another process");
     checkmap!("check", image.path, "--json").fails(3, "another process");
-    checkmap!("list", image.path, "--no-lock").ok();
+    checkmap!("list", image.path, "--no-lock").fails(3, "another process");
+    checkmap!("create", image.path, "new", "--no-lock").fails(3, "another process");
     drop(writer);
 }
 

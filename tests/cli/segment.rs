@@ -122,6 +122,10 @@ fn diff_says_on_which_side_each_extent_is_dirty() {
     assert!(table.ok().contains("0 bytes dirty in a only"), "{}", table.ok());
     assert_eq!(checkmap!("segment", "diff", a, a, "--json").json()["extents"], json!([]));
     checkmap!("segment", "diff", a, b, "--json", "--format", "csv").fails(2, "contradict");
+    let before = fs::read(&b).unwrap();
+    checkmap!("segment", "diff", a, b, "-o", b).fails(2, "one of the segments");
+    checkmap!("segment", "diff", a, b, "-o", a).fails(2, "one of the segments");
+    assert_eq!(fs::read(&b).unwrap(), before);
     checkmap!("segment", "diff", a, b, "--start", "1P").fails(2, "past the end");
     checkmap!("segment", "diff", a, write(&folder, "c", G, [0])).fails(2, "disks of");
 }

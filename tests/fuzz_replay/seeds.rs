@@ -26,9 +26,10 @@ pub(super) fn write(corpus: &dyn Fn(&str) -> PathBuf) {
         change(&mut raw);
         (name, raw.bytes)
     }));
-    for ((name, image), selector) in images.into_iter().zip(SELECTORS.iter().cycle()) {
+    let chosen = images.into_iter().zip(SELECTORS.iter().copied().cycle());
+    for ((name, image), selector) in chosen.chain(headers()) {
         keep("read_qcow2", name, &image);
-        keep("commit_qcow2", name, &[&image[..], &[*selector]].concat());
+        keep("commit_qcow2", name, &[&image[..], &[selector]].concat());
     }
     for (name, bitmap) in bitmaps() {
         let mut bytes = Vec::new();
@@ -73,7 +74,7 @@ fn add_chain(image: &TestImage) {
 type Oddity = (&'static str, fn(&mut Raw));
 
 /// What QEMU does not write of itself: changes to the chain.
-fn oddities() -> [Oddity; 7] {
+fn oddities() -> [Oddity; 9] {
     [
         ("in-use", |raw| raw.put_u32(raw.entry(1) + raw::ENTRY_FLAGS, 1)),
         ("stale", |raw| raw.put_u64(raw::AUTOCLEAR, 0)),
@@ -82,7 +83,29 @@ fn oddities() -> [Oddity; 7] {
         ("extra-data", |raw| raw.replace_entry(1, b"what is this", b"1->2")),
         ("shared-data", |raw| raw.put_u64(raw.table(0), raw.u64(raw.table(1)))),
         ("no-room", Raw::leave_no_room),
+        ("size-not-of-sectors", |raw| raw.put_u64(raw::DISK_SIZE, raw.u64(raw::DISK_SIZE) + 100)),
+        ("ends-inside-a-table", |raw| {
+            raw.bytes.resize(raw.bytes.len().next_multiple_of(raw.cluster()), 0);
+            raw.move_to_end(raw::REFCOUNT_TABLE, raw.cluster());
+            raw.bytes.truncate(raw.len_without_zeros());
+        }),
     ]
+}
+
+/// Header clusters that are full, with the operation that has to find a way: of feature names before the first bitmap is
+/// created, of an unknown extension behind the last one that is deleted.
+fn headers() -> [((&'static str, Vec<u8>), u8); 2] {
+    let mut names = Raw::read(&small("").path);
+    names.set_header_len(104);
+    names.set_extensions(&[(0x6803_f857, vec![b'n'; 384])]);
+
+    let image = TestImage::create("cluster_size=1k", "98816");
+    image.bitmap(&["--add", "-g", "512"], "1");
+    let mut behind = Raw::read(&image.path);
+    let mut extensions = behind.extension_list();
+    extensions.push((0x1234_5678, vec![b'u'; 600]));
+    behind.set_extensions(&extensions);
+    [(("feature-names", names.bytes), 0), (("unknown-extension", behind.bytes), 1)]
 }
 
 fn images() -> Vec<(&'static str, Vec<u8>)> {

@@ -2,6 +2,7 @@
 //! seeded randomness. Must never know what a test is about.
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part of it")]
 
+pub mod c_library;
 pub mod memory;
 pub mod mutate;
 pub mod nbd;
@@ -9,6 +10,7 @@ pub mod ours;
 pub mod power;
 pub mod random;
 pub mod raw;
+pub mod trace;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,9 @@
 //! A storage whose power can be cut: it records writes and flushes, and plays back what a disk may hold after a cut.
 //!
 //! Assumed of the disk: a write of one aligned 512-byte sector is atomic, and what came before a flush is there after
-//! it. Anything else may happen: of the writes since the last flush, any set of sectors may have reached the disk.
+//! it. Anything else may happen: of the writes since the last flush, any set of sectors may have reached the disk. A
+//! write that fails may have written a part. After a flush that failed, what it should have made durable may stay lost
+//! although later flushes succeed, as on Linux, which reports a lost page once.
 
 use super::random::Random;
 use checkmap::storage::Storage;
@@ -16,9 +18,20 @@ const ALL_SUBSETS_UP_TO: usize = 8;
 
 #[derive(Clone, Debug)]
 enum Event {
-    Write { offset: u64, bytes: Vec<u8> },
-    Truncate { len_bytes: u64 },
+    Write {
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    /// The part of a failed write that the disk may hold.
+    TornWrite {
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    Truncate {
+        len_bytes: u64,
+    },
     Flush,
+    FailedFlush,
 }
 
 /// An image in memory that remembers in which order it was written.
@@ -26,31 +39,30 @@ enum Event {
 pub struct Recorder {
     before: Vec<u8>,
     state: Mutex<(Vec<u8>, Vec<Event>)>,
-    /// How many writes and flushes succeed until one fails; the disk is well again after it.
-    until_failure: AtomicUsize,
+    /// The numbers of the writes and flushes that fail; the others succeed.
+    failing: Vec<usize>,
+    done: AtomicUsize,
 }
 
 impl Recorder {
     pub fn new(image: Vec<u8>) -> Self {
-        Self::failing_after(image, usize::MAX)
+        Self::failing_at(image, &[])
     }
 
-    /// The same, where one write or flush fails after so many that succeed.
-    pub fn failing_after(image: Vec<u8>, operations: usize) -> Self {
-        let until_failure = AtomicUsize::new(operations);
-        Self { before: image.clone(), state: Mutex::new((image, Vec::new())), until_failure }
+    /// The same, where the writes and flushes of these numbers fail.
+    pub fn failing_at(image: Vec<u8>, operations: &[usize]) -> Self {
+        let (failing, done) = (operations.to_vec(), AtomicUsize::new(0));
+        Self { before: image.clone(), state: Mutex::new((image, Vec::new())), failing, done }
     }
 
-    fn fail_once(&self) -> io::Result<()> {
-        match self.until_failure.fetch_sub(1, Ordering::Relaxed) {
-            0 => Err(io::Error::from_raw_os_error(5)),
-            _ => Ok(()),
-        }
+    fn count(&self) -> io::Result<()> {
+        let number = self.done.fetch_add(1, Ordering::Relaxed);
+        if self.failing.contains(&number) { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
     }
 
     /// The number of writes and flushes so far.
     pub fn operations(&self) -> usize {
-        self.state.lock().expect("no test panics while it writes").1.len()
+        self.done.load(Ordering::Relaxed)
     }
 
     /// What the file holds when nothing is cut.
@@ -62,12 +74,20 @@ impl Recorder {
     /// flush where there are more; returns how many that were. The string tells where the cut was.
     pub fn cut_everywhere(&self, most: usize, random: &mut Random, mut outcome: impl FnMut(&str, &[u8])) -> usize {
         let events = self.state.lock().expect("no test panics while it writes").1.clone();
+        let has_failed = events.iter().any(|event| matches!(event, Event::TornWrite { .. } | Event::FailedFlush));
+        // What failed has reached the disk, or not, or in part.
+        let fates: &[u64] = if has_failed { &[1, 0, 2, 3] } else { &[1] };
+        fates.iter().map(|one_in| self.cut(&after_failure(&events, *one_in, random), most, random, &mut outcome)).sum()
+    }
+
+    fn cut(&self, events: &[Event], most: usize, random: &mut Random, outcome: &mut impl FnMut(&str, &[u8])) -> usize {
         let mut durable = self.before.clone();
+        let mut disk = Vec::new();
         let mut count = 0;
         for (interval, pending) in events.split(|event| matches!(event, Event::Flush)).enumerate() {
             let sectors = sectors_of(pending);
             for subset in subsets(pending.len(), &sectors, most, random) {
-                let mut disk = durable.clone();
+                disk.clone_from(&durable);
                 for number in &subset {
                     apply_sector(&mut disk, &sectors[*number]);
                 }
@@ -93,18 +113,25 @@ impl Storage for Recorder {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.fail_once()?;
+        let outcome = self.count();
         let mut state = self.state.lock().expect("no test panics while it writes");
-        let event = Event::Write { offset, bytes: bytes.to_vec() };
+        let event = match outcome {
+            Ok(()) => Event::Write { offset, bytes: bytes.to_vec() },
+            Err(_) => {
+                let landed = (bytes.len() / 2).next_multiple_of(SECTOR).min(bytes.len());
+                Event::TornWrite { offset, bytes: bytes[..landed].to_vec() }
+            }
+        };
         apply(&mut state.0, &event);
         state.1.push(event);
-        Ok(())
+        outcome
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.fail_once()?;
-        self.state.lock().expect("no test panics while it writes").1.push(Event::Flush);
-        Ok(())
+        let outcome = self.count();
+        let event = if outcome.is_ok() { Event::Flush } else { Event::FailedFlush };
+        self.state.lock().expect("no test panics while it writes").1.push(event);
+        outcome
     }
 
     fn truncate(&self, len_bytes: u64) -> io::Result<()> {
@@ -122,6 +149,32 @@ impl Storage for Recorder {
     fn can_grow(&self) -> bool {
         true
     }
+}
+
+/// The same events without failures: of what a failure may have lost, one write `one_in` so many is kept; none for 0.
+fn after_failure(events: &[Event], one_in: u64, random: &mut Random) -> Vec<Event> {
+    let mut survivors = Vec::new();
+    let mut is_kept = || one_in > 0 && random.chance(one_in);
+    let mut last_flush = 0;
+    for event in events {
+        match event {
+            Event::TornWrite { offset, bytes } => {
+                if is_kept() {
+                    survivors.push(Event::Write { offset: *offset, bytes: bytes.clone() });
+                }
+            }
+            Event::FailedFlush => {
+                let pending = survivors.split_off(last_flush);
+                survivors
+                    .extend(pending.into_iter().filter(|event| !matches!(event, Event::Write { .. }) || is_kept()));
+            }
+            event => survivors.push(event.clone()),
+        }
+        if matches!(event, Event::Flush) {
+            last_flush = survivors.len();
+        }
+    }
+    survivors
 }
 
 /// One atomic piece of an event, with the number of the write it belongs to.
@@ -146,35 +199,42 @@ fn sectors_of(pending: &[Event]) -> Vec<Sector<'_>> {
                 }
             }
             Event::Truncate { len_bytes } => sectors.push(Sector { write, offset: *len_bytes, content: None }),
-            Event::Flush => {}
+            Event::Flush | Event::TornWrite { .. } | Event::FailedFlush => {}
         }
     }
     sectors
 }
 
-/// The sets of sectors to try: every subset of whole writes where there are few, then torn ones.
+/// The sets of sectors to try, at most `most`. Where there are few writes or sectors, every set of them; else nothing, all,
+/// each alone, each missing alone and each first so many of them, or an even choice of these, and then any others.
 fn subsets(writes: usize, sectors: &[Sector<'_>], most: usize, random: &mut Random) -> Vec<Vec<usize>> {
     let mut found = HashSet::new();
-    let mut of_writes = |chosen: &dyn Fn(usize) -> bool| {
-        found.insert(sectors.iter().enumerate().filter(|(_, s)| chosen(s.write)).map(|(n, _)| n).collect::<Vec<_>>());
+    let mut add = |chosen: &dyn Fn(usize, &Sector<'_>) -> bool| {
+        found.insert(sectors.iter().enumerate().filter(|(n, s)| chosen(*n, s)).map(|(n, _)| n).collect::<Vec<_>>());
     };
     if writes <= ALL_SUBSETS_UP_TO {
         for set in 0..1_u32 << writes {
-            of_writes(&|write| set >> write & 1 == 1);
+            add(&|_, sector| set >> sector.write & 1 == 1);
         }
     } else {
-        for keep in 0..writes {
-            of_writes(&|write| write < keep);
-            of_writes(&|write| write == keep);
-            of_writes(&|write| write != keep);
+        for keep in (0..writes).step_by(1 + 12 * writes / most) {
+            add(&|_, sector| sector.write < keep);
+            add(&|_, sector| sector.write == keep);
+            add(&|_, sector| sector.write != keep);
         }
     }
     if sectors.len() <= ALL_SUBSETS_UP_TO {
         for set in 0..1_u32 << sectors.len() {
-            found.insert((0..sectors.len()).filter(|sector| set >> sector & 1 == 1).collect());
+            add(&|number, _| set >> number & 1 == 1);
         }
     } else {
-        for _ in 0..most {
+        add(&|_, _| true);
+        for keep in (0..sectors.len()).step_by(1 + 12 * sectors.len() / most) {
+            add(&|number, _| number < keep);
+            add(&|number, _| number == keep);
+            add(&|number, _| number != keep);
+        }
+        for _ in found.len()..most {
             // Sparse, even and dense sets alike.
             let one_in = 1 + random.below(6);
             let invert = random.chance(2);
@@ -192,9 +252,9 @@ fn subsets(writes: usize, sectors: &[Sector<'_>], most: usize, random: &mut Rand
 
 fn apply(disk: &mut Vec<u8>, event: &Event) {
     match event {
-        Event::Write { offset, bytes } => put(disk, *offset, bytes),
+        Event::Write { offset, bytes } | Event::TornWrite { offset, bytes } => put(disk, *offset, bytes),
         Event::Truncate { len_bytes } => disk.truncate(usize::try_from(*len_bytes).expect("fits")),
-        Event::Flush => {}
+        Event::Flush | Event::FailedFlush => {}
     }
 }
 

@@ -105,7 +105,9 @@ impl Raw {
     fn extensions(&self) -> Vec<(usize, usize)> {
         let mut found = Vec::new();
         let mut at = self.header_len();
-        while at + 8 <= self.cluster() && self.u32(at) != 0 {
+        let name = usize::try_from(self.u64(BACKING_OFFSET)).expect("an offset in the header cluster");
+        let end = if name == 0 { self.cluster() } else { name };
+        while at + 8 <= end && self.u32(at) != 0 {
             let len = usize::try_from(self.u32(at + 4)).expect("a length");
             found.push((at, len));
             at += 8 + len.next_multiple_of(8);
@@ -115,8 +117,13 @@ impl Raw {
 
     /// Where the type of the bitmaps extension stands.
     pub fn bitmaps_extension(&self) -> usize {
-        let found = self.extensions().into_iter().find(|(at, _)| self.u32(*at) == BITMAPS_EXTENSION);
-        found.expect("there is a bitmaps extension").0
+        self.extension_of(BITMAPS_EXTENSION)
+    }
+
+    /// Where the type of the extension of this type stands.
+    pub fn extension_of(&self, kind: u32) -> usize {
+        let found = self.extensions().into_iter().find(|(at, _)| self.u32(*at) == kind);
+        found.unwrap_or_else(|| panic!("there is no extension {kind:#x}")).0
     }
 
     /// Where a field of the bitmaps extension's data stands.
@@ -245,5 +252,70 @@ impl Raw {
                 self.bytes[refcount.end - 1] = 1;
             }
         }
+    }
+}
+
+/// Changes of the header cluster as a whole.
+impl Raw {
+    /// Lays the header's extensions out anew, in this order; zeros follow, which are an end marker.
+    pub fn set_extensions(&mut self, extensions: &[(u32, Vec<u8>)]) {
+        let (start, cluster) = (self.header_len(), self.cluster());
+        self.bytes[start..cluster].fill(0);
+        let mut at = start;
+        for (kind, data) in extensions {
+            self.put_u32(at, *kind);
+            self.put_u32(at + 4, u32::try_from(data.len()).expect("short"));
+            self.put(at + 8, data);
+            at += 8 + data.len().next_multiple_of(8);
+            assert!(at <= cluster, "the extensions leave the header cluster");
+        }
+    }
+
+    /// The header's extensions: type and data.
+    pub fn extension_list(&self) -> Vec<(u32, Vec<u8>)> {
+        let of = |(at, len): (usize, usize)| (self.u32(at), self.bytes[at + 8..at + 8 + len].to_vec());
+        self.extensions().into_iter().map(of).collect()
+    }
+
+    pub fn set_backing_name(&mut self, at: usize, name: &[u8]) {
+        self.put_u64(BACKING_OFFSET, at as u64);
+        self.put_u32(BACKING_LEN, u32::try_from(name.len()).expect("short"));
+        self.put(at, name);
+    }
+
+    /// Sets the length of the fixed fields; what stands behind them is lost.
+    pub fn set_header_len(&mut self, len: usize) {
+        let cluster = self.cluster();
+        self.bytes[104..cluster].fill(0);
+        self.put_u32(HEADER_LEN, u32::try_from(len).expect("short"));
+    }
+}
+
+/// Structures in other places.
+impl Raw {
+    /// Moves the structure of `len` bytes whose offset stands at `pointer` to the end of the file, counted as it was; where
+    /// it is now. The clusters that it leaves are free.
+    pub fn move_to_end(&mut self, pointer: usize, len: usize) -> usize {
+        let (cluster, old) = (self.cluster(), self.offset(pointer));
+        let new = self.bytes.len().next_multiple_of(cluster);
+        self.bytes.resize(new, 0);
+        for number in 0..len.div_ceil(cluster) {
+            let (from, to) = (self.refcount_of(old + number * cluster), self.refcount_of(new + number * cluster));
+            let count = self.u16(from);
+            self.put_u16(to, count);
+            self.put_u16(from, 0);
+        }
+        let end = old + len.next_multiple_of(cluster);
+        let moved = self.bytes[old..end].to_vec();
+        self.bytes.extend(moved);
+        self.bytes[old..end].fill(0);
+        let flags = self.u64(pointer) & !OFFSET_MASK;
+        self.put_u64(pointer, flags | new as u64);
+        new
+    }
+
+    /// The length of the file without the zeros at its end.
+    pub fn len_without_zeros(&self) -> usize {
+        self.bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
     }
 }

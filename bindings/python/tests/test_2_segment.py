@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 
 import pytest
 
@@ -9,6 +10,8 @@ from checkmap import (
     Bitmap,
     CancelledError,
     DamagedError,
+    FileMissingError,
+    Image,
     InvalidArgumentError,
     OutOfRangeError,
     Segment,
@@ -95,8 +98,9 @@ def test_203_segment_merge_fails(here, fails):
         Segment.merge([a, a], "a", progress=lambda *_: True)
     with fails(SizeMismatchError, errno.EINVAL):
         Segment.merge([a, a, b], "a")
-    with fails(SystemCallError, errno.ENOENT):
+    with fails(FileMissingError, errno.ENOENT) as caught:
         Segment.merge([a, a], "no/such/folder")
+    assert caught.value.filename == "no/such/folder"
     with pytest.raises(OSError):
         Segment.write(bitmap, ".")
     assert sorted(os.listdir()) == ["a", "b"]
@@ -143,3 +147,32 @@ def test_205_segment_diff(here):
     a, b = Segment("a"), Segment("b")
     assert list(a.diff(b)) == [(0, 4 * KIB, "first"), (6 * KIB, 2 * KIB, "second")]
     assert list(a.diff(a)) == list(a.diff(b, 4 * KIB, 2 * KIB)) == []
+
+
+def test_206_segment_places(here, fails):
+    bitmap = Bitmap(MIB, KIB)
+    bitmap.set(0, 3 * KIB)
+    Segment.write(bitmap, "source")
+    os.mkdir("folder")
+    os.mkfifo("pipe")
+    os.symlink("/dev/null", "device")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "disk", "1M"], check=True)
+    os.symlink("disk", "image")
+    with Image("disk", writable=True), Segment("source") as source:
+        for place in ["folder", "pipe", "device", "disk", "image"]:
+            before = os.lstat(place)
+            with fails(InvalidArgumentError, errno.EINVAL) as caught:
+                Segment.write(bitmap, place)
+            assert "cannot be replaced" in str(caught.value)
+            with fails(InvalidArgumentError, errno.EINVAL):
+                Segment.merge([source], place)
+            assert os.lstat(place) == before
+        os.symlink("folder/new", "link")
+        Segment.write(bitmap, "link")
+        os.chmod("folder/new", 0o640)
+        Segment.merge([source], "link")
+        assert os.path.islink("link") and os.stat("link").st_mode & 0o777 == 0o640
+        Segment.write(bitmap, "n" * 250)
+        with Segment("n" * 250) as long_name:
+            assert long_name.count() == 3
+    assert os.listdir("folder") == ["new"]

@@ -12,11 +12,13 @@ from checkmap import (
     ChangedError,
     CheckmapError,
     ExistsError,
+    FileMissingError,
     Image,
     InconsistentError,
     InUseError,
     InvalidArgumentError,
     InvalidNameError,
+    ModelError,
     NameTooLongError,
     NotFoundError,
     OrderError,
@@ -55,9 +57,12 @@ def test_301_image_open(image_copy, here, fails):
             Image(bad)
     with fails(NameTooLongError, errno.ENAMETOOLONG):
         Image("a" * 10000)
-    with fails(SystemCallError, errno.ENOENT) as caught:
+    with fails(FileMissingError, errno.ENOENT) as caught:
         Image("nowhere")
-    assert "nowhere" in str(caught.value)
+    assert "nowhere" in str(caught.value) and caught.value.filename == "nowhere"
+    # Only the kind parts a missing file from a missing checkpoint: both are ENOENT.
+    assert isinstance(caught.value, (SystemCallError, FileNotFoundError)) and caught.value.kind == "IO"
+    assert not issubclass(NotFoundError, FileNotFoundError)
     for path in (here / "chain.qcow2", b"chain.qcow2"):
         Image(path).close()
     os.rename("chain.qcow2", b"\xff\xfe")
@@ -100,6 +105,69 @@ def test_302_image_open_fd(image_copy, fails):
         Image(read)
     os.close(read)
     os.close(write)
+
+
+def test_one_file_and_one_lock_from_the_opening_to_the_end(image_copy, here, fails):
+    for name in ("chain.qcow2", "plain.qcow2"):
+        image_copy(name)
+    # A descriptor whose number means another file by now.
+    fd = os.open("chain.qcow2", os.O_RDWR)
+    with Image(fd) as image:
+        os.dup2(os.open("plain.qcow2", os.O_RDWR), fd)
+        image.create("d")
+    os.close(fd)
+    # A relative path, and another folder.
+    (here / "elsewhere").mkdir()
+    os.link("plain.qcow2", "elsewhere/chain.qcow2")
+    with Image("chain.qcow2") as image:
+        os.chdir("elsewhere")
+        image.create("e")
+        os.chdir(here)
+    # A path at which another file stands by now.
+    with Image("chain.qcow2") as image:
+        os.rename("chain.qcow2", "moved.qcow2")
+        os.link("plain.qcow2", "chain.qcow2")
+        image.create("f")
+        # Before its first change it was locked for reading, and that without a gap until now.
+        with fails(InUseError, errno.EBUSY):
+            Image("moved.qcow2")
+    with Image("moved.qcow2") as image, Image("plain.qcow2") as other:
+        assert names(image) == ["a", "b", "c", "d", "e", "f"] and names(other) == []
+    # A descriptor for reading does not become one for writing, though the file could be written.
+    fd = os.open("moved.qcow2", os.O_RDONLY)
+    with Image(fd) as image:
+        os.close(fd)
+        with fails(ReadOnlyError, errno.EROFS):
+            image.create("g")
+        assert len(names(image)) == 6
+    for bad in (-1, 1 << 40, "two", 2000):
+        with pytest.raises((OverflowError, TypeError, ValueError)):
+            Image("moved.qcow2", writable=True, threads=bad)
+        Image("moved.qcow2", writable=True).close()
+
+
+def test_nobody_writes_between_a_diff_and_a_checkpoint(image_copy):
+    image_copy("chain.qcow2")
+    for _ in range(3):
+        with Image("chain.qcow2") as image:
+            image.diff("a")
+            wrote = subprocess.run(["qemu-io", "-c", "write 0 512", "chain.qcow2"], capture_output=True)
+            assert wrote.returncode != 0
+            image.create(f"t{_}")
+            wrote = subprocess.run(["qemu-io", "-c", "write 0 512", "chain.qcow2"], capture_output=True)
+            assert wrote.returncode != 0
+
+
+def test_a_change_in_the_middle_of_a_call_without_locks_is_noticed(image_copy, fails):
+    image_copy("chain.qcow2")
+
+    def write(*_):
+        subprocess.run(["qemu-io", "-c", "write 8M 64k", "chain.qcow2"], check=True, capture_output=True)
+
+    with Image("chain.qcow2", no_lock=True) as image:
+        for ask in (lambda: image.diff("a", progress=write), lambda: image.check(progress=write)):
+            with fails(ChangedError, errno.ESTALE):
+                ask()
 
 
 def test_303_list(image_copy):
@@ -214,7 +282,7 @@ def test_308_names(image_copy, fails):
                 use()
         with fails(NotFoundError, errno.ENOENT):
             image.delete("n" * 1023)
-        with pytest.raises(AttributeError):
+        with pytest.raises(TypeError, match="str or bytes, not int"):
             image.create(5)
         assert len(names(image)) == 3
         image.create("n" * 510)
@@ -233,7 +301,10 @@ def test_309_in_use(image_copy, fails):
         for writable in (True, False, None):
             with fails(InUseError, errno.EBUSY):
                 Image("chain.qcow2", writable=writable)
-        Image("chain.qcow2", no_lock=True).close()
+            # A writer that can be seen is refused without locks of our own too.
+            with fails(InUseError, errno.EBUSY) as caught:
+                Image("chain.qcow2", writable=writable, no_lock=True)
+            assert "this or another process" in str(caught.value)
         with Image("chain.qcow2", force_share=True) as other:
             assert other.checkpoints()[0].dirty_bytes is None and other.info().held_by_writer
             with fails(InvalidArgumentError, errno.EINVAL):
@@ -282,13 +353,11 @@ def test_311_deleted(image_copy):
             image.diff("a")
         with pytest.raises(CheckmapError):
             image.delete("b")
-    # Deleted before it is opened for writing: there is nothing left to use.
-    image = Image(image_copy("chain.qcow2"))
-    os.unlink("chain.qcow2")
-    with pytest.raises(CheckmapError):
+    # Deleted before its first change: it is still the file that was opened.
+    with Image(image_copy("chain.qcow2")) as image:
+        os.unlink("chain.qcow2")
         image.create("d")
-    assert image.closed
-    image.close()
+        assert len(names(image)) == 4
 
 
 def test_312_read_only(image_copy, fails):
@@ -416,3 +485,43 @@ def test_a_cumulative_checkpoint(image_copy):
         image.create("all", cumulative=True)
         subprocess.run(["qemu-img", "info", "-U", "plain.qcow2"], check=True, stdout=subprocess.DEVNULL)
         assert names(image) == ["all"]
+
+
+def test_ways_out_are_in_the_words_of_python(image_copy):
+    def said(call, *arguments, **options):
+        with pytest.raises(CheckmapError) as caught:
+            call(*arguments, **options)
+        text = str(caught.value)
+        for foreign in ["CHECKMAP_", "checkmap_", " --", "::", "\x1e", "\x1f", "os error"]:
+            assert foreign not in text
+        return text
+
+    image_copy("chain.qcow2")
+    with Image(image_copy("overlay.qcow2"), writable=True) as image:
+        assert "top_layer_only=True" in said(image.diff, "a")
+        assert "force_share=True" in said(Image, "overlay.qcow2")
+        assert "leave out cumulative=..." in said(image.create, "b", cumulative=True)
+        image.delete("a", top_layer_only=True, cumulative=False)
+    with Image(image_copy("inconsistent.qcow2")) as image:
+        assert "Image.delete_inconsistent()" in said(image.create, "d")
+        assert "force_inconsistent=True" in said(image.delete, "c")
+    with Image(image_copy("plain.qcow2")) as image:
+        image.create("x", cumulative=True)
+        image.create("y", cumulative=True)
+        assert "until" in said(image.diff, "x", "y")
+        assert said(image.diff, "z", cumulative=True).count("z") > 0
+
+
+def test_what_an_image_does_not_tell_can_be_said(image_copy):
+    image_copy("plain.qcow2")
+    for name in ["x", "y"]:
+        subprocess.run(["qemu-img", "bitmap", "--add", "plain.qcow2", name], check=True)
+    subprocess.run(["qemu-img", "bitmap", "--disable", "plain.qcow2", "x"], check=True)
+    with Image("plain.qcow2") as image:
+        assert image.info().model == "unknown"
+        with pytest.raises(ModelError) as caught:
+            image.diff("y")
+        assert "say which with cumulative=..." in str(caught.value)
+        assert image.diff("y", cumulative=True).count() == 0
+        image.rename("y", "z", cumulative=True)
+        image.delete("z", cumulative=True)

@@ -64,7 +64,7 @@ def test_a_backup_that_fails_makes_no_checkpoint(image_copy, here):
     assert ran.returncode == 1 and "Traceback" not in ran.stderr
     with Image("chain.qcow2") as image:
         assert len(image.checkpoints()) == 3
-        # The image is locked all the time.
+        # The image is locked from here on.
         image.create("e")
         assert "another process" in backup("chain.qcow2", "other.raw", "d").stderr
 

@@ -2,16 +2,18 @@
 //! Owns the order in which a change reaches the disk, so that after a power cut at any moment the image holds the old
 //! bitmaps or the new ones, whole. Must never decide what the change is.
 //!
-//! 1. Data, tables, directory and new refcount blocks go to free clusters; flush. Then the refcounts in place and the
-//!    refcount table's entries; flush. Nothing refers to the new clusters yet: a cut leaks them.
-//! 2. The header cluster changes by single 512-byte sectors, each followed by a flush. One sector decides.
+//! 1. Data, tables, directory and new refcount blocks go to free clusters, and their refcounts are set in place; flush.
+//!    Then the refcount table's entries, where there are new ones; flush. Nothing refers to the new clusters yet: a cut
+//!    leaks them.
+//! 2. The header cluster changes by single 512-byte sectors, each followed by a flush, in the stages of `stages`. One
+//!    sector decides.
 //! 3. Only then are the old clusters released; a cut leaks what was not.
 //!
 //! Assumed of the disk: a write of one aligned 512-byte sector is atomic, and a flush keeps what came before it.
 
 use super::directory::{self, Entry};
 use super::draft::{Cluster, Content, Draft, Drafted};
-use super::header::{AUTOCLEAR_AT, AUTOCLEAR_BITMAPS, DirectoryRef, Header, REFCOUNT_TABLE_AT};
+use super::header::{AUTOCLEAR_AT, DirectoryRef, Header, REFCOUNT_TABLE_AT};
 use super::occupied::Occupied;
 use super::room::Need;
 use super::space::Space;
@@ -39,30 +41,33 @@ pub(crate) struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// Carries it out.
+    /// Carries it out, and leaves in `header` what the file has then.
     ///
     /// Until the commit any failure leaves the image as it was; from the first header sector on it is
     /// [`ErrorKind::CommitInDoubt`]. The strings are warnings.
-    pub(crate) fn write(mut self, observer: &mut dyn Observer) -> Result<Vec<String>> {
+    pub(crate) fn write(mut self, header: &mut Header, observer: &mut dyn Observer) -> Result<Vec<String>> {
         let storage = self.storage;
-        let len_before = file_len(storage)?;
-        let room = if storage.can_grow() { Vec::new() } else { self.rehearse(observer)? };
-        let mut header = self.header.clone();
-        let mut space = Space::new(storage, &header, self.occupied)?;
+        let len_before = file_len(storage).map_err(Error::nothing_changed)?;
+        let mut room = Vec::new();
+        if !storage.can_grow() {
+            room = self.rehearse(observer).map_err(Error::nothing_changed)?;
+        }
+        let mut space = Space::new(storage, header, self.occupied).map_err(Error::nothing_changed)?;
         let mut undo = Undo::new(storage, len_before);
-        let prepared = prepare(storage, &mut header, self.place, &mut self.draft, &mut space, &mut undo, observer);
+        let prepared = prepare(storage, header, self.place, &mut self.draft, &mut space, &mut undo, observer);
         let prepared = match prepared {
             Ok(prepared) => prepared,
+            // What stands behind the old end may be the other's by now.
+            Err(error) if error.kind() == ErrorKind::Changed => return Err(error),
             Err(error) => {
-                undo.run();
-                return Err(error);
+                return Err(if undo.run() { error.nothing_changed() } else { error.advise(not_undone()) });
             }
         };
-        commit(storage, &mut header, prepared.stages)?;
+        commit(storage, header, prepared.stages)?;
         let mut warnings = if room.is_empty() { prepared.warnings } else { room };
         // Not flushed: the commit is durable, and what a cut loses of this is a leak.
         let released = space.release(&prepared.old_clusters).and_then(|()| store_in_place(storage, &space, &mut undo));
-        warnings.extend(released.err().map(not_released));
+        warnings.extend(released.err().map(|error| not_released(&error)));
         Ok(warnings)
     }
 
@@ -97,8 +102,12 @@ impl Storage for Rehearsal<'_> {
         self.0.read_at(buffer, offset)
     }
 
-    fn write_at(&self, _: &[u8], _: u64) -> std::io::Result<()> {
-        Ok(())
+    fn write_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        // What ends inside a cluster at the end of a device reads as zeros there, and cannot be written.
+        match self.0.can_grow() || offset.saturating_add(bytes.len() as u64) <= self.0.len_bytes()? {
+            true => Ok(()),
+            false => Err(std::io::ErrorKind::StorageFull.into()),
+        }
     }
 
     fn flush(&self) -> std::io::Result<()> {
@@ -182,6 +191,8 @@ fn prepare(
     let need = Need::of(storage, header, draft, directory)?;
     let mut warnings = warnings(draft, &dropped.unknown, space);
     warnings.extend(need.warning(storage).filter(|_| draft.adds()));
+    // The last moment at which nothing that is in use was touched.
+    draft.check_current(place)?;
     clear_unknown_autoclear(storage, header, undo)?;
     let old_table = store_refcounts(storage, header, space, undo)?;
     old_clusters.extend(old_table);
@@ -200,8 +211,8 @@ fn warnings(draft: &Draft<'_>, unknown: &[Name], space: &Space<'_>) -> Vec<Strin
 }
 
 /// The warning that the change is done, and that old clusters leak.
-pub(crate) fn not_released(error: Error) -> String {
-    format!("done, but room could not be released: {error}; `qemu-img check -r leaks` releases it")
+pub(crate) fn not_released(error: &Error) -> String {
+    format!("done, but room could not be released: {}; `qemu-img check -r leaks` releases it", error.reason())
 }
 
 /// The warning that not every cluster of these bitmaps is known, and so none of them is freed in doubt.
@@ -466,10 +477,10 @@ fn store_refcounts(
         bytes.resize((u64::from(clusters) << header.cluster_bits).try_into().unwrap_or(usize::MAX), 0);
         write_at(storage, &bytes, offset)?;
     }
-    flush(storage)?;
-    // A block must be durable, and counted, before the table points to it.
     undo.begin_stage();
     store_in_place(storage, space, undo)?;
+    // One flush for all of it, since nothing in the image refers to any of it yet. A block must be durable, and counted,
+    // before the table points to it.
     flush(storage)?;
     undo.begin_stage();
     let mut old_clusters = Vec::new();
@@ -559,53 +570,42 @@ fn write_changed_sectors(
     Ok(())
 }
 
-/// Changes the header cluster stage by stage; from the first sector on a failure is [`ErrorKind::CommitInDoubt`].
+/// Changes the header cluster stage by stage; from the first sector on a failure is [`ErrorKind::CommitInDoubt`]. Where one
+/// fails, those before it are taken back, the last first.
 pub(crate) fn commit(storage: &dyn Storage, header: &mut Header, stages: Vec<Vec<u8>>) -> Result<()> {
+    let (several, crossing) = (stages.len() > 1, header.directory_crosses_sectors());
+    let mut states = vec![header.raw.clone()];
     for next in stages {
-        write_stage(storage, header, &next).map_err(|error| {
-            error.with_kind(ErrorKind::CommitInDoubt).advise(
-                WayOut::from(
-                    "the commit is in doubt: the image holds the bitmaps before or after it, whole; look with ",
-                )
+        let now = states.last().map_or(&[][..], Vec::as_slice);
+        let written = write_stage(storage, now, &next);
+        states.push(next);
+        let Err(error) = written else { continue };
+        // A single stage is there or not, and either is whole.
+        let undone = if several { take_back(storage, &states) } else { Ok(()) };
+        let error = if undone.is_err() && crossing { error.advise(lost()) } else { error };
+        return Err(error.with_kind(ErrorKind::CommitInDoubt).advise(
+            WayOut::from("the commit is in doubt: the image holds the bitmaps before or after it, whole; look with ")
                 .control(Control::List),
-            )
-        })?;
-        header.raw = next;
+        ));
     }
+    header.raw = states.pop().unwrap_or_default();
     Ok(())
 }
 
-/// Writes the sectors in which `next` differs, in the order in which every state between them is the old or the new.
-fn write_stage(storage: &dyn Storage, header: &Header, next: &[u8]) -> Result<()> {
-    let sectors = changed_sectors(&header.raw, next);
-    let had = header.has_bitmaps_extension();
-    let has = next.get(AUTOCLEAR_AT + 7).is_some_and(|byte| u64::from(*byte) & AUTOCLEAR_BITMAPS != 0);
-    match (sectors.as_slice(), had, has) {
-        // What follows the type comes first, then the type, the autoclear bit in the first sector last.
-        (_, false, _) => sectors.iter().rev().try_for_each(|sector| write_sector(storage, next, *sector)),
-        (_, true, false) => sectors.iter().try_for_each(|sector| write_sector(storage, next, *sector)),
-        ([_], true, true) => sectors.iter().try_for_each(|sector| write_sector(storage, next, *sector)),
-        // The 24 bytes cross sectors: without the autoclear bit nobody reads them until both halves are there.
-        (_, true, true) => {
-            let mut hidden = header.raw.clone();
-            let autoclear = header.autoclear_kept() & !AUTOCLEAR_BITMAPS;
-            put_header(&mut hidden, AUTOCLEAR_AT, &autoclear.to_be_bytes())?;
-            let others = || sectors.iter().filter(|sector| **sector != 0);
-            let written = write_sector(storage, &hidden, 0)
-                .and_then(|()| others().try_for_each(|sector| write_sector(storage, next, *sector)))
-                .and_then(|()| write_sector(storage, next, 0));
-            let put_back = || {
-                // Hidden again first: the new first sector may have reached the disk.
-                write_sector(storage, &hidden, 0)?;
-                others().try_for_each(|sector| write_sector(storage, &header.raw, *sector))?;
-                write_sector(storage, &header.raw, 0)
-            };
-            match written {
-                Err(error) if put_back().is_err() => Err(error.advise(lost())),
-                written => written,
-            }
-        }
-    }
+fn take_back(storage: &dyn Storage, states: &[Vec<u8>]) -> Result<()> {
+    let (before, after) = (states.iter(), states.iter().skip(1));
+    let steps: Vec<_> = before.zip(after).collect();
+    steps.into_iter().rev().try_for_each(|(before, after)| write_stage(storage, after, before))
+}
+
+/// Writes the one sector in which `next` differs.
+fn write_stage(storage: &dyn Storage, now: &[u8], next: &[u8]) -> Result<()> {
+    changed_sectors(now, next).into_iter().try_for_each(|sector| write_sector(storage, next, sector))
+}
+
+/// The way out where a failed change could not be put back.
+fn not_undone() -> WayOut {
+    WayOut::from("the bitmaps are as they were; room may be counted as used: `qemu-img check -r leaks` releases it")
 }
 
 /// The way out where both the new and the old place of the directory may be half written.
@@ -616,7 +616,7 @@ fn lost() -> WayOut {
 }
 
 /// The sectors in which two header clusters differ, ascending.
-pub(crate) fn changed_sectors(old: &[u8], new: &[u8]) -> Vec<usize> {
+fn changed_sectors(old: &[u8], new: &[u8]) -> Vec<usize> {
     let differs = |(_, (old, new)): &(usize, (&[u8], &[u8]))| old != new;
     old.chunks(SECTOR).zip(new.chunks(SECTOR)).enumerate().filter(differs).map(|(number, _)| number).collect()
 }
@@ -636,9 +636,13 @@ fn put_header(raw: &mut [u8], at: usize, field: &[u8]) -> Result<()> {
 }
 
 fn write_at(storage: &dyn Storage, bytes: &[u8], offset: u64) -> Result<()> {
-    storage
-        .write_at(bytes, offset)
-        .map_err(|error| Error::io(format!("cannot write {} bytes at offset {offset:#x}", bytes.len()), error))
+    storage.write_at(bytes, offset).map_err(|error| {
+        let error = Error::io(format!("cannot write {} bytes at offset {offset:#x}", bytes.len()), error);
+        match error.kind() {
+            ErrorKind::NoSpace if !storage.can_grow() => error.advise("enlarge the device"),
+            _ => error,
+        }
+    })
 }
 
 fn flush(storage: &dyn Storage) -> Result<()> {
@@ -671,16 +675,18 @@ impl<'a> Undo<'a> {
 
     /// Puts back what it can, the last stage first, each flushed: so what points to something goes before what it points
     /// to. Where this fails it stops, and what stays is room counted as used: a leak, never damage.
-    fn run(&self) {
+    /// False where something stays.
+    fn run(&self) -> bool {
         for stage in self.stages.iter().rev().filter(|stage| !stage.is_empty()) {
             let restored = stage.iter().rev().try_for_each(|(offset, bytes)| self.storage.write_at(bytes, *offset));
             if restored.and_then(|()| self.storage.flush()).is_err() {
-                return;
+                return false;
             }
         }
         if self.storage.len_bytes().is_ok_and(|len_bytes| len_bytes > self.len_before) {
             // Room past the old end holds nothing that counts; keeping it would do no harm.
             let _ = self.storage.truncate(self.len_before);
         }
+        true
     }
 }

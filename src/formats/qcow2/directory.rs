@@ -4,7 +4,7 @@
 use super::header::{DirectoryRef, MAX_BITMAPS, MAX_DIRECTORY_BYTES};
 use crate::chain::Name;
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::{Fields, put, read_exact};
+use crate::formats::bytes::{Fields, put, read_padded};
 use crate::geometry::Granularity;
 use crate::storage::Storage;
 use std::collections::HashSet;
@@ -120,7 +120,7 @@ fn read_entries(
     cluster_bytes: u64,
     entries: &mut Vec<Entry>,
 ) -> Result<()> {
-    let bytes = read_exact(storage, "qcow2 bitmap directory", place.offset, place.len_bytes)?;
+    let bytes = read_padded(storage, "qcow2 bitmap directory", place.offset, place.len_bytes, cluster_bytes)?;
     let mut names = HashSet::new();
     let mut at = 0;
     for number in 0..place.bitmaps {

@@ -3,7 +3,7 @@
 //! Must never take room in the file nor write to it.
 
 use super::directory::{self, Entry, FLAG_AUTO, FLAG_IN_USE};
-use super::header::Header;
+use super::header::{DirectoryRef, Header};
 use super::occupied::Occupied;
 use super::ranges::Ranges;
 use super::table::{self, Payload, Shape};
@@ -111,6 +111,20 @@ impl<'a> Draft<'a> {
         };
         let bitmaps = originals.iter().enumerate().map(drafted).collect();
         Self { storage, header, originals, occupied, bitmaps, tables: HashMap::new(), threads }
+    }
+
+    /// Refuses where the file no longer holds the header and the directory that this draft began with.
+    pub(crate) fn check_current(&self, place: Option<DirectoryRef>) -> Result<()> {
+        let header = Header::read(self.storage)?;
+        let listing =
+            place.map(|place| directory::read(self.storage, place, header.size_bytes, header.cluster_bytes()));
+        let entries = listing.map(|listing| listing.entries).unwrap_or_default();
+        if header.raw == self.header.raw && entries == self.originals {
+            return Ok(());
+        }
+        let message = "somebody else wrote to the image while it was being changed";
+        Err(Error::new(ErrorKind::Changed, message)
+            .advise("the bitmaps were not changed; verify the image with `qemu-img check`, then open it again"))
     }
 
     pub(crate) fn apply(&mut self, action: &Action) -> Result<()> {

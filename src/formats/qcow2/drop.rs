@@ -34,24 +34,24 @@ struct Release {
 }
 
 impl DropAll<'_> {
-    /// Carries it out in one atomic step; the strings say what is leaked.
+    /// Carries it out in one atomic step, and leaves in `header` what the file has then; the strings say what is leaked.
     ///
     /// The step itself writes to the header alone, so that it works whatever else is damaged.
-    pub(crate) fn write(&self, observer: &mut dyn Observer) -> Result<Vec<String>> {
+    pub(crate) fn write(&self, header: &mut Header, observer: &mut dyn Observer) -> Result<Vec<String>> {
         if !self.header.has_bitmaps_extension() {
             return Ok(Vec::new());
         }
         let stages = self.stages()?;
         let occupied = self.occupied(observer)?;
         let Release { clusters, mut warnings } = self.release(occupied.as_ref())?;
-        commit::commit(self.storage, &mut self.header.clone(), stages)?;
+        commit::commit(self.storage, header, stages)?;
         if let Some(occupied) = &occupied {
             let mut undo = Undo::new(self.storage, file_len(self.storage)?);
             let freed = Space::new(self.storage, self.header, occupied).and_then(|mut space| {
                 space.release(&clusters)?;
                 commit::store_in_place(self.storage, &space, &mut undo)
             });
-            warnings.extend(freed.err().map(commit::not_released));
+            warnings.extend(freed.err().map(|error| commit::not_released(&error)));
         }
         Ok(warnings)
     }

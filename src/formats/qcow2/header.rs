@@ -1,11 +1,11 @@
 #![forbid(unsafe_code)]
-//! Owns the qcow2 header cluster: its fields, its extensions and the backing file's name, read and laid out anew.
-//! Must never write: the order in which its sectors reach the disk is `commit`'s concern.
+//! Owns the qcow2 header cluster as it is read: its fields, its extensions and the backing file's name, each as QEMU
+//! takes it. Must never lay it out anew: that is `stages`.
 //!
-//! Source of the layout: QEMU's `docs/interop/qcow2.rst`; limits as QEMU 10.0 enforces them.
+//! Source of the layout: QEMU's `docs/interop/qcow2.rst`; limits and normalised fields as QEMU 10.0 has them.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::{Fields, file_len, put, read_exact};
+use crate::formats::bytes::{Fields, file_len, read_exact, read_padded};
 use crate::storage::Storage;
 
 /// The first four bytes of every qcow2 image.
@@ -14,6 +14,7 @@ pub(crate) const MAGIC: u32 = 0x5146_49fb;
 pub(crate) const INCOMPATIBLE_DIRTY: u64 = 1 << 0;
 pub(crate) const INCOMPATIBLE_CORRUPT: u64 = 1 << 1;
 pub(crate) const INCOMPATIBLE_DATA_FILE: u64 = 1 << 2;
+const INCOMPATIBLE_COMPRESSION: u64 = 1 << 3;
 pub(crate) const INCOMPATIBLE_EXTENDED_L2: u64 = 1 << 4;
 /// Dirty, corrupt, external data file, compression type, extended L2.
 const INCOMPATIBLE_KNOWN: u64 = 0b1_1111;
@@ -23,14 +24,16 @@ pub(crate) const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
 pub(crate) const AUTOCLEAR_KNOWN: u64 = 0b11;
 pub(crate) const AUTOCLEAR_AT: usize = 88;
 pub(crate) const REFCOUNT_TABLE_AT: usize = 48;
+/// The length of the header that every version 3 has, up to the field that says how long it is.
+const SHORTEST_HEADER: u32 = 104;
+const COMPRESSION_AT: usize = 104;
 
 const EXTENSION_END: u32 = 0;
-const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
-const EXTENSION_CRYPTO: u32 = 0x0537_be77;
-const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
+pub(super) const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
+pub(super) const EXTENSION_CRYPTO: u32 = 0x0537_be77;
+pub(super) const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
+pub(super) const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
 pub(crate) const EXTENSION_BITMAPS: u32 = 0x2385_2875;
-/// Type, length and the 24 bytes of the bitmaps extension.
-const BITMAPS_RECORD_LEN: usize = 32;
 
 const MAX_L1_BYTES: u64 = 32 << 20;
 const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
@@ -38,6 +41,10 @@ const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 const MAX_CRYPTO_BYTES: u64 = 64 << 20;
 const MAX_SNAPSHOTS: u32 = 65536;
 const MAX_BACKING_NAME: u32 = 1023;
+const MAX_BACKING_FORMAT: usize = 15;
+/// QEMU counts a disk in sectors of this size, and what does not fill the last one is no part of the disk.
+const DISK_SECTOR_BYTES: u64 = 512;
+const ENCRYPTION_LUKS: u32 = 2;
 pub(crate) const MAX_BITMAPS: u32 = 65535;
 pub(crate) const MAX_DIRECTORY_BYTES: u64 = 1024 * MAX_BITMAPS as u64;
 
@@ -59,10 +66,17 @@ impl DirectoryRef {
 
 /// One record of the header extension area; `at` is where its type stands in the header cluster.
 #[derive(Clone, Copy, Debug)]
-struct Extension {
-    kind: u32,
-    at: usize,
-    len: usize,
+pub(super) struct Extension {
+    pub(super) kind: u32,
+    pub(super) at: usize,
+    pub(super) len: usize,
+}
+
+impl Extension {
+    /// Where the next record begins.
+    pub(super) fn end(&self) -> usize {
+        self.at + 8 + self.len.next_multiple_of(8)
+    }
 }
 
 /// The header cluster, parsed.
@@ -72,6 +86,7 @@ pub(crate) struct Header {
     pub(crate) raw: Vec<u8>,
     pub(crate) version: u32,
     pub(crate) cluster_bits: u32,
+    /// The disk's size as QEMU sees it: whole sectors of 512 bytes.
     pub(crate) size_bytes: u64,
     pub(crate) l1_entries: u32,
     pub(crate) l1_offset: u64,
@@ -84,11 +99,13 @@ pub(crate) struct Header {
     pub(crate) autoclear: u64,
     /// Offset and length of the encryption header, for LUKS.
     pub(crate) crypto: Option<(u64, u64)>,
+    /// The length of the fixed fields; the extensions follow.
+    pub(super) fields_len: usize,
     /// Where the backing file's name stands, and its length: even an empty one ends the extensions.
-    backing_name: Option<(usize, usize)>,
-    extensions: Vec<Extension>,
+    pub(super) backing_name: Option<(usize, usize)>,
+    pub(super) extensions: Vec<Extension>,
     /// Where the next extension record would begin: the place of the end marker.
-    extensions_end: usize,
+    pub(super) extensions_end: usize,
     /// The bitmaps extension, or what is wrong with it.
     pub(crate) directory: std::result::Result<Option<DirectoryRef>, DirectoryFault>,
 }
@@ -98,9 +115,15 @@ pub(crate) struct Header {
 pub(crate) struct DirectoryFault {
     message: String,
     at: u64,
+    malformed: bool,
 }
 
 impl DirectoryFault {
+    /// Whether it matters even where the bitmaps are out of date: QEMU reads no content then, but the length.
+    pub(crate) fn is_malformed(&self) -> bool {
+        self.malformed
+    }
+
     pub(crate) fn error(&self) -> Error {
         Error::new(ErrorKind::Damaged, self.message.clone()).at("qcow2 bitmaps extension", self.at)
     }
@@ -144,15 +167,19 @@ impl Header {
             return Err(damaged(20, "extended L2 entries need clusters of 16 KiB or more".into()));
         }
         let cluster_bytes = 1_u32 << cluster_bits;
-        if version > 2 && (header_len < 104 || header_len % 8 != 0 || header_len > cluster_bytes) {
+        if version > 2 && (header_len < SHORTEST_HEADER || header_len > cluster_bytes) {
             return Err(damaged(100, format!("header length {header_len} is impossible")));
         }
-        let raw = read_exact(storage, "qcow2 header cluster", 0, u64::from(cluster_bytes))?;
+        let raw = read_padded(storage, "qcow2 header cluster", 0, u64::from(cluster_bytes), u64::from(cluster_bytes))?;
         let fields = Fields::new(&raw, "qcow2 header", 0);
+        if version > 2 {
+            check_compression(&fields, incompatible, header_len)?;
+        }
+        let stored_size = fields.u64(24)?;
         let mut header = Self {
             version,
             cluster_bits,
-            size_bytes: fields.u64(24)?,
+            size_bytes: stored_size - stored_size % DISK_SECTOR_BYTES,
             l1_entries: fields.u32(36)?,
             l1_offset: fields.u64(40)?,
             refcount_table_offset: fields.u64(REFCOUNT_TABLE_AT)?,
@@ -163,28 +190,39 @@ impl Header {
             incompatible,
             autoclear,
             crypto: None,
+            fields_len: header_len as usize,
             backing_name: backing_name(&fields, cluster_bytes)?,
             extensions: Vec::new(),
             extensions_end: header_len as usize,
             directory: Ok(None),
             raw: Vec::new(),
         };
-        header.check_limits()?;
-        header.read_extensions(&fields)?;
+        header.check_limits(stored_size)?;
+        header.read_extensions(&fields).map_err(|fault| match header_len % 8 {
+            0 => fault,
+            _ => damaged(100, format!("no extensions stand behind a header of {header_len} bytes")),
+        })?;
+        header.check_encryption(&fields)?;
         header.raw = raw;
         Ok(header)
     }
 
-    fn check_limits(&self) -> Result<()> {
+    fn check_limits(&self, stored_size: u64) -> Result<()> {
         let cluster_bytes = self.cluster_bytes();
-        if self.size_bytes > crate::geometry::MAX_DISK_BYTES {
-            return Err(damaged(24, format!("disk size {:#x} is above 2^63-1", self.size_bytes)));
+        if stored_size > crate::geometry::MAX_DISK_BYTES {
+            return Err(damaged(24, format!("disk size {stored_size:#x} is above 2^63-1")));
         }
         if self.refcount_order > 6 {
             return Err(damaged(96, format!("refcount width 2^{} bits is above 64", self.refcount_order)));
         }
         if u64::from(self.l1_entries) * 8 > MAX_L1_BYTES {
             return Err(damaged(36, format!("an L1 table of {} entries is above 32 MiB", self.l1_entries)));
+        }
+        let entry_bytes = if self.has_extended_l2() { 16 } else { 8 };
+        let needed = stored_size.div_ceil(cluster_bytes * (cluster_bytes / entry_bytes));
+        if u64::from(self.l1_entries) < needed {
+            let message = format!("an L1 table of {} entries is too small: the disk needs {needed}", self.l1_entries);
+            return Err(damaged(36, message));
         }
         if u64::from(self.refcount_table_clusters) << self.cluster_bits > MAX_REFCOUNT_TABLE_BYTES.max(cluster_bytes) {
             return Err(damaged(56, format!("{} refcount table clusters are too many", self.refcount_table_clusters)));
@@ -195,6 +233,7 @@ impl Header {
         if self.snapshots > MAX_SNAPSHOTS {
             return Err(damaged(60, format!("{} snapshots are above {MAX_SNAPSHOTS}", self.snapshots)));
         }
+        // Whatever the tables' lengths: QEMU looks at the offset of an empty one, too.
         for (at, what, offset) in [
             (40, "L1 table", self.l1_offset),
             (48, "refcount table", self.refcount_table_offset),
@@ -203,33 +242,61 @@ impl Header {
             if offset % cluster_bytes != 0 {
                 return Err(damaged(at, format!("the {what}'s offset {offset:#x} is not at the start of a cluster")));
             }
+            if offset > crate::geometry::MAX_DISK_BYTES {
+                return Err(damaged(at, format!("the {what}'s offset {offset:#x} is above 2^63-1")));
+            }
         }
         Ok(())
+    }
+
+    /// The method of encryption and the extension that says where its header is come together, or not at all.
+    fn check_encryption(&self, fields: &Fields<'_>) -> Result<()> {
+        let method = fields.u32(32)?;
+        match (method, self.crypto) {
+            (ENCRYPTION_LUKS.., _) if method > ENCRYPTION_LUKS => {
+                Err(Error::new(ErrorKind::Unsupported, format!("encryption method {method} is unknown"))
+                    .at("qcow2 header", 32)
+                    .advise("use a newer checkmap"))
+            }
+            (ENCRYPTION_LUKS, None) => Err(damaged(32, "no extension says where the encryption header is".into())),
+            (0..ENCRYPTION_LUKS, Some(_)) => {
+                Err(damaged(32, format!("there is an encryption header, but the encryption method is {method}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn read_extensions(&mut self, fields: &Fields<'_>) -> Result<()> {
         let end = self.backing_name.map_or(self.cluster_bytes_usize(), |(at, _)| at);
         let mut at = self.extensions_end;
-        while at + 8 <= end {
+        let damaged =
+            |at: usize, message| Err(Error::new(ErrorKind::Damaged, message).at("qcow2 header extension", at as u64));
+        while at < end {
+            if end - at < 8 {
+                return damaged(at, format!("there is no room for an end marker before the end at {end:#x}"));
+            }
             let kind = fields.u32(at)?;
             let len = fields.u32(at + 4)? as usize;
-            if kind == EXTENSION_END {
-                break;
-            }
+            // The end marker's length means nothing, but QEMU compares it as any other.
             if len > end - at - 8 {
-                return Err(Error::new(
-                    ErrorKind::Damaged,
-                    format!("extension {kind:#x} of {len} bytes leaves the header"),
-                )
-                .at("qcow2 header extension", at as u64));
+                return damaged(at, format!("extension {kind:#x} of {len} bytes leaves the header"));
             }
             match kind {
+                EXTENSION_END => break,
                 EXTENSION_BITMAPS => self.directory = self.read_bitmaps_extension(fields, at, len),
                 EXTENSION_CRYPTO => self.crypto = Some(self.read_crypto_extension(fields, at, len)?),
+                EXTENSION_BACKING_FORMAT if len > MAX_BACKING_FORMAT => {
+                    return damaged(at + 4, format!("the backing file's format has {len} bytes"));
+                }
                 _ => {}
             }
-            self.extensions.push(Extension { kind, at, len });
-            at += 8 + len.next_multiple_of(8);
+            let extension = Extension { kind, at, len };
+            at = extension.end();
+            self.extensions.push(extension);
+            if self.directory.as_ref().is_err_and(DirectoryFault::is_malformed) {
+                // Where the next extension begins is unknown.
+                break;
+            }
         }
         self.extensions_end = at;
         Ok(())
@@ -259,7 +326,8 @@ impl Header {
         at: usize,
         len: usize,
     ) -> std::result::Result<Option<DirectoryRef>, DirectoryFault> {
-        let fault = |message: String, within: usize| DirectoryFault { message, at: (at + within) as u64 };
+        let fault =
+            |message: String, within: usize| DirectoryFault { message, at: (at + within) as u64, malformed: len != 24 };
         let read = |error: Error| fault(error.message().to_owned(), 8);
         if self.extension(EXTENSION_BITMAPS).is_some() {
             return Err(fault("stands in the header twice".into(), 0));
@@ -286,12 +354,14 @@ impl Header {
         Ok(Some(DirectoryRef { bitmaps, len_bytes, offset }))
     }
 
-    fn extension(&self, kind: u32) -> Option<&Extension> {
-        self.extensions.iter().find(|extension| extension.kind == kind)
+    /// The extension of this kind; of several, the one that QEMU takes.
+    pub(super) fn extension(&self, kind: u32) -> Option<&Extension> {
+        self.extensions.iter().rfind(|extension| extension.kind == kind)
     }
 
-    fn extension_bytes(&self, kind: u32) -> Option<&[u8]> {
-        self.extension(kind).and_then(|found| self.raw.get(found.at + 8..found.at + 8 + found.len))
+    /// The text of an extension, which may be empty.
+    pub(super) fn extension_text(&self, kind: u32) -> Option<&[u8]> {
+        self.extension(kind).and_then(|found| self.raw.get(found.at + 8..found.at + 8 + found.len)).map(until_nul)
     }
 
     pub(crate) fn has_bitmaps_extension(&self) -> bool {
@@ -316,121 +386,21 @@ impl Header {
 
     /// The name of the backing file as stored, and its format where one is recorded.
     pub(crate) fn backing(&self) -> Option<(&[u8], Option<&[u8]>)> {
-        let (at, len) = self.backing_name.filter(|(_, len)| *len > 0)?;
-        Some((self.raw.get(at..at + len)?, self.extension_bytes(EXTENSION_BACKING_FORMAT)))
+        let (at, len) = self.backing_name?;
+        let name = until_nul(self.raw.get(at..at + len)?);
+        let format = self.extension_text(EXTENSION_BACKING_FORMAT).filter(|format| !format.is_empty());
+        (!name.is_empty()).then_some((name, format))
     }
 
     /// The name of the external data file, where one is recorded.
     pub(crate) fn data_file(&self) -> Option<&[u8]> {
-        self.extension_bytes(EXTENSION_DATA_FILE)
-    }
-
-    /// The header cluster with the bitmaps extension replaced, added or removed, as the stages in which it must be
-    /// written: each stage differs from the one before it, and is a header that QEMU opens.
-    ///
-    /// Adding may have to move the backing file's name, which then stands twice until the header points to the copy.
-    pub(crate) fn with_directory(&self, directory: Option<DirectoryRef>) -> Result<Vec<Vec<u8>>> {
-        match (self.extension(EXTENSION_BITMAPS), directory) {
-            (Some(found), Some(directory)) => {
-                let mut raw = self.raw.clone();
-                self.put(&mut raw, found.at + 8, &encode(directory))?;
-                self.put(&mut raw, AUTOCLEAR_AT, &(self.autoclear_kept() | AUTOCLEAR_BITMAPS).to_be_bytes())?;
-                Ok(vec![raw])
-            }
-            (Some(found), None) => self.without_bitmaps(found),
-            (None, Some(directory)) => self.with_first_bitmap(directory),
-            (None, None) => Ok(Vec::new()),
-        }
+        self.extension_text(EXTENSION_DATA_FILE)
     }
 
     /// The autoclear bits that a writer which understands bitmaps and raw data files may keep.
     pub(crate) fn autoclear_kept(&self) -> u64 {
         self.autoclear & AUTOCLEAR_KNOWN
     }
-
-    fn without_bitmaps(&self, found: &Extension) -> Result<Vec<Vec<u8>>> {
-        let mut hidden = self.raw.clone();
-        self.put(&mut hidden, AUTOCLEAR_AT, &(self.autoclear_kept() & !AUTOCLEAR_BITMAPS).to_be_bytes())?;
-        let after = found.at + 8 + found.len.next_multiple_of(8);
-        let area_end = self.area_end();
-        // Whatever follows moves down, the end marker with it; what it leaves behind becomes zero.
-        let tail = self.raw.get(after..area_end).map(<[u8]>::to_vec).unwrap_or_default();
-        let mut raw = hidden.clone();
-        self.put(&mut raw, found.at, &tail)?;
-        self.put(&mut raw, found.at + tail.len(), &vec![0; area_end - found.at - tail.len()])?;
-        if tail.len() <= 8 {
-            return Ok(vec![raw]);
-        }
-        // Extensions that are read while they move must move in one sector.
-        let one_sector = hidden.chunks(512).zip(raw.chunks(512)).filter(|(old, new)| old != new).count() <= 1;
-        if !one_sector {
-            return Err(Error::new(ErrorKind::CannotStore, "an unknown extension follows that cannot move safely")
-                .at("qcow2 bitmaps extension", found.at as u64)
-                .advise("remove the last bitmap with `qemu-img bitmap --remove`; nothing was changed"));
-        }
-        Ok(vec![hidden, raw])
-    }
-
-    /// The end of the extension area, its end marker included where there is room for one.
-    fn area_end(&self) -> usize {
-        let limit = self.backing_name.map_or(self.cluster_bytes_usize(), |(at, _)| at.max(self.extensions_end));
-        (self.extensions_end + 8).min(limit)
-    }
-
-    fn with_first_bitmap(&self, directory: DirectoryRef) -> Result<Vec<Vec<u8>>> {
-        let at = self.extensions_end;
-        let end = at + BITMAPS_RECORD_LEN + 8;
-        let mut stages = Vec::new();
-        let mut raw = self.raw.clone();
-        if let Some((name_at, name_len)) = self.backing_name
-            && name_at < end
-        {
-            let name = self.raw.get(name_at..name_at + name_len).map(<[u8]>::to_vec).unwrap_or_default();
-            if end + name_len <= 512 {
-                // Within the first sector everything changes at once, and no second copy is needed.
-                self.put(&mut raw, end, &name)?;
-                self.put(&mut raw, 8, &(end as u64).to_be_bytes())?;
-            } else {
-                // The copy overlaps neither the name as it stands nor the room of the new extension.
-                let copy_at = end.max(name_at + name_len).next_multiple_of(8);
-                let has_end_marker = at + 8 <= name_at;
-                if !has_end_marker || copy_at + name_len > self.cluster_bytes_usize() {
-                    return Err(no_room(at));
-                }
-                self.put(&mut raw, copy_at, &name)?;
-                stages.push(raw.clone());
-                self.put(&mut raw, 8, &(copy_at as u64).to_be_bytes())?;
-                stages.push(raw.clone());
-            }
-        } else if end > self.cluster_bytes_usize() {
-            return Err(no_room(at));
-        }
-        self.put(&mut raw, at, &EXTENSION_BITMAPS.to_be_bytes())?;
-        self.put(&mut raw, at + 4, &24_u32.to_be_bytes())?;
-        self.put(&mut raw, at + 8, &encode(directory))?;
-        self.put(&mut raw, at + BITMAPS_RECORD_LEN, &[0; 8])?;
-        self.put(&mut raw, AUTOCLEAR_AT, &(self.autoclear_kept() | AUTOCLEAR_BITMAPS).to_be_bytes())?;
-        stages.push(raw);
-        Ok(stages)
-    }
-
-    fn put(&self, raw: &mut [u8], at: usize, field: &[u8]) -> Result<()> {
-        if put(raw, at, field) { Ok(()) } else { Err(no_room(at)) }
-    }
-
-    /// Where the type of the bitmaps extension stands, or will stand when the first bitmap comes.
-    pub(crate) fn bitmaps_record_at(&self) -> usize {
-        self.extension(EXTENSION_BITMAPS).map_or(self.extensions_end, |found| found.at)
-    }
-}
-
-fn encode(directory: DirectoryRef) -> [u8; 24] {
-    let mut bytes = [0; 24];
-    let fits = put(&mut bytes, 0, &directory.bitmaps.to_be_bytes())
-        && put(&mut bytes, 8, &directory.len_bytes.to_be_bytes())
-        && put(&mut bytes, 16, &directory.offset.to_be_bytes());
-    debug_assert!(fits, "the three fields end at byte 24");
-    bytes
 }
 
 fn backing_name(fields: &Fields<'_>, cluster_bytes: u32) -> Result<Option<(usize, usize)>> {
@@ -449,12 +419,24 @@ fn backing_name(fields: &Fields<'_>, cluster_bytes: u32) -> Result<Option<(usize
     Ok(Some((at, len as usize)))
 }
 
-fn damaged(at: u64, message: String) -> Error {
-    Error::new(ErrorKind::Damaged, message).at("qcow2 header", at)
+/// QEMU holds names as C strings, which a NUL ends.
+fn until_nul(text: &[u8]) -> &[u8] {
+    text.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-fn no_room(at: usize) -> Error {
-    Error::new(ErrorKind::CannotStore, "there is no room for the bitmaps extension beside the backing file's name")
-        .at("qcow2 header cluster", at as u64)
-        .advise("give the image a shorter backing name, or convert it to clusters of 64 KiB; nothing was changed")
+/// The compression type is zlib, or another one that an incompatible feature bit announces.
+fn check_compression(fields: &Fields<'_>, incompatible: u64, header_len: u32) -> Result<()> {
+    let kind = if header_len > SHORTEST_HEADER { fields.u8(COMPRESSION_AT)? } else { 0 };
+    let announced = incompatible & INCOMPATIBLE_COMPRESSION != 0;
+    match kind {
+        0 | 1 if announced == (kind != 0) => Ok(()),
+        0 | 1 => Err(damaged(72, format!("compression type {kind} does not fit its incompatible feature bit"))),
+        _ => Err(Error::new(ErrorKind::Unsupported, format!("compression type {kind} is unknown"))
+            .at("qcow2 header", COMPRESSION_AT as u64)
+            .advise("use a newer checkmap")),
+    }
+}
+
+fn damaged(at: u64, message: String) -> Error {
+    Error::new(ErrorKind::Damaged, message).at("qcow2 header", at)
 }

@@ -15,6 +15,7 @@ mod refcounts;
 mod references;
 mod room;
 mod space;
+mod stages;
 mod table;
 mod walk;
 
@@ -96,7 +97,8 @@ impl Qcow2 {
                 )
             });
         }
-        if self.header.has_bitmaps_extension() && self.header.autoclear & AUTOCLEAR_BITMAPS == 0 {
+        let malformed = self.header.directory.as_ref().is_err_and(|fault| fault.is_malformed());
+        if self.header.has_bitmaps_extension() && self.header.autoclear & AUTOCLEAR_BITMAPS == 0 && !malformed {
             self.trouble = Some(
                 Error::new(
                     ErrorKind::Stale,
@@ -127,6 +129,11 @@ impl Qcow2 {
     /// The bitmaps of the directory, in its order; those before the first fault where it is damaged.
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// From now on the image is read and written through `storage`, which has the same bytes.
+    pub(crate) fn set_storage(&mut self, storage: Arc<dyn Storage>) {
+        self.storage = storage;
     }
 
     /// How many threads may read and write the clusters of bitmaps.
@@ -242,9 +249,14 @@ impl Qcow2 {
         self.check_granularity(largest).map(|()| largest)
     }
 
-    /// Whether header and directory are what `other` has.
-    pub(crate) fn is_same_state(&self, other: &Qcow2) -> bool {
-        self.header.raw == other.header.raw && self.entries == other.entries
+    /// Whether header and directory are still in the file as they were read.
+    pub(crate) fn is_unchanged(&self) -> Result<bool> {
+        match Self::open(Arc::clone(&self.storage)) {
+            Ok(now) => Ok(now.header.raw == self.header.raw && now.entries == self.entries),
+            Err(error) if error.kind() == ErrorKind::Io => Err(error),
+            // It could be read when it was opened.
+            Err(_) => Ok(false),
+        }
     }
 
     /// The mark of a crash or of damage that keeps the image from being changed.
@@ -264,10 +276,7 @@ impl Qcow2 {
         if let Some(unclean) = self.unclean() {
             return Err(unclean);
         }
-        match &self.trouble {
-            Some(trouble) => Err(trouble.clone()),
-            None => Ok(()),
-        }
+        self.check_usable()
     }
 
     /// Refuses where no bitmap of this image can be trusted.
@@ -275,43 +284,75 @@ impl Qcow2 {
         self.trouble.as_ref().map_or(Ok(()), |trouble| Err(trouble.clone()))
     }
 
-    /// Whether the directory's place crosses two sectors of the header, so that a power cut while it changes may lose
-    /// the bitmaps.
-    pub(crate) fn commit_crosses_sectors(&self) -> bool {
-        let data = self.header.bitmaps_record_at() + 8;
-        self.header.has_bitmaps_extension() && data / 512 != (data + 23) / 512
+    /// Whether a power cut while `actions` are committed may lose the bitmaps: the directory's place crosses two sectors
+    /// of the header, and bitmaps stay.
+    pub(crate) fn commit_may_lose_all(&self, actions: &[Action]) -> bool {
+        let count = |wanted: fn(&Action) -> bool| actions.iter().filter(|action| wanted(action)).count();
+        let added = count(|action| matches!(action, Action::Add { .. }));
+        let removed = count(|action| matches!(action, Action::Remove { .. }));
+        self.header.directory_crosses_sectors() && !actions.is_empty() && self.entries.len() + added > removed
     }
 
     /// Carries out `actions` in one atomic step; the strings are warnings.
     pub(crate) fn apply(&mut self, actions: &[Action], observer: &mut dyn Observer) -> Result<Vec<String>> {
-        let occupied = self.occupied_to_write(observer)?;
-        let written = self.change(actions, &occupied)?.write(observer);
-        self.read_again(written)
+        let occupied = self.occupied_to_write(observer).map_err(Error::nothing_changed)?;
+        let mut header = self.header.clone();
+        let change = self.change(actions, &occupied).map_err(Error::nothing_changed)?;
+        let written = change.write(&mut header, observer);
+        self.read_again(&header, written)
     }
 
-    /// Shows what the file holds after a change, or keeps what it shows where the change failed before it began.
-    fn read_again(&mut self, written: Result<Vec<String>>) -> Result<Vec<String>> {
+    /// Shows what the file holds after a change, which left `header` behind if it was carried out.
+    fn read_again(&mut self, header: &Header, written: Result<Vec<String>>) -> Result<Vec<String>> {
         let failed_before = written.as_ref().is_err_and(|error| error.kind() != ErrorKind::CommitInDoubt);
+        let now = Self::open(Arc::clone(&self.storage));
         if failed_before {
+            self.read_anew(now);
             return written;
         }
-        match Self::open(Arc::clone(&self.storage)) {
+        match now {
+            Ok(now) if written.is_ok() && now.header.raw != header.raw => {
+                let error = Error::new(ErrorKind::CommitInDoubt, "somebody else wrote to the image during the commit");
+                let error = error.advise(
+                    WayOut::from("verify it with `qemu-img check` and ")
+                        .control(Control::Check)
+                        .words(", then open it again"),
+                );
+                self.give_up(error.clone());
+                Err(error)
+            }
             Ok(now) => {
                 *self = Self { threads: self.threads, ..now };
                 written
             }
             // What was written counts, not that it cannot be read again; but nothing more can be done with this handle.
             Err(error) => {
-                let warning = format!("done, but the image could not be read again: {error}");
-                self.entries.clear();
-                self.places = OnceLock::new();
-                self.trouble = Some(error.with_kind(ErrorKind::Changed).advise("open the image again"));
+                let warning = format!("done, but the image could not be read again: {}", error.reason());
+                self.give_up(error);
                 written.map(|mut warnings| {
                     warnings.push(warning);
                     warnings
                 })
             }
         }
+    }
+
+    /// Takes over what is in the file after a change that failed before its commit. What it did to the header was put
+    /// back, or not: the next change must not begin with what the file does not have.
+    fn read_anew(&mut self, now: Result<Self>) {
+        match now {
+            // Others are told apart by the look of a handle without locks.
+            Ok(now) if now.entries != self.entries => {}
+            Ok(now) => *self = Self { threads: self.threads, ..now },
+            Err(error) => self.give_up(error),
+        }
+    }
+
+    /// Refuses everything from now on.
+    fn give_up(&mut self, why: Error) {
+        self.entries.clear();
+        self.places = OnceLock::new();
+        self.trouble = Some(why.with_kind(ErrorKind::Changed).advise("open the image again"));
     }
 
     /// Finds out whether [`Qcow2::apply`] could carry out `actions`, and writes nothing.
@@ -334,8 +375,9 @@ impl Qcow2 {
     ///
     /// What nothing else references is freed; what cannot be known is leaked, and a warning says so.
     pub(crate) fn drop_all(&mut self, observer: &mut dyn Observer) -> Result<Vec<String>> {
-        let written = self.drop()?.write(observer);
-        self.read_again(written)
+        let mut header = self.header.clone();
+        let written = self.drop()?.write(&mut header, observer);
+        self.read_again(&header, written)
     }
 
     /// The warnings that [`Qcow2::drop_all`] would give, or why it would fail; writes nothing.

@@ -391,7 +391,7 @@ impl Visitor for Claims<'_> {
             // What is wrong with its place is a fault of its bitmap; the place is not to be taken all the same.
             self.add_bitmap(range);
             return Ok(());
-        } else if offset >= self.file_end || offset.checked_add(len_bytes).is_none() {
+        } else if !self.is_in_file(offset, len_bytes) {
             "lies past the end of the file"
         } else if !offset.is_multiple_of(self.header.cluster_bytes()) {
             "is not at the start of a cluster"
@@ -426,6 +426,12 @@ impl Visitor for Claims<'_> {
 }
 
 impl Claims<'_> {
+    /// Whether the file has the beginning of it, or lacks no more than the rest of its last cluster, for which zeros stand.
+    fn is_in_file(&self, offset: u64, len_bytes: u64) -> bool {
+        let reach = self.file_end.saturating_add(self.header.cluster_bytes() - 1);
+        offset.checked_add(len_bytes).is_some_and(|end| offset < self.file_end || end <= reach)
+    }
+
     fn add_bitmap(&mut self, range: Range<u64>) {
         match self.bitmaps.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,

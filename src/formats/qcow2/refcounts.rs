@@ -4,7 +4,7 @@
 
 use super::header::Header;
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::{be_u64s, read_exact};
+use crate::formats::bytes::{be_u64s, read_padded};
 use crate::storage::Storage;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -37,7 +37,8 @@ pub(crate) struct Refcounts<'a> {
 impl<'a> Refcounts<'a> {
     pub(crate) fn read(storage: &'a dyn Storage, header: &Header) -> Result<Self> {
         let len = u64::from(header.refcount_table_clusters) << header.cluster_bits;
-        let table = be_u64s(&read_exact(storage, "qcow2 refcount table", header.refcount_table_offset, len)?);
+        let offset = header.refcount_table_offset;
+        let table = be_u64s(&read_padded(storage, "qcow2 refcount table", offset, len, header.cluster_bytes())?);
         for (at, entry) in (header.refcount_table_offset..).step_by(8).zip(&table) {
             let aligned = (entry & !BLOCK_RESERVED).is_multiple_of(header.cluster_bytes());
             if entry & BLOCK_RESERVED != 0 || !aligned {
@@ -213,7 +214,8 @@ impl<'a> Refcounts<'a> {
     }
 
     fn read_block(&self, offset: u64) -> Result<Vec<u8>> {
-        read_exact(self.storage, "qcow2 refcount block", offset, 1 << self.cluster_bits)
+        let cluster_bytes = 1 << self.cluster_bits;
+        read_padded(self.storage, "qcow2 refcount block", offset, cluster_bytes, cluster_bytes)
     }
 
     /// Whether the block that counts `cluster` counts nothing at all.

@@ -110,7 +110,7 @@ impl<'a> Space<'a> {
     fn full(&self, clusters: u64) -> Error {
         let bytes = clusters * self.cluster_bytes();
         Error::new(ErrorKind::NoSpace, format!("there is no free room of {bytes} bytes, and the device cannot grow"))
-            .advise("enlarge the device; nothing was changed")
+            .advise("enlarge the device")
     }
 
     /// Which of these clusters of bitmaps can be released: those that are counted as used, and that nothing else uses.

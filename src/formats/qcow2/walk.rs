@@ -7,7 +7,7 @@ use super::header::{DirectoryRef, Header};
 use super::ranges::Ranges;
 use super::table::{self, Payload};
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::{Fields, be_u64s, check_inside, file_len, read_exact};
+use crate::formats::bytes::{Fields, be_u64s, check_reach, file_len, read_padded};
 use crate::storage::Storage;
 use std::collections::BTreeMap;
 
@@ -153,13 +153,13 @@ impl Walk<'_> {
 
     fn snapshots(&self, visitor: &mut dyn Visitor) -> Result<()> {
         let start = self.header.snapshots_offset;
-        let file_end = file_len(self.storage)?;
+        let cluster_bytes = self.header.cluster_bytes();
         let (mut at, mut end) = (start, start);
         let mut l1_tables = BTreeMap::from([(self.header.l1_offset, u64::from(self.header.l1_entries) * 8)]);
         let mut l1_bytes = 0;
         for _ in 0..self.header.snapshots {
             let structure = "qcow2 snapshot table";
-            let fixed = read_exact(self.storage, structure, at, 40)?;
+            let fixed = read_padded(self.storage, structure, at, 40, cluster_bytes)?;
             let fields = Fields::new(&fixed, structure, at);
             let extra = fields.u32(36)?;
             if extra > MAX_SNAPSHOT_EXTRA {
@@ -177,9 +177,7 @@ impl Walk<'_> {
             }
             let names = u64::from(fields.u16(12)?) + u64::from(fields.u16(14)?);
             end = at + 40 + u64::from(extra) + names;
-            if end > file_end {
-                return Err(Error::new(ErrorKind::Damaged, "runs past the end of the file").at(structure, start));
-            }
+            check_reach(self.storage, structure, start, end - start, cluster_bytes)?;
             // Nothing pads the last entry: the file may end with it.
             at = end.next_multiple_of(8);
             // Each table is its own: one that is part of another would only be walked again and again.
@@ -206,12 +204,15 @@ impl Walk<'_> {
             return visitor.fault(Error::new(ErrorKind::Damaged, message).at(structure, offset));
         }
         visitor.occupies(Role::L1Table, offset, len_bytes)?;
-        if let Err(fault) = check_inside(self.storage, structure, offset, len_bytes) {
+        let cluster_bytes = self.header.cluster_bytes();
+        if let Err(fault) = check_reach(self.storage, structure, offset, len_bytes, cluster_bytes) {
             return visitor.fault(fault);
         }
-        for start in (0..len_bytes).step_by(L1_PIECE_BYTES) {
+        // A table that the file ends before is all zeros, and so are the pieces past the end of one that it cuts.
+        let present = file_len(self.storage)?.saturating_sub(offset).min(len_bytes);
+        for start in (0..present).step_by(L1_PIECE_BYTES) {
             let piece = (L1_PIECE_BYTES as u64).min(len_bytes - start);
-            match read_exact(self.storage, structure, offset + start, piece) {
+            match read_padded(self.storage, structure, offset + start, piece, cluster_bytes) {
                 Ok(bytes) => self.l1_piece(&be_u64s(&bytes), offset, start / 8, entries.into(), active, visitor)?,
                 Err(fault) => visitor.fault(fault)?,
             }
@@ -252,7 +253,7 @@ impl Walk<'_> {
     pub(crate) fn l2_table(&self, offset: u64, active: bool, visitor: &mut dyn Visitor) -> Result<()> {
         let structure = "qcow2 L2 table";
         let cluster_bytes = self.header.cluster_bytes();
-        let table = match read_exact(self.storage, structure, offset, cluster_bytes) {
+        let table = match read_padded(self.storage, structure, offset, cluster_bytes, cluster_bytes) {
             Ok(bytes) => be_u64s(&bytes),
             Err(fault) => return visitor.fault(fault),
         };

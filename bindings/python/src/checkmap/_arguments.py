@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, List, Optional, Union
+from contextlib import contextmanager
+from typing import Any, Callable, Iterable, Iterator, List, Optional, TypeVar, Union
 
-from ._errors import last_error
+from ._errors import FileMissingError, last_error
 from ._native import ffi, lib
 
+Thing = TypeVar("Thing")
 Name = Union[str, bytes]
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 #: Told what is being done, how much of it is done, and of how much in all; a true answer stops the call.
@@ -26,7 +28,43 @@ def up_to(length: Optional[int]) -> int:
 
 def name_bytes(name: Name) -> bytes:
     """Names are bytes; those that are no UTF-8 come and go as surrogates, as file names do."""
-    return name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
+    if isinstance(name, str):
+        return name.encode("utf-8", "surrogateescape")
+    if not isinstance(name, bytes):
+        raise TypeError(f"a name is str or bytes, not {type(name).__name__}")
+    return name
+
+
+def descriptor(path: object) -> Optional[int]:
+    """The descriptor that stands in the place of a path. True and False would be 1 and 0: nobody means those."""
+    return path if isinstance(path, int) and not isinstance(path, bool) else None
+
+
+def path_bytes(path: Any) -> bytes:
+    """The bytes of a path."""
+    return os.fsencode(path)
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Tells of a missing file which one it is, as Python's own functions do."""
+    try:
+        yield
+    except FileMissingError as error:
+        error.filename = path
+        raise
+
+
+def several(things: Iterable[Thing], what: str) -> List[Thing]:
+    """A list of what can be gone through; the characters of a text are never meant."""
+    if isinstance(things, (str, bytes, bytearray)) or not isinstance(things, Iterable):
+        raise TypeError(f"{what} are a list or another iterable, not {type(things).__name__}")
+    return list(things)
+
+
+def or_zero(number: Optional[int]) -> int:
+    """None is what the library chooses."""
+    return 0 if number is None else number
 
 
 def name_text(pointer: Any, length: int) -> str:
@@ -53,6 +91,8 @@ class Options:
         flags: int = 0,
         model: int = 0,
     ) -> None:
+        if progress is not None and not callable(progress):
+            raise TypeError(f"progress is a function, not {type(progress).__name__}")
         self.pointer = ffi.new("struct checkmap_opts *")
         self.pointer.size = ffi.sizeof("struct checkmap_opts")
         self.pointer.threads = threads

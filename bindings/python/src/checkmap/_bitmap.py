@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple
 
 from . import _extents
-from ._arguments import Options, Progress, allocate, up_to
+from ._arguments import Options, Progress, allocate, or_zero, several, up_to
 from ._errors import checked, found, last_error
 from ._handle import Borrowed, Handle
 from ._native import ffi, lib
@@ -57,17 +57,17 @@ class Bitmap(Handle):
         """A new bitmap of what is dirty in any of them, read in one pass; None is the finest granularity of theirs."""
         options = Options(progress, threads=threads)
         out = ffi.new("checkmap_bitmap **")
-        with Borrowed(*bitmaps) as sources:
+        with Borrowed(Bitmap, *several(bitmaps, "bitmaps")) as sources:
             array = ffi.new("checkmap_bitmap *[]", sources)
             options.checked(
-                lib.checkmap_bitmap_union_new_with(array, len(sources), granularity or 0, options.pointer, out)
+                lib.checkmap_bitmap_union_new_with(array, len(sources), or_zero(granularity), options.pointer, out)
             )
         return Bitmap._of(out[0])
 
     def update(self, *others: Bitmap, threads: int = 0, progress: Optional[Progress] = None) -> None:
         """Marks what is dirty in any of the others too; a call that progress stopped has changed nothing."""
         options = Options(progress, threads=threads)
-        with Borrowed(*(other for other in others if other is not self)) as sources:
+        with Borrowed(Bitmap, *(other for other in others if other is not self)) as sources:
             array = ffi.new("checkmap_bitmap *[]", sources)
             status = self._change(lib.checkmap_bitmap_union_with, array, len(sources), options.pointer)
         options.checked(status)
@@ -244,7 +244,7 @@ class Bitmap(Handle):
         if other is self:
             checked(self._change(lambda pointer: function(pointer, pointer)))
         else:
-            with Borrowed(other) as (source,):
+            with Borrowed(Bitmap, other) as (source,):
                 status = self._change(function, source)
             checked(status)
         return self
@@ -252,7 +252,7 @@ class Bitmap(Handle):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Bitmap):
             return NotImplemented
-        with Borrowed(self, other) as (ours, theirs):
+        with Borrowed(Bitmap, self, other) as (ours, theirs):
             return bool(checked(lib.checkmap_bitmap_equal(ours, theirs)))
 
     __hash__ = None  # type: ignore[assignment]
@@ -261,7 +261,7 @@ class Bitmap(Handle):
         """Whether every dirty byte of the first is dirty in the second."""
         if not isinstance(other, Bitmap):
             return NotImplemented
-        with Borrowed(self, other) as (ours, theirs):
+        with Borrowed(Bitmap, self, other) as (ours, theirs):
             return bool(checked(lib.checkmap_bitmap_is_subset(ours, theirs)))
 
     def __ge__(self, other: Bitmap) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from typing import Dict, Optional, Type
 
 from ._native import ffi, lib
@@ -16,6 +18,7 @@ __all__ = [
     "CommitInDoubtError",
     "DamagedError",
     "ExistsError",
+    "FileMissingError",
     "InUseError",
     "InconsistentError",
     "InvalidArgumentError",
@@ -52,6 +55,10 @@ class SystemCallError(CheckmapError):
     """The operating system refused; the errno is its own."""
 
 
+class FileMissingError(SystemCallError, FileNotFoundError):
+    """There is no such file: the SystemCallError with ENOENT. A checkpoint that is missing is a NotFoundError."""
+
+
 class NoSpaceError(CheckmapError):
     """The disk, or the block device that cannot grow, is full."""
 
@@ -77,7 +84,7 @@ class NameTooLongError(CheckmapError, ValueError):
 
 
 class NotFoundError(CheckmapError):
-    """No checkpoint or bitmap has this name."""
+    """No checkpoint or bitmap has this name; ENOENT too. A file that is missing is a FileMissingError."""
 
 
 class ExistsError(CheckmapError):
@@ -97,7 +104,7 @@ class DamagedError(CheckmapError):
 
 
 class InUseError(CheckmapError):
-    """Another process has the image open in a way that excludes this one."""
+    """Another process, or another object of this one, has the image open in a way that excludes this one."""
 
 
 class NoLocksError(CheckmapError):
@@ -207,12 +214,41 @@ _KINDS: Dict[int, Type[CheckmapError]] = {
 }
 
 
+# What the library's ways out are called here.
+_WORDS = {
+    "OPEN_FOR_NAMES": "Image(..., force_share=True)",
+    "NO_LOCK": "Image(..., no_lock=True)",
+    "TOP_LAYER_ONLY": "top_layer_only=True",
+    "FORCE_INCONSISTENT": "force_inconsistent=True",
+    "DELETE_INCONSISTENT": "Image.delete_inconsistent()",
+    "MODEL": "cumulative=...",
+    "MODEL=interval": "cumulative=False",
+    "MODEL=cumulative": "cumulative=True",
+    "DROP_BITMAP": "the verb drop of checkmap(1)",
+    "DROP_ALL": "the verb drop of checkmap(1)",
+    "UNTIL": "until",
+    "CHECK": "Image.check()",
+    "LIST": "Image.checkpoints()",
+}
+
+# A mark: its name, and what C calls it.
+_MARK = re.compile("\x1e([^\x1e\x1f]*)\x1f([^\x1e\x1f]*)\x1e")
+
+
+def _spelled(marked: str) -> str:
+    """A message in the words of this package."""
+    return _MARK.sub(lambda mark: _WORDS.get(mark[1], mark[2]), marked)
+
+
 def last_error(status: Optional[int] = None) -> CheckmapError:
     """The last error of this thread, as an exception that nobody raised yet."""
     kind = lib.checkmap_last_error_kind()
-    message = ffi.string(lib.checkmap_last_error()).decode("utf-8", "replace")
+    message = _spelled(ffi.string(lib.checkmap_last_error_marked()).decode("utf-8", "replace"))
     number = -status if status is not None else lib.checkmap_last_error_errno()
-    error = _KINDS.get(kind, CheckmapError)(number, message)
+    known = _KINDS.get(kind, CheckmapError)
+    if known is SystemCallError and number == errno.ENOENT:
+        known = FileMissingError
+    error = known(number, message)
     name = lib.checkmap_error_name(kind)
     error.kind = "" if name == ffi.NULL else ffi.string(name).decode().replace("CHECKMAP_ERROR_", "")
     return error

@@ -25,6 +25,15 @@ class Handle:
     """What a handle of the library is inside of. Used by many readers, or by one that changes it."""
 
     __slots__ = ("_pointer", "_users", "__weakref__")
+    _pointer: Any
+    _users: int
+
+    def __new__(cls: Type[Self], *_: Any, **__: Any) -> Self:
+        # One whose opening failed, or did not happen, is like a closed one.
+        self = super().__new__(cls)
+        self._pointer = None
+        self._users = 0
+        return self
 
     def __init__(self, pointer: Any, free: Callable[[Any], None]) -> None:
         self._pointer = ffi.gc(pointer, free)
@@ -92,7 +101,10 @@ class Borrowed:
 
     __slots__ = ("_objects", "_begun")
 
-    def __init__(self, *objects: Handle) -> None:
+    def __init__(self, kind: Type[Handle], *objects: Handle) -> None:
+        for each in objects:
+            if not isinstance(each, kind):
+                raise TypeError(f"a {kind.__name__} is needed, not {type(each).__name__}")
         self._objects = objects
         self._begun = 0
 

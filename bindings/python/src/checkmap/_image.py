@@ -6,7 +6,22 @@ import os
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, List, Optional, Union
 
-from ._arguments import Name, Options, Path, Progress, flags_of, name_bytes, name_text, text, up_to
+from ._arguments import (
+    Name,
+    Options,
+    Path,
+    Progress,
+    descriptor,
+    flags_of,
+    name_bytes,
+    name_text,
+    naming,
+    or_zero,
+    path_bytes,
+    several,
+    text,
+    up_to,
+)
 from ._bitmap import Bitmap
 from ._errors import CheckmapError, checked, last_error
 from ._handle import Handle, Result
@@ -96,14 +111,15 @@ def _known(number: int) -> Optional[int]:
 class Image(Handle):
     """An open disk image. Its locks are held until it is closed: use it in a `with`.
 
-    It is opened for reading, and for writing as soon as a call changes something; `writable=True` opens it so at once,
-    `writable=False` never.
+    It is opened once, and stays that file whatever happens to its path or to the descriptor. It is locked for reading,
+    and for writing from the first call on that changes something, InUseError if somebody else reads it; in between
+    nobody can write. `writable=True` locks it so at once, `writable=False` never.
 
     Many threads may ask one image at once; to change it is for one alone, or RuntimeError. A forked child must not use
     it, and does not close it.
     """
 
-    __slots__ = ("_path", "_flags", "_upgrade", "_threads", "_process")
+    __slots__ = ("_upgrade", "_process")
 
     def __init__(
         self,
@@ -114,69 +130,56 @@ class Image(Handle):
         force_share: bool = False,
         threads: int = 0,
     ) -> None:
-        """Opens the image at a path, or behind a descriptor, which stays the caller's.
+        """Opens the image at a path, or behind a descriptor, which stays the caller's and may be closed at once.
 
-        no_lock: the caller holds QEMU's locks, or knows that nobody else has the image; ChangedError if somebody does.
-        force_share: names and flags only, while a running QEMU holds the image. threads: how many may be used where
-        there is much to do; 0 and 1 both mean the caller's alone.
+        no_lock: for file systems without locks, where the caller knows that nobody else changes the image; InUseError
+        if a writer is seen, ChangedError if somebody wrote. force_share: names and flags only, while a running QEMU
+        holds the image. threads: how many may be used where there is much to do; 0 and 1 both mean the caller's alone.
         """
-        self._path = path if isinstance(path, int) else os.fsencode(path)
-        self._flags = (lib.CHECKMAP_OPEN_NO_LOCK if no_lock else 0) | (
-            lib.CHECKMAP_OPEN_FORCE_SHARE if force_share else 0
-        )
         self._upgrade = writable is None and not force_share
-        self._threads = threads
-        self._process = os.getpid()
-        super().__init__(*self._opened(bool(writable)))
-
-    def _opened(self, writable: bool) -> Any:
+        self._process = process = os.getpid()
+        flags = (
+            (lib.CHECKMAP_OPEN_RDWR if writable else 0)
+            | (lib.CHECKMAP_OPEN_NO_LOCK if no_lock else 0)
+            | (lib.CHECKMAP_OPEN_FORCE_SHARE if force_share else 0)
+        )
         out = ffi.new("checkmap_image **")
-        flags = self._flags | (lib.CHECKMAP_OPEN_RDWR if writable else 0)
-        if isinstance(self._path, int):
-            checked(lib.checkmap_image_open_fd(self._path, flags, out))
-        else:
-            checked(lib.checkmap_image_open(self._path, len(self._path), flags, out))
-        process = os.getpid()
+        with naming(path):
+            fd = descriptor(path)
+            if fd is not None:
+                checked(lib.checkmap_image_open_fd(fd, flags, out))
+            else:
+                name = path_bytes(path)
+                checked(lib.checkmap_image_open(name, len(name), flags, out))
 
         def close(pointer: Any) -> None:
             # A forked child shares its parent's locks.
             if os.getpid() == process:
                 lib.checkmap_image_close(pointer)
 
-        if self._threads:
-            status = lib.checkmap_image_set_threads(out[0], self._threads)
-            if status < 0:
-                error = last_error(status)
-                close(out[0])
-                raise error
-        return out[0], close
+        super().__init__(out[0], close)
+        try:
+            checked(self._change(lib.checkmap_image_set_threads, threads, upgrade=False))
+        except BaseException:
+            self.close()
+            raise
 
     def _begin(self, alone: bool) -> Any:
+        pointer = super()._begin(alone)
         if os.getpid() != self._process:
+            self._end(alone)
             raise RuntimeError("a forked child must not use an image of its parent's")
-        return super()._begin(alone)
+        return pointer
 
-    def _change(self, function: Callable[..., Result], *arguments: Any) -> Result:
+    def _change(self, function: Callable[..., Result], *arguments: Any, upgrade: bool = True) -> Result:
         pointer = self._begin(True)
         try:
-            if self._upgrade:
-                pointer = self._reopen()
+            if upgrade and self._upgrade:
+                checked(lib.checkmap_image_upgrade(pointer))
+                self._upgrade = False
             return function(pointer, *arguments)
         finally:
             self._end(True)
-
-    def _reopen(self) -> Any:
-        """For writing. The locks exclude each other in one process too, so the old handle goes first."""
-        old, self._pointer = self._pointer, None
-        ffi.release(old)
-        try:
-            pointer, close = self._opened(True)
-            self._upgrade = False
-        except CheckmapError:
-            self._pointer = ffi.gc(*self._opened(False))
-            raise
-        self._pointer = ffi.gc(pointer, close)
-        return self._pointer
 
     def _named(self, function: Callable[..., Any], options: Options, *names: Name, more: Iterable[Any] = ()) -> None:
         arguments: List[Any] = []
@@ -215,15 +218,15 @@ class Image(Handle):
         granularity: Optional[int] = None,
         *,
         dry_run: bool = False,
-        cumulative: bool = False,
+        cumulative: Optional[bool] = None,
         progress: Optional[Progress] = None,
     ) -> None:
         """Creates a checkpoint of now, in one atomic step; None is the granularity of the newest, else the default.
 
-        cumulative: the model of an image that has no checkpoints yet, or whose own is unknown.
+        cumulative: the model of an image that has no checkpoints yet, or whose own is unknown; by default intervals.
         """
         options = Options(progress, flags=flags_of(dry_run=dry_run), model=_model(cumulative))
-        self._named(lib.checkmap_checkpoint_create_with, options, name, more=(granularity or 0,))
+        self._named(lib.checkmap_checkpoint_create_with, options, name, more=(or_zero(granularity),))
 
     def delete(
         self,
@@ -232,21 +235,29 @@ class Image(Handle):
         dry_run: bool = False,
         top_layer_only: bool = False,
         force_inconsistent: bool = False,
+        cumulative: Optional[bool] = None,
         progress: Optional[Progress] = None,
     ) -> None:
         """Deletes a checkpoint, in one atomic step: the interval before it absorbs the one after it.
 
         top_layer_only: do not look at the layers below. force_inconsistent: also where what it holds cannot be trusted,
-        giving up what older checkpoints know with it.
+        giving up what older checkpoints know with it. cumulative: what to take the checkpoints for where the image does
+        not tell.
         """
-        options = Options(progress, flags=flags_of(top_layer_only, force_inconsistent, dry_run))
+        flags = flags_of(top_layer_only, force_inconsistent, dry_run)
+        options = Options(progress, flags=flags, model=_model(cumulative))
         self._named(lib.checkmap_checkpoint_delete_with, options, name)
 
     def delete_inconsistent(
-        self, *, dry_run: bool = False, top_layer_only: bool = False, progress: Optional[Progress] = None
+        self,
+        *,
+        dry_run: bool = False,
+        top_layer_only: bool = False,
+        cumulative: Optional[bool] = None,
+        progress: Optional[Progress] = None,
     ) -> None:
         """Deletes every inconsistent checkpoint, and all that depend on them; the next backup is full."""
-        options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run))
+        options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run), model=_model(cumulative))
         self._named(lib.checkmap_checkpoint_delete_inconsistent, options)
 
     def rename(
@@ -256,10 +267,11 @@ class Image(Handle):
         *,
         dry_run: bool = False,
         top_layer_only: bool = False,
+        cumulative: Optional[bool] = None,
         progress: Optional[Progress] = None,
     ) -> None:
         """Renames a checkpoint, in one atomic step."""
-        options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run))
+        options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run), model=_model(cumulative))
         self._named(lib.checkmap_checkpoint_rename_with, options, name, to)
 
     def diff(
@@ -270,6 +282,7 @@ class Image(Handle):
         offset: int = 0,
         length: Optional[int] = None,
         top_layer_only: bool = False,
+        cumulative: Optional[bool] = None,
         progress: Optional[Progress] = None,
     ) -> Bitmap:
         """The blocks that changed since a checkpoint, until another one, or until now; never short.
@@ -278,7 +291,7 @@ class Image(Handle):
         """
         first = name_bytes(since)
         last = b"" if until is None else name_bytes(until)
-        options = Options(progress, flags=flags_of(top_layer_only))
+        options = Options(progress, flags=flags_of(top_layer_only), model=_model(cumulative))
         out = ffi.new("checkmap_bitmap **")
         options.checked(
             self._read(
@@ -381,7 +394,7 @@ class Image(Handle):
         self, names: Iterable[Name], into: Name, *, dry_run: bool = False, progress: Optional[Progress] = None
     ) -> None:
         """Makes a stored bitmap into the union of itself and others, in one atomic step; the others stay."""
-        raw = [ffi.from_buffer("char[]", name_bytes(name)) for name in names]
+        raw = [ffi.from_buffer("char[]", name_bytes(name)) for name in several(names, "names")]
         options = Options(progress, flags=flags_of(dry_run=dry_run))
         target = name_bytes(into)
         options.checked(
@@ -397,6 +410,7 @@ class Image(Handle):
         )
 
 
-def _model(cumulative: bool) -> int:
-    model: int = lib.CHECKMAP_MODEL_CUMULATIVE if cumulative else lib.CHECKMAP_MODEL_NONE
+def _model(cumulative: Optional[bool]) -> int:
+    models = {None: lib.CHECKMAP_MODEL_NONE, True: lib.CHECKMAP_MODEL_CUMULATIVE, False: lib.CHECKMAP_MODEL_INTERVAL}
+    model: int = models[None if cumulative is None else bool(cumulative)]
     return model

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple, Union
 
 from . import _extents
-from ._arguments import Options, Path, Progress, up_to
+from ._arguments import Options, Path, Progress, descriptor, naming, path_bytes, several, up_to
 from ._bitmap import Bitmap
 from ._errors import checked, found
 from ._handle import Borrowed, Handle
@@ -52,20 +51,24 @@ class Segment(Handle):
     def __init__(self, path: Union[Path, int]) -> None:
         """Opens the file at a path, or behind a descriptor, which stays the caller's and may be closed at once."""
         out = ffi.new("checkmap_segment **")
-        if isinstance(path, int):
-            checked(lib.checkmap_segment_open_fd(path, out))
-        else:
-            name = os.fsencode(path)
-            checked(lib.checkmap_segment_open(name, len(name), out))
+        with naming(path):
+            fd = descriptor(path)
+            if fd is not None:
+                checked(lib.checkmap_segment_open_fd(fd, out))
+            else:
+                name = path_bytes(path)
+                checked(lib.checkmap_segment_open(name, len(name), out))
         super().__init__(out[0], lib.checkmap_segment_close)
 
     @staticmethod
     def write(bitmap: Bitmap, path: Union[Path, int]) -> SegmentInfo:
         """Writes a bitmap to the file at a path, which it replaces in one atomic step, or to a descriptor."""
-        if isinstance(path, int):
-            return _info(lambda info: checked(bitmap._read(lib.checkmap_segment_write_fd, path, info)))
-        name = os.fsencode(path)
-        return _info(lambda info: checked(bitmap._read(lib.checkmap_segment_write, name, len(name), info)))
+        with Borrowed(Bitmap, bitmap) as (source,), naming(path):
+            fd = descriptor(path)
+            if fd is not None:
+                return _info(lambda info: checked(lib.checkmap_segment_write_fd(source, fd, info)))
+            name = path_bytes(path)
+            return _info(lambda info: checked(lib.checkmap_segment_write(source, name, len(name), info)))
 
     @staticmethod
     def merge(
@@ -77,9 +80,9 @@ class Segment(Handle):
         progress: Optional[Progress] = None,
     ) -> SegmentInfo:
         """Unites segments into a new one, in bounded memory (0: 64 MiB); on error what was at the path stays."""
-        name = os.fsencode(path)
+        name = path_bytes(path)
         options = Options(progress, threads=threads, memory_bytes=memory_bytes)
-        with Borrowed(*segments) as sources:
+        with Borrowed(Segment, *several(segments, "segments")) as sources, naming(path):
             array = ffi.new("checkmap_segment *[]", sources)
             return _info(
                 lambda info: options.checked(
@@ -93,7 +96,7 @@ class Segment(Handle):
     ) -> SegmentInfo:
         """What merge() would make, without making it."""
         options = Options(progress, memory_bytes=memory_bytes)
-        with Borrowed(*segments) as sources:
+        with Borrowed(Segment, *several(segments, "segments")) as sources:
             array = ffi.new("checkmap_segment *[]", sources)
             return _info(
                 lambda info: options.checked(
@@ -157,7 +160,7 @@ class Segment(Handle):
 
     def diff(self, other: Segment, offset: int = 0, length: Optional[int] = None) -> Iterator[Tuple[int, int, str]]:
         """Where two segments differ: (offset, length, "first" or "second"), whichever of the two is dirty there."""
-        with Borrowed(other) as (second,):
+        with Borrowed(Segment, other) as (second,):
 
             def fill(first: Any, *arguments: Any) -> int:
                 status: int = lib.checkmap_segment_diff(first, second, *arguments)

@@ -1,0 +1,90 @@
+//! Owns what an image has handed out to C by pointer, for as long as C may use it: until a change of the image succeeds.
+//! Must never know what the pointers are for.
+
+use super::image::text;
+use crate::chain::{BitmapState, Checkpoint};
+use crate::error::Result;
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::ffi::CStr;
+use std::sync::Arc;
+
+/// The checkpoints as they are listed, each with its dirty bytes.
+pub(super) type Checkpoints = Vec<(Checkpoint, i64)>;
+
+/// The names of the files behind an image, as they are stored.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) backing: Option<Vec<u8>>,
+    pub(super) data: Option<Vec<u8>>,
+}
+
+/// What was handed out.
+#[derive(Debug, Default)]
+pub(super) struct Lent {
+    checkpoints: Option<Arc<Checkpoints>>,
+    bitmaps: Option<Arc<Vec<BitmapState>>>,
+    files: Option<Arc<Files>>,
+    /// No longer what the image holds, while C may still use it.
+    outdated: Vec<Arc<dyn Any + Send + Sync>>,
+    /// Those of the opening, or of the last call that changed the image or tried to.
+    warnings: Vec<Arc<CStr>>,
+    /// Every warning since the last change, each text once: one that comes again takes no more memory.
+    texts: BTreeSet<Arc<CStr>>,
+}
+
+impl Lent {
+    /// The checkpoints, listed once.
+    pub(super) fn checkpoints(&mut self, list: impl FnOnce() -> Result<Checkpoints>) -> Result<Arc<Checkpoints>> {
+        once(&mut self.checkpoints, list)
+    }
+
+    /// The bitmaps, listed once.
+    pub(super) fn bitmaps(&mut self, list: impl FnOnce() -> Vec<BitmapState>) -> Result<Arc<Vec<BitmapState>>> {
+        once(&mut self.bitmaps, || Ok(list()))
+    }
+
+    /// The names of the files, looked up once.
+    pub(super) fn files(&mut self, look: impl FnOnce() -> Files) -> Result<Arc<Files>> {
+        once(&mut self.files, || Ok(look()))
+    }
+
+    /// Notes that a call tries to change the image: the warnings are its own from now on.
+    pub(super) fn begin_change(&mut self) {
+        self.warnings.clear();
+    }
+
+    pub(super) fn warn(&mut self, warnings: &[String]) {
+        for warning in warnings {
+            let warning: Arc<CStr> = text(warning).into();
+            let known = self.texts.get(&warning).cloned().unwrap_or(warning);
+            self.texts.insert(Arc::clone(&known));
+            self.warnings.push(known);
+        }
+    }
+
+    pub(super) fn warnings(&self) -> &[Arc<CStr>] {
+        &self.warnings
+    }
+
+    /// Notes that the image may hold something else now, although no change succeeded: the next call lists it anew.
+    pub(super) fn outdate(&mut self) {
+        let checkpoints = self.checkpoints.take().map(|all| all as Arc<dyn Any + Send + Sync>);
+        let bitmaps = self.bitmaps.take().map(|all| all as Arc<dyn Any + Send + Sync>);
+        let files = self.files.take().map(|all| all as Arc<dyn Any + Send + Sync>);
+        self.outdated.extend([checkpoints, bitmaps, files].into_iter().flatten());
+    }
+
+    /// Notes that a change succeeded: of what was handed out before, nothing is good any more.
+    pub(super) fn end_change(&mut self) {
+        let warnings = std::mem::take(&mut self.warnings);
+        *self = Self { texts: warnings.iter().cloned().collect(), warnings, ..Self::default() };
+    }
+}
+
+fn once<T>(place: &mut Option<Arc<T>>, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+    match place {
+        Some(made) => Ok(Arc::clone(made)),
+        None => Ok(Arc::clone(place.insert(Arc::new(make()?)))),
+    }
+}

@@ -1,0 +1,310 @@
+#![forbid(unsafe_code)]
+//! Owns how the header cluster changes when the bitmap directory comes, moves or goes: as stages that differ in one
+//! 512-byte sector each, every one of them a header that QEMU opens. Must never write them: that is `commit`.
+//!
+//! Room is gained and left without moving what cannot move at once. A record that is no longer wanted in front of others
+//! becomes *padding*, an extension of a type that everybody ignores and QEMU keeps; the feature name table, which only
+//! words error messages, gives up its last entries.
+
+use super::header::{
+    AUTOCLEAR_AT, AUTOCLEAR_BITMAPS, DirectoryRef, EXTENSION_BACKING_FORMAT, EXTENSION_BITMAPS, EXTENSION_CRYPTO,
+    EXTENSION_DATA_FILE, EXTENSION_FEATURE_NAMES, Extension, Header,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::formats::bytes::put;
+use crate::storage::Memory;
+
+const SECTOR: usize = 512;
+/// "cmpd": nobody knows this type, so everybody ignores the record and keeps it.
+const EXTENSION_PADDING: u32 = 0x636d_7064;
+const DIRECTORY_REF_LEN: usize = 24;
+/// Type, length and the 24 bytes of the bitmaps extension.
+const BITMAPS_RECORD_LEN: usize = 8 + DIRECTORY_REF_LEN;
+const END_MARKER: [u8; 8] = [0; 8];
+/// What one feature takes in the table of their names.
+const FEATURE_LEN: usize = 48;
+const BACKING_OFFSET_AT: usize = 8;
+
+/// The header that QEMU 10.0 writes.
+const QEMU_FIELDS_LEN: usize = 112;
+/// It names eight features, in clusters larger than this.
+const QEMU_NO_FEATURE_NAMES_UP_TO: usize = 4096;
+const QEMU_FEATURE_NAMES_LEN: usize = 8 + 8 * FEATURE_LEN;
+
+impl Header {
+    /// The header cluster with the bitmaps extension replaced, added or removed, as the stages in which it must be
+    /// written: each differs from the one before it in one sector, and is a header that QEMU opens.
+    pub(crate) fn with_directory(&self, directory: Option<DirectoryRef>) -> Result<Vec<Vec<u8>>> {
+        let mut stages = Stages { now: self.raw.clone(), last_sector: None, stages: Vec::new() };
+        match (self.extension(EXTENSION_BITMAPS), directory) {
+            (Some(found), Some(directory)) => self.replace(&mut stages, found, directory)?,
+            (Some(found), None) => self.remove(&mut stages, found)?,
+            (None, Some(directory)) => self.add(&mut stages, directory)?,
+            (None, None) => {}
+        }
+        Ok(stages.stages)
+    }
+
+    /// Whether the directory's place crosses two sectors of the header, so that a power cut while it changes may lose
+    /// the bitmaps.
+    pub(crate) fn directory_crosses_sectors(&self) -> bool {
+        self.extension(EXTENSION_BITMAPS).is_some_and(|found| crosses_sectors(found.at + 8, DIRECTORY_REF_LEN))
+    }
+
+    fn replace(&self, stages: &mut Stages, found: &Extension, directory: DirectoryRef) -> Result<()> {
+        // Without the autoclear bit nobody reads the directory's place until both its halves are there.
+        if self.directory_crosses_sectors() {
+            self.set_autoclear(stages, false)?;
+        }
+        stages.write(found.at + 8, &encode(directory))?;
+        self.set_autoclear(stages, true)
+    }
+
+    fn remove(&self, stages: &mut Stages, found: &Extension) -> Result<()> {
+        self.set_autoclear(stages, false)?;
+        let area_end = self.area_end();
+        let end = found.end().min(area_end);
+        let follows = self.extensions.iter().any(|extension| extension.at > found.at);
+        if !follows {
+            stages.write(found.at, &END_MARKER)?;
+            return stages.write(found.at + 8, &vec![0; end.saturating_sub(found.at + 8)]);
+        }
+        if found.at / SECTOR == (area_end - 1) / SECTOR {
+            // Whatever follows moves down at once, the end marker with it.
+            let mut moved = self.raw.get(end..area_end).map(<[u8]>::to_vec).unwrap_or_default();
+            moved.resize(area_end - found.at, 0);
+            return stages.write(found.at, &moved);
+        }
+        // What cannot move at once stays, and the record becomes padding.
+        stages.write(found.at, &EXTENSION_PADDING.to_be_bytes())?;
+        stages.write(found.at + 8, &vec![0; end.saturating_sub(found.at + 8)])
+    }
+
+    /// The end of the extension area, its end marker included where there is room for one.
+    fn area_end(&self) -> usize {
+        // The name may begin in the padding of the last extension.
+        (self.extensions_end + END_MARKER.len()).min(self.area_limit())
+    }
+
+    /// Where the extensions must end: at the backing file's name, or with the cluster.
+    fn area_limit(&self) -> usize {
+        self.backing_name.map_or(self.cluster_bytes_usize(), |(at, _)| at)
+    }
+
+    fn add(&self, stages: &mut Stages, directory: DirectoryRef) -> Result<()> {
+        let padding = self.extensions.iter().find(|it| it.kind == EXTENSION_PADDING && it.len == DIRECTORY_REF_LEN);
+        let (data, limit) = (encode(directory), self.area_limit());
+        if let Some(padding) = padding {
+            stages.write(padding.at + 8, &data)?;
+            stages.write(padding.at, &EXTENSION_BITMAPS.to_be_bytes())?;
+        } else if has_room(self.extensions_end, limit) && !crosses_sectors(self.extensions_end, 8) {
+            self.append(stages, &data, limit)?;
+        } else if !self.move_name_and_append(stages, &data)? && !self.take_from_feature_names(stages, &data)? {
+            return Err(self.no_room());
+        }
+        self.set_autoclear(stages, true)?;
+        // QEMU writes the whole header anew whenever it opens an image with bitmaps for writing. Where it found no room, it
+        // would not open the image.
+        match Header::read(&Memory(&stages.now))?.qemu_needs() > self.cluster_bytes_usize() {
+            true => Err(self.no_room()),
+            false => Ok(()),
+        }
+    }
+
+    /// Puts the record where the end marker stands, before `limit`. What nobody reads yet comes first, the type last: it
+    /// and the length stand in one sector.
+    fn append(&self, stages: &mut Stages, data: &[u8], limit: usize) -> Result<()> {
+        let at = self.extensions_end;
+        stages.write(at + 8, data)?;
+        // Where the extensions end with the cluster or with the name, no marker says so.
+        let after = at + BITMAPS_RECORD_LEN;
+        if after < limit {
+            stages.write(after, &END_MARKER)?;
+        }
+        stages.write(at, &record_start(EXTENSION_BITMAPS, DIRECTORY_REF_LEN))
+    }
+
+    /// Moves the backing file's name out of the way, where there is room behind it; false where there is none.
+    fn move_name_and_append(&self, stages: &mut Stages, data: &[u8]) -> Result<bool> {
+        let Some((name_at, name_len)) = self.backing_name else { return Ok(false) };
+        let name = self.raw.get(name_at..name_at + name_len).unwrap_or_default();
+        let at = self.extensions_end;
+        let end = at + BITMAPS_RECORD_LEN + END_MARKER.len();
+        if end + name_len <= SECTOR {
+            // Within the first sector everything changes at once, and no second copy is needed.
+            let mut next = stages.now.clone();
+            let record = [&record_start(EXTENSION_BITMAPS, DIRECTORY_REF_LEN), data, &END_MARKER, name].concat();
+            let fits = put(&mut next, at, &record) && put(&mut next, BACKING_OFFSET_AT, &(end as u64).to_be_bytes());
+            debug_assert!(fits, "a cluster is no smaller than a sector");
+            stages.advance(&next);
+            return Ok(true);
+        }
+        // The copy overlaps neither the name as it stands nor the room of the new extension.
+        let copy_at = end.max(name_at + name_len).next_multiple_of(8);
+        let has_end_marker = at + 8 <= name_at;
+        // An end marker that the name left no room for appears in the sector that points to the copy, or not at all.
+        let unsafe_marker = if has_end_marker { crosses_sectors(at, 8) } else { at + 8 > SECTOR };
+        if copy_at + name_len > self.cluster_bytes_usize() || unsafe_marker {
+            return Ok(false);
+        }
+        stages.write(copy_at, name)?;
+        let mut next = stages.now.clone();
+        let mut fits = put(&mut next, BACKING_OFFSET_AT, &(copy_at as u64).to_be_bytes());
+        if !has_end_marker {
+            fits &= put(&mut next, at, &END_MARKER);
+        }
+        debug_assert!(fits, "both stand in the first sector");
+        stages.advance(&next);
+        self.append(stages, data, copy_at)?;
+        Ok(true)
+    }
+
+    /// Puts the record where the last entries of the feature name table stand; false where there is no such table.
+    fn take_from_feature_names(&self, stages: &mut Stages, data: &[u8]) -> Result<bool> {
+        let usable =
+            |it: &&Extension| it.kind == EXTENSION_FEATURE_NAMES && it.len >= FEATURE_LEN && !crosses_sectors(it.at, 8);
+        let Some(table) = self.extensions.iter().rfind(usable) else { return Ok(false) };
+        let place = |entries: usize| table.at + 8 + entries * FEATURE_LEN;
+        let entries = table.len / FEATURE_LEN;
+        // As many entries as can be kept, unless the directory's place would cross two sectors.
+        let mut kept = (0..entries).rev();
+        let whole = kept.find(|kept| !crosses_sectors(place(*kept) + 8, DIRECTORY_REF_LEN));
+        let kept = whole.unwrap_or(entries - 1);
+        let (at, end) = (place(kept), table.end().min(self.area_limit()));
+        let rest = end - at - BITMAPS_RECORD_LEN;
+        let filler = match table.end() == self.extensions_end {
+            true => END_MARKER,
+            false => record_start(EXTENSION_PADDING, rest - 8),
+        };
+        let record = [&record_start(EXTENSION_BITMAPS, DIRECTORY_REF_LEN), data, &filler].concat();
+        // It is content of the table until the table's length says otherwise.
+        stages.write(at, &record)?;
+        stages.write(at + record.len(), &vec![0; rest - 8])?;
+        stages.write(table.at, &record_start(EXTENSION_FEATURE_NAMES, kept * FEATURE_LEN))?;
+        Ok(true)
+    }
+
+    fn set_autoclear(&self, stages: &mut Stages, bitmaps: bool) -> Result<()> {
+        let kept = self.autoclear_kept() & !AUTOCLEAR_BITMAPS;
+        stages.write(AUTOCLEAR_AT, &(kept | if bitmaps { AUTOCLEAR_BITMAPS } else { 0 }).to_be_bytes())
+    }
+
+    /// The bytes of the header cluster as QEMU writes it, with a bitmaps extension.
+    fn qemu_needs(&self) -> usize {
+        let text = |kind| self.extension_text(kind).map_or(0, |text| 8 + text.len().next_multiple_of(8));
+        let lens = self.extensions.iter().map(|extension| match extension.kind {
+            EXTENSION_BITMAPS | EXTENSION_FEATURE_NAMES | EXTENSION_BACKING_FORMAT | EXTENSION_DATA_FILE => 0,
+            _ => extension.end() - extension.at,
+        });
+        let many = self.cluster_bytes_usize() > QEMU_NO_FEATURE_NAMES_UP_TO;
+        self.fields_len.max(QEMU_FIELDS_LEN)
+            + lens.sum::<usize>()
+            + text(EXTENSION_BACKING_FORMAT)
+            + if self.has_data_file() { text(EXTENSION_DATA_FILE) } else { 0 }
+            + if many { QEMU_FEATURE_NAMES_LEN } else { 0 }
+            + BITMAPS_RECORD_LEN
+            + END_MARKER.len()
+            + self.backing().map_or(0, |(name, _)| name.len())
+    }
+
+    /// The refusal, with what fills the header cluster.
+    fn no_room(&self) -> Error {
+        let mut holds = vec![(self.fields_len, "fields".to_owned())];
+        for extension in &self.extensions {
+            let name = match extension.kind {
+                EXTENSION_BACKING_FORMAT => "the backing file's format".to_owned(),
+                EXTENSION_DATA_FILE => "the data file's name".to_owned(),
+                EXTENSION_CRYPTO => "the encryption extension".to_owned(),
+                EXTENSION_FEATURE_NAMES => "the feature name table".to_owned(),
+                EXTENSION_PADDING => "padding".to_owned(),
+                kind => format!("the unknown extension {kind:#x}"),
+            };
+            holds.push((extension.end() - extension.at, name));
+        }
+        let name_len = self.backing_name.map_or(0, |(_, len)| len);
+        holds.push((name_len, "the backing file's name".to_owned()));
+        holds.retain(|(len, _)| *len > 0);
+        holds.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
+        let holds: Vec<String> = holds.into_iter().map(|(len, what)| format!("{what} ({len} bytes)")).collect();
+        let (holds, cluster_len) = (holds.join(", "), self.cluster_bytes_usize());
+        let no_room =
+            format!("the header cluster of {cluster_len} bytes has no room for the bitmaps extension beside {holds}");
+        let larger = "convert the image with `qemu-img convert -O qcow2 -o cluster_size=64k`; nothing was changed";
+        let (message, way_out) = if self.qemu_needs() <= cluster_len {
+            let no_way = format!(
+                "the bitmaps extension cannot come into the header cluster of {cluster_len} bytes by steps between which a \
+                 power cut does no harm: it holds {holds}"
+            );
+            (no_way, "make the first checkpoint with `qemu-img bitmap --add`, under its name, or ")
+        } else if name_len > 0 && self.qemu_needs() - name_len < cluster_len {
+            (no_room, "give the image a shorter backing name with `qemu-img rebase -u`, or ")
+        } else {
+            (no_room, "")
+        };
+        Error::new(ErrorKind::CannotStore, message)
+            .at("qcow2 header cluster", self.extensions_end as u64)
+            .advise(format!("{way_out}{larger}"))
+    }
+}
+
+/// The header cluster on its way to what it shall be.
+struct Stages {
+    now: Vec<u8>,
+    /// The sector in which the last stage differs from the one before it.
+    last_sector: Option<usize>,
+    stages: Vec<Vec<u8>>,
+}
+
+impl Stages {
+    /// Changes the bytes at `at`; in which order their sectors change must not matter.
+    fn write(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
+        let mut next = self.now.clone();
+        if !put(&mut next, at, bytes) {
+            let message = format!("{} bytes do not fit the header cluster", bytes.len());
+            return Err(Error::new(ErrorKind::CannotStore, message).at("qcow2 header cluster", at as u64));
+        }
+        self.advance(&next);
+        Ok(())
+    }
+
+    /// Adds a stage for each sector in which `next` differs. Changes of one sector that follow each other are one.
+    fn advance(&mut self, next: &[u8]) {
+        for (sector, new) in next.chunks(SECTOR).enumerate() {
+            let Some(place) = self.now.chunks_mut(SECTOR).nth(sector).filter(|old| *old != new) else { continue };
+            place.copy_from_slice(new);
+            if self.last_sector == Some(sector) {
+                self.stages.pop();
+            }
+            self.last_sector = Some(sector);
+            self.stages.push(self.now.clone());
+        }
+    }
+}
+
+/// Whether a record fits between `at` and `limit`. Where it leaves room at all, that must be enough for an end marker.
+fn has_room(at: usize, limit: usize) -> bool {
+    let end = at + BITMAPS_RECORD_LEN;
+    end == limit || end + END_MARKER.len() <= limit
+}
+
+fn crosses_sectors(at: usize, len: usize) -> bool {
+    at / SECTOR != (at + len - 1) / SECTOR
+}
+
+/// The type and the length that begin a record.
+fn record_start(kind: u32, len: usize) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    let len = u32::try_from(len).unwrap_or(u32::MAX);
+    let fits = put(&mut bytes, 0, &kind.to_be_bytes()) && put(&mut bytes, 4, &len.to_be_bytes());
+    debug_assert!(fits, "two fields of four bytes");
+    bytes
+}
+
+fn encode(directory: DirectoryRef) -> [u8; DIRECTORY_REF_LEN] {
+    let mut bytes = [0; DIRECTORY_REF_LEN];
+    let fits = put(&mut bytes, 0, &directory.bitmaps.to_be_bytes())
+        && put(&mut bytes, 8, &directory.len_bytes.to_be_bytes())
+        && put(&mut bytes, 16, &directory.offset.to_be_bytes());
+    debug_assert!(fits, "the three fields end at byte 24");
+    bytes
+}
