@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::ours::union;
 use support::random::Random;
+use support::raw::Raw;
 use support::{QemuBitmap, TestImage, nbd, run, try_run};
 
 const DISK: u64 = 8 << 30;
@@ -262,4 +263,60 @@ fn a_killed_change_leaves_the_bitmaps_of_before_or_of_after() {
     }
     eprintln!("{tally:?} in {:?}", started.elapsed());
     assert!(tally.killed_before > 0, "no kill came before the commit: {tally:?}");
+}
+
+/// Three bitmaps, the second of which names a cluster of the guest as its data.
+fn damaged() -> TestImage {
+    let image = TestImage::create("", "32M");
+    for name in ["1", "1->2", "2->3"] {
+        image.bitmap(&["--add", "-g", "512"], name);
+        image.io(&["write -P 7 0 1M".into(), "write -P 8 16M 64k".into()]);
+        image.bitmap(&["--disable"], name);
+    }
+    let mut raw = Raw::read(&image.path);
+    let guest = raw.offset(raw.l2()) as u64;
+    raw.put_u64(raw.table(1), guest);
+    std::fs::write(&image.path, &raw.bytes).expect("the image can be written");
+    image
+}
+
+#[test]
+fn a_killed_removal_of_a_damaged_bitmap_leaves_it_or_not_and_never_touches_the_guest() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let image = damaged();
+    let (before, content) = (Raw::read(&image.path), image.content());
+    let names = || image.qemu_bitmaps().into_iter().map(|bitmap| bitmap.name).collect::<Vec<_>>();
+    let old = names();
+    let mut random = Random::seeded(9);
+    let path = image.path.to_str().expect("the test's folder is UTF-8").to_owned();
+    let changes: [&[&str]; 3] =
+        [&["delete", "2", "--force-inconsistent"], &["drop", "--bitmap", "1->2"], &["drop", "--all", "--yes"]];
+    for words in changes {
+        let mut args: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        args.insert(1, path.clone());
+        let started = Instant::now();
+        assert!(checkmap(&args).status().expect("checkmap runs").success(), "{words:?}");
+        let (mut window, new) = (started.elapsed(), names());
+        assert_ne!(old, new, "{words:?}");
+        let mut tally = Tally::default();
+        for _ in 0..10 {
+            std::fs::write(&image.path, &before.bytes).expect("the image can be restored");
+            let mut child = checkmap(&args).stderr(Stdio::null()).spawn().expect("checkmap starts");
+            std::thread::sleep(window.mul_f64(random.below(1000) as f64 / 1000.0));
+            child.kill().expect("a child that was not waited for can be killed");
+            let killed = child.wait().expect("the child is ours").signal().is_some();
+            window = window.mul_f64(if killed { 1.1 } else { 0.8 });
+            let found = names();
+            assert!(found == old || found == new, "{words:?}: {found:?}");
+            tally.killed_before += u32::from(killed && found == old);
+            tally.killed_after += u32::from(killed && found == new);
+            assert!(image.content() == content, "{words:?}: the guest's data changed");
+            let check = try_run("qemu-img", &["check".as_ref(), image.path.as_os_str()]);
+            assert!(found == old || matches!(check.status.code(), Some(0 | 3)), "{words:?}: errors are left");
+        }
+        eprintln!("{words:?}: {tally:?}");
+        std::fs::write(&image.path, &before.bytes).expect("the image can be restored");
+    }
 }

@@ -41,17 +41,17 @@ pub(crate) struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// Carries it out; `header` is that of the image, and becomes the one that the file has afterwards.
+    /// Carries it out, and leaves in `header` what the file has then.
     ///
     /// Until the commit any failure leaves the image as it was; from the first header sector on it is
     /// [`ErrorKind::CommitInDoubt`]. The strings are warnings.
     pub(crate) fn write(mut self, header: &mut Header, observer: &mut dyn Observer) -> Result<Vec<String>> {
         let storage = self.storage;
         let len_before = file_len(storage).map_err(Error::nothing_changed)?;
-        let room = match storage.can_grow() {
-            true => Vec::new(),
-            false => self.rehearse(observer).map_err(Error::nothing_changed)?,
-        };
+        let mut room = Vec::new();
+        if !storage.can_grow() {
+            room = self.rehearse(observer).map_err(Error::nothing_changed)?;
+        }
         let mut space = Space::new(storage, header, self.occupied).map_err(Error::nothing_changed)?;
         let mut undo = Undo::new(storage, len_before);
         let prepared = prepare(storage, header, self.place, &mut self.draft, &mut space, &mut undo, observer);
@@ -60,14 +60,14 @@ impl Change<'_> {
             // What stands behind the old end may be the other's by now.
             Err(error) if error.kind() == ErrorKind::Changed => return Err(error),
             Err(error) => {
-                return Err(if undo.run() { error.nothing_changed() } else { error.advise(room_leaked()) });
+                return Err(if undo.run() { error.nothing_changed() } else { error.advise(not_undone()) });
             }
         };
         commit(storage, header, prepared.stages)?;
         let mut warnings = if room.is_empty() { prepared.warnings } else { room };
         // Not flushed: the commit is durable, and what a cut loses of this is a leak.
         let released = space.release(&prepared.old_clusters).and_then(|()| store_in_place(storage, &space, &mut undo));
-        warnings.extend(released.err().map(not_released));
+        warnings.extend(released.err().map(|error| not_released(&error)));
         Ok(warnings)
     }
 
@@ -211,7 +211,7 @@ fn warnings(draft: &Draft<'_>, unknown: &[Name], space: &Space<'_>) -> Vec<Strin
 }
 
 /// The warning that the change is done, and that old clusters leak.
-pub(crate) fn not_released(error: Error) -> String {
+pub(crate) fn not_released(error: &Error) -> String {
     format!("done, but room could not be released: {}; `qemu-img check -r leaks` releases it", error.reason())
 }
 
@@ -570,7 +570,8 @@ fn write_changed_sectors(
     Ok(())
 }
 
-/// Changes the header cluster stage by stage. Where one fails, those before it are taken back, the last first.
+/// Changes the header cluster stage by stage; from the first sector on a failure is [`ErrorKind::CommitInDoubt`]. Where one
+/// fails, those before it are taken back, the last first.
 pub(crate) fn commit(storage: &dyn Storage, header: &mut Header, stages: Vec<Vec<u8>>) -> Result<()> {
     let (several, crossing) = (stages.len() > 1, header.directory_crosses_sectors());
     let mut states = vec![header.raw.clone()];
@@ -581,10 +582,11 @@ pub(crate) fn commit(storage: &dyn Storage, header: &mut Header, stages: Vec<Vec
         let Err(error) = written else { continue };
         // A single stage is there or not, and either is whole.
         let undone = if several { take_back(storage, &states) } else { Ok(()) };
-        return Err(error.with_kind(ErrorKind::CommitInDoubt).advise(match undone.is_err() && crossing {
-            true => lost(),
-            false => in_doubt(),
-        }));
+        let error = if undone.is_err() && crossing { error.advise(lost()) } else { error };
+        return Err(error.with_kind(ErrorKind::CommitInDoubt).advise(
+            WayOut::from("the commit is in doubt: the image holds the bitmaps before or after it, whole; look with ")
+                .control(Control::List),
+        ));
     }
     header.raw = states.pop().unwrap_or_default();
     Ok(())
@@ -602,7 +604,7 @@ fn write_stage(storage: &dyn Storage, now: &[u8], next: &[u8]) -> Result<()> {
 }
 
 /// The way out where a failed change could not be put back.
-fn room_leaked() -> WayOut {
+fn not_undone() -> WayOut {
     WayOut::from("the bitmaps are as they were; room may be counted as used: `qemu-img check -r leaks` releases it")
 }
 

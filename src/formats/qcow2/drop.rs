@@ -34,8 +34,7 @@ struct Release {
 }
 
 impl DropAll<'_> {
-    /// Carries it out in one atomic step; the strings say what is leaked. `header` is that of the image, and becomes the one
-    /// that the file has afterwards.
+    /// Carries it out in one atomic step, and leaves in `header` what the file has then; the strings say what is leaked.
     ///
     /// The step itself writes to the header alone, so that it works whatever else is damaged.
     pub(crate) fn write(&self, header: &mut Header, observer: &mut dyn Observer) -> Result<Vec<String>> {
@@ -52,7 +51,7 @@ impl DropAll<'_> {
                 space.release(&clusters)?;
                 commit::store_in_place(self.storage, &space, &mut undo)
             });
-            warnings.extend(freed.err().map(commit::not_released));
+            warnings.extend(freed.err().map(|error| commit::not_released(&error)));
         }
         Ok(warnings)
     }

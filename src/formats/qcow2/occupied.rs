@@ -386,18 +386,14 @@ impl<'a> Claims<'a> {
 
 impl Visitor for Claims<'_> {
     fn occupies(&mut self, role: Role, offset: u64, len_bytes: u64) -> Result<()> {
-        let cluster_bytes = self.header.cluster_bytes();
         let range = clusters_of(offset, len_bytes, self.header.cluster_bits);
-        // Less than a cluster may be missing at the end of the file: zeros stand for it.
-        let reach = self.file_end.saturating_add(cluster_bytes - 1);
-        let is_in_file = offset.checked_add(len_bytes).is_some_and(|end| offset < self.file_end || end <= reach);
         let wrong = if role.is_bitmap() {
             // What is wrong with its place is a fault of its bitmap; the place is not to be taken all the same.
             self.add_bitmap(range);
             return Ok(());
-        } else if !is_in_file {
+        } else if !self.is_in_file(offset, len_bytes) {
             "lies past the end of the file"
-        } else if !offset.is_multiple_of(cluster_bytes) {
+        } else if !offset.is_multiple_of(self.header.cluster_bytes()) {
             "is not at the start of a cluster"
         } else {
             match role {
@@ -430,6 +426,12 @@ impl Visitor for Claims<'_> {
 }
 
 impl Claims<'_> {
+    /// Whether the file has the beginning of it, or lacks no more than the rest of its last cluster, for which zeros stand.
+    fn is_in_file(&self, offset: u64, len_bytes: u64) -> bool {
+        let reach = self.file_end.saturating_add(self.header.cluster_bytes() - 1);
+        offset.checked_add(len_bytes).is_some_and(|end| offset < self.file_end || end <= reach)
+    }
+
     fn add_bitmap(&mut self, range: Range<u64>) {
         match self.bitmaps.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,

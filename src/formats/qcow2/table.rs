@@ -159,15 +159,16 @@ pub(crate) fn for_each(
     each: &mut dyn FnMut(u64, Result<Payload>) -> Result<()>,
 ) -> Result<()> {
     let file_end = file_len(storage)?;
-    check_place(entry, file_end, header.cluster_bytes())?;
+    check_place(header, entry, file_end)?;
     let shape = Shape::of(header, entry.granularity);
     for start in window.clone().step_by(PIECE_BYTES / 8) {
         let end = window.end.min(start + (PIECE_BYTES / 8) as u64);
-        let (at, len) = (entry.table_offset + start * 8, (end - start) * 8);
+        let at = entry.table_offset + start * 8;
+        let len = (end - start) * 8;
+        // Zeros stand for what the last cluster of the file lacks.
         let bytes = match at < file_end {
             true => read_padded(storage, &structure(entry), at, len, header.cluster_bytes())?,
-            // Less than a cluster of the table may be missing, as it is checked above.
-            false => vec![0; usize::try_from(len).unwrap_or_default()],
+            false => vec![0; usize::try_from(len).unwrap_or(usize::MAX)],
         };
         for (number, raw) in (start..).zip(be_u64s(&bytes)) {
             each(number, parse(raw, number, entry, &shape, file_end))?;
@@ -191,13 +192,12 @@ pub(crate) fn clusters(header: &Header, entry: &Entry) -> Range<u64> {
     entry.table_offset >> header.cluster_bits..end.div_ceil(header.cluster_bytes())
 }
 
-/// Refuses a table that does not lie in the file. The last cluster of the file need not be filled; a table of which the
-/// file has nothing may be one that was lost.
-fn check_place(entry: &Entry, file_end: u64, cluster_bytes: u64) -> Result<()> {
-    let len_bytes = len_bytes(entry);
-    let reach = file_end.next_multiple_of(cluster_bytes);
-    let table_end = entry.table_offset.checked_add(len_bytes);
-    if entry.table_offset >= file_end || table_end.is_none_or(|table_end| table_end > reach) {
+/// Refuses a table that does not lie in the file, whose last cluster need not be filled. A table of which the file has
+/// nothing may be one that was lost.
+fn check_place(header: &Header, entry: &Entry, file_end: u64) -> Result<()> {
+    let (base, len_bytes) = (entry.table_offset, len_bytes(entry));
+    let reach = file_end.next_multiple_of(header.cluster_bytes());
+    if base >= file_end || base.checked_add(len_bytes).is_none_or(|table_end| table_end > reach) {
         let message =
             format!("{len_bytes} bytes are needed, but the file ends at {file_end:#x}; it is cut short or damaged");
         return Err(unreadable(entry, entry.table_offset, message));
