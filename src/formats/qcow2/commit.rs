@@ -608,12 +608,6 @@ fn not_undone() -> WayOut {
     WayOut::from("the bitmaps are as they were; room may be counted as used: `qemu-img check -r leaks` releases it")
 }
 
-/// The way out of a commit of which nobody knows whether it reached the disk.
-fn in_doubt() -> WayOut {
-    WayOut::from("the commit is in doubt: the image holds the bitmaps before or after it, whole; look with ")
-        .control(Control::List)
-}
-
 /// The way out where both the new and the old place of the directory may be half written.
 fn lost() -> WayOut {
     WayOut::from("the bitmaps may be lost, never the disk's data: look with ")
