@@ -280,7 +280,7 @@ impl Pair {
                 model.fill(offset, end, false);
             }
             Operation::SetAll => {
-                bitmap.set_all();
+                bitmap.set_all().unwrap();
                 model.dirty.fill(true);
             }
             Operation::ClearAll => {
