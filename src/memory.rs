@@ -220,7 +220,9 @@ impl<T> Drop for ThinSlice<T> {
             let bytes = size_of::<usize>() + size_of_val::<[T]>(self);
             // SAFETY: the layout is the one with which the memory was asked for; the items have no destructors, as they are
             // plain bytes.
-            unsafe { alloc::dealloc(head.as_ptr().cast(), Layout::from_size_align_unchecked(bytes, align_of::<usize>())) };
+            unsafe {
+                alloc::dealloc(head.as_ptr().cast(), Layout::from_size_align_unchecked(bytes, align_of::<usize>()))
+            };
         }
     }
 }

@@ -460,6 +460,40 @@ fn dirty_bytes_end_where_the_disk_does() {
     assert_eq!(bitmap.dirty_bytes(), 65_536);
 }
 
+/// Positions around the end of a disk whose last granule is partial, and of one whose last granule is whole.
+#[test]
+fn positions_at_the_disks_end_and_past_it() {
+    let granule = 64;
+    for size in [64 * 7 + 1, 64 * 7 + 33, 64 * 8 - 1, 64 * 8] {
+        for dirty in [vec![], vec![7], vec![0, 3, 7], vec![6], (0..8).collect()] {
+            let mut bitmap = bitmap(size, 6);
+            dirty.iter().for_each(|index| bitmap.set(index * granule, 1).unwrap());
+            let is_dirty = |offset: u64| dirty.contains(&(offset / granule));
+            for offset in (0..size + 3 * granule).chain([u64::MAX - 1, u64::MAX]) {
+                let before = dirty.iter().filter(|index| offset >= size || **index < offset / granule).count() as u64;
+                assert_eq!(bitmap.rank(offset), before, "{size} {offset}");
+                let got = bitmap.get(offset).map_err(|error| error.kind());
+                assert_eq!(got, if offset / granule < 8 { Ok(is_dirty(offset)) } else { Err(ErrorKind::OutOfRange) });
+                let bytes = || offset..size;
+                assert_eq!(bitmap.next_dirty(offset, u64::MAX), bytes().find(|&offset| is_dirty(offset)));
+                assert_eq!(bitmap.next_clean(offset, u64::MAX), bytes().find(|&offset| !is_dirty(offset)));
+                assert_eq!(bitmap.previous_dirty(offset, u64::MAX), bytes().rfind(|&offset| is_dirty(offset)));
+                assert_eq!(bitmap.previous_clean(offset, u64::MAX), bytes().rfind(|&offset| !is_dirty(offset)));
+                let touched = if offset < size { offset / granule..8 } else { 0..0 };
+                let count = dirty.iter().filter(|index| touched.contains(index)).count() as u64;
+                assert_eq!(bitmap.count_range(offset, u64::MAX), count);
+            }
+            for (number, index) in dirty.iter().enumerate() {
+                assert_eq!(bitmap.select(number as u64), Some(index * granule));
+                assert_eq!(bitmap.rank(index * granule), number as u64);
+            }
+            assert_eq!(bitmap.select(dirty.len() as u64), None);
+            let dirty_bytes = (0..size).filter(|&offset| is_dirty(offset)).count() as u64;
+            assert_eq!(bitmap.dirty_bytes(), dirty_bytes);
+        }
+    }
+}
+
 #[test]
 fn operations_judge_sizes_in_bytes_and_change_nothing_on_error() {
     let (mut ours, mut theirs) = (bitmap(1000, 9), bitmap(1001, 9));

@@ -7,8 +7,8 @@ use super::container::{CHUNK, Container, Made, Packer, Run, Workspace, no_words,
 pub(crate) use super::container::{Form, Pair, Plain, SPARSE_FROM, Sparse, View, Words};
 use crate::error::Result;
 use crate::geometry::Granularity;
-use crate::memory;
 use crate::kernels::{Kernels, Measure, select};
+use crate::memory;
 use std::borrow::Cow;
 
 /// The granules of one chunk.

@@ -66,9 +66,12 @@ impl Bitmap {
         }
     }
 
-    /// The number of dirty granules that begin before `offset`: of all before the one that holds it. An `offset` past
-    /// the disk counts all.
+    /// The number of dirty granules before the one that holds the byte at `offset`. At the disk's end and past it, also inside
+    /// the last granule, all are counted.
     pub fn rank(&self, offset: u64) -> u64 {
+        if offset >= self.size_bytes {
+            return self.dirty_granules();
+        }
         let end = self.granularity.granule_of(offset) << self.granularity.bits();
         self.count_range(0, end)
     }

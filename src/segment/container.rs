@@ -48,12 +48,7 @@ impl Decoder {
     pub(super) const HEAP_BYTES: u64 = 3 * 8192;
 
     /// Reads the container of `entry`, whose chunk has `granules`.
-    pub(super) fn decode<'a>(
-        &'a mut self,
-        entry: &Entry,
-        bytes: &'a [u8],
-        granules: u32,
-    ) -> Result<View<'a>, Refusal> {
+    pub(super) fn decode<'a>(&'a mut self, entry: &Entry, bytes: &'a [u8], granules: u32) -> Result<View<'a>, Refusal> {
         if crc32c(bytes) != entry.sum {
             return Err(WRONG_SUM.into());
         }

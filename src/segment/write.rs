@@ -11,8 +11,8 @@ use super::layout::{
 use crate::bitmap::Bitmap;
 use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, Plain, View};
 use crate::checksum::crc32c;
-use crate::geometry::Granularity;
 use crate::error;
+use crate::geometry::Granularity;
 use crate::memory;
 use std::io::{self, Write};
 

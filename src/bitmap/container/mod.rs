@@ -29,8 +29,8 @@ pub(super) use unite::{Made, Workspace};
 
 pub(crate) use bits::Words;
 pub(crate) use runs::Pair;
-pub(super) use view::{RunIter, spread_once};
 pub(crate) use view::{Form, Plain, View};
+pub(super) use view::{RunIter, spread_once};
 
 /// The granules of one chunk.
 pub(super) const CHUNK: u32 = 1 << 16;

@@ -37,10 +37,14 @@ fn containers() -> Vec<Container> {
         container((0..65_536).filter(|position: &u32| position.wrapping_mul(0x9e37_79b9) >> 20 == 0)),
     ];
     let mut grown = Container::empty();
-    (0..3000).step_by(3).for_each(|position| assert_eq!(grown.set(Run { first: to_u16(position), last: to_u16(position) }), Ok(1)));
+    (0..3000)
+        .step_by(3)
+        .for_each(|position| assert_eq!(grown.set(Run { first: to_u16(position), last: to_u16(position) }), Ok(1)));
     all.push(grown);
     let mut thinned = Container::Full;
-    (0..6000).step_by(3).for_each(|position| assert_eq!(thinned.clear(Run { first: to_u16(position), last: to_u16(position) }), Ok(1)));
+    (0..6000)
+        .step_by(3)
+        .for_each(|position| assert_eq!(thinned.clear(Run { first: to_u16(position), last: to_u16(position) }), Ok(1)));
     all.push(thinned);
     all
 }
@@ -191,7 +195,8 @@ fn ranges_agree_with_words_for_every_form() {
 fn the_smallest_form_does_not_depend_on_the_way_to_it() {
     for container in containers() {
         let from_words = Container::from_words(Box::new(*container.view().words())).unwrap();
-        let from_runs = Container::from_runs(&Vec::from_iter(container.view().runs(Run::WHOLE).map(Run::pair))).unwrap();
+        let from_runs =
+            Container::from_runs(&Vec::from_iter(container.view().runs(Run::WHOLE).map(Run::pair))).unwrap();
         let from_bits = Container::from_sorted(&Vec::from_iter(
             container.view().runs(Run::WHOLE).flat_map(|run| run.first..=run.last),
         ))

@@ -251,7 +251,8 @@ impl Writer<'_> {
         for batch in clusters.chunks(self.batch()) {
             let numbered: Vec<(u64, &Cluster)> = (table.len() as u64..).zip(batch).collect();
             let (storage, mixed) = (self.storage, numbered.iter().copied().filter(|(_, cluster)| cluster.is_mixed()));
-            let mut united = self.pool.map(mixed.collect(), |(number, cluster)| unite(storage, shape, number, cluster))?;
+            let mut united =
+                self.pool.map(mixed.collect(), |(number, cluster)| unite(storage, shape, number, cluster))?;
             let (mut united, mut writes) = (united.drain(..), Vec::new());
             for (number, cluster) in numbered {
                 tell(observer, WRITING, self.done, self.total)?;
