@@ -89,10 +89,15 @@ pub(crate) fn gather<T>(items: impl IntoIterator<Item = T>) -> Result<Vec<T>> {
 #[inline]
 pub(crate) fn push<T>(vector: &mut Vec<T>, item: T) -> Result<()> {
     if vector.len() == vector.capacity() {
-        vector.try_reserve(1)?;
+        make_room(vector)?;
     }
     vector.push(item);
     Ok(())
+}
+
+#[cold]
+fn make_room<T>(vector: &mut Vec<T>) -> Result<()> {
+    Ok(vector.try_reserve(1)?)
 }
 
 /// Makes a vector just `len` items long; new ones are zero bytes.

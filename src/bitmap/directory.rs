@@ -170,15 +170,13 @@ impl Directory {
     }
 
     /// The dirty granules before each entry, and at last all of them, if there is memory for them.
+    #[inline]
     fn before(&self) -> Option<&[u64]> {
-        if self.before.get().is_none() {
-            // If another thread was quicker, its counts are the same.
-            let _ = self.before.set(Box::new(self.count_before().ok()?));
-        }
-        self.before.get().map(|before| &**before)
+        self.before.get().map(|before| &**before).or_else(|| self.count_before().ok())
     }
 
-    fn count_before(&self) -> Result<Box<[u64]>> {
+    #[cold]
+    fn count_before(&self) -> Result<&[u64]> {
         let mut sum = 0;
         let mut before = memory::room(self.entries().len() + 1)?;
         before.push(sum);
@@ -186,7 +184,7 @@ impl Directory {
             sum += entry.ones();
             sum
         }));
-        Ok(before.into_boxed_slice())
+        Ok(self.before.get_or_init(|| Box::new(before.into_boxed_slice())))
     }
 
     /// The number of dirty granules.
@@ -195,6 +193,7 @@ impl Directory {
     }
 
     /// The number of dirty granules of the entries at `places`.
+    #[inline]
     pub(super) fn ones_at(&self, places: Range<usize>) -> u64 {
         match self.before() {
             Some(before) => before[places.end] - before[places.start],

@@ -52,6 +52,7 @@ impl Entries {
         Ok(Self { joined: OnceLock::from(memory::room(entries)?), ..Self::default() })
     }
 
+    #[inline]
     pub(super) fn all(&self) -> &[Entry] {
         match self.joined.get() {
             Some(all) => all,
@@ -59,12 +60,18 @@ impl Entries {
         }
     }
 
+    #[inline]
     pub(super) fn all_mut(&mut self) -> &mut Vec<Entry> {
         if self.joined.get().is_none() {
-            let parted = take(self.parted.get_mut().expect(NOT_BROKEN));
-            self.joined = OnceLock::from(parted.join());
+            self.join_alone();
         }
         self.joined.get_mut().expect("they were just joined")
+    }
+
+    #[cold]
+    fn join_alone(&mut self) {
+        let parted = take(self.parted.get_mut().expect(NOT_BROKEN));
+        self.joined = OnceLock::from(parted.join());
     }
 
     pub(super) fn into_all(mut self) -> Vec<Entry> {

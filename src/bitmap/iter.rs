@@ -330,7 +330,7 @@ impl Batch<'_> {
             }
             RunIter::Words { words, from, to } => self.add_words(base, words, from, *to),
             RunIter::Spread { words, from, to } => self.add_words(base, words, from, *to),
-            RunIter::Packed { bytes, from, to } => self.add_words(base, &spread_once(bytes), from, *to),
+            RunIter::Packed { bytes, from, to } => spread_once(bytes, |words| self.add_words(base, words, from, *to)),
             RunIter::Full(run) => {
                 if self.room() > 0
                     && let Some(run) = run.take()

@@ -127,11 +127,11 @@ pub(super) struct Handle<T> {
 
 /// What is behind the handle can be used.
 const SOUND: u8 = 0;
+/// A panic left it in an unknown state.
+const POISONED: u8 = 1;
 /// A call changes it. Another call finds this only where a fork caught a thread in the middle, or where a caller breaks the
 /// rule that a change has a handle alone.
-const CHANGING: u8 = 1;
-/// A panic left it in an unknown state.
-const POISONED: u8 = 2;
+const CHANGING: u8 = 2;
 
 /// A type of handle.
 ///

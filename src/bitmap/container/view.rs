@@ -321,11 +321,13 @@ impl<'a> RunIter<'a> {
     }
 }
 
-/// What is packed in `bytes`, for one look at it.
-pub(in crate::bitmap) fn spread_once(bytes: &[u8]) -> Words {
+/// Spreads what is packed in `bytes` for one look at it.
+#[cold]
+#[inline(never)]
+pub(in crate::bitmap) fn spread_once<R>(bytes: &[u8], look: impl FnOnce(&Words) -> R) -> R {
     let mut words = [0; 1024];
     (select().unpack)(bytes, &mut words);
-    words
+    look(&words)
 }
 
 /// The first run of `from..to`, which begins behind it then.
@@ -355,7 +357,7 @@ impl Iterator for RunIter<'_> {
             }
             Self::Words { words, from, to } => next_run(words, from, *to),
             Self::Spread { words, from, to } => next_run(words, from, *to),
-            Self::Packed { bytes, from, to } => next_run(&spread_once(bytes), from, *to),
+            Self::Packed { bytes, from, to } => spread_once(bytes, |words| next_run(words, from, *to)),
             Self::Runs { runs, window } => {
                 let (&run, rest) = runs.split_first()?;
                 *runs = rest;
@@ -377,7 +379,7 @@ impl DoubleEndedIterator for RunIter<'_> {
             }
             Self::Words { words, from, to } => last_run(words, *from, to),
             Self::Spread { words, from, to } => last_run(words, *from, to),
-            Self::Packed { bytes, from, to } => last_run(&spread_once(bytes), *from, to),
+            Self::Packed { bytes, from, to } => spread_once(bytes, |words| last_run(words, *from, to)),
             Self::Runs { runs, window } => {
                 let (&run, rest) = runs.split_last()?;
                 *runs = rest;
