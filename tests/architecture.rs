@@ -27,8 +27,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "capi",
         &[
-            "error", "fault", "fork", "memory", "geometry", "progress", "storage", "io", "pool", "bitmap", "segment", "chain",
-            "image",
+            "error", "fault", "fork", "memory", "geometry", "progress", "storage", "io", "pool", "bitmap", "segment",
+            "chain", "image",
         ],
     ),
 ];

@@ -556,8 +556,8 @@ mod tests {
         let line = line!() - 1;
         let items = || (0..8).collect::<Vec<u32>>();
         let pool = Pool::new(3);
-        assert_eq!(told(|| Ok(pool.map(items(), work).len() as c_int)), fault_at(line, "item 5"));
-        assert_eq!(told(|| Ok(map_ordered(3, items(), work).len() as c_int)), fault_at(line, "item 5"));
+        assert_eq!(told(|| Ok(pool.map(items(), work)?.len() as c_int)), fault_at(line, "item 5"));
+        assert_eq!(told(|| Ok(map_ordered(3, items(), work)?.len() as c_int)), fault_at(line, "item 5"));
         let parts = vec![4, 5, 6];
         assert_eq!(told(|| Ok(pool.alongside(parts, |part| _ = work(part), || 0))), fault_at(line, "item 5"));
         assert_eq!(
