@@ -12,8 +12,11 @@ const CHUNK: u64 = 1 << 16;
 /// A disk of enough chunks that new ones wait before they enter the list of all.
 const SIZE: u64 = 6000 * CHUNK;
 
-/// Bitmaps of every form, by name; each can be made again.
-pub(super) fn shapes() -> Vec<(&'static str, fn() -> Handle)> {
+/// A bitmap by name, which can be made again.
+pub(super) type Shape = (&'static str, fn() -> Handle);
+
+/// Bitmaps of every form.
+pub(super) fn shapes() -> Vec<Shape> {
     fn every(step: u64, len: u64, chunks: std::ops::Range<u64>) -> Handle {
         let bitmap = Handle::new(SIZE, 1);
         for chunk in chunks {
@@ -52,9 +55,11 @@ pub(super) fn shapes() -> Vec<(&'static str, fn() -> Handle)> {
     ]
 }
 
-/// Changes of one bitmap: none gives another answer where memory was short before.
-fn changes() -> Vec<(String, Box<dyn Fn(*mut checkmap_bitmap) -> i64>)> {
-    let mut all: Vec<(String, Box<dyn Fn(*mut checkmap_bitmap) -> i64>)> = Vec::new();
+/// A change of a bitmap, by name.
+type Change = (String, Box<dyn Fn(*mut checkmap_bitmap) -> i64>);
+
+fn changes() -> Vec<Change> {
+    let mut all: Vec<Change> = Vec::new();
     let chunk = |number: u64, offset: u64| number * CHUNK + offset;
     for (offset, length) in [
         (chunk(3, 50), 1),

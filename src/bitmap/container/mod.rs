@@ -218,7 +218,7 @@ impl Container {
             Self::Bits { ones, words } => {
                 let mut rest = **words;
                 let cleared = bits::clear(&mut rest, gone);
-                let is_few = *ones - cleared <= ARRAY_MAX as u32;
+                let is_few = (*ones - cleared) as usize <= ARRAY_MAX;
                 match if is_few { Self::smaller(&rest, (select().measure)(&rest))? } else { None } {
                     Some(smaller) => *self = smaller,
                     None => (*ones, **words) = (*ones - cleared, rest),

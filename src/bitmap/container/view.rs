@@ -286,6 +286,10 @@ pub(in crate::bitmap) enum RunIter<'a> {
     },
     /// What was packed. The words are shared by copies of the walk, not copied.
     Spread {
+        #[allow(
+            clippy::redundant_allocation,
+            reason = "words right behind an Arc cannot be asked for in words that can fail"
+        )]
         words: Arc<Box<Words>>,
         from: u32,
         to: u32,
