@@ -17,13 +17,14 @@
  * - A const handle may be used by many threads at once; any other call has the handle alone.
  * - A fault of the library itself is -ENOTRECOVERABLE, with the handles of that call poisoned: every later call on them
  *   returns the same, but for the one that frees them.
+ * - Where the system has no memory for what a call needs, it is -ENOMEM and nothing has changed.
  * - The library prints nothing, takes no signal, and starts threads only for a call whose options ask for them; none of
  *   them lives longer than the call.
  * - What the library hands out by pointer may be handed back to it. What belongs to an image lives until a call that
  *   changes the image succeeds: one that fails, or only rehearses, leaves it.
- * - After fork() without exec a child may go on with bitmaps and segments, but for those on which another thread was in a
- *   call at the fork; it must not use or close images, whose locks it shares with its parent. A fork beside
- *   the first calls of a process is no exception: what they prepare, no child waits for.
+ * - After fork() without exec a child may go on with bitmaps and segments. A bitmap that another thread was changing at the
+ *   fork, or putting in order to read it, is -EDEADLK there at every call but the one that frees it. A child must not use
+ *   or close images, whose locks it shares with its parent. What the first calls of a process prepare, no child waits for.
  */
 
 #ifndef CHECKMAP_H
@@ -543,7 +544,7 @@ uint64_t checkmap_bitmap_granularity(const struct checkmap_bitmap *bitmap);
 /** The number of granules of the disk, 0 to 2^41. */
 int64_t checkmap_bitmap_granules(const struct checkmap_bitmap *bitmap);
 
-/** The number of dirty granules. */
+/** The number of dirty granules, which is kept at all times. */
 int64_t checkmap_bitmap_count(const struct checkmap_bitmap *bitmap);
 
 /** The number of dirty granules that touch the range, which is cut at the end of the disk; CHECKMAP_TO_END is up to there. */
