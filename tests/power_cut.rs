@@ -78,6 +78,8 @@ impl Scenario {
         let new = bitmaps_of(&open_bytes(&recorder.image()));
         assert_ne!(old, new, "{}: the commit changes the bitmaps", self.name);
         assert_eq!(new, bitmaps_of(&image), "{}: the handle shows what the file holds", self.name);
+        let leaks = |image: &[u8]| open_bytes(image).check(&mut Unobserved).expect("the check runs").leaked_bytes;
+        assert_eq!(leaks(&recorder.image()), leaks(&self.image), "{}: all that was replaced is released", self.name);
         let mut tally = Tally::new();
         let mut sampled = Vec::new();
         let count = recorder.cut_everywhere(most, random, |place, disk| {
