@@ -27,7 +27,7 @@ fn bitmap(runs: u64, longest: u64, gap: u64) -> Bitmap {
         bitmap.set(at << 16, run << 16).expect("inside of the disk");
         at += run + 1 + (random >> 32) % gap;
     }
-    bitmap.optimize();
+    bitmap.optimize().expect("there is memory");
     bitmap
 }
 

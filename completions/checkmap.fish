@@ -96,7 +96,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l all -d 'Drop 
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l yes -d 'With --all: bitmaps that belong to no checkpoint go too'
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l dry-run -d 'Change nothing: print what would be done, one step a line; the exit status is that of the real run'
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
-complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l no-lock -d 'Take no locks on the image: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l model -d 'What the bitmaps are, where their names and flags do not tell' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"

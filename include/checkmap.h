@@ -17,13 +17,14 @@
  * - A const handle may be used by many threads at once; any other call has the handle alone.
  * - A fault of the library itself is -ENOTRECOVERABLE, with the handles of that call poisoned: every later call on them
  *   returns the same, but for the one that frees them.
+ * - Where the system has no memory for what a call needs, it is -ENOMEM and nothing has changed.
  * - The library prints nothing, takes no signal, and starts threads only for a call whose options ask for them; none of
  *   them lives longer than the call.
  * - What the library hands out by pointer may be handed back to it. What belongs to an image lives until a call that
  *   changes the image succeeds: one that fails, or only rehearses, leaves it.
- * - After fork() without exec a child may go on with bitmaps and segments, but for those on which another thread was in a
- *   call at the fork; it must not use or close images, whose locks it shares with its parent. A fork beside
- *   the first calls of a process is no exception: what they prepare, no child waits for.
+ * - After fork() without exec a child may go on with bitmaps and segments. A bitmap that another thread was changing at the
+ *   fork, or putting in order to read it, is -EDEADLK there at every call but the one that frees it. A child must not use
+ *   or close images, whose locks it shares with its parent. What the first calls of a process prepare, no child waits for.
  */
 
 #ifndef CHECKMAP_H
@@ -68,8 +69,11 @@
 /** The bitmap has a type or extra data that this library does not know. */
 #define CHECKMAP_CHECKPOINT_UNUSABLE 4
 
-/** Nobody can tell where among the others this checkpoint stands (cumulative checkpoints only). */
+/** Nobody can tell where among the others this checkpoint stands: a cumulative one, or one between several gaps. */
 #define CHECKMAP_CHECKPOINT_UNORDERED 8
+
+/** The bitmap before this checkpoint is missing: no diff can cross this gap. The parent is NULL then. */
+#define CHECKMAP_CHECKPOINT_GAP 16
 
 /** A rule is broken; data may be lost when the file is written to. */
 #define CHECKMAP_SEVERITY_ERROR 1
@@ -184,6 +188,9 @@
 
 /** Find out whether the change could be made, and make none. */
 #define CHECKMAP_OPT_DRY_RUN 4
+
+/** Drop also the bitmaps that belong to no checkpoint: somebody else may need them. */
+#define CHECKMAP_OPT_FOREIGN_TOO 8
 
 /** In options: the model that the image's bitmaps show. In facts: there are no bitmaps. */
 #define CHECKMAP_MODEL_NONE 0
@@ -436,8 +443,9 @@ const char *checkmap_last_error(void);
  * programs and other languages that have words of their own for them.
  *
  * A mark is the byte 0x1e, a name, the byte 0x1f, what checkmap_last_error() has in this place, and the byte 0x1e again.
- * The names are OPEN_FOR_NAMES, NO_LOCK, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DELETE_INCONSISTENT, DROP_BITMAP,
- * DROP_ALL, MODEL, UNTIL, CHECK and LIST; one may be followed by = and what to call it with, as in MODEL=interval.
+ * The names are OPEN_FOR_NAMES, NO_LOCK, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DELETE_INCONSISTENT, DROP_BEFORE,
+ * DROP_BITMAP, DROP_ALL, FOREIGN_TOO, MODEL, UNTIL, CHECK and LIST; one may be followed by = and what to call it
+ * with, as in MODEL=interval.
  * More can come, so take the second part for a name that is unknown. Never NULL, and as good for as long as that of
  * checkmap_last_error().
  */
@@ -536,7 +544,7 @@ uint64_t checkmap_bitmap_granularity(const struct checkmap_bitmap *bitmap);
 /** The number of granules of the disk, 0 to 2^41. */
 int64_t checkmap_bitmap_granules(const struct checkmap_bitmap *bitmap);
 
-/** The number of dirty granules. */
+/** The number of dirty granules, which is kept at all times. */
 int64_t checkmap_bitmap_count(const struct checkmap_bitmap *bitmap);
 
 /** The number of dirty granules that touch the range, which is cut at the end of the disk; CHECKMAP_TO_END is up to there. */
@@ -863,6 +871,17 @@ int checkmap_checkpoint_delete_inconsistent(struct checkmap_image *image,
                                             const struct checkmap_opts *opts);
 
 /**
+ * Makes a checkpoint the first one, in one atomic step: the bitmaps of all older ones are dropped, also those before gaps.
+ *
+ * Of the options it takes progress, model and the flag DRY_RUN. Fails with -ENOENT; -EPROTO for cumulative
+ * checkpoints, and where several gaps leave it open which checkpoints are older; and as checkmap_checkpoint_create().
+ */
+int checkmap_checkpoint_drop_before(struct checkmap_image *image,
+                                    const char *name,
+                                    size_t len,
+                                    const struct checkmap_opts *opts);
+
+/**
  * Renames a checkpoint in one atomic step.
  *
  * Fails with -ENOENT, -EEXIST, -EINVAL and -ENAMETOOLONG for a new name that cannot be, and as
@@ -974,6 +993,27 @@ int checkmap_stored_merge(struct checkmap_image *image,
                           const char *into,
                           size_t into_len,
                           const struct checkmap_opts *opts);
+
+/**
+ * Drops one stored bitmap, in one atomic step, whatever it belongs to and in whatever state it is. Nothing absorbs what it
+ * recorded: a checkpoint that loses its bitmap leaves a gap.
+ *
+ * Of the options it takes progress and the flag DRY_RUN. Fails with -ENOENT, and as checkmap_checkpoint_create().
+ */
+int checkmap_stored_drop(struct checkmap_image *image,
+                         const char *name,
+                         size_t len,
+                         const struct checkmap_opts *opts);
+
+/**
+ * Drops all bitmaps with their directory, in one atomic step, damaged or not: also where damage in it keeps QEMU from
+ * opening the image. What is lost, and what room cannot be reclaimed, is said by checkmap_image_warning().
+ *
+ * Of the options it takes progress and the flags DRY_RUN and FOREIGN_TOO. Without the latter, -EEXIST where bitmaps that
+ * belong to no checkpoint would go too. Otherwise fails as checkmap_checkpoint_create(). Without bitmaps nothing happens.
+ */
+int checkmap_stored_drop_all(struct checkmap_image *image,
+                             const struct checkmap_opts *opts);
 
 /**
  * Opens the segment in the file at path: reads and checks its header, its trailer and its directory.

@@ -269,6 +269,11 @@ impl Error {
         Self::new(kind, what).with_source(source)
     }
 
+    /// The system has no memory for what was asked for.
+    pub(crate) fn out_of_memory() -> Self {
+        Self::new(ErrorKind::OutOfMemory, "the system has no memory for this")
+    }
+
     /// Names the file, unless a deeper layer already named one.
     #[must_use]
     pub fn in_file(mut self, file: &Path) -> Self {
@@ -355,7 +360,7 @@ impl Error {
 
 impl From<TryReserveError> for Error {
     fn from(_: TryReserveError) -> Self {
-        Self::new(ErrorKind::OutOfMemory, "there is no memory left for this")
+        Self::out_of_memory()
     }
 }
 

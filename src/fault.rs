@@ -54,7 +54,7 @@ pub(crate) fn take() -> Option<Place> {
 /// A panic that was caught, to go on in another thread.
 pub(crate) struct Fault {
     payload: Box<dyn Any + Send>,
-    place: Option<Place>,
+    place: Option<Box<Place>>,
 }
 
 impl fmt::Debug for Fault {
@@ -65,13 +65,13 @@ impl fmt::Debug for Fault {
 
 /// What `work` returns, or its panic. What it was about must not be used after one.
 pub(crate) fn catch<R>(work: impl FnOnce() -> R) -> Result<R, Fault> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Fault { payload, place: take() })
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Fault { payload, place: take().map(Box::new) })
 }
 
 impl Fault {
     /// Goes on as a panic of this thread.
     pub(crate) fn resume(self) -> ! {
-        LAST.set(self.place);
+        LAST.set(self.place.map(|place| *place));
         resume_unwind(self.payload)
     }
 }

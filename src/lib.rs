@@ -19,6 +19,7 @@ mod checksum;
 pub mod cpu;
 pub mod error;
 mod fault;
+mod fork;
 pub mod formats;
 pub mod geometry;
 pub mod image;

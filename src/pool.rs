@@ -6,6 +6,7 @@ use crate::fault;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
+use std::collections::TryReserveError;
 use std::io;
 use std::mem;
 use std::sync::{Mutex, PoisonError};
@@ -56,15 +57,25 @@ impl Pool {
     }
 
     /// What `work` makes of each item, in the order of the items. A panic is the caller's.
-    pub fn map<T: Send, R: Send>(&self, items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    pub fn map<T: Send, R: Send>(
+        &self,
+        items: Vec<T>,
+        work: impl Fn(T) -> R + Sync,
+    ) -> Result<Vec<R>, TryReserveError> {
+        let mut results = Vec::new();
+        results.try_reserve_exact(items.len())?;
         match &self.pool {
+            // It fits where there is room already, so it is not moved.
             Some(pool) if items.len() > 1 => {
                 let caught = |item| fault::catch(|| work(item));
-                let done: Vec<_> = pool.install(|| items.into_par_iter().with_max_len(1).map(caught).collect());
-                done.into_iter().map(|done| done.unwrap_or_else(|fault| fault.resume())).collect()
+                let mut done = Vec::new();
+                done.try_reserve_exact(items.len())?;
+                pool.install(|| items.into_par_iter().with_max_len(1).map(caught).collect_into_vec(&mut done));
+                results.extend(done.into_iter().map(|done| done.unwrap_or_else(|fault| fault.resume())));
             }
-            _ => items.into_iter().map(work).collect(),
+            _ => results.extend(items.into_iter().map(work)),
         }
+        Ok(results)
     }
 
     /// Runs `worker` with each of `parts` on a thread of the pool, and `caller` on this thread meanwhile; returns once all
@@ -103,11 +114,18 @@ impl Drop for Pool {
 
 /// What `work` makes of each item, in the order of the items, on `threads` threads for this job alone. The caller's is one
 /// of them: it works while the others wake up.
-pub fn map_ordered<T: Send, R: Send>(threads: usize, items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+pub fn map_ordered<T: Send, R: Send>(
+    threads: usize,
+    items: Vec<T>,
+    work: impl Fn(T) -> R + Sync,
+) -> Result<Vec<R>, TryReserveError> {
+    let (mut numbered, mut ordered) = (Vec::new(), Vec::new());
+    numbered.try_reserve_exact(items.len())?;
+    ordered.try_reserve_exact(items.len())?;
     let pool = Pool::with_threads(threads.min(items.len()).saturating_sub(1));
     let source = Mutex::new(items.into_iter().enumerate());
     let next = || source.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let results = Mutex::new(Vec::new());
+    let results = Mutex::new(numbered);
     let run = || {
         while let Some((number, item)) = next() {
             let result = work(item);
@@ -117,7 +135,8 @@ pub fn map_ordered<T: Send, R: Send>(threads: usize, items: Vec<T>, work: impl F
     pool.alongside(vec![(); pool.handles.len()], |()| run(), run);
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_unstable_by_key(|(number, _)| *number);
-    results.into_iter().map(|(_, result)| result).collect()
+    ordered.extend(results.into_iter().map(|(_, result)| result));
+    Ok(ordered)
 }
 
 /// Starts one thread, which inherits the mask of signals.

@@ -43,11 +43,6 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// Whether writing past the end can succeed: true for a file, false for a block device.
     fn can_grow(&self) -> bool;
 
-    /// By how many bytes the file can still grow, as far as that can be known.
-    fn room_bytes(&self) -> Option<u64> {
-        Some(u64::MAX)
-    }
-
     /// Which file it is, where it is one.
     fn file_id(&self) -> Option<FileId> {
         None
@@ -56,6 +51,11 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// When it was last written, where somebody keeps that: a second look then sees whether anybody wrote in between.
     fn last_written(&self) -> io::Result<Option<SystemTime>> {
         Ok(None)
+    }
+
+    /// By how many bytes the file can still grow, as far as that can be known.
+    fn room_bytes(&self) -> Option<u64> {
+        Some(u64::MAX)
     }
 
     /// All of it, where it is in memory anyway: who only reads need not copy.
@@ -216,15 +216,6 @@ impl Storage for FileStorage {
         !self.is_device
     }
 
-    fn room_bytes(&self) -> Option<u64> {
-        if self.is_device {
-            return Some(0);
-        }
-        // A file system that does not say how large it is says nothing of what is left either.
-        let system = statvfs::fstatvfs(&self.file).ok().filter(|system| system.blocks() > 0)?;
-        Some(u64::from(system.blocks_available()).saturating_mul(u64::from(system.fragment_size())))
-    }
-
     fn file_id(&self) -> Option<FileId> {
         Some(self.id)
     }
@@ -232,5 +223,14 @@ impl Storage for FileStorage {
     /// The times of a device are those of its node, which writes leave alone.
     fn last_written(&self) -> io::Result<Option<SystemTime>> {
         if self.is_device { Ok(None) } else { self.file.metadata()?.modified().map(Some) }
+    }
+
+    fn room_bytes(&self) -> Option<u64> {
+        if self.is_device {
+            return Some(0);
+        }
+        // A file system that does not say how large it is says nothing of what is left either.
+        let system = statvfs::fstatvfs(&self.file).ok().filter(|system| system.blocks() > 0)?;
+        Some(u64::from(system.blocks_available()).saturating_mul(u64::from(system.fragment_size())))
     }
 }

@@ -13,19 +13,23 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("storage", &[]),
     ("io", &["error", "storage"]),
     ("cpu", &[]),
-    ("memory", &[]),
+    ("memory", &["error"]),
     ("fault", &[]),
+    ("fork", &["error"]),
     ("kernels", &["geometry", "cpu"]),
     ("checksum", &["kernels"]),
     ("pool", &["fault"]),
-    ("bitmap", &["error", "geometry", "kernels", "memory", "pool"]),
+    ("bitmap", &["error", "geometry", "kernels", "memory", "fork", "pool"]),
     ("chain", &["error", "geometry"]),
     ("segment", &["error", "fault", "geometry", "memory", "progress", "storage", "checksum", "pool", "bitmap"]),
     ("formats", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain"]),
     ("image", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain", "formats"]),
     (
         "capi",
-        &["error", "fault", "geometry", "progress", "storage", "io", "pool", "bitmap", "segment", "chain", "image"],
+        &[
+            "error", "fault", "fork", "memory", "geometry", "progress", "storage", "io", "pool", "bitmap", "segment",
+            "chain", "image",
+        ],
     ),
 ];
 

@@ -111,7 +111,7 @@ proptest! {
                     target.dirty.iter_mut().zip(&other.dirty).for_each(|(to, &from)| *to |= from);
                 }
                 5 => {
-                    target.bitmap.set_all();
+                    target.bitmap.set_all().unwrap();
                     target.dirty.fill(true);
                 }
                 _ => target.fill(a, b, operation % 3 != 0),
@@ -127,7 +127,7 @@ proptest! {
 fn an_all_dirty_disk_of_any_size_takes_next_to_no_memory() {
     for (size, bits) in [(MAX_GRANULES, 0), (i64::MAX as u64, 22), (1 << 40, 9)] {
         let mut bitmap = Bitmap::new(size, granularity(bits)).unwrap();
-        bitmap.set_all();
+        bitmap.set_all().unwrap();
         bitmap.validate().unwrap();
         assert_eq!((bitmap.dirty_granules(), bitmap.dirty_bytes()), (bitmap.granules(), size));
         assert_eq!(bitmap.next_clean(0, u64::MAX), None);

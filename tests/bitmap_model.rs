@@ -247,7 +247,8 @@ impl Pair {
         let count = touched.filter(|&index| model.dirty[index as usize]).count() as u64;
         assert_eq!(bitmap.count_range(offset, len), count);
 
-        let index = ((offset >> model.bits) as usize).min(model.dirty.len());
+        let is_past = offset >= model.size;
+        let index = if is_past { model.dirty.len() } else { (offset >> model.bits) as usize };
         let rank = model.dirty[..index].iter().filter(|&&dirty| dirty).count() as u64;
         assert_eq!(bitmap.rank(offset), rank);
         let at_or_after = (index..model.dirty.len()).find(|&index| model.dirty[index]);
@@ -280,7 +281,7 @@ impl Pair {
                 model.fill(offset, end, false);
             }
             Operation::SetAll => {
-                bitmap.set_all();
+                bitmap.set_all().unwrap();
                 model.dirty.fill(true);
             }
             Operation::ClearAll => {

@@ -43,7 +43,7 @@ fn ranges() -> impl Strategy<Value = Vec<(u64, u64, u64)>> {
 fn bytes_of(bitmap: &Bitmap) -> Vec<u8> {
     let mut bytes = Vec::new();
     bitmap.write_roaring(&mut bytes).unwrap();
-    assert_eq!(bitmap.to_roaring(), bytes);
+    assert_eq!(bitmap.to_roaring().unwrap(), bytes);
     assert_eq!(bitmap.serialized_len(), bytes.len() as u64);
     bytes
 }

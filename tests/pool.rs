@@ -32,12 +32,12 @@ fn no_threads_without_need() {
     for threads in [0, 1] {
         let pool = Pool::new(threads);
         assert_eq!((pool.threads(), threads_now()), (1, before));
-        assert!(pool.map(vec![1, 2, 3], |_| thread::current().id()).into_iter().all(|id| id == caller));
+        assert!(pool.map(vec![1, 2, 3], |_| thread::current().id()).unwrap().into_iter().all(|id| id == caller));
         let done = AtomicUsize::new(0);
         assert_eq!(pool.alongside(vec![2, 3], |part| assert!(done.fetch_add(part, Relaxed) < 5), || 7), 7);
         assert_eq!((done.into_inner(), threads_now()), (5, before));
     }
-    assert_eq!(map_ordered(8, vec![5], |item| (item, thread::current().id())), [(5, caller)]);
+    assert_eq!(map_ordered(8, vec![5], |item| (item, thread::current().id())), Ok(vec![(5, caller)]));
 }
 
 fn order_and_work_on_all_threads() {
@@ -46,7 +46,7 @@ fn order_and_work_on_all_threads() {
     assert_eq!((pool.threads(), threads_now()), (4, before + 4));
     let items: Vec<u64> = (0..10_000).collect();
     let squares: Vec<u64> = items.iter().map(|item| item * item).collect();
-    assert_eq!(pool.map(items, |item| item * item), squares);
+    assert_eq!(pool.map(items, |item| item * item), Ok(squares));
     let all = Barrier::new(5);
     let numbers = Mutex::new(BTreeSet::new());
     pool.alongside(
@@ -68,7 +68,7 @@ fn threads_have_ended_after_every_drop() {
     let before = threads_now();
     for round in 0..200 {
         let done = AtomicUsize::new(0);
-        map_ordered(2 + round % 5, vec![(); 64], |()| done.fetch_add(1, Relaxed));
+        map_ordered(2 + round % 5, vec![(); 64], |()| done.fetch_add(1, Relaxed)).unwrap();
         assert_eq!(done.into_inner(), 64);
         assert_threads(before, &format!("a thread is left behind in round {round}"));
     }
@@ -96,7 +96,7 @@ fn panics_come_to_the_caller() {
         )
     }));
     assert!(caller.is_err());
-    assert_eq!(pool.map(vec![1, 2], |item| item + 1), [2, 3], "the pool lives on");
+    assert_eq!(pool.map(vec![1, 2], |item| item + 1), Ok(vec![2, 3]), "the pool lives on");
     drop(pool);
     assert_threads(before, "a thread is left behind after a panic");
 }
@@ -108,7 +108,8 @@ fn signals_are_for_the_hosts_own_threads() {
     let masks = map_ordered(2, vec![(); 2], |()| {
         both.wait();
         (thread::current().id(), SigSet::thread_get_mask().expect("a thread has a mask"))
-    });
+    })
+    .unwrap();
     let ours: Vec<SigSet> = masks.into_iter().filter(|(id, _)| *id != caller).map(|(_, mask)| mask).collect();
     assert_eq!(ours.len(), 1, "the caller's thread works too");
     for mask in ours {

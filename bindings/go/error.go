@@ -8,6 +8,7 @@ import "C"
 import (
 	"errors"
 	"regexp"
+	"strings"
 	"syscall"
 )
 
@@ -94,8 +95,10 @@ var words = map[string]string{
 	"MODEL":               "Options.Model",
 	"MODEL=interval":      "Options.Model of ModelInterval",
 	"MODEL=cumulative":    "Options.Model of ModelCumulative",
-	"DROP_BITMAP":         "the verb drop of checkmap(1)",
-	"DROP_ALL":            "the verb drop of checkmap(1)",
+	"DROP_BEFORE":         "Image.DropBefore",
+	"DROP_BITMAP":         "Image.DropStored",
+	"DROP_ALL":            "Image.DropAll",
+	"FOREIGN_TOO":         "ForeignToo",
 	"UNTIL":               "until",
 	"CHECK":               "Image.Check",
 	"LIST":                "Image.Checkpoints",
@@ -110,6 +113,9 @@ func spelled(marked string) string {
 		parts := mark.FindStringSubmatch(text)
 		if word, known := words[parts[1]]; known {
 			return word
+		}
+		if name, with, found := strings.Cut(parts[1], "="); found && words[name] != "" {
+			return words[name] + " of '" + with + "'"
 		}
 		return parts[2]
 	})

@@ -34,6 +34,7 @@ const (
 	Inconsistent CheckpointFlags = C.CHECKMAP_CHECKPOINT_INCONSISTENT // Not stored by its writer, not to be trusted.
 	Unusable     CheckpointFlags = C.CHECKMAP_CHECKPOINT_UNUSABLE     // Of a type this library does not know.
 	Unordered    CheckpointFlags = C.CHECKMAP_CHECKPOINT_UNORDERED    // Nobody can tell its place among the others.
+	Gap          CheckpointFlags = C.CHECKMAP_CHECKPOINT_GAP          // The bitmap before it is missing.
 )
 
 // ImageFlags say in which state an image is.
@@ -243,6 +244,17 @@ func (i *Image) DeleteInconsistent(options *Options) error {
 	})
 }
 
+// DropBefore makes a checkpoint the first one, in one atomic step: the bitmaps of all older ones are dropped, also those
+// before gaps. ErrBrokenChain where several gaps leave it open which are older, ErrModel for cumulative checkpoints.
+// Options: progress, model, DryRun. Changes the image.
+func (i *Image) DropBefore(name string, options *Options) error {
+	defer runtime.KeepAlive(i)
+	bytes, length := textOf(name)
+	return options.with(func(opts *C.struct_checkmap_opts) C.int {
+		return C.checkmap_checkpoint_drop_before(i.handle, bytes, length, opts)
+	})
+}
+
 // Rename renames a checkpoint in one atomic step. It fails with ErrNotFound, ErrExists, ErrInvalidName,
 // ErrNameTooLong, and as Delete. Changes the image.
 func (i *Image) Rename(name, to string) error { return i.RenameWith(name, to, nil) }
@@ -361,5 +373,25 @@ func (i *Image) MergeStored(names []string, into string, options *Options) error
 	return options.with(func(opts *C.struct_checkmap_opts) C.int {
 		return C.checkmap_stored_merge(i.handle, &pointers[0], &lengths[0], C.size_t(len(names)), intoBytes, intoLength,
 			opts)
+	})
+}
+
+// DropStored drops one stored bitmap, in one atomic step, whatever it belongs to and in whatever state it is. A checkpoint
+// that loses its bitmap leaves a gap. Options: progress, DryRun. Changes the image.
+func (i *Image) DropStored(name string, options *Options) error {
+	defer runtime.KeepAlive(i)
+	bytes, length := textOf(name)
+	return options.with(func(opts *C.struct_checkmap_opts) C.int {
+		return C.checkmap_stored_drop(i.handle, bytes, length, opts)
+	})
+}
+
+// DropAll drops all bitmaps with their directory, in one atomic step, damaged or not; Warnings says what is lost. Without
+// ForeignToo, ErrExists where bitmaps that belong to no checkpoint would go too. Options: progress, DryRun, ForeignToo.
+// Changes the image.
+func (i *Image) DropAll(options *Options) error {
+	defer runtime.KeepAlive(i)
+	return options.with(func(opts *C.struct_checkmap_opts) C.int {
+		return C.checkmap_stored_drop_all(i.handle, opts)
 	})
 }

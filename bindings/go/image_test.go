@@ -270,6 +270,36 @@ func Test314Stored(t *testing.T) {
 	invalid(t, image.MergeStored(nil, "a->b", nil))
 }
 
+func Test319Drop(t *testing.T) {
+	image := openImage(t, imageCopy(t, "chain.qcow2"), ReadWrite)
+	fine(t, image.DropStored("a->b", &Options{Flags: DryRun}))
+	equal(t, len(ok(image.StoredBitmaps())), 3)
+	fine(t, image.DropStored("a->b", nil))
+	list := ok(image.Checkpoints())
+	check(t, len(list) == 2 && list[0].Flags == 0 && list[1].Flags == Recording|Gap)
+	err := second(image.Diff("a", Now))
+	fails(t, err, ErrBrokenChain, syscall.EPROTO)
+	check(t, strings.Contains(err.Error(), "Image.DropBefore of 'c'"))
+	equal(t, ok(ok(image.Diff("c", Now)).DirtyBytes()), 64*1024)
+	fails(t, image.Create("b", 0), ErrExists, syscall.EEXIST)
+	fails(t, image.DropBefore("b", nil), ErrNotFound, syscall.ENOENT)
+	fine(t, image.DropBefore("c", nil))
+	list = ok(image.Checkpoints())
+	check(t, len(list) == 1 && list[0].Flags == Recording)
+
+	image = openImage(t, imageCopy(t, "chain.qcow2"), ReadWrite)
+	fine(t, image.DropStored("a->b", nil))
+	fine(t, image.DropStored("b->c", nil))
+	err = image.DropAll(nil)
+	fails(t, err, ErrExists, syscall.EEXIST)
+	check(t, strings.Contains(err.Error(), "ForeignToo"))
+	fine(t, image.DropAll(&Options{Flags: ForeignToo | DryRun}))
+	equal(t, len(ok(image.StoredBitmaps())), 1)
+	fine(t, image.DropAll(&Options{Flags: ForeignToo}))
+	equal(t, len(ok(image.StoredBitmaps())), 0)
+	fine(t, image.DropAll(nil))
+}
+
 func Test315Progress(t *testing.T) {
 	image := openImage(t, imageCopy(t, "chain.qcow2"), ReadWrite)
 	calls := 0

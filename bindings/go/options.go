@@ -22,6 +22,7 @@ const (
 	TopLayerOnly      OptionFlags = C.CHECKMAP_OPT_TOP_LAYER_ONLY     // Do not look at the layers below the image.
 	ForceInconsistent OptionFlags = C.CHECKMAP_OPT_FORCE_INCONSISTENT // Delete even what is inconsistent.
 	DryRun            OptionFlags = C.CHECKMAP_OPT_DRY_RUN            // Find out whether it could be done.
+	ForeignToo        OptionFlags = C.CHECKMAP_OPT_FOREIGN_TOO        // Drop also what belongs to no checkpoint.
 )
 
 // Model says what the bitmaps of an image mean.

@@ -3,7 +3,7 @@
 //! chunk. Must never know which chunk a place belongs to.
 
 use super::container::{Pair, Words};
-use crate::memory;
+use crate::memory::{self, Result};
 
 /// The words of the first block where nothing is known.
 const FIRST: usize = 64;
@@ -35,7 +35,7 @@ impl Place {
 }
 
 /// Containers one after the other, each from a whole word on.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Arena {
     blocks: Vec<Vec<u64>>,
     /// The words that come at most, and about how many containers; 0 where nothing is known.
@@ -51,8 +51,8 @@ impl Arena {
         Self { blocks: Vec::new(), most: words, expected: containers, pushed: 0 }
     }
 
-    pub(super) fn push_list(&mut self, list: &[u16]) -> Place {
-        let (place, block) = self.room(list.len().div_ceil(4));
+    pub(super) fn push_list(&mut self, list: &[u16]) -> Result<Place> {
+        let (place, block) = self.room(list.len().div_ceil(4))?;
         let (words, rest) = list.as_chunks::<4>();
         block.extend(words.iter().map(|word| bytemuck::cast::<_, u64>(*word)));
         if !rest.is_empty() {
@@ -60,15 +60,15 @@ impl Arena {
             word.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
             block.push(bytemuck::cast(word));
         }
-        place
+        Ok(place)
     }
 
-    pub(super) fn push_pairs(&mut self, pairs: &[Pair]) -> Place {
+    pub(super) fn push_pairs(&mut self, pairs: &[Pair]) -> Result<Place> {
         self.push_list(pairs.as_flattened())
     }
 
-    pub(super) fn push_bytes(&mut self, bytes: &[u8]) -> Place {
-        let (place, block) = self.room(bytes.len().div_ceil(8));
+    pub(super) fn push_bytes(&mut self, bytes: &[u8]) -> Result<Place> {
+        let (place, block) = self.room(bytes.len().div_ceil(8))?;
         let (words, rest) = bytes.as_chunks::<8>();
         match bytemuck::try_cast_slice(words.as_flattened()) {
             Ok(words) => block.extend_from_slice(words),
@@ -79,13 +79,13 @@ impl Arena {
             word.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
             block.push(bytemuck::cast(word));
         }
-        place
+        Ok(place)
     }
 
-    pub(super) fn push_words(&mut self, words: &Words) -> Place {
-        let (place, block) = self.room(words.len());
+    pub(super) fn push_words(&mut self, words: &Words) -> Result<Place> {
+        let (place, block) = self.room(words.len())?;
         block.extend_from_slice(words);
-        place
+        Ok(place)
     }
 
     pub(super) fn list(&self, place: Place, len: usize) -> &[u16] {
@@ -121,14 +121,24 @@ impl Arena {
         number(self.blocks.len())
     }
 
-    pub(super) fn append(&mut self, other: Self) {
+    pub(super) fn append(&mut self, other: Self) -> Result<()> {
+        self.blocks.try_reserve(other.blocks.len())?;
         self.blocks.extend(other.blocks);
+        Ok(())
+    }
+
+    pub(super) fn try_clone(&self) -> Result<Self> {
+        let mut blocks = memory::room(self.blocks.len())?;
+        for block in &self.blocks {
+            blocks.push(memory::copy(block)?);
+        }
+        Ok(Self { blocks, ..*self })
     }
 
     /// Gives back the memory that is not needed.
     pub(super) fn shrink(&mut self) {
         self.blocks.iter_mut().for_each(shrink);
-        self.blocks.shrink_to_fit();
+        memory::shrink(&mut self.blocks);
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
@@ -153,26 +163,26 @@ impl Arena {
     }
 
     /// A place for `words` words at the end of a block that has room for them.
-    fn room(&mut self, words: usize) -> (Place, &mut Vec<u64>) {
+    fn room(&mut self, words: usize) -> Result<(Place, &mut Vec<u64>)> {
         if self.blocks.last().is_none_or(|block| block.capacity() - block.len() < words) {
             if let Some(block) = self.blocks.last_mut() {
                 shrink(block);
             }
-            let block = Vec::with_capacity(self.next_block().max(words));
+            let block = memory::room(self.next_block().max(words))?;
             memory::prefer_huge_pages(&block);
-            self.blocks.push(block);
+            memory::push(&mut self.blocks, block)?;
         }
         self.pushed += 1;
         let number_of_last = number(self.blocks.len() - 1);
         let block = self.blocks.last_mut().expect("a block was just found or made");
-        (Place { block: number_of_last, word: number(block.len()) }, block)
+        Ok((Place { block: number_of_last, word: number(block.len()) }, block))
     }
 }
 
 /// Gives back what a block does not need, if it is worth it.
 fn shrink(block: &mut Vec<u64>) {
     if block.capacity() - block.len() > block.capacity() / WASTE {
-        block.shrink_to_fit();
+        memory::shrink(block);
     }
 }
 

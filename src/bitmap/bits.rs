@@ -3,10 +3,11 @@
 //! clusters, tables or files.
 
 use super::Bitmap;
-use super::container::{CHUNK, Container, Run, Words, Workspace, clear_run, no_words, to_u16};
+use super::container::{CHUNK, Container, Run, View, Words, Workspace, clear_run, no_words, to_u16};
 use super::span::{Span, split, window_in_chunk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
+use crate::memory;
 
 /// The bytes of one chunk's bits.
 const CHUNK_BYTES: usize = size_of::<Words>();
@@ -27,32 +28,64 @@ impl Bitmap {
     /// Bit n, in byte n/8, counted from the least significant bit, is granule `first_granule + n`. Bits past the last
     /// granule are ignored. A `first_granule` that is not a multiple of 8 is [`ErrorKind::InvalidArgument`].
     pub fn set_bits(&mut self, first_granule: u64, bits: &[u8]) -> Result<()> {
+        let mut workspace = Workspace::new();
+        self.change_by_bits(first_granule, bits, |ours, words, _| {
+            let Some(words) = words else { return Ok(None) };
+            let mut united = Container::from_words(words)?;
+            if let Some(ours) = ours {
+                united.unite_with(ours, &mut workspace)?;
+            }
+            Ok(Some(united))
+        })
+    }
+
+    /// Makes the granules dirty whose bits are set, and those clean whose bits are clear; the order of the bits, and what is
+    /// refused, are those of [`Bitmap::set_bits`].
+    pub fn replace_bits(&mut self, first_granule: u64, bits: &[u8]) -> Result<()> {
+        self.change_by_bits(first_granule, bits, |ours, words, given| {
+            let Some(ours) = ours else { return words.map(Container::from_words).transpose() };
+            let mut rest = memory::copy_box(&ours.words())?;
+            clear_run(&mut rest, given);
+            if let Some(words) = words {
+                View::Words(&words).add_to(&mut rest);
+            }
+            Container::from_words(rest).map(Some)
+        })
+    }
+
+    /// Puts what `change` makes of each chunk that `bits` touch in its place, unless it makes nothing. It gets what the chunk
+    /// holds, the bits as words, and where in the chunk they lie; nothing for a chunk or for bits in which nothing is set.
+    fn change_by_bits(
+        &mut self,
+        first_granule: u64,
+        bits: &[u8],
+        mut change: impl FnMut(Option<View<'_>>, Option<Box<Words>>, Run) -> memory::Result<Option<Container>>,
+    ) -> Result<()> {
         check_first(first_granule)?;
         let granules = self.granules();
-        let mut at = first_granule;
-        let mut rest = bits;
+        let (mut at, mut rest, mut changed) = (first_granule, bits, Vec::new());
         while at < granules && !rest.is_empty() {
             let (key, low) = split(at);
             let skip = usize::from(low / 8);
             let (piece, tail) = rest.split_at(rest.len().min(CHUNK_BYTES - skip));
+            let mut words = None;
             if piece.iter().any(|&byte| byte != 0) {
-                let mut words = words_of(piece, skip);
-                let base = u64::from(key) << 16;
-                if let Ok(used @ 0..CHUNK) = u32::try_from(granules - base) {
-                    clear_run(&mut words, Run { first: to_u16(used), last: u16::MAX });
+                let words = words.insert(words_of(piece, skip)?);
+                if let Ok(used @ 0..CHUNK) = u32::try_from(granules - (u64::from(key) << 16)) {
+                    clear_run(words, Run { first: to_u16(used), last: u16::MAX });
                 }
-                let new = Container::from_words(words);
-                self.directory.edit(key, |container| {
-                    if container.is_empty() {
-                        *container = new;
-                    } else {
-                        container.unite_with(new.view(), &mut Workspace::new());
-                    }
-                });
+            }
+            #[allow(clippy::cast_possible_truncation, reason = "a piece has 65536 bits at most")]
+            let given = Run { first: low, last: low + (8 * piece.len() - 1) as u16 };
+            let ours = self.directory.find(key).map(|entry| self.directory.view(entry));
+            if let Some(container) = change(ours, words, given)? {
+                memory::push(&mut changed, (key, container))?;
             }
             at = (u64::from(key) + 1) << 16;
             rest = tail;
         }
+        self.directory.reserve(changed.len())?;
+        changed.into_iter().for_each(|(key, container)| self.directory.put(key, container));
         Ok(())
     }
 
@@ -95,8 +128,8 @@ fn check_first(first_granule: u64) -> Result<()> {
 }
 
 /// The words of a chunk in which `bytes` begin at byte `skip`.
-fn words_of(bytes: &[u8], skip: usize) -> Box<Words> {
-    let mut words = no_words();
+fn words_of(bytes: &[u8], skip: usize) -> memory::Result<Box<Words>> {
+    let mut words = no_words()?;
     let head = bytes.len().min(skip.next_multiple_of(8) - skip);
     let (head, body) = bytes.split_at(head);
     let mut add = |at: usize, bytes: &[u8]| {
@@ -110,7 +143,7 @@ fn words_of(bytes: &[u8], skip: usize) -> Box<Words> {
     for (index, bytes) in body.chunks(8).enumerate() {
         add(skip + head.len() + index * 8, bytes);
     }
-    words
+    Ok(words)
 }
 
 /// Copies the bytes of `words` from byte `skip` on.

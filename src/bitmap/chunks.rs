@@ -8,6 +8,7 @@ pub(crate) use super::container::{Form, Pair, Plain, SPARSE_FROM, Sparse, View, 
 use crate::error::Result;
 use crate::geometry::Granularity;
 use crate::kernels::{Kernels, Measure, select};
+use crate::memory;
 use std::borrow::Cow;
 
 /// The granules of one chunk.
@@ -73,21 +74,15 @@ impl Bitmap {
     }
 
     /// Passes every chunk that has dirty granules to `take`, in ascending order.
-    pub(crate) fn for_each_chunk<E>(
+    pub(crate) fn for_each_chunk<E: From<memory::OutOfMemory>>(
         &self,
         mut take: impl FnMut(Chunk<'_>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let mut packer = Packer::for_files();
+        let (mut packer, mut room) = (Packer::for_files(), Container::empty());
         for entry in self.directory.entries() {
-            let mut copy;
-            let mut view = self.directory.view(entry);
-            if !entry.is_smallest() {
-                copy = Container::copy(view, entry.ones_of_chunk());
-                copy.optimize();
-                view = copy.view();
-            }
+            let view = packer.pack(self.directory.smallest(entry, &mut room)?)?;
             let (key, chunks, Measure { ones, runs }) = (entry.key, entry.chunks(), entry.measure_of_chunk());
-            take(Chunk { key, chunks, view: packer.pack(view), ones, runs })?;
+            take(Chunk { key, chunks, view, ones, runs })?;
         }
         Ok(())
     }
@@ -106,26 +101,24 @@ impl ChunkCollector {
     }
 
     /// Appends chunks that lie behind all earlier ones and inside the disk; only full ones may be several.
-    pub(crate) fn push(&mut self, key: u32, chunks: u32, view: View<'_>) {
+    pub(crate) fn push(&mut self, key: u32, chunks: u32, view: View<'_>) -> memory::Result<()> {
         let directory = &mut self.bitmap.directory;
-        match view {
-            View::Full => directory.push_full(key, chunks),
-            _ => {
-                let ones = view.ones();
-                let is_kept = view.form() != Form::Sparse || self.packer.is_on();
-                let runs = is_kept.then(|| view.run_count()).filter(|&runs| view.is_smallest(ones, runs));
-                if let Some(runs) = runs {
-                    let view = match view {
-                        View::Sparse(sparse) => View::Sparse(Sparse::counted(sparse.bytes, runs)),
-                        _ => self.packer.pack(view),
-                    };
-                    return directory.push(key, Measure { ones, runs }, view);
-                }
-                let mut container = Container::copy(view, ones);
-                container.optimize();
-                directory.push(key, container.measure(), self.packer.pack(container.view()));
-            }
+        if let View::Full = view {
+            return directory.push_full(key, chunks);
         }
+        let ones = view.ones();
+        let is_kept = view.form() != Form::Sparse || self.packer.is_on();
+        let runs = is_kept.then(|| view.run_count()).filter(|&runs| view.is_smallest(ones, runs));
+        if let Some(runs) = runs {
+            let view = match view {
+                View::Sparse(sparse) => View::Sparse(Sparse::counted(sparse.bytes, runs)),
+                _ => self.packer.pack(view)?,
+            };
+            return directory.push(key, Measure { ones, runs }, view);
+        }
+        let mut container = Container::copy(view, ones)?;
+        container.optimize()?;
+        directory.push(key, container.measure(), self.packer.pack(container.view())?)
     }
 
     pub(crate) fn finish(mut self) -> Bitmap {
@@ -161,17 +154,17 @@ impl Union {
     /// The most memory that a union takes.
     pub(crate) const HEAP_BYTES: u64 = Workspace::HEAP_BYTES + 4 * 8192;
 
-    pub(crate) fn new() -> Self {
-        Self {
+    pub(crate) fn new() -> memory::Result<Self> {
+        Ok(Self {
             kernels: select(),
             workspace: Workspace::for_files(),
-            words: no_words(),
+            words: no_words()?,
             in_words: false,
             list: Vec::new(),
             list_ends: Vec::new(),
             pairs: Vec::new(),
             pair_ends: Vec::new(),
-        }
+        })
     }
 
     /// Starts anew; at least `values` in arrays and `runs` will come, and what they make is only counted if `count_only`.
@@ -188,49 +181,51 @@ impl Union {
         }
     }
 
-    pub(crate) fn add(&mut self, view: View<'_>) {
+    pub(crate) fn add(&mut self, view: View<'_>) -> memory::Result<()> {
         match view {
             View::Array(array) if !self.in_words && self.list.len() + array.len() <= Self::LIST_MAX => {
-                self.list.reserve_exact(Self::LIST_MAX - self.list.len());
+                self.list.try_reserve_exact(Self::LIST_MAX - self.list.len())?;
                 self.list.extend_from_slice(array);
-                self.list_ends.push(self.list.len());
+                memory::push(&mut self.list_ends, self.list.len())?;
             }
             View::Runs(runs) if !self.in_words && self.pairs.len() + runs.len() <= Self::PAIRS_MAX => {
-                self.pairs.reserve_exact(Self::PAIRS_MAX - self.pairs.len());
+                self.pairs.try_reserve_exact(Self::PAIRS_MAX - self.pairs.len())?;
                 self.pairs.extend_from_slice(runs);
-                self.pair_ends.push(self.pairs.len());
+                memory::push(&mut self.pair_ends, self.pairs.len())?;
             }
             _ => {
                 self.use_words();
                 view.add_to(&mut self.words);
             }
         }
+        Ok(())
     }
 
     /// What was added, as chunk `key` in the smallest form; `None` if nothing was.
-    pub(crate) fn finish(&mut self, key: u32) -> Option<Chunk<'_>> {
+    pub(crate) fn finish(&mut self, key: u32) -> memory::Result<Option<Chunk<'_>>> {
         let Self { workspace, words, in_words, list, list_ends, pairs, pair_ends, .. } = self;
         let made = if *in_words {
-            workspace.unite(&[View::Words(words), View::Array(&[])])
+            workspace.unite(&[View::Words(words), View::Array(&[])])?
         } else {
             let (mut from, mut first) = (0, 0);
             let lists = list_ends.iter().map(|&end| View::Array(&list[std::mem::replace(&mut from, end)..end]));
             let runs = pair_ends.iter().map(|&end| View::Runs(&pairs[std::mem::replace(&mut first, end)..end]));
-            workspace.unite(&lists.chain(runs).chain([View::Array(&[]), View::Array(&[])]).collect::<Vec<_>>())
+            let group = memory::gather(lists.chain(runs).chain([View::Array(&[]), View::Array(&[])]))?;
+            workspace.unite(&group)?
         };
         let Made { view, measure: Measure { ones, runs } } = made;
-        (ones > 0).then_some(Chunk { key, chunks: 1, view, ones, runs })
+        Ok((ones > 0).then_some(Chunk { key, chunks: 1, view, ones, runs }))
     }
 
     /// What was added, counted, in whatever form is quick; and how long it is packed, where that is its smallest form.
-    pub(crate) fn finish_counting(&mut self, key: u32) -> Option<(Chunk<'_>, Option<usize>)> {
+    pub(crate) fn finish_counting(&mut self, key: u32) -> memory::Result<Option<(Chunk<'_>, Option<usize>)>> {
         if !self.in_words {
-            return self.finish(key).map(|chunk| (chunk, None));
+            return Ok(self.finish(key)?.map(|chunk| (chunk, None)));
         }
         let measure = (self.kernels.measure)(&self.words);
         let Measure { ones, runs } = measure;
         let packed = packed_len(self.kernels, &self.words, measure);
-        (ones > 0).then_some((Chunk { key, chunks: 1, view: View::Words(&self.words), ones, runs }, packed))
+        Ok((ones > 0).then_some((Chunk { key, chunks: 1, view: View::Words(&self.words), ones, runs }, packed)))
     }
 
     /// Whether a chunk is in the form that takes the fewest bytes.

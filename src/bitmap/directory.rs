@@ -5,15 +5,19 @@
 //! Consecutive full chunks share one entry, so a whole disk of 2^41 granules is one entry. Chunks without dirty granules
 //! have none. Which entries there are depends on the bits alone. What was built in one go lies packed in an arena, in its
 //! smallest form; a chunk that is changed afterwards gets a container of its own.
+//!
+//! A change that finds no memory leaves everything as it was: what it needs is asked for before the first step that could not
+//! be taken back.
 
 use super::arena::Arena;
-use super::container::{Container, Form, Packer, Pair, Plain, Run, View, to_u16};
+use super::container::{Container, Form, Packer, Pair, Plain, Run, View, Words, Workspace, to_u16, with_runs};
 use super::entries::{self, Entries};
 use super::entry::{Body, Entry};
 use super::span::{Span, split};
 use crate::kernels::{Measure, prefetch, select};
+use crate::memory::{self, Result};
+use once_cell::race::OnceBox;
 use std::ops::Range;
-use std::sync::OnceLock;
 
 /// Where more than one in so many chunks has left the arena, what stays is packed anew.
 const LOOSE: usize = 16;
@@ -29,21 +33,40 @@ pub(super) enum Packed<'a> {
 }
 
 /// Sorted entries that do not overlap; full ones do not touch.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Directory {
     entries: Entries,
     arena: Arena,
     /// The entries that lie in the arena.
     packed: usize,
-    /// The dirty granules before each entry, and at last all of them; made when first asked for.
-    before: OnceLock<Box<[u64]>>,
+    /// The dirty granules of all entries.
+    ones: u64,
+    /// The dirty granules before each entry, and at last all of them; made when first asked for. Who asks never waits for
+    /// another who makes them too.
+    before: OnceBox<Box<[u64]>>,
 }
 
 impl Directory {
     /// An empty directory with room for `entries` chunks, prepared for `containers` of them to hold `bytes` bytes at most.
-    pub(super) fn with_capacity(entries: usize, containers: usize, bytes: usize) -> Self {
+    pub(super) fn with_capacity(entries: usize, containers: usize, bytes: usize) -> Result<Self> {
         let arena = Arena::with_capacity(containers, (bytes / 8).saturating_add(containers));
-        Self { entries: Entries::with_capacity(entries), arena, packed: 0, before: OnceLock::new() }
+        Ok(Self { entries: Entries::with_capacity(entries)?, arena, ..Self::default() })
+    }
+
+    pub(super) fn try_clone(&self) -> Result<Self> {
+        Ok(Self {
+            entries: self.entries.try_clone()?,
+            arena: self.arena.try_clone()?,
+            packed: self.packed,
+            ones: self.ones,
+            before: OnceBox::new(),
+        })
+    }
+
+    /// Whether a fork caught another thread while it put new entries in their places.
+    #[cfg(feature = "capi")]
+    pub(super) fn is_torn(&self) -> bool {
+        self.entries.is_torn()
     }
 
     pub(super) fn entries(&self) -> &[Entry] {
@@ -82,26 +105,36 @@ impl Directory {
 
     /// Gives back the memory that is not needed.
     pub(super) fn shrink(&mut self) {
-        self.entries.all_mut().shrink_to_fit();
+        memory::shrink(self.entries.all_mut());
         self.arena.shrink();
     }
 
     /// Takes the smallest form everywhere, packed.
-    pub(super) fn optimize(&mut self) {
-        let mut packer = Packer::new();
-        let mut packed = Self::with_capacity(self.entries().len(), self.entries().len(), self.bytes());
-        for entry in std::mem::take(&mut self.entries).into_all() {
-            match entry.body {
-                Body::Full => packed.push_full(entry.key, entry.size),
-                Body::Own(mut container) => {
-                    container.optimize();
-                    packed.push(entry.key, container.measure(), packer.pack(container.view()));
-                }
-                _ => packed.push(entry.key, entry.measure_of_chunk(), self.view(&entry)),
+    pub(super) fn optimize(&mut self) -> Result<()> {
+        let (mut packer, mut room) = (Packer::new(), Container::empty());
+        let mut packed = Self::with_capacity(self.entries().len(), self.entries().len(), self.bytes())?;
+        for entry in self.entries() {
+            if entry.is_full() {
+                packed.push_full(entry.key, entry.size)?;
+            } else {
+                let view = packer.pack(self.smallest(entry, &mut room)?)?;
+                packed.push(entry.key, entry.measure_of_chunk(), view)?;
             }
         }
         packed.shrink();
         *self = packed;
+        Ok(())
+    }
+
+    /// What one chunk of `entry` holds in its smallest form, which lies in `room` where it has to be made.
+    pub(super) fn smallest<'a>(&'a self, entry: &'a Entry, room: &'a mut Container) -> Result<View<'a>> {
+        let (view, Measure { ones, runs }) = (self.view(entry), entry.measure_of_chunk());
+        if entry.is_smallest() || view.is_smallest(ones, runs) {
+            return Ok(view);
+        }
+        *room = Container::copy(view, ones)?;
+        room.optimize()?;
+        Ok(room.view())
     }
 
     /// The places of the entries that overlap the chunks `key..end`.
@@ -136,26 +169,54 @@ impl Directory {
         entries::place(self.entries(), key)
     }
 
-    /// The dirty granules before each entry, and at last all of them.
-    pub(super) fn before(&self) -> &[u64] {
-        self.before.get_or_init(|| {
-            let mut sum = 0;
-            let mut before = Vec::with_capacity(self.entries().len() + 1);
-            before.push(sum);
-            before.extend(self.entries().iter().map(|entry| {
-                sum += entry.ones();
-                sum
-            }));
-            before.into()
-        })
+    /// The dirty granules before each entry, and at last all of them, if there is memory for them.
+    #[inline]
+    fn before(&self) -> Option<&[u64]> {
+        self.before.get().map(|before| &**before).or_else(|| self.count_before().ok())
+    }
+
+    #[cold]
+    fn count_before(&self) -> Result<&[u64]> {
+        let mut sum = 0;
+        let mut before = memory::room(self.entries().len() + 1)?;
+        before.push(sum);
+        before.extend(self.entries().iter().map(|entry| {
+            sum += entry.ones();
+            sum
+        }));
+        Ok(self.before.get_or_init(|| Box::new(before.into_boxed_slice())))
     }
 
     /// The number of dirty granules.
     pub(super) fn ones(&self) -> u64 {
-        match self.before.get() {
-            Some(before) => before.last().copied().unwrap_or(0),
-            None => self.entries().iter().map(Entry::ones).sum(),
+        self.ones
+    }
+
+    /// The number of dirty granules of the entries at `places`.
+    #[inline]
+    pub(super) fn ones_at(&self, places: Range<usize>) -> u64 {
+        match self.before() {
+            Some(before) => before[places.end] - before[places.start],
+            None => self.entries()[places].iter().map(Entry::ones).sum(),
         }
+    }
+
+    /// The entry that holds the `number`-th dirty granule, from 0, and how many come before it.
+    pub(super) fn holder_of(&self, number: u64) -> Option<(&Entry, u64)> {
+        if number >= self.ones {
+            return None;
+        }
+        if let Some(before) = self.before() {
+            let place = before.partition_point(|&before| before <= number).checked_sub(1)?;
+            return Some((self.entries().get(place)?, before[place]));
+        }
+        let mut sum = 0;
+        let mut before = |entry: &Entry| {
+            sum += entry.ones();
+            sum - entry.ones()
+        };
+        let counted = self.entries().iter().map(|entry| (entry, before(entry)));
+        counted.take_while(|(_, before)| *before <= number).last()
     }
 
     /// The last dirty granule.
@@ -165,161 +226,239 @@ impl Directory {
         Some((u64::from(entry.end() - 1) << 16) + u64::from(run.last))
     }
 
+    /// Forgets what was counted, and counts what was added and taken away.
+    fn recount(&mut self, added: u64, taken: u64) {
+        self.before = OnceBox::new();
+        self.ones = self.ones + added - taken;
+    }
+
     /// Appends full chunks after the last entry.
-    pub(super) fn push_full(&mut self, key: u32, chunks: u32) {
-        self.before.take();
+    pub(super) fn push_full(&mut self, key: u32, chunks: u32) -> Result<()> {
         let entries = self.entries.all_mut();
         match entries.last_mut() {
             Some(last) if last.is_full() && last.end() == key => last.size += chunks,
-            _ => entries.push(Entry::full(key, key + chunks)),
+            _ => memory::push(entries, Entry::full(key, key + chunks))?,
         }
+        self.recount(u64::from(chunks) << 16, 0);
+        Ok(())
     }
 
     /// Appends a copy of `view`, which holds `measure` in its smallest form, after the last entry. Nothing is added by
     /// nothing.
-    pub(super) fn push(&mut self, key: u32, measure: Measure, view: View<'_>) {
+    pub(super) fn push(&mut self, key: u32, measure: Measure, view: View<'_>) -> Result<()> {
         let runs = to_u16(measure.runs);
         let body = match view {
             View::Full => return self.push_full(key, 1),
-            View::Array([]) => return,
-            View::Array(array) => Body::Array(self.arena.push_list(array), runs),
-            View::Words(words) => Body::Words(self.arena.push_words(words), runs),
-            View::Runs(list) => Body::Runs(self.arena.push_pairs(list), runs),
+            View::Array([]) => return Ok(()),
+            View::Array(array) => Body::Array(self.arena.push_list(array)?, runs),
+            View::Words(words) => Body::Words(self.arena.push_words(words)?, runs),
+            View::Runs(list) => Body::Runs(self.arena.push_pairs(list)?, runs),
             #[allow(clippy::cast_possible_truncation, reason = "it is smaller than words")]
-            View::Sparse(sparse) => Body::Sparse(self.arena.push_bytes(sparse.bytes), sparse.bytes.len() as u16, runs),
+            View::Sparse(sparse) => Body::Sparse(self.arena.push_bytes(sparse.bytes)?, sparse.bytes.len() as u16, runs),
         };
-        self.before.take();
+        memory::push(self.entries.all_mut(), Entry { key, size: measure.ones, body })?;
         self.packed += 1;
-        self.entries.all_mut().push(Entry { key, size: measure.ones, body });
+        self.recount(measure.ones.into(), 0);
+        Ok(())
     }
 
     /// Appends a copy of an entry of `other`.
-    pub(super) fn push_entry(&mut self, other: &Self, entry: &Entry) {
+    pub(super) fn push_entry(&mut self, other: &Self, entry: &Entry) -> Result<()> {
         if entry.is_full() {
             return self.push_full(entry.key, entry.size);
         }
-        let view = other.view(entry);
-        if entry.is_smallest() {
-            return self.push(entry.key, entry.measure_of_chunk(), view);
-        }
-        let mut container = Container::copy(view, entry.ones_of_chunk());
-        container.optimize();
-        self.push(entry.key, container.measure(), container.view());
+        let mut room = Container::empty();
+        self.push(entry.key, entry.measure_of_chunk(), other.smallest(entry, &mut room)?)
     }
 
     /// Appends all of a directory that begins behind this one.
-    pub(super) fn append(&mut self, other: Self) {
-        self.before.take();
+    pub(super) fn append(&mut self, other: Self) -> Result<()> {
         let blocks = self.arena.blocks();
+        let mut added = other.ones;
         let mut entries = other.entries.into_all().into_iter().peekable();
+        self.entries.all_mut().try_reserve(entries.len())?;
+        self.arena.append(other.arena)?;
         if let Some(first) = entries.next_if(Entry::is_full) {
-            self.push_full(first.key, first.size);
+            added -= first.ones();
+            self.push_full(first.key, first.size)?;
         }
         self.entries.all_mut().extend(entries.map(|mut entry| {
             entry.put_after(blocks);
             entry
         }));
-        self.arena.append(other.arena);
         self.packed += other.packed;
+        self.recount(added, 0);
+        Ok(())
     }
 
-    /// Changes what chunk `key` holds, which is the empty container where there is no entry.
-    pub(super) fn edit(&mut self, key: u32, change: impl FnOnce(&mut Container)) {
-        self.before.take();
-        let entry = self.entries.find_mut(key);
-        match entry {
+    /// Changes what chunk `key` holds, which is the empty container where there is no entry. `change` says how many granules
+    /// it added or, below 0, took away; where it fails it has changed nothing, and nothing changes.
+    pub(super) fn edit(&mut self, key: u32, change: impl FnOnce(&mut Container) -> Result<i64>) -> Result<()> {
+        match self.entries.find_mut(key) {
             Some(Entry { body: Body::Own(container), .. }) => {
-                change(container);
-                if container.is_full() {
-                    self.fill(key, key + 1);
-                } else if container.is_empty() {
-                    self.clear(key, key + 1);
+                let added = change(container)?;
+                let (is_full, is_empty) = (container.is_full(), container.is_empty());
+                self.before = OnceBox::new();
+                self.ones = self.ones.wrapping_add_signed(added);
+                // What stands in the place of one entry is one at most, so there is room.
+                if is_full {
+                    self.put_full(key, key + 1);
+                } else if is_empty {
+                    self.take_out(key, key + 1);
                 }
             }
-            Some(entry) if entry.is_full() => self.edit_full(key, change),
-            _ => {
-                let mut container = match &entry {
-                    Some(entry) => Container::copy(entry.view(&self.arena), entry.ones_of_chunk()),
-                    None => Container::empty(),
-                };
-                change(&mut container);
-                if container.is_full() {
-                    self.fill(key, key + 1);
-                } else if let Some(entry) = entry {
-                    if container.is_empty() {
-                        return self.clear(key, key + 1);
-                    }
-                    *entry = Entry::own(key, container);
-                    self.forget(1);
-                } else if !container.is_empty() {
-                    self.entries.insert(Entry::own(key, container));
-                }
+            None => {
+                let mut container = Container::empty();
+                change(&mut container)?;
+                self.entries.reserve(1)?;
+                self.put_new(key, container);
+            }
+            Some(_) => {
+                let mut container = self.copy(key)?;
+                change(&mut container)?;
+                self.entries.reserve(2)?;
+                self.put(key, container);
+            }
+        }
+        Ok(())
+    }
+
+    /// A copy of what chunk `key` holds.
+    fn copy(&self, key: u32) -> Result<Container> {
+        let entry = self.find(key);
+        entry.map_or(Ok(Container::empty()), |entry| Container::copy(self.view(entry), entry.ones_of_chunk()))
+    }
+
+    /// Makes room for what so many calls of [`Directory::put`], and of filling and clearing, add.
+    pub(super) fn reserve(&mut self, calls: usize) -> Result<()> {
+        self.entries.reserve(2 * calls)
+    }
+
+    /// Puts what chunk `key` is to hold in the place of what it holds. There must be room for two more entries.
+    pub(super) fn put(&mut self, key: u32, container: Container) {
+        match self.entries.find_mut(key) {
+            None => self.put_new(key, container),
+            Some(_) if container.is_full() => self.put_full(key, key + 1),
+            Some(_) if container.is_empty() => self.take_out(key, key + 1),
+            Some(entry) if entry.is_full() => {
+                let added = container.ones().into();
+                self.take_out(key, key + 1);
+                self.entries.insert(Entry::own(key, container));
+                self.recount(added, 0);
+            }
+            Some(entry) => {
+                let (added, taken, packed) = (container.ones(), entry.ones(), usize::from(entry.place().is_some()));
+                *entry = Entry::own(key, container);
+                self.recount(added.into(), taken);
+                self.forget(packed);
             }
         }
     }
 
-    /// Changes what chunk `key` holds, which is one of the chunks of a full entry.
-    fn edit_full(&mut self, key: u32, change: impl FnOnce(&mut Container)) {
-        let mut container = Container::Full;
-        change(&mut container);
+    /// Puts what chunk `key` is to hold where there is no entry of it. There must be room for one more.
+    fn put_new(&mut self, key: u32, container: Container) {
         if container.is_full() {
-            return;
+            self.put_full(key, key + 1);
+        } else if !container.is_empty() {
+            self.recount(container.ones().into(), 0);
+            self.entries.insert(Entry::own(key, container));
         }
-        let at = self.place(key);
-        let entries = self.entries.all_mut();
-        let (first, end) = (entries[at].key, entries[at].end());
-        let left = (first < key).then(|| Entry::full(first, key));
-        let middle = (!container.is_empty()).then(|| Entry::own(key, container));
-        let right = (key + 1 < end).then(|| Entry::full(key + 1, end));
-        entries.splice(at..=at, left.into_iter().chain(middle).chain(right));
+    }
+
+    /// Adds few chunks, one by one.
+    pub(super) fn unite_few(&mut self, other: &Self) -> Result<()> {
+        let mut workspace = Workspace::new();
+        let mut united = memory::room(other.entries().len())?;
+        for theirs in other.entries().iter().filter(|theirs| !theirs.is_full()) {
+            let container = match self.find(theirs.key) {
+                // What is united in its place needs no memory.
+                Some(Entry { body: Body::Full | Body::Own(Container::Bits { .. }), .. }) => continue,
+                Some(ours) => {
+                    let made = workspace.unite(&[self.view(ours), other.view(theirs)])?;
+                    Container::copy(made.view, made.measure.ones)?
+                }
+                None => Container::copy(other.view(theirs), theirs.ones_of_chunk())?,
+            };
+            united.push((theirs.key, container));
+        }
+        self.reserve(other.entries().len())?;
+        let mut united = united.into_iter().peekable();
+        for theirs in other.entries() {
+            if theirs.is_full() {
+                self.put_full(theirs.key, theirs.end());
+            } else if let Some((key, container)) = united.next_if(|(key, _)| *key == theirs.key) {
+                self.put(key, container);
+            } else {
+                self.edit(theirs.key, |ours| ours.unite_with(other.view(theirs), &mut workspace).map(i64::from))?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds all of `other`, if this has words in every chunk that is dirty there: in their place, as fresh pages for a new
     /// result cost more than the union. Else nothing changes; whether it was done.
-    pub(super) fn unite_in_place(&mut self, other: &Self) -> bool {
-        let in_words = |theirs: &Entry| {
+    pub(super) fn unite_in_place(&mut self, other: &Self) -> Result<bool> {
+        let mut places = memory::room(other.entries().len())?;
+        for theirs in other.entries() {
             let at = self.place(theirs.key);
-            match self.entries().get(at)? {
-                Entry { key, body: Body::Words(place, _), .. } if *key == theirs.key && !theirs.is_full() => {
-                    Some((at, *place))
+            match self.entries().get(at) {
+                Some(Entry { key, body: Body::Words(place, _), .. }) if *key == theirs.key && !theirs.is_full() => {
+                    places.push((at, *place));
                 }
-                _ => None,
+                _ => return Ok(false),
             }
-        };
-        let Some(places) = other.entries().iter().map(in_words).collect::<Option<Vec<_>>>() else { return false };
-        self.before.take();
-        let (kernels, mut smaller) = (select(), Vec::new());
+        }
+        let kernels = select();
+        let (mut added, mut smaller, mut full) = (0, 0, 0);
         let entries = self.entries.all_mut();
         for (theirs, (at, place)) in other.entries().iter().zip(places) {
             let ours = &mut entries[at];
             let words = self.arena.words_mut(place);
-            let measure = match other.view(theirs) {
+            let Measure { ones, runs } = match other.view(theirs) {
                 View::Words(others) => (kernels.or)(words, others),
                 view => {
                     view.add_to(words);
                     (kernels.measure)(words)
                 }
             };
-            (ours.size, ours.body) = (measure.ones, Body::Words(place, to_u16(measure.runs)));
+            added += u64::from(ones - ours.size);
             // More bits can be fewer runs, but neither a list nor smaller packed.
-            if Plain::smallest(measure.ones, measure.runs) != Plain::Words {
-                smaller.push(ours.key);
-            }
+            let (body, is_smaller) = match Plain::smallest(ones, runs) {
+                Plain::Full => {
+                    full += 1;
+                    (Body::Full, true)
+                }
+                Plain::Runs => {
+                    runs_in_place(words);
+                    (Body::Runs(place, to_u16(runs)), true)
+                }
+                Plain::Words | Plain::Array => (Body::Words(place, to_u16(runs)), false),
+            };
+            (ours.size, ours.body) = (if matches!(body, Body::Full) { 1 } else { ones }, body);
+            smaller += usize::from(is_smaller);
         }
-        let is_loose = smaller.len() > entries.len() / LOOSE;
-        smaller.into_iter().for_each(|key| self.edit(key, Container::optimize));
+        if full > 0 {
+            entries.dedup_by(|entry, before| {
+                let touch = before.is_full() && entry.is_full() && before.end() == entry.key;
+                before.size += if touch { entry.size } else { 0 };
+                touch
+            });
+        }
+        let is_loose = smaller > entries.len() / LOOSE;
+        self.recount(added, 0);
+        self.forget(full);
         if is_loose {
-            self.optimize();
+            // Where there is no memory to pack it anew, it stays loose.
+            let _ = self.optimize();
         }
-        true
+        Ok(true)
     }
 
-    /// Makes the chunks `key..end` full.
-    pub(super) fn fill(&mut self, key: u32, end: u32) {
+    /// Makes the chunks `key..end` full. There must be room for one more entry.
+    fn put_full(&mut self, key: u32, end: u32) {
         if key >= end {
             return;
         }
-        self.before.take();
         let reach = |entry: &Entry| entry.end() + u32::from(entry.is_full());
         let entries = self.entries();
         let from = entries.partition_point(|entry| reach(entry) <= key);
@@ -329,12 +468,14 @@ impl Directory {
             first = first.min(entry.key);
             last = last.max(entry.end());
         }
+        let (taken, full) = (entries[from..to].iter().map(Entry::ones).sum(), Entry::full(first, last));
         self.forget(packed_of(&entries[from..to]));
-        self.entries.all_mut().splice(from..to, [Entry::full(first, last)]);
+        self.recount(full.ones(), taken);
+        self.entries.all_mut().splice(from..to, [full]);
     }
 
-    /// Removes the chunks `key..end`.
-    pub(super) fn clear(&mut self, key: u32, end: u32) {
+    /// Removes the chunks `key..end`. There must be room for one more entry.
+    fn take_out(&mut self, key: u32, end: u32) {
         let places = self.places(key, end);
         let entries = self.entries();
         let (Some(head), Some(tail)) = (entries.get(places.start), entries[..places.end].last()) else {
@@ -346,7 +487,8 @@ impl Directory {
         let left = (head.key < key).then(|| Entry::full(head.key, key));
         let right = (tail.end() > end).then(|| Entry::full(end, tail.end()));
         let packed = packed_of(&entries[places.clone()]);
-        self.before.take();
+        let taken = entries[places.clone()].iter().map(Entry::ones).sum();
+        self.recount(left.iter().chain(&right).map(Entry::ones).sum(), taken);
         self.forget(packed);
         self.entries.all_mut().splice(places, left.into_iter().chain(right));
     }
@@ -360,34 +502,62 @@ impl Directory {
     }
 
     /// Makes every granule of `span` dirty.
-    pub(super) fn set_span(&mut self, span: Span) {
-        self.for_parts(span, Self::fill, |container, run| container.set(run));
+    pub(super) fn set_span(&mut self, span: Span) -> Result<()> {
+        self.for_parts(span, Self::put_full, |container, run| container.set(run).map(i64::from))
     }
 
     /// Makes every granule of `span` clean.
-    pub(super) fn clear_span(&mut self, span: Span) {
-        self.for_parts(span, Self::clear, |container, run| container.clear(run));
+    pub(super) fn clear_span(&mut self, span: Span) -> Result<()> {
+        self.for_parts(span, Self::take_out, |container, run| container.clear(run).map(|cleared| -i64::from(cleared)))
     }
 
     /// Cuts `span` into a partial first chunk, whole chunks and a partial last chunk.
-    fn for_parts(&mut self, span: Span, whole: impl FnOnce(&mut Self, u32, u32), part: impl Fn(&mut Container, Run)) {
-        let ((mut key, first), (mut end, last)) = (split(span.first), split(span.last));
+    #[inline]
+    fn for_parts(
+        &mut self,
+        span: Span,
+        whole: impl FnOnce(&mut Self, u32, u32),
+        part: impl Fn(&mut Container, Run) -> Result<i64>,
+    ) -> Result<()> {
+        let ((key, first), (end, last)) = (split(span.first), split(span.last));
         if key == end && (first, last) != (0, u16::MAX) {
-            self.edit(key, |container| part(container, Run { first, last }));
-            return;
+            return self.edit(key, |container| part(container, Run { first, last }));
         }
-        if first != 0 {
-            self.edit(key, |container| part(container, Run { first, last: u16::MAX }));
-            key += 1;
+        self.for_many_parts(span, whole, part)
+    }
+
+    #[inline(never)]
+    fn for_many_parts(
+        &mut self,
+        span: Span,
+        whole: impl FnOnce(&mut Self, u32, u32),
+        part: impl Fn(&mut Container, Run) -> Result<i64>,
+    ) -> Result<()> {
+        let ((mut key, first), (mut end, last)) = (split(span.first), split(span.last));
+        let head = (first != 0).then_some((key, Run { first, last: u16::MAX }));
+        let tail = (last != u16::MAX).then_some((end, Run { first: 0, last }));
+        key += u32::from(head.is_some());
+        end += u32::from(tail.is_none());
+        // Only one part is changed in its place: where that fails, nothing has changed yet.
+        let made = match (head, tail) {
+            (Some(_), Some((key, run))) => {
+                let mut container = self.copy(key)?;
+                part(&mut container, run)?;
+                Some((key, container))
+            }
+            _ => None,
+        };
+        self.reserve(3)?;
+        if let Some((key, run)) = head.or(tail) {
+            self.edit(key, |container| part(container, run))?;
         }
-        if last == u16::MAX {
-            end += 1;
-        } else {
-            self.edit(end, |container| part(container, Run { first: 0, last }));
+        if let Some((key, container)) = made {
+            self.put(key, container);
         }
         if key < end {
             whole(self, key, end);
         }
+        Ok(())
     }
 
     /// The bytes of the list, of the arena and of the containers on the heap.
@@ -396,13 +566,13 @@ impl Directory {
             Body::Own(container) => container.heap_bytes(),
             _ => 0,
         };
-        let before = self.before.get().map_or(0, |before| size_of_val(&before[..]));
+        let before = self.before.get().map_or(0, |before| size_of_val(before) + size_of_val(&before[..]));
         let containers: usize = self.entries().iter().map(own).sum();
         self.entries.heap_bytes() + self.arena.heap_bytes() + before + containers
     }
 
     /// Checks every container, the order of the entries, and that full ones are joined; names the chunk that is wrong.
-    pub(super) fn validate(&self) -> Result<(), (u32, &'static str)> {
+    pub(super) fn validate(&self) -> std::result::Result<(), (u32, &'static str)> {
         let mut last: Option<&Entry> = None;
         for entry in self.entries() {
             let wrong = |what| Err((entry.key, what));
@@ -425,9 +595,10 @@ impl Directory {
                 _ => last = Some(entry),
             }
         }
-        if let Some(before) = self.before.get()
-            && before.last() != Some(&self.entries().iter().map(Entry::ones).sum())
-        {
+        if self.ones != self.entries().iter().map(Entry::ones).sum::<u64>() {
+            return Err((0, "the count of all chunks is wrong"));
+        }
+        if self.before.get().is_some_and(|before| before.last() != Some(&self.ones)) {
             return Err((0, "the counts before the chunks are wrong"));
         }
         Ok(())
@@ -439,61 +610,11 @@ fn packed_of(entries: &[Entry]) -> usize {
     entries.iter().filter(|entry| entry.place().is_some()).count()
 }
 
-/// Builds a directory from spans whose first and last granules ascend; they may overlap and touch.
-#[derive(Default)]
-pub(super) struct Collector {
-    directory: Directory,
-    /// The chunk whose runs are being gathered.
-    key: u32,
-    runs: Vec<[u16; 2]>,
-    pending: Option<Span>,
-    packer: Packer,
-}
-
-impl Collector {
-    pub(super) fn push(&mut self, span: Span) {
-        match &mut self.pending {
-            Some(pending) if span.first <= pending.last + 1 => pending.last = span.last,
-            _ => {
-                let ready = self.pending.replace(span);
-                self.store(ready);
-            }
-        }
-    }
-
-    pub(super) fn finish(mut self) -> Directory {
-        let ready = self.pending.take();
-        self.store(ready);
-        self.close_chunk();
-        self.directory.shrink();
-        self.directory
-    }
-
-    fn store(&mut self, span: Option<Span>) {
-        let Some(span) = span else { return };
-        let ((mut key, mut first), (end, last)) = (split(span.first), split(span.last));
-        if key < end && first != 0 {
-            self.add(key, [first, u16::MAX]);
-            (key, first) = (key + 1, 0);
-        }
-        if key < end {
-            self.close_chunk();
-            self.directory.push_full(key, end - key);
-        }
-        self.add(end, [first, last]);
-    }
-
-    fn add(&mut self, key: u32, run: [u16; 2]) {
-        if key != self.key {
-            self.close_chunk();
-            self.key = key;
-        }
-        self.runs.push(run);
-    }
-
-    fn close_chunk(&mut self) {
-        let container = Container::from_runs(&self.runs);
-        self.runs.clear();
-        self.directory.push(self.key, container.measure(), self.packer.pack(container.view()));
-    }
+/// Puts the runs of words, which are not more than fit, in their place.
+fn runs_in_place(words: &mut Words) {
+    let copy = *words;
+    with_runs(&copy, |runs| {
+        let room: &mut [Pair] = bytemuck::cast_slice_mut(&mut words[..]);
+        room[..runs.len()].copy_from_slice(runs);
+    });
 }

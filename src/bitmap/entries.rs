@@ -7,6 +7,8 @@
 
 use super::entry::Entry;
 use super::search::partition_point_near;
+use crate::fork::{Section, Torn};
+use crate::memory::{self, Result};
 use std::mem::take;
 use std::sync::{Mutex, OnceLock};
 
@@ -32,10 +34,13 @@ pub(super) struct Entries {
     joined: OnceLock<Vec<Entry>>,
     /// All of them, if some wait.
     parted: Mutex<Parted>,
+    /// Where a reader makes one list of two, and others wait for it.
+    joining: Section,
 }
 
 #[derive(Default)]
 struct Parted {
+    /// With room for those that wait.
     most: Vec<Entry>,
     waiting: Vec<Entry>,
     /// How often something was searched for since the first one waits.
@@ -43,21 +48,47 @@ struct Parted {
 }
 
 impl Entries {
-    pub(super) fn with_capacity(entries: usize) -> Self {
-        Self { joined: OnceLock::from(Vec::with_capacity(entries)), parted: Mutex::default() }
+    pub(super) fn with_capacity(entries: usize) -> Result<Self> {
+        Ok(Self { joined: OnceLock::from(memory::room(entries)?), ..Self::default() })
     }
 
+    #[inline]
     pub(super) fn all(&self) -> &[Entry] {
-        self.joined()
+        match self.joined.get() {
+            Some(all) => all,
+            None => self.join().expect("the process was not forked while another thread was here"),
+        }
     }
 
+    #[inline]
     pub(super) fn all_mut(&mut self) -> &mut Vec<Entry> {
-        self.joined();
+        if self.joined.get().is_none() {
+            self.join_alone();
+        }
         self.joined.get_mut().expect("they were just joined")
+    }
+
+    #[cold]
+    fn join_alone(&mut self) {
+        let parted = take(self.parted.get_mut().expect(NOT_BROKEN));
+        self.joined = OnceLock::from(parted.join());
     }
 
     pub(super) fn into_all(mut self) -> Vec<Entry> {
         take(self.all_mut())
+    }
+
+    /// Whether a fork caught another thread while it made one list of all entries.
+    #[cfg(feature = "capi")]
+    pub(super) fn is_torn(&self) -> bool {
+        self.joining.is_torn()
+    }
+
+    #[cold]
+    fn join(&self) -> std::result::Result<&[Entry], Torn> {
+        let _inside = self.joining.enter()?;
+        let join = || take(&mut *self.parted.lock().expect(NOT_BROKEN)).join();
+        Ok(self.joined.get_or_init(join))
     }
 
     /// The entry that holds chunk `key`.
@@ -71,16 +102,33 @@ impl Entries {
         holder(most, key).or_else(|| holder(waiting, key))
     }
 
-    /// Adds an entry of one chunk that no other holds.
+    /// Makes room for so many entries, wherever they come to stand.
+    pub(super) fn reserve(&mut self, entries: usize) -> Result<()> {
+        let Parted { most, waiting, .. } = self.parted.get_mut().expect(NOT_BROKEN);
+        if let Some(all) = self.joined.get_mut() {
+            return Ok(all.try_reserve(entries)?);
+        }
+        let needed = waiting.len() + entries;
+        if most.capacity() - most.len() < needed {
+            most.try_reserve_exact(needed.max(most.len() / SLACK))?;
+        }
+        Ok(())
+    }
+
+    /// Adds an entry of one chunk that no other holds, for which [`Entries::reserve`] has made room.
     pub(super) fn insert(&mut self, entry: Entry) {
         let parted = self.parted.get_mut().expect(NOT_BROKEN);
         if let Some(all) = self.joined.get_mut() {
             let at = place(all, entry.key);
-            if all.len() - at <= MOVES_MAX {
+            // Where there is no memory to wait in, all that lie behind move.
+            if all.len() - at <= MOVES_MAX || parted.waiting.try_reserve(1).is_err() {
                 return all.insert(at, entry);
             }
-            *parted = Parted { most: take(all), ..Parted::default() };
+            parted.most = take(all);
             self.joined.take();
+        } else if parted.waiting.try_reserve(1).is_err() {
+            let all = self.all_mut();
+            return all.insert(place(all, entry.key), entry);
         }
         let at = place(&parted.waiting, entry.key);
         parted.waiting.insert(at, entry);
@@ -93,37 +141,29 @@ impl Entries {
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        self.joined().capacity() * size_of::<Entry>()
+        self.all();
+        self.joined.get().map_or(0, Vec::capacity) * size_of::<Entry>()
     }
 
-    #[inline]
-    fn joined(&self) -> &Vec<Entry> {
-        self.joined.get_or_init(|| {
-            let mut parted = self.parted.lock().expect(NOT_BROKEN);
-            parted.join();
-            take(&mut *parted).most
-        })
-    }
-}
-
-impl Clone for Entries {
-    fn clone(&self) -> Self {
-        Self { joined: OnceLock::from(self.joined().clone()), parted: Mutex::default() }
+    pub(super) fn try_clone(&self) -> Result<Self> {
+        let mut entries = memory::room(self.all().len())?;
+        for entry in self.all() {
+            entries.push(entry.try_clone()?);
+        }
+        Ok(Self { joined: OnceLock::from(entries), ..Self::default() })
     }
 }
 
 impl Parted {
     /// Moves all that wait to where they belong, from the last one on.
-    fn join(&mut self) {
-        let Self { most, waiting, .. } = self;
+    fn join(self) -> Vec<Entry> {
+        let Self { mut most, mut waiting, .. } = self;
         let mut left = most.len();
-        if most.capacity() - left < waiting.len() {
-            most.reserve_exact(waiting.len().max(left / SLACK));
-        }
         if waiting.len() == 1
             && let Some(entry) = waiting.pop()
         {
-            return most.insert(place(most, entry.key), entry);
+            most.insert(place(&most, entry.key), entry);
+            return most;
         }
         most.resize_with(left + waiting.len(), || Entry::full(0, 0));
         for (before, entry) in waiting.drain(..).enumerate().rev() {
@@ -134,6 +174,7 @@ impl Parted {
             most[at + before] = entry;
             left = at;
         }
+        most
     }
 }
 
@@ -170,8 +211,13 @@ mod tests {
 
     fn one_bit(key: u32) -> Entry {
         let mut container = Container::empty();
-        container.set(Run { first: 7, last: 7 });
+        container.set(Run { first: 7, last: 7 }).unwrap();
         Entry::own(key, container)
+    }
+
+    fn insert(entries: &mut Entries, key: u32) {
+        entries.reserve(1).unwrap();
+        entries.insert(one_bit(key));
     }
 
     fn keys(entries: &Entries) -> Vec<u32> {
@@ -200,12 +246,12 @@ mod tests {
                 let found = entries.find_mut(key).map(|entry| entry.key);
                 prop_assert_eq!(found, model.get(&key).copied());
                 if model.insert(key) {
-                    entries.insert(one_bit(key));
+                    insert(&mut entries, key);
                 }
                 prop_assert!(entries.find_mut(key).is_some_and(|entry| entry.key == key));
                 match then {
                     0 => prop_assert_eq!(keys(&entries), Vec::from_iter(model.iter().copied())),
-                    1 => prop_assert_eq!(keys(&entries.clone()), Vec::from_iter(model.iter().copied())),
+                    1 => prop_assert_eq!(keys(&entries.try_clone().unwrap()), Vec::from_iter(model.iter().copied())),
                     2 => for _ in 0..entries.all().len() / 2 {
                         prop_assert!(entries.find_mut(key).is_some());
                     },
@@ -231,7 +277,7 @@ mod tests {
     #[test]
     fn readers_on_many_threads_see_all_that_waits() {
         let mut entries = long(0);
-        (0..60).for_each(|n| entries.insert(one_bit(101 * (2 * n + 1))));
+        (0..60).for_each(|n| insert(&mut entries, 101 * (2 * n + 1)));
         assert!(entries.joined.get().is_none(), "nothing waits, so this tests nothing");
         let count = 12 * MOVES_MAX + 60;
         std::thread::scope(|scope| {

@@ -6,9 +6,9 @@ use super::arena::{Arena, Place};
 use super::container::{CHUNK, Container, Form, Sparse, View, Words};
 use super::span::Span;
 use crate::kernels::Measure;
+use crate::memory::Result;
 
 /// One chunk with dirty granules, or several consecutive full ones.
-#[derive(Clone)]
 pub(super) struct Entry {
     /// The first chunk: its granules' indices shifted right by 16.
     pub(super) key: u32,
@@ -17,7 +17,6 @@ pub(super) struct Entry {
     pub(super) body: Body,
 }
 
-#[derive(Clone)]
 pub(super) enum Body {
     Full,
     // What is packed knows how many runs there are: of words 32768 at most.
@@ -39,6 +38,19 @@ impl Entry {
 
     pub(super) fn own(key: u32, container: Container) -> Self {
         Self { key, size: 0, body: Body::Own(container) }
+    }
+
+    /// A copy, which is packed in a copy of the same arena.
+    pub(super) fn try_clone(&self) -> Result<Self> {
+        let body = match &self.body {
+            Body::Full => Body::Full,
+            Body::Array(place, runs) => Body::Array(*place, *runs),
+            Body::Words(place, runs) => Body::Words(*place, *runs),
+            Body::Runs(place, runs) => Body::Runs(*place, *runs),
+            Body::Sparse(place, len, runs) => Body::Sparse(*place, *len, *runs),
+            Body::Own(container) => Body::Own(Container::copy(container.view(), ones_of(container))?),
+        };
+        Ok(Self { body, ..*self })
     }
 
     /// How many chunks; more than one only if they are full.

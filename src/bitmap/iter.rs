@@ -3,7 +3,7 @@
 //! comes to hold its bits.
 
 use super::Bitmap;
-use super::container::{Run, RunIter, View, Words};
+use super::container::{Run, RunIter, View, Words, spread_once};
 use super::directory::Directory;
 use super::span::{Span, split, window_in_chunk};
 use crate::geometry::{Extent, clip_end};
@@ -330,6 +330,7 @@ impl Batch<'_> {
             }
             RunIter::Words { words, from, to } => self.add_words(base, words, from, *to),
             RunIter::Spread { words, from, to } => self.add_words(base, words, from, *to),
+            RunIter::Packed { bytes, from, to } => spread_once(bytes, |words| self.add_words(base, words, from, *to)),
             RunIter::Full(run) => {
                 if self.room() > 0
                     && let Some(run) = run.take()

@@ -4,6 +4,7 @@
 use super::container::{View, Words, Workspace};
 use super::directory::Directory;
 use super::entry::Entry;
+use crate::memory::{self, Result};
 use crate::pool;
 
 /// The chunk of a source that is done.
@@ -24,70 +25,73 @@ const STREAMS: usize = 32;
 const PARTS: usize = 8;
 
 /// The union of any number of directories, on `threads` threads if there is enough to do; 0 and 1 are the caller's.
-pub(super) fn unite(sources: &[&Directory], threads: usize) -> Directory {
+pub(super) fn unite(sources: &[&Directory], threads: usize) -> Result<Directory> {
     let cost_of = |source: &&Directory| source.entries().len() * CONTAINER_COST + source.bytes() * BYTE_COST;
     let threads = if threads < 2 { 1 } else { threads.min(sources.iter().map(cost_of).sum::<usize>() / THREAD_MIN) };
     if threads < 2 {
         return unite_within(sources, 0, DONE);
     }
-    let bounds = balanced(sources, threads * PARTS);
-    let parts = pool::map_ordered(threads, bounds, |(from, to)| unite_within(sources, from, to));
-    let mut result = Directory::with_capacity(parts.iter().map(|part| part.entries().len()).sum(), 0, 0);
-    parts.into_iter().for_each(|part| result.append(part));
-    result
+    let bounds = balanced(sources, threads * PARTS)?;
+    let parts = pool::map_ordered(threads, bounds, |(from, to)| unite_within(sources, from, to))?;
+    let entries = parts.iter().flatten().map(|part| part.entries().len()).sum();
+    let mut result = Directory::with_capacity(entries, 0, 0)?;
+    for part in parts {
+        result.append(part?)?;
+    }
+    Ok(result)
 }
 
 /// Cuts all chunks into at most `parts` ranges in which there is about the same work.
-fn balanced(sources: &[&Directory], parts: usize) -> Vec<(u32, u32)> {
+fn balanced(sources: &[&Directory], parts: usize) -> Result<Vec<(u32, u32)>> {
     // So many containers are looked at, and stand for the others.
     const SAMPLES: usize = 2048;
     let containers: usize = sources.iter().map(|source| source.entries().len()).sum();
     let step = (containers / SAMPLES).max(1);
-    let mut work: Vec<(u32, usize)> = Vec::with_capacity(containers / step + sources.len());
+    let mut work: Vec<(u32, usize)> = memory::room(containers / step + sources.len())?;
     for source in sources {
         let some = source.entries().iter().step_by(step);
         work.extend(some.map(|entry| (entry.key, entry.bytes() * BYTE_COST + CONTAINER_COST)));
     }
     work.sort_unstable_by_key(|&(key, _)| key);
     let whole: usize = work.iter().map(|&(_, cost)| cost).sum();
-    let (mut bounds, mut from, mut done) = (Vec::with_capacity(parts), 0, 0);
+    let (mut bounds, mut from, mut done) = (memory::room(parts + 1)?, 0, 0);
     for (key, cost) in work {
         if done * parts >= whole * (bounds.len() + 1) && key > from {
-            bounds.push((from, key));
+            memory::push(&mut bounds, (from, key))?;
             from = key;
         }
         done += cost;
     }
-    bounds.push((from, DONE));
-    bounds
+    memory::push(&mut bounds, (from, DONE))?;
+    Ok(bounds)
 }
 
 /// The union of the chunks `from..to`.
-fn unite_within(sources: &[&Directory], from: u32, to: u32) -> Directory {
+fn unite_within(sources: &[&Directory], from: u32, to: u32) -> Result<Directory> {
     let (mut most, mut bytes) = (0, 0);
     for source in sources {
         let entries = source.within(from, to);
         most = most.max(entries.len());
         bytes += entries.iter().map(Entry::bytes).sum::<usize>();
     }
-    let mut result = Directory::with_capacity(most, most, bytes.min(most.saturating_mul(size_of::<Words>())));
+    let mut result = Directory::with_capacity(most, most, bytes.min(most.saturating_mul(size_of::<Words>())))?;
     let mut workspace = Workspace::new();
     // What is left of each source.
-    let mut rest: Vec<&[Entry]> = Vec::with_capacity(sources.len());
+    let mut rest: Vec<&[Entry]> = memory::room(sources.len())?;
     // The next chunk of each source, beside each other so that the least is found at once.
-    let mut heads: Vec<u32> = Vec::with_capacity(sources.len());
+    let mut heads: Vec<u32> = memory::room(sources.len())?;
     for source in sources {
         let entries = source.within(from, to);
         heads.push(entries.first().map_or(DONE, |entry| entry.key.max(from)));
         rest.push(entries);
     }
     let is_crowded = sources.len() > STREAMS;
-    let mut group: Vec<View<'_>> = Vec::with_capacity(sources.len());
+    let mut group: Vec<View<'_>> = memory::room(sources.len())?;
     loop {
         let key = heads.iter().copied().min().unwrap_or(DONE);
         if key == DONE {
             result.shrink();
-            return result;
+            return Ok(result);
         }
         group.clear();
         let (mut full_end, mut only) = (key, None);
@@ -110,12 +114,12 @@ fn unite_within(sources: &[&Directory], from: u32, to: u32) -> Directory {
         }
         if full_end > key {
             pass(&mut heads, &mut rest, full_end, to);
-            result.push_full(key, full_end - key);
+            result.push_full(key, full_end - key)?;
         } else if let ([_], Some((source, entry))) = (&group[..], only) {
-            result.push_entry(source, entry);
+            result.push_entry(source, entry)?;
         } else {
-            let made = workspace.unite(&group);
-            result.push(key, made.measure, made.view);
+            let made = workspace.unite(&group)?;
+            result.push(key, made.measure, made.view)?;
         }
     }
 }

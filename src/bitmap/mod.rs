@@ -9,6 +9,7 @@
 mod arena;
 mod bits;
 pub(crate) mod chunks;
+mod collector;
 mod container;
 mod directory;
 mod entries;
@@ -45,7 +46,6 @@ use std::fmt;
 /// assert_eq!(bitmap.next_dirty(0, u64::MAX), Some(983_040));
 /// # Ok::<(), checkmap::Error>(())
 /// ```
-#[derive(Clone)]
 pub struct Bitmap {
     size_bytes: u64,
     granularity: Granularity,
@@ -85,7 +85,7 @@ impl Bitmap {
     pub fn set(&mut self, offset: u64, len_bytes: u64) -> Result<()> {
         if let Some((offset, end)) = self.checked_range(offset, len_bytes)? {
             let (first, last) = (self.granularity.granule_of(offset), self.granularity.granule_of(end - 1));
-            self.directory.set_span(Span { first, last });
+            self.directory.set_span(Span { first, last })?;
         }
         Ok(())
     }
@@ -105,16 +105,18 @@ impl Bitmap {
             ));
         }
         let (first, last) = (self.granularity.granule_of(offset), self.granularity.granule_of(end - 1));
-        self.directory.clear_span(Span { first, last });
+        self.directory.clear_span(Span { first, last })?;
         Ok(())
     }
 
     /// Marks the whole disk; takes the same little time and memory for every size.
-    pub fn set_all(&mut self) {
-        self.directory = Directory::default();
+    pub fn set_all(&mut self) -> Result<()> {
+        let mut directory = Directory::default();
         if let Some(last) = self.granules().checked_sub(1) {
-            self.directory.set_span(Span { first: 0, last });
+            directory.set_span(Span { first: 0, last })?;
         }
+        self.directory = directory;
+        Ok(())
     }
 
     /// Makes the whole disk clean.
@@ -124,7 +126,7 @@ impl Bitmap {
 
     /// Whether no granule is dirty.
     pub fn is_empty(&self) -> bool {
-        self.directory.entries().is_empty()
+        self.directory.ones() == 0
     }
 
     /// Whether the granule that holds the byte at `offset` is dirty.
@@ -148,7 +150,7 @@ impl Bitmap {
         check_disk(size_bytes, self.granularity)?;
         let (before, granules) = (self.granules(), self.granularity.granules(size_bytes));
         if granules < before {
-            self.directory.clear_span(Span { first: granules, last: before - 1 });
+            self.directory.clear_span(Span { first: granules, last: before - 1 })?;
         }
         self.size_bytes = size_bytes;
         Ok(())
@@ -159,8 +161,21 @@ impl Bitmap {
     /// Single marks keep the form that a part has, as long as it can hold them, and room for more. What other calls
     /// return is in its smallest form already; if it is changed afterwards, the memory of the parts that were changed or
     /// cleared is given back by this call, or with the last of them.
-    pub fn optimize(&mut self) {
-        self.directory.optimize();
+    pub fn optimize(&mut self) -> Result<()> {
+        Ok(self.directory.optimize()?)
+    }
+
+    /// A copy; where there is no memory for one this is [`ErrorKind::OutOfMemory`], while `clone` ends the process then, as
+    /// everything in the standard library does.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self { directory: self.directory.try_clone()?, ..*self })
+    }
+
+    /// Whether a fork caught another thread while it did what the last change had left to who reads first: then nobody can
+    /// do it in this child, and every call that needs it would panic.
+    #[cfg(feature = "capi")]
+    pub(crate) fn is_torn(&self) -> bool {
+        self.directory.is_torn()
     }
 
     /// The bytes that this bitmap takes on the heap.
@@ -210,10 +225,19 @@ impl Bitmap {
     }
 }
 
+impl Clone for Bitmap {
+    fn clone(&self) -> Self {
+        let directory = self.directory.try_clone().unwrap_or_else(|failed| failed.abort());
+        Self { directory, ..*self }
+    }
+}
+
 impl PartialEq for Bitmap {
     fn eq(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.directory.entries(), other.directory.entries());
-        (self.size_bytes, self.granularity, ours.len()) == (other.size_bytes, other.granularity, theirs.len())
+        let facts =
+            |bitmap: &Self, entries: usize| (bitmap.size_bytes, bitmap.granularity, bitmap.directory.ones(), entries);
+        facts(self, ours.len()) == facts(other, theirs.len())
             && ours.iter().zip(theirs).all(|(a, b)| {
                 (a.key, a.chunks()) == (b.key, b.chunks()) && self.directory.view(a).same_bits(other.directory.view(b))
             })

@@ -3,14 +3,16 @@
 //! operation is for.
 
 use super::Bitmap;
+use super::collector::Collector;
 use super::container::{Container, Packer, View, Workspace};
-use super::directory::{Collector, Directory};
+use super::directory::Directory;
 use super::entry::Entry;
 use super::many;
 use super::span::Span;
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, check_disk};
-use std::borrow::Cow;
+use crate::memory;
+use std::borrow::Borrow;
 
 impl Bitmap {
     /// Whether every dirty byte of this bitmap is dirty in `other`, exactly, at whatever granularities.
@@ -108,9 +110,11 @@ impl Bitmap {
         let target = granularity.unwrap_or(finest);
         let mut result = Self::new(bitmaps[0].size_bytes, target)?;
         bitmaps.iter().try_for_each(|bitmap| result.check_size(bitmap))?;
-        let sources: Vec<Cow<'_, Directory>> =
-            bitmaps.iter().map(|bitmap| bitmap.rescaled(target, Rounding::Outward)).collect();
-        result.directory = many::unite(&sources.iter().map(|source| &**source).collect::<Vec<_>>(), threads);
+        let mut sources = memory::room(bitmaps.len())?;
+        for bitmap in bitmaps {
+            sources.push(bitmap.rescaled(target, Rounding::Outward)?);
+        }
+        result.directory = many::unite(&memory::gather(sources.iter().map(Rescaled::borrow))?, threads)?;
         Ok(result)
     }
 
@@ -120,33 +124,37 @@ impl Bitmap {
     /// granules is [`ErrorKind::InvalidArgument`].
     pub fn to_granularity(&self, granularity: Granularity) -> Result<Self> {
         check_disk(self.size_bytes, granularity)?;
-        let directory = self.rescaled(granularity, Rounding::Outward).into_owned();
+        let directory = match self.rescaled(granularity, Rounding::Outward)? {
+            Rescaled::Same(directory) => directory.try_clone()?,
+            Rescaled::Made(directory) => directory,
+        };
         Ok(Self { size_bytes: self.size_bytes, granularity, directory })
     }
 
     fn combine_with(&mut self, other: &Self, rounding: Rounding, operation: Operation) -> Result<()> {
         self.check_size(other)?;
-        let other = other.rescaled(self.granularity, rounding);
+        let other = other.rescaled(self.granularity, rounding)?;
+        let other: &Directory = other.borrow();
         let (ours, theirs) = (self.directory.entries().len(), other.entries().len());
         let is_union = matches!(operation, Operation::Union);
         if is_union && theirs <= FEW_CHUNKS.min(ours / FEW_OF_MANY) {
-            add(&mut self.directory, &other);
-        } else if !(is_union && self.directory.unite_in_place(&other)) {
-            self.directory = apply(&self.directory, &other, operation);
+            self.directory.unite_few(other)?;
+        } else if !(is_union && self.directory.unite_in_place(other)?) {
+            self.directory = apply(&self.directory, other, operation)?;
         }
         Ok(())
     }
 
     fn combine(&self, other: &Self, rounding: Rounding, operation: Operation) -> Result<Self> {
         self.check_size(other)?;
-        let other = other.rescaled(self.granularity, rounding);
-        Ok(Self { directory: apply(&self.directory, &other, operation), ..*self })
+        let other = other.rescaled(self.granularity, rounding)?;
+        Ok(Self { directory: apply(&self.directory, other.borrow(), operation)?, ..*self })
     }
 
     /// The directory of this bitmap at `target`, at which the disk must have no more than 2^41 granules.
-    fn rescaled(&self, target: Granularity, rounding: Rounding) -> Cow<'_, Directory> {
+    fn rescaled(&self, target: Granularity, rounding: Rounding) -> Result<Rescaled<'_>> {
         if target == self.granularity {
-            return Cow::Borrowed(&self.directory);
+            return Ok(Rescaled::Same(&self.directory));
         }
         let mut collector = Collector::default();
         for extent in self.extents(0, u64::MAX) {
@@ -158,10 +166,10 @@ impl Bitmap {
                 Rounding::Inward => (target.granules(extent.offset), target.granule_of(extent.end())),
             };
             if first < end {
-                collector.push(Span { first, last: end - 1 });
+                collector.push(Span { first, last: end - 1 })?;
             }
         }
-        Cow::Owned(collector.finish())
+        Ok(Rescaled::Made(collector.finish()?))
     }
 
     fn check_size(&self, other: &Self) -> Result<()> {
@@ -179,6 +187,21 @@ impl Bitmap {
         let (ours, theirs) = (self.granularity.bytes(), other.granularity.bytes());
         let message = format!("no rounding is safe between the granularities {ours} and {theirs} of an exclusive or");
         Err(Error::new(ErrorKind::InvalidArgument, message))
+    }
+}
+
+/// A directory at the granularity that is asked for.
+enum Rescaled<'a> {
+    Same(&'a Directory),
+    Made(Directory),
+}
+
+impl Borrow<Directory> for Rescaled<'_> {
+    fn borrow(&self) -> &Directory {
+        match self {
+            Self::Same(directory) => directory,
+            Self::Made(directory) => directory,
+        }
     }
 }
 
@@ -201,19 +224,7 @@ enum Operation {
 const FEW_CHUNKS: usize = 256;
 const FEW_OF_MANY: usize = 16;
 
-fn add(ours: &mut Directory, theirs: &Directory) {
-    let mut workspace = Workspace::new();
-    for entry in theirs.entries() {
-        if entry.is_full() {
-            ours.fill(entry.key, entry.end());
-        } else {
-            let view = theirs.view(entry);
-            ours.edit(entry.key, |container| container.unite_with(view, &mut workspace));
-        }
-    }
-}
-
-fn apply(ours: &Directory, theirs: &Directory, operation: Operation) -> Directory {
+fn apply(ours: &Directory, theirs: &Directory, operation: Operation) -> memory::Result<Directory> {
     let (mut workspace, mut packer) = (Workspace::new(), Packer::new());
     let (keeps_ours, keeps_theirs) = match operation {
         Operation::Union | Operation::Xor => (true, true),
@@ -223,10 +234,10 @@ fn apply(ours: &Directory, theirs: &Directory, operation: Operation) -> Director
     let mut result = match operation {
         Operation::Union | Operation::Xor => {
             let (chunks, others) = (ours.entries().len(), theirs.entries().len());
-            Directory::with_capacity(chunks + others, chunks.max(others), ours.bytes() + theirs.bytes())
+            Directory::with_capacity(chunks + others, chunks.max(others), ours.bytes() + theirs.bytes())?
         }
         Operation::Subtract | Operation::Intersect => {
-            Directory::with_capacity(ours.entries().len(), ours.entries().len(), ours.bytes())
+            Directory::with_capacity(ours.entries().len(), ours.entries().len(), ours.bytes())?
         }
     };
     for Pair { key, chunks, ours: a, theirs: b } in Pairs::new(ours, theirs) {
@@ -235,21 +246,21 @@ fn apply(ours: &Directory, theirs: &Directory, operation: Operation) -> Director
                 let (a, b) = (ours.view(a), theirs.view(b));
                 if matches!((a, b), (View::Full, View::Full)) {
                     if matches!(operation, Operation::Union | Operation::Intersect) {
-                        result.push_full(key, chunks);
+                        result.push_full(key, chunks)?;
                     }
                     continue;
                 }
                 let container = match operation {
                     Operation::Union => {
-                        let made = workspace.unite(&[a, b]);
-                        result.push(key, made.measure, made.view);
+                        let made = workspace.unite(&[a, b])?;
+                        result.push(key, made.measure, made.view)?;
                         continue;
                     }
-                    Operation::Intersect => Container::intersect(a, b),
-                    Operation::Subtract => Container::subtract(a, b),
-                    Operation::Xor => Container::xor(a, b),
+                    Operation::Intersect => Container::intersect(a, b)?,
+                    Operation::Subtract => Container::subtract(a, b)?,
+                    Operation::Xor => Container::xor(a, b)?,
                 };
-                result.push(key, container.measure(), packer.pack(container.view()));
+                result.push(key, container.measure(), packer.pack(container.view())?)?;
                 continue;
             }
             (Some(a), None) => (ours, a, keeps_ours),
@@ -257,13 +268,13 @@ fn apply(ours: &Directory, theirs: &Directory, operation: Operation) -> Director
             (None, None) => continue,
         };
         if is_kept && entry.is_full() {
-            result.push_full(key, chunks);
+            result.push_full(key, chunks)?;
         } else if is_kept {
-            result.push_entry(source, entry);
+            result.push_entry(source, entry)?;
         }
     }
     result.shrink();
-    result
+    Ok(result)
 }
 
 /// One side of a walk.

@@ -7,7 +7,7 @@ use super::span::{Span, split, window_in_chunk};
 use crate::geometry::clip_end;
 
 impl Bitmap {
-    /// The number of dirty granules.
+    /// The number of dirty granules, which is kept at all times.
     pub fn dirty_granules(&self) -> u64 {
         self.directory.ones()
     }
@@ -60,16 +60,18 @@ impl Bitmap {
             1 => in_window(places.start),
             2 => in_window(places.start) + in_window(places.end - 1),
             _ => {
-                let before = directory.before();
-                let between = before[places.end - 1] - before[places.start + 1];
+                let between = directory.ones_at(places.start + 1..places.end - 1);
                 in_window(places.start) + between + in_window(places.end - 1)
             }
         }
     }
 
-    /// The number of dirty granules that begin before `offset`: of all before the one that holds it. An `offset` past
-    /// the disk counts all.
+    /// The number of dirty granules before the one that holds the byte at `offset`. At the disk's end and past it, also inside
+    /// the last granule, all are counted.
     pub fn rank(&self, offset: u64) -> u64 {
+        if offset >= self.size_bytes {
+            return self.dirty_granules();
+        }
         let end = self.granularity.granule_of(offset) << self.granularity.bits();
         self.count_range(0, end)
     }
@@ -77,10 +79,8 @@ impl Bitmap {
     /// The offset of the `number`-th dirty granule, counted from 0; `None` if there are not so many.
     pub fn select(&self, number: u64) -> Option<u64> {
         let directory = &self.directory;
-        let before = directory.before();
-        let place = before.partition_point(|&before| before <= number).checked_sub(1)?;
-        let entry = directory.entries().get(place)?;
-        let rest = number - before[place];
+        let (entry, before) = directory.holder_of(number)?;
+        let rest = number - before;
         let (chunk, rest) = (rest / u64::from(entry.ones_of_chunk()), rest % u64::from(entry.ones_of_chunk()));
         #[allow(clippy::cast_possible_truncation, reason = "one chunk holds less than 2^17 granules")]
         let bit = directory.view(entry).nth(rest as u32);

@@ -33,36 +33,45 @@ const GROUP: u32 = 1 << 16;
 
 /// Output gathers to about this many bytes between two writes.
 const WRITE_BYTES: usize = 1 << 16;
+const MOST_GATHERED: usize = WRITE_BYTES + 2 * STAGE;
 
 impl Bitmap {
     /// The number of bytes that [`Bitmap::write_roaring`] writes.
     pub fn serialized_len(&self) -> u64 {
-        8 + groups(&self.directory).map(|group| group.len()).sum::<u64>()
+        let len = |high| Group::new(&self.directory, high, None).len();
+        8 + highs(&self.directory).map(len).sum::<u64>()
     }
 
     /// The bytes that [`Bitmap::write_roaring`] writes.
-    pub fn to_roaring(&self) -> Vec<u8> {
-        let groups: Vec<Group<'_>> = groups(&self.directory).collect();
+    pub fn to_roaring(&self) -> Result<Vec<u8>> {
+        let mut groups = Vec::new();
+        for high in highs(&self.directory) {
+            memory::push(&mut groups, Group::with_parts(&self.directory, high)?)?;
+        }
         let len = 8 + groups.iter().map(Group::len).sum::<u64>();
-        let mut out = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+        let mut out = memory::room(usize::try_from(len).unwrap_or(usize::MAX))?;
         memory::prefer_huge_pages(&out);
         out.extend_from_slice(&(groups.len() as u64).to_le_bytes());
         for group in &groups {
-            group.write_header(&mut out);
+            group.write_header(&mut out)?;
             let Ok(()) = group.write_bodies(&mut out, |_| Ok::<_, Infallible>(()));
         }
-        out
+        Ok(out)
     }
 
     /// Writes the indices of the dirty granules as portable 64-bit Roaring, each container in its smallest form: equal
     /// bitmaps give equal bytes.
     ///
-    /// Any error is that of `out`.
+    /// Any error is that of `out`, or [`io::ErrorKind::OutOfMemory`].
     pub fn write_roaring(&self, out: &mut impl Write) -> io::Result<()> {
         out.write_all(&(highs(&self.directory).count() as u64).to_le_bytes())?;
         let mut buffer = Vec::new();
-        for group in groups(&self.directory) {
-            group.write_header(&mut buffer);
+        for high in highs(&self.directory) {
+            let group = Group::with_parts(&self.directory, high)?;
+            group.write_header(&mut buffer)?;
+            // What gathers before it is written, and one container more.
+            let most = usize::try_from(group.body_len).map_or(MOST_GATHERED, |len| len.min(MOST_GATHERED));
+            buffer.try_reserve_exact(most)?;
             group.write_bodies(&mut buffer, |buffer| {
                 if buffer.len() >= WRITE_BYTES {
                     out.write_all(buffer)?;
@@ -84,7 +93,7 @@ impl Bitmap {
         let granules = bitmap.granules();
         let mut reader = Reader { total: bytes.len(), rest: bytes };
         let count = u64::from_le_bytes(reader.array("Roaring header")?);
-        let mut room = Room { list: Vec::new(), words: no_words(), runs: Vec::new(), packer: Packer::new() };
+        let mut room = Room { list: Vec::new(), words: no_words()?, runs: Vec::new(), packer: Packer::new() };
         let mut least_high = 0;
         for _ in 0..count {
             let at = reader.offset();
@@ -260,8 +269,9 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
+    /// Its parts are put into `parts`, which has room for as many as there are entries, or are only counted.
     #[inline]
-    fn new(directory: &'a Directory, high: u32) -> Self {
+    fn new(directory: &'a Directory, high: u32, mut parts: Option<Vec<Part>>) -> Self {
         let entries = directory.within(high * GROUP, (high + 1) * GROUP);
         let (mut containers, mut has_runs, mut body_len) = (0, false, 0);
         let part = |entry: &Entry| {
@@ -271,20 +281,30 @@ impl<'a> Group<'a> {
             body_len += u64::from(chunks) * u64::from(part.len);
             part
         };
-        let parts = entries.iter().map(part).collect();
-        Self { directory, high, entries, parts, containers, has_runs, body_len }
+        match &mut parts {
+            Some(parts) => parts.extend(entries.iter().map(part)),
+            None => entries.iter().map(part).for_each(drop),
+        }
+        Self { directory, high, entries, parts: parts.unwrap_or_default(), containers, has_runs, body_len }
+    }
+
+    fn with_parts(directory: &'a Directory, high: u32) -> memory::Result<Self> {
+        let entries = directory.within(high * GROUP, (high + 1) * GROUP);
+        Ok(Self::new(directory, high, Some(memory::room(entries.len())?)))
     }
 
     /// One for each container.
-    fn all_parts(&self) -> Cow<'_, [Part]> {
+    fn all_parts(&self) -> memory::Result<Cow<'_, [Part]>> {
         if self.parts.len() == self.containers as usize {
-            return Cow::Borrowed(&self.parts);
+            return Ok(Cow::Borrowed(&self.parts));
         }
         let alike = |(entry, part): (&Entry, &Part)| {
             let part = *part;
             (0..chunks_within(entry, self.high)).map(move |n| Part { description: part.description + n, ..part })
         };
-        Cow::Owned(self.entries.iter().zip(&self.parts).flat_map(alike).collect())
+        let mut all = memory::room(self.containers as usize)?;
+        all.extend(self.entries.iter().zip(&self.parts).flat_map(alike));
+        Ok(Cow::Owned(all))
     }
 
     /// Writes the containers, and calls `next` after each.
@@ -323,8 +343,12 @@ impl<'a> Group<'a> {
     }
 
     #[inline(never)]
-    fn write_header(&self, out: &mut Vec<u8>) {
-        let parts = self.all_parts();
+    fn write_header(&self, out: &mut Vec<u8>) -> memory::Result<()> {
+        let parts = self.all_parts()?;
+        let len = usize::try_from(4 + self.header_len()).unwrap_or(usize::MAX);
+        if out.capacity() - out.len() < len {
+            out.try_reserve_exact(len)?;
+        }
         out.extend_from_slice(&self.high.to_le_bytes());
         if self.has_runs {
             out.extend_from_slice(&(u32::from(COOKIE_WITH_RUNS) | (self.containers - 1) << 16).to_le_bytes());
@@ -347,6 +371,7 @@ impl<'a> Group<'a> {
             *place = offset.to_le_bytes();
             offset += u32::from(part.len);
         }
+        Ok(())
     }
 }
 
@@ -365,10 +390,6 @@ fn highs(directory: &Directory) -> impl Iterator<Item = u32> {
         next = high + 1;
         Some(high)
     })
-}
-
-fn groups(directory: &Directory) -> impl Iterator<Item = Group<'_>> {
-    highs(directory).map(|high| Group::new(directory, high))
 }
 
 /// The bytes that are not yet read.
@@ -476,11 +497,11 @@ fn read_group(
         }
         let runs = view.run_count();
         if view.form() == Plain::smallest(ones, runs).into() {
-            directory.push(high * GROUP + key, Measure { ones, runs }, packer.pack(view));
+            directory.push(high * GROUP + key, Measure { ones, runs }, packer.pack(view)?)?;
         } else {
-            let mut container = Container::copy(view, ones);
-            container.optimize();
-            directory.push(high * GROUP + key, Measure { ones, runs }, packer.pack(container.view()));
+            let mut container = Container::copy(view, ones)?;
+            container.optimize()?;
+            directory.push(high * GROUP + key, Measure { ones, runs }, packer.pack(container.view())?)?;
         }
     }
     if flags.any(|flag| flag) {
@@ -500,6 +521,7 @@ struct Room {
 fn read_array<'r>(reader: &mut Reader<'_>, ones: u32, list: &'r mut Vec<u16>, structure: &str) -> Result<View<'r>> {
     let at = reader.offset();
     list.clear();
+    list.try_reserve(ones as usize)?;
     list.extend(reader.list(ones, structure)?.iter().map(|&bytes| u16::from_le_bytes(bytes)));
     if !(select().is_ascending)(list) {
         return Err(Error::new(ErrorKind::Damaged, "the values are not in ascending order").at(structure, at));
@@ -518,6 +540,7 @@ fn read_runs<'r>(reader: &mut Reader<'_>, runs: &'r mut Vec<Pair>, structure: &s
     let damaged = |what: &str| Error::new(ErrorKind::Damaged, what).at(structure, at);
     let count = u16::from_le_bytes(reader.array(structure)?);
     runs.clear();
+    runs.try_reserve(count.into())?;
     let mut least_first = 0;
     for &[first_low, first_high, more_low, more_high] in reader.list::<4>(count.into(), structure)? {
         let first = u16::from_le_bytes([first_low, first_high]);

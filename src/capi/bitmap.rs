@@ -19,7 +19,7 @@ pub struct checkmap_bitmap {
     handle: Handle<Bitmap>,
 }
 
-object!(checkmap_bitmap = Bitmap, b"cmBitmap", "bitmap");
+object!(checkmap_bitmap = Bitmap, b"cmBitmap", "bitmap", Bitmap::is_torn);
 
 /// Makes a bitmap of a disk of `disk_size` bytes, all clean.
 ///
@@ -57,7 +57,7 @@ pub unsafe extern "C" fn checkmap_bitmap_clone(
         let out = unsafe { handle_out(out) }?;
         // SAFETY: the caller's promise for `bitmap`.
         let bitmap = unsafe { shared(bitmap) }?;
-        out.put(give(Bitmap::clone(&bitmap)));
+        out.put(give(bitmap.try_clone()?));
         Ok(0)
     })
 }
@@ -100,12 +100,8 @@ pub unsafe extern "C" fn checkmap_bitmap_clear(bitmap: *mut checkmap_bitmap, off
 /// Marks the whole disk; takes the same little time and memory for every size.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_set_all(bitmap: *mut checkmap_bitmap) -> c_int {
-    let all = |bitmap: &mut Bitmap| {
-        bitmap.set_all();
-        Ok(())
-    };
     // SAFETY: the caller's promise for `bitmap`.
-    unsafe { change(bitmap, all) }
+    unsafe { change(bitmap, Bitmap::set_all) }
 }
 
 /// Makes the whole disk clean.
@@ -135,12 +131,8 @@ pub unsafe extern "C" fn checkmap_bitmap_resize(bitmap: *mut checkmap_bitmap, di
 /// Marks keep the form that a part has, and room for more. What other calls return is in its smallest form already.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_optimize(bitmap: *mut checkmap_bitmap) -> c_int {
-    let optimize = |bitmap: &mut Bitmap| {
-        bitmap.optimize();
-        Ok(())
-    };
     // SAFETY: the caller's promise for `bitmap`.
-    unsafe { change(bitmap, optimize) }
+    unsafe { change(bitmap, Bitmap::optimize) }
 }
 
 /// Whether the granule that holds the byte at `offset` is dirty: 0 or 1. An offset past the last granule is `-ERANGE`.
@@ -171,7 +163,7 @@ pub unsafe extern "C" fn checkmap_bitmap_granules(bitmap: *const checkmap_bitmap
     unsafe { ask(bitmap, |bitmap| Ok(signed(bitmap.granules()))) }
 }
 
-/// The number of dirty granules.
+/// The number of dirty granules, which is kept at all times.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_count(bitmap: *const checkmap_bitmap) -> i64 {
     // SAFETY: the caller's promise for `bitmap`.

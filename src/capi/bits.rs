@@ -70,14 +70,11 @@ pub unsafe extern "C" fn checkmap_bitmap_from_bits(
         // SAFETY: the caller's promise for `bits`.
         let bits = unsafe { array(bits, len, "the bits") }?;
         let (first, _) = window(&bitmap, offset, 0)?;
-        // What ends at the disk's end, or past it, is cleared to the end: a length of the range itself could overflow.
-        let length = (len as u64).checked_mul(bitmap.granularity().bytes() * 8);
-        let length = length.filter(|length| *length < bitmap.size_bytes().saturating_sub(offset));
-        match len {
-            0 if offset <= bitmap.size_bytes() => {}
-            _ => bitmap.clear(offset, length.unwrap_or(u64::MAX))?,
+        if offset > bitmap.size_bytes() {
+            let message = format!("offset {offset} is past the end of a disk of {} bytes", bitmap.size_bytes());
+            return Err(Error::new(ErrorKind::OutOfRange, message));
         }
-        bitmap.set_bits(first, bits)?;
+        bitmap.replace_bits(first, bits)?;
         Ok(0)
     })
 }

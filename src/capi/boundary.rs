@@ -5,13 +5,15 @@ use super::error;
 use crate::bitmap::Bitmap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
+use crate::fork::Torn;
 use crate::geometry::clip_end;
+use crate::memory;
 
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::ops::{Deref, DerefMut};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
 use std::{ptr, slice, thread};
 
 /// What a call returns to C, and how it says that it failed.
@@ -119,9 +121,17 @@ const FREED: u64 = 0x0064_6565_7266_6d63;
 #[derive(Debug)]
 pub(super) struct Handle<T> {
     tag: u64,
-    poisoned: AtomicBool,
+    state: AtomicU8,
     value: T,
 }
+
+/// What is behind the handle can be used.
+const SOUND: u8 = 0;
+/// A panic left it in an unknown state.
+const POISONED: u8 = 1;
+/// A call changes it. Another call finds this only where a fork caught a thread in the middle, or where a caller breaks the
+/// rule that a change has a handle alone.
+const CHANGING: u8 = 2;
 
 /// A type of handle.
 ///
@@ -135,16 +145,24 @@ pub(super) unsafe trait Object: Sized {
     const TAG: u64;
     /// What it is called in messages.
     const NAME: &'static str;
+
+    /// Whether a fork left behind half of what calls on a `const` handle do.
+    fn is_torn(_: &Self::Value) -> bool {
+        false
+    }
 }
 
 /// Says of a wrapper, whose struct stands beside it for the header's sake, what it wraps.
 macro_rules! object {
-    ($name:ident = $value:ty, $tag:literal, $word:literal) => {
+    ($name:ident = $value:ty, $tag:literal, $word:literal $(, $is_torn:path)?) => {
         // SAFETY: the only field of the struct is the handle, and it begins where the struct does; asserted below.
         unsafe impl crate::capi::boundary::Object for $name {
             type Value = $value;
             const TAG: u64 = u64::from_le_bytes(*$tag);
             const NAME: &'static str = $word;
+            $(fn is_torn(value: &$value) -> bool {
+                $is_torn(value)
+            })?
         }
 
         const _: () = assert!(
@@ -162,7 +180,7 @@ fn invalid(message: String) -> Error {
 
 /// Puts `value` behind a new handle.
 pub(super) fn give<O: Object>(value: O::Value) -> *mut O {
-    Box::into_raw(Box::new(Handle { tag: O::TAG, poisoned: AtomicBool::new(false), value })).cast()
+    Box::into_raw(Box::new(Handle { tag: O::TAG, state: AtomicU8::new(SOUND), value })).cast()
 }
 
 /// Frees a handle; NULL and what is no handle are left alone.
@@ -183,8 +201,14 @@ pub(super) unsafe fn free<O: Object>(object: *mut O) {
         // SAFETY: the tag is that of a live handle, which the caller hands over; volatile, so that a second free of it
         // finds the mark while the memory is still there.
         unsafe { ptr::addr_of_mut!((*handle).tag).write_volatile(FREED) };
-        // SAFETY: it was made by `give` from a box of this type, and the tag says that it was not freed since.
-        drop(unsafe { Box::from_raw(handle) });
+        // SAFETY: the tag says that a handle of this type is there; the state is atomic, and what calls on a `const` handle
+        // leave behind is looked at as they do.
+        let is_torn = unsafe { (*handle).state.load(Ordering::Acquire) == CHANGING || O::is_torn(&(*handle).value) };
+        // What a fork tore cannot be taken apart: this child leaves it where it is.
+        if !is_torn {
+            // SAFETY: it was made by `give` from a box of this type, and the tag says that it was not freed since.
+            drop(unsafe { Box::from_raw(handle) });
+        }
         Ok(0)
     });
 }
@@ -203,26 +227,30 @@ unsafe fn look<O: Object>(object: *const O) -> Result<*const Handle<O::Value>> {
     if !handle.is_aligned() || unsafe { (*handle).tag } != O::TAG {
         return Err(invalid(format!("this is no {}, or it was freed before", O::NAME)));
     }
-    // SAFETY: the tag says that a handle of this type is there; the flag is atomic, so that it may be looked at always.
-    if unsafe { &(*handle).poisoned }.load(Ordering::Acquire) {
-        let message = format!("an earlier call on this {} was cut short by a fault of checkmap itself", O::NAME);
-        return Err(Error::new(ErrorKind::Poisoned, message).advise("free it, and take what it held from elsewhere"));
+    // SAFETY: the tag says that a handle of this type is there; the state is atomic, so that it may be looked at always.
+    match unsafe { &(*handle).state }.load(Ordering::Acquire) {
+        // SAFETY: nobody changes what is behind the handle, as its state says.
+        SOUND if !O::is_torn(unsafe { &(*handle).value }) => Ok(handle),
+        POISONED => {
+            let message = format!("an earlier call on this {} was cut short by a fault of checkmap itself", O::NAME);
+            Err(Error::new(ErrorKind::Poisoned, message).advise("free it, and take what it held from elsewhere"))
+        }
+        _ => Err(Torn.into()),
     }
-    Ok(handle)
 }
 
 /// A handle in use by a call that changes nothing. A panic while it is in use poisons it.
 #[derive(Debug)]
 pub(super) struct Shared<'a, T> {
     value: &'a T,
-    poisoned: &'a AtomicBool,
+    state: &'a AtomicU8,
 }
 
 /// A handle in use by a call that has it alone. A panic while it is in use poisons it.
 #[derive(Debug)]
 pub(super) struct Exclusive<'a, T> {
     value: &'a mut T,
-    poisoned: &'a AtomicBool,
+    state: &'a AtomicU8,
 }
 
 impl<T> Deref for Shared<'_, T> {
@@ -248,16 +276,14 @@ impl<T> DerefMut for Exclusive<'_, T> {
 impl<T> Drop for Shared<'_, T> {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.poisoned.store(true, Ordering::Release);
+            self.state.store(POISONED, Ordering::Release);
         }
     }
 }
 
 impl<T> Drop for Exclusive<'_, T> {
     fn drop(&mut self) {
-        if thread::panicking() {
-            self.poisoned.store(true, Ordering::Release);
-        }
+        self.state.store(if thread::panicking() { POISONED } else { SOUND }, Ordering::Release);
     }
 }
 
@@ -270,8 +296,8 @@ pub(super) unsafe fn shared<'a, O: Object>(object: *const O) -> Result<Shared<'a
     // SAFETY: the caller's promise is the same.
     let handle = unsafe { look(object) }?;
     // SAFETY: `look` found a live handle of this type, and the caller promises that nobody changes it meanwhile.
-    let Handle { poisoned, value, .. } = unsafe { &*handle };
-    Ok(Shared { value, poisoned })
+    let Handle { state, value, .. } = unsafe { &*handle };
+    Ok(Shared { value, state })
 }
 
 /// A call's body that only asks the object behind a `const` handle.
@@ -299,8 +325,11 @@ pub(super) unsafe fn exclusive<'a, O: Object>(object: *mut O) -> Result<Exclusiv
     // SAFETY: the caller's promise is the same.
     let handle = unsafe { look(object) }?.cast_mut();
     // SAFETY: `look` found a live handle of this type, which the caller promises to this call alone.
-    let Handle { poisoned, value, .. } = unsafe { &mut *handle };
-    Ok(Exclusive { value, poisoned })
+    let Handle { state, value, .. } = unsafe { &mut *handle };
+    state.store(CHANGING, Ordering::Relaxed);
+    // A child that holds a part of the change holds the state, too.
+    fence(Ordering::Release);
+    Ok(Exclusive { value, state })
 }
 
 /// A place for a result, which holds a value that says "nothing" from the beginning of the call.
@@ -380,8 +409,12 @@ pub(super) unsafe fn handles<'a, O: Object>(
 ) -> Result<Vec<Shared<'a, O::Value>>> {
     // SAFETY: the caller's promise is the same.
     let handles = unsafe { array(handles, len, what) }?;
-    // SAFETY: the caller's promise is the same for each of them.
-    handles.iter().map(|handle| unsafe { shared(*handle) }).collect()
+    let mut looked_at = memory::room(handles.len())?;
+    for handle in handles {
+        // SAFETY: the caller's promise is the same for each of them.
+        looked_at.push(unsafe { shared(*handle) }?);
+    }
+    Ok(looked_at)
 }
 
 /// A buffer that a call fills from its start; nothing is read from it.
@@ -523,8 +556,8 @@ mod tests {
         let line = line!() - 1;
         let items = || (0..8).collect::<Vec<u32>>();
         let pool = Pool::new(3);
-        assert_eq!(told(|| Ok(pool.map(items(), work).len() as c_int)), fault_at(line, "item 5"));
-        assert_eq!(told(|| Ok(map_ordered(3, items(), work).len() as c_int)), fault_at(line, "item 5"));
+        assert_eq!(told(|| Ok(c_int::from(pool.map(items(), work)?.is_empty()))), fault_at(line, "item 5"));
+        assert_eq!(told(|| Ok(c_int::from(map_ordered(3, items(), work)?.is_empty()))), fault_at(line, "item 5"));
         let parts = vec![4, 5, 6];
         assert_eq!(told(|| Ok(pool.alongside(parts, |part| _ = work(part), || 0))), fault_at(line, "item 5"));
         assert_eq!(

@@ -7,10 +7,10 @@ use super::image::{OpenImage, checkmap_image, name};
 use super::lent::Checkpoints;
 use super::options::{CHECKMAP_OPT_DRY_RUN, CHECKMAP_OPT_FORCE_INCONSISTENT, Options, checkmap_opts};
 use super::values::{
-    CHECKMAP_CHECKPOINT_INCONSISTENT, CHECKMAP_CHECKPOINT_RECORDING, CHECKMAP_CHECKPOINT_UNORDERED,
-    CHECKMAP_CHECKPOINT_UNUSABLE, checkmap_checkpoint,
+    CHECKMAP_CHECKPOINT_GAP, CHECKMAP_CHECKPOINT_INCONSISTENT, CHECKMAP_CHECKPOINT_RECORDING,
+    CHECKMAP_CHECKPOINT_UNORDERED, CHECKMAP_CHECKPOINT_UNUSABLE, checkmap_checkpoint,
 };
-use crate::chain::{Checkpoint, Plan};
+use crate::chain::{BitmapState, Checkpoint, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use crate::image::{DiffRequest, Image, Summary};
@@ -40,27 +40,40 @@ pub(super) unsafe fn change(
         open.lent().warn(&plan.risks);
         if options.has(CHECKMAP_OPT_DRY_RUN) {
             let warnings = open.image.rehearse(&plan, &mut options)?;
-            open.lent().warn(&plan.warnings);
-            open.lent().warn(&warnings);
+            let mut lent = open.lent();
+            lent.warn(&plan.warnings);
+            lent.warn(&warnings);
             return Ok(0);
         }
+        let before = open.image.bitmaps();
         let committed = open.image.commit(&plan, &mut options);
-        let mut lent = open.lent();
-        match committed {
-            Ok(warnings) => {
-                lent.end_change();
-                lent.warn(&plan.warnings);
-                lent.warn(&warnings);
-                Ok(0)
-            }
-            Err(error) => {
-                if error.kind() == ErrorKind::CommitInDoubt {
-                    lent.outdate();
-                }
-                Err(error)
-            }
-        }
+        conclude(&open, &before, &plan.warnings, committed)
     })
+}
+
+/// Ends a change: of what was handed out nothing is good any more where it succeeded, and then `warnings` are true.
+pub(super) fn conclude(
+    open: &OpenImage,
+    before: &[BitmapState],
+    warnings: &[String],
+    committed: Result<Vec<String>>,
+) -> Result<c_int> {
+    let is_as_before = open.image.bitmaps() == before;
+    let mut lent = open.lent();
+    match committed {
+        Ok(more) => {
+            lent.end_change();
+            lent.warn(warnings);
+            lent.warn(&more);
+            Ok(0)
+        }
+        Err(error) => {
+            if error.kind() == ErrorKind::CommitInDoubt || !is_as_before {
+                lent.outdate();
+            }
+            Err(error)
+        }
+    }
 }
 
 /// Creates a checkpoint of now, in one atomic step: the bitmap before it is frozen, a new one records.
@@ -147,6 +160,25 @@ pub unsafe extern "C" fn checkmap_checkpoint_delete_inconsistent(
     unsafe { change(image, opts, plan) }
 }
 
+/// Makes a checkpoint the first one, in one atomic step: the bitmaps of all older ones are dropped, also those before gaps.
+///
+/// Of the options it takes `progress`, `model` and the flag DRY_RUN. Fails with `-ENOENT`; `-EPROTO` for cumulative
+/// checkpoints, and where several gaps leave it open which checkpoints are older; and as `checkmap_checkpoint_create()`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_checkpoint_drop_before(
+    image: *mut checkmap_image,
+    name: *const c_char,
+    len: usize,
+    opts: *const checkmap_opts,
+) -> c_int {
+    let plan = |image: &Image, options: &Options| {
+        // SAFETY: the caller's promise for `name`.
+        image.plan_drop_before(&unsafe { self::name(name, len) }?, options.model)
+    };
+    // SAFETY: the caller's promise for `image` and `opts`.
+    unsafe { change(image, opts, plan) }
+}
+
 /// Renames a checkpoint in one atomic step.
 ///
 /// Fails with `-ENOENT`, `-EEXIST`, `-EINVAL` and `-ENAMETOOLONG` for a new name that cannot be, and as
@@ -228,6 +260,7 @@ fn flags_of(checkpoint: &Checkpoint) -> u32 {
         | flag(checkpoint.inconsistent, CHECKMAP_CHECKPOINT_INCONSISTENT)
         | flag(checkpoint.unusable, CHECKMAP_CHECKPOINT_UNUSABLE)
         | flag(!checkpoint.ordered, CHECKMAP_CHECKPOINT_UNORDERED)
+        | flag(checkpoint.gap, CHECKMAP_CHECKPOINT_GAP)
 }
 
 /// The checkpoints, kept in the handle for as long as C may hold pointers to their names.

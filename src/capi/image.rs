@@ -374,7 +374,7 @@ pub unsafe extern "C" fn checkmap_image_check(
         let mut options = unsafe { Options::read(opts) }?;
         // SAFETY: the caller's promise for `image`.
         let open: Shared<'_, OpenImage> = unsafe { shared(image) }?;
-        out.put(give(report_of(open.image.check(&mut options)?)));
+        out.put(give(report_of(open.image.check(&mut options)?)?));
         Ok(0)
     })
 }

@@ -26,7 +26,11 @@ pub const CHECKMAP_OPT_FORCE_INCONSISTENT: u32 = 2;
 /// Find out whether the change could be made, and make none.
 pub const CHECKMAP_OPT_DRY_RUN: u32 = 4;
 
-const FLAGS: u32 = CHECKMAP_OPT_TOP_LAYER_ONLY | CHECKMAP_OPT_FORCE_INCONSISTENT | CHECKMAP_OPT_DRY_RUN;
+/// Drop also the bitmaps that belong to no checkpoint: somebody else may need them.
+pub const CHECKMAP_OPT_FOREIGN_TOO: u32 = 8;
+
+const FLAGS: u32 =
+    CHECKMAP_OPT_TOP_LAYER_ONLY | CHECKMAP_OPT_FORCE_INCONSISTENT | CHECKMAP_OPT_DRY_RUN | CHECKMAP_OPT_FOREIGN_TOO;
 
 /// In options: the model that the image's bitmaps show. In facts: there are no bitmaps.
 pub const CHECKMAP_MODEL_NONE: u32 = 0;

@@ -6,7 +6,9 @@ use super::values::{
     CHECKMAP_SEVERITY_ERROR, CHECKMAP_SEVERITY_LEAK, CHECKMAP_SEVERITY_UNUSABLE, CHECKMAP_SEVERITY_WARNING,
     checkmap_problem,
 };
+use crate::error::Result;
 use crate::image::{CheckReport, Severity};
+use crate::memory;
 use crate::segment;
 use std::ffi::CString;
 
@@ -36,7 +38,7 @@ struct Problem {
     severity: u32,
 }
 
-pub(super) fn report_of(found: CheckReport) -> Report {
+pub(super) fn report_of(found: CheckReport) -> Result<Report> {
     let severity = |severity| match severity {
         Severity::Error => CHECKMAP_SEVERITY_ERROR,
         Severity::Unusable => CHECKMAP_SEVERITY_UNUSABLE,
@@ -49,27 +51,27 @@ pub(super) fn report_of(found: CheckReport) -> Report {
         offset: problem.offset,
         severity: severity(problem.severity),
     });
-    Report {
+    Ok(Report {
         errors: found.errors,
         unusable: found.unusable,
         leaked_bytes: found.leaked_bytes,
-        problems: problems.collect(),
-    }
+        problems: memory::gather(problems)?,
+    })
 }
 
-pub(super) fn report_of_segment(problems: &[segment::Problem]) -> Report {
+pub(super) fn report_of_segment(problems: &[segment::Problem]) -> Result<Report> {
     let as_ours = |problem: &segment::Problem| Problem {
         structure: text(&problem.structure),
         message: text(&problem.message),
         offset: Some(problem.offset),
         severity: CHECKMAP_SEVERITY_ERROR,
     };
-    Report {
+    Ok(Report {
         errors: problems.len() as u64,
         unusable: 0,
         leaked_bytes: 0,
-        problems: problems.iter().map(as_ours).collect(),
-    }
+        problems: memory::gather(problems.iter().map(as_ours))?,
+    })
 }
 
 /// Frees a report. NULL is fine.

@@ -15,10 +15,11 @@ use crate::bitmap::Bitmap;
 use crate::error::{Error, Result};
 use crate::geometry::Extent;
 use crate::io::replace::Target;
+use crate::memory;
 use crate::segment::{self, MergeOptions, Segment, Side, Summary};
 use crate::storage::FileStorage;
 use std::ffi::{c_char, c_int};
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::mem;
 use std::sync::Arc;
 
@@ -307,7 +308,7 @@ pub unsafe extern "C" fn checkmap_segment_check(
         let mut options = unsafe { Options::read(opts) }?;
         // SAFETY: the caller's promise for `segment`.
         let segment = unsafe { shared(segment) }?;
-        out.put(give(report_of_segment(&segment.check(&mut options)?)));
+        out.put(give(report_of_segment(&segment.check(&mut options)?)?));
         Ok(0)
     })
 }
@@ -351,11 +352,8 @@ pub unsafe extern "C" fn checkmap_segment_write_fd(
         let told = unsafe { Told::new(info) }?;
         // SAFETY: the caller's promise for `bitmap`.
         let bitmap = unsafe { shared(bitmap) }?;
-        let (file, path) = duplicate(fd)?;
-        let mut out = BufWriter::new(file);
-        let written = write_bitmap(&bitmap, &mut out).map_err(|error| error.in_file(&path))?;
-        out.flush().map_err(|error| failed(error).in_file(&path))?;
-        told.tell(&written);
+        let (mut file, path) = duplicate(fd)?;
+        told.tell(&write_bitmap(&bitmap, &mut file).map_err(|error| error.in_file(&path))?);
         Ok(0)
     })
 }
@@ -392,7 +390,7 @@ pub unsafe extern "C" fn checkmap_segment_merge(
         let segments = unsafe { handles(segments, n, "the array of segments") }?;
         // SAFETY: the caller's promise for `path`; the name of the function is only shadowed here.
         let path = unsafe { self::path(path, path_len) }?;
-        let segments: Vec<&Segment> = segments.iter().map(|segment| &**segment).collect();
+        let segments: Vec<&Segment> = memory::gather(segments.iter().map(|segment| &**segment))?;
         let target = Target::new(&path)?;
         let how = merge_options(&options);
         told.tell(&replace(target, |out| segment::merge(&segments, out, &how, &mut options))?);
@@ -415,7 +413,7 @@ pub unsafe extern "C" fn checkmap_segment_merge_info(
         let mut options = unsafe { Options::read(opts) }?;
         // SAFETY: the caller's promise for `segments` and the handles in it.
         let segments = unsafe { handles(segments, n, "the array of segments") }?;
-        let segments: Vec<&Segment> = segments.iter().map(|segment| &**segment).collect();
+        let segments: Vec<&Segment> = memory::gather(segments.iter().map(|segment| &**segment))?;
         let how = merge_options(&options);
         Told(Some(facts)).tell(&segment::count(&segments, &how, &mut options)?);
         Ok(0)
@@ -431,9 +429,9 @@ fn merge_options(options: &Options) -> MergeOptions {
 /// Writes what `write` writes into a new file, and puts it in the place of `target` when it is whole and durable.
 fn replace(target: Target, write: impl FnOnce(&mut dyn Write) -> Result<Summary>) -> Result<Summary> {
     let path = target.path().to_owned();
-    let mut out = BufWriter::with_capacity(1 << 20, target.begin()?);
+    // What is written comes in large pieces.
+    let mut out = target.begin()?;
     let summary = write(&mut out).map_err(|error| error.in_file(&path))?;
-    let written = out.into_inner().map_err(|error| failed(error.into_error()).in_file(&path))?;
-    written.sync()?.commit()?;
+    out.sync()?.commit()?;
     Ok(summary)
 }

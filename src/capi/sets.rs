@@ -6,6 +6,7 @@ use super::options::{Options, checkmap_opts};
 use crate::bitmap::Bitmap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
+use crate::memory;
 use crate::progress::{Observer, Step};
 use std::ffi::c_int;
 use std::ptr;
@@ -47,7 +48,8 @@ unsafe fn union(
             if sources.is_empty() {
                 return Ok(0);
             }
-            let all: Vec<&Bitmap> = std::iter::once(&*target).chain(sources.iter().map(|source| &**source)).collect();
+            let all = std::iter::once(&*target).chain(sources.iter().map(|source| &**source));
+            let all: Vec<&Bitmap> = memory::gather(all)?;
             unite(&all, Some(target.granularity()), &mut options)?
         };
         // SAFETY: the caller's promise for `dst`; the references above are gone.
@@ -114,7 +116,7 @@ pub unsafe extern "C" fn checkmap_bitmap_union_new_with(
         let mut options = unsafe { Options::read(opts) }?;
         // SAFETY: the caller's promise for `src` and the handles in it.
         let sources = unsafe { handles(src, n, "the array of bitmaps") }?;
-        let sources: Vec<&Bitmap> = sources.iter().map(|source| &**source).collect();
+        let sources: Vec<&Bitmap> = memory::gather(sources.iter().map(|source| &**source))?;
         let granularity = if granularity == 0 { None } else { Some(Granularity::from_bytes(granularity)?) };
         out.put(give(unite(&sources, granularity, &mut options)?));
         Ok(0)

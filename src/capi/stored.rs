@@ -2,10 +2,10 @@
 //! order of their own in them. Must never know what their names mean.
 
 use super::bitmap::checkmap_bitmap;
-use super::boundary::{Out, Room, array, count, give, guard, handle_out, shared, signed, within};
-use super::checkpoint::change;
+use super::boundary::{Out, Room, array, count, exclusive, give, guard, handle_out, shared, signed, within};
+use super::checkpoint::{change, conclude};
 use super::image::{OpenImage, checkmap_image, name};
-use super::options::{Options, checkmap_opts};
+use super::options::{CHECKMAP_OPT_DRY_RUN, CHECKMAP_OPT_FOREIGN_TOO, Options, checkmap_opts};
 use super::values::{
     CHECKMAP_CHECKPOINT_INCONSISTENT, CHECKMAP_CHECKPOINT_RECORDING, CHECKMAP_CHECKPOINT_UNUSABLE, checkmap_stored,
     checkmap_summary,
@@ -142,4 +142,50 @@ pub unsafe extern "C" fn checkmap_stored_merge(
     };
     // SAFETY: the caller's promise for `image` and `opts`.
     unsafe { change(image, opts, plan) }
+}
+
+/// Drops one stored bitmap, in one atomic step, whatever it belongs to and in whatever state it is. Nothing absorbs what it
+/// recorded: a checkpoint that loses its bitmap leaves a gap.
+///
+/// Of the options it takes `progress` and the flag DRY_RUN. Fails with `-ENOENT`, and as `checkmap_checkpoint_create()`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_stored_drop(
+    image: *mut checkmap_image,
+    name: *const c_char,
+    len: usize,
+    opts: *const checkmap_opts,
+) -> c_int {
+    let plan = |image: &Image, _: &Options| {
+        // SAFETY: the caller's promise for `name`.
+        image.plan_drop_bitmap(&unsafe { self::name(name, len) }?)
+    };
+    // SAFETY: the caller's promise for `image` and `opts`.
+    unsafe { change(image, opts, plan) }
+}
+
+/// Drops all bitmaps with their directory, in one atomic step, damaged or not: also where damage in it keeps QEMU from
+/// opening the image. What is lost, and what room cannot be reclaimed, is said by `checkmap_image_warning()`.
+///
+/// Of the options it takes `progress` and the flags DRY_RUN and FOREIGN_TOO. Without the latter, `-EEXIST` where bitmaps that
+/// belong to no checkpoint would go too. Otherwise fails as `checkmap_checkpoint_create()`. Without bitmaps nothing happens.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_stored_drop_all(image: *mut checkmap_image, opts: *const checkmap_opts) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `opts`.
+        let mut options = unsafe { Options::read(opts) }?;
+        // SAFETY: the caller's promise for `image`.
+        let mut open = unsafe { exclusive(image) }?;
+        open.lent().begin_change();
+        let foreign_too = options.has(CHECKMAP_OPT_FOREIGN_TOO);
+        let loss = open.image.loss_of_all();
+        if options.has(CHECKMAP_OPT_DRY_RUN) {
+            let warnings = open.image.rehearse_drop_all(foreign_too, &mut options)?;
+            open.lent().warn(&loss.warnings);
+            open.lent().warn(&warnings);
+            return Ok(0);
+        }
+        let before = open.image.bitmaps();
+        let dropped = open.image.drop_all(foreign_too, &mut options);
+        conclude(&open, &before, &loss.warnings, dropped)
+    })
 }

@@ -43,8 +43,10 @@ pub const CHECKMAP_CHECKPOINT_RECORDING: u32 = 1;
 pub const CHECKMAP_CHECKPOINT_INCONSISTENT: u32 = 2;
 /// The bitmap has a type or extra data that this library does not know.
 pub const CHECKMAP_CHECKPOINT_UNUSABLE: u32 = 4;
-/// Nobody can tell where among the others this checkpoint stands (cumulative checkpoints only).
+/// Nobody can tell where among the others this checkpoint stands: a cumulative one, or one between several gaps.
 pub const CHECKMAP_CHECKPOINT_UNORDERED: u32 = 8;
+/// The bitmap before this checkpoint is missing: no diff can cross this gap. The parent is NULL then.
+pub const CHECKMAP_CHECKPOINT_GAP: u32 = 16;
 
 /// A point in time. Frozen.
 #[repr(C)]

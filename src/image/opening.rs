@@ -3,7 +3,7 @@
 //! is in it.
 
 use super::Access;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, in_words};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{FileStat, SFlag, fstat};
 use std::fs::{File, OpenOptions};
@@ -55,8 +55,8 @@ pub(super) fn reopen(given: BorrowedFd<'_>, access: Access) -> Result<File> {
         let error = io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device");
         return Err(Error::io("cannot be used as an image", error));
     }
-    let file =
-        open_nonblocking(&path_of(given), access == Access::Write).map_err(|error| no_locks(&error.to_string()))?;
+    let opened = open_nonblocking(&path_of(given), access == Access::Write);
+    let file = opened.map_err(|error| no_locks(&in_words(&error)))?;
     check_same(&file, &stat)?;
     Ok(file)
 }

@@ -37,10 +37,10 @@ const MOST_LINKS: usize = 40;
 /// ```
 #[derive(Debug)]
 pub struct Target {
-    /// The file behind all links, from the root on.
-    path: PathBuf,
     /// As the caller named it.
-    given: PathBuf,
+    path: PathBuf,
+    /// The file behind all links, from the root on.
+    behind: PathBuf,
     /// What stands there now.
     old: Option<Metadata>,
 }
@@ -50,18 +50,18 @@ impl Target {
     /// [`ErrorKind::InvalidArgument`]; a folder that is not there is an error of the system.
     pub fn new(path: &Path) -> Result<Self> {
         let (behind, old) = find(path).map_err(|error| error.in_file(path))?;
-        Ok(Self { path: behind, given: path.to_owned(), old })
+        Ok(Self { path: path.to_owned(), behind, old })
     }
 
     /// The path as it was given.
     pub fn path(&self) -> &Path {
-        &self.given
+        &self.path
     }
 
     /// Refuses to replace `file`, of which the caller says what it is; by whatever name or link it was reached.
     pub fn refuse(&self, file: FileId, what: &str) -> Result<()> {
         match &self.old {
-            Some(old) if FileId::of(old) == file => Err(refused(&format!("it is {what}")).in_file(&self.given)),
+            Some(old) if FileId::of(old) == file => Err(refused(&format!("it is {what}")).in_file(&self.path)),
             _ => Ok(()),
         }
     }
@@ -72,7 +72,7 @@ impl Target {
         let longest = DISK_IMAGES.iter().map(|start| start.len()).max().unwrap_or(0);
         let mut start = Vec::with_capacity(longest);
         // A pipe that came in between must not block.
-        let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&self.path).and_then(|file| {
+        let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&self.behind).and_then(|file| {
             // What stands there now may not be what was looked at.
             match FileId::of(&file.metadata()?) == FileId::of(old) {
                 true => file.take(longest as u64).read_to_end(&mut start),
@@ -82,11 +82,11 @@ impl Target {
         let is_image = DISK_IMAGES.iter().any(|image| start.starts_with(image));
         match opened {
             Ok(_) if is_image => {
-                Err(refused("it is a disk image").advise("remove it first if you mean it").in_file(&self.given))
+                Err(refused("it is a disk image").advise("remove it first if you mean it").in_file(&self.path))
             }
             Ok(_) => Ok(()),
             // Who may not look at it would replace what cannot be known.
-            Err(error) => Err(Error::io("cannot look at what would be replaced", error).in_file(&self.given)),
+            Err(error) => Err(Error::io("cannot look at what would be replaced", error).in_file(&self.path)),
         }
     }
 
@@ -94,8 +94,8 @@ impl Target {
     /// [`Target::refuse_disk_image`] does.
     pub fn begin(self) -> Result<Replacement> {
         self.refuse_disk_image()?;
-        let failed = |error: io::Error| cannot_write(error).in_file(&self.given);
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        let failed = |error: io::Error| cannot_write(error).in_file(&self.path);
+        let folder = self.behind.parent().unwrap_or(Path::new("/"));
         // Opened now, so that what can fail fails before anything is done.
         let opened = File::open(folder).map_err(|error| failed(of_system(error)))?;
         // Nobody may read of it more than of the old one, not for a moment.
@@ -123,7 +123,7 @@ pub struct Replacement {
 impl Replacement {
     /// Makes all that was written durable.
     pub fn sync(self) -> Result<Synced> {
-        let failed = |error| cannot_write(error).in_file(&self.target.given);
+        let failed = |error| cannot_write(error).in_file(&self.target.path);
         self.temporary.as_file().sync_all().map_err(failed)?;
         Ok(Synced(self))
     }
@@ -152,13 +152,13 @@ impl Synced {
         let Replacement { target, folder, temporary } = self.0;
         // While the file was made, something else may have come to stand there.
         target.look_again()?;
-        temporary.persist(&target.path).map_err(|error| cannot_write(error.error).in_file(&target.given))?;
+        temporary.persist(&target.behind).map_err(|error| cannot_write(error.error).in_file(&target.path))?;
         folder.sync_all().map_err(|error| {
             let message = "the new content stands, but its folder could not be made durable";
             Error::io(message, error)
                 .with_kind(ErrorKind::CommitInDoubt)
                 .advise("after a power cut the old content could be back: write it again")
-                .in_file(&target.given)
+                .in_file(&target.path)
         })
     }
 }
@@ -166,10 +166,10 @@ impl Synced {
 impl Target {
     /// Refuses what would be refused if the target were looked at now.
     fn look_again(&self) -> Result<()> {
-        let again = Self::new(&self.path)?;
-        match again.path == self.path {
+        let again = Self::new(&self.behind)?;
+        match again.behind == self.behind {
             true => again.refuse_disk_image(),
-            false => Err(refused("a link came to stand there meanwhile").in_file(&self.given)),
+            false => Err(refused("a link came to stand there meanwhile").in_file(&self.path)),
         }
     }
 }

@@ -8,6 +8,7 @@ use super::layout::{DIRECTORY, ENTRY_BYTES, Entry, PAGE_ENTRIES, TOUCH, TRAILER,
 use super::read::{READ_BYTES, Segment, SpanReader};
 use crate::bitmap::chunks::View;
 use crate::error::{ErrorKind, Result};
+use crate::memory;
 use crate::progress::{Observer, tell};
 
 const PHASE: &str = "checking containers";
@@ -45,7 +46,8 @@ impl Segment<'_> {
             }
             let page = match self.page(number) {
                 Err(error) if error.kind() == ErrorKind::Damaged => {
-                    problems.push(Problem::new(DIRECTORY, error.offset().unwrap_or(total), error.message()));
+                    let problem = Problem::new(DIRECTORY, error.offset().unwrap_or(total), error.message());
+                    memory::push(&mut problems, problem)?;
                     (whole, before) = (None, None);
                     continue;
                 }
@@ -55,7 +57,7 @@ impl Segment<'_> {
                 && before.touches(first)
             {
                 let offset = total + (number * PAGE_ENTRIES * ENTRY_BYTES) as u64;
-                problems.push(Problem::new(DIRECTORY, offset, TOUCH));
+                memory::push(&mut problems, Problem::new(DIRECTORY, offset, TOUCH))?;
             }
             before = page.last().copied();
             tell(observer, PHASE, page.iter().map(|entry| entry.offset).max().unwrap_or(0).min(total), total)?;
@@ -63,30 +65,31 @@ impl Segment<'_> {
                 if problems.len() >= MOST_PROBLEMS {
                     return Ok(problems);
                 }
-                let mut wrong =
-                    |offset: u64, message: &str| problems.push(Problem::new(&entry.structure(), offset, message));
+                let mut wrong = |offset: u64, message: &str| {
+                    memory::push(&mut problems, Problem::new(&entry.structure(), offset, message))
+                };
                 let bytes = reader.container(self, number * PAGE_ENTRIES + place, READ_BYTES)?;
                 match self.decode(&mut decoder, entry, bytes) {
                     Err(error) if error.kind() == ErrorKind::Damaged => {
-                        wrong(entry.offset, error.message());
+                        wrong(entry.offset, error.message())?;
                         whole = None;
                     }
                     Err(error) => return Err(error),
                     Ok(view) => whole.iter_mut().for_each(|whole| whole.add(entry, &view)),
                 }
                 if !reader.is_padded(entry) {
-                    wrong(entry.offset + u64::from(entry.len), "the bytes up to the next container are not zero");
+                    wrong(entry.offset + u64::from(entry.len), "the bytes up to the next container are not zero")?;
                 }
             }
         }
         let trailer = self.summary().file_bytes - TRAILER_BYTES as u64;
         if whole.as_ref().is_some_and(|whole| whole.chunks != self.summary().chunks) {
             let message = "the number of chunks is not that of the directory";
-            problems.push(Problem::new(TRAILER, trailer, message));
+            memory::push(&mut problems, Problem::new(TRAILER, trailer, message))?;
         }
         if whole.is_some_and(|whole| whole.extents != self.summary().extents) {
             let message = "the number of extents is not that of the containers";
-            problems.push(Problem::new(TRAILER, trailer + 16, message));
+            memory::push(&mut problems, Problem::new(TRAILER, trailer + 16, message))?;
         }
         tell(observer, PHASE, total, total)?;
         Ok(problems)

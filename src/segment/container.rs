@@ -6,12 +6,33 @@
 use super::layout::{ARRAY_MAX, Entry, RUNS_MAX};
 use crate::bitmap::chunks::{CHUNK_GRANULES, Form, Pair, Sparse, View, Words, little_endian};
 use crate::checksum::crc32c;
+use crate::memory::{self, OutOfMemory};
 use std::borrow::Cow;
 
 const WRONG_SUM: &str = "the checksum is wrong";
 const WRONG_COUNT: &str = "it does not hold as many granules as the directory says";
 
 static NO_WORDS: Words = [0; 1024];
+
+/// Why a container cannot be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Refusal {
+    /// The rule that it breaks.
+    Broken(&'static str),
+    OutOfMemory,
+}
+
+impl From<&'static str> for Refusal {
+    fn from(rule: &'static str) -> Self {
+        Self::Broken(rule)
+    }
+}
+
+impl From<OutOfMemory> for Refusal {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
 
 /// Reads containers where they lie; where bytes cannot be read as numbers in their place, one at a time is copied.
 #[derive(Debug, Default)]
@@ -26,46 +47,50 @@ impl Decoder {
     /// The most memory that a decoder takes.
     pub(super) const HEAP_BYTES: u64 = 3 * 8192;
 
-    /// Reads the container of `entry`, whose chunk has `granules`; says which rule it breaks.
-    pub(super) fn decode<'a>(
-        &'a mut self,
-        entry: &Entry,
-        bytes: &'a [u8],
-        granules: u32,
-    ) -> Result<View<'a>, &'static str> {
+    /// Reads the container of `entry`, whose chunk has `granules`.
+    pub(super) fn decode<'a>(&'a mut self, entry: &Entry, bytes: &'a [u8], granules: u32) -> Result<View<'a>, Refusal> {
         if crc32c(bytes) != entry.sum {
-            return Err(WRONG_SUM);
+            return Err(WRONG_SUM.into());
         }
-        let view = self.view(entry.form, bytes);
+        let view = self.view(entry.form, bytes)?;
         if view.checked_ones()? != entry.ones {
-            return Err(WRONG_COUNT);
+            return Err(WRONG_COUNT.into());
         }
         if granules < CHUNK_GRANULES && view.last().is_some_and(|last| u32::from(last) >= granules) {
-            return Err("dirty granules lie past the end of the disk");
+            return Err("dirty granules lie past the end of the disk".into());
         }
         Ok(view)
     }
 
     /// What [`Decoder::decode`] gives of bytes that it has checked before.
-    pub(super) fn view<'a>(&'a mut self, form: Form, bytes: &'a [u8]) -> View<'a> {
-        match form {
+    pub(super) fn view<'a>(&'a mut self, form: Form, bytes: &'a [u8]) -> memory::Result<View<'a>> {
+        Ok(match form {
             Form::Full => View::Full,
             Form::Sparse => View::Sparse(Sparse::uncounted(bytes)),
-            Form::Array => View::Array(in_place(bytes).unwrap_or_else(|| {
-                let values = bytes.as_chunks().0.iter().map(|value| u16::from_le_bytes(*value));
-                refill(&mut self.array, ARRAY_MAX as usize, values)
-            })),
-            Form::Words => View::Words(in_place(bytes).and_then(<[Words]>::first).unwrap_or_else(|| {
-                let mut words = NO_WORDS;
-                let numbers = bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
-                words.iter_mut().zip(numbers).for_each(|(word, number)| *word = number);
-                refill(&mut self.words, 1, [words]).first().unwrap_or(&NO_WORDS)
-            })),
-            Form::Runs => View::Runs(in_place(bytes).unwrap_or_else(|| {
-                let bounds = |[a, b, c, d]: &[u8; 4]| [u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d])];
-                refill(&mut self.runs, RUNS_MAX as usize, bytes.as_chunks().0.iter().map(bounds))
-            })),
-        }
+            Form::Array => View::Array(match in_place(bytes) {
+                Some(array) => array,
+                None => {
+                    let values = bytes.as_chunks().0.iter().map(|value| u16::from_le_bytes(*value));
+                    refill(&mut self.array, ARRAY_MAX as usize, values)?
+                }
+            }),
+            Form::Words => View::Words(match in_place(bytes).and_then(<[Words]>::first) {
+                Some(words) => words,
+                None => {
+                    let mut words = NO_WORDS;
+                    let numbers = bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
+                    words.iter_mut().zip(numbers).for_each(|(word, number)| *word = number);
+                    refill(&mut self.words, 1, [words])?.first().unwrap_or(&NO_WORDS)
+                }
+            }),
+            Form::Runs => View::Runs(match in_place(bytes) {
+                Some(runs) => runs,
+                None => {
+                    let bounds = |[a, b, c, d]: &[u8; 4]| [u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d])];
+                    refill(&mut self.runs, RUNS_MAX as usize, bytes.as_chunks().0.iter().map(bounds))?
+                }
+            }),
+        })
     }
 }
 
@@ -75,11 +100,11 @@ fn in_place<T: bytemuck::Pod>(bytes: &[u8]) -> Option<&[T]> {
 }
 
 /// Puts `items`, `most` at most, in the place of what a buffer had.
-fn refill<T>(buffer: &mut Vec<T>, most: usize, items: impl IntoIterator<Item = T>) -> &[T] {
+fn refill<T>(buffer: &mut Vec<T>, most: usize, items: impl IntoIterator<Item = T>) -> memory::Result<&[T]> {
     buffer.clear();
-    buffer.reserve_exact(most);
+    buffer.try_reserve_exact(most)?;
     buffer.extend(items.into_iter().take(most));
-    buffer
+    Ok(buffer)
 }
 
 /// As [`count_before`] of what [`Decoder::decode`] gives, for words of a whole chunk: nothing is copied.

@@ -9,8 +9,9 @@ use super::layout::{
 use super::read::{read_exact, with_bytes};
 use crate::checksum::crc32c;
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 use crate::storage::Storage;
-use std::sync::OnceLock;
+use once_cell::race::OnceBox;
 
 /// Where many pages are wanted, so many are read at once.
 const PAGES_AT_ONCE: usize = 64;
@@ -26,8 +27,8 @@ pub(super) struct Directory {
 #[derive(Clone, Debug)]
 struct Page {
     place: Place,
-    /// Empty until somebody asks.
-    entries: OnceLock<Box<[Entry]>>,
+    /// Empty until somebody asks. Who asks never waits for another who reads them too.
+    entries: OnceBox<Box<[Entry]>>,
 }
 
 impl Directory {
@@ -35,20 +36,18 @@ impl Directory {
     pub(super) fn open(storage: &dyn Storage, summary: Summary, sum: u32) -> Result<Self> {
         let base = summary.index_offset();
         let damaged = |what: &str, at: u64| Error::new(ErrorKind::Damaged, what).at(INDEX, at);
-        let mut pages: Vec<Page> = Vec::new();
         let wanted = usize::try_from(summary.pages()).ok();
-        let len = wanted.and_then(|wanted| wanted.checked_mul(PLACE_BYTES));
-        let room = wanted.filter(|wanted| pages.try_reserve_exact(*wanted).is_ok()).and(len);
-        let Some(len) = room else {
-            let message = format!("{} entries are more than this machine's memory holds", summary.entries);
+        let Some((wanted, len)) = wanted.and_then(|wanted| Some((wanted, wanted.checked_mul(PLACE_BYTES)?))) else {
+            let message = format!("{} entries are more than this machine can address", summary.entries);
             return Err(Error::new(ErrorKind::Unsupported, message).at(INDEX, base));
         };
+        let mut pages: Vec<Page> = memory::room(wanted)?;
         with_bytes(storage, INDEX, base, len, |bytes| {
             if crc32c(bytes) != sum {
                 return Err(damaged("the checksum is wrong", base));
             }
             let places = bytes.as_chunks().0.iter().map(Place::decode);
-            pages.extend(places.map(|place| Page { place, entries: OnceLock::new() }));
+            pages.extend(places.map(|place| Page { place, entries: OnceBox::new() }));
             Ok(())
         })?;
         check_places(&summary, pages.iter().map(|page| page.place))
@@ -88,7 +87,7 @@ impl Directory {
         }
         let (offset, len) = self.whereabouts(number, 1);
         let entries = with_bytes(storage, DIRECTORY, offset, len, |bytes| self.decode(number, bytes))?;
-        Ok(page.entries.get_or_init(|| entries))
+        Ok(page.entries.get_or_init(|| Box::new(entries)))
     }
 
     /// Reads every page that was not read yet.
@@ -100,12 +99,12 @@ impl Directory {
                 continue;
             }
             let (offset, len) = self.whereabouts(first, PAGES_AT_ONCE);
-            buffer.resize(len, 0);
+            memory::resize(&mut buffer, len)?;
             read_exact(storage, DIRECTORY, offset, &mut buffer)?;
             for ((number, page), bytes) in pages.zip(buffer.chunks(PAGE_BYTES)) {
                 if page.entries.get().is_none() {
                     let entries = self.decode(number, bytes)?;
-                    page.entries.get_or_init(|| entries);
+                    page.entries.get_or_init(|| Box::new(entries));
                 }
             }
         }
@@ -138,7 +137,7 @@ impl Directory {
         }
         let mut reader = PageReader::new(&self.summary, &page.place);
         let encoded = bytes.as_chunks().0;
-        let mut entries = Vec::with_capacity(encoded.len());
+        let mut entries = memory::room(encoded.len())?;
         for (entry, bytes) in (0..).zip(encoded) {
             entries.push(reader.take(bytes).map_err(|what| damaged(what, base + entry * ENTRY_BYTES as u64))?);
         }

@@ -6,6 +6,7 @@ use super::container::Decoder;
 use super::read::{READ_BYTES, Segment, SpanReader};
 use crate::error::Result;
 use crate::geometry::Extent;
+use crate::memory;
 use std::collections::VecDeque;
 use std::fmt;
 use std::iter::FusedIterator;
@@ -57,12 +58,18 @@ impl<'a> Extents<'a> {
         let base = u64::from(entry.key) << 16;
         let end = u64::from(entry.end()) << 16;
         let ready = &mut self.ready;
-        let mut take = |first: u64, end: u64| match ready.back_mut() {
-            Some((_, last)) if *last == first => *last = end,
-            _ => ready.push_back((first, end)),
+        let mut take = |first: u64, end: u64| -> memory::Result<()> {
+            match ready.back_mut() {
+                Some((_, last)) if *last == first => *last = end,
+                _ => {
+                    ready.try_reserve(1)?;
+                    ready.push_back((first, end));
+                }
+            }
+            Ok(())
         };
         if entry.is_full() {
-            take(base.max(window.start), end.min(window.end));
+            take(base.max(window.start), end.min(window.end))?;
             self.is_done = false;
             return Ok(());
         }
@@ -70,9 +77,11 @@ impl<'a> Extents<'a> {
         self.ahead = (self.ahead * 2).clamp(8192, READ_BYTES);
         let view = self.segment.decode(&mut self.decoder, entry, bytes)?;
         let inside = |granule: u64| u16::try_from(granule.saturating_sub(base)).unwrap_or(u16::MAX);
+        let mut taken = Ok(());
         view.runs_within(inside(window.start), inside(window.end - 1), |first, last| {
-            take(base + u64::from(first), base + u64::from(last) + 1);
+            taken = taken.and_then(|()| take(base + u64::from(first), base + u64::from(last) + 1));
         });
+        taken?;
         self.is_done = false;
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, Pair, Union, View};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault::{self, Fault};
 use crate::geometry::check_disk;
+use crate::memory;
 use crate::pool::Pool;
 use crate::progress::{Observer, tell};
 use std::io::Write;
@@ -79,20 +80,21 @@ fn unite(
     check_disk(first.size_bytes(), granularity)?;
     let header = Header { size_bytes: first.size_bytes(), granularity };
     let shift = |segment: &Segment<'_>| segment.granularity().bits() - granularity.bits();
-    let inputs: Vec<Input<'_>> = segments.iter().map(|segment| Input { segment, shift: shift(segment) }).collect();
+    let inputs = memory::gather(segments.iter().map(|segment| Input { segment, shift: shift(segment) }))?;
     let room = Room::new(&inputs, options)?;
-    room.pool.map(segments.to_vec(), |segment| segment.touch_all()).into_iter().collect::<Result<()>>()?;
+    room.pool.map(memory::copy(segments)?, |segment| segment.touch_all())?.into_iter().collect::<Result<()>>()?;
     let failed = |error| Error::io("cannot write the segment", error);
     let mut writer = Writer::new(out, header.size_bytes, header.granularity).map_err(failed)?;
     let job = Job { inputs: &inputs, header, count_only };
-    let planner = Planner::new(&inputs, header.granules(), room.batch_bytes);
+    let planner = Planner::new(&inputs, header.granules(), room.batch_bytes)?;
     let mut take = |end: u64, pieces: &Pieces| {
         writer.write(pieces).map_err(failed)?;
         tell(observer, PHASE, end.min(header.chunks()), header.chunks())
     };
     if room.pool.threads() <= 1 {
-        let (mut work, mut pieces) = (Work::new(&job), Pieces::default());
+        let (mut work, mut pieces) = (Work::new(&job)?, Pieces::default());
         for batch in planner {
+            let batch = batch?;
             job.process(&batch, &mut work, &mut pieces)?;
             take(batch.end(), &pieces)?;
         }
@@ -197,15 +199,15 @@ impl<'a> Cursor<'a> {
 }
 
 impl Work<'_> {
-    fn new(job: &Job<'_>) -> Self {
+    fn new(job: &Job<'_>) -> memory::Result<Self> {
         let has_coarse = coarse(job.inputs).next().is_some();
-        Self {
+        Ok(Self {
             bytes: Vec::new(),
-            cursors: Vec::with_capacity(job.inputs.len()),
+            cursors: memory::room(job.inputs.len())?,
             decoder: Decoder::default(),
-            union: Union::new(),
-            runs: Vec::with_capacity(if has_coarse { MOST_RUNS } else { 0 }),
-        }
+            union: Union::new()?,
+            runs: memory::room(if has_coarse { MOST_RUNS } else { 0 })?,
+        })
     }
 }
 
@@ -255,16 +257,22 @@ impl<'a> Job<'a> {
 
     /// Takes one batch after the other. Whoever takes a batch has a buffer for its result, so the first batch that is not
     /// written yet never waits for one.
-    fn work(&self, source: &Mutex<Source<impl Iterator<Item = (Batch, u64)>>>, finished: &Sender<Done>) {
-        let mut work = Work::new(self);
+    fn work(&self, source: &Mutex<Source<impl Iterator<Item = (Planned, u64)>>>, finished: &Sender<Done>) {
+        let mut work = None;
         loop {
             let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
             let Ok(mut pieces) = source.free.recv() else { return };
             let Some((batch, number)) = source.batches.next() else { return };
             drop(source);
-            let end = batch.end();
+            let end = batch.as_ref().map_or(0, Batch::end);
             // Whoever waits for the batch must not wait for ever.
-            let pieces = fault::catch(|| self.process(&batch, &mut work, &mut pieces).map(|()| pieces));
+            let pieces = fault::catch(|| {
+                let work = match &mut work {
+                    Some(work) => work,
+                    None => work.insert(Work::new(self)?),
+                };
+                self.process(&batch?, work, &mut pieces).map(|()| pieces)
+            });
             if finished.send(Done { number, end, pieces }).is_err() {
                 return;
             }
@@ -278,8 +286,7 @@ impl<'a> Job<'a> {
             Batch::Full(keys) => {
                 let [key, end] = [keys.start, keys.end].map(|key| u32::try_from(key).unwrap_or(u32::MAX));
                 let full = Chunk { key, chunks: end - key, view: View::Full, ones: CHUNK_GRANULES, runs: 1 };
-                self.give(pieces, &full);
-                Ok(())
+                Ok(self.give(pieces, &full)?)
             }
             Batch::Mixed(keys, spans) => {
                 self.fetch(spans, work, pieces)?;
@@ -303,8 +310,7 @@ impl<'a> Job<'a> {
         let len = |held: &Range<u64>| usize::try_from(held.end - held.start).unwrap_or_default();
         let all: usize = held().map(|held| len(&held)).sum();
         if bytes.len() < all + CACHE_LINE {
-            bytes.reserve_exact(all + CACHE_LINE - bytes.len());
-            bytes.resize(all + CACHE_LINE, 0);
+            memory::resize(bytes, all + CACHE_LINE)?;
         }
         cursors.clear();
         let mut shrunk = 0;
@@ -320,12 +326,11 @@ impl<'a> Job<'a> {
             let (keys, later, offset) = (0..0, span.clone(), held.start);
             let mut cursor = Cursor { input, entry: None, keys, is_checked: false, later, offset, place };
             cursor.step();
-            cursors.push(cursor);
+            memory::push(cursors, cursor)?;
             place = end;
         }
         let made = if self.count_only { 0 } else { all + shrunk };
-        pieces.reserve(spans.iter().map(Range::len).sum(), made);
-        Ok(())
+        Ok(pieces.reserve(spans.iter().map(Range::len).sum(), made)?)
     }
 
     fn process_chunk(&self, key: u64, work: &mut Work<'a>, pieces: &mut Pieces) -> Result<()> {
@@ -345,8 +350,7 @@ impl<'a> Job<'a> {
         }
         if is_full {
             let full = Chunk { key: chunk_key, chunks: 1, view: View::Full, ones: CHUNK_GRANULES, runs: 1 };
-            self.give(pieces, &full);
-            return Ok(());
+            return Ok(self.give(pieces, &full)?);
         }
         if let Some((cursor, entry)) = alone {
             let bytes = cursor.container(entry, bytes);
@@ -354,11 +358,10 @@ impl<'a> Job<'a> {
             let chunk = Chunk { key: chunk_key, chunks: 1, view, ones: entry.ones, runs: view.run_count() };
             // Else whoever wrote it did not choose the smallest form.
             if union.is_smallest(&chunk) {
-                match self.count_only {
+                return Ok(match self.count_only {
                     true => pieces.count(&chunk, None),
                     false => pieces.push_encoded(&chunk, bytes, entry.sum),
-                }
-                return Ok(());
+                }?);
             }
         }
         union.begin(value_count, run_count, self.count_only);
@@ -367,22 +370,22 @@ impl<'a> Job<'a> {
             let bytes = cursor.container(entry, bytes);
             let Input { segment, shift } = *cursor.input;
             let view = match cursor.is_checked {
-                true => decoder.view(entry.form, bytes),
+                true => decoder.view(entry.form, bytes)?,
                 false => segment.decode(decoder, entry, bytes)?,
             };
             cursor.is_checked = true;
             let view = if shift == 0 { Some(view) } else { expand(view, shift, key, granules, runs) };
-            view.into_iter().for_each(|view| union.add(view));
+            view.map_or(Ok(()), |view| union.add(view))?;
         }
         if self.count_only {
-            union.finish_counting(chunk_key).into_iter().for_each(|(chunk, packed)| pieces.count(&chunk, packed));
+            union.finish_counting(chunk_key)?.map_or(Ok(()), |(chunk, packed)| pieces.count(&chunk, packed))?;
         } else {
-            union.finish(chunk_key).into_iter().for_each(|chunk| pieces.push(&chunk));
+            union.finish(chunk_key)?.map_or(Ok(()), |chunk| pieces.push(&chunk))?;
         }
         Ok(())
     }
 
-    fn give(&self, pieces: &mut Pieces, full: &Chunk<'_>) {
+    fn give(&self, pieces: &mut Pieces, full: &Chunk<'_>) -> memory::Result<()> {
         match self.count_only {
             true => pieces.count(full, None),
             false => pieces.push(full),
@@ -408,6 +411,9 @@ fn expand<'r>(view: View<'_>, shift: u32, key: u64, granules: u32, runs: &'r mut
     });
     (!runs.is_empty()).then_some(View::Runs(runs))
 }
+
+/// A batch, or why there is none.
+type Planned = memory::Result<Batch>;
 
 /// Where threads take a batch, together with a buffer for its result.
 struct Source<B> {

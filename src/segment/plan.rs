@@ -6,6 +6,7 @@
 use super::layout::{Entry, WORDS_BYTES};
 use super::read::Segment;
 use crate::bitmap::chunks::{Form, SPARSE_FROM};
+use crate::memory;
 use std::ops::Range;
 
 /// Full chunks from this many on are handed over without a look at what others have there.
@@ -75,9 +76,9 @@ pub(super) fn shrunk(entry: &Entry) -> usize {
 }
 
 impl<'a> Planner<'a> {
-    pub(super) fn new(inputs: &'a [Input<'a>], granules: u64, budget: u64) -> Self {
+    pub(super) fn new(inputs: &'a [Input<'a>], granules: u64, budget: u64) -> memory::Result<Self> {
         let (whole, chunks) = (granules >> 16, granules.div_ceil(1 << 16));
-        Self { inputs, next: vec![0; inputs.len()], position: 0, whole, chunks, budget }
+        Ok(Self { inputs, next: memory::zeroed(inputs.len())?, position: 0, whole, chunks, budget })
     }
 
     /// The first chunk at or after `position` in which one of the inputs has something.
@@ -137,40 +138,45 @@ impl<'a> Planner<'a> {
     }
 }
 
-impl Iterator for Planner<'_> {
-    type Item = Batch;
+impl Planner<'_> {
+    /// The batch that begins with chunk `from`, before which the entries at `at` are the next ones.
+    fn batch(&self, at: &mut [usize], from: u64) -> memory::Result<Batch> {
+        let full = self.full_end(at, from);
+        if full >= from + LONG {
+            return Ok(Batch::Full(from..full));
+        }
+        let begun = memory::copy(at)?;
+        let (mut to, mut used) = (from, 0);
+        while let Some(key) = self.first(at, to) {
+            let cost = self.cost(at, key, from);
+            let is_long = self.full_end(at, key) >= key + LONG;
+            if used > 0 && (is_long || used + cost > self.budget) {
+                break;
+            }
+            used += cost;
+            to = key + 1;
+            self.pass(at, to);
+        }
+        let spans = self.inputs.iter().zip(begun.iter().zip(&*at)).map(|(input, (begin, end))| {
+            // An entry that goes on after the batch takes part in it too.
+            let goes_on = input.entry(*end).is_some_and(|entry| input.keys(entry).start < to);
+            *begin..*end + usize::from(goes_on)
+        });
+        let spans = memory::gather(spans)?;
+        at.copy_from_slice(&begun);
+        Ok(Batch::Mixed(from..to, spans))
+    }
+}
 
-    fn next(&mut self) -> Option<Batch> {
+impl Iterator for Planner<'_> {
+    type Item = memory::Result<Batch>;
+
+    fn next(&mut self) -> Option<memory::Result<Batch>> {
         let mut at = std::mem::take(&mut self.next);
         self.pass(&mut at, self.position);
-        let batch = self.first(&at, self.position).map(|from| {
-            let full = self.full_end(&at, from);
-            if full >= from + LONG {
-                return Batch::Full(from..full);
-            }
-            let begun = at.clone();
-            let (mut to, mut used) = (from, 0);
-            while let Some(key) = self.first(&at, to) {
-                let cost = self.cost(&at, key, from);
-                let is_long = self.full_end(&at, key) >= key + LONG;
-                if used > 0 && (is_long || used + cost > self.budget) {
-                    break;
-                }
-                used += cost;
-                to = key + 1;
-                self.pass(&mut at, to);
-            }
-            let spans = self.inputs.iter().zip(begun.iter().zip(&at)).map(|(input, (begin, end))| {
-                // An entry that goes on after the batch takes part in it too.
-                let goes_on = input.entry(*end).is_some_and(|entry| input.keys(entry).start < to);
-                *begin..*end + usize::from(goes_on)
-            });
-            let spans = spans.collect();
-            at = begun;
-            Batch::Mixed(from..to, spans)
-        });
-        self.position = batch.as_ref().map_or(self.chunks, Batch::end);
+        let batch = self.first(&at, self.position).map(|from| self.batch(&mut at, from)).transpose();
+        self.position = batch.as_ref().ok().and_then(Option::as_ref).map_or(self.chunks, Batch::end);
         self.next = at;
-        batch
+        batch.transpose()
     }
 }

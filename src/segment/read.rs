@@ -3,7 +3,7 @@
 //! containers that do. Must never keep a container, nor believe one that it has not checked.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use super::container::{Decoder, count_before, count_words_before};
+use super::container::{Decoder, Refusal, count_before, count_words_before};
 use super::directory::Directory;
 use super::extents::Extents;
 use super::layout::{
@@ -13,6 +13,7 @@ use crate::bitmap::Bitmap;
 use crate::bitmap::chunks::{CHUNK_GRANULES, ChunkCollector, Form, View};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, clip_end};
+use crate::memory;
 use crate::storage::{FileId, FileStorage, Storage};
 use std::fs::File;
 use std::ops::Range;
@@ -198,7 +199,7 @@ impl<'s> Segment<'s> {
             && let Some(entry) = self.touch_inside(index, &window)?
         {
             let bytes = reader.container(self, index, READ_BYTES)?;
-            collector.push(entry.key, entry.chunks, self.decode(&mut decoder, entry, bytes)?);
+            collector.push(entry.key, entry.chunks, self.decode(&mut decoder, entry, bytes)?)?;
         }
         let mut bitmap = collector.finish();
         let bits = self.granularity().bits();
@@ -289,7 +290,10 @@ impl<'s> Segment<'s> {
     /// Reads the container of `entry`, and refuses it where it breaks a rule.
     pub(super) fn decode<'d>(&self, decoder: &'d mut Decoder, entry: &Entry, bytes: &'d [u8]) -> Result<View<'d>> {
         let view = decoder.decode(entry, bytes, self.header().granules_of(entry.key));
-        view.map_err(|what| self.damaged(entry, what))
+        view.map_err(|refusal| match refusal {
+            Refusal::Broken(rule) => self.damaged(entry, rule),
+            Refusal::OutOfMemory => self.named(Error::out_of_memory()),
+        })
     }
 
     fn damaged(&self, entry: &Entry, what: &str) -> Error {
@@ -337,7 +341,7 @@ impl SpanReader {
             let later = (index..).map_while(|index| segment.entry(index));
             let later = later.filter(|entry| !entry.is_full()).map(Entry::data_end);
             let end = later.take_while(|end| end - entry.offset <= ahead).last().unwrap_or(entry.data_end());
-            self.buffer.resize(usize::try_from(end - entry.offset).unwrap_or_default(), 0);
+            memory::resize(&mut self.buffer, usize::try_from(end - entry.offset).unwrap_or_default())?;
             self.offset = entry.offset;
             let read = segment.read(CONTAINERS, entry.offset, &mut self.buffer);
             if let Err(error) = read {
@@ -386,7 +390,7 @@ pub(super) fn with_bytes<T>(
     if let Some(bytes) = storage.in_memory().and_then(inside) {
         return take(bytes);
     }
-    let mut buffer = vec![0; len];
+    let mut buffer = memory::zeroed(len)?;
     read_exact(storage, structure, offset, &mut buffer)?;
     take(&buffer)
 }

@@ -131,6 +131,54 @@ static void texts(void)
     checkmap_image_close(image);
 }
 
+static int fail_at, failing;
+
+/* Takes the place of the system's: the library's flushes fail one after the other. */
+int fdatasync(int fd)
+{
+    if (fail_at > 0 && --fail_at == 0) {
+        failing = 1;
+        errno = EIO;
+        return -1;
+    }
+    return fsync(fd);
+}
+
+/* A change that fails on the disk, in doubt or not, leaves what was listed before. */
+static void names_after_a_failed_flush(void)
+{
+    int in_doubt = 0, rounds = 0;
+    for (int at = 1; at < 20; at++) {
+        checkmap_image *image = with_many();
+        struct checkmap_checkpoint list[MANY];
+        struct checkmap_stored stored[MANY];
+        EQUAL(checkmap_checkpoint_list(image, list, MANY), MANY);
+        EQUAL(checkmap_stored_list(image, stored, MANY), MANY);
+        failing = 0;
+        fail_at = at;
+        int status = checkmap_checkpoint_create(image, TEXT("new"), 0);
+        fail_at = 0;
+        if (status == 0) {
+            checkmap_image_close(image);
+            CHECK(!failing || rounds > 0);
+            break;
+        }
+        rounds++;
+        in_doubt += checkmap_last_error_kind() == CHECKMAP_ERROR_COMMIT_IN_DOUBT;
+        CHECK(list[3].name_len == 10 && memcmp(list[3].name, "2026-11-13", 10) == 0);
+        CHECK(memcmp(stored[1].name, "2026-11-10->2026-11-11", 22) == 0);
+        EQUAL(checkmap_checkpoint_delete(image, list[3].name, list[3].name_len), 0);
+        struct checkmap_checkpoint now[MANY + 1];
+        int64_t count = checkmap_checkpoint_list(image, now, MANY + 1);
+        CHECK(count == MANY - 1 || count == MANY);
+        for (int64_t left = 0; left < count; left++) {
+            CHECK(now[left].name_len != 10 || memcmp(now[left].name, "2026-11-13", 10) != 0);
+        }
+        checkmap_image_close(image);
+    }
+    CHECK(rounds > 0 && in_doubt > 0);
+}
+
 static int called;
 
 /* What is being done is a name as good as any. */
@@ -179,6 +227,7 @@ int main(void)
     names_of_parents();
     both_names_of_a_rename();
     names_of_bitmaps();
+    names_after_a_failed_flush();
     texts();
     phases();
     findings();

@@ -59,7 +59,7 @@ fn bytes_of(bitmap: &Bitmap) -> Vec<u8> {
     let mut bytes = Vec::new();
     let summary = segment::write(bitmap, &mut bytes).expect("memory can be written");
     assert_eq!(summary.file_bytes, bytes.len() as u64);
-    assert!(segment::to_vec(bitmap) == bytes);
+    assert!(segment::to_vec(bitmap).unwrap() == bytes);
     bytes
 }
 

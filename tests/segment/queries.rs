@@ -95,7 +95,7 @@ fn the_smallest_and_the_largest_disks_have_segments() {
         let mut bitmap = Bitmap::new(size, granularity(bits)).unwrap();
         for full in [false, true] {
             if full {
-                bitmap.set_all();
+                bitmap.set_all().unwrap();
             }
             let segment = segment_of(&bitmap);
             assert!(segment.summary().file_bytes < 1000, "a full disk is few entries");

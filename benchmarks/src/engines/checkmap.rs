@@ -110,8 +110,8 @@ impl Engine for Checkmap {
 
     fn saves() -> Vec<Form<Save<Bitmap>>> {
         vec![
-            Form::new("portable", |bitmap| bitmap.to_roaring().into()),
-            Form::new("segment", |bitmap| segment::to_vec(bitmap).into()),
+            Form::new("portable", |bitmap| bitmap.to_roaring().expect("there is memory").into()),
+            Form::new("segment", |bitmap| segment::to_vec(bitmap).expect("there is memory").into()),
         ]
     }
 

@@ -8,6 +8,7 @@ import pytest
 
 from checkmap import (
     BackingLayerError,
+    BrokenChainError,
     CancelledError,
     ChangedError,
     CheckmapError,
@@ -407,6 +408,38 @@ def test_314_stored(image_copy, fails):
             image.merge_stored([], "a->b")
 
 
+def test_319_drop(image_copy, fails):
+    with Image(image_copy("chain.qcow2")) as image:
+        image.drop_stored("a->b", dry_run=True)
+        assert len(image.stored()) == 3
+        image.drop_stored("a->b")
+        assert [(each.name, each.parent, each.gap) for each in image.checkpoints()] == [
+            ("a", None, False),
+            ("c", None, True),
+        ]
+        with fails(BrokenChainError, errno.EPROTO) as caught:
+            image.diff("a")
+        assert "Image.drop_before() of 'c'" in str(caught.value)
+        assert image.diff("c").dirty_bytes() == 64 * KIB
+        with fails(ExistsError, errno.EEXIST):
+            image.create("b")
+        with fails(NotFoundError, errno.ENOENT):
+            image.drop_before("b")
+        image.drop_before("c")
+        assert names(image) == ["c"]
+    with Image(image_copy("chain.qcow2")) as image:
+        image.drop_stored("a->b")
+        image.drop_stored("b->c")
+        with fails(ExistsError, errno.EEXIST) as caught:
+            image.drop_all()
+        assert "foreign_too=True" in str(caught.value)
+        image.drop_all(foreign_too=True, dry_run=True)
+        assert len(image.stored()) == 1
+        image.drop_all(foreign_too=True)
+        assert image.stored() == [] and image.warnings()
+        image.drop_all()
+
+
 def test_315_progress(image_copy, fails):
     with Image(image_copy("chain.qcow2")) as image:
         told = []
@@ -500,8 +533,11 @@ def test_ways_out_are_in_the_words_of_python(image_copy):
     with Image(image_copy("overlay.qcow2"), writable=True) as image:
         assert "top_layer_only=True" in said(image.diff, "a")
         assert "force_share=True" in said(Image, "overlay.qcow2")
-        assert "leave out cumulative=..." in said(image.create, "b", cumulative=True)
-        image.delete("a", top_layer_only=True, cumulative=False)
+        image.delete("a", top_layer_only=True)
+    with Image("chain.qcow2") as image:
+        text = said(image.create, "d", cumulative=True)
+        assert "leave out cumulative=..., or ask for cumulative=False" in text
+        image.create("d", cumulative=False)
     with Image(image_copy("inconsistent.qcow2")) as image:
         assert "Image.delete_inconsistent()" in said(image.create, "d")
         assert "force_inconsistent=True" in said(image.delete, "c")

@@ -69,6 +69,35 @@ def test_401_no_threads_left(here):
     assert len(os.listdir("/proc/self/task")) <= before
 
 
+def test_402_fork_beside_a_call():
+    """What a thread of the parent was asking, a child may change and close."""
+    bitmap, other = Bitmap(GIB, 4 * KIB), Bitmap(GIB, 4 * KIB)
+    begun, may_end = threading.Event(), threading.Event()
+
+    def progress(*_):
+        begun.set()
+        may_end.wait(60)
+
+    thread = threading.Thread(target=bitmap.update, args=(other,), kwargs={"progress": progress})
+    thread.start()
+    begun.wait(60)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            bitmap.set(0, MIB)
+            other.set(0, MIB)
+            if bitmap.count() == other.count() == 256:
+                bitmap.close()
+                other.close()
+                status = 0
+        finally:
+            os._exit(status)
+    may_end.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_402_fork(image_copy, fails):
     bitmap = Bitmap(GIB, 4 * KIB)
     bitmap.set(0, MIB)

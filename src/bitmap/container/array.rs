@@ -2,10 +2,11 @@
 //! Owns the form of a chunk that holds few set bits as sorted 16-bit indices. Knows nothing of chunk keys, disks or
 //! bytes.
 
-use super::list::{self, List};
-use super::{ARRAY_MAX, Run};
+use super::list::List;
+use super::{ARRAY_MAX, Run, small};
 use crate::bitmap::search::partition_point_near;
 use crate::kernels::{ROOM, select};
+use crate::memory::Result;
 use std::ops::Range;
 
 /// The bits around the likely place that are compared at once.
@@ -13,12 +14,6 @@ const NEAR: usize = 64;
 
 /// Longer runs go into an array by way of the smallest form of the result.
 const SPLICE_MAX: u32 = 4;
-
-/// The bits of a container of its own.
-pub(in crate::bitmap) type Blocks = list::Blocks<u16, BLOCK>;
-
-/// The bits of one block, 16 bytes.
-const BLOCK: usize = 8;
 
 /// How many of the sorted bits are below `bit`: likely as many as if they were spread evenly, so that is where the search
 /// begins.
@@ -56,22 +51,32 @@ pub(super) fn within(bits: &[u16], window: Run) -> &[u16] {
     &bits[places(bits, window)]
 }
 
-/// Sets the bits of `new` and returns true; where they are many, or too many for the form, changes nothing.
-pub(super) fn try_set(bits: &mut List<'_, u16, BLOCK>, new: Run) -> bool {
+/// Sets the bits of `new`, and says how many of them are new; where they are many, or too many for the form, changes nothing.
+pub(super) fn try_set(bits: &mut List<'_, u16>, new: Run) -> Result<Option<u32>> {
     let places = places(bits, new);
-    let added = new.len() as usize - places.len();
-    if new.len() > SPLICE_MAX || bits.len() + added > ARRAY_MAX {
-        return added == 0;
+    let added = new.len() - small(places.len());
+    if added == 0 {
+        return Ok(Some(0));
     }
-    bits.replace(places, new.len() as usize).iter_mut().zip(new.first..=new.last).for_each(|(place, bit)| *place = bit);
-    true
+    if new.len() > SPLICE_MAX || bits.len() + added as usize > ARRAY_MAX {
+        return Ok(None);
+    }
+    let room = bits.replace(places, new.len() as usize)?;
+    room.iter_mut().zip(new.first..=new.last).for_each(|(place, bit)| *place = bit);
+    Ok(Some(added))
 }
 
-pub(super) fn clear(bits: &mut List<'_, u16, BLOCK>, gone: Run) {
-    bits.remove(places(bits, gone));
+/// Clears the bits of `gone`, and says how many they were.
+pub(super) fn clear(bits: &mut List<'_, u16>, gone: Run) -> u32 {
+    let places = places(bits, gone);
+    let cleared = small(places.len());
+    if cleared > 0 {
+        bits.remove(places);
+    }
+    cleared
 }
 
-pub(super) fn validate(bits: &[u16]) -> Result<(), &'static str> {
+pub(super) fn validate(bits: &[u16]) -> std::result::Result<(), &'static str> {
     if bits.is_empty() || bits.len() > ARRAY_MAX {
         return Err("an array container has no bit or too many");
     }
@@ -95,14 +100,32 @@ pub(super) fn run_count(bits: &[u16]) -> usize {
     (select().list_runs)(bits)
 }
 
-pub(super) fn intersect(a: &[u16], b: &[u16]) -> Vec<u16> {
-    let mut out = [0; ARRAY_MAX + ROOM];
-    let count = (select().intersect)(a, b, &mut out);
-    out[..count].to_vec()
+/// Room for what comes of two lists.
+type Out = [u16; ARRAY_MAX + ROOM];
+
+/// The bits that are in both, in `out`.
+pub(super) fn intersect<'o>(a: &[u16], b: &[u16], out: &'o mut Out) -> &'o [u16] {
+    let count = (select().intersect)(a, b, out);
+    &out[..count]
 }
 
-pub(super) fn subtract(a: &[u16], b: &[u16]) -> Vec<u16> {
-    let mut out = [0; ARRAY_MAX + ROOM];
-    let count = (select().subtract)(a, b, &mut out);
-    out[..count].to_vec()
+/// The bits of `a` that are not in `b`, in `out`.
+pub(super) fn subtract<'o>(a: &[u16], b: &[u16], out: &'o mut Out) -> &'o [u16] {
+    let count = (select().subtract)(a, b, out);
+    &out[..count]
+}
+
+/// The bits of `a` that `keep` takes, in `out`.
+pub(super) fn filter<'o>(a: &[u16], keep: impl Fn(u16) -> bool, out: &'o mut Out) -> &'o [u16] {
+    let mut count = 0;
+    for &bit in a.iter().filter(|bit| keep(**bit)) {
+        out[count] = bit;
+        count += 1;
+    }
+    &out[..count]
+}
+
+/// Room for [`intersect`], [`subtract`] and [`filter`].
+pub(super) fn room() -> Out {
+    [0; ARRAY_MAX + ROOM]
 }

@@ -2,8 +2,9 @@
 //! Owns the form of a chunk that holds one bit for each granule in 64-bit words, and the loops over words. Knows nothing
 //! of chunk keys, disks or bytes.
 
-use super::{ARRAY_MAX, Pair, Run, to_u16};
+use super::{ARRAY_MAX, Pair, RUNS_MAX, Run, to_u16};
 use crate::kernels::{ROOM, select};
+use crate::memory::{self, Result};
 
 /// The bits of one chunk, least significant first.
 pub(crate) use crate::kernels::Words;
@@ -39,24 +40,29 @@ pub(super) fn nth(words: &Words, number: u32) -> u16 {
     u16::MAX
 }
 
-/// Sets the bits of `new`; `ones` is the number of all that are set.
-pub(super) fn set(words: &mut Words, ones: &mut u32, new: Run) {
+/// Sets the bits of `new`, and says how many of them are new.
+pub(super) fn set(words: &mut Words, new: Run) -> u32 {
+    let mut added = 0;
     for_masks(new, |index, mask| {
-        *ones += (mask & !words[index]).count_ones();
+        added += (mask & !words[index]).count_ones();
         words[index] |= mask;
     });
+    added
 }
 
-pub(super) fn clear(words: &mut Words, ones: &mut u32, gone: Run) {
+/// Clears the bits of `gone`, and says how many were set.
+pub(super) fn clear(words: &mut Words, gone: Run) -> u32 {
+    let mut cleared = 0;
     for_masks(gone, |index, mask| {
-        *ones -= (mask & words[index]).count_ones();
+        cleared += (mask & words[index]).count_ones();
         words[index] &= !mask;
     });
+    cleared
 }
 
 /// No bit set.
-pub(in crate::bitmap) fn no_words() -> Box<Words> {
-    Box::new([0; 1024])
+pub(in crate::bitmap) fn no_words() -> Result<Box<Words>> {
+    memory::zeroed_box()
 }
 
 pub(in crate::bitmap) fn clear_run(words: &mut Words, run: Run) {
@@ -71,19 +77,18 @@ pub(super) fn run_count(words: &Words) -> u32 {
     (select().measure)(words).runs
 }
 
-/// The indices of the set bits, which are `ARRAY_MAX` at most.
-pub(super) fn positions(words: &Words) -> Vec<u16> {
+/// Hands the indices of the set bits, which are `ARRAY_MAX` at most, to `take`.
+pub(super) fn with_positions<R>(words: &Words, take: impl FnOnce(&[u16]) -> R) -> R {
     let mut out = [0; ARRAY_MAX + ROOM];
     let count = (select().positions)(words, &mut out);
-    out[..count].to_vec()
+    take(&out[..count])
 }
 
-/// The `count` maximal runs of set bits.
-pub(super) fn runs(words: &Words, count: usize) -> Vec<Pair> {
-    let mut runs = vec![[0, 0]; count + ROOM];
-    let found = (select().runs)(words, &mut runs);
-    runs.truncate(found);
-    runs
+/// Hands the maximal runs of set bits, which are `RUNS_MAX` at most, to `take`.
+pub(in crate::bitmap) fn with_runs<R>(words: &Words, take: impl FnOnce(&[Pair]) -> R) -> R {
+    let mut out = [[0, 0]; RUNS_MAX + ROOM];
+    let count = (select().runs)(words, &mut out);
+    take(&out[..count])
 }
 
 /// The first position in `from..end` whose bit differs from those of `same` (0 or all ones); `end` if there is none.

@@ -1,88 +1,72 @@
 #![forbid(unsafe_code)]
-//! Owns the memory of a list that is changed item by item: behind one pointer, so that millions of short ones take little.
-//! Must never know what its items mean.
+//! Owns the list that is changed item by item: behind one pointer, so that millions of short ones take little. Must never
+//! know what its items mean.
 
+use crate::memory::{Result, ThinSlice};
+use bytemuck::Pod;
 use std::ops::{Deref, DerefMut, Range};
-use thin_vec::ThinVec;
 
 /// A full list grows by this part of it, and at least by a block.
 const GROWTH: usize = 8;
 
-/// The items of a list, in blocks of which the last one may be full only in part.
-pub(in crate::bitmap) type Blocks<T, const N: usize> = ThinVec<[T; N]>;
+/// A list has room for whole blocks of so many bytes.
+const BLOCK_BYTES: usize = 16;
 
-/// The number of `items`, and the blocks that hold them.
-pub(super) fn list_of<T: Copy + Default, const N: usize>(items: &[T]) -> (u16, Blocks<T, N>) {
-    let (whole, rest) = items.as_chunks::<N>();
-    let mut blocks = Blocks::with_capacity(items.len().div_ceil(N));
-    blocks.extend(whole.iter().copied());
-    if !rest.is_empty() {
-        let mut last = [T::default(); N];
-        last[..rest.len()].copy_from_slice(rest);
-        blocks.push(last);
-    }
-    (short(items.len()), blocks)
+/// The number of `items`, and a slice that begins with them.
+pub(super) fn list_of<T: Pod>(items: &[T]) -> Result<(u16, ThinSlice<T>)> {
+    Ok((short(items.len()), ThinSlice::copied(items, in_blocks::<T>(items.len()))?))
 }
 
-pub(super) fn items<T, const N: usize>(len: u16, blocks: &Blocks<T, N>) -> &[T] {
-    &blocks.as_flattened()[..usize::from(len)]
-}
-
-/// The bytes on the heap, the two numbers among them that stand before the blocks.
-pub(super) fn heap_bytes<T, const N: usize>(blocks: &Blocks<T, N>) -> usize {
-    match blocks.capacity() {
-        0 => 0,
-        capacity => 2 * size_of::<usize>() + capacity * size_of::<[T; N]>(),
-    }
+/// The items for which there is room where `len` are needed.
+fn in_blocks<T>(len: usize) -> usize {
+    len.next_multiple_of(BLOCK_BYTES / size_of::<T>())
 }
 
 /// A list that is being changed. Whoever owns it keeps its two parts side by side, so that what tells lists from other
 /// forms fits beside them.
-pub(in crate::bitmap) struct List<'a, T, const N: usize> {
+pub(in crate::bitmap) struct List<'a, T> {
     pub(super) len: &'a mut u16,
-    pub(super) blocks: &'a mut Blocks<T, N>,
+    pub(super) room: &'a mut ThinSlice<T>,
 }
 
-impl<T: Copy + Default, const N: usize> List<'_, T, N> {
-    /// Puts `count` items in the place of those of `range`, and gives them out to be filled.
-    pub(super) fn replace(&mut self, range: Range<usize>, count: usize) -> &mut [T] {
+impl<T: Pod> List<'_, T> {
+    /// Puts `count` items in the place of those of `range`, and gives them out to be filled. Nothing changes where there is
+    /// no memory for them; fewer items than before need none.
+    pub(super) fn replace(&mut self, range: Range<usize>, count: usize) -> Result<&mut [T]> {
         let (start, end, len) = (range.start, range.end, self.len());
         let new_len = len - range.len() + count;
-        let (held, needed) = (self.blocks.len(), new_len.div_ceil(N));
-        if needed > self.blocks.capacity() {
-            self.blocks.reserve_exact((needed - held).max(held / GROWTH));
-        }
-        for _ in held..needed {
-            self.blocks.push([T::default(); N]);
+        if new_len > self.room.len() {
+            self.room.grow(in_blocks::<T>(new_len.max(len + len / GROWTH)))?;
         }
         if start + count != end {
-            self.blocks.as_flattened_mut().copy_within(end..len, start + count);
+            self.room.copy_within(end..len, start + count);
         }
-        self.blocks.truncate(needed);
         *self.len = short(new_len);
-        &mut self.blocks.as_flattened_mut()[start..start + count]
+        Ok(&mut self.room[start..start + count])
     }
 
-    pub(super) fn insert(&mut self, place: usize, item: T) {
-        self.replace(place..place, 1).fill(item);
+    pub(super) fn insert(&mut self, place: usize, item: T) -> Result<()> {
+        self.replace(place..place, 1)?.fill(item);
+        Ok(())
     }
 
     pub(super) fn remove(&mut self, range: Range<usize>) {
-        self.replace(range, 0);
+        self.room.copy_within(range.end..usize::from(*self.len), range.start);
+        *self.len -= short(range.len());
     }
 }
 
-impl<T, const N: usize> Deref for List<'_, T, N> {
+impl<T> Deref for List<'_, T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        items(*self.len, self.blocks)
+        &self.room[..usize::from(*self.len)]
     }
 }
 
-impl<T, const N: usize> DerefMut for List<'_, T, N> {
+impl<T> DerefMut for List<'_, T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.blocks.as_flattened_mut()[..usize::from(*self.len)]
+        &mut self.room[..usize::from(*self.len)]
     }
 }
 
@@ -93,7 +77,7 @@ fn short(len: usize) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::{List, heap_bytes, items, list_of};
+    use super::{List, list_of};
     use proptest::prelude::*;
 
     proptest! {
@@ -102,17 +86,21 @@ mod tests {
             start in prop::collection::vec(any::<u16>(), 0..50),
             steps in prop::collection::vec((any::<u16>(), any::<u16>(), prop::collection::vec(any::<u16>(), 0..20)), 0..40),
         ) {
-            let ((mut len, mut blocks), mut model) = (list_of::<u16, 8>(&start), start);
-            prop_assert_eq!(items(len, &blocks), &model[..]);
+            let (mut len, mut room) = list_of(&start).unwrap();
+            let mut model = start;
+            prop_assert_eq!(&room[..len.into()], &model[..]);
             for (first, gone, new) in steps {
                 let first = usize::from(first) % (model.len() + 1);
                 let end = first + usize::from(gone) % (model.len() - first + 1);
-                let mut list = List { len: &mut len, blocks: &mut blocks };
-                list.replace(first..end, new.len()).copy_from_slice(&new);
+                let mut list = List { len: &mut len, room: &mut room };
+                match new.is_empty() {
+                    true => list.remove(first..end),
+                    false => list.replace(first..end, new.len()).unwrap().copy_from_slice(&new),
+                }
                 model.splice(first..end, new);
                 prop_assert_eq!(&list[..], &model[..]);
-                prop_assert_eq!(items(len, &blocks), &model[..]);
-                prop_assert!(heap_bytes(&blocks) >= 2 * model.len());
+                prop_assert_eq!(&room[..len.into()], &model[..]);
+                prop_assert!(room.heap_bytes() >= 2 * model.len() && room.len().is_multiple_of(8));
             }
         }
     }

@@ -18,7 +18,8 @@ mod unite;
 mod view;
 
 use crate::kernels::{ChunkOperation, Kernels, Measure, select};
-pub(super) use bits::{clear_run, no_words};
+use crate::memory::{self, Result, ThinSlice};
+pub(super) use bits::{clear_run, no_words, with_runs};
 use list::List;
 pub(super) use runs::Run;
 pub(crate) use sparse::LEAST as SPARSE_FROM;
@@ -28,8 +29,8 @@ pub(super) use unite::{Made, Workspace};
 
 pub(crate) use bits::Words;
 pub(crate) use runs::Pair;
-pub(super) use view::RunIter;
 pub(crate) use view::{Form, Plain, View};
+pub(super) use view::{RunIter, spread_once};
 
 /// The granules of one chunk.
 pub(super) const CHUNK: u32 = 1 << 16;
@@ -41,96 +42,110 @@ pub(super) const ARRAY_MAX: usize = 4096;
 pub(super) const RUNS_MAX: usize = 2048;
 
 /// The set bits of one chunk, to be changed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Container {
-    Array { len: u16, blocks: array::Blocks },
+    Array { len: u16, room: ThinSlice<u16> },
     Bits { ones: u32, words: Box<Words> },
-    Runs { len: u16, blocks: runs::Blocks },
+    Runs { len: u16, room: ThinSlice<Pair> },
     Full,
 }
 
 impl Container {
-    pub(super) fn empty() -> Self {
-        Self::array(&[])
+    pub(super) const fn empty() -> Self {
+        Self::Array { len: 0, room: ThinSlice::empty() }
     }
 
-    fn array(bits: &[u16]) -> Self {
-        let (len, blocks) = list::list_of(bits);
-        Self::Array { len, blocks }
+    fn array(bits: &[u16]) -> Result<Self> {
+        let (len, room) = list::list_of(bits)?;
+        Ok(Self::Array { len, room })
     }
 
-    fn runs(runs: &[Pair]) -> Self {
-        let (len, blocks) = list::list_of(runs);
-        Self::Runs { len, blocks }
+    fn runs(runs: &[Pair]) -> Result<Self> {
+        let (len, room) = list::list_of(runs)?;
+        Ok(Self::Runs { len, room })
     }
 
+    #[inline]
     pub(super) fn view(&self) -> View<'_> {
         match self {
-            Self::Array { len, blocks } => View::Array(list::items(*len, blocks)),
+            Self::Array { len, room } => View::Array(&room[..usize::from(*len)]),
             Self::Bits { words, .. } => View::Words(words),
-            Self::Runs { len, blocks } => View::Runs(list::items(*len, blocks)),
+            Self::Runs { len, room } => View::Runs(&room[..usize::from(*len)]),
             Self::Full => View::Full,
         }
     }
 
     /// A copy of a view that holds `ones` bits, in the same form if that is one that changes bit by bit.
-    pub(super) fn copy(view: View<'_>, ones: u32) -> Self {
+    pub(super) fn copy(view: View<'_>, ones: u32) -> Result<Self> {
         match view {
             View::Array(array) => Self::array(array),
-            View::Words(words) => Self::Bits { ones, words: Box::new(*words) },
+            View::Words(words) => Ok(Self::Bits { ones, words: memory::copy_box(words)? }),
             View::Runs(runs) => Self::runs(runs),
-            View::Sparse(_) if ones as usize <= ARRAY_MAX => Self::array(&bits::positions(&view.words())),
-            View::Sparse(_) => Self::Bits { ones, words: Box::new(*view.words()) },
-            View::Full => Self::Full,
+            View::Sparse(_) if ones as usize <= ARRAY_MAX => bits::with_positions(&view.words(), Self::array),
+            View::Sparse(_) => Ok(Self::Bits { ones, words: memory::copy_box(&view.words())? }),
+            View::Full => Ok(Self::Full),
         }
     }
 
     /// The smallest form of sorted bits, none twice.
-    pub(super) fn from_sorted(bits: &[u16]) -> Self {
+    pub(super) fn from_sorted(bits: &[u16]) -> Result<Self> {
         if bits.len() <= ARRAY_MAX && bits.len() <= 2 * array::run_count(bits) {
             return Self::array(bits);
         }
-        Self::from_runs(&View::Array(bits).runs(Run::WHOLE).map(Run::pair).collect::<Vec<_>>())
+        Self::from_runs(&memory::gather(View::Array(bits).runs(Run::WHOLE).map(Run::pair))?)
     }
 
     /// The smallest form of sorted runs that neither overlap nor touch.
-    pub(super) fn from_runs(runs: &[Pair]) -> Self {
+    pub(super) fn from_runs(runs: &[Pair]) -> Result<Self> {
         match Plain::smallest(runs::ones_of(runs), small(runs.len())) {
-            Plain::Full => Self::Full,
-            Plain::Array => Self::array(&runs.iter().flat_map(|run| run[0]..=run[1]).collect::<Vec<_>>()),
+            Plain::Full => Ok(Self::Full),
+            Plain::Array => Self::array(&memory::gather(runs.iter().flat_map(|run| run[0]..=run[1]))?),
             Plain::Runs => Self::runs(runs),
             Plain::Words => {
-                let mut words = no_words();
+                let mut words = no_words()?;
                 View::Runs(runs).add_to(&mut words);
-                Self::Bits { ones: runs::ones_of(runs), words }
+                Ok(Self::Bits { ones: runs::ones_of(runs), words })
             }
         }
     }
 
     /// The smallest form of `words`.
-    pub(super) fn from_words(words: Box<Words>) -> Self {
+    pub(super) fn from_words(words: Box<Words>) -> Result<Self> {
         let measure = (select().measure)(&words);
         Self::from_measured(words, measure)
     }
 
     /// The smallest form of `words`, which hold `measure`.
-    fn from_measured(words: Box<Words>, measure: Measure) -> Self {
-        match Plain::smallest(measure.ones, measure.runs) {
-            Plain::Full => Self::Full,
-            Plain::Array => Self::array(&bits::positions(&words)),
-            Plain::Runs => Self::runs(&bits::runs(&words, measure.runs as usize)),
-            Plain::Words => Self::Bits { ones: measure.ones, words },
-        }
+    fn from_measured(words: Box<Words>, measure: Measure) -> Result<Self> {
+        let smaller = Self::smaller(&words, measure)?;
+        Ok(smaller.unwrap_or(Self::Bits { ones: measure.ones, words }))
+    }
+
+    /// The smallest form of `words`, which hold `measure`, unless they are it themselves.
+    fn smaller(words: &Words, measure: Measure) -> Result<Option<Self>> {
+        Ok(match Plain::smallest(measure.ones, measure.runs) {
+            Plain::Full => Some(Self::Full),
+            Plain::Array => Some(bits::with_positions(words, Self::array)?),
+            Plain::Runs => Some(bits::with_runs(words, Self::runs)?),
+            Plain::Words => None,
+        })
     }
 
     /// Takes the smallest form for what is held.
-    pub(super) fn optimize(&mut self) {
-        *self = match std::mem::replace(self, Self::Full) {
-            Self::Full => return,
-            Self::Array { len, blocks } => Self::from_sorted(list::items(len, &blocks)),
-            Self::Bits { words, .. } => Self::from_words(words),
-            Self::Runs { len, blocks } => Self::from_runs(list::items(len, &blocks)),
+    pub(super) fn optimize(&mut self) -> Result<()> {
+        let smallest = match self {
+            Self::Full => None,
+            Self::Array { .. } | Self::Runs { .. } => match self.view() {
+                View::Array(bits) => Some(Self::from_sorted(bits)?),
+                View::Runs(runs) => Some(Self::from_runs(runs)?),
+                _ => None,
+            },
+            Self::Bits { words, .. } => Self::smaller(words, (select().measure)(words))?,
         };
+        if let Some(smallest) = smallest {
+            *self = smallest;
+        }
+        Ok(())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -153,94 +168,131 @@ impl Container {
         Measure { ones: self.ones(), runs: self.view().run_count() }
     }
 
-    pub(super) fn set(&mut self, new: Run) {
-        match self {
-            Self::Full => {}
-            Self::Array { len, blocks } => {
-                let mut array = List { len, blocks };
-                if !array::try_set(&mut array, new) {
-                    let ours = View::Array(&array).runs(Run::WHOLE);
-                    *self = Self::from_runs(&runs::sweep(ours, std::iter::once(new), |a, b| a || b));
-                }
-            }
+    /// Sets the bits of `new`, and says how many of them are new. Nothing changes where there is no memory for them.
+    pub(super) fn set(&mut self, new: Run) -> Result<u32> {
+        let added = match self {
+            Self::Full => return Ok(0),
             Self::Bits { ones, words } => {
-                bits::set(words, ones, new);
+                let added = bits::set(words, new);
+                *ones += added;
                 if *ones == CHUNK {
                     *self = Self::Full;
                 }
+                return Ok(added);
             }
-            Self::Runs { len, blocks } => {
-                let mut runs = List { len, blocks };
-                runs::set(&mut runs, new);
-                if runs.len() > RUNS_MAX || runs[0] == Run::WHOLE.pair() {
-                    *self = Self::from_runs(&runs);
+            Self::Array { len, room } => array::try_set(&mut List { len, room }, new)?,
+            Self::Runs { len, room } => {
+                let mut runs = List { len, room };
+                let added = runs::try_set(&mut runs, new)?;
+                if runs[0] == Run::WHOLE.pair() {
+                    *self = Self::Full;
                 }
+                added
             }
+        };
+        match added {
+            Some(added) => Ok(added),
+            None => self.set_anew(new),
         }
     }
 
-    pub(super) fn clear(&mut self, gone: Run) {
-        match self {
-            Self::Full => {
-                *self = Self::runs(&[Run::WHOLE.pair()]);
-                self.clear(gone);
+    /// Sets the bits of `new` in another form than the list that is held.
+    #[inline(never)]
+    fn set_anew(&mut self, new: Run) -> Result<u32> {
+        let added = new.len() - self.view().count(new);
+        *self = Self::from_runs(&runs::sweep(self.view().runs(Run::WHOLE), std::iter::once(new), |a, b| a || b)?)?;
+        Ok(added)
+    }
+
+    /// Clears the bits of `gone`, and says how many were set. Nothing changes where there is no memory for what stays.
+    pub(super) fn clear(&mut self, gone: Run) -> Result<u32> {
+        let cleared = match self {
+            Self::Full => None,
+            Self::Array { len, room } => Some(array::clear(&mut List { len, room }, gone)),
+            // So many bits stay that the form does too.
+            Self::Bits { ones, words } if *ones as usize > ARRAY_MAX + gone.len() as usize => {
+                let cleared = bits::clear(words, gone);
+                *ones -= cleared;
+                Some(cleared)
             }
-            Self::Array { len, blocks } => array::clear(&mut List { len, blocks }, gone),
             Self::Bits { ones, words } => {
-                bits::clear(words, ones, gone);
-                if *ones as usize <= ARRAY_MAX {
-                    *self = Self::from_words(std::mem::replace(words, no_words()));
+                let mut rest = **words;
+                let cleared = bits::clear(&mut rest, gone);
+                let is_few = (*ones - cleared) as usize <= ARRAY_MAX;
+                match if is_few { Self::smaller(&rest, (select().measure)(&rest))? } else { None } {
+                    Some(smaller) => *self = smaller,
+                    None => (*ones, **words) = (*ones - cleared, rest),
                 }
+                Some(cleared)
             }
-            Self::Runs { len, blocks } => {
-                let mut runs = List { len, blocks };
-                runs::clear(&mut runs, gone);
-                if runs.is_empty() || runs.len() > RUNS_MAX {
-                    *self = Self::from_runs(&runs);
+            Self::Runs { len, room } => {
+                let mut runs = List { len, room };
+                let cleared = runs::try_clear(&mut runs, gone)?;
+                if runs.is_empty() {
+                    *self = Self::empty();
                 }
+                cleared
             }
+        };
+        match cleared {
+            Some(cleared) => Ok(cleared),
+            None => self.clear_anew(gone),
         }
+    }
+
+    /// Clears the bits of `gone` in another form than the one that is held.
+    #[inline(never)]
+    fn clear_anew(&mut self, gone: Run) -> Result<u32> {
+        let cleared = self.view().count(gone);
+        let rest = runs::sweep(self.view().runs(Run::WHOLE), std::iter::once(gone), |a, b| a && !b)?;
+        *self = Self::from_runs(&rest)?;
+        Ok(cleared)
     }
 
     /// The bits set in both.
-    pub(super) fn intersect(a: View<'_>, b: View<'_>) -> Self {
+    pub(super) fn intersect(a: View<'_>, b: View<'_>) -> Result<Self> {
         match (a, b) {
             (View::Full, other) | (other, View::Full) => {
-                let mut copy = Self::copy(other, other.ones());
-                copy.optimize();
-                copy
+                let mut copy = Self::copy(other, other.ones())?;
+                copy.optimize()?;
+                Ok(copy)
             }
-            (View::Array(x), View::Array(y)) => Self::from_sorted(&array::intersect(x, y)),
+            (View::Array(x), View::Array(y)) => Self::from_sorted(array::intersect(x, y, &mut array::room())),
             (View::Array(array), other) | (other, View::Array(array)) => {
-                Self::from_sorted(&array.iter().copied().filter(|&bit| other.contains(bit)).collect::<Vec<_>>())
+                Self::from_sorted(array::filter(array, |bit| other.contains(bit), &mut array::room()))
             }
             _ => Self::combine(a, b, |kernels| kernels.and, |a, b| a && b),
         }
     }
 
     /// The bits set in `a` and not in `b`.
-    pub(super) fn subtract(a: View<'_>, b: View<'_>) -> Self {
+    pub(super) fn subtract(a: View<'_>, b: View<'_>) -> Result<Self> {
         match (a, b) {
-            (_, View::Full) => Self::empty(),
-            (View::Array(x), View::Array(y)) => Self::from_sorted(&array::subtract(x, y)),
+            (_, View::Full) => Ok(Self::empty()),
+            (View::Array(x), View::Array(y)) => Self::from_sorted(array::subtract(x, y, &mut array::room())),
             (View::Array(array), _) => {
-                Self::from_sorted(&array.iter().copied().filter(|&bit| !b.contains(bit)).collect::<Vec<_>>())
+                Self::from_sorted(array::filter(array, |bit| !b.contains(bit), &mut array::room()))
             }
             _ => Self::combine(a, b, |kernels| kernels.and_not, |a, b| a && !b),
         }
     }
 
     /// The bits set in one of the two only.
-    pub(super) fn xor(a: View<'_>, b: View<'_>) -> Self {
+    pub(super) fn xor(a: View<'_>, b: View<'_>) -> Result<Self> {
         Self::combine(a, b, |kernels| kernels.xor, |a, b| a != b)
     }
 
-    fn combine(a: View<'_>, b: View<'_>, kernel: fn(&Kernels) -> ChunkOperation, keep: fn(bool, bool) -> bool) -> Self {
+    fn combine(
+        a: View<'_>,
+        b: View<'_>,
+        kernel: fn(&Kernels) -> ChunkOperation,
+        keep: fn(bool, bool) -> bool,
+    ) -> Result<Self> {
         let in_words = |view| matches!(view, View::Words(_) | View::Sparse(_));
         if !in_words(a) && !in_words(b) {
-            return Self::from_runs(&runs::sweep(a.runs(Run::WHOLE), b.runs(Run::WHOLE), keep));
+            return Self::from_runs(&runs::sweep(a.runs(Run::WHOLE), b.runs(Run::WHOLE), keep)?);
         }
-        let mut words = Box::new(*a.words());
+        let mut words = memory::copy_box(&a.words())?;
         let measure = kernel(select())(&mut words, &b.words());
         Self::from_measured(words, measure)
     }
@@ -248,9 +300,9 @@ impl Container {
     /// The bytes this container has on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
-            Self::Array { blocks, .. } => list::heap_bytes(blocks),
+            Self::Array { room, .. } => room.heap_bytes(),
             Self::Bits { .. } => size_of::<Words>(),
-            Self::Runs { blocks, .. } => list::heap_bytes(blocks),
+            Self::Runs { room, .. } => room.heap_bytes(),
             Self::Full => 0,
         }
     }

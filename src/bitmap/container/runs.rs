@@ -2,21 +2,16 @@
 //! Owns the form of a chunk that holds its set bits as sorted runs, and the sweep that combines any two run lists. Knows
 //! nothing of chunk keys, disks or bytes.
 
-use super::list::{self, List};
+use super::list::List;
 use super::{CHUNK, RUNS_MAX, to_u16};
 use crate::kernels::select;
+use crate::memory::{self, Result};
 
 /// Of so many runs those outside of a window are counted sooner than searched for.
 const SCANNED: usize = 256;
 
 /// The first and the last of consecutive set bits of one chunk, as they are kept.
 pub(crate) type Pair = crate::kernels::Pair;
-
-/// The runs of a container of its own.
-pub(in crate::bitmap) type Blocks = list::Blocks<Pair, BLOCK>;
-
-/// The runs of one block, 16 bytes.
-const BLOCK: usize = 4;
 
 /// Consecutive set bits of one chunk, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,33 +65,49 @@ pub(super) fn ones_of(runs: &[Pair]) -> u32 {
     (select().run_ones)(runs)
 }
 
-pub(super) fn set(runs: &mut List<'_, Pair, BLOCK>, new: Run) {
+fn sum_of(runs: impl Iterator<Item = Pair>) -> u32 {
+    runs.map(|run| Run::from(run).len()).sum()
+}
+
+/// Sets the bits of `new`, and says how many of them are new. Runs that are too many for the form are left as they are.
+pub(super) fn try_set(runs: &mut List<'_, Pair>, new: Run) -> Result<Option<u32>> {
     let from = runs.partition_point(|&run| Run::from(run).end() < u32::from(new.first));
     let touched = runs[from..].iter().take_while(|run| u32::from(run[0]) <= new.end()).count();
     let to = from + touched;
     if touched == 0 {
-        runs.insert(from, new.pair());
-        return;
+        if runs.len() == RUNS_MAX {
+            return Ok(None);
+        }
+        runs.insert(from, new.pair())?;
+        return Ok(Some(new.len()));
     }
-    runs[from] = [new.first.min(runs[from][0]), new.last.max(runs[to - 1][1])];
+    let before = sum_of(runs[from..to].iter().copied());
+    let joined = Run { first: new.first.min(runs[from][0]), last: new.last.max(runs[to - 1][1]) };
+    runs[from] = joined.pair();
     runs.remove(from + 1..to);
+    Ok(Some(joined.len() - before))
 }
 
-pub(super) fn clear(runs: &mut List<'_, Pair, BLOCK>, gone: Run) {
+/// Clears the bits of `gone`, and says how many were set. Runs that would be too many for the form are left as they are.
+pub(super) fn try_clear(runs: &mut List<'_, Pair>, gone: Run) -> Result<Option<u32>> {
     let from = runs.partition_point(|run| run[1] < gone.first);
     let to = runs.partition_point(|run| run[0] <= gone.last);
     if from == to {
-        return;
+        return Ok(Some(0));
     }
     let (head, tail) = (runs[from], runs[to - 1]);
     let left = (head[0] < gone.first).then(|| [head[0], gone.first - 1]);
     let right = (tail[1] > gone.last).then(|| [gone.last + 1, tail[1]]);
-    let kept = usize::from(left.is_some()) + usize::from(right.is_some());
-    let places = runs.replace(from..to, kept).iter_mut();
-    places.zip(left.into_iter().chain(right)).for_each(|(place, run)| *place = run);
+    let kept = || left.into_iter().chain(right);
+    if runs.len() - (to - from) + kept().count() > RUNS_MAX {
+        return Ok(None);
+    }
+    let cleared = sum_of(runs[from..to].iter().copied()) - sum_of(kept());
+    runs.replace(from..to, kept().count())?.iter_mut().zip(kept()).for_each(|(place, run)| *place = run);
+    Ok(Some(cleared))
 }
 
-pub(super) fn validate(runs: &[Pair]) -> Result<(), &'static str> {
+pub(super) fn validate(runs: &[Pair]) -> std::result::Result<(), &'static str> {
     if runs.is_empty() || runs.len() > RUNS_MAX {
         return Err("a run container has no run or too many");
     }
@@ -149,7 +160,7 @@ pub(super) fn sweep(
     a: impl Iterator<Item = Run>,
     b: impl Iterator<Item = Run>,
     keep: impl Fn(bool, bool) -> bool,
-) -> Vec<Pair> {
+) -> Result<Vec<Pair>> {
     let (mut a, mut b) = (Side::new(a), Side::new(b));
     let mut result: Vec<Pair> = Vec::new();
     let mut position = 0;
@@ -158,12 +169,12 @@ pub(super) fn sweep(
         if keep(a.is_set(position), b.is_set(position)) {
             match result.last_mut() {
                 Some(run) if u32::from(run[1]) + 1 == position => run[1] = to_u16(end - 1),
-                _ => result.push([to_u16(position), to_u16(end - 1)]),
+                _ => memory::push(&mut result, [to_u16(position), to_u16(end - 1)])?,
             }
         }
         position = end;
         a.pass(position);
         b.pass(position);
     }
-    result
+    Ok(result)
 }

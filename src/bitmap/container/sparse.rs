@@ -7,6 +7,7 @@
 
 use super::{Form, Plain, View, Words};
 use crate::kernels::{Kernels, MASKS, Measure, SPARSE_ROOM, select};
+use crate::memory;
 use std::num::NonZeroU16;
 
 /// What takes fewer bytes than this in another form stays there: short lists are as quick to unite, and quicker to walk.
@@ -52,13 +53,16 @@ pub(super) fn pack<'r>(
     kernels: &Kernels,
     words: &Words,
     Measure { ones, runs }: Measure,
-    room: &'r mut Room,
-) -> Option<Sparse<'r>> {
-    let others = others(ones, runs)?;
-    let room: &mut [u8] =
-        bytemuck::cast_slice_mut(&mut room.0.get_or_insert_with(|| Box::new([0; SPARSE_ROOM / 8]))[..]);
+    Room(room): &'r mut Room,
+) -> memory::Result<Option<Sparse<'r>>> {
+    let Some(others) = others(ones, runs) else { return Ok(None) };
+    let room = match room {
+        Some(room) => room,
+        None => room.insert(memory::zeroed_box()?),
+    };
+    let room: &mut [u8] = bytemuck::cast_slice_mut(&mut room[..]);
     let len = (kernels.pack)(words, room);
-    (len < others).then(|| Sparse::counted(&room[..len], runs))
+    Ok((len < others).then(|| Sparse::counted(&room[..len], runs)))
 }
 
 /// How many bytes [`pack`] makes of `words`, which hold `measure`, if it makes any.
@@ -200,15 +204,15 @@ impl Packer {
     }
 
     /// What `view` holds, which is the smallest of the other forms or packed already, packed if that is smaller.
-    pub(in crate::bitmap) fn pack<'r>(&'r mut self, view: View<'r>) -> View<'r> {
+    pub(in crate::bitmap) fn pack<'r>(&'r mut self, view: View<'r>) -> memory::Result<View<'r>> {
         let bytes = view.bytes();
         match &mut self.room {
             Some(room) if bytes >= LEAST && view.form() != Form::Sparse => {
                 let words = view.words();
                 let measure = (self.kernels.measure)(&words);
-                pack(self.kernels, &words, measure, room).map_or(view, View::Sparse)
+                Ok(pack(self.kernels, &words, measure, room)?.map_or(view, View::Sparse))
             }
-            _ => view,
+            _ => Ok(view),
         }
     }
 }

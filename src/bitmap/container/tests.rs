@@ -9,9 +9,9 @@ fn set_run(words: &mut Words, run: Run) {
 }
 
 fn container(positions: impl Iterator<Item = u32>) -> Container {
-    let mut words = no_words();
+    let mut words = no_words().unwrap();
     positions.for_each(|position| set_run(&mut words, Run { first: to_u16(position), last: to_u16(position) }));
-    Container::from_words(words)
+    Container::from_words(words).unwrap()
 }
 
 /// Containers of every form, at and around the limits between the forms.
@@ -37,10 +37,14 @@ fn containers() -> Vec<Container> {
         container((0..65_536).filter(|position: &u32| position.wrapping_mul(0x9e37_79b9) >> 20 == 0)),
     ];
     let mut grown = Container::empty();
-    (0..3000).step_by(3).for_each(|position| grown.set(Run { first: to_u16(position), last: to_u16(position) }));
+    (0..3000)
+        .step_by(3)
+        .for_each(|position| assert_eq!(grown.set(Run { first: to_u16(position), last: to_u16(position) }), Ok(1)));
     all.push(grown);
     let mut thinned = Container::Full;
-    (0..6000).step_by(3).for_each(|position| thinned.clear(Run { first: to_u16(position), last: to_u16(position) }));
+    (0..6000)
+        .step_by(3)
+        .for_each(|position| assert_eq!(thinned.clear(Run { first: to_u16(position), last: to_u16(position) }), Ok(1)));
     all.push(thinned);
     all
 }
@@ -106,12 +110,13 @@ fn operations_agree_with_words_for_every_pair_of_forms() {
     let mut workspace = Workspace::new();
     for (a, b) in views.iter().flat_map(|&a| views.iter().map(move |&b| (a, b))) {
         let (x, y) = (words_in(a), words_in(b));
-        let mut united = Container::copy(a, a.ones());
-        united.unite_with(b, &mut workspace);
+        let mut united = Container::copy(a, a.ones()).unwrap();
+        let added = united.unite_with(b, &mut workspace).unwrap();
+        assert_eq!(added, united.ones() - a.ones());
         assert!(words_of(&united) == zip(&x, &y, |x, y| x | y));
-        assert!(words_of(&Container::intersect(a, b)) == zip(&x, &y, |x, y| x & y));
-        assert!(words_of(&Container::subtract(a, b)) == zip(&x, &y, |x, y| x & !y));
-        assert!(words_of(&Container::xor(a, b)) == zip(&x, &y, |x, y| x ^ y));
+        assert!(words_of(&Container::intersect(a, b).unwrap()) == zip(&x, &y, |x, y| x & y));
+        assert!(words_of(&Container::subtract(a, b).unwrap()) == zip(&x, &y, |x, y| x & !y));
+        assert!(words_of(&Container::xor(a, b).unwrap()) == zip(&x, &y, |x, y| x ^ y));
         assert_eq!(a.is_subset(b), zip(&x, &y, |x, y| x & !y) == [0; 1024]);
         assert_eq!(a.same_bits(b), x == y);
         let mut sum = x;
@@ -137,10 +142,10 @@ fn unions_of_many_agree_with_words_for_every_mix_of_forms() {
         for group in (0..list.len()).flat_map(|from| (from + 2..=list.len()).map(move |to| &list[from..to])) {
             let mut expected = [0; 1024];
             group.iter().for_each(|view| view.add_to(&mut expected));
-            let made = workspace.unite(group);
+            let made = workspace.unite(group).unwrap();
             assert_eq!(made.measure, Measure { ones: made.view.ones(), runs: made.view.run_count() });
             assert!(*made.view.words() == expected);
-            let smallest = Container::from_words(Box::new(expected));
+            let smallest = Container::from_words(Box::new(expected)).unwrap();
             if let View::Sparse(sparse) = made.view {
                 assert!(sparse.bytes.len() < smallest.view().bytes() && select().packs_quickly);
             } else {
@@ -155,16 +160,21 @@ fn ranges_agree_with_words_for_every_form() {
     let all = containers();
     let packed = packed(&all[2..]);
     for view in views(&all, &packed) {
-        let container = Container::copy(view, view.ones());
         let words = words_in(view);
         for window in windows() {
             let mut mask = [0; 1024];
             set_run(&mut mask, window);
-            let mut changed = container.clone();
-            changed.set(window);
+            let mut changed = Container::copy(view, view.ones()).unwrap();
+            let set = changed.set(window).unwrap();
             assert!(words_of(&changed) == zip(&words, &mask, |x, y| x | y));
-            changed.clear(window);
-            assert!(words_of(&changed) == zip(&words, &mask, |x, y| x & !y));
+            assert_eq!(set, bits::count_ones(&zip(&words, &mask, |x, y| y & !x)));
+            let mut thinned = Container::copy(view, view.ones()).unwrap();
+            for changed in [&mut changed, &mut thinned] {
+                let before = changed.ones();
+                let cleared = changed.clear(window).unwrap();
+                assert!(words_of(changed) == zip(&words, &mask, |x, y| x & !y));
+                assert_eq!(cleared, before - changed.ones());
+            }
 
             let inside = zip(&words, &mask, |x, y| x & y);
             assert_eq!(view.count(window), bits::count_ones(&inside));
@@ -184,11 +194,13 @@ fn ranges_agree_with_words_for_every_form() {
 #[test]
 fn the_smallest_form_does_not_depend_on_the_way_to_it() {
     for container in containers() {
-        let from_words = Container::from_words(Box::new(*container.view().words()));
-        let from_runs = Container::from_runs(&Vec::from_iter(container.view().runs(Run::WHOLE).map(Run::pair)));
+        let from_words = Container::from_words(Box::new(*container.view().words())).unwrap();
+        let from_runs =
+            Container::from_runs(&Vec::from_iter(container.view().runs(Run::WHOLE).map(Run::pair))).unwrap();
         let from_bits = Container::from_sorted(&Vec::from_iter(
             container.view().runs(Run::WHOLE).flat_map(|run| run.first..=run.last),
-        ));
+        ))
+        .unwrap();
         for other in [&from_runs, &from_bits] {
             assert_eq!(std::mem::discriminant(other), std::mem::discriminant(&from_words));
             assert!(other.view().same_bits(from_words.view()) && other.view().same_bits(container.view()));
@@ -199,17 +211,19 @@ fn the_smallest_form_does_not_depend_on_the_way_to_it() {
 #[test]
 fn validate_finds_what_is_not_allowed() {
     let bits = |ones, words| Container::Bits { ones, words };
+    let array = |bits: &[u16]| Container::array(bits).unwrap();
+    let runs = |runs: &[Pair]| Container::runs(runs).unwrap();
     for broken in [
         Container::empty(),
-        Container::array(&[3, 3]),
-        Container::array(&Vec::from_iter(0..5000)),
-        Container::runs(&[]),
-        Container::runs(&[[5, 4]]),
-        Container::runs(&[[1, 2], [3, 4]]),
-        Container::runs(&[Run::WHOLE.pair()]),
-        Container::runs(&Vec::from_iter((0..3000).map(|index| [index * 3, index * 3]))),
-        bits(0, no_words()),
-        bits(5000, no_words()),
+        array(&[3, 3]),
+        array(&Vec::from_iter(0..5000)),
+        runs(&[]),
+        runs(&[[5, 4]]),
+        runs(&[[1, 2], [3, 4]]),
+        runs(&[Run::WHOLE.pair()]),
+        runs(&Vec::from_iter((0..3000).map(|index| [index * 3, index * 3]))),
+        bits(0, no_words().unwrap()),
+        bits(5000, no_words().unwrap()),
         bits(CHUNK, Box::new([u64::MAX; 1024])),
     ] {
         assert!(broken.view().validate(broken.ones()).is_err());
@@ -256,13 +270,26 @@ fn what_takes_few_bytes_is_not_packed_however_few_it_would_take_then() {
         let [half, rest, all] = [0, 1, 2].map(bits);
         assert_eq!((all.view().form(), all.view().bytes()), (other, bytes));
         let mut packer = Packer::for_files();
-        let packed = packer.pack(all.view());
+        let packed = packer.pack(all.view()).unwrap();
         let form = if is_kept { Form::Sparse } else { other };
         assert_eq!((packed.form(), packed.run_count()), (form, runs), "{bytes}");
         assert!(words_in(packed) == *all.view().words() && packed.is_smallest(ones, runs));
         for group in [[half.view(), rest.view()], [half.view(), all.view()], [packed, rest.view()]] {
-            let made = Workspace::for_files().unite(&group).view.form();
+            let made = Workspace::for_files().unite(&group).unwrap().view.form();
             assert_eq!(made, form, "{bytes}");
+        }
+    }
+}
+
+#[test]
+fn runs_of_what_could_not_be_spread_are_the_same() {
+    let all = containers();
+    for bytes in packed(&all[2..]) {
+        for window in windows() {
+            let packed = || RunIter::Packed { bytes: &bytes, from: window.first.into(), to: window.end() };
+            let spread = View::Sparse(Sparse::uncounted(&bytes)).runs(window);
+            assert!(packed().take(50).eq(spread.clone().take(50)));
+            assert!(packed().rev().take(50).eq(spread.rev().take(50)));
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use super::{ARRAY_MAX, CHUNK, Container, Pair, Plain, RUNS_MAX, Run, View, Words, no_words, small, sparse};
 use crate::kernels::{FEW, FEW_RUNS, GROUP, Kernels, Measure, ROOM, select};
+use crate::memory::{self, Result};
 
 /// What a merge of two lists costs for each item, and a scattered item, in tenths of a nanosecond.
 const MERGE_COST: usize = 6;
@@ -74,7 +75,7 @@ impl Workspace {
     }
 
     /// What is set in any of `group`, of which there are two or more.
-    pub(in crate::bitmap) fn unite<'a>(&'a mut self, group: &[View<'a>]) -> Made<'a> {
+    pub(in crate::bitmap) fn unite<'a>(&'a mut self, group: &[View<'a>]) -> Result<Made<'a>> {
         let (mut items, mut groups, mut runs) = (0, 0, 0);
         let (mut first_words, mut is_packed) = (None, false);
         if let &[View::Array(a), View::Array(b)] = group
@@ -95,18 +96,18 @@ impl Workspace {
                 }
                 View::Words(words) => first_words = first_words.or(Some((index, words))),
                 View::Sparse(_) => is_packed = true,
-                View::Full => return Made::FULL,
+                View::Full => return Ok(Made::FULL),
             }
         }
         if let Some((index, words)) = first_words {
-            let united = self.words.get_or_insert_with(no_words);
+            let united = made(&mut self.words)?;
             united.copy_from_slice(&words[..]);
             let others = group.iter().enumerate().filter(|&(other, _)| other != index);
             for (added, (_, view)) in (1..).zip(others) {
                 view.add_to(united);
                 // What is full need not be read on; what is not is mostly told by its first words.
                 if added % LOOK == 0 && united.iter().all(|&word| word == u64::MAX) {
-                    return Made::FULL;
+                    return Ok(Made::FULL);
                 }
             }
             return self.of_words();
@@ -134,99 +135,100 @@ impl Workspace {
 
     /// Unites runs and fewer single bits, together no more than a container of runs holds: so what they make is looked for as
     /// runs, without counting first.
-    fn unite_runs_in_words(&mut self, group: &[View<'_>]) -> Made<'_> {
-        let words = clear(&mut self.words);
+    fn unite_runs_in_words(&mut self, group: &[View<'_>]) -> Result<Made<'_>> {
+        let words = clear(&mut self.words)?;
         group.iter().for_each(|view| view.add_to(words));
-        let count = runs_of(self.kernels, words, &mut self.pairs[0]);
+        let count = runs_of(self.kernels, words, &mut self.pairs[0])?;
         self.of_runs(count)
     }
 
-    fn unite_in_words(&mut self, group: &[View<'_>]) -> Made<'_> {
+    fn unite_in_words(&mut self, group: &[View<'_>]) -> Result<Made<'_>> {
         let (words, rest) = match group {
             [View::Sparse(sparse), others @ ..] => {
-                let words: &mut Words = self.words.get_or_insert_with(no_words);
+                let words = made(&mut self.words)?;
                 (self.kernels.unpack)(sparse.bytes, words);
                 (words, others)
             }
-            _ => (clear(&mut self.words), group),
+            _ => (clear(&mut self.words)?, group),
         };
         rest.iter().for_each(|view| view.add_to(words));
         self.of_words()
     }
 
     /// The smallest form of the words.
-    fn of_words(&mut self) -> Made<'_> {
-        let words: &Words = self.words.get_or_insert_with(no_words);
+    fn of_words(&mut self) -> Result<Made<'_>> {
+        let words: &Words = made(&mut self.words)?;
         let measure = (self.kernels.measure)(words);
-        let room = self.sparse.as_mut();
-        if let Some(packed) = room.and_then(|room| sparse::pack(self.kernels, words, measure, room)) {
-            return Made { view: View::Sparse(packed), measure };
+        if let Some(room) = &mut self.sparse
+            && let Some(packed) = sparse::pack(self.kernels, words, measure, room)?
+        {
+            return Ok(Made { view: View::Sparse(packed), measure });
         }
         let view = match Plain::smallest(measure.ones, measure.runs) {
             Plain::Full => View::Full,
             Plain::Words => View::Words(words),
             Plain::Array => {
-                let list = room_for(&mut self.lists[0], measure.ones as usize);
+                let list = room_for(&mut self.lists[0], measure.ones as usize)?;
                 let count = (self.kernels.positions)(words, list);
                 View::Array(&list[..count])
             }
             Plain::Runs => {
-                let count = runs_of(self.kernels, words, &mut self.pairs[0]);
+                let count = runs_of(self.kernels, words, &mut self.pairs[0])?;
                 View::Runs(&self.pairs[0][..count])
             }
         };
-        Made { view, measure }
+        Ok(Made { view, measure })
     }
 
     /// The smallest form of the first `count` items of the first list, which are not too many for an array.
-    fn of_list(&mut self, count: usize) -> Made<'_> {
+    fn of_list(&mut self, count: usize) -> Result<Made<'_>> {
         let list = &self.lists[0][..count];
         let runs = (self.kernels.list_runs)(list);
         if count <= 2 * runs {
             let measure = Measure { ones: small(count), runs: small(runs) };
-            return Made { view: View::Array(&self.lists[0][..count]), measure };
+            return Ok(Made { view: View::Array(&self.lists[0][..count]), measure });
         }
-        let runs = &mut self.pairs[0];
-        runs.clear();
-        runs.extend(View::Array(list).runs(Run::WHOLE).map(Run::pair));
-        let count = runs.len();
-        self.of_runs(count)
+        let pairs = &mut self.pairs[0];
+        pairs.clear();
+        pairs.try_reserve(runs)?;
+        pairs.extend(View::Array(list).runs(Run::WHOLE).map(Run::pair));
+        self.of_runs(runs)
     }
 
     /// The smallest form of the first `count` of the first runs.
-    fn of_runs(&mut self, count: usize) -> Made<'_> {
+    fn of_runs(&mut self, count: usize) -> Result<Made<'_>> {
         let runs = &self.pairs[0][..count];
         let measure = Measure { ones: (self.kernels.run_ones)(runs), runs: small(count) };
         let view = match Plain::smallest(measure.ones, measure.runs) {
             Plain::Full => View::Full,
             Plain::Runs => View::Runs(runs),
             Plain::Array => {
-                let list = room_for(&mut self.lists[0], measure.ones as usize);
+                let list = room_for(&mut self.lists[0], measure.ones as usize)?;
                 list.iter_mut().zip(runs.iter().flat_map(|run| run[0]..=run[1])).for_each(|(to, bit)| *to = bit);
                 View::Array(&list[..measure.ones as usize])
             }
             Plain::Words => {
-                let words = clear(&mut self.words);
+                let words = clear(&mut self.words)?;
                 (self.kernels.scatter_runs)(runs, words);
                 View::Words(words)
             }
         };
-        Made { view, measure }
+        Ok(Made { view, measure })
     }
 
-    fn unite_two_lists(&mut self, a: &[u16], b: &[u16]) -> Made<'_> {
-        let count = (self.kernels.unite)(a, b, room_for(&mut self.lists[0], a.len() + b.len()));
+    fn unite_two_lists(&mut self, a: &[u16], b: &[u16]) -> Result<Made<'_>> {
+        let count = (self.kernels.unite)(a, b, room_for(&mut self.lists[0], a.len() + b.len())?);
         if count <= ARRAY_MAX {
             return self.of_list(count);
         }
-        let words = clear(&mut self.words);
+        let words = clear(&mut self.words)?;
         (self.kernels.scatter)(a, words);
         (self.kernels.scatter)(b, words);
         self.of_words()
     }
 
     /// Unites more than two lists, or any number with few items.
-    fn unite_lists(&mut self, group: &[View<'_>], items: usize, groups: usize) -> Made<'_> {
+    fn unite_lists(&mut self, group: &[View<'_>], items: usize, groups: usize) -> Result<Made<'_>> {
         let lists = group.iter().filter_map(|view| match *view {
             View::Array(array) => Some(array),
             _ => None,
@@ -238,20 +240,20 @@ impl Workspace {
         if items <= ARRAY_MAX && items * levels * MERGE_COST < items * SCATTER_COST + SCAN_COST {
             return self.merge(lists, items);
         }
-        let words = clear(&mut self.words);
+        let words = clear(&mut self.words)?;
         lists.for_each(|list| (self.kernels.scatter)(list, words));
         self.of_words()
     }
 
-    fn sort<'a>(&mut self, lists: impl Iterator<Item = &'a [u16]>) -> Made<'_> {
+    fn sort<'a>(&mut self, lists: impl Iterator<Item = &'a [u16]>) -> Result<Made<'_>> {
         let mut slots: [&[u16]; FEW / GROUP] = [&[]; FEW / GROUP];
         let used = slots.iter_mut().zip(lists.filter(|list| !list.is_empty())).map(|(slot, list)| *slot = list).count();
-        let count = (self.kernels.sort_few)(&slots[..used], room_for(&mut self.lists[0], FEW));
+        let count = (self.kernels.sort_few)(&slots[..used], room_for(&mut self.lists[0], FEW)?);
         self.of_list(count)
     }
 
     /// Unites few runs and single bits at once.
-    fn sort_runs(&mut self, group: &[View<'_>]) -> Made<'_> {
+    fn sort_runs(&mut self, group: &[View<'_>]) -> Result<Made<'_>> {
         let (mut runs, mut bits): ([&[Pair]; FEW_RUNS], [&[u16]; FEW_RUNS]) = ([&[]; FEW_RUNS], [&[]; FEW_RUNS]);
         let (mut run_lists, mut bit_lists) = (0, 0);
         for view in group {
@@ -268,17 +270,18 @@ impl Workspace {
             }
         }
         let room = &mut self.pairs[0];
-        room.resize(room.len().max(FEW_RUNS * GROUP), [0, 0]);
+        lengthen(room, FEW_RUNS * GROUP)?;
         let count = (self.kernels.unite_few_runs)(&runs[..run_lists], &bits[..bit_lists], room);
         self.of_runs(count)
     }
 
     /// Unites lists of so many items two by two, neighbours first.
-    fn merge<'a>(&mut self, mut lists: impl Iterator<Item = &'a [u16]>, items: usize) -> Made<'_> {
+    fn merge<'a>(&mut self, mut lists: impl Iterator<Item = &'a [u16]>, items: usize) -> Result<Made<'_>> {
         let (Self { kernels, lists: [from, to], ends, .. }, mut filled) = (&mut *self, 0);
-        room_for(from, items);
-        room_for(to, items);
+        room_for(from, items)?;
+        room_for(to, items)?;
         ends.clear();
+        ends.try_reserve(lists.size_hint().1.unwrap_or(0).div_ceil(2))?;
         while let Some(list) = lists.next() {
             filled += match lists.next() {
                 Some(other) => (kernels.unite)(list, other, &mut from[filled..]),
@@ -300,20 +303,27 @@ impl Workspace {
     }
 
     /// Unites runs and single bits two by two.
-    fn sweep(&mut self, group: &[View<'_>]) -> Made<'_> {
+    fn sweep(&mut self, group: &[View<'_>]) -> Result<Made<'_>> {
         let Self { kernels, pairs: [from, to], ends, .. } = self;
         from.clear();
         ends.clear();
+        ends.try_reserve(group.len())?;
         for view in group {
             match view {
-                View::Runs(runs) => from.extend_from_slice(runs),
-                View::Array(array) => from.extend(array.iter().map(|&bit| [bit, bit])),
+                View::Runs(runs) => {
+                    from.try_reserve(runs.len())?;
+                    from.extend_from_slice(runs);
+                }
+                View::Array(array) => {
+                    from.try_reserve(array.len())?;
+                    from.extend(array.iter().map(|&bit| [bit, bit]));
+                }
                 View::Words(_) | View::Sparse(_) | View::Full => {}
             }
             ends.push(from.len());
         }
-        to.resize(from.len().max(to.len()), [0, 0]);
-        from.resize(to.len(), [0, 0]);
+        lengthen(to, from.len())?;
+        lengthen(from, to.len())?;
         while ends.len() > 1 {
             halve(ends, |start, middle, end, filled| {
                 (kernels.unite_runs)(&from[start..middle], &from[middle..end], &mut to[filled..])
@@ -325,29 +335,46 @@ impl Workspace {
     }
 }
 
+/// Words with whatever they hold.
+fn made(words: &mut Option<Box<Words>>) -> Result<&mut Words> {
+    Ok(match words {
+        Some(words) => words,
+        None => words.insert(no_words()?),
+    })
+}
+
 /// Words of which none is set.
-fn clear(words: &mut Option<Box<Words>>) -> &mut Words {
-    match words {
+fn clear(words: &mut Option<Box<Words>>) -> Result<&mut Words> {
+    Ok(match words {
         Some(words) => {
             words.fill(0);
             words
         }
-        None => words.insert(no_words()),
+        None => words.insert(no_words()?),
+    })
+}
+
+/// Makes a list of runs at least `len` long.
+fn lengthen(runs: &mut Vec<Pair>, len: usize) -> Result<()> {
+    if runs.len() < len {
+        runs.try_reserve(len - runs.len())?;
+        runs.resize(len, [0, 0]);
     }
+    Ok(())
 }
 
 /// Puts the runs of `words`, which are not more than a container holds, at the beginning of `runs`; how many there are.
-fn runs_of(kernels: &Kernels, words: &Words, runs: &mut Vec<Pair>) -> usize {
-    runs.resize(runs.len().max(RUNS_MAX + ROOM), [0, 0]);
-    (kernels.runs)(words, runs)
+fn runs_of(kernels: &Kernels, words: &Words, runs: &mut Vec<Pair>) -> Result<usize> {
+    lengthen(runs, RUNS_MAX + ROOM)?;
+    Ok((kernels.runs)(words, runs))
 }
 
 /// A list into which kernels may write `len` items; what it held may be gone.
-fn room_for(list: &mut Vec<u16>, len: usize) -> &mut [u16] {
+fn room_for(list: &mut Vec<u16>, len: usize) -> Result<&mut [u16]> {
     if list.len() < len + ROOM {
-        *list = vec![0; (len + ROOM).max(2 * list.len()).min(LIST_MAX)];
+        *list = memory::zeroed((len + ROOM).max(2 * list.len()).min(LIST_MAX))?;
     }
-    list
+    Ok(list)
 }
 
 /// Unites each two neighbours of the lists that end at `ends` with `unite`, which gets where the first begins, where it
@@ -366,18 +393,25 @@ fn halve(ends: &mut Vec<usize>, mut unite: impl FnMut(usize, usize, usize, usize
 }
 
 impl Container {
-    /// Adds the bits of `other`.
-    pub(in crate::bitmap) fn unite_with(&mut self, other: View<'_>, workspace: &mut Workspace) {
-        *self = match self {
-            Self::Full => return,
-            Self::Bits { words, .. } => {
+    /// Adds the bits of `other`, and says how many of them are new. Nothing changes where there is no memory for them.
+    pub(in crate::bitmap) fn unite_with(&mut self, other: View<'_>, workspace: &mut Workspace) -> Result<u32> {
+        let before = self.ones();
+        match self {
+            Self::Full => {}
+            Self::Bits { ones, words } => {
                 other.add_to(words);
-                Self::from_words(std::mem::replace(words, no_words()))
+                let measure = (select().measure)(words);
+                *ones = measure.ones;
+                // A larger form will do where there is no memory for the smallest, but all bits must not stand as words.
+                if let Ok(Some(smaller)) = Self::smaller(words, measure) {
+                    *self = smaller;
+                }
             }
             _ => {
-                let made = workspace.unite(&[self.view(), other]);
-                Self::copy(made.view, made.measure.ones)
+                let made = workspace.unite(&[self.view(), other])?;
+                *self = Self::copy(made.view, made.measure.ones)?;
             }
-        };
+        }
+        Ok(self.ones() - before)
     }
 }

@@ -286,7 +286,17 @@ pub(in crate::bitmap) enum RunIter<'a> {
     },
     /// What was packed. The words are shared by copies of the walk, not copied.
     Spread {
-        words: Arc<Words>,
+        #[allow(
+            clippy::redundant_allocation,
+            reason = "words right behind an Arc cannot be asked for in words that can fail"
+        )]
+        words: Arc<Box<Words>>,
+        from: u32,
+        to: u32,
+    },
+    /// What is packed, where there was no memory to spread it: each run is looked for anew.
+    Packed {
+        bytes: &'a [u8],
         from: u32,
         to: u32,
     },
@@ -297,16 +307,31 @@ pub(in crate::bitmap) enum RunIter<'a> {
     Full(Option<Run>),
 }
 
-impl RunIter<'_> {
+impl<'a> RunIter<'a> {
     /// The runs of what is packed; where `former` walked over words of its own, they are used again.
-    pub(in crate::bitmap) fn spread(bytes: &[u8], window: Run, former: Self) -> Self {
-        let mut words = match former {
-            Self::Spread { words, .. } => words,
-            _ => Arc::new([0; 1024]),
+    pub(in crate::bitmap) fn spread(bytes: &'a [u8], window: Run, former: Self) -> Self {
+        let (from, to) = (window.first.into(), window.end());
+        let former = match former {
+            Self::Spread { words, .. } => Some(words).filter(|words| Arc::strong_count(words) == 1),
+            _ => None,
         };
-        (select().unpack)(bytes, Arc::make_mut(&mut words));
-        Self::Spread { words, from: window.first.into(), to: window.end() }
+        let Some(mut words) = former.or_else(|| bits::no_words().ok().map(Arc::new)) else {
+            return Self::Packed { bytes, from, to };
+        };
+        if let Some(words) = Arc::get_mut(&mut words) {
+            (select().unpack)(bytes, words);
+        }
+        Self::Spread { words, from, to }
     }
+}
+
+/// Spreads what is packed in `bytes` for one look at it.
+#[cold]
+#[inline(never)]
+pub(in crate::bitmap) fn spread_once<R>(bytes: &[u8], look: impl FnOnce(&Words) -> R) -> R {
+    let mut words = [0; 1024];
+    (select().unpack)(bytes, &mut words);
+    look(&words)
 }
 
 /// The first run of `from..to`, which begins behind it then.
@@ -336,6 +361,7 @@ impl Iterator for RunIter<'_> {
             }
             Self::Words { words, from, to } => next_run(words, from, *to),
             Self::Spread { words, from, to } => next_run(words, from, *to),
+            Self::Packed { bytes, from, to } => spread_once(bytes, |words| next_run(words, from, *to)),
             Self::Runs { runs, window } => {
                 let (&run, rest) = runs.split_first()?;
                 *runs = rest;
@@ -357,6 +383,7 @@ impl DoubleEndedIterator for RunIter<'_> {
             }
             Self::Words { words, from, to } => last_run(words, *from, to),
             Self::Spread { words, from, to } => last_run(words, *from, to),
+            Self::Packed { bytes, from, to } => spread_once(bytes, |words| last_run(words, *from, to)),
             Self::Runs { runs, window } => {
                 let (&run, rest) = runs.split_last()?;
                 *runs = rest;

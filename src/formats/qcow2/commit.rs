@@ -302,7 +302,8 @@ impl Writer<'_> {
         for batch in clusters.chunks(self.batch()) {
             let numbered: Vec<(u64, &Cluster)> = (table.len() as u64..).zip(batch).collect();
             let (storage, mixed) = (self.storage, numbered.iter().copied().filter(|(_, cluster)| cluster.is_mixed()));
-            let mut united = self.pool.map(mixed.collect(), |(number, cluster)| unite(storage, shape, number, cluster));
+            let mut united =
+                self.pool.map(mixed.collect(), |(number, cluster)| unite(storage, shape, number, cluster))?;
             let (mut united, mut writes) = (united.drain(..), Vec::new());
             for (number, cluster) in numbered {
                 tell(observer, WRITING, self.done, self.total)?;
@@ -381,7 +382,7 @@ impl Writer<'_> {
             let made = self.pool.map(numbers, |number| {
                 let mut bytes = vec![0; cluster_len];
                 bits.copy_bits(number * shape.granules_per_cluster(), &mut bytes).map(|()| (number, bytes))
-            });
+            })?;
             let mut writes = Vec::new();
             for made in made {
                 let (number, bytes) = made?;
@@ -400,7 +401,7 @@ impl Writer<'_> {
 
     fn write(&self, writes: Vec<(Vec<u8>, u64)>) -> Result<()> {
         let storage = self.storage;
-        self.pool.map(writes, |(bytes, offset)| write_at(storage, &bytes, offset)).into_iter().collect()
+        self.pool.map(writes, |(bytes, offset)| write_at(storage, &bytes, offset))?.into_iter().collect()
     }
 
     /// Writes `bytes`, padded to whole clusters, into free clusters; the offset of the first.

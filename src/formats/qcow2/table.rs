@@ -280,7 +280,7 @@ pub(crate) fn load(
     }
     // Several parts for each thread, since some are read faster than others; the first error in their order counts.
     let parts = held.chunks(held.len().div_ceil(4 * threads).max(FEW / 4)).collect();
-    let mut parts = map_ordered(threads, parts, read).into_iter();
+    let mut parts = map_ordered(threads, parts, read)?.into_iter();
     let mut whole = parts.next().unwrap_or(Ok(bitmap))?;
     parts.try_for_each(|part| whole.union_with(&part?))?;
     Ok(whole)

@@ -133,10 +133,13 @@ def _tell(user_data: Any, phase: Any, done: int, total: int) -> int:
     return told
 
 
-def flags_of(top_layer_only: bool = False, force_inconsistent: bool = False, dry_run: bool = False) -> int:
+def flags_of(
+    top_layer_only: bool = False, force_inconsistent: bool = False, dry_run: bool = False, foreign_too: bool = False
+) -> int:
     """The flags of the options."""
     return (
         (lib.CHECKMAP_OPT_TOP_LAYER_ONLY if top_layer_only else 0)
         | (lib.CHECKMAP_OPT_FORCE_INCONSISTENT if force_inconsistent else 0)
         | (lib.CHECKMAP_OPT_DRY_RUN if dry_run else 0)
+        | (lib.CHECKMAP_OPT_FOREIGN_TOO if foreign_too else 0)
     )

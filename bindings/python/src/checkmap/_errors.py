@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from typing import Dict, Optional, Type
+from typing import Dict, Match, Optional, Type
 
 from ._native import ffi, lib
 
@@ -224,8 +224,10 @@ _WORDS = {
     "MODEL": "cumulative=...",
     "MODEL=interval": "cumulative=False",
     "MODEL=cumulative": "cumulative=True",
-    "DROP_BITMAP": "the verb drop of checkmap(1)",
-    "DROP_ALL": "the verb drop of checkmap(1)",
+    "DROP_BEFORE": "Image.drop_before()",
+    "DROP_BITMAP": "Image.drop_stored()",
+    "DROP_ALL": "Image.drop_all()",
+    "FOREIGN_TOO": "foreign_too=True",
     "UNTIL": "until",
     "CHECK": "Image.check()",
     "LIST": "Image.checkpoints()",
@@ -237,7 +239,15 @@ _MARK = re.compile("\x1e([^\x1e\x1f]*)\x1f([^\x1e\x1f]*)\x1e")
 
 def _spelled(marked: str) -> str:
     """A message in the words of this package."""
-    return _MARK.sub(lambda mark: _WORDS.get(mark[1], mark[2]), marked)
+    return _MARK.sub(_word, marked)
+
+
+def _word(mark: Match[str]) -> str:
+    """What a mark is called here."""
+    name, given, what = mark[1].partition("=")
+    if given and mark[1] not in _WORDS and name in _WORDS:
+        return f"{_WORDS[name]} of {what!r}"
+    return _WORDS.get(mark[1], mark[2])
 
 
 def last_error(status: Optional[int] = None) -> CheckmapError:

@@ -18,13 +18,25 @@ Result = TypeVar("Result")
 
 # Held for a few instructions only. Reentrant, because a signal handler may come in between.
 _COUNTING = threading.RLock()
-os.register_at_fork(before=_COUNTING.acquire, after_in_parent=_COUNTING.release, after_in_child=_COUNTING.release)
+
+# Grows with each fork on the way to this process.
+_generation = 0
+
+
+def _forked() -> None:
+    global _generation
+    _generation += 1
+    _COUNTING.release()
+
+
+os.register_at_fork(before=_COUNTING.acquire, after_in_parent=_COUNTING.release, after_in_child=_forked)
 
 
 class Handle:
     """What a handle of the library is inside of. Used by many readers, or by one that changes it."""
 
-    __slots__ = ("_pointer", "_users", "__weakref__")
+    __slots__ = ("_generation", "_pointer", "_users", "__weakref__")
+    _generation: int
     _pointer: Any
     _users: int
 
@@ -33,15 +45,23 @@ class Handle:
         self = super().__new__(cls)
         self._pointer = None
         self._users = 0
+        self._generation = _generation
         return self
 
     def __init__(self, pointer: Any, free: Callable[[Any], None]) -> None:
         self._pointer = ffi.gc(pointer, free)
         self._users = 0
+        self._generation = _generation
+
+    def _forget_the_parents_threads(self) -> None:
+        """Counts anew in a child, which has none of the threads that used it; the library knows what these left behind."""
+        if self._generation != _generation:
+            self._users, self._generation = 0, _generation
 
     def close(self) -> None:
         """Ends the object at once; closing it twice is fine."""
         with _COUNTING:
+            self._forget_the_parents_threads()
             if self._users:
                 raise RuntimeError(f"this {type(self).__name__} is in use by a call")
             pointer, self._pointer = self._pointer, None
@@ -70,6 +90,7 @@ class Handle:
         with _COUNTING:
             if self._pointer is None:
                 raise ValueError(f"this {type(self).__name__} is closed")
+            self._forget_the_parents_threads()
             if self._users < 0 or (alone and self._users):
                 raise RuntimeError(f"another call uses this {type(self).__name__} while one changes it")
             self._users += -1 if alone else 1
@@ -77,7 +98,10 @@ class Handle:
 
     def _end(self, alone: bool) -> None:
         with _COUNTING:
-            self._users -= -1 if alone else 1
+            self._forget_the_parents_threads()
+            # A call in which the process was forked is not counted in the child.
+            if self._users < 0 if alone else self._users > 0:
+                self._users -= -1 if alone else 1
 
     def _read(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Calls a function of the library that changes nothing."""

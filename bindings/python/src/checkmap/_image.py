@@ -54,8 +54,10 @@ class Checkpoint:
     inconsistent: bool
     #: The bitmap has a type or extra data that the library does not know.
     unusable: bool
-    #: Nobody can tell where among the others it stands (cumulative checkpoints only).
+    #: Nobody can tell where among the others it stands: a cumulative one, or one between several gaps.
     unordered: bool
+    #: The bitmap before it is missing: no diff can cross this gap.
+    gap: bool
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,7 @@ class Image(Handle):
                     bool(each.flags & lib.CHECKMAP_CHECKPOINT_INCONSISTENT),
                     bool(each.flags & lib.CHECKMAP_CHECKPOINT_UNUSABLE),
                     bool(each.flags & lib.CHECKMAP_CHECKPOINT_UNORDERED),
+                    bool(each.flags & lib.CHECKMAP_CHECKPOINT_GAP),
                 )
                 for each in out[0:count]
             ]
@@ -259,6 +262,18 @@ class Image(Handle):
         """Deletes every inconsistent checkpoint, and all that depend on them; the next backup is full."""
         options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run), model=_model(cumulative))
         self._named(lib.checkmap_checkpoint_delete_inconsistent, options)
+
+    def drop_before(
+        self,
+        name: Name,
+        *,
+        dry_run: bool = False,
+        cumulative: Optional[bool] = None,
+        progress: Optional[Progress] = None,
+    ) -> None:
+        """Makes a checkpoint the first one: the bitmaps of all older ones are dropped, also those before gaps."""
+        options = Options(progress, flags=flags_of(dry_run=dry_run), model=_model(cumulative))
+        self._named(lib.checkmap_checkpoint_drop_before, options, name)
 
     def rename(
         self,
@@ -408,6 +423,20 @@ class Image(Handle):
                 options.pointer,
             )
         )
+
+    def drop_stored(self, name: Name, *, dry_run: bool = False, progress: Optional[Progress] = None) -> None:
+        """Drops one stored bitmap, whatever it belongs to; a checkpoint that loses its bitmap leaves a gap."""
+        self._named(lib.checkmap_stored_drop, Options(progress, flags=flags_of(dry_run=dry_run)), name)
+
+    def drop_all(
+        self, *, foreign_too: bool = False, dry_run: bool = False, progress: Optional[Progress] = None
+    ) -> None:
+        """Drops all bitmaps with their directory, damaged or not; `warnings` says what is lost.
+
+        Bitmaps that belong to no checkpoint go only with `foreign_too`.
+        """
+        options = Options(progress, flags=flags_of(dry_run=dry_run, foreign_too=foreign_too))
+        self._named(lib.checkmap_stored_drop_all, options)
 
 
 def _model(cumulative: Optional[bool]) -> int:
