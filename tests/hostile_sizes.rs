@@ -211,9 +211,8 @@ fn open(file: &Arc<Sparse>, access: Access) -> checkmap::Result<Image> {
 /// Everything that reads the image, whatever it answers.
 fn read(file: &Arc<Sparse>) {
     let Ok(image) = open(file, Access::Read) else { return };
-    for state in image.bitmaps() {
-        let _ = image.summarize(&state.name);
-    }
+    let states = image.bitmaps();
+    let _ = image.summarize_all(states.iter().map(|state| &state.name), &mut Unobserved);
     let _ = diff(&image, &mut Unobserved);
     let _ = image.check(&mut Unobserved);
 }

@@ -114,7 +114,6 @@ pub(crate) fn summarize<'a>(
     names: impl ExactSizeIterator<Item = &'a Name>,
     session: &Session,
 ) -> checkmap::Result<(Vec<Summary>, Vec<Error>)> {
-    image.survey(&mut session.watch())?;
     let (mut summaries, mut damage) = (Vec::new(), Vec::new());
     for summary in image.summarize_all(names, &mut session.watch())? {
         summaries.push(summary.unwrap_or_else(|error| {

@@ -47,6 +47,7 @@ impl Image {
     ) -> Result<Vec<Result<Summary>>> {
         let total = names.len() as u64;
         self.steady(|| {
+            self.survey(observer)?;
             let numbered = (0..).zip(names);
             numbered
                 .map(|(done, name)| {
