@@ -205,7 +205,7 @@ impl Storage for Sparse {
 
 fn open(file: &Arc<Sparse>, access: Access) -> checkmap::Result<Image> {
     let storage: Arc<dyn Storage> = Arc::clone(file) as Arc<dyn Storage>;
-    Image::open_storage(storage, Path::new("hostile.qcow2"), &OpenOptions { no_lock: true, ..OpenOptions::new(access) })
+    Image::open_storage(storage, Path::new("hostile.qcow2"), &OpenOptions::new(access).no_lock(true))
 }
 
 /// Everything that reads the image, whatever it answers.
@@ -219,14 +219,7 @@ fn read(file: &Arc<Sparse>) {
 }
 
 fn diff(image: &Image, observer: &mut dyn Observer) -> checkmap::Result<()> {
-    let request = DiffRequest {
-        since: ENTRY_NAME,
-        until: None,
-        offset: 0,
-        len_bytes: u64::MAX,
-        layers: Layers::TopOnly,
-        model: None,
-    };
+    let request = DiffRequest::since(ENTRY_NAME).layers(Layers::TopOnly);
     image.diff(&request, observer).map(drop)
 }
 

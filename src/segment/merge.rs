@@ -331,9 +331,7 @@ impl<'a> Job<'a> {
     fn process(&self, batch: &Batch, work: &mut Work<'a>, pieces: &mut Pieces) -> Result<()> {
         pieces.clear();
         match batch {
-            Batch::Full(keys) => {
-                Ok(self.give_full(pieces, keys.clone())?)
-            }
+            Batch::Full(keys) => Ok(self.give_full(pieces, keys.clone())?),
             Batch::Mixed(batch) => {
                 self.fetch(batch, work, pieces)?;
                 let mut position = batch.keys.start;
