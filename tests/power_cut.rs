@@ -29,7 +29,7 @@ enum Found {
 }
 
 fn options() -> OpenOptions {
-    OpenOptions { no_lock: true, ..OpenOptions::new(Access::Write) }
+    OpenOptions::new(Access::Write).no_lock(true)
 }
 
 fn open(storage: Arc<dyn Storage>) -> Image {
@@ -72,8 +72,8 @@ impl Scenario {
         let mut image = open(recorder.clone());
         let old = bitmaps_of(&image);
         let plan = (self.plan)(&image).unwrap_or_else(|error| panic!("{}: {error}", self.name));
-        let crossing_is_said = plan.risks.iter().any(|risk| risk.contains("crosses two sectors"));
-        assert_eq!(crossing_is_said, self.may_lose, "{}: {:?}", self.name, plan.risks);
+        let crossing_is_said = plan.risks().iter().any(|risk| risk.contains("crosses two sectors"));
+        assert_eq!(crossing_is_said, self.may_lose, "{}: {:?}", self.name, plan.risks());
         assert_eq!(image.commit(&plan, &mut Unobserved).expect("the commit succeeds"), Vec::<String>::new());
         let new = bitmaps_of(&open_bytes(&recorder.image()));
         assert_ne!(old, new, "{}: the commit changes the bitmaps", self.name);
