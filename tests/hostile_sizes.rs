@@ -211,7 +211,6 @@ fn open(file: &Arc<Sparse>, access: Access) -> checkmap::Result<Image> {
 /// Everything that reads the image, whatever it answers.
 fn read(file: &Arc<Sparse>) {
     let Ok(image) = open(file, Access::Read) else { return };
-    let states = image.bitmaps();
     let _ = image.overview(None, checkmap::image::Scope::Bitmaps, &mut Unobserved);
     let _ = diff(&image, &mut Unobserved);
     let _ = image.check(&mut Unobserved);
