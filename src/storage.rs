@@ -231,6 +231,6 @@ impl Storage for FileStorage {
         }
         // A file system that does not say how large it is says nothing of what is left either.
         let system = statvfs::fstatvfs(&self.file).ok().filter(|system| system.blocks() > 0)?;
-        Some(u64::from(system.blocks_available()).saturating_mul(u64::from(system.fragment_size())))
+        Some(system.blocks_available().saturating_mul(system.fragment_size()))
     }
 }

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Neighbouring clusters that are counted together. A run of as many and more is kept as a run.
-const PAGE: u64 = 32;
+const PAGE_LEN: usize = 32;
+const PAGE: u64 = PAGE_LEN as u64;
 
 /// How often each cluster is referred to; memory follows what was found, and not the file's size.
 #[derive(Debug, Default)]
 pub(super) struct References {
-    pages: BTreeMap<u64, [u16; PAGE as usize]>,
+    pages: BTreeMap<u64, [u16; PAGE_LEN]>,
     runs: Vec<Range<u64>>,
     /// The runs in parts that do not overlap, ascending, each with how many runs hold it.
     parts: Vec<(Range<u64>, u64)>,
@@ -24,7 +25,7 @@ impl References {
             return;
         }
         for cluster in clusters {
-            let page = self.pages.entry(cluster / PAGE).or_insert([0; PAGE as usize]);
+            let page = self.pages.entry(cluster / PAGE).or_insert([0; PAGE_LEN]);
             if let Some(count) = usize::try_from(cluster % PAGE).ok().and_then(|index| page.get_mut(index)) {
                 *count = count.saturating_add(times);
             }
@@ -99,19 +100,20 @@ mod tests {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (seed >> 33) % limit
         };
+        let index = |cluster: u64| usize::try_from(cluster).expect("small");
         for _ in 0..200 {
             let (mut references, mut plain) = (References::default(), vec![0_u64; 700]);
             for _ in 0..below(12) {
                 let (start, len, times) = (below(300), below(120), 1 + below(3));
                 references.add(start..start + len, u16::try_from(times).expect("small"));
-                plain.iter_mut().skip(start as usize).take(len as usize).for_each(|count| *count += times);
+                plain.iter_mut().skip(index(start)).take(index(len)).for_each(|count| *count += times);
             }
             references.settle();
             for (cluster, count) in (0..).zip(&plain) {
                 assert_eq!(references.get(cluster), *count, "cluster {cluster}");
             }
             let (start, end) = (below(200), 200 + below(200));
-            let window = &plain[start as usize..end as usize];
+            let window = &plain[index(start)..index(end)];
             assert_eq!(references.any(start..end), window.iter().any(|count| *count > 0));
             assert_eq!(references.any_repeated(start..end), window.iter().any(|count| *count > 1));
             let mut listed: Vec<u64> = references.runs().into_iter().flatten().chain(references.singles()).collect();
