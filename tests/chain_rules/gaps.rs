@@ -145,10 +145,7 @@ fn rename_beside_a_gap_keeps_the_missing_name() {
 #[test]
 fn drop_before_removes_what_is_older_and_makes_a_root() {
     let chain = read(&WITHOUT_TUE);
-    let plan = steps(
-        drop_before(&chain, "wed"),
-        &["remove 'mon'", "rename 'tue->wed' to 'wed'", "rename 'wed->thu' to 'wed->thu'"][..2].as_ref(),
-    );
+    let plan = steps(drop_before(&chain, "wed"), &["remove 'mon'", "rename 'tue->wed' to 'wed'"]);
     warned(&plan, "every diff since 'mon' is lost: an incremental backup can begin at 'wed' or later only");
     steps(drop_before(&chain, "thu"), &["remove 'mon'", "remove 'tue->wed'", "rename 'wed->thu' to 'thu'"]);
     steps(drop_before(&chain, "mon"), &[]);
