@@ -291,7 +291,10 @@ typedef struct checkmap_opts {
      * after the call has returned. Calls on an image do not read it: see checkmap_image_set_threads().
      */
     uint32_t threads;
-    /** The most memory a merge of segments takes, in bytes; 0 is the default of 64 MiB. */
+    /**
+     * The most memory a merge of segments takes, in bytes; 0 is the default of 64 MiB. A diff holds bitmaps of as many
+     * bytes at once, beside its result and the one that is being read: a larger span is united in several passes.
+     */
     uint64_t memory_bytes;
     /** Told how far the call has come, and asked whether to go on; or NULL. */
     checkmap_progress_fn progress;
@@ -933,7 +936,7 @@ int checkmap_diff(const struct checkmap_image *image,
                   struct checkmap_bitmap **out);
 
 /**
- * checkmap_diff() of a window of the disk, with options: progress, model, and the flag TOP_LAYER_ONLY.
+ * checkmap_diff() of a window of the disk, with options: progress, memory_bytes, model, and the flag TOP_LAYER_ONLY.
  *
  * Outside of the granules that offset and length touch the bitmap is clean; CHECKMAP_TO_END is up to the end of the
  * disk. A call that was stopped is -ECANCELED.

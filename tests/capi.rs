@@ -197,13 +197,13 @@ fn every_behaviour_in_c() {
 fn every_behaviour_in_c_under_valgrind() {
     let valgrind =
         ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full", "--errors-for-leak-kinds=definite"];
-    // A thousand loads of the library, or forks, are slow there, and so is an image changed byte by byte.
-    let slow: &[&str] = if env::var_os("CHECKMAP_C_ALL").is_some() {
-        &[]
-    } else {
-        &["318-damaged", "404-dlopen", "406-fork-beside-calls"]
-    };
-    run_all("valgrind", &[], &valgrind, slow);
+    // A child does not free what a fork tore, and the first of these reaches for a page that is not there on purpose.
+    let mut skip = vec!["405-fork-in-a-change", "406-fork-beside-calls"];
+    // A thousand loads of the library are slow there, and so is an image changed byte by byte.
+    if env::var_os("CHECKMAP_C_ALL").is_none() {
+        skip.extend(["318-damaged", "404-dlopen"]);
+    }
+    run_all("valgrind", &[], &valgrind, &skip);
 }
 
 const SANITIZE: &[&str] = &["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"];

@@ -27,8 +27,7 @@ fn create_after(image: &TestImage, damage: impl FnOnce(&mut Raw)) -> Vec<String>
 }
 
 fn create(path: &Path) -> Vec<String> {
-    let mut image =
-        Image::open(path, &OpenOptions { no_lock: true, ..OpenOptions::new(Access::Write) }).expect("it opens");
+    let mut image = Image::open(path, &OpenOptions::new(Access::Write).no_lock(true)).expect("it opens");
     let plan = image.plan_create(b"new", None, None).expect("a plan");
     let told = image.rehearse(&plan, &mut Unobserved).expect("a rehearsal");
     let warnings = image.commit(&plan, &mut Unobserved).expect("room is found");

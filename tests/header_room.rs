@@ -18,7 +18,7 @@ const DATA_FILE: u32 = 0x4441_5441;
 const UNKNOWN: [u32; 3] = [0x1234_5678, 0x1111_1111, 0x9999_9999];
 
 fn change(path: &Path, name: &[u8], delete: bool) -> checkmap::Result<()> {
-    let mut image = Image::open(path, &OpenOptions { no_lock: true, ..OpenOptions::new(Access::Write) })?;
+    let mut image = Image::open(path, &OpenOptions::new(Access::Write).no_lock(true))?;
     let plan = match delete {
         true => image.plan_delete(name, false, Layers::TopOnly, None)?,
         false => image.plan_create(name, None, None)?,

@@ -205,27 +205,19 @@ impl Storage for Sparse {
 
 fn open(file: &Arc<Sparse>, access: Access) -> checkmap::Result<Image> {
     let storage: Arc<dyn Storage> = Arc::clone(file) as Arc<dyn Storage>;
-    Image::open_storage(storage, Path::new("hostile.qcow2"), &OpenOptions { no_lock: true, ..OpenOptions::new(access) })
+    Image::open_storage(storage, Path::new("hostile.qcow2"), &OpenOptions::new(access).no_lock(true))
 }
 
 /// Everything that reads the image, whatever it answers.
 fn read(file: &Arc<Sparse>) {
     let Ok(image) = open(file, Access::Read) else { return };
-    let states = image.bitmaps();
-    let _ = image.summarize_all(states.iter().map(|state| &state.name), &mut Unobserved);
+    let _ = image.overview(None, checkmap::image::Scope::Bitmaps, &mut Unobserved);
     let _ = diff(&image, &mut Unobserved);
     let _ = image.check(&mut Unobserved);
 }
 
 fn diff(image: &Image, observer: &mut dyn Observer) -> checkmap::Result<()> {
-    let request = DiffRequest {
-        since: ENTRY_NAME,
-        until: None,
-        offset: 0,
-        len_bytes: u64::MAX,
-        layers: Layers::TopOnly,
-        model: None,
-    };
+    let request = DiffRequest::since(ENTRY_NAME).layers(Layers::TopOnly);
     image.diff(&request, observer).map(drop)
 }
 

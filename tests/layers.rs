@@ -55,14 +55,7 @@ impl Stack {
     fn questions(&self) -> Vec<(&'static str, checkmap::Result<()>)> {
         let image = open(&self.top(), Access::Write);
         let diff = |image: &Image| {
-            let request = DiffRequest {
-                since: b"mon",
-                until: None,
-                offset: 0,
-                len_bytes: u64::MAX,
-                layers: Layers::Check,
-                model: None,
-            };
+            let request = DiffRequest::since(b"mon");
             image.diff(&request, &mut Unobserved).map(drop)
         };
         vec![

@@ -42,7 +42,7 @@ fn without_locks_a_qemu_that_came_and_crashed_is_noticed_by_the_directory_alone(
     }
     let image = TestImage::create("", "1M");
     image.create_checkpoint("mon", None, None);
-    let options = OpenOptions { no_lock: true, ..OpenOptions::new(Access::Write) };
+    let options = OpenOptions::new(Access::Write).no_lock(true);
     let mut opened = Image::open(&image.path, &options).expect("it opens");
     let plan = opened.plan_create(b"tue", None, None).expect("a plan");
     opened.check_unchanged().expect("nobody came yet");
@@ -73,7 +73,7 @@ fn without_locks_a_changed_header_over_the_same_directory_is_noticed() {
     }
     let image = TestImage::create("", "1M");
     image.create_checkpoint("mon", None, None);
-    let options = OpenOptions { no_lock: true, ..OpenOptions::new(Access::Write) };
+    let options = OpenOptions::new(Access::Write).no_lock(true);
     let mut opened = Image::open(&image.path, &options).expect("it opens");
     let plan = opened.plan_create(b"tue", None, None).expect("a plan");
     let mut raw = Raw::read(&image.path);

@@ -29,7 +29,7 @@ enum Found {
 }
 
 fn options() -> OpenOptions {
-    OpenOptions { no_lock: true, ..OpenOptions::new(Access::Write) }
+    OpenOptions::new(Access::Write).no_lock(true)
 }
 
 fn open(storage: Arc<dyn Storage>) -> Image {
@@ -72,12 +72,14 @@ impl Scenario {
         let mut image = open(recorder.clone());
         let old = bitmaps_of(&image);
         let plan = (self.plan)(&image).unwrap_or_else(|error| panic!("{}: {error}", self.name));
-        let crossing_is_said = plan.risks.iter().any(|risk| risk.contains("crosses two sectors"));
-        assert_eq!(crossing_is_said, self.may_lose, "{}: {:?}", self.name, plan.risks);
+        let crossing_is_said = plan.risks().iter().any(|risk| risk.contains("crosses two sectors"));
+        assert_eq!(crossing_is_said, self.may_lose, "{}: {:?}", self.name, plan.risks());
         assert_eq!(image.commit(&plan, &mut Unobserved).expect("the commit succeeds"), Vec::<String>::new());
         let new = bitmaps_of(&open_bytes(&recorder.image()));
         assert_ne!(old, new, "{}: the commit changes the bitmaps", self.name);
         assert_eq!(new, bitmaps_of(&image), "{}: the handle shows what the file holds", self.name);
+        let leaks = |image: &[u8]| open_bytes(image).check(&mut Unobserved).expect("the check runs").leaked_bytes;
+        assert_eq!(leaks(&recorder.image()), leaks(&self.image), "{}: all that was replaced is released", self.name);
         let mut tally = Tally::new();
         let mut sampled = Vec::new();
         let count = recorder.cut_everywhere(most, random, |place, disk| {

@@ -25,7 +25,7 @@ fn open(image: Vec<u8>) -> (Arc<Recorder>, Image) {
 }
 
 fn reopen(recorder: Arc<Recorder>) -> Image {
-    let options = OpenOptions { no_lock: true, ..OpenOptions::new(Access::Write) };
+    let options = OpenOptions::new(Access::Write).no_lock(true);
     Image::open_storage(recorder, Path::new("disk.qcow2"), &options).expect("the image opens")
 }
 

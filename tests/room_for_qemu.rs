@@ -65,8 +65,7 @@ fn a_device_keeps_the_room_that_qemu_needs() {
             eprintln!("SKIPPED, NOT PASSED: no loop device; only root can make one");
             return;
         };
-        let mut opened = Image::open(&device.0, &OpenOptions { no_lock: true, ..OpenOptions::new(Access::Write) })
-            .expect("it opens");
+        let mut opened = Image::open(&device.0, &OpenOptions::new(Access::Write).no_lock(true)).expect("it opens");
         let created = create(&mut opened);
         drop(opened);
         match created {
@@ -138,8 +137,7 @@ fn a_file_system_that_is_almost_full_is_warned_of() {
     std::fs::write(&path, &image).expect("the image fits");
     let rest = 4 * (1 << 20) - image.len().next_multiple_of(4096);
     std::fs::write(folder.path().join("rest"), vec![1; rest - 256 * 1024]).expect("the rest is filled");
-    let mut opened =
-        Image::open(&path, &OpenOptions { no_lock: true, ..OpenOptions::new(Access::Write) }).expect("it opens");
+    let mut opened = Image::open(&path, &OpenOptions::new(Access::Write).no_lock(true)).expect("it opens");
     let warnings = create(&mut opened).expect("there is room for the checkpoint itself");
     assert!(warnings.iter().any(|warning| warning.contains("QEMU needs room")), "{warnings:?}");
 }

@@ -323,14 +323,8 @@ impl RoundTrip {
     }
 
     fn diff_is(&self, dirty: &Dirty, since: &str, until: Option<&str>, bitmaps: &[&str]) {
-        let request = DiffRequest {
-            since: since.as_bytes(),
-            until: until.map(str::as_bytes),
-            offset: 0,
-            len_bytes: u64::MAX,
-            layers: Layers::Check,
-            model: None,
-        };
+        let request = DiffRequest::since(since.as_bytes());
+        let request = until.map_or(request, |until| request.until(until.as_bytes()));
         let diff =
             self.open().diff(&request, &mut Unobserved).unwrap_or_else(|error| panic!("{:?}: {error}", self.case));
         let ours: Vec<Extent> = diff.bitmap.extents(0, u64::MAX).collect();

@@ -72,9 +72,14 @@ fn segment(step: usize) -> Segment<'static> {
 
 /// A segment in a file without a name, with these bits in every chunk.
 fn segment_of(chunk: &[u8]) -> Segment<'static> {
-    let granularity = Granularity::from_bits(12).unwrap();
+    segment_at(12, chunk)
+}
+
+/// The same at another granularity.
+fn segment_at(bits: u32, chunk: &[u8]) -> Segment<'static> {
+    let granularity = Granularity::from_bits(bits).unwrap();
     let mut bitmap = Bitmap::new(SIZE, granularity).unwrap();
-    (0..CHUNKS).for_each(|number| bitmap.set_bits(number << 16, chunk).unwrap());
+    (0..bitmap.granules().div_ceil(1 << 16)).for_each(|number| bitmap.set_bits(number << 16, chunk).unwrap());
     let mut file = tempfile::tempfile().unwrap();
     segment::write(&bitmap, &mut file).unwrap();
     Segment::open(Arc::new(FileStorage::new(file).unwrap())).unwrap()
@@ -100,6 +105,16 @@ fn a_merge_that_writes_more_than_it_reads_keeps_to_its_limit_too() {
     let refs: Vec<&Segment> = segments.iter().collect();
     let merged = segment::merge(&refs, &mut out, &MergeOptions::default(), &mut Unobserved).unwrap();
     assert!(merged.file_bytes > 3 * assert_limits(&segments));
+}
+
+#[test]
+fn a_merge_of_coarse_segments_keeps_to_its_limit_too() {
+    let _alone = alone();
+    // At 4 KiB, each of these is made anew: as words, as a few runs, as stretches of full chunks.
+    assert_limits(&[segment(40), segment_at(15, &[0b0101_0101; 8192])]);
+    assert_limits(&[segment(40), segment_at(22, &[0b0011_0011; 8192])]);
+    assert_limits(&[segment(40), segment_at(30, &[0b0001_0001; 8192])]);
+    assert_limits(&[segment_at(25, &[0b0100_0100; 8192]), segment_at(20, &[0b0110_0110; 8192]), segment_at(12, &[1])]);
 }
 
 /// Merges with several limits; the bytes of all inputs.

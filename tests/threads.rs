@@ -32,14 +32,13 @@ fn image() -> TestImage {
 }
 
 fn open(storage: &Arc<Memory>, threads: usize) -> Image {
-    let options = OpenOptions { no_lock: true, threads, ..OpenOptions::new(Access::Write) };
+    let options = OpenOptions::new(Access::Write).no_lock(true).threads(threads);
     Image::open_storage(storage.clone(), Path::new("disk.qcow2"), &options).expect("the image opens")
 }
 
 /// What changed since the first checkpoint.
 fn changed(image: &Image) -> Bitmap {
-    let request =
-        DiffRequest { since: b"1", until: None, offset: 0, len_bytes: u64::MAX, layers: Layers::Check, model: None };
+    let request = DiffRequest::since(b"1");
     image.diff(&request, &mut Unobserved).expect("there is a diff").bitmap
 }
 

@@ -4,7 +4,7 @@
 
 mod support;
 
-use checkmap::image::{Access, DiffRequest, Layers, OpenOptions};
+use checkmap::image::{Access, DiffRequest, OpenOptions};
 use checkmap::progress::Unobserved;
 use checkmap::{Extent, Image};
 use support::random::Random;
@@ -40,7 +40,10 @@ fn image() -> TestImage {
 
 fn diff(image: &Image, since: &str, until: Option<&str>, offset: u64, len_bytes: u64) -> checkmap::Bitmap {
     let (since, until) = (since.as_bytes(), until.map(str::as_bytes));
-    let request = DiffRequest { since, until, offset, len_bytes, layers: Layers::Check, model: None };
+    let request = {
+        let request = DiffRequest::since(since).window(offset, len_bytes);
+        until.map_or(request, |until| request.until(until))
+    };
     image.diff(&request, &mut Unobserved).expect("a diff").bitmap
 }
 
@@ -70,8 +73,7 @@ fn each_window_of_a_diff_is_a_part_of_the_whole() {
     let image = image();
     let mut random = Random::seeded(32);
     for threads in [0, 4] {
-        let image =
-            Image::open(&image.path, &OpenOptions { threads, ..OpenOptions::new(Access::Read) }).expect("it opens");
+        let image = Image::open(&image.path, &OpenOptions::new(Access::Read).threads(threads)).expect("it opens");
         for (since, until, granularity) in [("mon", Some("tue"), 512), ("tue", None, 4096), ("mon", None, 512)] {
             let whole = diff(&image, since, until, 0, u64::MAX);
             assert!(whole.dirty_granules() > 50, "enough to miss");

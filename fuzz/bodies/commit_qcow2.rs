@@ -19,7 +19,7 @@ pub(crate) fn commit_qcow2(bytes: &[u8]) {
         assert_eq!(storage.bytes().len(), bytes.len(), "a refusal left the file longer: {committed:?}");
     }
     let reopened = open(&storage, Access::Read).expect("what was an image still is one");
-    if committed.is_ok() && !plan.actions.is_empty() {
+    if committed.is_ok() && !plan.is_empty() {
         assert!(reopened.trouble().is_none(), "the commit left {:?}", reopened.trouble());
         assert_eq!(reopened.bitmaps(), image.bitmaps(), "the handle shows something else than the file");
     }

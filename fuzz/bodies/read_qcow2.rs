@@ -41,14 +41,7 @@ fn look_at_bitmap(image: &Image, name: &Name) {
 fn look_at_chain(image: &Image) {
     let Ok(chain) = image.chain(None) else { return };
     for checkpoint in chain.checkpoints() {
-        let request = DiffRequest {
-            since: checkpoint.name.as_bytes(),
-            until: None,
-            offset: 0,
-            len_bytes: u64::MAX,
-            layers: Layers::TopOnly,
-            model: None,
-        };
+        let request = DiffRequest::since(checkpoint.name.as_bytes()).layers(Layers::TopOnly);
         if let Ok(diff) = image.diff(&request, &mut Unobserved) {
             let own = image.read_bitmap(&checkpoint.bitmap, 0, u64::MAX).expect("its bitmap is part of the diff");
             let own = own.to_granularity(diff.bitmap.granularity()).expect("it is one of the span's granularities");

@@ -59,6 +59,11 @@ impl View<'_> {
         end.checked_sub(1).map_or(0, |last| self.count(Run { first: 0, last }))
     }
 
+    /// The first and the last granule of the first run from granule `first` on, cut to what lies there.
+    pub(crate) fn first_run(self, first: u16) -> Option<(u16, u16)> {
+        self.runs(Run { first, last: u16::MAX }).next().map(|run| (run.first, run.last))
+    }
+
     /// Passes the maximal runs inside `first..=last`, cut to it, to `take`.
     pub(crate) fn runs_within(self, first: u16, last: u16, mut take: impl FnMut(u16, u16)) {
         self.runs(Run { first, last }).for_each(|run| take(run.first, run.last));

@@ -25,7 +25,7 @@ mod span;
 pub use iter::Extents;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::geometry::{Granularity, check_disk};
+use crate::geometry::{Granularity, check_disk, clip_end};
 use directory::Directory;
 use span::{Span, split};
 use std::fmt;
@@ -106,6 +106,26 @@ impl Bitmap {
         }
         let (first, last) = (self.granularity.granule_of(offset), self.granularity.granule_of(end - 1));
         self.directory.clear_span(Span { first, last })?;
+        Ok(())
+    }
+
+    /// Cleans every granule that `offset..offset + len_bytes` does not touch. The range is cut at the disk's end;
+    /// `u64::MAX` is "to the end".
+    ///
+    /// Without memory for it, [`ErrorKind::OutOfMemory`], some of these granules may be clean already, and no other.
+    pub fn keep(&mut self, offset: u64, len_bytes: u64) -> Result<()> {
+        let end = clip_end(offset, len_bytes, self.size_bytes);
+        if end <= offset {
+            self.clear_all();
+            return Ok(());
+        }
+        let (first, last) = (self.granularity.granule_of(offset), self.granularity.granule_of(end - 1));
+        if let Some(before) = first.checked_sub(1) {
+            self.directory.clear_span(Span { first: 0, last: before })?;
+        }
+        if last + 1 < self.granules() {
+            self.directory.clear_span(Span { first: last + 1, last: self.granules() - 1 })?;
+        }
         Ok(())
     }
 

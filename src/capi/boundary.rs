@@ -2,13 +2,10 @@
 //! that a panic left in an unknown state is never used again. Must never know what an object does.
 
 use super::error;
-use crate::bitmap::Bitmap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
 use crate::fork::Torn;
-use crate::geometry::clip_end;
 use crate::memory;
-
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::ops::{Deref, DerefMut};
@@ -482,17 +479,6 @@ impl Room<u8> {
         // SAFETY: just initialised, and nobody else uses them by the promise of `new`.
         unsafe { slice::from_raw_parts_mut(self.start, len) }
     }
-}
-
-/// What of `bitmap` lies in a window of the disk; its edges round outward to granules.
-pub(super) fn within(mut bitmap: Bitmap, offset: u64, length: u64) -> Result<Bitmap> {
-    let end = clip_end(offset, length, bitmap.size_bytes());
-    if offset > 0 || end < bitmap.size_bytes() {
-        let mut window = Bitmap::new(bitmap.size_bytes(), bitmap.granularity())?;
-        window.set(offset.min(end), end.saturating_sub(offset))?;
-        bitmap.intersect_with(&window)?;
-    }
-    Ok(bitmap)
 }
 
 /// A number of things in memory, as C calls return it.

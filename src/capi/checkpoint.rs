@@ -2,7 +2,7 @@
 //! which bitmaps that takes.
 
 use super::bitmap::checkmap_bitmap;
-use super::boundary::{Room, count, exclusive, give, guard, handle_out, shared, signed, within};
+use super::boundary::{Room, count, exclusive, give, guard, handle_out, shared, signed};
 use super::image::{OpenImage, checkmap_image, name};
 use super::lent::Checkpoints;
 use super::options::{CHECKMAP_OPT_DRY_RUN, CHECKMAP_OPT_FORCE_INCONSISTENT, Options, checkmap_opts};
@@ -13,7 +13,7 @@ use super::values::{
 use crate::chain::{BitmapState, Checkpoint, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use crate::image::{DiffRequest, Image, Summary};
+use crate::image::{DiffRequest, Image, Scope};
 use crate::progress::Unobserved;
 use std::ffi::{c_char, c_int};
 use std::ptr;
@@ -37,17 +37,17 @@ pub(super) unsafe fn change(
         open.lent().begin_change();
         open.image.survey(&mut options).map_err(Error::nothing_changed)?;
         let plan = plan(&open.image, &options).map_err(Error::nothing_changed)?;
-        open.lent().warn(&plan.risks);
+        open.lent().warn(plan.risks());
         if options.has(CHECKMAP_OPT_DRY_RUN) {
             let warnings = open.image.rehearse(&plan, &mut options)?;
             let mut lent = open.lent();
-            lent.warn(&plan.warnings);
+            lent.warn(plan.warnings());
             lent.warn(&warnings);
             return Ok(0);
         }
         let before = open.image.bitmaps();
         let committed = open.image.commit(&plan, &mut options);
-        conclude(&open, &before, &plan.warnings, committed)
+        conclude(&open, &before, plan.warnings(), committed)
     })
 }
 
@@ -267,11 +267,10 @@ fn flags_of(checkpoint: &Checkpoint) -> u32 {
 fn list(open: &OpenImage) -> Result<Arc<Checkpoints>> {
     let image = open.fresh()?;
     open.lent().checkpoints(|| {
-        let chain = image.chain(None)?;
-        let bitmaps = chain.checkpoints().iter().map(|checkpoint| &checkpoint.bitmap);
-        let amounts = image.summarize_all(bitmaps, &mut Unobserved)?;
-        let amount = |summary: Result<Summary>| summary.unwrap_or_default().dirty_bytes.map_or(-1, signed);
-        Ok(chain.checkpoints().iter().cloned().zip(amounts.into_iter().map(amount)).collect())
+        let overview = image.overview(None, Scope::Checkpoints, &mut Unobserved)?;
+        let amount = |checkpoint: &Checkpoint| overview.summary(&checkpoint.bitmap).dirty_bytes.map_or(-1, signed);
+        let chain = overview.chain.clone()?;
+        Ok(chain.checkpoints().iter().map(|checkpoint| (checkpoint.clone(), amount(checkpoint))).collect())
     })
 }
 
@@ -295,7 +294,7 @@ pub unsafe extern "C" fn checkmap_diff(
     unsafe { checkmap_diff_with(image, since, since_len, until, until_len, 0, u64::MAX, ptr::null(), out) }
 }
 
-/// `checkmap_diff()` of a window of the disk, with options: `progress`, `model`, and the flag TOP_LAYER_ONLY.
+/// `checkmap_diff()` of a window of the disk, with options: `progress`, `memory_bytes`, `model`, and the flag TOP_LAYER_ONLY.
 ///
 /// Outside of the granules that `offset` and `length` touch the bitmap is clean; `CHECKMAP_TO_END` is up to the end of the
 /// disk. A call that was stopped is `-ECANCELED`.
@@ -322,10 +321,10 @@ pub unsafe extern "C" fn checkmap_diff_with(
         let since = unsafe { name(since, since_len) }?;
         // SAFETY: the caller's promise for `until`.
         let until = if until.is_null() { None } else { Some(unsafe { name(until, until_len) }?) };
-        let (layers, model) = (options.layers(), options.model);
-        let request = DiffRequest { since: &since, until: until.as_deref(), offset, len_bytes: length, layers, model };
-        let changed = open.image.diff(&request, &mut options)?.bitmap;
-        out.put(give(within(changed, offset, length)?));
+        let request = DiffRequest::since(&since).window(offset, length).layers(options.layers()).model(options.model);
+        let request = until.as_deref().map_or(request, |until| request.until(until));
+        let request = if options.memory_bytes > 0 { request.memory_bytes(options.memory_bytes) } else { request };
+        out.put(give(open.image.diff(&request, &mut options)?.bitmap));
         Ok(0)
     })
 }

@@ -65,7 +65,8 @@ pub struct checkmap_opts {
     /// How many threads may be used; 0 and 1 both mean the caller's alone. At most 1024, else `-EINVAL`. None of them runs
     /// after the call has returned. Calls on an image do not read it: see `checkmap_image_set_threads()`.
     pub threads: u32,
-    /// The most memory a merge of segments takes, in bytes; 0 is the default of 64 MiB.
+    /// The most memory a merge of segments takes, in bytes; 0 is the default of 64 MiB. A diff holds bitmaps of as many
+    /// bytes at once, beside its result and the one that is being read: a larger span is united in several passes.
     pub memory_bytes: u64,
     /// Told how far the call has come, and asked whether to go on; or NULL.
     pub progress: checkmap_progress_fn,

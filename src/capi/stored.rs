@@ -2,7 +2,7 @@
 //! order of their own in them. Must never know what their names mean.
 
 use super::bitmap::checkmap_bitmap;
-use super::boundary::{Out, Room, array, count, exclusive, give, guard, handle_out, shared, signed, within};
+use super::boundary::{Out, Room, array, count, exclusive, give, guard, handle_out, shared, signed};
 use super::checkpoint::{change, conclude};
 use super::image::{OpenImage, checkmap_image, name};
 use super::options::{CHECKMAP_OPT_DRY_RUN, CHECKMAP_OPT_FOREIGN_TOO, Options, checkmap_opts};
@@ -77,8 +77,7 @@ pub unsafe extern "C" fn checkmap_stored_read(
         let open = unsafe { shared(image) }?;
         // SAFETY: the caller's promise for `name`.
         let name = unsafe { self::name(name, len) }?;
-        let bitmap = open.image.read_bitmap(&Name::new(name), offset, length)?;
-        out.put(give(within(bitmap, offset, length)?));
+        out.put(give(open.image.read_bitmap(&Name::new(name), offset, length)?));
         Ok(0)
     })
 }

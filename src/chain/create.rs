@@ -9,6 +9,7 @@ use crate::geometry::Granularity;
 
 /// How to create a checkpoint.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct CreateOptions {
     /// The granularity of the new bitmap; without it, that of the newest checkpoint.
     pub granularity: Option<Granularity>,
@@ -17,6 +18,13 @@ pub struct CreateOptions {
     /// The model to start with, or the one of the checkpoints that are there. Without it, the model that
     /// [`Chain::read`] was told to insist on, else the one of the bitmaps, else interval.
     pub model: Option<Model>,
+}
+
+impl CreateOptions {
+    /// Nothing insisted on.
+    pub fn new(default_granularity: Granularity) -> Self {
+        Self { granularity: None, default_granularity, model: None }
+    }
 }
 
 impl Chain {

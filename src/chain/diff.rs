@@ -11,6 +11,7 @@ use crate::geometry::Granularity;
 
 /// The bitmaps whose union is the difference between two points in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Span {
     /// The bitmaps, oldest first. Empty only if `since` and `until` are the same checkpoint: nothing can have changed
     /// between a point in time and itself.

@@ -47,7 +47,7 @@ pub fn foreign_in(bitmaps: &[BitmapState]) -> Vec<Name> {
         bitmaps.iter().filter(|state| state.name.has_arrow()).flat_map(|state| state.name.mentions()).collect();
     let chain = Chain::read(bitmaps, None);
     let is_own = |name: &Name| match &chain {
-        Ok(chain) => chain.checkpoints().iter().any(|checkpoint| checkpoint.bitmap == *name),
+        Ok(chain) => chain.interval_of(name).is_some(),
         Err(_) => name.has_arrow() || linked.contains(name),
     };
     bitmaps.iter().map(|state| &state.name).filter(|name| !is_own(name)).cloned().collect()
@@ -62,7 +62,6 @@ pub fn plan_drop_bitmap(bitmaps: &[BitmapState], bitmap: &[u8]) -> Result<Plan> 
     };
     let mut plan = Plan::of(vec![Action::Remove { name: gone.name.clone() }]);
     let after = carry_out(bitmaps, &plan.actions)?;
-    plan.note_basis(bitmaps);
     match Chain::read(bitmaps, None) {
         Ok(chain) => chain.warn_of_dropped(&gone.name, &mut plan),
         Err(_) => plan.warn(

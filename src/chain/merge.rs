@@ -6,6 +6,7 @@ use super::plan::{self, Action, Plan, carry_out};
 use super::read::refuse_duplicates;
 use super::{BitmapState, Chain, Interval, Name, Until};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use std::collections::{HashMap, HashSet};
 
 /// Plans the raw merge: the bitmap `into` becomes the union of itself and the sources, which stay as they are.
 ///
@@ -13,7 +14,8 @@ use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 /// warning says where a bitmap will hold more than its interval.
 pub fn plan_merge(bitmaps: &[BitmapState], sources: &[&[u8]], into: &[u8]) -> Result<Plan> {
     refuse_duplicates(bitmaps)?;
-    let find = |name: &[u8]| match bitmaps.iter().find(|bitmap| bitmap.name.as_bytes() == name) {
+    let by_name: HashMap<&[u8], &BitmapState> = bitmaps.iter().map(|bitmap| (bitmap.name.as_bytes(), bitmap)).collect();
+    let find = |name: &[u8]| match by_name.get(name).copied() {
         Some(bitmap) if bitmap.unusable => Err(plan::unusable(&bitmap.name)),
         Some(bitmap) if bitmap.inconsistent => Err(plan::inconsistent(&bitmap.name).advise(
             WayOut::from("nothing can restore its content; delete its checkpoint with ")
@@ -23,13 +25,13 @@ pub fn plan_merge(bitmaps: &[BitmapState], sources: &[&[u8]], into: &[u8]) -> Re
         None => Err(name::no_bitmap(&Name::new(name), bitmaps.iter().map(|bitmap| &bitmap.name))),
     };
     let target = find(into)?;
-    let mut from: Vec<&BitmapState> = Vec::new();
+    let (mut from, mut seen): (Vec<&BitmapState>, HashSet<&Name>) = Default::default();
     for source in sources {
         let source = find(source)?;
         if source.name == target.name {
             return Err(Error::new(ErrorKind::InvalidArgument, format!("{} cannot merge into itself", target.name)));
         }
-        if !from.contains(&source) {
+        if seen.insert(&source.name) {
             from.push(source);
         }
     }
@@ -40,7 +42,6 @@ pub fn plan_merge(bitmaps: &[BitmapState], sources: &[&[u8]], into: &[u8]) -> Re
     let sources = from.iter().map(|source| source.name.clone()).collect();
     let mut plan = Plan::of(vec![Action::Merge { sources, target: target.name.clone() }]);
     carry_out(bitmaps, &plan.actions)?;
-    plan.note_basis(bitmaps);
     let chain = Chain::read(bitmaps, None).ok();
     if let Some(Interval { since, until }) = chain.and_then(|chain| chain.interval_of(&target.name)) {
         let until = match until {

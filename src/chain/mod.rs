@@ -16,16 +16,11 @@
 //! use checkmap::Granularity;
 //! use checkmap::chain::{BitmapState, Chain, Name};
 //!
-//! let bitmap = |name: &str, recording| BitmapState {
-//!     name: Name::new(name),
-//!     granularity: Granularity::from_bytes(65536).unwrap(),
-//!     recording,
-//!     inconsistent: false,
-//!     unusable: false,
-//! };
+//! let granularity = Granularity::from_bytes(65536)?;
+//! let bitmap = |name: &str, recording| BitmapState::new(Name::new(name), granularity, recording);
 //! let chain = Chain::read(&[bitmap("1->2", true), bitmap("1", false)], None)?;
 //! let plan = chain.plan_delete(b"2", false)?;
-//! let steps: Vec<String> = plan.actions.iter().map(|action| action.to_string()).collect();
+//! let steps: Vec<String> = plan.actions().iter().map(|action| action.to_string()).collect();
 //! assert_eq!(steps, ["merge '1->2' into '1'", "start recording in '1'", "remove '1->2'"]);
 //! # Ok::<(), checkmap::Error>(())
 //! ```
@@ -52,9 +47,12 @@ pub use merge::plan_merge;
 pub use model::{BitmapState, Checkpoint, Interval, Model, Until};
 pub(crate) use name::list;
 pub use name::{MAX_BITMAP_NAME, MAX_CHECKPOINT_NAME, Name, check_checkpoint_name};
+pub use order::Contents;
+pub(crate) use plan::Origin;
 pub use plan::{Action, Plan};
 
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use std::collections::HashMap;
 use stretch::Stretch;
 
 /// The checkpoints of one image, read from the names and flags of its bitmaps.
@@ -64,6 +62,8 @@ pub struct Chain {
     /// The model that the caller insists on, which also decides what `create` starts on an empty image.
     insist: Option<Model>,
     checkpoints: Vec<Checkpoint>,
+    /// The place of each checkpoint, by its bitmap.
+    places: HashMap<Name, usize>,
     /// The parts of an interval chain without a gap, in the order of the checkpoints.
     stretches: Vec<Stretch>,
     foreign: Vec<Name>,
@@ -104,7 +104,7 @@ impl Chain {
 
     /// The interval that the bitmap named `bitmap` covers; `None` for a bitmap that belongs to no checkpoint.
     pub fn interval_of(&self, bitmap: &Name) -> Option<Interval> {
-        let at = self.checkpoints.iter().position(|checkpoint| checkpoint.bitmap == *bitmap)?;
+        let at = *self.places.get(bitmap)?;
         let own = self.checkpoints.get(at)?;
         let until = match self.stretch_of(at) {
             Some(stretch) if at + 1 < stretch.places.end => {
@@ -149,6 +149,12 @@ impl Chain {
         let way_out = WayOut::from("choose another name, or drop what lies before the gap with ")
             .control(Control::DropBefore(after.name.as_bytes().to_vec()));
         Err(Error::new(ErrorKind::Exists, message).advise(way_out))
+    }
+
+    /// Notes where each checkpoint stands now.
+    fn note_places(&mut self) {
+        let bitmaps = self.checkpoints.iter().map(|checkpoint| checkpoint.bitmap.clone());
+        self.places = bitmaps.zip(0..).collect();
     }
 
     /// Refuses an unknown model ([`ErrorKind::Model`]): nothing that needs the chain can be answered.

@@ -8,6 +8,7 @@ use std::fmt;
 
 /// What a chain has to know of one bitmap of the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BitmapState {
     /// The bitmap's own name.
     pub name: Name,
@@ -20,6 +21,13 @@ pub struct BitmapState {
     pub inconsistent: bool,
     /// Whether the bitmap has a type or extra data that we do not know: it is listed and preserved, never used.
     pub unusable: bool,
+}
+
+impl BitmapState {
+    /// A consistent bitmap that can be used.
+    pub fn new(name: Name, granularity: Granularity, recording: bool) -> Self {
+        Self { name, granularity, recording, inconsistent: false, unusable: false }
+    }
 }
 
 /// How the bitmaps of an image stand for checkpoints.
@@ -70,6 +78,7 @@ impl fmt::Display for Model {
 
 /// A point in time, and the bitmap that begins there.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Checkpoint {
     /// The checkpoint's name.
     pub name: Name,

@@ -8,10 +8,11 @@ use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::geometry::Granularity;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 /// One action on the bitmaps of an image. `Display` says it in words, for a dry run.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Action {
     /// Adds an empty bitmap that records from now on.
     Add {
@@ -68,55 +69,86 @@ impl fmt::Display for Action {
 
 /// What an operation on checkpoints does to the bitmaps. The actions are carried out in their order, in one atomic
 /// step: all of them or none. A plan without actions has nothing to do.
+///
+/// A plan cannot be edited: what is committed is what was planned. One that an [`Image`](crate::Image) made belongs to
+/// that image as it is then; one that a [`Chain`] made by itself says what would be done, and no image carries it out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The actions, in order.
-    pub actions: Vec<Action>,
-    /// What is so once the plan is carried out, and the caller should tell its user then, one sentence each.
-    pub warnings: Vec<String>,
-    /// What the caller should tell its user before it carries the plan out, one sentence each.
-    pub risks: Vec<String>,
-    /// The checkpoints that lose their name or their place while older ones go on: a lower layer that knows one of them
-    /// makes the plan unsafe, as what that layer recorded would no longer be found. For a creation, the new checkpoint.
-    pub takes_part: Vec<Name>,
-    /// The digest of the bitmaps that the plan was made for.
-    basis: Option<u64>,
+    pub(super) actions: Vec<Action>,
+    pub(super) warnings: Vec<String>,
+    pub(super) risks: Vec<String>,
+    pub(super) takes_part: Vec<Name>,
+    origin: Option<Origin>,
 }
 
 impl Plan {
+    /// The actions, in order.
+    pub fn actions(&self) -> &[Action] {
+        &self.actions
+    }
+
+    /// What is so once the plan is carried out, and the caller should tell its user then, one sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// What the caller should tell its user before it carries the plan out, one sentence each.
+    pub fn risks(&self) -> &[String] {
+        &self.risks
+    }
+
+    /// The checkpoints that lose their name or their place while older ones go on: a lower layer that knows one of them
+    /// makes the plan unsafe, as what that layer recorded would no longer be found. For a creation, the new checkpoint.
+    pub fn takes_part(&self) -> &[Name] {
+        &self.takes_part
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.actions.is_empty()
+    }
+
     pub(super) fn of(actions: Vec<Action>) -> Plan {
         Plan { actions, ..Plan::default() }
     }
 
-    pub(super) fn warn(&mut self, warning: impl Into<String>) {
+    pub(crate) fn warn(&mut self, warning: impl Into<String>) {
         self.warnings.push(warning.into());
     }
 
-    /// Whether these are the bitmaps that the plan was made for; where they are not, it may break the chain.
-    pub fn is_for(&self, bitmaps: &[BitmapState]) -> bool {
-        self.basis == Some(digest(bitmaps))
+    /// Warns of what the caller should tell its user before it carries the plan out.
+    pub(crate) fn warn_before(&mut self, risk: impl Into<String>) {
+        self.risks.push(risk.into());
     }
 
-    /// Notes the bitmaps that the plan is for.
-    pub(super) fn note_basis(&mut self, bitmaps: &[BitmapState]) {
-        self.basis = Some(digest(bitmaps));
+    /// Ties the plan to the bitmaps that `origin` stands for.
+    pub(crate) fn bind(&mut self, origin: &Origin) {
+        self.origin = Some(origin.clone());
+    }
+
+    /// Whether the plan was made for the bitmaps that `origin` stands for.
+    pub(crate) fn is_bound_to(&self, origin: &Origin) -> bool {
+        self.origin.as_ref() == Some(origin)
     }
 }
 
-fn digest(bitmaps: &[BitmapState]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for BitmapState { name, granularity, recording, inconsistent, unusable } in bitmaps {
-        (name, granularity, recording, inconsistent, unusable).hash(&mut hasher);
+/// Stands for the bitmaps of one image as they were read once: equal to its clones, and to nothing else.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origin(Arc<()>);
+
+impl PartialEq for Origin {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
-    hasher.finish()
 }
+
+impl Eq for Origin {}
 
 impl Chain {
     /// Ends every plan: refuses one that collides or would leave names that read back as something else than the
     /// `expected` checkpoints, and warns if the image will be taken for another model than the `intended` one.
     pub(super) fn finish(&self, mut plan: Plan, intended: Model, expected: &[Name]) -> Result<Plan> {
         let after = carry_out(&self.states, &plan.actions)?;
-        plan.note_basis(&self.states);
         if intended == Model::Interval && after.iter().any(|bitmap| bitmap.name.has_arrow()) {
             let chain = Chain::read(&after, None)?;
             if !is_expected(&chain, expected) {
@@ -164,14 +196,7 @@ pub(super) fn carry_out(bitmaps: &[BitmapState], actions: &[Action]) -> Result<V
     for action in actions {
         match action {
             Action::Add { name, granularity } => {
-                let born = BitmapState {
-                    name: name.clone(),
-                    granularity: *granularity,
-                    recording: true,
-                    inconsistent: false,
-                    unusable: false,
-                };
-                insert(&mut after, born)?;
+                insert(&mut after, BitmapState::new(name.clone(), *granularity, true))?;
             }
             Action::Merge { sources, target } => {
                 for name in sources.iter().chain([target]) {

@@ -6,7 +6,7 @@ use super::name;
 use super::stretch::{Loose, Stretch, line_up};
 use super::{BitmapState, Chain, Checkpoint, Model, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 impl Chain {
     /// Reads the chain from the bitmaps of an image, in any order.
@@ -31,6 +31,7 @@ impl Chain {
             model: if detected == Model::None { detected } else { insist.unwrap_or(detected) },
             insist,
             checkpoints: Vec::new(),
+            places: HashMap::new(),
             stretches: Vec::new(),
             foreign: Vec::new(),
             helpers: helpers.iter().map(|helper| helper.name.clone()).collect(),
@@ -48,6 +49,7 @@ impl Chain {
             chain.foreign.sort();
         }
         chain.helpers.sort();
+        chain.note_places();
         Ok(chain)
     }
 

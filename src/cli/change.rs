@@ -40,15 +40,15 @@ fn show(session: &Session, image: &Path, plan: impl FnOnce(&Image) -> checkmap::
     image.survey(&mut session.watch())?;
     let plan = plan(&image)?;
     print(session, |out| {
-        for action in &plan.actions {
+        for action in plan.actions() {
             writeln!(out, "{action}")?;
         }
-        if plan.actions.is_empty() {
+        if plan.is_empty() {
             writeln!(out, "nothing to do")?;
         }
         Ok(())
     })?;
-    warn_all(session, plan.risks.iter().chain(&plan.warnings));
+    warn_all(session, plan.risks().iter().chain(plan.warnings()));
     warn_all(session, &image.rehearse(&plan, &mut session.watch())?);
     refusal.map_or(Ok(Status::Done), |error| Err(error.into()))
 }
@@ -62,16 +62,16 @@ fn carry_out(
     let mut image = session.open(image, Access::Write).map_err(Failure::nothing_changed)?;
     image.survey(&mut session.watch()).map_err(checkmap::Error::nothing_changed)?;
     let plan = plan(&image).map_err(checkmap::Error::nothing_changed)?;
-    warn_all(session, &plan.risks);
-    if plan.actions.is_empty() {
+    warn_all(session, plan.risks());
+    if plan.is_empty() {
         session.say("nothing to do");
         return Ok(Status::Done);
     }
     session.interrupt().hold();
     let warnings = image.commit(&plan, &mut session.watch())?;
     // Not before: a commit that fails changes nothing of what these tell.
-    warn_all(session, plan.warnings.iter().chain(&warnings));
-    let steps: Vec<String> = plan.actions.iter().map(ToString::to_string).collect();
+    warn_all(session, plan.warnings().iter().chain(&warnings));
+    let steps: Vec<String> = plan.actions().iter().map(ToString::to_string).collect();
     session.say(&format!("{done} ({})", steps.join("; ")));
     say_if_too_late(session);
     Ok(Status::Done)

@@ -13,14 +13,9 @@ pub(crate) fn run(args: &DiffArgs, session: &Session) -> Outcome {
     let image = session.open(&args.image, Access::Read)?;
     wish.check(&image)?;
     let (offset, len_bytes) = wish.window();
-    let request = DiffRequest {
-        since: args.since.as_bytes(),
-        until: args.until.as_ref().map(|until| until.as_bytes()),
-        offset,
-        len_bytes,
-        layers: args.layers.wanted(),
-        model: args.model.wanted(),
-    };
+    let (layers, model) = (args.layers.wanted(), args.model.wanted());
+    let request = DiffRequest::since(args.since.as_bytes()).window(offset, len_bytes).layers(layers).model(model);
+    let request = args.until.as_ref().map_or(request, |until| request.until(until.as_bytes()));
     let diff = image.diff(&request, &mut session.watch())?;
     wish.write(session, &diff.bitmap, &Subject::Diff { since: diff.since, until: diff.until })?;
     Ok(Status::Done)

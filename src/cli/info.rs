@@ -8,7 +8,7 @@ use crate::output::print;
 use crate::session::Session;
 use crate::words::{amount, hex, lines, one_line, spelled, state, table, text};
 use checkmap::chain::{BitmapState, Chain, Checkpoint, Interval, Model, Name, Until};
-use checkmap::image::Summary;
+use checkmap::image::{Overview, Scope};
 use checkmap::{Control, Error, ErrorKind, Image, WayOut};
 use serde::Serialize;
 use std::io::Write;
@@ -87,16 +87,14 @@ impl CheckpointNames {
 struct Findings {
     image: Image,
     states: Vec<BitmapState>,
-    summaries: Vec<Summary>,
-    chain: Result<Chain, Error>,
+    overview: Overview,
 }
 
 pub(crate) fn run(args: &InfoArgs, session: &Session) -> Outcome {
     let image = session.open_shared(&args.image, args.sharing)?;
-    let chain = image.chain(None);
+    let overview = image.overview(None, Scope::Bitmaps, &mut session.watch())?;
     let states = image.bitmaps();
-    let (summaries, damage) = summarize(&image, states.iter().map(|state| &state.name), session)?;
-    let found = Findings { image, states, summaries, chain };
+    let found = Findings { image, states, overview };
     print(session, |out| match args.json {
         true => {
             serde_json::to_writer_pretty(&mut *out, &found.info()).map_err(std::io::Error::from)?;
@@ -105,32 +103,18 @@ pub(crate) fn run(args: &InfoArgs, session: &Session) -> Outcome {
         false => Ok(found.write_table(out)?),
     })?;
     found.warn(session);
-    Ok(report_damage(&found.image, &damage, session))
-}
-
-/// What each of these bitmaps amounts to, and what kept us from reading some of them.
-pub(crate) fn summarize<'a>(
-    image: &Image,
-    names: impl ExactSizeIterator<Item = &'a Name>,
-    session: &Session,
-) -> checkmap::Result<(Vec<Summary>, Vec<Error>)> {
-    let (mut summaries, mut damage) = (Vec::new(), Vec::new());
-    for summary in image.summarize_all(names, &mut session.watch())? {
-        summaries.push(summary.unwrap_or_else(|error| {
-            damage.push(error);
-            Summary::default()
-        }));
-    }
-    Ok((summaries, damage))
+    Ok(report_damage(&found.image, &found.overview, session))
 }
 
 /// Reports what is damaged, after everything that can be shown was shown.
-pub(crate) fn report_damage(image: &Image, damage: &[Error], session: &Session) -> Status {
+pub(crate) fn report_damage(image: &Image, overview: &Overview, session: &Session) -> Status {
     let directory = image.trouble().filter(|trouble| status_of(trouble.kind()) == Status::Fault);
-    for error in directory.into_iter().chain(damage) {
+    let mut status = Status::Done;
+    for error in directory.into_iter().chain(overview.damage()) {
         session.error(&spelled(error));
+        status = Status::Fault;
     }
-    if directory.is_none() && damage.is_empty() { Status::Done } else { Status::Fault }
+    status
 }
 
 /// Warns of what makes the bitmaps of the image useless, or keeps them from being changed.
@@ -164,18 +148,18 @@ fn gap_before(first: &Checkpoint) -> Error {
 
 impl Findings {
     fn model(&self) -> Model {
-        self.chain.as_ref().map_or_else(|_| Chain::model_of(&self.states), Chain::model)
+        self.overview.chain.as_ref().map_or_else(|_| Chain::model_of(&self.states), Chain::model)
     }
 
     fn interval_of(&self, bitmap: &Name) -> Option<Interval> {
-        self.chain.as_ref().ok()?.interval_of(bitmap)
+        self.overview.chain.as_ref().ok()?.interval_of(bitmap)
     }
 
     /// What a bitmap is to the checkpoints.
     fn role_of(&self, bitmap: &Name) -> &'static str {
-        match &self.chain {
-            Ok(chain) if chain.helpers().contains(bitmap) => "helper",
-            Ok(chain) if chain.foreign().contains(bitmap) => "foreign",
+        match &self.overview.chain {
+            Ok(chain) if chain.helpers().binary_search(bitmap).is_ok() => "helper",
+            Ok(chain) if chain.foreign().binary_search(bitmap).is_ok() => "foreign",
             Ok(chain) if chain.interval_of(bitmap).is_some() => "checkpoint",
             _ => "unknown",
         }
@@ -184,7 +168,7 @@ impl Findings {
     fn info(&self) -> Info {
         let image = &self.image;
         let lossy = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
-        let checkpoints = self.chain.as_ref().map(Chain::checkpoints).unwrap_or_default();
+        let checkpoints = self.overview.chain.as_ref().map(Chain::checkpoints).unwrap_or_default();
         Info {
             image: image.path().to_string_lossy().into_owned(),
             format: image.format(),
@@ -195,14 +179,15 @@ impl Findings {
             data_file: image.data_file().map(lossy),
             held_by_writer: image.is_held_by_writer(),
             needs_repair: image.has_unclean_mark(),
-            trouble: image.trouble().or(self.chain.as_ref().err()).map(ToString::to_string),
+            trouble: image.trouble().or(self.overview.chain.as_ref().err()).map(ToString::to_string),
             model: self.model().as_str(),
-            bitmaps: self.states.iter().zip(&self.summaries).map(|(state, sums)| self.bitmap(state, sums)).collect(),
+            bitmaps: self.states.iter().map(|state| self.bitmap(state)).collect(),
             checkpoints: checkpoints.iter().map(CheckpointNames::of).collect(),
         }
     }
 
-    fn bitmap(&self, state: &BitmapState, summary: &Summary) -> Bitmap {
+    fn bitmap(&self, state: &BitmapState) -> Bitmap {
+        let summary = self.overview.summary(&state.name);
         let interval = self.interval_of(&state.name);
         let since = interval.as_ref().map(|interval| &interval.since);
         let until = interval.as_ref().and_then(|interval| interval.until.checkpoint());
@@ -236,14 +221,15 @@ impl Findings {
                 fact(what, String::from_utf8_lossy(file).into_owned())?;
             }
         }
-        let checkpoints = self.chain.as_ref().map(|chain| chain.checkpoints().len()).unwrap_or_default();
+        let checkpoints = self.overview.chain.as_ref().map(|chain| chain.checkpoints().len()).unwrap_or_default();
         fact("model", self.model().to_string())?;
         fact("checkpoints", checkpoints.to_string())?;
         if self.states.is_empty() {
             return Ok(());
         }
         let mut table = table(&["BITMAP", "SINCE", "UNTIL", ">GRANULARITY", "STATE", ">DIRTY", ">EXTENTS", ">STORED"]);
-        for (bitmap, summary) in self.states.iter().zip(&self.summaries) {
+        for bitmap in &self.states {
+            let summary = self.overview.summary(&bitmap.name);
             let (since, until) = match self.interval_of(&bitmap.name) {
                 Some(Interval { since, until }) => {
                     let until = match until {
@@ -273,7 +259,7 @@ impl Findings {
     /// Says what is wrong, and the way out.
     fn warn(&self, session: &Session) {
         warn_of_trouble(&self.image, session);
-        match &self.chain {
+        match &self.overview.chain {
             Err(why) => session.warn(&spelled(why)),
             Ok(chain) => {
                 if let Err(why) = chain.check_known() {

@@ -3,12 +3,12 @@
 
 use crate::args::ListArgs;
 use crate::exit::Outcome;
-use crate::info::{CheckpointNames, report_damage, summarize, warn_of_trouble};
+use crate::info::{CheckpointNames, report_damage, warn_of_trouble};
 use crate::output::print;
 use crate::session::Session;
 use crate::words::{amount, lines, state, table};
 use checkmap::chain::{Chain, Checkpoint, Model};
-use checkmap::image::Summary;
+use checkmap::image::{Overview, Scope};
 use serde::Serialize;
 use std::io::Write;
 
@@ -28,42 +28,42 @@ struct Row {
 
 pub(crate) fn run(args: &ListArgs, session: &Session) -> Outcome {
     let image = session.open_shared(&args.image, args.sharing)?;
-    let chain = image.chain(args.model.wanted())?;
+    let overview = image.overview(args.model.wanted(), Scope::Checkpoints, &mut session.watch())?;
+    let chain = overview.chain.clone()?;
     chain.check_known().map_err(|error| error.in_file(image.path()))?;
-    let bitmaps = chain.checkpoints().iter().map(|checkpoint| &checkpoint.bitmap);
-    let (summaries, damage) = summarize(&image, bitmaps, session)?;
     print(session, |out| match args.json {
         true => {
-            let rows: Vec<Row> = chain.checkpoints().iter().zip(&summaries).map(row).collect();
+            let rows: Vec<Row> = chain.checkpoints().iter().map(|checkpoint| row(checkpoint, &overview)).collect();
             serde_json::to_writer_pretty(&mut *out, &rows).map_err(std::io::Error::from)?;
             Ok(writeln!(out)?)
         }
-        false => Ok(write_table(&chain, &summaries, out)?),
+        false => Ok(write_table(&chain, &overview, out)?),
     })?;
     warn_of_trouble(&image, session);
-    if chain.checkpoints().iter().any(|checkpoint| !checkpoint.ordered) {
+    if !chain.is_ordered() {
         session.warn("which of these checkpoints is older cannot be told everywhere: such places follow the names");
     }
-    Ok(report_damage(&image, &damage, session))
+    Ok(report_damage(&image, &overview, session))
 }
 
-fn row((checkpoint, summary): (&Checkpoint, &Summary)) -> Row {
+fn row(checkpoint: &Checkpoint, overview: &Overview) -> Row {
     Row {
         names: CheckpointNames::of(checkpoint),
         granularity: checkpoint.granularity.bytes(),
         recording: checkpoint.recording,
         inconsistent: checkpoint.inconsistent,
-        dirty_bytes: summary.dirty_bytes,
+        dirty_bytes: overview.summary(&checkpoint.bitmap).dirty_bytes,
         ordered: (!checkpoint.ordered).then_some(false),
     }
 }
 
-fn write_table(chain: &Chain, summaries: &[Summary], out: &mut dyn Write) -> std::io::Result<()> {
+fn write_table(chain: &Chain, overview: &Overview, out: &mut dyn Write) -> std::io::Result<()> {
     if chain.checkpoints().is_empty() {
         return writeln!(out, "no checkpoints");
     }
     let mut table = table(&["CHECKPOINT", "PARENT", "BITMAP", ">GRANULARITY", "STATE", ">DIRTY"]);
-    for (checkpoint, summary) in chain.checkpoints().iter().zip(summaries) {
+    for checkpoint in chain.checkpoints() {
+        let summary = overview.summary(&checkpoint.bitmap);
         let parent = match (&checkpoint.parent, chain.model(), checkpoint.ordered) {
             (Some(parent), ..) => parent.to_string(),
             (None, Model::Cumulative, false) => "(order unknown)".to_owned(),

@@ -10,7 +10,6 @@ use crate::words::{amount, count, hex, text};
 use checkmap::chain::{Interval, Name};
 use checkmap::formats::extents;
 use checkmap::{Bitmap, Image, segment};
-use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 
@@ -79,7 +78,7 @@ impl Wish {
         self.destination.refuse_parts_of(image)
     }
 
-    /// Writes the map.
+    /// Writes the map of `bitmap`, which is clean outside of the window.
     pub(crate) fn write(self, session: &Session, bitmap: &Bitmap, subject: &Subject) -> Result<(), Failure> {
         let map = Map { bitmap, start: self.start, length: self.length };
         let unit = bitmap.granularity().bytes() * 8;
@@ -160,26 +159,13 @@ impl Map<'_> {
         Ok(())
     }
 
-    /// The granules that touch the window, and none else.
-    fn cut(&self) -> Result<Cow<'_, Bitmap>, Failure> {
-        if (self.start, self.length) == (0, u64::MAX) {
-            return Ok(Cow::Borrowed(self.bitmap));
-        }
-        let mut cut = Bitmap::new(self.bitmap.size_bytes(), self.bitmap.granularity())?;
-        for extent in self.bitmap.extents(self.start, self.length) {
-            cut.set(extent.offset, extent.len_bytes)?;
-        }
-        Ok(Cow::Owned(cut))
-    }
-
     /// By the granules' numbers on the whole disk.
     fn write_roaring(&self, mut out: &mut dyn Write) -> Result<(), Failure> {
-        Ok(self.cut()?.write_roaring(&mut out)?)
+        Ok(self.bitmap.write_roaring(&mut out)?)
     }
 
     fn write_segment(&self, out: &mut dyn Write) -> Result<(), Failure> {
-        let cut = self.cut()?;
-        segment::write(&cut, out)?;
+        segment::write(self.bitmap, out)?;
         Ok(())
     }
 

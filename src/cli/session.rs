@@ -40,7 +40,7 @@ impl Session {
         // Names take no locks anyway, but they look for those of a running writer.
         let no_lock = self.no_lock && access != Access::Names;
         let threads = available_parallelism().map_or(1, |threads| threads.get().min(MOST_THREADS));
-        let image = Image::open(image, &OpenOptions { access, no_lock, threads })?;
+        let image = Image::open(image, &OpenOptions::new(access).no_lock(no_lock).threads(threads))?;
         for warning in image.warnings() {
             self.warn(warning);
         }

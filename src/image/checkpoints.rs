@@ -2,13 +2,13 @@
 //! Owns the operations on checkpoints: each is planned by the chain, checked against the image and its lower layers,
 //! and carried out in one step.
 
+use super::unite::Union;
 use super::{Access, Image};
 use crate::bitmap::Bitmap;
 use crate::chain::{self, Chain, CreateOptions, Model, Name, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use crate::progress::{Observer, Unobserved, tell};
-use std::collections::BTreeMap;
 
 /// Whether the layers below the image are looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,67 +21,93 @@ pub enum Layers {
 }
 
 /// Which changes are asked for.
+///
+/// ```
+/// use checkmap::image::DiffRequest;
+///
+/// let request = DiffRequest::since(b"monday").until(b"tuesday").window(1 << 30, 1 << 20);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct DiffRequest<'a> {
-    /// The checkpoint from which on.
-    pub since: &'a [u8],
-    /// The checkpoint up to which; `None` is now.
-    pub until: Option<&'a [u8]>,
-    /// The first byte of the window of the disk.
-    pub offset: u64,
-    /// The window's length in bytes; `u64::MAX` is to the end.
-    pub len_bytes: u64,
-    /// Whether lower layers are looked at.
-    pub layers: Layers,
+    since: &'a [u8],
+    until: Option<&'a [u8]>,
+    offset: u64,
+    len_bytes: u64,
+    layers: Layers,
+    model: Option<Model>,
+    memory_bytes: u64,
+}
+
+impl<'a> DiffRequest<'a> {
+    /// What changed since a checkpoint, until now, on the whole disk.
+    pub fn since(checkpoint: &'a [u8]) -> Self {
+        Self {
+            since: checkpoint,
+            until: None,
+            offset: 0,
+            len_bytes: u64::MAX,
+            layers: Layers::Check,
+            model: None,
+            memory_bytes: 64 << 20,
+        }
+    }
+
+    /// Up to another checkpoint instead of now.
+    pub fn until(self, checkpoint: &'a [u8]) -> Self {
+        Self { until: Some(checkpoint), ..self }
+    }
+
+    /// Only what lies in a window of the disk, which is cut at the disk's end; a length of `u64::MAX` is "to the end".
+    /// What lies outside is neither read nor computed.
+    pub fn window(self, offset: u64, len_bytes: u64) -> Self {
+        Self { offset, len_bytes, ..self }
+    }
+
+    /// Whether the layers below the image are looked at; by default they are.
+    pub fn layers(self, layers: Layers) -> Self {
+        Self { layers, ..self }
+    }
+
     /// The model to insist on, where the image's own is unknown.
-    pub model: Option<Model>,
+    pub fn model(self, model: Option<Model>) -> Self {
+        Self { model, ..self }
+    }
+
+    /// How many bytes of bitmaps are held at once, beside the one that is being read and the result: 64 MiB by default.
+    /// A larger span is united in several passes, with the same answer.
+    pub fn memory_bytes(self, memory_bytes: u64) -> Self {
+        Self { memory_bytes, ..self }
+    }
 }
 
 /// The blocks that changed in a span of time.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Diff {
     /// The checkpoint since which.
     pub since: Name,
     /// The checkpoint until which; `None` is now.
     pub until: Option<Name>,
-    /// The changed blocks within the window, at the finest granularity of the span.
+    /// The changed blocks, at the finest granularity of the span; outside of the granules that the window touches it is
+    /// clean.
     pub bitmap: Bitmap,
 }
 
 impl Image {
-    /// The checkpoints of the image. `insist` decides where the model is unknown. Cumulative checkpoints are put in
-    /// order by reading their bitmaps, where those can be read.
+    /// The checkpoints of the image, read from names and flags alone: cumulative ones stand in the order of their names,
+    /// and [`Image::overview`] tells which is older. `insist` decides where the model is unknown.
     pub fn chain(&self, insist: Option<Model>) -> Result<Chain> {
-        self.steady(|| self.ordered_chain(insist))
+        self.steady(|| self.read_chain(insist))
     }
 
-    fn ordered_chain(&self, insist: Option<Model>) -> Result<Chain> {
-        let mut chain = self.unordered_chain(insist)?;
-        if chain.model() == Model::Cumulative && self.options.access != Access::Names && self.trouble().is_none() {
-            let mut bitmaps: BTreeMap<Name, Option<Bitmap>> = BTreeMap::new();
-            for checkpoint in chain.checkpoints() {
-                let trusted = !checkpoint.inconsistent && !checkpoint.unusable;
-                // One that cannot be read has no place in the order, and says so where its bits are asked for.
-                let bitmap = if trusted { self.load(&checkpoint.bitmap, 0, u64::MAX).ok() } else { None };
-                bitmaps.insert(checkpoint.bitmap.clone(), bitmap);
-            }
-            let bitmap = |name: &Name| bitmaps.get(name).and_then(Option::as_ref);
-            chain.order_cumulative(&mut |a, b| match (bitmap(a), bitmap(b)) {
-                (Some(a), Some(b)) => Ok(Some(b.is_subset(a)? && !a.is_subset(b)?)),
-                _ => Ok(None),
-            })?;
-        }
-        Ok(chain)
-    }
-
-    fn unordered_chain(&self, insist: Option<Model>) -> Result<Chain> {
+    pub(super) fn read_chain(&self, insist: Option<Model>) -> Result<Chain> {
         Chain::read(&self.bitmaps(), insist).map_err(|error| self.name_it(error))
     }
 
     /// The chain of an image whose bitmaps may be trusted.
     pub(super) fn usable_chain(&self, insist: Option<Model>) -> Result<Chain> {
         self.check_readable()?;
-        self.unordered_chain(insist)
+        self.read_chain(insist)
     }
 
     /// The chain of an image that is to be changed: what cannot be trusted must not be built upon.
@@ -111,7 +137,7 @@ impl Image {
         }
         .map_err(named)?;
         let granularity = Some(granularity.unwrap_or(default_granularity));
-        let options = CreateOptions { granularity, default_granularity, model };
+        let options = CreateOptions { granularity, model, ..CreateOptions::new(default_granularity) };
         let mut plan = self.finish(chain.plan_create(checkpoint, options))?;
         self.warn_of_creation(&mut plan);
         Ok(plan)
@@ -120,15 +146,14 @@ impl Image {
     /// Warns of what a new checkpoint means to internal snapshots, and to the layers below.
     fn warn_of_creation(&self, plan: &mut Plan) {
         if self.format.snapshots() > 0 {
-            plan.warnings.push(
+            plan.warn(
                 "the image has internal snapshots: as long as it has any bitmap, QEMU refuses to go back to one of them \
-                 (`qemu-img snapshot -a`, loadvm)"
-                    .into(),
+                 (`qemu-img snapshot -a`, loadvm)",
             );
         }
         // A layer that cannot be read does not keep anybody from recording; a diff will say it.
-        if let Ok(Some(known)) = self.known_below(&plan.takes_part) {
-            plan.warnings.push(format!(
+        if let Ok(Some(known)) = self.known_below(plan.takes_part()) {
+            plan.warn(format!(
                 "{}: a diff since then, or since an older checkpoint, needs what both layers recorded, and is refused",
                 known.words()
             ));
@@ -175,20 +200,20 @@ impl Image {
     pub(super) fn finish(&self, plan: Result<Plan>) -> Result<Plan> {
         self.look()?;
         let mut plan = plan.map_err(|error| self.name_it(self.explain(error, &mut Unobserved)))?;
-        if self.format.commit_may_lose_all(&plan.actions) {
-            plan.risks.push(
+        if self.format.commit_may_lose_all(plan.actions()) {
+            plan.warn_before(
                 "the place of the bitmap directory crosses two sectors of this image's header: a power cut in the \
-                 moment of the commit would lose the bitmaps, and the next backup would have to be full"
-                    .into(),
+                 moment of the commit would lose the bitmaps, and the next backup would have to be full",
             );
         }
+        plan.bind(self.format.origin());
         Ok(plan)
     }
 
     fn finish_with_layers(&self, plan: Result<Plan>, layers: Layers) -> Result<Plan> {
         let plan = self.finish(plan)?;
-        if layers == Layers::Check && !plan.takes_part.is_empty() {
-            self.check_layers(&plan.takes_part)?;
+        if layers == Layers::Check && !plan.takes_part().is_empty() {
+            self.check_layers(plan.takes_part())?;
             self.look()?;
         }
         Ok(plan)
@@ -208,15 +233,12 @@ impl Image {
             let read_only = Error::new(ErrorKind::ReadOnly, "was not opened for writing");
             return Err(self.name_it(read_only.advise("open it for writing").nothing_changed()));
         }
-        if plan.actions.is_empty() {
+        if plan.is_empty() {
             return Ok(Vec::new());
         }
-        if !plan.is_for(&self.bitmaps()) && !plan.is_for(&self.surveyed(observer)?) {
-            let stale = Error::new(ErrorKind::Changed, "the plan was made for bitmaps that are no longer these");
-            return Err(self.name_it(stale.advise("plan again").nothing_changed()));
-        }
+        self.check_bound(plan)?;
         self.look().map_err(Error::nothing_changed)?;
-        let applied = self.format.apply(&plan.actions, observer);
+        let applied = self.format.apply(plan.actions(), observer);
         applied.map_err(|error| self.name_it(error))
     }
 
@@ -224,13 +246,23 @@ impl Image {
     ///
     /// Room that only the file system can give is not tried. What it returns are the warnings that a commit would give.
     pub fn rehearse(&self, plan: &Plan, observer: &mut dyn Observer) -> Result<Vec<String>> {
-        match plan.actions.is_empty() {
-            true => Ok(Vec::new()),
-            false => self.steady(|| {
-                let rehearsed = self.format.rehearse(&plan.actions, observer);
-                rehearsed.map_err(|error| self.name_it(error).nothing_changed())
-            }),
+        if plan.is_empty() {
+            return Ok(Vec::new());
         }
+        self.check_bound(plan)?;
+        self.steady(|| {
+            let rehearsed = self.format.rehearse(plan.actions(), observer);
+            rehearsed.map_err(|error| self.name_it(error).nothing_changed())
+        })
+    }
+
+    /// Refuses a plan of another image, or of this one before a change.
+    fn check_bound(&self, plan: &Plan) -> Result<()> {
+        if plan.is_bound_to(self.format.origin()) {
+            return Ok(());
+        }
+        let foreign = "the plan was made for another image, or for this one before it was changed or opened again";
+        Err(self.name_it(Error::new(ErrorKind::Changed, foreign).advise("plan again").nothing_changed()))
     }
 
     /// The blocks that changed in a span between two checkpoints, or between a checkpoint and now.
@@ -249,20 +281,22 @@ impl Image {
             self.check_layers(&span.takes_part)?;
         }
         let total = span.bitmaps.len() as u64;
-        let mut bitmaps = Vec::with_capacity(span.bitmaps.len());
+        let mut union = Union::new(span.granularity, request.memory_bytes, self.options.threads);
         for (done, name) in (0..).zip(&span.bitmaps) {
             tell(observer, "reading bitmaps", done, total)?;
-            bitmaps.push(self.load(name, request.offset, request.len_bytes)?);
+            union.add(self.load(name, request.offset, request.len_bytes)?)?;
         }
         tell(observer, "reading bitmaps", total, total)?;
         // Without locks a layer below may have got a bitmap meanwhile.
         if request.layers == Layers::Check && !self.is_locked() && !span.takes_part.is_empty() {
             self.check_layers(&span.takes_part)?;
         }
-        let bitmap = match bitmaps.iter().collect::<Vec<_>>().as_slice() {
-            [] => Bitmap::new(self.virtual_size(), span.granularity)?,
-            bitmaps => Bitmap::union_many_with(bitmaps, Some(span.granularity), self.options.threads)?,
+        let mut bitmap = match union.finish()? {
+            Some(bitmap) => bitmap,
+            None => Bitmap::new(self.virtual_size(), span.granularity)?,
         };
+        // A coarse granule at the edge of the window reaches further than a fine one.
+        bitmap.keep(request.offset, request.len_bytes)?;
         Ok(Diff { since: span.since, until: span.until, bitmap })
     }
 }

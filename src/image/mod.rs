@@ -7,9 +7,11 @@ mod drop;
 mod files;
 mod layers;
 mod opening;
+mod overview;
 mod report;
 mod steady;
 mod survey;
+mod unite;
 
 use crate::bitmap::Bitmap;
 use crate::chain::{BitmapState, Name};
@@ -17,13 +19,14 @@ use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::formats::locks::{self, Held, Role};
 use crate::formats::qcow2::{self, Qcow2};
 pub use crate::formats::qcow2::{Problem, Severity};
-use crate::geometry::{Granularity, clip_end};
+use crate::geometry::Granularity;
 use crate::progress::Observer;
 use crate::storage::{FileStorage, Storage};
 pub use checkpoints::{Diff, DiffRequest, Layers};
 pub use drop::Loss;
 pub use files::ImageFile;
 use opening::{is_writable, open as open_file, reopen};
+pub use overview::{Overview, Scope};
 pub use report::{CheckReport, Summary};
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -32,6 +35,7 @@ use std::sync::Arc;
 
 /// What the image is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Access {
     /// Names and flags only, without locks: works while a running QEMU holds the image, and trusts no content.
     Names,
@@ -42,17 +46,17 @@ pub enum Access {
 }
 
 /// How an image is opened.
+///
+/// ```
+/// use checkmap::image::{Access, OpenOptions};
+///
+/// let options = OpenOptions::new(Access::Read).threads(4);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct OpenOptions {
-    /// What for.
-    pub access: Access,
-    /// Take no locks, for file systems that have none: the caller makes sure that nothing else changes the image. A
-    /// writer whose locks can be seen is refused all the same, and every call looks whether somebody else changed the
-    /// image. No way to an image that a running QEMU has open.
-    pub no_lock: bool,
-    /// How many threads read and write bitmaps where there is much of them; 0 and 1 mean the caller's thread. They have
-    /// ended when the call that started them returns.
-    pub threads: usize,
+    pub(crate) access: Access,
+    pub(crate) no_lock: bool,
+    pub(crate) threads: usize,
 }
 
 impl OpenOptions {
@@ -60,12 +64,25 @@ impl OpenOptions {
     pub fn new(access: Access) -> Self {
         Self { access, no_lock: false, threads: 0 }
     }
+
+    /// Take no locks, for file systems that have none: the caller makes sure that nothing else changes the image. A
+    /// writer whose locks can be seen is refused all the same, and every call looks whether somebody else changed the
+    /// image. No way to an image that a running QEMU has open.
+    pub fn no_lock(self, no_lock: bool) -> Self {
+        Self { no_lock, ..self }
+    }
+
+    /// How many threads read and write bitmaps where there is much of them; 0 and 1 mean the caller's thread. They have
+    /// ended when the call that started them returns.
+    pub fn threads(self, threads: usize) -> Self {
+        Self { threads, ..self }
+    }
 }
 
 /// An open disk image. Its locks are held until it is dropped.
 ///
-/// Calls on a shared reference may run concurrently. A [`Plan`](crate::chain::Plan) belongs to the image it was made
-/// from, and to the state of that image; [`Image::commit`] carries it out.
+/// Calls on a shared reference may run concurrently. A [`Plan`](crate::chain::Plan) belongs to the open image it was made
+/// from, until that is changed; [`Image::commit`] carries it out.
 #[derive(Debug)]
 pub struct Image {
     path: PathBuf,
@@ -201,7 +218,7 @@ impl Image {
         })
     }
 
-    /// How many threads the calls from now on may use, see [`OpenOptions::threads`].
+    /// How many threads the calls from now on may use, see [`OpenOptions::threads()`].
     pub fn set_threads(&mut self, threads: usize) {
         self.options.threads = threads;
         self.format.set_threads(threads);
@@ -291,8 +308,8 @@ impl Image {
         self.format.entry(name).map(|entry| self.state(entry)).map_err(|error| self.name_it(error))
     }
 
-    /// The bits of the bitmap stored as `name` for a window of the disk. It is read by whole clusters, so what lies outside of
-    /// the window may be set or not.
+    /// The bits of the bitmap stored as `name` for a window of the disk; outside of the granules that the window touches it
+    /// is clean. `len_bytes` of `u64::MAX` is "to the end".
     ///
     /// Fails with [`ErrorKind::NotFound`], or where the content cannot be trusted: [`ErrorKind::Inconsistent`],
     /// [`ErrorKind::Stale`], [`ErrorKind::OldVersion`], [`ErrorKind::Unsupported`], [`ErrorKind::Damaged`].
@@ -322,8 +339,10 @@ impl Image {
             let way_out = WayOut::from("use the software that made it, or drop it with ").control(name.drop_it());
             return Err(self.name_it(Error::new(ErrorKind::Unsupported, message).advise(way_out)));
         }
-        let end = clip_end(offset, len_bytes, self.virtual_size());
-        self.format.load(name, offset, end.saturating_sub(offset)).map_err(|error| self.name_it(error))
+        let mut bitmap = self.format.load(name, offset, len_bytes).map_err(|error| self.name_it(error))?;
+        // It was read by whole clusters.
+        bitmap.keep(offset, len_bytes).map_err(|error| self.name_it(error))?;
+        Ok(bitmap)
     }
 
     /// The granularity that a new bitmap gets where neither the caller nor the newest checkpoint says one.

@@ -2,13 +2,15 @@
 //! Owns what is told about an image without changing it: what a bitmap amounts to, and the report of a check.
 
 use super::{Access, Image};
+use crate::bitmap::Bitmap;
 use crate::chain::{Chain, Name};
 use crate::error::Result;
 use crate::formats::qcow2::{Problem, Severity};
-use crate::progress::{Observer, tell};
+use crate::progress::Observer;
 
 /// What one bitmap amounts to; `None` where its content cannot be trusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Summary {
     /// The sum of its dirty extents, cut at the disk's end, in bytes.
     pub dirty_bytes: Option<u64>,
@@ -36,44 +38,23 @@ impl Image {
     /// What the bitmap stored as `name` amounts to. A damaged bitmap gives its error; one that cannot be trusted for
     /// another reason, or an image opened for names only, gives nothing.
     pub fn summarize(&self, name: &Name) -> Result<Summary> {
-        self.steady(|| self.summarized(name))
+        self.steady(|| self.summarize_and_keep(name)).map(|(summary, _)| summary)
     }
 
-    /// What each of these bitmaps amounts to, or its error, in their order. `observer` can stop it.
-    pub fn summarize_all<'a>(
-        &self,
-        names: impl ExactSizeIterator<Item = &'a Name>,
-        observer: &mut dyn Observer,
-    ) -> Result<Vec<Result<Summary>>> {
-        let total = names.len() as u64;
-        self.steady(|| {
-            self.survey(observer)?;
-            let numbered = (0..).zip(names);
-            numbered
-                .map(|(done, name)| {
-                    tell(observer, "reading bitmaps", done, total)?;
-                    Ok(self.summarized(name))
-                })
-                .collect()
-        })
-    }
-
-    fn summarized(&self, name: &Name) -> Result<Summary> {
+    /// As [`Image::summarize`], with the bits where they were read.
+    pub(super) fn summarize_and_keep(&self, name: &Name) -> Result<(Summary, Option<Bitmap>)> {
         let state = self.state_of(name)?;
         if self.options.access == Access::Names || self.trouble().is_some() {
-            return Ok(Summary::default());
+            return Ok((Summary::default(), None));
         }
         let stored_bytes = self.format.stored_bytes(name).map_err(|error| self.name_it(error));
         if state.inconsistent || state.unusable {
-            return Ok(Summary { stored_bytes: stored_bytes.ok(), ..Summary::default() });
+            return Ok((Summary { stored_bytes: stored_bytes.ok(), ..Summary::default() }, None));
         }
         let stored_bytes = Some(stored_bytes?);
         let bitmap = self.load(name, 0, u64::MAX)?;
-        Ok(Summary {
-            dirty_bytes: Some(bitmap.dirty_bytes()),
-            dirty_extents: Some(bitmap.extent_count()),
-            stored_bytes,
-        })
+        let (dirty_bytes, dirty_extents) = (Some(bitmap.dirty_bytes()), Some(bitmap.extent_count()));
+        Ok((Summary { dirty_bytes, dirty_extents, stored_bytes }, Some(bitmap)))
     }
 }
 

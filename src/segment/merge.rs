@@ -6,7 +6,7 @@
 use super::container::Decoder;
 use super::diff::check_sizes;
 use super::layout::{Entry, Header, Summary};
-use super::plan::{self, Batch, Input, Planner, most_of_a_chunk};
+use super::plan::{self, Batch, Input, Mixed, PIECE, Planner, most_of_a_chunk};
 use super::read::{CONTAINERS, Segment};
 use super::write::{Pieces, Writer};
 use crate::bitmap::chunks::{CHUNK_GRANULES, Chunk, Form, Pair, Union, View};
@@ -168,9 +168,12 @@ struct Work<'a> {
 #[derive(Debug)]
 struct Cursor<'a> {
     input: &'a Input<'a>,
-    /// The entry that is next, and the chunks of the result that it covers: none if there is no entry left.
+    /// The entry that is next.
     entry: Option<&'a Entry>,
-    keys: Range<u64>,
+    /// The next chunk of the result in which the entry has something, and up to where all chunks from there are full: none
+    /// if this is the same one.
+    next: u64,
+    full_end: u64,
     /// Whether the entry's container was checked: one of a coarse input serves several chunks.
     is_checked: bool,
     later: Range<usize>,
@@ -182,13 +185,36 @@ struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     fn step(&mut self) {
         self.entry = self.later.next().and_then(|index| self.input.entry(index));
-        self.keys = self.entry.map_or(0..0, |entry| self.input.keys(entry));
         self.is_checked = false;
     }
 
-    /// The entry that covers chunk `key`.
-    fn covering(&self, key: u64) -> Option<&'a Entry> {
-        self.entry.filter(|_| self.keys.contains(&key))
+    /// Goes to the first chunk from `position` on in which the input has something.
+    fn seek(&mut self, position: u64, header: Header, bytes: &[u8], decoder: &mut Decoder) -> Result<()> {
+        while let Some(entry) = self.entry {
+            let keys = self.input.keys(entry);
+            let from = keys.start.max(position);
+            let found = if keys.end <= position {
+                None
+            } else if entry.is_full() {
+                Some((from, keys.end.min(header.granules() >> 16).max(from)))
+            } else if self.input.shift == 0 {
+                Some((from, from))
+            } else {
+                let view = self.view(entry, bytes, decoder)?;
+                next_of_coarse(view, entry.key, self.input.shift, from, header.granules())
+            };
+            if let Some((next, full_end)) = found {
+                (self.next, self.full_end) = (next, full_end);
+                return Ok(());
+            }
+            self.step();
+        }
+        Ok(())
+    }
+
+    /// The entry that has something in chunk `key`.
+    fn at(&self, key: u64) -> Option<&'a Entry> {
+        self.entry.filter(|_| self.next == key)
     }
 
     /// The bytes of the container of `entry`.
@@ -196,6 +222,28 @@ impl<'a> Cursor<'a> {
         let from = self.place + usize::try_from(entry.offset.saturating_sub(self.offset)).unwrap_or_default();
         bytes.get(from..from + entry.len as usize).unwrap_or_default()
     }
+
+    /// What the container of `entry` holds, checked when it is first looked at.
+    fn view<'b>(&mut self, entry: &Entry, bytes: &'b [u8], decoder: &'b mut Decoder) -> Result<View<'b>> {
+        let bytes = self.container(entry, bytes);
+        if self.is_checked {
+            return Ok(decoder.view(entry.form, bytes)?);
+        }
+        self.is_checked = true;
+        self.input.segment.decode(decoder, entry, bytes)
+    }
+}
+
+/// The first chunk of the result from `from` on in which the coarse container of chunk `key` has something, and up to where
+/// all chunks from there are full. The result has `granules`.
+fn next_of_coarse(view: View<'_>, key: u32, shift: u32, from: u64, granules: u64) -> Option<(u64, u64)> {
+    let base = u64::from(key) << 16;
+    let first = u16::try_from((from << 16 >> shift).saturating_sub(base)).ok()?;
+    let (first, last) = view.first_run(first)?;
+    let begin = (base + u64::from(first)) << shift;
+    let end = ((base + u64::from(last) + 1) << shift).min(granules);
+    let next = from.max(begin >> 16);
+    Some((next, if begin <= next << 16 { next.max(end >> 16) } else { next }))
 }
 
 impl Work<'_> {
@@ -283,29 +331,35 @@ impl<'a> Job<'a> {
     fn process(&self, batch: &Batch, work: &mut Work<'a>, pieces: &mut Pieces) -> Result<()> {
         pieces.clear();
         match batch {
-            Batch::Full(keys) => {
-                let [key, end] = [keys.start, keys.end].map(|key| u32::try_from(key).unwrap_or(u32::MAX));
-                let full = Chunk { key, chunks: end - key, view: View::Full, ones: CHUNK_GRANULES, runs: 1 };
-                Ok(self.give(pieces, &full)?)
-            }
-            Batch::Mixed(keys, spans) => {
-                self.fetch(spans, work, pieces)?;
-                let mut position = keys.start;
+            Batch::Full(keys) => Ok(self.give_full(pieces, keys.clone())?),
+            Batch::Mixed(batch) => {
+                self.fetch(batch, work, pieces)?;
+                let mut position = batch.keys.start;
                 loop {
-                    let waiting = work.cursors.iter().filter(|cursor| cursor.entry.is_some());
-                    let first = waiting.map(|cursor| cursor.keys.start.max(position)).min();
-                    let Some(key) = first.filter(|key| *key < keys.end) else { return Ok(()) };
-                    self.process_chunk(key, work, pieces)?;
-                    position = key + 1;
-                    work.cursors.iter_mut().filter(|cursor| cursor.keys.end <= position).for_each(Cursor::step);
+                    let Work { bytes, cursors, decoder, .. } = &mut *work;
+                    let behind = cursors.iter_mut().filter(|cursor| cursor.next < position);
+                    behind.into_iter().try_for_each(|cursor| cursor.seek(position, self.header, bytes, decoder))?;
+                    let waiting = || work.cursors.iter().filter(|cursor| cursor.entry.is_some());
+                    let first = waiting().map(|cursor| cursor.next).min();
+                    let Some(key) = first.filter(|key| *key < batch.keys.end) else { return Ok(()) };
+                    let full = waiting().filter(|cursor| cursor.next == key).map(|cursor| cursor.full_end).max();
+                    let full_end = full.unwrap_or(key).min(batch.keys.end);
+                    if full_end > key {
+                        self.give_full(pieces, key..full_end)?;
+                        position = full_end;
+                    } else {
+                        self.process_chunk(key, work, pieces)?;
+                        position = key + 1;
+                    }
                 }
             }
         }
     }
 
     /// Reads all containers of a batch.
-    fn fetch(&self, spans: &[Range<usize>], work: &mut Work<'a>, pieces: &mut Pieces) -> Result<()> {
-        let Work { bytes, cursors, .. } = work;
+    fn fetch(&self, batch: &Mixed, work: &mut Work<'a>, pieces: &mut Pieces) -> Result<()> {
+        let Work { bytes, cursors, decoder, .. } = work;
+        let spans = &batch.spans;
         let held = || self.inputs.iter().zip(spans).map(|(input, span)| input.segment.span(span.clone()));
         let len = |held: &Range<u64>| usize::try_from(held.end - held.start).unwrap_or_default();
         let all: usize = held().map(|held| len(&held)).sum();
@@ -323,34 +377,37 @@ impl<'a> Job<'a> {
                 input.segment.read(CONTAINERS, held.start, room)?;
             }
             shrunk += span.clone().filter_map(|index| input.entry(index)).map(plan::shrunk).sum::<usize>();
-            let (keys, later, offset) = (0..0, span.clone(), held.start);
-            let mut cursor = Cursor { input, entry: None, keys, is_checked: false, later, offset, place };
+            let (later, offset) = (span.clone(), held.start);
+            let mut cursor =
+                Cursor { input, entry: None, next: 0, full_end: 0, is_checked: false, later, offset, place };
             cursor.step();
             memory::push(cursors, cursor)?;
             place = end;
         }
-        let made = if self.count_only { 0 } else { all + shrunk };
-        Ok(pieces.reserve(spans.iter().map(Range::len).sum(), made)?)
+        cursors.iter_mut().try_for_each(|cursor| cursor.seek(batch.keys.start, self.header, bytes, decoder))?;
+        // Each chunk of a coarse container is made anew.
+        let has_coarse = coarse(self.inputs).next().is_some();
+        let most = |size: u64| usize::try_from(size).unwrap_or_default();
+        let (count, made) = match has_coarse {
+            true => (most(batch.cost / PIECE), most(batch.cost)),
+            false => (spans.iter().map(Range::len).sum(), all + shrunk),
+        };
+        Ok(pieces.reserve(count, if self.count_only { 0 } else { made })?)
     }
 
     fn process_chunk(&self, key: u64, work: &mut Work<'a>, pieces: &mut Pieces) -> Result<()> {
         let Work { bytes, cursors, decoder, union, runs } = work;
         let chunk_key = u32::try_from(key).unwrap_or(u32::MAX);
         let granules = self.header.granules_of(chunk_key);
-        let (mut parts, mut value_count, mut run_count, mut is_full) = (0, 0, 0, false);
+        let (mut parts, mut value_count, mut run_count) = (0, 0, 0);
         let mut alone = None;
         for cursor in cursors.iter() {
-            let Some(entry) = cursor.covering(key) else { continue };
+            let Some(entry) = cursor.at(key) else { continue };
             let is_fine = cursor.input.shift == 0;
             parts += 1;
-            is_full |= entry.is_full() && granules == CHUNK_GRANULES;
             value_count += if is_fine && entry.form == Form::Array { entry.ones as usize } else { 0 };
             run_count += if is_fine && entry.form == Form::Runs { entry.len as usize / size_of::<Pair>() } else { 0 };
             alone = (is_fine && parts == 1).then_some((cursor, entry));
-        }
-        if is_full {
-            let full = Chunk { key: chunk_key, chunks: 1, view: View::Full, ones: CHUNK_GRANULES, runs: 1 };
-            return Ok(self.give(pieces, &full)?);
         }
         if let Some((cursor, entry)) = alone {
             let bytes = cursor.container(entry, bytes);
@@ -366,14 +423,9 @@ impl<'a> Job<'a> {
         }
         union.begin(value_count, run_count, self.count_only);
         for cursor in cursors.iter_mut() {
-            let Some(entry) = cursor.covering(key) else { continue };
-            let bytes = cursor.container(entry, bytes);
-            let Input { segment, shift } = *cursor.input;
-            let view = match cursor.is_checked {
-                true => decoder.view(entry.form, bytes)?,
-                false => segment.decode(decoder, entry, bytes)?,
-            };
-            cursor.is_checked = true;
+            let Some(entry) = cursor.at(key) else { continue };
+            let view = cursor.view(entry, bytes, decoder)?;
+            let shift = cursor.input.shift;
             let view = if shift == 0 { Some(view) } else { expand(view, shift, key, granules, runs) };
             view.map_or(Ok(()), |view| union.add(view))?;
         }
@@ -385,10 +437,12 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    fn give(&self, pieces: &mut Pieces, full: &Chunk<'_>) -> memory::Result<()> {
+    fn give_full(&self, pieces: &mut Pieces, keys: Range<u64>) -> memory::Result<()> {
+        let [key, end] = [keys.start, keys.end].map(|key| u32::try_from(key).unwrap_or(u32::MAX));
+        let full = Chunk { key, chunks: end - key, view: View::Full, ones: CHUNK_GRANULES, runs: 1 };
         match self.count_only {
-            true => pieces.count(full, None),
-            false => pieces.push(full),
+            true => pieces.count(&full, None),
+            false => pieces.push(&full),
         }
     }
 }

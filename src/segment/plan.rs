@@ -36,15 +36,25 @@ impl<'a> Input<'a> {
 pub(super) enum Batch {
     /// These chunks are full.
     Full(Range<u64>),
-    /// These chunks have to be looked at; for each input, the entries that take part.
-    Mixed(Range<u64>, Vec<Range<usize>>),
+    /// These chunks have to be looked at.
+    Mixed(Mixed),
+}
+
+/// Chunks that have to be looked at.
+#[derive(Debug)]
+pub(super) struct Mixed {
+    pub(super) keys: Range<u64>,
+    /// For each input, the entries that take part.
+    pub(super) spans: Vec<Range<usize>>,
+    /// The most bytes of containers that are made, and the most of them, 64 bytes each.
+    pub(super) cost: u64,
 }
 
 impl Batch {
     /// The chunk after the last one.
     pub(super) fn end(&self) -> u64 {
         match self {
-            Self::Full(keys) | Self::Mixed(keys, _) => keys.end,
+            Self::Full(keys) | Self::Mixed(Mixed { keys, .. }) => keys.end,
         }
     }
 }
@@ -120,8 +130,17 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// What chunk `key` costs in a batch that begins with chunk `from`.
-    fn cost(&self, at: &[usize], key: u64, from: u64) -> u64 {
+    /// Where, after chunk `key`, an entry begins or ends: up to there the same ones take part.
+    fn stretch_end(&self, at: &[usize], key: u64) -> u64 {
+        let edges = self.inputs.iter().zip(at).filter_map(|(input, index)| {
+            let keys = input.keys(input.entry(*index)?);
+            Some(if keys.start > key { keys.start } else { keys.end })
+        });
+        edges.min().unwrap_or(self.chunks).min(self.chunks)
+    }
+
+    /// What `count` chunks from `key` on, in which the same entries take part, cost in a batch that begins with chunk `from`.
+    fn cost(&self, at: &[usize], key: u64, count: u64, from: u64) -> u64 {
         let costs = self.inputs.iter().zip(at).filter_map(|(input, index)| {
             let entry = input.entry(*index).filter(|entry| input.keys(entry).contains(&key))?;
             let len = if entry.is_full() { 0 } else { entry.data_end() - entry.offset };
@@ -129,13 +148,30 @@ impl<'a> Planner<'a> {
             // A coarse container is read once, and each of its chunks is made anew: as runs, or as words if they are many.
             let made = match input.shift {
                 0 => shrunk(entry) as u64,
-                shift => u64::from(WORDS_BYTES).min(64 + 4 * (0x1_0000 >> shift.min(16))),
+                shift => u64::from(WORDS_BYTES).min(PIECE + 4 * (0x1_0000 >> shift.min(16))),
             };
+            let made = if count == 1 { made } else { most_pieces(entry, input.shift, count) * (PIECE + made) };
             Some(if is_new { len + made } else { made })
         });
-        // What is written is never more than this; 64 bytes stand for what else a chunk takes.
-        64 + costs.sum::<u64>()
+        // What is written is never more than this.
+        PIECE + costs.sum::<u64>()
     }
+}
+
+/// What stands for all that a container takes beside its bytes.
+pub(super) const PIECE: u64 = 64;
+
+/// The most containers and stretches of full chunks that `count` chunks of an entry can come to: however far they reach, no
+/// more than a few for each of its runs.
+fn most_pieces(entry: &Entry, shift: u32, count: u64) -> u64 {
+    let runs = match entry.form {
+        Form::Full => 1,
+        Form::Runs => u64::from(entry.len / 4),
+        _ => u64::from(entry.ones),
+    };
+    // The chunks that one coarse granule fills, all or none of them.
+    let alike = 1 << shift.saturating_sub(16);
+    (1 + (count - 1).div_ceil(alike)).min(3 * runs)
 }
 
 impl Planner<'_> {
@@ -148,13 +184,18 @@ impl Planner<'_> {
         let begun = memory::copy(at)?;
         let (mut to, mut used) = (from, 0);
         while let Some(key) = self.first(at, to) {
-            let cost = self.cost(at, key, from);
             let is_long = self.full_end(at, key) >= key + LONG;
+            let mut count = self.stretch_end(at, key).saturating_sub(key).max(1);
+            let mut cost = self.cost(at, key, count, from);
+            while used + cost > self.budget && count > 1 {
+                count /= 2;
+                cost = self.cost(at, key, count, from);
+            }
             if used > 0 && (is_long || used + cost > self.budget) {
                 break;
             }
             used += cost;
-            to = key + 1;
+            to = key + count;
             self.pass(at, to);
         }
         let spans = self.inputs.iter().zip(begun.iter().zip(&*at)).map(|(input, (begin, end))| {
@@ -164,7 +205,7 @@ impl Planner<'_> {
         });
         let spans = memory::gather(spans)?;
         at.copy_from_slice(&begun);
-        Ok(Batch::Mixed(from..to, spans))
+        Ok(Batch::Mixed(Mixed { keys: from..to, spans, cost: used }))
     }
 }
 

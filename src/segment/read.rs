@@ -202,11 +202,7 @@ impl<'s> Segment<'s> {
             collector.push(entry.key, entry.chunks, self.decode(&mut decoder, entry, bytes)?)?;
         }
         let mut bitmap = collector.finish();
-        let bits = self.granularity().bits();
-        bitmap.clear(0, window.start << bits)?;
-        if window.end < self.granules() {
-            bitmap.clear(window.end << bits, u64::MAX)?;
-        }
+        bitmap.keep(offset, len_bytes)?;
         Ok(bitmap)
     }
 

@@ -5,7 +5,7 @@ use crate::support::random::Random;
 use crate::support::raw::Raw;
 use crate::support::{folder, tools_are_here, try_run};
 use crate::table::{Operation, READS, Row, WRITES, play, unlocked};
-use checkmap::image::{Access, Severity};
+use checkmap::image::{Access, Layers, Severity};
 use checkmap::progress::Unobserved;
 use checkmap::{ErrorKind, Image};
 use std::path::Path;
@@ -117,4 +117,26 @@ fn damage_to_refcounts_is_counted_as_qemu_counts_it() {
             assert_eq!(ours(&path), qemus(&path, raw.cluster() as u64), "{what}");
         }
     }
+}
+
+/// Who holds the second count is unknown, and may still use the cluster.
+#[test]
+fn what_is_counted_twice_is_released_once() {
+    if !tools_are_here() {
+        return;
+    }
+    let folder = folder();
+    let path = folder.path().join("counted-twice.qcow2");
+    let mut raw = Base::Chain.raw();
+    let data = raw.data(0);
+    let refcount = raw.refcount_of(data);
+    assert_eq!(raw.u16(refcount), 1, "the data of the first bitmap");
+    raw.put_u16(refcount, 2);
+    std::fs::write(&path, &raw.bytes).expect("the image can be written");
+    let mut image = Image::open(&path, &unlocked(Access::Write)).expect("it opens");
+    let first = image.chain(None).expect("a chain").checkpoints()[0].name.clone();
+    let plan = image.plan_delete(first.as_bytes(), false, Layers::Check, None).expect("a plan");
+    image.commit(&plan, &mut Unobserved).expect("it can be written");
+    let after = Raw::read(&path);
+    assert_eq!(after.u16(after.refcount_of(data)), 1);
 }

@@ -215,7 +215,7 @@ fn check_report(row: &Row, path: &Path) -> Result<(), String> {
 
 /// Without locks: a process that another test thread forks would hold them a moment longer than we do.
 pub(crate) fn unlocked(access: Access) -> OpenOptions {
-    OpenOptions { no_lock: true, ..OpenOptions::new(access) }
+    OpenOptions::new(access).no_lock(true)
 }
 
 /// Carries out one operation as the command line does.
@@ -249,8 +249,7 @@ fn commit(image: &mut Image, plan: &Plan) -> checkmap::Result<()> {
 
 /// What changed since checkpoint `1`.
 pub(crate) fn diff(image: &Image) -> checkmap::Result<checkmap::Bitmap> {
-    let request =
-        DiffRequest { since: b"1", until: None, offset: 0, len_bytes: u64::MAX, layers: Layers::TopOnly, model: None };
+    let request = DiffRequest::since(b"1").layers(Layers::TopOnly);
     Ok(image.diff(&request, &mut Unobserved)?.bitmap)
 }
 

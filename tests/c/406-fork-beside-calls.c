@@ -4,7 +4,6 @@
 #include <pthread.h>
 #include <sys/wait.h>
 
-#define FORKS 1000
 #define CHUNK ((uint64_t)65536)
 
 static checkmap_bitmap *changed, *asked;
@@ -113,6 +112,8 @@ static void use(checkmap_bitmap *bitmap)
 
 int main(void)
 {
+    const char *wanted = getenv("CHECKMAP_TEST_FORKS");
+    int forks = wanted != NULL ? atoi(wanted) : 1000;
     pthread_t threads[4];
     void *(*work[4])(void *) = {change, feed, ask, ask};
     changed = bitmap_of(12003 * CHUNK + 7, 1);
@@ -120,7 +121,7 @@ int main(void)
     for (int n = 0; n < 4; n++) {
         CHECK(pthread_create(&threads[n], NULL, work[n], NULL) == 0);
     }
-    for (int n = 0; n < FORKS; n++) {
+    for (int n = 0; n < forks; n++) {
         pid_t child = fork();
         if (child == 0) {
             alarm(60);

@@ -2,8 +2,8 @@
 //! Owns the proof for cumulative checkpoints, and for the order that their bits tell.
 
 use super::{Blocks, Event, Image, cases, event, name, options};
-use checkmap::ErrorKind;
-use checkmap::chain::{Action, Chain, Model, Name};
+use checkmap::chain::{Action, Chain, Contents, Model, Name};
+use checkmap::{ErrorKind, Result};
 use proptest::prelude::*;
 
 /// What really happened since one cumulative checkpoint.
@@ -37,7 +37,7 @@ fn cumulative_event(image: &mut Image, truth: &mut Vec<Since>, event: Event, tur
                 return assert_eq!(plan.unwrap_err().kind(), ErrorKind::Inconsistent);
             }
             let plan = plan.unwrap();
-            assert_eq!(plan.actions.len(), 1);
+            assert_eq!(plan.actions().len(), 1);
             image.carry_out(&plan);
             truth.push(Since { name, writes: Blocks::new(), trusted: true, recording: true });
         }
@@ -48,7 +48,7 @@ fn cumulative_event(image: &mut Image, truth: &mut Vec<Since>, event: Event, tur
                 return assert_eq!(plan.unwrap_err().kind(), ErrorKind::Inconsistent);
             }
             let plan = plan.unwrap();
-            assert_eq!(plan.actions, [Action::Remove { name: Name::new(truth[at].name.as_str()) }]);
+            assert_eq!(plan.actions(), [Action::Remove { name: Name::new(truth[at].name.as_str()) }]);
             image.carry_out(&plan);
             truth.remove(at);
         }
@@ -100,7 +100,7 @@ fn check_cumulative(image: &Image, truth: &[Since], turn: usize) {
 
     let bits = |name: &Name| image.0.get(name).filter(|stored| !stored.inconsistent).map(|stored| &stored.bits);
     let contains = |a: &Name, b: &Name| Some(bits(a)?.is_superset(bits(b)?) && bits(a) != bits(b));
-    chain.order_cumulative(&mut |a, b| Ok(contains(a, b))).unwrap();
+    chain.order_cumulative(&mut Bits(image)).unwrap();
     let order: Vec<&Name> = chain.checkpoints().iter().map(|checkpoint| &checkpoint.bitmap).collect();
     for (at, checkpoint) in chain.checkpoints().iter().enumerate() {
         let mut decided = true;
@@ -114,11 +114,25 @@ fn check_cumulative(image: &Image, truth: &[Since], turn: usize) {
         assert_eq!(checkpoint.ordered, decided);
     }
     let mut again = cumulative_chain(image, turn + 1);
-    again.order_cumulative(&mut |a, b| Ok(contains(a, b))).unwrap();
+    again.order_cumulative(&mut Bits(image)).unwrap();
     assert_eq!(again.checkpoints(), chain.checkpoints(), "the order depends on nothing but names and bits");
     if truth.iter().all(|since| since.trusted && since.recording) && chain.is_ordered() {
         let names: Vec<Name> = truth.iter().map(|since| Name::new(since.name.as_str())).collect();
         assert!(order.iter().copied().eq(&names), "what the bits decide is the order of time");
+    }
+}
+
+/// What the order may ask of the image.
+struct Bits<'a>(&'a Image);
+
+impl Contents for Bits<'_> {
+    fn dirty_bytes(&mut self, bitmap: &Name) -> Result<Option<u64>> {
+        let trusted = self.0.0.get(bitmap).filter(|stored| !stored.inconsistent);
+        Ok(trusted.map(|stored| stored.bits.len() as u64))
+    }
+
+    fn contains(&mut self, large: &Name, small: &Name) -> Result<bool> {
+        Ok(self.0.0[small].bits.is_subset(&self.0.0[large].bits))
     }
 }
 

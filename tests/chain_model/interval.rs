@@ -104,7 +104,7 @@ impl World {
                 let (source, target) = (self.bitmap(from), self.bitmap(into));
                 let plan = plan_merge(&self.image.states(self.turn), &[source.as_bytes()], target.as_bytes());
                 if let Ok(plan) = plan {
-                    assert_eq!(plan.warnings.len(), 1);
+                    assert_eq!(plan.warnings().len(), 1);
                     self.image.carry_out(&plan);
                     self.truth[into].exact = false;
                 } else {
@@ -183,7 +183,7 @@ impl World {
                 return;
             }
             let plan = plan.unwrap();
-            assert!(!plan.warnings.is_empty(), "the user has to hear what is lost");
+            assert!(!plan.warnings().is_empty(), "the user has to hear what is lost");
             self.image.carry_out(&plan);
             self.truth.drain(..=at);
             return;

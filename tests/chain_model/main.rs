@@ -31,12 +31,10 @@ impl Image {
         let mut states: Vec<BitmapState> = self
             .0
             .iter()
-            .map(|(name, stored)| BitmapState {
-                name: name.clone(),
-                granularity: granularity(),
-                recording: stored.recording,
-                inconsistent: stored.inconsistent,
-                unusable: false,
+            .map(|(name, stored)| {
+                let mut state = BitmapState::new(name.clone(), granularity(), stored.recording);
+                state.inconsistent = stored.inconsistent;
+                state
             })
             .collect();
         if !states.is_empty() {
@@ -56,7 +54,7 @@ impl Image {
     }
 
     fn carry_out(&mut self, plan: &Plan) {
-        for action in &plan.actions {
+        for action in plan.actions() {
             match action {
                 Action::Add { name, .. } => {
                     let born = Stored { recording: true, ..Stored::default() };
@@ -81,6 +79,7 @@ impl Image {
                     assert!(!stored.inconsistent, "the flag of {name} cannot be changed");
                     stored.recording = *recording;
                 }
+                other => panic!("the model does not know {other}"),
             }
         }
     }
@@ -95,7 +94,9 @@ fn granularity() -> Granularity {
 }
 
 fn options(model: Option<Model>) -> CreateOptions {
-    CreateOptions { granularity: None, default_granularity: granularity(), model }
+    let mut options = CreateOptions::new(granularity());
+    options.model = model;
+    options
 }
 
 #[derive(Clone, Debug)]

@@ -94,7 +94,7 @@ fn a_diff_across_a_gap_is_refused_and_one_beside_it_is_not() {
 fn create_goes_on_after_a_gap_where_something_records() {
     let steps_of = ["stop recording in 'wed->thu'", "add 'thu->fri', recording, granularity 65536"];
     let plan = steps(create(&read(&WITHOUT_TUE), "fri"), &steps_of);
-    assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+    assert!(plan.warnings().is_empty(), "{:?}", plan.warnings());
     steps(create(&read(&["1->2 r"]), "3"), &["stop recording in '1->2'", "add '2->3', recording, granularity 65536"]);
     refused(create(&read(&["mon -", "tue->wed -"]), "fri"), ErrorKind::Recording, "'tue->wed' does not record");
     refused(create(&read(&["x->y -", "a->b -"]), "fri"), ErrorKind::Recording, "does not record");
@@ -145,10 +145,7 @@ fn rename_beside_a_gap_keeps_the_missing_name() {
 #[test]
 fn drop_before_removes_what_is_older_and_makes_a_root() {
     let chain = read(&WITHOUT_TUE);
-    let plan = steps(
-        drop_before(&chain, "wed"),
-        &["remove 'mon'", "rename 'tue->wed' to 'wed'", "rename 'wed->thu' to 'wed->thu'"][..2].as_ref(),
-    );
+    let plan = steps(drop_before(&chain, "wed"), &["remove 'mon'", "rename 'tue->wed' to 'wed'"]);
     warned(&plan, "every diff since 'mon' is lost: an incremental backup can begin at 'wed' or later only");
     steps(drop_before(&chain, "thu"), &["remove 'mon'", "remove 'tue->wed'", "rename 'wed->thu' to 'thu'"]);
     steps(drop_before(&chain, "mon"), &[]);
@@ -210,7 +207,7 @@ fn one_bitmap_is_dropped_by_its_own_name_whatever_it_is() {
     for foreign in ["f ri", "f u", "libvirt-tmp-x -", "backup-vda i"] {
         let name = foreign.split(' ').next().unwrap();
         let plan = steps(drop_bitmap(&["1 -", "1->2 r", foreign], name), &[&format!("remove '{name}'")]);
-        assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+        assert!(plan.warnings().is_empty(), "{:?}", plan.warnings());
     }
     for (specs, name) in [
         (&["1->2 -", "2->1 r"][..], "1->2"),

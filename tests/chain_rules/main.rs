@@ -3,11 +3,13 @@
 //! Must never compute an expectation; every one is written down.
 
 mod gaps;
+mod order;
 mod plans;
 mod reading;
 
-use checkmap::chain::{BitmapState, Chain, CreateOptions, Model, Name, Plan, Span};
-use checkmap::{ErrorKind, Granularity, Result};
+use checkmap::chain::{BitmapState, Chain, Contents, CreateOptions, Model, Name, Plan, Span};
+use checkmap::{Error, ErrorKind, Granularity, Result};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Bitmaps written as `name`, a space and flags: `r` records, `i` inconsistent, `u` unusable, `m` granularity 1 MiB.
 fn bitmaps(specs: &[&str]) -> Vec<BitmapState> {
@@ -15,13 +17,10 @@ fn bitmaps(specs: &[&str]) -> Vec<BitmapState> {
         .iter()
         .map(|spec| {
             let (name, flags) = spec.rsplit_once(' ').unwrap();
-            BitmapState {
-                name: Name::new(name),
-                granularity: granularity(if flags.contains('m') { 1 << 20 } else { 65536 }),
-                recording: flags.contains('r'),
-                inconsistent: flags.contains('i'),
-                unusable: flags.contains('u'),
-            }
+            let granularity = granularity(if flags.contains('m') { 1 << 20 } else { 65536 });
+            let mut state = BitmapState::new(Name::new(name), granularity, flags.contains('r'));
+            (state.inconsistent, state.unusable) = (flags.contains('i'), flags.contains('u'));
+            state
         })
         .collect()
 }
@@ -39,12 +38,12 @@ fn insist(specs: &[&str], model: Model) -> Chain {
 }
 
 fn create(chain: &Chain, name: &str) -> Result<Plan> {
-    let default_granularity = granularity(4096);
-    chain.plan_create(name.as_bytes(), CreateOptions { granularity: None, default_granularity, model: None })
+    chain.plan_create(name.as_bytes(), CreateOptions::new(granularity(4096)))
 }
 
 fn create_as(chain: &Chain, name: &str, model: Model) -> Result<Plan> {
-    let options = CreateOptions { granularity: None, default_granularity: granularity(4096), model: Some(model) };
+    let mut options = CreateOptions::new(granularity(4096));
+    options.model = Some(model);
     chain.plan_create(name.as_bytes(), options)
 }
 
@@ -67,14 +66,14 @@ fn diff(chain: &Chain, since: &str, until: Option<&str>) -> Result<Span> {
 #[track_caller]
 fn steps(plan: Result<Plan>, expected: &[&str]) -> Plan {
     let plan = plan.unwrap();
-    let steps: Vec<String> = plan.actions.iter().map(ToString::to_string).collect();
+    let steps: Vec<String> = plan.actions().iter().map(ToString::to_string).collect();
     assert_eq!(steps, expected);
     plan
 }
 
 #[track_caller]
 fn warned(plan: &Plan, of: &str) {
-    assert!(plan.warnings.iter().any(|warning| warning.contains(of)), "{:?}", plan.warnings);
+    assert!(plan.warnings().iter().any(|warning| warning.contains(of)), "{:?}", plan.warnings());
 }
 
 /// Refused with this kind, a message that holds this, and a way out.
@@ -96,3 +95,34 @@ fn checkpoints(chain: &Chain) -> Vec<String> {
 }
 
 const FOUR: [&str; 4] = ["3->4 r", "1->2 -", "1 -", "2->3 -"];
+
+/// What bitmaps hold, as sets of numbers; one that is not here cannot be known.
+#[derive(Clone, Debug, Default)]
+struct Sets {
+    of: BTreeMap<Name, BTreeSet<u32>>,
+    comparisons: usize,
+    fails: bool,
+}
+
+impl Sets {
+    fn new(sets: &[(&str, &[u32])]) -> Self {
+        let of = sets.iter().map(|(name, numbers)| (Name::new(*name), numbers.iter().copied().collect()));
+        Self { of: of.collect(), ..Self::default() }
+    }
+}
+
+impl Contents for Sets {
+    fn dirty_bytes(&mut self, bitmap: &Name) -> Result<Option<u64>> {
+        match self.fails {
+            true => Err(Error::new(ErrorKind::Damaged, "a table")),
+            false => Ok(self.of.get(bitmap).map(|set| set.len() as u64)),
+        }
+    }
+
+    fn contains(&mut self, large: &Name, small: &Name) -> Result<bool> {
+        let (large, small) = (&self.of[large], &self.of[small]);
+        assert!(large.len() >= small.len(), "the answer is known without a look");
+        self.comparisons += 1;
+        Ok(small.is_subset(large))
+    }
+}

@@ -194,39 +194,3 @@ fn a_message_names_ten_checkpoints_at_most() {
     let chain = read(&specs.iter().map(String::as_str).collect::<Vec<_>>());
     refused(delete(&chain, "x"), ErrorKind::NotFound, "'18', '19' and 5 more)");
 }
-
-#[test]
-fn cumulative_checkpoints_are_ordered_by_containment_then_by_name() {
-    let order = |contained: &[(&str, &str)]| {
-        let mut chain = read(&["a r", "b r", "c r"]);
-        assert!(!chain.is_ordered());
-        let mut ask = |one: &Name, two: &Name| {
-            let pair = (&*one.to_string_lossy(), &*two.to_string_lossy());
-            Ok(Some(contained.contains(&pair)))
-        };
-        chain.order_cumulative(&mut ask).unwrap();
-        let marks: Vec<String> = chain
-            .checkpoints()
-            .iter()
-            .map(|checkpoint| {
-                format!("{}{}", checkpoint.name.to_string_lossy(), if checkpoint.ordered { "" } else { "?" })
-            })
-            .collect();
-        marks.join(" ")
-    };
-    assert_eq!(order(&[("c", "a"), ("c", "b"), ("a", "b")]), "c a b");
-    assert_eq!(order(&[]), "a? b? c?");
-    assert_eq!(order(&[("c", "a")]), "b? c? a?");
-    assert_eq!(order(&[("b", "a"), ("b", "c")]), "b a? c?");
-    assert_eq!(order(&[("a", "b"), ("b", "c"), ("c", "a")]), "a? b? c?", "contradictions do not loop");
-
-    let mut failing = read(&["a r", "b r"]);
-    let error = || checkmap::Error::new(ErrorKind::Damaged, "a table");
-    assert_eq!(failing.order_cumulative(&mut |_, _| Err(error())).unwrap_err().kind(), ErrorKind::Damaged);
-    failing.order_cumulative(&mut |_, _| Ok(None)).unwrap();
-    assert!(!failing.is_ordered() && checkpoints(&failing) == ["a", "b"]);
-    assert!(insist(&["a r"], Model::Cumulative).is_ordered());
-    let mut intervals = read(&FOUR);
-    intervals.order_cumulative(&mut |_, _| Err(error())).unwrap();
-    assert_eq!(checkpoints(&intervals), ["1", "2", "3", "4"]);
-}

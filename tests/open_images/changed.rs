@@ -4,7 +4,7 @@ use crate::support::memory::Memory;
 use crate::support::ours::changed;
 use crate::support::{TestImage, run};
 use crate::{At, Holder, kind, needs_tools, unlocked, written};
-use checkmap::image::{Access, DiffRequest, Layers, OpenOptions};
+use checkmap::image::{Access, DiffRequest, Layers, OpenOptions, Scope};
 use checkmap::progress::Unobserved;
 use checkmap::storage::Storage;
 use checkmap::{Bitmap, ErrorKind, Image};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 fn request(since: &[u8]) -> DiffRequest<'_> {
-    DiffRequest { since, until: None, offset: 0, len_bytes: u64::MAX, layers: Layers::Check, model: None }
+    DiffRequest::since(since)
 }
 
 /// A file of which three states are known: before a writer came, while it is there, and after it went.
@@ -149,10 +149,10 @@ fn at_whatever_read_the_guest_comes_and_goes_no_answer_is_wrong() {
         |summary| summary.dirty_bytes == Some(65536),
     );
     at_every_read(
-        "summarize_all",
+        "overview",
         Access::Read,
-        |image| image.summarize_all([&image.bitmaps()[0].name].into_iter(), &mut Unobserved),
-        |all| all[0].as_ref().is_ok_and(|summary| summary.dirty_bytes == Some(65536)),
+        |image| image.overview(None, Scope::Bitmaps, &mut Unobserved),
+        |overview| overview.summary(&"mon".into()).dirty_bytes == Some(65536),
     );
     at_every_read("check", Access::Read, |image| image.check(&mut Unobserved), |report| report.problems.is_empty());
     for access in [Access::Read, Access::Names] {
@@ -163,7 +163,12 @@ fn at_whatever_read_the_guest_comes_and_goes_no_answer_is_wrong() {
             |chain| chain.checkpoints().len() == 1 && !chain.checkpoints()[0].inconsistent,
         );
     }
-    at_every_read("plan", Access::Write, |image| image.plan_create(b"tue", None, None), |plan| plan.actions.len() == 2);
+    at_every_read(
+        "plan",
+        Access::Write,
+        |image| image.plan_create(b"tue", None, None),
+        |plan| plan.actions().len() == 2,
+    );
 }
 
 #[test]

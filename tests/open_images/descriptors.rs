@@ -163,7 +163,7 @@ fn a_qemu_that_has_the_file_open_is_noticed_through_any_descriptor() {
     let guest = Holder::open(&image.path, &[]);
     for access in [Access::Read, Access::Write] {
         assert_eq!(kind(by(&file, access)), ErrorKind::InUse);
-        let options = OpenOptions { no_lock: true, ..OpenOptions::new(access) };
+        let options = OpenOptions::new(access).no_lock(true);
         assert_eq!(kind(Image::open_file(&file, &image.path, &options)), ErrorKind::InUse);
     }
     assert!(by(&file, Access::Names).expect("names can be read").is_held_by_writer());

@@ -37,7 +37,7 @@ fn written() -> TestImage {
 }
 
 fn unlocked(path: &Path, access: Access) -> checkmap::Result<Image> {
-    Image::open(path, &OpenOptions { no_lock: true, ..OpenOptions::new(access) })
+    Image::open(path, &OpenOptions::new(access).no_lock(true))
 }
 
 /// Of what has to be refused.

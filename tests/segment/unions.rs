@@ -64,6 +64,86 @@ fn a_granularity_may_be_so_coarse_that_one_granule_is_many_chunks() {
     }
 }
 
+/// Disks of 2^41 bytes, from a granule of one byte to one of 2^15 chunks of those.
+const FAR_SIZE: u64 = (1 << 41) - 77;
+
+/// A bitmap of ranges, each as where it begins, how long it is, how often it comes and how far apart, in granules.
+fn far(bits: u32, ranges: &[(u64, u64, u64, u64)]) -> Bitmap {
+    let mut bitmap = Bitmap::new(FAR_SIZE, granularity(bits)).unwrap();
+    let granules = bitmap.granules();
+    for (first, len, count, apart) in ranges {
+        for number in 0..*count {
+            let first = (first + number * apart) % granules;
+            let len = (*len).min(granules - first);
+            bitmap.set(first << bits, ((len << bits) - 1).min(FAR_SIZE - (first << bits))).unwrap();
+        }
+    }
+    bitmap
+}
+
+fn far_bitmaps() -> impl Strategy<Value = Vec<Bitmap>> {
+    let bits = prop_oneof![Just(0_u32), Just(3), 8..20_u32, 20..=31_u32];
+    let ranges = prop::collection::vec((any::<u32>(), 1..200_000_u64, 1..300_u64, 1..70_000_u64), 0..4);
+    let one = (bits, ranges).prop_map(|(bits, ranges)| {
+        // Most of them at the end or the beginning of the disk, where chunks are cut.
+        let granules = granularity(bits).granules(FAR_SIZE);
+        let place = |any: u32| match any % 3 {
+            0 => u64::from(any) << 9,
+            1 => u64::from(any % 100_000),
+            _ => granules.saturating_sub(u64::from(any % 100_000)),
+        };
+        let ranges = ranges.into_iter().map(|(any, len, count, apart)| (place(any), len, count, apart));
+        far(bits, &ranges.collect::<Vec<_>>())
+    });
+    prop::collection::vec(one, 1..5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_merge_of_granularities_far_apart_is_the_union_to_the_byte(
+        bitmaps in far_bitmaps(),
+        threads in 0usize..3,
+    ) {
+        let union = Bitmap::union_many(&bitmaps.iter().collect::<Vec<_>>(), None).unwrap();
+        let segments: Vec<Segment> = bitmaps.iter().map(segment_of).collect();
+        for memory in [tight(segments.len()), 64 << 20] {
+            let (bytes, summary) = merge(&segments, &options(memory, threads)).unwrap();
+            prop_assert_eq!(summary.extents, union.extent_count());
+            prop_assert!(bytes == bytes_of(&union), "{:?}", bitmaps);
+        }
+    }
+}
+
+#[test]
+fn the_work_of_a_merge_follows_what_is_stored_and_not_the_chunks_of_the_disk() {
+    let fine = far(0, &[(5, 1, 1, 1), (FAR_SIZE - 5, 1, 1, 1)]);
+    for bits in 8..=31 {
+        let some = far(bits, &[(7, 1, 1, 1), ((1 << 40) >> bits, 3, 1, 1)]);
+        let all = far(bits, &[(0, u64::MAX >> bits, 1, 1)]);
+        for coarse in [some, all] {
+            let mut steps = 0;
+            let mut count = |_: Step| {
+                steps += 1;
+                ControlFlow::Continue(())
+            };
+            let (one, two) = (segment_of(&fine), segment_of(&coarse));
+            let mut out = Vec::new();
+            segment::merge(&[&one, &two], &mut out, &MergeOptions::default(), &mut count).unwrap();
+            assert!(out == bytes_of(&fine.union(&coarse).unwrap()), "{coarse:?}");
+            assert!(steps < 10, "{steps} batches for 4 granules, granularity {}", coarse.granularity().bytes());
+        }
+    }
+    // Every second granule of a whole coarse chunk, each of which is many chunks of the result.
+    let many = far(24, &[(0, 1, 32768, 2)]);
+    let segments = [segment_of(&fine), segment_of(&many)];
+    let union = bytes_of(&fine.union(&many).unwrap());
+    for memory in [tight(2), 64 << 20] {
+        assert!(merge(&segments, &options(memory, 0)).unwrap().0 == union);
+    }
+}
+
 #[test]
 fn forms_that_are_not_the_smallest_come_out_smallest() {
     // Runs of one granule each: an array is half as long. Bytes as nobody writes them, but as the layout allows them.

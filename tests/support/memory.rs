@@ -91,9 +91,5 @@ pub fn no_space() -> io::Error {
 /// Opens the image that `storage` holds, under a name of its own.
 pub fn open(storage: &Arc<impl Storage + 'static>, access: Access) -> checkmap::Result<Image> {
     let storage: Arc<dyn Storage> = Arc::clone(storage) as Arc<dyn Storage>;
-    Image::open_storage(
-        storage,
-        Path::new("in-memory.qcow2"),
-        &OpenOptions { no_lock: true, ..OpenOptions::new(access) },
-    )
+    Image::open_storage(storage, Path::new("in-memory.qcow2"), &OpenOptions::new(access).no_lock(true))
 }

@@ -2,7 +2,7 @@
 
 use super::{TestImage, run};
 use checkmap::chain::{Model, Plan};
-use checkmap::image::{Access, DiffRequest, Layers, OpenOptions};
+use checkmap::image::{Access, DiffRequest, Layers, OpenOptions, Scope};
 use checkmap::progress::Unobserved;
 use checkmap::{Extent, Granularity, Image};
 use std::path::Path;
@@ -39,7 +39,8 @@ impl TestImage {
 
     /// The names of the checkpoints, oldest first where that is known.
     pub fn checkpoints(&self) -> Vec<String> {
-        let chain = self.open(Access::Read).chain(None).expect("a chain");
+        let overview = self.open(Access::Read).overview(None, Scope::Checkpoints, &mut Unobserved);
+        let chain = overview.expect("nobody stops it").chain.expect("a chain");
         chain.checkpoints().iter().map(|checkpoint| checkpoint.name.to_string_lossy().into_owned()).collect()
     }
 
@@ -67,8 +68,8 @@ impl TestImage {
 
 /// What changed in an image since a checkpoint, until another or until now.
 pub fn changed(image: &Image, since: &str, until: Option<&str>) -> Vec<Extent> {
-    let (since, until) = (since.as_bytes(), until.map(str::as_bytes));
-    let request = DiffRequest { since, until, offset: 0, len_bytes: u64::MAX, layers: Layers::Check, model: None };
+    let request = DiffRequest::since(since.as_bytes());
+    let request = until.map_or(request, |until| request.until(until.as_bytes()));
     let diff = image.diff(&request, &mut Unobserved).expect("a diff");
     diff.bitmap.extents(0, u64::MAX).collect()
 }

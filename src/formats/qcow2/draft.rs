@@ -87,6 +87,9 @@ pub(crate) struct Draft<'a> {
     originals: &'a [Entry],
     occupied: &'a Occupied,
     pub(crate) bitmaps: Vec<Drafted>,
+    /// The place of each bitmap by its name. One that is removed keeps its place until the end, so that the others do too.
+    places: HashMap<Name, usize>,
+    removed: HashSet<usize>,
     tables: HashMap<usize, Vec<Payload>>,
     /// How many threads may read and write clusters.
     pub(crate) threads: usize,
@@ -110,7 +113,17 @@ impl<'a> Draft<'a> {
             Drafted { entry, origin: Some(place), content: Content::Kept }
         };
         let bitmaps = originals.iter().enumerate().map(drafted).collect();
-        Self { storage, header, originals, occupied, bitmaps, tables: HashMap::new(), threads }
+        let places = originals.iter().map(|entry| entry.name.clone()).zip(0..).collect();
+        let (removed, tables) = (HashSet::new(), HashMap::new());
+        Self { storage, header, originals, occupied, bitmaps, places, removed, tables, threads }
+    }
+
+    /// Ends the draft: no action follows.
+    pub(crate) fn finish(mut self) -> Self {
+        let mut places = 0..;
+        let removed = std::mem::take(&mut self.removed);
+        self.bitmaps.retain(|_| places.next().is_none_or(|place| !removed.contains(&place)));
+        self
     }
 
     /// Refuses where the file no longer holds the header and the directory that this draft began with.
@@ -134,15 +147,20 @@ impl<'a> Draft<'a> {
                 directory::check_new(self.header.size_bytes, *granularity)?;
                 let entry = Entry::recording(name.clone(), *granularity);
                 let clusters = vec![Cluster::Zeros; self.clusters_of(&entry)];
+                self.places.insert(name.clone(), self.bitmaps.len());
                 self.bitmaps.push(Drafted { entry, origin: None, content: Content::Clusters(clusters) });
             }
             Action::Remove { name } => {
                 let place = self.place(name)?;
-                self.bitmaps.remove(place);
+                self.places.remove(name);
+                self.removed.insert(place);
             }
             Action::Rename { from, to } => {
                 self.check_absent(to)?;
+                let place = self.place(from)?;
                 self.bitmap(from)?.entry.name = to.clone();
+                self.places.remove(from);
+                self.places.insert(to.clone(), place);
             }
             Action::SetRecording { name, recording } => {
                 let place = self.place(name)?;
@@ -164,24 +182,21 @@ impl<'a> Draft<'a> {
     }
 
     fn check_absent(&self, name: &Name) -> Result<()> {
-        match self.bitmaps.iter().any(|bitmap| bitmap.entry.name == *name) {
+        match self.places.contains_key(name) {
             true => Err(Error::new(ErrorKind::Exists, format!("there is a bitmap {name} already"))),
             false => Ok(()),
         }
     }
 
     fn place(&self, name: &Name) -> Result<usize> {
-        self.bitmaps
-            .iter()
-            .position(|bitmap| bitmap.entry.name == *name)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no bitmap {name}")))
+        let place = self.places.get(name).copied();
+        place.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no bitmap {name}")))
     }
 
     fn bitmap(&mut self, name: &Name) -> Result<&mut Drafted> {
-        self.bitmaps
-            .iter_mut()
-            .find(|bitmap| bitmap.entry.name == *name)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no bitmap {name}")))
+        let place = self.place(name)?;
+        let absent = || Error::new(ErrorKind::NotFound, format!("there is no bitmap {name}"));
+        self.bitmaps.get_mut(place).ok_or_else(absent)
     }
 
     fn merge(&mut self, source: &Name, target: &Name) -> Result<()> {

@@ -20,7 +20,7 @@ mod table;
 mod walk;
 
 use crate::bitmap::Bitmap;
-use crate::chain::{Action, Name};
+use crate::chain::{Action, Name, Origin};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::geometry::{Granularity, clip_end};
 use crate::progress::{Observer, Unobserved};
@@ -51,6 +51,8 @@ pub(crate) struct Qcow2 {
     /// What occupies the file, as far as reading asks for it, once anybody asked.
     occupied: OnceLock<Occupied>,
     threads: usize,
+    /// Stands for what was read; another reading has another one.
+    origin: Origin,
 }
 
 impl Qcow2 {
@@ -65,6 +67,7 @@ impl Qcow2 {
             places: OnceLock::new(),
             occupied: OnceLock::new(),
             threads: 0,
+            origin: Origin::default(),
         };
         image.read_directory();
         Ok(image)
@@ -124,6 +127,11 @@ impl Qcow2 {
 
     pub(crate) fn cluster_bytes(&self) -> u64 {
         self.header.cluster_bytes()
+    }
+
+    /// Stands for the header and the directory as they were read: a plan is good for these only.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// The bitmaps of the directory, in its order; those before the first fault where it is damaged.
@@ -343,7 +351,8 @@ impl Qcow2 {
         match now {
             // Others are told apart by the look of a handle without locks.
             Ok(now) if now.entries != self.entries => {}
-            Ok(now) => *self = Self { threads: self.threads, ..now },
+            // The bitmaps are what they were, and so a plan for them is still good.
+            Ok(now) => *self = Self { threads: self.threads, origin: self.origin.clone(), ..now },
             Err(error) => self.give_up(error),
         }
     }
@@ -403,6 +412,7 @@ impl Qcow2 {
     fn change<'a>(&'a self, actions: &[Action], occupied: &'a Occupied) -> Result<commit::Change<'a>> {
         let mut draft = draft::Draft::new(&*self.storage, &self.header, &self.entries, occupied, self.threads);
         actions.iter().try_for_each(|action| draft.apply(action))?;
+        let draft = draft.finish();
         Ok(commit::Change { storage: &*self.storage, header: &self.header, place: self.place, occupied, draft })
     }
 

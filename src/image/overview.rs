@@ -1,0 +1,173 @@
+#![forbid(unsafe_code)]
+//! Owns the look over a whole image: what its bitmaps amount to, and the order of cumulative checkpoints, with each bitmap
+//! read once as far as memory allows. Must never change anything.
+
+use super::report::Summary;
+use super::{Access, Image};
+use crate::bitmap::Bitmap;
+use crate::chain::{Chain, Contents, Model, Name};
+use crate::error::{Error, ErrorKind, Result};
+use crate::progress::{Observer, tell};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
+
+/// Which bitmaps an overview reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Scope {
+    /// Every bitmap of the image.
+    Bitmaps,
+    /// Those of checkpoints.
+    Checkpoints,
+}
+
+/// What an image holds.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Overview {
+    /// The checkpoints, oldest first as far as that can be told; or why the names of the bitmaps form no chain.
+    pub chain: Result<Chain>,
+    /// What each bitmap that was read amounts to, or why it cannot be read.
+    pub summaries: BTreeMap<Name, Result<Summary>>,
+}
+
+impl Overview {
+    /// What `bitmap` amounts to; nothing where it was not or cannot be read.
+    pub fn summary(&self, bitmap: &Name) -> Summary {
+        self.summaries.get(bitmap).and_then(|summary| summary.as_ref().ok()).copied().unwrap_or_default()
+    }
+
+    /// Why bitmaps cannot be read, by their names.
+    pub fn damage(&self) -> impl Iterator<Item = &Error> {
+        self.summaries.values().filter_map(|summary| summary.as_ref().err())
+    }
+}
+
+impl Image {
+    /// Reads the bitmaps of the image: what each amounts to, and the order of cumulative checkpoints. `insist` decides
+    /// where the model is unknown.
+    ///
+    /// Each bitmap is read once; of cumulative ones that take more than 256 MiB of memory together, some are read a second
+    /// time. An image that was opened for names only, or whose bitmaps cannot be used, is not read: its cumulative
+    /// checkpoints stay in the order of their names. Fails only where `observer` stops it, or where somebody else changes the
+    /// image meanwhile.
+    pub fn overview(&self, insist: Option<Model>, scope: Scope, observer: &mut dyn Observer) -> Result<Overview> {
+        self.steady(|| self.look_over(insist, scope, observer))
+    }
+
+    fn look_over(&self, insist: Option<Model>, scope: Scope, observer: &mut dyn Observer) -> Result<Overview> {
+        self.survey(observer)?;
+        let mut chain = self.read_chain(insist);
+        let names: Vec<Name> = match (scope, &chain) {
+            (Scope::Bitmaps, _) => self.format.entries().iter().map(|entry| entry.name.clone()).collect(),
+            (Scope::Checkpoints, Ok(chain)) => {
+                chain.checkpoints().iter().map(|checkpoint| checkpoint.bitmap.clone()).collect()
+            }
+            (Scope::Checkpoints, Err(_)) => Vec::new(),
+        };
+        let can_read = self.options.access != Access::Names && self.trouble().is_none();
+        let mut reader = Reader::new(self, names.len(), observer);
+        match &mut chain {
+            Ok(chain) if can_read && chain.model() == Model::Cumulative => chain.order_cumulative(&mut reader)?,
+            _ => {}
+        }
+        for name in names {
+            if !reader.summaries.contains_key(&name) {
+                reader.summarize(&name)?;
+            }
+        }
+        Ok(Overview { chain, summaries: reader.finish()? })
+    }
+}
+
+/// Bitmaps are kept for their comparison up to this many bytes.
+const MOST_HELD_BYTES: u64 = 256 << 20;
+
+/// Of bitmaps that are read a second time so many are kept: those that are compared now, and the one compared next.
+const MOST_AGAIN: usize = 3;
+
+/// Reads bitmaps, sums them up, and compares them.
+struct Reader<'a> {
+    image: &'a Image,
+    observer: &'a mut dyn Observer,
+    summaries: BTreeMap<Name, Result<Summary>>,
+    /// How many bitmaps there are to be read.
+    total: u64,
+    held: HashMap<Name, Rc<Bitmap>>,
+    held_bytes: u64,
+    /// What was read again, the latest last.
+    again: VecDeque<(Name, Rc<Bitmap>)>,
+    comparisons: u64,
+}
+
+impl<'a> Reader<'a> {
+    fn new(image: &'a Image, total: usize, observer: &'a mut dyn Observer) -> Self {
+        Self {
+            image,
+            observer,
+            summaries: BTreeMap::new(),
+            total: total as u64,
+            held: HashMap::new(),
+            held_bytes: 0,
+            again: VecDeque::new(),
+            comparisons: 0,
+        }
+    }
+
+    fn tell(&mut self) -> Result<()> {
+        tell(self.observer, "reading bitmaps", (self.summaries.len() as u64).min(self.total), self.total)
+    }
+
+    /// Reads a bitmap and sums it up. An error that is only the bitmap's stands in the summaries.
+    fn summarize(&mut self, name: &Name) -> Result<Option<Bitmap>> {
+        self.tell()?;
+        let (summary, bitmap) = match self.image.summarize_and_keep(name) {
+            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+            Err(error) => (Err(error), None),
+            Ok((summary, bitmap)) => (Ok(summary), bitmap),
+        };
+        self.summaries.insert(name.clone(), summary);
+        Ok(bitmap)
+    }
+
+    fn finish(mut self) -> Result<BTreeMap<Name, Result<Summary>>> {
+        self.tell()?;
+        Ok(self.summaries)
+    }
+
+    /// The bits of a bitmap that was read before.
+    fn bits(&mut self, name: &Name) -> Result<Rc<Bitmap>> {
+        let again = self.again.iter().find(|(known, _)| known == name).map(|(_, bitmap)| bitmap);
+        if let Some(known) = self.held.get(name).or(again) {
+            return Ok(Rc::clone(known));
+        }
+        let bitmap = Rc::new(self.image.load(name, 0, u64::MAX)?);
+        if self.again.len() >= MOST_AGAIN {
+            self.again.pop_front();
+        }
+        self.again.push_back((name.clone(), Rc::clone(&bitmap)));
+        Ok(bitmap)
+    }
+}
+
+impl Contents for Reader<'_> {
+    fn dirty_bytes(&mut self, name: &Name) -> Result<Option<u64>> {
+        let Some(mut bitmap) = self.summarize(name)? else { return Ok(None) };
+        let dirty_bytes = bitmap.dirty_bytes();
+        bitmap.optimize()?;
+        let bytes = bitmap.heap_bytes() as u64;
+        if self.held_bytes + bytes <= MOST_HELD_BYTES {
+            self.held_bytes += bytes;
+            self.held.insert(name.clone(), Rc::new(bitmap));
+        }
+        Ok(Some(dirty_bytes))
+    }
+
+    fn contains(&mut self, large: &Name, small: &Name) -> Result<bool> {
+        let checkpoints = self.summaries.len() as u64;
+        tell(self.observer, "ordering checkpoints", self.comparisons.min(checkpoints), checkpoints)?;
+        self.comparisons += 1;
+        let (large, small) = (self.bits(large)?, self.bits(small)?);
+        small.is_subset(&large)
+    }
+}
