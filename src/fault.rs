@@ -5,7 +5,9 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
+#[cfg(any(test, feature = "capi"))]
+use std::panic::Location;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// The bytes that are kept of a file's name: its end tells more than its beginning.
 const NAME_BYTES: usize = 100;

@@ -265,10 +265,13 @@ fn names_and_a_damaged_bitmap_do_not_keep_the_rest_from_being_shown() {
     assert!(!overview.chain.expect("a chain").is_ordered());
 }
 
+/// Something that reads an image under an observer.
+type Reading<'a> = &'a dyn Fn(&Image, &mut dyn FnMut(Step) -> ControlFlow<()>);
+
 #[test]
 fn an_observer_stops_an_overview_and_a_diff_at_every_step() {
     let _alone = alone();
-    let run = |file: &Arc<Watched>, stop_at: usize, what: &dyn Fn(&Image, &mut dyn FnMut(Step) -> ControlFlow<()>)| {
+    let run = |file: &Arc<Watched>, stop_at: usize, what: Reading<'_>| {
         let mut steps = 0;
         let mut observer = |step: Step| {
             assert!(step.done <= step.total, "{step:?}");
