@@ -44,6 +44,9 @@ CALLS = {
         "diff": ("a", "b"),
         "check": (None,),
         "delete_inconsistent": (),
+        "drop_before": ("b",),
+        "drop_stored": ("a->b",),
+        "drop_all": (),
         "read_stored": ("a->b", 0, KIB),
         "summarize_stored": ("a->b",),
         "merge_stored": (["a"], "a->b"),
@@ -107,7 +110,7 @@ def wrong():
         [closed(Bitmap, MIB, KIB)],
         [closed(Segment, "segment")],
         Bitmap.__new__(Bitmap),
-        checkmap.Checkpoint("a", None, KIB, 0, False, False, False, False),
+        checkmap.Checkpoint("a", None, KIB, 0, False, False, False, False, False),
     ]
 
 
