@@ -405,6 +405,7 @@ fn a_cut_while_a_failed_change_is_undone_leaves_the_old_bitmaps() {
             for failures in std::iter::once(vec![first]).chain(seconds) {
                 let failing = Arc::new(Recorder::failing_at(scenario.image.clone(), &failures));
                 let mut opened = open(failing.clone());
+                let planned = plan(&opened).expect("a plan");
                 let failed = opened.commit(&planned, &mut Unobserved);
                 if failures.len() == 1 && failed.as_ref().is_err_and(|error| error.kind() != ErrorKind::CommitInDoubt) {
                     assert_eq!(bitmaps_of(&open_bytes(&failing.image())), old, "{name}: {failed:?}");
@@ -555,7 +556,9 @@ fn an_unknown_autoclear_bit_is_gone_from_the_disk_before_anything_in_use_changes
     assert_order(&whole);
     for failing in 0..whole.operations() {
         let failing = Arc::new(Recorder::failing_at(before.bytes.clone(), &[failing]));
-        let _ = open(failing.clone()).commit(&plan, &mut Unobserved);
+        let mut opened = open(failing.clone());
+        let plan = delete(&opened, "3").expect("a plan");
+        let _ = opened.commit(&plan, &mut Unobserved);
         assert_order(&failing);
     }
 }

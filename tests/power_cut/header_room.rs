@@ -196,6 +196,7 @@ fn a_change_of_the_header_that_fails_is_taken_back() {
         for operations in 0..whole.operations() {
             let failing = Arc::new(Recorder::failing_at(image.clone(), &[operations]));
             let mut opened = open(failing.clone());
+            let planned = plan(&opened).expect("a plan");
             let failed = opened.commit(&planned, &mut Unobserved);
             let found = bitmaps_of(&open(Arc::new(Recorder::new(failing.image()))));
             assert!(found == old || found == new, "{case}: after {operations} operations: {found:?}");
