@@ -39,8 +39,8 @@ impl Bitmap {
         })
     }
 
-    /// Makes the granules dirty whose bits are set, and those clean whose bits are clear; the order of the bits, and what is
-    /// refused, are those of [`Bitmap::set_bits`].
+    /// Makes the granules dirty whose bits are set, and those clean whose bits are clear. Bits are ordered as in
+    /// [`Bitmap::set_bits`], which also lists the errors.
     pub fn replace_bits(&mut self, first_granule: u64, bits: &[u8]) -> Result<()> {
         self.change_by_bits(first_granule, bits, |ours, words, given| {
             let Some(ours) = ours else { return words.map(Container::from_words).transpose() };

@@ -329,7 +329,7 @@ impl Directory {
         entry.map_or(Ok(Container::empty()), |entry| Container::copy(self.view(entry), entry.ones_of_chunk()))
     }
 
-    /// Makes room for what so many calls of [`Directory::put`], and of filling and clearing, add.
+    /// Makes room for the entries that `calls` calls of [`Directory::put`], or of filling and clearing, add.
     pub(super) fn reserve(&mut self, calls: usize) -> Result<()> {
         self.entries.reserve(2 * calls)
     }

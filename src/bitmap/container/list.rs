@@ -9,7 +9,7 @@ use std::ops::{Deref, DerefMut, Range};
 /// A full list grows by this part of it, and at least by a block.
 const GROWTH: usize = 8;
 
-/// A list has room for whole blocks of so many bytes.
+/// The room of a list is a multiple of this size.
 const BLOCK_BYTES: usize = 16;
 
 /// The number of `items`, and a slice that begins with them.

@@ -209,7 +209,7 @@ impl Container {
         let cleared = match self {
             Self::Full => None,
             Self::Array { len, room } => Some(array::clear(&mut List { len, room }, gone)),
-            // So many bits stay that the form does too.
+            // More bits stay than an array takes, so the form stays too.
             Self::Bits { ones, words } if *ones as usize > ARRAY_MAX + gone.len() as usize => {
                 let cleared = bits::clear(words, gone);
                 *ones -= cleared;

@@ -294,7 +294,7 @@ pub(in crate::bitmap) enum RunIter<'a> {
         from: u32,
         to: u32,
     },
-    /// What is packed, where there was no memory to spread it: each run is looked for anew.
+    /// Packed bytes that found no memory to be spread into words: each run is searched for anew.
     Packed {
         bytes: &'a [u8],
         from: u32,
@@ -325,7 +325,7 @@ impl<'a> RunIter<'a> {
     }
 }
 
-/// Spreads what is packed in `bytes` for one look at it.
+/// Spreads packed `bytes` into words, for one look at them.
 #[cold]
 #[inline(never)]
 pub(in crate::bitmap) fn spread_once<R>(bytes: &[u8], look: impl FnOnce(&Words) -> R) -> R {
