@@ -371,7 +371,7 @@ impl Directory {
         let mut united = memory::room(other.entries().len())?;
         for theirs in other.entries().iter().filter(|theirs| !theirs.is_full()) {
             let container = match self.find(theirs.key) {
-                // What is united in its place needs no memory.
+                // A chunk that is united in its place needs no memory.
                 Some(Entry { body: Body::Full | Body::Own(Container::Bits { .. }), .. }) => continue,
                 Some(ours) => {
                     let made = workspace.unite(&[self.view(ours), other.view(theirs)])?;

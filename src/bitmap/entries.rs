@@ -102,7 +102,7 @@ impl Entries {
         holder(most, key).or_else(|| holder(waiting, key))
     }
 
-    /// Makes room for so many entries, wherever they come to stand.
+    /// Makes room for that number of entries, in the long list or the short one.
     pub(super) fn reserve(&mut self, entries: usize) -> Result<()> {
         let Parted { most, waiting, .. } = self.parted.get_mut().expect(NOT_BROKEN);
         if let Some(all) = self.joined.get_mut() {

@@ -71,8 +71,8 @@ pub(super) fn guard<R: Returned>(body: impl FnOnce() -> Result<R>) -> R {
     }
 }
 
-/// Runs where the library is loaded. What is prepared lies behind locks of Rust's, and a child that was forked while another
-/// thread held one would wait for ever at its first call.
+/// Runs when the library is loaded. The preparation takes locks of Rust's library: a child that is forked while another
+/// thread holds one would wait for ever at its first call.
 #[cfg(not(target_vendor = "apple"))]
 #[used]
 // SAFETY: the section is an array of functions that the system calls before any other of this library; the function needs
@@ -122,7 +122,7 @@ pub(super) struct Handle<T> {
     value: T,
 }
 
-/// What is behind the handle can be used.
+/// The handle's value can be used.
 const SOUND: u8 = 0;
 /// A panic left it in an unknown state.
 const POISONED: u8 = 1;
@@ -226,7 +226,7 @@ unsafe fn look<O: Object>(object: *const O) -> Result<*const Handle<O::Value>> {
     }
     // SAFETY: the tag says that a handle of this type is there; the state is atomic, so that it may be looked at always.
     match unsafe { &(*handle).state }.load(Ordering::Acquire) {
-        // SAFETY: nobody changes what is behind the handle, as its state says.
+        // SAFETY: nobody changes the handle's value, as its state says.
         SOUND if !O::is_torn(unsafe { &(*handle).value }) => Ok(handle),
         POISONED => {
             let message = format!("an earlier call on this {} was cut short by a fault of checkmap itself", O::NAME);

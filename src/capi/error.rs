@@ -184,7 +184,7 @@ fn spell(control: &Control, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn mark(control: &Control, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let (name, with, in_c) = words(control);
     let with = with.map(|with| format!("={with}")).unwrap_or_default();
-    // What is in a name of the user's must not end the mark.
+    // A control character in a user's name must not end the mark.
     let [with, in_c] = [with.as_str(), &in_c].map(|text| text.replace(char::is_control, "\u{fffd}"));
     let in_mark = |is_in| LAST.with(|last| last.in_mark.set(is_in));
     in_mark(true);
