@@ -274,6 +274,12 @@ impl Error {
         Self::new(ErrorKind::OutOfMemory, "the system has no memory for this")
     }
 
+    /// Whether it says nothing of what was read, because the call was stopped or had no memory: then it is the call's answer,
+    /// also where a fault of what is read would be passed over.
+    pub(crate) fn is_of_the_call(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Cancelled | ErrorKind::OutOfMemory)
+    }
+
     /// Names the file, unless a deeper layer already named one.
     #[must_use]
     pub fn in_file(mut self, file: &Path) -> Self {

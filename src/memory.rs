@@ -5,7 +5,8 @@
 use crate::error::Error;
 use bytemuck::{Pod, Zeroable};
 use std::alloc::{self, Layout};
-use std::collections::TryReserveError;
+use std::collections::{HashMap, TryReserveError};
+use std::hash::Hash;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -77,12 +78,19 @@ pub(crate) fn copy_box<T: Copy, const N: usize>(items: &[T; N]) -> Result<Box<[T
 
 /// All that an iterator gives.
 pub(crate) fn gather<T>(items: impl IntoIterator<Item = T>) -> Result<Vec<T>> {
-    let items = items.into_iter();
-    let mut vector = room(items.size_hint().0)?;
-    for item in items {
-        push(&mut vector, item)?;
-    }
+    let mut vector = Vec::new();
+    extend(&mut vector, items)?;
     Ok(vector)
+}
+
+/// Appends all that an iterator gives.
+pub(crate) fn extend<T>(vector: &mut Vec<T>, items: impl IntoIterator<Item = T>) -> Result<()> {
+    let items = items.into_iter();
+    vector.try_reserve(items.size_hint().0)?;
+    for item in items {
+        push(vector, item)?;
+    }
+    Ok(())
 }
 
 /// Appends an item.
@@ -98,6 +106,23 @@ pub(crate) fn push<T>(vector: &mut Vec<T>, item: T) -> Result<()> {
 #[cold]
 fn make_room<T>(vector: &mut Vec<T>) -> Result<()> {
     Ok(vector.try_reserve(1)?)
+}
+
+/// Puts something under a key; what was there before.
+pub(crate) fn insert<K: Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: V) -> Result<Option<V>> {
+    map.try_reserve(1)?;
+    Ok(map.insert(key, value))
+}
+
+/// A map of all that an iterator gives.
+pub(crate) fn map<K: Hash + Eq, V>(items: impl IntoIterator<Item = (K, V)>) -> Result<HashMap<K, V>> {
+    let items = items.into_iter();
+    let mut map = HashMap::new();
+    map.try_reserve(items.size_hint().0)?;
+    for (key, value) in items {
+        insert(&mut map, key, value)?;
+    }
+    Ok(map)
 }
 
 /// Makes a vector just `len` items long; new ones are zero bytes.

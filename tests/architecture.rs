@@ -20,10 +20,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("checksum", &["kernels"]),
     ("pool", &["fault"]),
     ("bitmap", &["error", "geometry", "kernels", "memory", "fork", "pool"]),
-    ("chain", &["error", "geometry"]),
+    ("chain", &["error", "geometry", "memory"]),
     ("segment", &["error", "fault", "geometry", "memory", "progress", "storage", "checksum", "pool", "bitmap"]),
-    ("formats", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain"]),
-    ("image", &["error", "geometry", "progress", "storage", "pool", "bitmap", "chain", "formats"]),
+    ("formats", &["error", "geometry", "memory", "progress", "storage", "pool", "bitmap", "chain"]),
+    ("image", &["error", "geometry", "memory", "progress", "storage", "pool", "bitmap", "chain", "formats"]),
     (
         "capi",
         &[

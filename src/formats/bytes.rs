@@ -3,7 +3,9 @@
 //! is allocated before the file is known to be that long. Must never know what a field means.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 use crate::storage::Storage;
+use std::fmt::Display;
 
 /// A structure read from a file, whose big-endian fields are taken out by position.
 #[derive(Clone, Copy, Debug)]
@@ -62,15 +64,15 @@ pub(crate) fn put(bytes: &mut [u8], at: usize, field: &[u8]) -> bool {
 }
 
 /// The big-endian u64 entries of a table.
-pub(crate) fn be_u64s(bytes: &[u8]) -> Vec<u64> {
-    bytes.as_chunks::<8>().0.iter().map(|entry| u64::from_be_bytes(*entry)).collect()
+pub(crate) fn be_u64s(bytes: &[u8]) -> Result<Vec<u64>> {
+    Ok(memory::gather(bytes.as_chunks::<8>().0.iter().map(|entry| u64::from_be_bytes(*entry)))?)
 }
 
 /// Refuses where a structure of a file in clusters reaches a whole cluster or more past the end of the file. Less may be
 /// missing: writers need not fill the last cluster, and QEMU reads zeros there.
 pub(crate) fn check_reach(
     storage: &dyn Storage,
-    structure: &str,
+    structure: &dyn Display,
     offset: u64,
     len: u64,
     cluster_bytes: u64,
@@ -83,7 +85,7 @@ pub(crate) fn check_reach(
 }
 
 /// Reads `len` bytes at `offset`; refuses before it allocates when the file ends earlier.
-pub(crate) fn read_exact(storage: &dyn Storage, structure: &str, offset: u64, len: u64) -> Result<Vec<u8>> {
+pub(crate) fn read_exact(storage: &dyn Storage, structure: &dyn Display, offset: u64, len: u64) -> Result<Vec<u8>> {
     let file_len = file_len(storage)?;
     if offset.checked_add(len).is_none_or(|end| end > file_len) {
         return Err(cut_short(structure, offset, len, file_len));
@@ -95,7 +97,7 @@ pub(crate) fn read_exact(storage: &dyn Storage, structure: &str, offset: u64, le
 /// allocates when more is missing, or when the file ends before the structure begins.
 pub(crate) fn read_padded(
     storage: &dyn Storage,
-    structure: &str,
+    structure: &dyn Display,
     offset: u64,
     len: u64,
     cluster_bytes: u64,
@@ -108,25 +110,27 @@ pub(crate) fn read_padded(
     }
 }
 
-fn cut_short(structure: &str, offset: u64, len: u64, file_len: u64) -> Error {
+fn cut_short(structure: &dyn Display, offset: u64, len: u64, file_len: u64) -> Error {
     Error::new(
         ErrorKind::Damaged,
         format!("{len} bytes are needed, but the file ends at {file_len:#x}; it is cut short or damaged"),
     )
-    .at(structure, offset)
+    .at(structure.to_string(), offset)
 }
 
 /// Reads `len` bytes of which the file has the first `present`.
-fn read(storage: &dyn Storage, structure: &str, offset: u64, len: u64, present: u64) -> Result<Vec<u8>> {
-    let too_large =
-        |_| Error::new(ErrorKind::Unsupported, "is larger than this machine's memory").at(structure, offset);
+fn read(storage: &dyn Storage, structure: &dyn Display, offset: u64, len: u64, present: u64) -> Result<Vec<u8>> {
+    let too_large = |_| {
+        Error::new(ErrorKind::Unsupported, "is larger than this machine's memory").at(structure.to_string(), offset)
+    };
     let present = usize::try_from(present).map_err(too_large)?;
-    let mut bytes = vec![0; usize::try_from(len).map_err(too_large)?];
+    let mut bytes = memory::zeroed(usize::try_from(len).map_err(too_large)?)?;
     let filled = storage
         .read_at(bytes.get_mut(..present).unwrap_or_default(), offset)
-        .map_err(|error| Error::io(format!("cannot read {present} bytes"), error).at(structure, offset))?;
+        .map_err(|error| Error::io(format!("cannot read {present} bytes"), error).at(structure.to_string(), offset))?;
     if filled < present {
-        return Err(Error::new(ErrorKind::Damaged, "the file became shorter while it was read").at(structure, offset));
+        return Err(Error::new(ErrorKind::Damaged, "the file became shorter while it was read")
+            .at(structure.to_string(), offset));
     }
     Ok(bytes)
 }

@@ -9,6 +9,7 @@ use super::walk::{Role, Visitor, Walk};
 use super::{Qcow2, header};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::file_len;
+use crate::memory;
 use crate::progress::{Observer, tell};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -54,7 +55,7 @@ pub struct Problem {
 }
 
 /// What a check found. Problems are kept up to a limit; the counts are complete.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) errors: u64,
     pub(crate) unusable: u64,
@@ -67,6 +68,11 @@ const MAX_PROBLEMS: usize = 1000;
 const PHASE: &str = "checking";
 
 impl Report {
+    /// Without findings, and with room for all that are kept.
+    fn new() -> Result<Self> {
+        Ok(Self { errors: 0, unusable: 0, leaked_bytes: 0, problems: memory::room(MAX_PROBLEMS)? })
+    }
+
     fn is_full(&self) -> bool {
         self.problems.len() >= MAX_PROBLEMS
     }
@@ -82,20 +88,25 @@ impl Report {
         }
     }
 
-    fn add_error(&mut self, severity: Severity, error: &Error) {
+    /// Adds what is wrong, unless it is the call's answer.
+    fn add_error(&mut self, severity: Severity, error: &Error) -> Result<()> {
+        if error.is_of_the_call() {
+            return Err(error.clone());
+        }
         self.add(severity, error.structure().unwrap_or("qcow2 image"), error.offset(), error.message().to_owned());
+        Ok(())
     }
 }
 
 pub(crate) fn check(image: &Qcow2, observer: &mut dyn Observer) -> Result<Report> {
     let storage = &*image.storage;
-    let mut report = Report::default();
-    check_marks(image, &mut report);
+    let mut report = Report::new()?;
+    check_marks(image, &mut report)?;
     let refcounts = match Refcounts::read(storage, &image.header) {
         Ok(refcounts) => refcounts,
         Err(fault) => {
-            report.add_error(Severity::Error, &fault);
-            check_bitmaps(image, &mut report);
+            report.add_error(Severity::Error, &fault)?;
+            check_bitmaps(image, &mut report)?;
             return Ok(report);
         }
     };
@@ -106,7 +117,7 @@ pub(crate) fn check(image: &Qcow2, observer: &mut dyn Observer) -> Result<Report
     let walk = Walk { storage, header: &image.header };
     walk.disk(&mut count)?;
     count.guest(&walk)?;
-    let blocks: Vec<(u64, u64)> = count.refcounts.blocks().collect();
+    let blocks = memory::gather(count.refcounts.blocks())?;
     for (_, offset) in &blocks {
         count.occupies(Role::RefcountBlock, *offset, image.cluster_bytes())?;
     }
@@ -114,15 +125,15 @@ pub(crate) fn check(image: &Qcow2, observer: &mut dyn Observer) -> Result<Report
     if let (Some(place), true) = (image.place, usable) {
         walk.bitmaps(place, &image.entries, &mut count)?;
     }
-    count.references.settle();
+    count.references.settle()?;
     count.overlaps()?;
     count.compare(&blocks)?;
     let mut report = count.report;
-    check_bitmaps(image, &mut report);
+    check_bitmaps(image, &mut report)?;
     Ok(report)
 }
 
-fn check_marks(image: &Qcow2, report: &mut Report) {
+fn check_marks(image: &Qcow2, report: &mut Report) -> Result<()> {
     let header = &image.header;
     let marked = |bit| header.incompatible & bit != 0;
     if marked(header::INCOMPATIBLE_CORRUPT) {
@@ -133,8 +144,8 @@ fn check_marks(image: &Qcow2, report: &mut Report) {
         report.add(Severity::Warning, "qcow2 header", Some(72), message.into());
     }
     match &image.trouble {
-        Some(trouble) if trouble.kind() == ErrorKind::Damaged => report.add_error(Severity::Error, trouble),
-        Some(trouble) if trouble.kind() == ErrorKind::Stale => report.add_error(Severity::Unusable, trouble),
+        Some(trouble) if trouble.kind() == ErrorKind::Damaged => report.add_error(Severity::Error, trouble)?,
+        Some(trouble) if trouble.kind() == ErrorKind::Stale => report.add_error(Severity::Unusable, trouble)?,
         _ => {}
     }
     let promised = header.autoclear & header::AUTOCLEAR_BITMAPS != 0;
@@ -142,41 +153,47 @@ fn check_marks(image: &Qcow2, report: &mut Report) {
         let message = "the autoclear bit promises bitmaps, but there is no bitmaps extension";
         report.add(Severity::Warning, "qcow2 header", Some(header::AUTOCLEAR_AT as u64), message.into());
     }
+    Ok(())
 }
 
 /// The rules that concern the bits themselves.
-fn check_bitmaps(image: &Qcow2, report: &mut Report) {
+fn check_bitmaps(image: &Qcow2, report: &mut Report) -> Result<()> {
     for entry in &image.entries {
-        let structure = format!("qcow2 bitmap {}", entry.name);
+        let structure = || format!("qcow2 bitmap {}", entry.name);
         if entry.is_inconsistent() {
             let message = "is inconsistent: its writer did not store it, or is still running";
-            report.add(Severity::Unusable, &structure, Some(entry.table_offset), message.into());
+            report.add(Severity::Unusable, &structure(), Some(entry.table_offset), message.into());
             continue;
         }
         if entry.is_unusable() {
             let message = "has extra data or a type that is unknown; it is kept as it is";
-            report.add(Severity::Unusable, &structure, Some(entry.table_offset), message.into());
+            report.add(Severity::Unusable, &structure(), Some(entry.table_offset), message.into());
             continue;
         }
         let shape = Shape::of(&image.header, entry.granularity);
         // A table that cannot be read was reported by the walk.
         let Some(number) = shape.entries().checked_sub(1) else { continue };
         let last = table::read_range(&*image.storage, &image.header, entry, number..number + 1);
-        let Some(payload) = last.ok().and_then(|last| last.first().copied()) else { continue };
+        let payload = match last {
+            Err(error) if error.is_of_the_call() => return Err(error),
+            last => last.ok().and_then(|last| last.first().copied()),
+        };
+        let Some(payload) = payload else { continue };
         if let Payload::At(offset) = payload {
-            match shape.read(&*image.storage, &entry.name.to_string(), number, payload) {
+            match shape.read(&*image.storage, &entry.name, number, payload) {
                 Ok((_, false)) => {}
                 Ok((_, true)) => {
                     let message = "bits past the end of the disk are set; they are ignored";
-                    report.add(Severity::Warning, &structure, Some(offset), message.into());
+                    report.add(Severity::Warning, &structure(), Some(offset), message.into());
                 }
-                Err(fault) => report.add_error(Severity::Error, &fault),
+                Err(fault) => report.add_error(Severity::Error, &fault)?,
             }
         } else if payload == Payload::Ones && !shape.is_whole(number) {
             let message = "the last, partly used cluster is all ones; bits past the end of the disk are ignored";
-            report.add(Severity::Warning, &structure, Some(entry.table_offset), message.into());
+            report.add(Severity::Warning, &structure(), Some(entry.table_offset), message.into());
         }
     }
+    Ok(())
 }
 
 /// How an L2 table is referred to.
@@ -212,9 +229,9 @@ impl Visitor for Count<'_> {
             return Ok(());
         };
         let clusters = offset / cluster_bytes..end.div_ceil(cluster_bytes);
-        self.references.add(clusters.clone(), self.times);
+        self.references.add(clusters.clone(), self.times)?;
         if role.is_bitmap() {
-            self.bitmaps.push((clusters, role));
+            memory::push(&mut self.bitmaps, (clusters, role))?;
         }
         if role == Role::L2Table {
             let table = self.l2_tables.entry(offset).or_default();
@@ -224,8 +241,7 @@ impl Visitor for Count<'_> {
     }
 
     fn fault(&mut self, fault: Error) -> Result<()> {
-        self.report.add_error(Severity::Error, &fault);
-        Ok(())
+        self.report.add_error(Severity::Error, &fault)
     }
 
     fn copied_flag(&mut self, role: Role, entry_at: u64, offset: u64, copied: bool) -> Result<()> {
@@ -233,9 +249,13 @@ impl Visitor for Count<'_> {
             table.active = true;
         }
         let cluster = offset >> self.image.header.cluster_bits;
-        if offset >= self.file_end || !matches!(self.refcounts.get(cluster), Ok(refcount) if (refcount == 1) != copied)
-        {
+        if offset >= self.file_end {
             return Ok(());
+        }
+        match self.refcounts.get(cluster) {
+            Ok(refcount) if (refcount == 1) != copied => {}
+            Err(error) if error.is_of_the_call() => return Err(error),
+            _ => return Ok(()),
         }
         let message = format!(
             "the entry for the {} at {offset:#x} says {} while the refcount says otherwise",
@@ -299,7 +319,7 @@ impl Count<'_> {
                 let refcount = match self.refcounts.get(cluster) {
                     Ok(refcount) => refcount,
                     Err(fault) => {
-                        self.report.add_error(Severity::Error, &fault.at("qcow2 refcount block", *offset));
+                        self.report.add_error(Severity::Error, &fault.at("qcow2 refcount block", *offset))?;
                         break;
                     }
                 };
@@ -310,17 +330,17 @@ impl Count<'_> {
                 }
             }
         }
-        let runs = self.references.runs();
+        let runs = self.references.runs()?;
         for (done, run) in (0..).zip(&runs) {
             self.tick(done, runs.len() as u64)?;
-            for missing in self.refcounts.without_block(run.clone()) {
+            for missing in self.refcounts.without_block(run.clone())? {
                 let clusters = missing.end - missing.start;
                 let message = format!("no refcount block counts it, nor {} clusters after it", clusters - 1);
                 self.report.add(Severity::Error, "qcow2 cluster", Some(missing.start << cluster_bits), message);
                 self.report.errors += clusters - 1;
             }
         }
-        let singles = self.references.singles();
+        let singles = self.references.singles()?;
         for (done, cluster) in (0..).zip(&singles) {
             self.tick(done, singles.len() as u64)?;
             if !self.refcounts.has_block(*cluster) {

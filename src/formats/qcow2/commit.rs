@@ -19,9 +19,10 @@ use super::room::Need;
 use super::space::Space;
 use super::table::{FEW, Payload, Shape};
 use crate::bitmap::Bitmap;
-use crate::chain::Name;
+use crate::chain::{self, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::formats::bytes::{file_len, put};
+use crate::memory;
 use crate::pool::Pool;
 use crate::progress::{Observer, tell};
 use crate::storage::Storage;
@@ -59,9 +60,12 @@ impl Change<'_> {
             Ok(prepared) => prepared,
             // What stands behind the old end may be the other's by now.
             Err(error) if error.kind() == ErrorKind::Changed => return Err(error),
-            Err(error) => {
-                return Err(if undo.run() { error.nothing_changed() } else { error.advise(not_undone()) });
+            Err(error) if undo.run() => {
+                // As long as it was before: this asks for no memory.
+                header.raw.clone_from(&self.header.raw);
+                return Err(error.nothing_changed());
             }
+            Err(error) => return Err(error.advise(not_undone())),
         };
         commit(storage, header, prepared.stages)?;
         let mut warnings = if room.is_empty() { prepared.warnings } else { room };
@@ -74,7 +78,7 @@ impl Change<'_> {
     /// Does all that [`Change::write`] does before the commit, without writing: finds out whether there is room.
     pub(crate) fn rehearse(&mut self, observer: &mut dyn Observer) -> Result<Vec<String>> {
         let rehearsal = Rehearsal(self.storage);
-        let mut header = self.header.clone();
+        let mut header = self.header.try_clone()?;
         let mut space = Space::new(&rehearsal, &header, self.occupied)?;
         let mut undo = Undo::new(&rehearsal, 0);
         let prepared = prepare(&rehearsal, &mut header, self.place, &mut self.draft, &mut space, &mut undo, observer)?;
@@ -137,10 +141,10 @@ fn clear_unknown_autoclear(storage: &dyn Storage, header: &mut Header, undo: &mu
     if header.autoclear == kept {
         return Ok(());
     }
-    let mut next = header.raw.clone();
+    let mut next = memory::copy(&header.raw)?;
     put_header(&mut next, AUTOCLEAR_AT, &kept.to_be_bytes())?;
     undo.begin_stage();
-    undo.remember(0, header.raw.get(..SECTOR).unwrap_or_default());
+    undo.remember(0, header.raw.get(..SECTOR).unwrap_or_default())?;
     write_sector(storage, &next, 0)?;
     header.raw = next;
     header.autoclear = kept;
@@ -171,14 +175,16 @@ fn prepare(
     let pool = Pool::new(if draft.bitmaps.iter().map(most_work).sum::<usize>() < FEW { 0 } else { draft.threads });
     let dropped = draft.dropped()?;
     let mut old_clusters = dropped.clusters;
-    let mut writer = Writer { storage, header, pool, claimed: draft.kept_data().collect(), done: 0, total: 0 };
+    let mut writer = Writer { storage, header, pool, claimed: HashSet::new(), done: 0, total: 0 };
+    draft.kept_data().try_for_each(|offset| writer.claim(offset).map(drop))?;
     writer.total = draft.bitmaps.iter().map(|bitmap| clusters_to_write(bitmap, header)).sum();
     if let Some(place) = place {
-        old_clusters.extend(place.clusters(header.cluster_bits).map(|cluster| cluster << header.cluster_bits));
+        let clusters = place.clusters(header.cluster_bits).map(|cluster| cluster << header.cluster_bits);
+        memory::extend(&mut old_clusters, clusters)?;
     }
     // Before anything is written, free clusters included: a refusal leaves the file to the byte.
     let mut old_clusters = space.releasable(old_clusters, &dropped.kept)?;
-    let mut entries = Vec::with_capacity(draft.bitmaps.len());
+    let mut entries = memory::room(draft.bitmaps.len())?;
     for bitmap in &draft.bitmaps {
         entries.push(writer.bitmap(bitmap, space, observer)?);
     }
@@ -189,25 +195,26 @@ fn prepare(
     header.with_directory(directory)?;
     tell(observer, WRITING, total, total)?;
     let need = Need::of(storage, header, draft, directory)?;
-    let mut warnings = warnings(draft, &dropped.unknown, space);
+    let mut warnings = warnings(draft, &dropped.unknown, space)?;
     warnings.extend(need.warning(storage).filter(|_| draft.adds()));
     // The last moment at which nothing that is in use was touched.
     draft.check_current(place)?;
     clear_unknown_autoclear(storage, header, undo)?;
     let old_table = store_refcounts(storage, header, space, undo)?;
-    old_clusters.extend(old_table);
+    memory::extend(&mut old_clusters, old_table)?;
     Ok(Prepared { stages: header.with_directory(directory)?, old_clusters, warnings, need })
 }
 
 /// What the user should know of a change besides what was asked for.
-fn warnings(draft: &Draft<'_>, unknown: &[Name], space: &Space<'_>) -> Vec<String> {
-    let mut warnings: Vec<String> = draft
-        .distrusted()
-        .map(|(name, why)| format!("bitmap {name} is marked inconsistent from now on: {}", why.message()))
-        .collect();
+fn warnings(draft: &Draft<'_>, unknown: &[Name], space: &Space<'_>) -> Result<Vec<String>> {
+    let words =
+        |(name, why): (&Name, &Error)| format!("bitmap {name} is marked inconsistent from now on: {}", why.message());
+    let mut warnings = memory::gather(draft.distrusted().map(words))?;
+    // Room for all that can follow, also after the commit.
+    warnings.try_reserve(4)?;
     warnings.extend(leaked(unknown));
     warnings.extend(space.warning());
-    warnings
+    Ok(warnings)
 }
 
 /// The warning that the change is done, and that old clusters leak.
@@ -217,12 +224,11 @@ pub(crate) fn not_released(error: &Error) -> String {
 
 /// The warning that not every cluster of these bitmaps is known, and so none of them is freed in doubt.
 pub(crate) fn leaked(unknown: &[Name]) -> Option<String> {
-    let names: Vec<String> = unknown.iter().map(Name::to_string).collect();
-    (!names.is_empty()).then(|| {
+    (!unknown.is_empty()).then(|| {
         format!(
             "which clusters {} used cannot be known, so they stay counted as used: `qemu-img check -r leaks` releases \
              them",
-            names.join(", ")
+            chain::list(unknown)
         )
     })
 }
@@ -272,15 +278,15 @@ impl Writer<'_> {
     fn bitmap(&mut self, bitmap: &Drafted, space: &mut Space<'_>, observer: &mut dyn Observer) -> Result<Entry> {
         let shape = Shape::of(self.header, bitmap.entry.granularity);
         let table = match &bitmap.content {
-            Content::Kept => return Ok(bitmap.entry.clone()),
+            Content::Kept => return bitmap.entry.try_clone(),
             Content::Clusters(clusters) => self.clusters(&shape, clusters, space, observer)?,
             Content::Bits(bits) => self.bits(&shape, bits, space, observer)?,
         };
-        let mut bytes: Vec<u8> = table.iter().flat_map(|payload| payload.encode().to_be_bytes()).collect();
+        let mut bytes = be_bytes(table.iter().map(|payload| payload.encode()))?;
         let table_offset = self.padded(&mut bytes, space)?;
         let table_entries = u32::try_from(table.len())
             .map_err(|_| Error::new(ErrorKind::Unsupported, "the bitmap's table is above qcow2's limit"))?;
-        Ok(Entry { table_offset, table_entries, ..bitmap.entry.clone() })
+        Ok(Entry { table_offset, table_entries, ..bitmap.entry.try_clone()? })
     }
 
     /// How many clusters are in memory at once.
@@ -298,12 +304,12 @@ impl Writer<'_> {
         space: &mut Space<'_>,
         observer: &mut dyn Observer,
     ) -> Result<Vec<Payload>> {
-        let mut table = Vec::with_capacity(clusters.len());
+        let mut table = memory::room(clusters.len())?;
         for batch in clusters.chunks(self.batch()) {
-            let numbered: Vec<(u64, &Cluster)> = (table.len() as u64..).zip(batch).collect();
+            let numbered = memory::gather((table.len() as u64..).zip(batch))?;
             let (storage, mixed) = (self.storage, numbered.iter().copied().filter(|(_, cluster)| cluster.is_mixed()));
             let mut united =
-                self.pool.map(mixed.collect(), |(number, cluster)| unite(storage, shape, number, cluster))?;
+                self.pool.map(memory::gather(mixed)?, |(number, cluster)| unite(storage, shape, number, cluster))?;
             let (mut united, mut writes) = (united.drain(..), Vec::new());
             for (number, cluster) in numbered {
                 tell(observer, WRITING, self.done, self.total)?;
@@ -330,12 +336,12 @@ impl Writer<'_> {
             Cluster::Zeros => return Ok(Payload::Zeros),
             Cluster::Ones if shape.is_whole(number) => return Ok(Payload::Ones),
             Cluster::Ones => {
-                return store(shape.read(self.storage, "", number, Payload::Ones)?.0, space, writes);
+                return store(shape.read(self.storage, &"", number, Payload::Ones)?.0, space, writes);
             }
             Cluster::Union(offsets) => offsets,
         };
         if let ([only], true) = (offsets.as_slice(), shape.is_whole(number))
-            && self.claimed.insert(*only)
+            && self.claim(*only)?
         {
             return Ok(Payload::At(*only));
         }
@@ -355,7 +361,7 @@ impl Writer<'_> {
             }
         }
         if let Some(offset) = whole.filter(|_| united.bytes.iter().any(|byte| *byte != 0)) {
-            self.claimed.insert(offset);
+            self.claim(offset)?;
             return Ok(Payload::At(offset));
         }
         store(united.bytes, space, writes)
@@ -368,19 +374,20 @@ impl Writer<'_> {
         space: &mut Space<'_>,
         observer: &mut dyn Observer,
     ) -> Result<Vec<Payload>> {
-        let mut table = vec![Payload::Zeros; usize::try_from(shape.entries()).unwrap_or(usize::MAX)];
+        let entries = usize::try_from(shape.entries()).unwrap_or(usize::MAX);
+        let mut table = memory::gather(std::iter::repeat_n(Payload::Zeros, entries))?;
         let covered = shape.granules_per_cluster() << shape.granularity.bits();
         let (before, cluster_len) = (self.done, self.header.cluster_bytes_usize());
         let mut next = bits.next_dirty(0, u64::MAX);
         while next.is_some() {
-            let mut numbers = Vec::with_capacity(self.batch());
+            let mut numbers = memory::room(self.batch())?;
             while let Some(dirty) = next.filter(|_| numbers.len() < self.batch()) {
                 let number = dirty / covered;
                 numbers.push(number);
                 next = bits.next_dirty((number + 1) * covered, u64::MAX);
             }
             let made = self.pool.map(numbers, |number| {
-                let mut bytes = vec![0; cluster_len];
+                let mut bytes = memory::zeroed(cluster_len)?;
                 bits.copy_bits(number * shape.granules_per_cluster(), &mut bytes).map(|()| (number, bytes))
             })?;
             let mut writes = Vec::new();
@@ -397,6 +404,12 @@ impl Writer<'_> {
         }
         self.done = before + shape.entries();
         Ok(table)
+    }
+
+    /// Notes that a bitmap uses this cluster where it stands; false where one does already.
+    fn claim(&mut self, offset: u64) -> Result<bool> {
+        self.claimed.try_reserve(1)?;
+        Ok(self.claimed.insert(offset))
     }
 
     fn write(&self, writes: Vec<(Vec<u8>, u64)>) -> Result<()> {
@@ -416,17 +429,17 @@ fn store(bytes: Vec<u8>, space: &mut Space<'_>, writes: &mut Vec<(Vec<u8>, u64)>
         return Ok(Payload::Zeros);
     }
     let offset = space.take(1)?;
-    writes.push((bytes, offset));
+    memory::push(writes, (bytes, offset))?;
     Ok(Payload::At(offset))
 }
 
 /// Reads what `cluster` is made of.
 fn unite(storage: &dyn Storage, shape: &Shape, number: u64, cluster: &Cluster) -> Result<United> {
     let Cluster::Union(offsets) = cluster else { return Ok(United { bytes: Vec::new(), sources: Vec::new() }) };
-    let mut united = vec![0; usize::try_from(shape.cluster_bytes).unwrap_or(usize::MAX)];
-    let mut sources = Vec::with_capacity(offsets.len());
+    let mut united = memory::zeroed::<u8>(usize::try_from(shape.cluster_bytes).unwrap_or(usize::MAX))?;
+    let mut sources = memory::room(offsets.len())?;
     for &offset in offsets {
-        let (bytes, masked) = shape.read(storage, "to merge", number, Payload::At(offset))?;
+        let (bytes, masked) = shape.read(storage, &"to merge", number, Payload::At(offset))?;
         let (mut more, mut less) = (0, 0);
         for (byte, source) in united.iter_mut().zip(&bytes) {
             more |= source & !*byte;
@@ -439,7 +452,8 @@ fn unite(storage: &dyn Storage, shape: &Shape, number: u64, cluster: &Cluster) -
 }
 
 fn write_padded(storage: &dyn Storage, header: &Header, bytes: &mut Vec<u8>, space: &mut Space<'_>) -> Result<u64> {
-    bytes.resize(bytes.len().next_multiple_of(header.cluster_bytes_usize()), 0);
+    let padded = bytes.len().next_multiple_of(header.cluster_bytes_usize());
+    memory::resize(bytes, padded)?;
     let offset = space.take(bytes.len() as u64 >> header.cluster_bits)?;
     write_at(storage, bytes, offset)?;
     Ok(offset)
@@ -474,8 +488,9 @@ fn store_refcounts(
         write_at(storage, &block.bytes, block.offset)?;
     }
     if let Some((offset, clusters)) = new_table {
-        let mut bytes: Vec<u8> = space.refcounts.tables().0.iter().flat_map(|entry| entry.to_be_bytes()).collect();
-        bytes.resize((u64::from(clusters) << header.cluster_bits).try_into().unwrap_or(usize::MAX), 0);
+        let mut bytes = be_bytes(space.refcounts.tables().0.iter().copied())?;
+        let len = usize::try_from(u64::from(clusters) << header.cluster_bits).unwrap_or(usize::MAX);
+        memory::resize(&mut bytes, len)?;
         write_at(storage, &bytes, offset)?;
     }
     undo.begin_stage();
@@ -488,19 +503,19 @@ fn store_refcounts(
     match new_table {
         None => store_table_entries(storage, header, space, undo)?,
         Some((offset, clusters)) => {
-            let mut next = header.raw.clone();
+            let mut next = memory::copy(&header.raw)?;
             put_header(&mut next, REFCOUNT_TABLE_AT, &offset.to_be_bytes())?;
             put_header(&mut next, REFCOUNT_TABLE_AT + 8, &clusters.to_be_bytes())?;
-            undo.remember(0, header.raw.get(..SECTOR).unwrap_or_default());
+            undo.remember(0, header.raw.get(..SECTOR).unwrap_or_default())?;
             write_sector(storage, &next, 0)?;
             let old = header.refcount_table_offset;
-            old_clusters.extend((old..old + old_len).step_by(header.cluster_bytes_usize()));
+            old_clusters = memory::gather((old..old + old_len).step_by(header.cluster_bytes_usize()))?;
             header.raw = next;
             header.refcount_table_offset = offset;
             header.refcount_table_clusters = clusters;
         }
     }
-    space.refcounts.mark_stored();
+    space.refcounts.mark_stored()?;
     Ok(old_clusters)
 }
 
@@ -538,18 +553,23 @@ pub(crate) fn store_in_place(storage: &dyn Storage, space: &Space<'_>, undo: &mu
     Ok(())
 }
 
+fn be_bytes(entries: impl Iterator<Item = u64> + ExactSizeIterator) -> Result<Vec<u8>> {
+    let mut bytes = memory::room(entries.len().saturating_mul(8))?;
+    entries.for_each(|entry| bytes.extend(entry.to_be_bytes()));
+    Ok(bytes)
+}
+
 /// Writes the sectors of the refcount table whose entries changed.
 fn store_table_entries(storage: &dyn Storage, header: &Header, space: &Space<'_>, undo: &mut Undo<'_>) -> Result<()> {
-    let bytes_of = |entries: &[u64]| entries.iter().flat_map(|entry| entry.to_be_bytes()).collect::<Vec<u8>>();
     let (table, stored) = space.refcounts.tables();
     if table == stored {
         return Ok(());
     }
-    let mut stored = bytes_of(stored);
-    let mut table = bytes_of(table);
+    let mut stored = be_bytes(stored.iter().copied())?;
+    let mut table = be_bytes(table.iter().copied())?;
     let len = stored.len().max(table.len());
-    stored.resize(len, 0);
-    table.resize(len, 0);
+    memory::resize(&mut stored, len)?;
+    memory::resize(&mut table, len)?;
     write_changed_sectors(storage, &table, &stored, header.refcount_table_offset, undo)?;
     flush(storage)
 }
@@ -564,7 +584,7 @@ fn write_changed_sectors(
     for (number, (new, old)) in (0_u64..).zip(bytes.chunks(SECTOR).zip(stored.chunks(SECTOR))) {
         if new != old {
             let at = offset + number * SECTOR as u64;
-            undo.remember(at, old);
+            undo.remember(at, old)?;
             write_at(storage, new, at)?;
         }
     }
@@ -575,7 +595,9 @@ fn write_changed_sectors(
 /// fails, those before it are taken back, the last first.
 pub(crate) fn commit(storage: &dyn Storage, header: &mut Header, stages: Vec<Vec<u8>>) -> Result<()> {
     let (several, crossing) = (stages.len() > 1, header.directory_crosses_sectors());
-    let mut states = vec![header.raw.clone()];
+    // No memory is asked for once the first sector is written.
+    let mut states = memory::room(stages.len() + 1)?;
+    states.push(memory::copy(&header.raw)?);
     for next in stages {
         let now = states.last().map_or(&[][..], Vec::as_slice);
         let written = write_stage(storage, now, &next);
@@ -594,14 +616,13 @@ pub(crate) fn commit(storage: &dyn Storage, header: &mut Header, stages: Vec<Vec
 }
 
 fn take_back(storage: &dyn Storage, states: &[Vec<u8>]) -> Result<()> {
-    let (before, after) = (states.iter(), states.iter().skip(1));
-    let steps: Vec<_> = before.zip(after).collect();
-    steps.into_iter().rev().try_for_each(|(before, after)| write_stage(storage, after, before))
+    let steps = states.windows(2).rev();
+    steps.filter_map(<[_]>::first_chunk).try_for_each(|[before, after]| write_stage(storage, after, before))
 }
 
 /// Writes the one sector in which `next` differs.
 fn write_stage(storage: &dyn Storage, now: &[u8], next: &[u8]) -> Result<()> {
-    changed_sectors(now, next).into_iter().try_for_each(|sector| write_sector(storage, next, sector))
+    changed_sectors(now, next).try_for_each(|sector| write_sector(storage, next, sector))
 }
 
 /// The way out where a failed change could not be put back.
@@ -617,9 +638,9 @@ fn lost() -> WayOut {
 }
 
 /// The sectors in which two header clusters differ, ascending.
-fn changed_sectors(old: &[u8], new: &[u8]) -> Vec<usize> {
+fn changed_sectors(old: &[u8], new: &[u8]) -> impl Iterator<Item = usize> {
     let differs = |(_, (old, new)): &(usize, (&[u8], &[u8]))| old != new;
-    old.chunks(SECTOR).zip(new.chunks(SECTOR)).enumerate().filter(differs).map(|(number, _)| number).collect()
+    old.chunks(SECTOR).zip(new.chunks(SECTOR)).enumerate().filter(differs).map(|(number, _)| number)
 }
 
 fn write_sector(storage: &dyn Storage, cluster: &[u8], number: usize) -> Result<()> {
@@ -668,10 +689,11 @@ impl<'a> Undo<'a> {
         self.stages.push(Vec::new());
     }
 
-    fn remember(&mut self, offset: u64, bytes: &[u8]) {
+    fn remember(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         if let Some(stage) = self.stages.last_mut() {
-            stage.push((offset, bytes.to_vec()));
+            memory::push(stage, (offset, memory::copy(bytes)?))?;
         }
+        Ok(())
     }
 
     /// Puts back what it can, the last stage first, each flushed: so what points to something goes before what it points

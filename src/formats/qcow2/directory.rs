@@ -6,6 +6,7 @@ use crate::chain::Name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::{Fields, put, read_padded};
 use crate::geometry::Granularity;
+use crate::memory;
 use crate::storage::Storage;
 use std::collections::HashSet;
 
@@ -23,7 +24,7 @@ pub(crate) const MAX_PAYLOAD_BYTES: u64 = 512 << 20;
 const MAX_TABLE_ENTRIES: u64 = 0x800_0000;
 
 /// One bitmap of the directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) table_offset: u64,
     pub(crate) table_entries: u32,
@@ -65,12 +66,17 @@ impl Entry {
         }
     }
 
+    /// A copy: its extra data can be of any length.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        Ok(Self { extra: memory::copy(&self.extra)?, name: self.name.clone(), ..*self })
+    }
+
     fn encode(&self) -> Result<Vec<u8>> {
         let too_long = || Error::new(ErrorKind::NameTooLong, format!("bitmap name {} is too long", self.name));
         let name_len = u16::try_from(self.name.as_bytes().len()).map_err(|_| too_long())?;
         let extra_len = u32::try_from(self.extra.len()).map_err(|_| too_long())?;
         let granularity_bits = u8::try_from(self.granularity.bits()).unwrap_or(u8::MAX);
-        let mut bytes = vec![0; self.len_bytes()];
+        let mut bytes = memory::zeroed(self.len_bytes())?;
         let fits = put(&mut bytes, 0, &self.table_offset.to_be_bytes())
             && put(&mut bytes, 8, &self.table_entries.to_be_bytes())
             && put(&mut bytes, 12, &self.flags.to_be_bytes())
@@ -90,7 +96,7 @@ pub(crate) fn encode(entries: &[Entry]) -> Result<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     for entry in entries {
-        bytes.extend(entry.encode()?);
+        memory::extend(&mut bytes, entry.encode()?)?;
     }
     if bytes.len() as u64 > MAX_DIRECTORY_BYTES {
         return Err(Error::new(ErrorKind::CannotStore, "the bitmap directory would exceed QEMU's limit of 64 MiB")
@@ -107,10 +113,12 @@ pub(crate) struct Listing {
 }
 
 /// Reads the directory at `place` of a disk of `size_bytes`; every rule of the format and of QEMU is checked.
-pub(crate) fn read(storage: &dyn Storage, place: DirectoryRef, size_bytes: u64, cluster_bytes: u64) -> Listing {
+pub(crate) fn read(storage: &dyn Storage, place: DirectoryRef, size_bytes: u64, cluster_bytes: u64) -> Result<Listing> {
     let mut entries = Vec::new();
-    let fault = read_entries(storage, place, size_bytes, cluster_bytes, &mut entries).err();
-    Listing { entries, fault }
+    match read_entries(storage, place, size_bytes, cluster_bytes, &mut entries).err() {
+        Some(error) if error.is_of_the_call() => Err(error),
+        fault => Ok(Listing { entries, fault }),
+    }
 }
 
 fn read_entries(
@@ -120,7 +128,7 @@ fn read_entries(
     cluster_bytes: u64,
     entries: &mut Vec<Entry>,
 ) -> Result<()> {
-    let bytes = read_padded(storage, "qcow2 bitmap directory", place.offset, place.len_bytes, cluster_bytes)?;
+    let bytes = read_padded(storage, &"qcow2 bitmap directory", place.offset, place.len_bytes, cluster_bytes)?;
     let mut names = HashSet::new();
     let mut at = 0;
     for number in 0..place.bitmaps {
@@ -129,12 +137,13 @@ fn read_entries(
         let rest = bytes.get(at..).unwrap_or_default();
         let entry = parse(rest, &structure, base)?;
         check(&entry, size_bytes, cluster_bytes, &structure, base)?;
+        names.try_reserve(1)?;
         if !names.insert(entry.name.clone()) {
             let message = format!("the name {} stands in the directory twice", entry.name);
             return Err(Error::new(ErrorKind::Damaged, message).at(structure, base));
         }
         at += entry.len_bytes();
-        entries.push(entry);
+        memory::push(entries, entry)?;
     }
     if at != bytes.len() {
         let message = format!("{} bytes are left after the last entry", bytes.len().saturating_sub(at));
@@ -159,8 +168,8 @@ fn parse(bytes: &[u8], structure: &str, base: u64) -> Result<Entry> {
         flags: fields.u32(12)?,
         kind: fields.u8(16)?,
         granularity: Granularity::from_bits(granularity_bits)?,
-        extra: fields.slice(ENTRY_LEN, extra_len)?.to_vec(),
-        name: Name::new(fields.slice(ENTRY_LEN.saturating_add(extra_len), name_len)?),
+        extra: memory::copy(fields.slice(ENTRY_LEN, extra_len)?)?,
+        name: Name::new(memory::copy(fields.slice(ENTRY_LEN.saturating_add(extra_len), name_len)?)?),
     };
     fields.slice(0, entry.len_bytes())?;
     Ok(entry)

@@ -10,11 +10,12 @@ use super::table::{self, Payload, Shape};
 use crate::bitmap::Bitmap;
 use crate::chain::{Action, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::memory;
 use crate::storage::Storage;
 use std::collections::{HashMap, HashSet};
 
 /// What one cluster of payload shall hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Cluster {
     Zeros,
     Ones,
@@ -28,16 +29,25 @@ impl Cluster {
         matches!(self, Cluster::Union(offsets) if offsets.len() > 1)
     }
 
-    fn unite(&mut self, other: &Cluster) {
+    fn try_clone(&self) -> Result<Cluster> {
+        Ok(match self {
+            Cluster::Zeros => Cluster::Zeros,
+            Cluster::Ones => Cluster::Ones,
+            Cluster::Union(offsets) => Cluster::Union(memory::copy(offsets)?),
+        })
+    }
+
+    fn unite(&mut self, other: Cluster) -> Result<()> {
         match (&mut *self, other) {
             (_, Cluster::Zeros) | (Cluster::Ones, _) => {}
             (Cluster::Union(offsets), Cluster::Union(more)) => {
-                offsets.extend(more);
+                memory::extend(offsets, more)?;
                 offsets.sort_unstable();
                 offsets.dedup();
             }
-            (_, other) => *self = other.clone(),
+            (_, other) => *self = other,
         }
+        Ok(())
     }
 }
 
@@ -52,7 +62,7 @@ impl From<Payload> for Cluster {
 }
 
 /// The bits of a bitmap in a draft.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Content {
     /// The table in the file stays as it is.
     Kept,
@@ -63,11 +73,30 @@ pub(crate) enum Content {
 }
 
 /// A bitmap of the draft; `origin` is its place in the directory as read.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Drafted {
     pub(crate) entry: Entry,
     pub(crate) origin: Option<usize>,
     pub(crate) content: Content,
+}
+
+impl Drafted {
+    fn try_clone(&self) -> Result<Drafted> {
+        let content = match &self.content {
+            Content::Kept => Content::Kept,
+            Content::Clusters(clusters) => Content::Clusters(copy_of(clusters)?),
+            Content::Bits(bits) => Content::Bits(bits.try_clone()?),
+        };
+        Ok(Drafted { entry: self.entry.try_clone()?, origin: self.origin, content })
+    }
+}
+
+fn copy_of(clusters: &[Cluster]) -> Result<Vec<Cluster>> {
+    let mut copy = memory::room(clusters.len())?;
+    for cluster in clusters {
+        copy.push(cluster.try_clone()?);
+    }
+    Ok(copy)
 }
 
 /// What a draft leaves behind.
@@ -104,18 +133,18 @@ impl<'a> Draft<'a> {
         originals: &'a [Entry],
         occupied: &'a Occupied,
         threads: usize,
-    ) -> Self {
-        let drafted = |(place, entry): (usize, &Entry)| {
-            let mut entry = entry.clone();
+    ) -> Result<Self> {
+        let mut bitmaps = memory::room(originals.len())?;
+        for (place, entry) in originals.iter().enumerate() {
+            let mut entry = entry.try_clone()?;
             if occupied.doubt(place).is_some() && !entry.is_unusable() {
                 entry.flags |= FLAG_IN_USE;
             }
-            Drafted { entry, origin: Some(place), content: Content::Kept }
-        };
-        let bitmaps = originals.iter().enumerate().map(drafted).collect();
-        let places = originals.iter().map(|entry| entry.name.clone()).zip(0..).collect();
+            bitmaps.push(Drafted { entry, origin: Some(place), content: Content::Kept });
+        }
+        let places = memory::map(originals.iter().map(|entry| entry.name.clone()).zip(0..))?;
         let (removed, tables) = (HashSet::new(), HashMap::new());
-        Self { storage, header, originals, occupied, bitmaps, places, removed, tables, threads }
+        Ok(Self { storage, header, originals, occupied, bitmaps, places, removed, tables, threads })
     }
 
     /// Ends the draft: no action follows.
@@ -129,8 +158,8 @@ impl<'a> Draft<'a> {
     /// Refuses where the file no longer holds the header and the directory that this draft began with.
     pub(crate) fn check_current(&self, place: Option<DirectoryRef>) -> Result<()> {
         let header = Header::read(self.storage)?;
-        let listing =
-            place.map(|place| directory::read(self.storage, place, header.size_bytes, header.cluster_bytes()));
+        let read = |place| directory::read(self.storage, place, header.size_bytes, header.cluster_bytes());
+        let listing = place.map(read).transpose()?;
         let entries = listing.map(|listing| listing.entries).unwrap_or_default();
         if header.raw == self.header.raw && entries == self.originals {
             return Ok(());
@@ -146,13 +175,15 @@ impl<'a> Draft<'a> {
                 self.check_absent(name)?;
                 directory::check_new(self.header.size_bytes, *granularity)?;
                 let entry = Entry::recording(name.clone(), *granularity);
-                let clusters = vec![Cluster::Zeros; self.clusters_of(&entry)];
-                self.places.insert(name.clone(), self.bitmaps.len());
-                self.bitmaps.push(Drafted { entry, origin: None, content: Content::Clusters(clusters) });
+                let clusters = self.zeros(&entry)?;
+                memory::insert(&mut self.places, name.clone(), self.bitmaps.len())?;
+                let born = Drafted { entry, origin: None, content: Content::Clusters(clusters) };
+                memory::push(&mut self.bitmaps, born)?;
             }
             Action::Remove { name } => {
                 let place = self.place(name)?;
                 self.places.remove(name);
+                self.removed.try_reserve(1)?;
                 self.removed.insert(place);
             }
             Action::Rename { from, to } => {
@@ -160,7 +191,7 @@ impl<'a> Draft<'a> {
                 let place = self.place(from)?;
                 self.bitmap(from)?.entry.name = to.clone();
                 self.places.remove(from);
-                self.places.insert(to.clone(), place);
+                memory::insert(&mut self.places, to.clone(), place)?;
             }
             Action::SetRecording { name, recording } => {
                 let place = self.place(name)?;
@@ -177,8 +208,9 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    fn clusters_of(&self, entry: &Entry) -> usize {
-        usize::try_from(Shape::of(self.header, entry.granularity).entries()).unwrap_or(usize::MAX)
+    fn zeros(&self, entry: &Entry) -> Result<Vec<Cluster>> {
+        let clusters = usize::try_from(Shape::of(self.header, entry.granularity).entries()).unwrap_or(usize::MAX);
+        Ok(memory::gather(std::iter::repeat_with(|| Cluster::Zeros).take(clusters))?)
     }
 
     fn check_absent(&self, name: &Name) -> Result<()> {
@@ -207,15 +239,15 @@ impl<'a> Draft<'a> {
             let place = self.place(name)?;
             self.check_trusted(place)?;
         }
-        let from = self.bitmap(source)?.clone();
-        let into = self.bitmap(target)?.clone();
+        let from = self.bitmap(source)?.try_clone()?;
+        let into = self.bitmap(target)?.try_clone()?;
         let same_granularity = from.entry.granularity == into.entry.granularity;
         let union = match (&from.content, &into.content) {
             (Content::Bits(_), _) | (_, Content::Bits(_)) => None,
             _ if same_granularity => {
                 let mut clusters = self.clusters(&into)?;
                 for (cluster, more) in clusters.iter_mut().zip(self.clusters(&from)?) {
-                    cluster.unite(&more);
+                    cluster.unite(more)?;
                 }
                 Some(Content::Clusters(clusters))
             }
@@ -238,22 +270,22 @@ impl<'a> Draft<'a> {
         if !self.tables.contains_key(&origin) {
             let entry =
                 self.originals.get(origin).ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such bitmap"))?;
-            self.tables.insert(origin, table::read(self.storage, self.header, entry)?);
+            memory::insert(&mut self.tables, origin, table::read(self.storage, self.header, entry)?)?;
         }
         Ok(self.tables.get(&origin).map_or(&[], Vec::as_slice))
     }
 
     fn clusters(&mut self, bitmap: &Drafted) -> Result<Vec<Cluster>> {
         match (&bitmap.content, bitmap.origin) {
-            (Content::Clusters(clusters), _) => Ok(clusters.clone()),
-            (_, Some(origin)) => Ok(self.table(origin)?.iter().map(|payload| Cluster::from(*payload)).collect()),
-            (_, None) => Ok(vec![Cluster::Zeros; self.clusters_of(&bitmap.entry)]),
+            (Content::Clusters(clusters), _) => copy_of(clusters),
+            (_, Some(origin)) => Ok(memory::gather(self.table(origin)?.iter().map(|payload| Cluster::from(*payload)))?),
+            (_, None) => self.zeros(&bitmap.entry),
         }
     }
 
     fn bits(&mut self, bitmap: &Drafted) -> Result<Bitmap> {
         if let Content::Bits(bits) = &bitmap.content {
-            return Ok(bits.clone());
+            return bits.try_clone();
         }
         let shape = Shape::of(self.header, bitmap.entry.granularity);
         let mut bits = Bitmap::new(shape.size_bytes, shape.granularity)?;
@@ -261,10 +293,10 @@ impl<'a> Draft<'a> {
             let payloads = match cluster {
                 Cluster::Zeros => continue,
                 Cluster::Ones => vec![Payload::Ones],
-                Cluster::Union(offsets) => offsets.into_iter().map(Payload::At).collect(),
+                Cluster::Union(offsets) => memory::gather(offsets.into_iter().map(Payload::At))?,
             };
             for payload in payloads {
-                let (bytes, _) = shape.read(self.storage, &bitmap.entry.name.to_string(), number, payload)?;
+                let (bytes, _) = shape.read(self.storage, &bitmap.entry.name, number, payload)?;
                 bits.set_bits(number * shape.granules_per_cluster(), &bytes)?;
             }
         }
@@ -299,18 +331,21 @@ impl<'a> Draft<'a> {
     pub(crate) fn dropped(&mut self) -> Result<Dropped> {
         let mut dropped = Dropped::default();
         let is_kept = |bitmap: &&Drafted| matches!(bitmap.content, Content::Kept);
-        let kept: HashSet<usize> = self.bitmaps.iter().filter(is_kept).filter_map(|bitmap| bitmap.origin).collect();
+        let mut kept = HashSet::new();
+        kept.try_reserve(self.bitmaps.len())?;
+        kept.extend(self.bitmaps.iter().filter(is_kept).filter_map(|bitmap| bitmap.origin));
         let originals = self.originals;
         for (origin, entry) in originals.iter().enumerate().filter(|(origin, _)| !kept.contains(origin)) {
             let table = table::clusters(self.header, entry);
             let is_sound = self.occupied.doubt(origin).is_none_or(|doubt| doubt.table_is_sound);
             if self.occupied.is_in_file(&table) {
-                dropped.clusters.extend(table.map(|cluster| cluster << self.header.cluster_bits));
+                memory::extend(&mut dropped.clusters, table.map(|cluster| cluster << self.header.cluster_bits))?;
             }
             if is_sound {
-                dropped.clusters.extend(self.table(origin)?.iter().filter_map(|payload| payload.offset()));
+                let data = self.table(origin)?.iter().filter_map(|payload| payload.offset());
+                memory::extend(&mut dropped.clusters, data)?;
             } else {
-                dropped.unknown.push(entry.name.clone());
+                memory::push(&mut dropped.unknown, entry.name.clone())?;
             }
         }
         if self.occupied.has_shared() {
@@ -323,14 +358,15 @@ impl<'a> Draft<'a> {
         let mut clusters = Vec::new();
         for &origin in kept {
             let Some(entry) = self.originals.get(origin) else { continue };
-            clusters.push(table::clusters(self.header, entry));
+            memory::push(&mut clusters, table::clusters(self.header, entry))?;
             if self.occupied.doubt(origin).is_none_or(|doubt| doubt.table_is_sound) {
                 let data = table::read(self.storage, self.header, entry)?;
                 let cluster = |offset: u64| offset >> self.header.cluster_bits;
-                clusters.extend(data.into_iter().filter_map(Payload::offset).map(|o| cluster(o)..cluster(o) + 1));
+                let data = data.into_iter().filter_map(Payload::offset).map(|o| cluster(o)..cluster(o) + 1);
+                memory::extend(&mut clusters, data)?;
             }
         }
-        Ok(Ranges::of(clusters))
+        Ok(Ranges::of(clusters)?)
     }
 
     fn check_trusted(&self, place: usize) -> Result<()> {

@@ -11,6 +11,7 @@ use super::ranges::Ranges;
 use super::space::Space;
 use crate::error::{ErrorKind, Result};
 use crate::formats::bytes::file_len;
+use crate::memory;
 use crate::progress::Observer;
 use crate::storage::{Memory, Storage};
 
@@ -44,9 +45,10 @@ impl DropAll<'_> {
         let stages = self.stages()?;
         let occupied = self.occupied(observer)?;
         let Release { clusters, mut warnings } = self.release(occupied.as_ref())?;
+        let len_before = file_len(self.storage)?;
         commit::commit(self.storage, header, stages)?;
         if let Some(occupied) = &occupied {
-            let mut undo = Undo::new(self.storage, file_len(self.storage)?);
+            let mut undo = Undo::new(self.storage, len_before);
             let freed = Space::new(self.storage, self.header, occupied).and_then(|mut space| {
                 space.release(&clusters)?;
                 commit::store_in_place(self.storage, &space, &mut undo)
@@ -85,7 +87,7 @@ impl DropAll<'_> {
                            -r leaks` releases them";
             return Ok(Release { clusters: Vec::new(), warnings: vec![warning.into()] });
         };
-        let mut draft = Draft::new(self.storage, self.header, self.entries, occupied, 0);
+        let mut draft = Draft::new(self.storage, self.header, self.entries, occupied, 0)?;
         draft.bitmaps.clear();
         let dropped = draft.dropped()?;
         let mut clusters = dropped.clusters;
@@ -95,7 +97,7 @@ impl DropAll<'_> {
                 let directory = place.clusters(self.header.cluster_bits);
                 let is_in_file = occupied.is_in_file(&directory);
                 if is_in_file {
-                    clusters.extend(directory.map(|cluster| cluster << self.header.cluster_bits));
+                    memory::extend(&mut clusters, directory.map(|cluster| cluster << self.header.cluster_bits))?;
                 }
                 is_in_file && place.bitmaps as usize == self.entries.len()
             }
@@ -114,13 +116,13 @@ impl DropAll<'_> {
 
     /// The stages of the header that leave it without a bitmaps extension, however often it stands there.
     fn stages(&self) -> Result<Vec<Vec<u8>>> {
-        let (mut stages, mut next) = (Vec::new(), self.header.clone());
+        let (mut stages, mut next) = (Vec::new(), self.header.try_clone()?);
         while next.has_bitmaps_extension() {
             let more = next.with_directory(None)?;
             if let Some(last) = more.last() {
                 next = Header::read(&Memory(last))?;
             }
-            stages.extend(more);
+            memory::extend(&mut stages, more)?;
         }
         Ok(stages)
     }

@@ -8,6 +8,7 @@ use super::ranges::Ranges;
 use super::refcounts::Refcounts;
 use super::walk::{Role, Visitor, Walk};
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 use crate::progress::{Observer, tell};
 use std::ops::Range;
 
@@ -41,14 +42,14 @@ impl<'a, 's> Guest<'a, 's> {
     }
 
     /// The clusters that are a bitmap's too, and those whose refcount is 0.
-    pub(super) fn finish(self) -> (Ranges, Ranges) {
-        (Ranges::of(self.shared), Ranges::of(self.uncounted))
+    pub(super) fn finish(self) -> Result<(Ranges, Ranges)> {
+        Ok((Ranges::of(self.shared)?, Ranges::of(self.uncounted)?))
     }
 
     fn look(&mut self) -> Result<()> {
-        let runs = Ranges::of(std::mem::take(&mut self.runs));
+        let runs = Ranges::of(std::mem::take(&mut self.runs))?;
         for run in runs.iter() {
-            self.shared.extend(self.bitmaps.within(run.clone()));
+            memory::extend(&mut self.shared, self.bitmaps.within(run.clone()))?;
             if let Some(refcounts) = &mut self.refcounts {
                 refcounts.zeros_within(run.clone(), &mut self.uncounted)?;
             }
@@ -62,7 +63,7 @@ impl Visitor for Guest<'_, '_> {
         let range = clusters_of(offset, len_bytes, self.cluster_bits);
         match self.runs.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
-            _ => self.runs.push(range),
+            _ => memory::push(&mut self.runs, range)?,
         }
         if self.runs.len() < BATCH { Ok(()) } else { self.look() }
     }
@@ -70,6 +71,7 @@ impl Visitor for Guest<'_, '_> {
     /// What is wrong with the guest's tables is not for a change of bitmaps to judge; that a table cannot be read is.
     fn fault(&mut self, fault: Error) -> Result<()> {
         match (fault.kind(), &self.refcounts) {
+            _ if fault.is_of_the_call() => Err(fault),
             (ErrorKind::Io, Some(_)) => Err(fault),
             _ => Ok(()),
         }

@@ -6,6 +6,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::{Fields, file_len, read_exact, read_padded};
+use crate::memory;
 use crate::storage::Storage;
 
 /// The first four bytes of every qcow2 image.
@@ -80,7 +81,7 @@ impl Extension {
 }
 
 /// The header cluster, parsed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Header {
     /// The first cluster as it stands in the file.
     pub(crate) raw: Vec<u8>,
@@ -131,7 +132,7 @@ impl DirectoryFault {
 
 impl Header {
     pub(crate) fn read(storage: &dyn Storage) -> Result<Self> {
-        let start = read_exact(storage, "qcow2 header", 0, file_len(storage)?.min(512))?;
+        let start = read_exact(storage, &"qcow2 header", 0, file_len(storage)?.min(512))?;
         let fields = Fields::new(&start, "qcow2 header", 0);
         if fields.u32(0).ok() != Some(MAGIC) {
             return Err(Error::new(ErrorKind::UnknownFormat, "is not a qcow2 image")
@@ -170,7 +171,7 @@ impl Header {
         if version > 2 && (header_len < SHORTEST_HEADER || header_len > cluster_bytes) {
             return Err(damaged(100, format!("header length {header_len} is impossible")));
         }
-        let raw = read_padded(storage, "qcow2 header cluster", 0, u64::from(cluster_bytes), u64::from(cluster_bytes))?;
+        let raw = read_padded(storage, &"qcow2 header cluster", 0, u64::from(cluster_bytes), u64::from(cluster_bytes))?;
         let fields = Fields::new(&raw, "qcow2 header", 0);
         if version > 2 {
             check_compression(&fields, incompatible, header_len)?;
@@ -205,6 +206,16 @@ impl Header {
         header.check_encryption(&fields)?;
         header.raw = raw;
         Ok(header)
+    }
+
+    /// A copy, with its cluster of any size.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        Ok(Self {
+            raw: memory::copy(&self.raw)?,
+            extensions: memory::copy(&self.extensions)?,
+            directory: self.directory.clone(),
+            ..*self
+        })
     }
 
     fn check_limits(&self, stored_size: u64) -> Result<()> {
@@ -292,7 +303,7 @@ impl Header {
             }
             let extension = Extension { kind, at, len };
             at = extension.end();
-            self.extensions.push(extension);
+            memory::push(&mut self.extensions, extension)?;
             if self.directory.as_ref().is_err_and(DirectoryFault::is_malformed) {
                 // Where the next extension begins is unknown.
                 break;

@@ -23,6 +23,7 @@ use crate::bitmap::Bitmap;
 use crate::chain::{Action, Name, Origin};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::geometry::{Granularity, clip_end};
+use crate::memory;
 use crate::progress::{Observer, Unobserved};
 use crate::storage::Storage;
 pub use check::{Problem, Severity};
@@ -69,18 +70,18 @@ impl Qcow2 {
             threads: 0,
             origin: Origin::default(),
         };
-        image.read_directory();
+        image.read_directory()?;
         Ok(image)
     }
 
-    fn read_directory(&mut self) {
+    fn read_directory(&mut self) -> Result<()> {
         if self.header.version < 3 {
             self.trouble = Some(
                 Error::new(ErrorKind::OldVersion, "version 2 of qcow2 cannot hold bitmaps")
                     .at("qcow2 header", 4)
                     .advise("upgrade it with `qemu-img amend -f qcow2 -o compat=1.1`"),
             );
-            return;
+            return Ok(());
         }
         match &self.header.directory {
             Ok(place) => self.place = *place,
@@ -90,7 +91,7 @@ impl Qcow2 {
             }
         }
         if let Some(place) = self.place {
-            let listing = directory::read(&*self.storage, place, self.header.size_bytes, self.header.cluster_bytes());
+            let listing = directory::read(&*self.storage, place, self.header.size_bytes, self.header.cluster_bytes())?;
             self.entries = listing.entries;
             self.trouble = listing.fault.map(|fault| {
                 fault.advise(
@@ -115,6 +116,7 @@ impl Qcow2 {
                 ),
             );
         }
+        Ok(())
     }
 
     pub(crate) fn version(&self) -> u32 {
@@ -185,10 +187,12 @@ impl Qcow2 {
     }
 
     fn place_of(&self, name: &Name) -> Result<usize> {
-        let places = self.places.get_or_init(|| {
-            self.entries.iter().enumerate().map(|(place, entry)| (entry.name.clone(), place)).collect()
-        });
-        places.get(name).copied().ok_or_else(|| no_bitmap(name))
+        if self.places.get().is_none() {
+            let places = memory::map(self.entries.iter().map(|entry| entry.name.clone()).zip(0..))?;
+            // Another thread may have been faster, with the same answer.
+            let _ = self.places.set(places);
+        }
+        self.places.get().and_then(|places| places.get(name)).copied().ok_or_else(|| no_bitmap(name))
     }
 
     /// The bits of a bitmap that stand for a window of the disk, without reading the rest of its data.
@@ -261,7 +265,7 @@ impl Qcow2 {
     pub(crate) fn is_unchanged(&self) -> Result<bool> {
         match Self::open(Arc::clone(&self.storage)) {
             Ok(now) => Ok(now.header.raw == self.header.raw && now.entries == self.entries),
-            Err(error) if error.kind() == ErrorKind::Io => Err(error),
+            Err(error) if error.kind() == ErrorKind::Io || error.is_of_the_call() => Err(error),
             // It could be read when it was opened.
             Err(_) => Ok(false),
         }
@@ -304,7 +308,7 @@ impl Qcow2 {
     /// Carries out `actions` in one atomic step; the strings are warnings.
     pub(crate) fn apply(&mut self, actions: &[Action], observer: &mut dyn Observer) -> Result<Vec<String>> {
         let occupied = self.occupied_to_write(observer).map_err(Error::nothing_changed)?;
-        let mut header = self.header.clone();
+        let mut header = self.header.try_clone().map_err(Error::nothing_changed)?;
         let change = self.change(actions, &occupied).map_err(Error::nothing_changed)?;
         let written = change.write(&mut header, observer);
         self.read_again(&header, written)
@@ -315,7 +319,11 @@ impl Qcow2 {
         let failed_before = written.as_ref().is_err_and(|error| error.kind() != ErrorKind::CommitInDoubt);
         let now = Self::open(Arc::clone(&self.storage));
         if failed_before {
-            self.read_anew(now);
+            // Nothing stands in the header that was not there: where there is no memory to see it, it is still known.
+            let is_known = header.raw == self.header.raw && now.as_ref().is_err_and(Error::is_of_the_call);
+            if !is_known {
+                self.read_anew(now);
+            }
             return written;
         }
         match now {
@@ -384,7 +392,7 @@ impl Qcow2 {
     ///
     /// What nothing else references is freed; what cannot be known is leaked, and a warning says so.
     pub(crate) fn drop_all(&mut self, observer: &mut dyn Observer) -> Result<Vec<String>> {
-        let mut header = self.header.clone();
+        let mut header = self.header.try_clone().map_err(Error::nothing_changed)?;
         let written = self.drop()?.write(&mut header, observer);
         self.read_again(&header, written)
     }
@@ -410,7 +418,7 @@ impl Qcow2 {
     }
 
     fn change<'a>(&'a self, actions: &[Action], occupied: &'a Occupied) -> Result<commit::Change<'a>> {
-        let mut draft = draft::Draft::new(&*self.storage, &self.header, &self.entries, occupied, self.threads);
+        let mut draft = draft::Draft::new(&*self.storage, &self.header, &self.entries, occupied, self.threads)?;
         actions.iter().try_for_each(|action| draft.apply(action))?;
         let draft = draft.finish();
         Ok(commit::Change { storage: &*self.storage, header: &self.header, place: self.place, occupied, draft })

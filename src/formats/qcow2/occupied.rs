@@ -11,6 +11,7 @@ use super::table::{self, Payload};
 use super::walk::{Role, Visitor, Walk};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::formats::bytes::file_len;
+use crate::memory;
 use crate::progress::{Observer, tell};
 use crate::storage::Storage;
 use std::ops::Range;
@@ -85,11 +86,11 @@ impl Occupied {
             refcounts = None;
         }
         let entries = bitmaps.map_or(&[][..], |(_, entries)| entries);
-        claims.faults = vec![None; entries.len()];
+        claims.faults = memory::gather(entries.iter().map(|_| None))?;
         if let Some((directory, entries)) = bitmaps {
             walk.bitmaps(directory, entries, &mut claims)?;
         }
-        let (bitmap_clusters, repeated) = Ranges::with_repeated(std::mem::take(&mut claims.bitmaps));
+        let (bitmap_clusters, repeated) = Ranges::with_repeated(std::mem::take(&mut claims.bitmaps))?;
         let faults = std::mem::take(&mut claims.faults);
 
         let all_tables = matches!(purpose, Purpose::Writing { all_tables: true }) || writing && !storage.can_grow();
@@ -99,7 +100,7 @@ impl Occupied {
         if is_known && is_needed && !header.has_data_file() {
             guest.read(&walk, &l2_tables, observer)?;
         }
-        let (guest_shared, uncounted_guest) = guest.finish();
+        let (guest_shared, uncounted_guest) = guest.finish()?;
 
         let mut uncounted = Ranges::default();
         let mut uncounted_disk = uncounted_guest;
@@ -107,15 +108,15 @@ impl Occupied {
             let end = file_end.div_ceil(header.cluster_bytes());
             uncounted = lenient(uncounted_in(&bitmap_clusters, end, refcounts, observer), writing)?;
             if writing {
-                uncounted_disk = uncounted_disk.union(&uncounted_in(&disk, end, refcounts, observer)?);
+                uncounted_disk = uncounted_disk.union(&uncounted_in(&disk, end, refcounts, observer)?)?;
             }
         }
-        let shared_by_disk = bitmap_clusters.common(&disk).union(&guest_shared);
+        let shared_by_disk = bitmap_clusters.common(&disk)?.union(&guest_shared)?;
         let directory_shared = bitmaps.map(|(directory, _)| directory).filter(|directory| {
             shared_by_disk.overlaps(clusters_of(directory.offset, directory.len_bytes, header.cluster_bits))
         });
         let mut occupied = Self {
-            shared: repeated.union(&shared_by_disk),
+            shared: repeated.union(&shared_by_disk)?,
             disk,
             bitmaps: bitmap_clusters,
             guest_shared,
@@ -138,7 +139,7 @@ impl Occupied {
         faults: Vec<Option<Error>>,
         observer: &mut dyn Observer,
     ) -> Result<Vec<Option<Doubt>>> {
-        let mut doubts = Vec::with_capacity(entries.len());
+        let mut doubts = memory::room(entries.len())?;
         for (entry, fault) in entries.iter().zip(faults) {
             tell(observer, PHASE, doubts.len() as u64, entries.len() as u64)?;
             let fault = fault.or_else(|| self.check_table(walk.header, entry).err());
@@ -267,7 +268,7 @@ fn uncounted_in(used: &Ranges, end: u64, refcounts: &mut Refcounts<'_>, observer
         tell(observer, PHASE, range.start, end)?;
         refcounts.zeros_within(range.start..range.end.min(end), &mut zeros)?;
     }
-    Ok(Ranges::of(zeros))
+    Ok(Ranges::of(zeros)?)
 }
 
 /// Passes over refcounts that cannot be read, where nothing is to be written.
@@ -357,8 +358,8 @@ impl<'a> Claims<'a> {
 
     /// The clusters of the disk's structures, and those of its L2 tables; two structures in one cluster are a fault.
     fn disk(&mut self) -> Result<(Ranges, Ranges)> {
-        let l2_tables = std::mem::take(&mut self.l2_tables).finish();
-        self.disk.extend(l2_tables.iter().map(|range| (range.clone(), Role::L2Table)));
+        let l2_tables = std::mem::take(&mut self.l2_tables).finish()?;
+        memory::extend(&mut self.disk, l2_tables.iter().map(|range| (range.clone(), Role::L2Table)))?;
         let mut claims = std::mem::take(&mut self.disk);
         claims.sort_unstable_by_key(|(range, role)| (range.start, range.end, *role));
         let mut holder: Option<&(Range<u64>, Role)> = None;
@@ -380,7 +381,7 @@ impl<'a> Claims<'a> {
             let overlap = Error::new(ErrorKind::Damaged, "overlaps another structure");
             self.fault(overlap.at(format!("qcow2 {}", role.name()), offset))?;
         }
-        Ok((Ranges::of(claims.into_iter().map(|(range, _)| range).collect()), l2_tables))
+        Ok((Ranges::of(memory::gather(claims.into_iter().map(|(range, _)| range))?)?, l2_tables))
     }
 }
 
@@ -389,16 +390,15 @@ impl Visitor for Claims<'_> {
         let range = clusters_of(offset, len_bytes, self.header.cluster_bits);
         let wrong = if role.is_bitmap() {
             // What is wrong with its place is a fault of its bitmap; the place is not to be taken all the same.
-            self.add_bitmap(range);
-            return Ok(());
+            return self.add_bitmap(range);
         } else if !self.is_in_file(offset, len_bytes) {
             "lies past the end of the file"
         } else if !offset.is_multiple_of(self.header.cluster_bytes()) {
             "is not at the start of a cluster"
         } else {
             match role {
-                Role::L2Table => self.l2_tables.add(range),
-                _ => self.disk.push((range, role)),
+                Role::L2Table => self.l2_tables.add(range)?,
+                _ => memory::push(&mut self.disk, (range, role))?,
             }
             return Ok(());
         };
@@ -406,6 +406,9 @@ impl Visitor for Claims<'_> {
     }
 
     fn fault(&mut self, fault: Error) -> Result<()> {
+        if fault.is_of_the_call() {
+            return Err(fault);
+        }
         if !self.is_strict {
             return Ok(());
         }
@@ -414,6 +417,9 @@ impl Visitor for Claims<'_> {
     }
 
     fn bitmap_fault(&mut self, place: usize, fault: Error) -> Result<()> {
+        if fault.is_of_the_call() {
+            return Err(fault);
+        }
         if let Some(known) = self.faults.get_mut(place) {
             known.get_or_insert(fault);
         }
@@ -432,10 +438,11 @@ impl Claims<'_> {
         offset.checked_add(len_bytes).is_some_and(|end| offset < self.file_end || end <= reach)
     }
 
-    fn add_bitmap(&mut self, range: Range<u64>) {
+    fn add_bitmap(&mut self, range: Range<u64>) -> Result<()> {
         match self.bitmaps.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
-            _ => self.bitmaps.push(range),
+            _ => memory::push(&mut self.bitmaps, range)?,
         }
+        Ok(())
     }
 }

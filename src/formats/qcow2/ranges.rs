@@ -2,6 +2,7 @@
 //! Owns sets of clusters as sorted ranges, whose memory follows what was found and not how far apart it lies. Must never
 //! know what a cluster holds.
 
+use crate::memory::{self, Result};
 use std::ops::Range;
 
 /// Clusters, as ascending ranges that neither overlap nor touch.
@@ -10,31 +11,32 @@ pub(crate) struct Ranges(Vec<Range<u64>>);
 
 impl Ranges {
     /// The clusters of `ranges`, in any order.
-    pub(crate) fn of(ranges: Vec<Range<u64>>) -> Self {
-        Self::with_repeated(ranges).0
+    pub(crate) fn of(ranges: Vec<Range<u64>>) -> Result<Self> {
+        Ok(Self::with_repeated(ranges)?.0)
     }
 
     /// The clusters of `ranges`, and those of them that stand in several.
-    pub(crate) fn with_repeated(mut ranges: Vec<Range<u64>>) -> (Self, Self) {
+    pub(crate) fn with_repeated(mut ranges: Vec<Range<u64>>) -> Result<(Self, Self)> {
         ranges.retain(|range| !range.is_empty());
         ranges.sort_unstable_by_key(|range| (range.start, range.end));
         let (mut all, mut repeated) = (Self::default(), Self::default());
         for range in ranges {
             let before = all.0.last().map_or(0, |last| last.end);
             if range.start < before {
-                repeated.append(range.start..range.end.min(before));
+                repeated.append(range.start..range.end.min(before))?;
             }
-            all.append(range);
+            all.append(range)?;
         }
-        (all, repeated)
+        Ok((all, repeated))
     }
 
     /// Adds a range that begins at or after the beginning of the last one.
-    fn append(&mut self, range: Range<u64>) {
+    fn append(&mut self, range: Range<u64>) -> Result<()> {
         match self.0.last_mut() {
             Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-            _ => self.0.push(range),
+            _ => memory::push(&mut self.0, range)?,
         }
+        Ok(())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -73,12 +75,12 @@ impl Ranges {
     }
 
     /// The clusters that are in both.
-    pub(crate) fn common(&self, other: &Ranges) -> Ranges {
-        Self::of(self.0.iter().flat_map(|range| other.within(range.clone())).collect())
+    pub(crate) fn common(&self, other: &Ranges) -> Result<Ranges> {
+        Self::of(memory::gather(self.0.iter().flat_map(|range| other.within(range.clone())))?)
     }
 
-    pub(crate) fn union(&self, other: &Ranges) -> Ranges {
-        Self::of(self.0.iter().chain(&other.0).cloned().collect())
+    pub(crate) fn union(&self, other: &Ranges) -> Result<Ranges> {
+        Self::of(memory::gather(self.0.iter().chain(&other.0).cloned())?)
     }
 }
 
@@ -91,19 +93,20 @@ pub(crate) struct Gathered {
 }
 
 impl Gathered {
-    pub(crate) fn add(&mut self, range: Range<u64>) {
+    pub(crate) fn add(&mut self, range: Range<u64>) -> Result<()> {
         match self.ranges.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
             Some(last) if *last == range => {}
-            _ => self.ranges.push(range),
+            _ => memory::push(&mut self.ranges, range)?,
         }
         if self.ranges.len() > self.compact_at {
-            self.ranges = Ranges::of(std::mem::take(&mut self.ranges)).0;
+            self.ranges = Ranges::of(std::mem::take(&mut self.ranges))?.0;
             self.compact_at = (self.ranges.len() * 2).max(1 << 16);
         }
+        Ok(())
     }
 
-    pub(crate) fn finish(self) -> Ranges {
+    pub(crate) fn finish(self) -> Result<Ranges> {
         Ranges::of(self.ranges)
     }
 }
@@ -127,7 +130,7 @@ mod tests {
                 })
                 .collect();
             let count = |cluster: u64| ranges.iter().filter(|range| range.contains(&cluster)).count();
-            let (all, repeated) = Ranges::with_repeated(ranges.clone());
+            let (all, repeated) = Ranges::with_repeated(ranges.clone()).unwrap();
             for cluster in 0..80 {
                 assert_eq!(all.contains(cluster), count(cluster) > 0, "{ranges:?}: {cluster}");
                 assert_eq!(repeated.contains(cluster), count(cluster) > 1, "{ranges:?}: {cluster}");
@@ -136,8 +139,8 @@ mod tests {
             let window = 10..40;
             let inside: u64 = all.within(window.clone()).map(|part| part.end - part.start).sum();
             assert_eq!(inside, window.filter(|cluster| count(*cluster) > 0).count() as u64);
-            assert_eq!(all.common(&repeated), repeated);
-            assert_eq!(all.union(&repeated), all);
+            assert_eq!(all.common(&repeated).unwrap(), repeated);
+            assert_eq!(all.union(&repeated).unwrap(), all);
         }
     }
 
@@ -145,9 +148,9 @@ mod tests {
     fn ranges_that_come_again_are_kept_once() {
         let mut gathered = Gathered::default();
         for number in 0..300_000_u64 {
-            gathered.add(number % 7 * 2..number % 7 * 2 + 1);
+            gathered.add(number % 7 * 2..number % 7 * 2 + 1).unwrap();
         }
         assert!(gathered.ranges.len() <= 1 << 16);
-        assert_eq!(gathered.finish().count(), 7);
+        assert_eq!(gathered.finish().unwrap().count(), 7);
     }
 }

@@ -5,6 +5,7 @@
 use super::header::Header;
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::{be_u64s, read_padded};
+use crate::memory;
 use crate::storage::Storage;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -38,7 +39,7 @@ impl<'a> Refcounts<'a> {
     pub(crate) fn read(storage: &'a dyn Storage, header: &Header) -> Result<Self> {
         let len = u64::from(header.refcount_table_clusters) << header.cluster_bits;
         let offset = header.refcount_table_offset;
-        let table = be_u64s(&read_padded(storage, "qcow2 refcount table", offset, len, header.cluster_bytes())?);
+        let table = be_u64s(&read_padded(storage, &"qcow2 refcount table", offset, len, header.cluster_bytes())?)?;
         for (at, entry) in (header.refcount_table_offset..).step_by(8).zip(&table) {
             let aligned = (entry & !BLOCK_RESERVED).is_multiple_of(header.cluster_bytes());
             if entry & BLOCK_RESERVED != 0 || !aligned {
@@ -50,7 +51,7 @@ impl<'a> Refcounts<'a> {
             storage,
             order: header.refcount_order,
             cluster_bits: header.cluster_bits,
-            stored_table: table.clone(),
+            stored_table: memory::copy(&table)?,
             table,
             changed: BTreeMap::new(),
             recent: None,
@@ -115,8 +116,11 @@ impl<'a> Refcounts<'a> {
     pub(crate) fn zeros_within(&mut self, range: Range<u64>, zeros: &mut Vec<Range<u64>>) -> Result<()> {
         let per_block = self.clusters_per_block();
         let mut note = |zero: Range<u64>| match zeros.last_mut() {
-            Some(last) if last.end == zero.start => last.end = zero.end,
-            _ => zeros.push(zero),
+            Some(last) if last.end == zero.start => {
+                last.end = zero.end;
+                Ok(())
+            }
+            _ => memory::push(zeros, zero),
         };
         let mut first = range.start;
         while first < range.end {
@@ -124,11 +128,11 @@ impl<'a> Refcounts<'a> {
             if self.has_block(first) {
                 for cluster in first..end {
                     if self.get(cluster)? == 0 {
-                        note(cluster..cluster + 1);
+                        note(cluster..cluster + 1)?;
                     }
                 }
             } else {
-                note(first..end);
+                note(first..end)?;
             }
             first = end;
         }
@@ -136,7 +140,7 @@ impl<'a> Refcounts<'a> {
     }
 
     /// The parts of `range` that no block counts.
-    pub(crate) fn without_block(&self, range: Range<u64>) -> Vec<Range<u64>> {
+    pub(crate) fn without_block(&self, range: Range<u64>) -> Result<Vec<Range<u64>>> {
         let per_block = self.clusters_per_block();
         let mut parts: Vec<Range<u64>> = Vec::new();
         let mut first = range.start;
@@ -145,17 +149,17 @@ impl<'a> Refcounts<'a> {
             match parts.last_mut() {
                 _ if self.has_block(first) => {}
                 Some(last) if last.end == first => last.end = end,
-                _ => parts.push(first..end),
+                _ => memory::push(&mut parts, first..end)?,
             }
             first = end;
         }
-        parts
+        Ok(parts)
     }
 
     /// Where the last cluster that the file's blocks count as used ends.
     pub(crate) fn counted_end(&mut self) -> Result<u64> {
         let per_block = self.clusters_per_block();
-        let blocks: Vec<u64> = self.blocks().map(|(number, _)| number).collect();
+        let blocks = memory::gather(self.blocks().map(|(number, _)| number))?;
         for block in blocks.into_iter().rev() {
             let first = block.saturating_mul(per_block);
             for cluster in (first..first.saturating_add(per_block)).rev() {
@@ -184,7 +188,7 @@ impl<'a> Refcounts<'a> {
                 Some((_, bytes)) => bytes,
                 None => self.read_block(offset)?,
             };
-            self.changed.insert(block, Block { offset, stored: Some(bytes.clone()), bytes });
+            self.changed.insert(block, Block { offset, stored: Some(memory::copy(&bytes)?), bytes });
         }
         if let Some(changed) = self.changed.get_mut(&block) {
             set_field(&mut changed.bytes, order, index, refcount);
@@ -204,18 +208,18 @@ impl<'a> Refcounts<'a> {
             ));
         }
         if index >= self.table.len() {
-            self.table.resize(index + 1, 0);
+            memory::resize(&mut self.table, index + 1)?;
         }
         if let Some(entry) = self.table.get_mut(index) {
             *entry = offset;
         }
-        self.changed.insert(block, Block { offset, bytes: vec![0; 1 << self.cluster_bits], stored: None });
+        self.changed.insert(block, Block { offset, bytes: memory::zeroed(1 << self.cluster_bits)?, stored: None });
         Ok(())
     }
 
     fn read_block(&self, offset: u64) -> Result<Vec<u8>> {
         let cluster_bytes = 1 << self.cluster_bits;
-        read_padded(self.storage, "qcow2 refcount block", offset, cluster_bytes, cluster_bytes)
+        read_padded(self.storage, &"qcow2 refcount block", offset, cluster_bytes, cluster_bytes)
     }
 
     /// Whether the block that counts `cluster` counts nothing at all.
@@ -255,11 +259,12 @@ impl<'a> Refcounts<'a> {
     }
 
     /// From now on the file holds what this holds. The blocks stay in memory: in a rehearsal the file has nothing of them.
-    pub(crate) fn mark_stored(&mut self) {
+    pub(crate) fn mark_stored(&mut self) -> Result<()> {
         for block in self.changed.values_mut() {
-            block.stored = Some(block.bytes.clone());
+            block.stored = Some(memory::copy(&block.bytes)?);
         }
-        self.stored_table.clone_from(&self.table);
+        self.stored_table = memory::copy(&self.table)?;
+        Ok(())
     }
 }
 

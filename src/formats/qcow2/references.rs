@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! Owns how often the clusters of a file are referred to, counted anew by a check. Must never know what refers to them.
 
+use crate::memory::{self, Result};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -19,10 +20,9 @@ pub(super) struct References {
 
 impl References {
     /// Notes that each of `clusters` is referred to `times` times.
-    pub(super) fn add(&mut self, clusters: Range<u64>, times: u16) {
+    pub(super) fn add(&mut self, clusters: Range<u64>, times: u16) -> Result<()> {
         if clusters.end.saturating_sub(clusters.start) >= PAGE {
-            self.runs.extend(std::iter::repeat_n(clusters, times.into()));
-            return;
+            return memory::extend(&mut self.runs, std::iter::repeat_n(clusters, times.into()));
         }
         for cluster in clusters {
             let page = self.pages.entry(cluster / PAGE).or_insert([0; PAGE_LEN]);
@@ -30,21 +30,23 @@ impl References {
                 *count = count.saturating_add(times);
             }
         }
+        Ok(())
     }
 
     /// Ends the counting: only now can be asked.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn settle(&mut self) -> Result<()> {
         let runs = std::mem::take(&mut self.runs);
-        let mut edges: Vec<(u64, bool)> = runs.iter().flat_map(|run| [(run.start, true), (run.end, false)]).collect();
+        let mut edges = memory::gather(runs.iter().flat_map(|run| [(run.start, true), (run.end, false)]))?;
         edges.sort_unstable();
         let (mut since, mut depth) = (0, 0);
         for (at, begins) in edges {
             if depth > 0 && since < at {
-                self.parts.push((since..at, depth));
+                memory::push(&mut self.parts, (since..at, depth))?;
             }
             since = at;
             depth = if begins { depth + 1 } else { depth - 1 };
         }
+        Ok(())
     }
 
     fn parts_in(&self, clusters: Range<u64>) -> impl Iterator<Item = &(Range<u64>, u64)> {
@@ -78,14 +80,14 @@ impl References {
     }
 
     /// The runs that are referred to, in parts that do not overlap.
-    pub(super) fn runs(&self) -> Vec<Range<u64>> {
-        self.parts.iter().map(|(part, _)| part.clone()).collect()
+    pub(super) fn runs(&self) -> Result<Vec<Range<u64>>> {
+        memory::gather(self.parts.iter().map(|(part, _)| part.clone()))
     }
 
     /// Every cluster that is referred to and lies in none of the runs.
-    pub(super) fn singles(&self) -> Vec<u64> {
+    pub(super) fn singles(&self) -> Result<Vec<u64>> {
         let all = self.pages_in(0..u64::MAX).map(|(cluster, _)| cluster);
-        all.filter(|cluster| self.parts_in(*cluster..cluster + 1).next().is_none()).collect()
+        memory::gather(all.filter(|cluster| self.parts_in(*cluster..cluster + 1).next().is_none()))
     }
 }
 
@@ -105,10 +107,10 @@ mod tests {
             let (mut references, mut plain) = (References::default(), vec![0_u64; 700]);
             for _ in 0..below(12) {
                 let (start, len, times) = (below(300), below(120), 1 + below(3));
-                references.add(start..start + len, u16::try_from(times).expect("small"));
+                references.add(start..start + len, u16::try_from(times).expect("small")).unwrap();
                 plain.iter_mut().skip(index(start)).take(index(len)).for_each(|count| *count += times);
             }
-            references.settle();
+            references.settle().unwrap();
             for (cluster, count) in (0..).zip(&plain) {
                 assert_eq!(references.get(cluster), *count, "cluster {cluster}");
             }
@@ -116,7 +118,8 @@ mod tests {
             let window = &plain[index(start)..index(end)];
             assert_eq!(references.any(start..end), window.iter().any(|count| *count > 0));
             assert_eq!(references.any_repeated(start..end), window.iter().any(|count| *count > 1));
-            let mut listed: Vec<u64> = references.runs().into_iter().flatten().chain(references.singles()).collect();
+            let mut listed: Vec<u64> =
+                references.runs().unwrap().into_iter().flatten().chain(references.singles().unwrap()).collect();
             listed.sort_unstable();
             let counted = (0..).zip(&plain).filter(|(_, count)| **count > 0).map(|(cluster, _)| cluster);
             assert_eq!(listed, counted.collect::<Vec<u64>>());

@@ -8,6 +8,7 @@ use super::header::{DirectoryRef, Header};
 use super::space::Space;
 use super::table::{self, Payload, Shape};
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 use crate::storage::Storage;
 
 /// The clusters that QEMU takes to store the bitmaps once more: those that record as if everything was written to since,
@@ -35,7 +36,7 @@ impl Need {
         for bitmap in draft.bitmaps.iter().filter(stored) {
             let entries = Shape::of(header, bitmap.entry.granularity).entries();
             let data = if bitmap.entry.is_recording() { entries } else { data_clusters(storage, header, bitmap)? };
-            bitmaps.push(((entries * 8).div_ceil(cluster_bytes), data.min(entries)));
+            memory::push(&mut bitmaps, ((entries * 8).div_ceil(cluster_bytes), data.min(entries)))?;
         }
         let directory = directory.map_or(0, |directory| directory.len_bytes.div_ceil(cluster_bytes));
         Ok(Self { cluster_bytes, bitmaps, directory })

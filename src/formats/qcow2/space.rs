@@ -8,6 +8,7 @@ use super::ranges::Ranges;
 use super::refcounts::Refcounts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::file_len;
+use crate::memory;
 use crate::storage::Storage;
 use std::ops::Range;
 
@@ -52,7 +53,7 @@ impl<'a> Space<'a> {
     pub(crate) fn take(&mut self, clusters: u64) -> Result<u64> {
         let first = self.find(clusters)?;
         // Spoken for before it is counted, because counting may have to find room for a refcount block.
-        self.taken.push(first..first + clusters);
+        memory::push(&mut self.taken, first..first + clusters)?;
         for cluster in first..first + clusters {
             if !self.refcounts.has_block(cluster) {
                 self.add_block(cluster)?;
@@ -66,7 +67,7 @@ impl<'a> Space<'a> {
     /// Adds the block that counts `cluster`; the block may count itself.
     fn add_block(&mut self, cluster: u64) -> Result<()> {
         let place = self.find(1)?;
-        self.taken.push(place..place + 1);
+        memory::push(&mut self.taken, place..place + 1)?;
         self.refcounts.add_block(cluster, place << self.cluster_bits)?;
         if !self.refcounts.has_block(place) {
             self.add_block(place)?;
@@ -118,7 +119,7 @@ impl<'a> Space<'a> {
     pub(crate) fn releasable(&mut self, mut clusters: Vec<u64>, kept: &Ranges) -> Result<Vec<u64>> {
         clusters.sort_unstable();
         clusters.dedup();
-        let mut releasable = Vec::with_capacity(clusters.len());
+        let mut releasable = memory::room(clusters.len())?;
         for offset in clusters {
             let cluster = offset >> self.cluster_bits;
             let other = self.occupied.is_used_by_disk(cluster) || kept.contains(cluster);
@@ -137,7 +138,7 @@ impl<'a> Space<'a> {
             self.refcounts.set(cluster, refcount.saturating_sub(1))?;
         }
         let released = clusters.iter().map(|offset| offset >> self.cluster_bits);
-        self.released = Ranges::of(released.map(|cluster| cluster..cluster + 1).collect());
+        self.released = Ranges::of(memory::gather(released.map(|cluster| cluster..cluster + 1))?)?;
         self.cursor = 0;
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::header::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::put;
+use crate::memory;
 use crate::storage::Memory;
 
 const SECTOR: usize = 512;
@@ -20,6 +21,8 @@ const EXTENSION_PADDING: u32 = 0x636d_7064;
 const DIRECTORY_REF_LEN: usize = 24;
 /// Type, length and the 24 bytes of the bitmaps extension.
 const BITMAPS_RECORD_LEN: usize = 8 + DIRECTORY_REF_LEN;
+/// So many extensions are named where there is no room for one more.
+const MOST_NAMED: usize = 16;
 const END_MARKER: [u8; 8] = [0; 8];
 /// What one feature takes in the table of their names.
 const FEATURE_LEN: usize = 48;
@@ -35,7 +38,7 @@ impl Header {
     /// The header cluster with the bitmaps extension replaced, added or removed, as the stages in which it must be
     /// written: each differs from the one before it in one sector, and is a header that QEMU opens.
     pub(crate) fn with_directory(&self, directory: Option<DirectoryRef>) -> Result<Vec<Vec<u8>>> {
-        let mut stages = Stages { now: self.raw.clone(), last_sector: None, stages: Vec::new() };
+        let mut stages = Stages { now: memory::copy(&self.raw)?, last_sector: None, stages: Vec::new() };
         match (self.extension(EXTENSION_BITMAPS), directory) {
             (Some(found), Some(directory)) => self.replace(&mut stages, found, directory)?,
             (Some(found), None) => self.remove(&mut stages, found)?,
@@ -67,17 +70,17 @@ impl Header {
         let follows = self.extensions.iter().any(|extension| extension.at > found.at);
         if !follows {
             stages.write(found.at, &END_MARKER)?;
-            return stages.write(found.at + 8, &vec![0; end.saturating_sub(found.at + 8)]);
+            return stages.write(found.at + 8, &memory::zeroed::<u8>(end.saturating_sub(found.at + 8))?);
         }
         if found.at / SECTOR == (area_end - 1) / SECTOR {
             // Whatever follows moves down at once, the end marker with it.
-            let mut moved = self.raw.get(end..area_end).map(<[u8]>::to_vec).unwrap_or_default();
-            moved.resize(area_end - found.at, 0);
+            let mut moved = memory::copy(self.raw.get(end..area_end).unwrap_or_default())?;
+            memory::resize(&mut moved, area_end - found.at)?;
             return stages.write(found.at, &moved);
         }
         // What cannot move at once stays, and the record becomes padding.
         stages.write(found.at, &EXTENSION_PADDING.to_be_bytes())?;
-        stages.write(found.at + 8, &vec![0; end.saturating_sub(found.at + 8)])
+        stages.write(found.at + 8, &memory::zeroed::<u8>(end.saturating_sub(found.at + 8))?)
     }
 
     /// The end of the extension area, its end marker included where there is room for one.
@@ -132,11 +135,11 @@ impl Header {
         let end = at + BITMAPS_RECORD_LEN + END_MARKER.len();
         if end + name_len <= SECTOR {
             // Within the first sector everything changes at once, and no second copy is needed.
-            let mut next = stages.now.clone();
+            let mut next = memory::copy(&stages.now)?;
             let record = [&record_start(EXTENSION_BITMAPS, DIRECTORY_REF_LEN), data, &END_MARKER, name].concat();
             let fits = put(&mut next, at, &record) && put(&mut next, BACKING_OFFSET_AT, &(end as u64).to_be_bytes());
             debug_assert!(fits, "a cluster is no smaller than a sector");
-            stages.advance(&next);
+            stages.advance(&next)?;
             return Ok(true);
         }
         // The copy overlaps neither the name as it stands nor the room of the new extension.
@@ -148,13 +151,13 @@ impl Header {
             return Ok(false);
         }
         stages.write(copy_at, name)?;
-        let mut next = stages.now.clone();
+        let mut next = memory::copy(&stages.now)?;
         let mut fits = put(&mut next, BACKING_OFFSET_AT, &(copy_at as u64).to_be_bytes());
         if !has_end_marker {
             fits &= put(&mut next, at, &END_MARKER);
         }
         debug_assert!(fits, "both stand in the first sector");
-        stages.advance(&next);
+        stages.advance(&next)?;
         self.append(stages, data, copy_at)?;
         Ok(true)
     }
@@ -179,7 +182,7 @@ impl Header {
         let record = [&record_start(EXTENSION_BITMAPS, DIRECTORY_REF_LEN), data, &filler].concat();
         // It is content of the table until the table's length says otherwise.
         stages.write(at, &record)?;
-        stages.write(at + record.len(), &vec![0; rest - 8])?;
+        stages.write(at + record.len(), &memory::zeroed::<u8>(rest - 8)?)?;
         stages.write(table.at, &record_start(EXTENSION_FEATURE_NAMES, kept * FEATURE_LEN))?;
         Ok(true)
     }
@@ -209,8 +212,18 @@ impl Header {
 
     /// The refusal, with what fills the header cluster.
     fn no_room(&self) -> Error {
-        let mut holds = vec![(self.fields_len, "fields".to_owned())];
+        // The largest are enough to say: there can be as many as the cluster has room for.
+        let mut extensions: [Option<&Extension>; MOST_NAMED] = [None; MOST_NAMED];
         for extension in &self.extensions {
+            let len = |extension: &Extension| extension.end() - extension.at;
+            if let Some(least) = extensions.iter_mut().min_by_key(|it| it.map_or(0, len))
+                && least.is_none_or(|least| len(least) < len(extension))
+            {
+                *least = Some(extension);
+            }
+        }
+        let mut holds = vec![(self.fields_len, "fields".to_owned())];
+        for extension in extensions.into_iter().flatten() {
             let name = match extension.kind {
                 EXTENSION_BACKING_FORMAT => "the backing file's format".to_owned(),
                 EXTENSION_DATA_FILE => "the data file's name".to_owned(),
@@ -258,17 +271,16 @@ struct Stages {
 impl Stages {
     /// Changes the bytes at `at`; in which order their sectors change must not matter.
     fn write(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
-        let mut next = self.now.clone();
+        let mut next = memory::copy(&self.now)?;
         if !put(&mut next, at, bytes) {
             let message = format!("{} bytes do not fit the header cluster", bytes.len());
             return Err(Error::new(ErrorKind::CannotStore, message).at("qcow2 header cluster", at as u64));
         }
-        self.advance(&next);
-        Ok(())
+        self.advance(&next)
     }
 
     /// Adds a stage for each sector in which `next` differs. Changes of one sector that follow each other are one.
-    fn advance(&mut self, next: &[u8]) {
+    fn advance(&mut self, next: &[u8]) -> Result<()> {
         for (sector, new) in next.chunks(SECTOR).enumerate() {
             let Some(place) = self.now.chunks_mut(SECTOR).nth(sector).filter(|old| *old != new) else { continue };
             place.copy_from_slice(new);
@@ -276,8 +288,9 @@ impl Stages {
                 self.stages.pop();
             }
             self.last_sector = Some(sector);
-            self.stages.push(self.now.clone());
+            memory::push(&mut self.stages, memory::copy(&self.now)?)?;
         }
+        Ok(())
     }
 }
 

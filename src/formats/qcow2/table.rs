@@ -9,8 +9,10 @@ use crate::bitmap::Bitmap;
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::formats::bytes::{be_u64s, file_len, read_exact, read_padded};
 use crate::geometry::{Granularity, check_disk};
+use crate::memory;
 use crate::pool::map_ordered;
 use crate::storage::Storage;
+use std::fmt::Display;
 use std::ops::Range;
 
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
@@ -106,19 +108,23 @@ impl Shape {
     pub(crate) fn read(
         &self,
         storage: &dyn Storage,
-        name: &str,
+        name: &dyn Display,
         number: u64,
         payload: Payload,
     ) -> Result<(Vec<u8>, bool)> {
         let cluster_len = usize::try_from(self.cluster_bytes).unwrap_or(usize::MAX);
         let mut bytes = match payload {
-            Payload::Zeros => vec![0; cluster_len],
-            Payload::Ones => vec![0xff; cluster_len],
+            Payload::Zeros => memory::zeroed(cluster_len)?,
+            Payload::Ones => memory::gather(std::iter::repeat_n(0xff, cluster_len))?,
             Payload::At(offset) => {
-                let structure = format!("qcow2 data of bitmap {name}, cluster {number}");
                 // A writer need not pad its last cluster: only the payload itself must be there.
-                let mut bytes = read_exact(storage, &structure, offset, self.payload_in(number))?;
-                bytes.resize(cluster_len, 0);
+                let mut bytes = read_exact(
+                    storage,
+                    &format_args!("qcow2 data of bitmap {name}, cluster {number}"),
+                    offset,
+                    self.payload_in(number),
+                )?;
+                memory::resize(&mut bytes, cluster_len)?;
                 bytes
             }
         };
@@ -143,10 +149,7 @@ pub(crate) fn read_range(
     window: Range<u64>,
 ) -> Result<Vec<Payload>> {
     let mut table = Vec::new();
-    for_each(storage, header, entry, window, &mut |_, payload| {
-        table.push(payload?);
-        Ok(())
-    })?;
+    for_each(storage, header, entry, window, &mut |_, payload| Ok(memory::push(&mut table, payload?)?))?;
     Ok(table)
 }
 
@@ -167,10 +170,13 @@ pub(crate) fn for_each(
         let len = (end - start) * 8;
         // Zeros stand for what the last cluster of the file lacks.
         let bytes = match at < file_end {
-            true => read_padded(storage, &structure(entry), at, len, header.cluster_bytes())?,
-            false => vec![0; usize::try_from(len).unwrap_or(usize::MAX)],
+            true => {
+                let structure = format_args!("qcow2 table of bitmap {}", entry.name);
+                read_padded(storage, &structure, at, len, header.cluster_bytes())?
+            }
+            false => memory::zeroed(usize::try_from(len).unwrap_or(usize::MAX))?,
         };
-        for (number, raw) in (start..).zip(be_u64s(&bytes)) {
+        for (number, raw) in (start..).zip(be_u64s(&bytes)?) {
             each(number, parse(raw, number, entry, &shape, file_end))?;
         }
     }
@@ -258,10 +264,9 @@ pub(crate) fn load(
     let (first, last) = (cluster_of(window.start), cluster_of(window.end - 1));
     occupied.check_table(header, entry)?;
     let table = read_range(storage, header, entry, first..last + 1)?;
-    let name = entry.name.to_string();
-    let held: Vec<(u64, Payload)> = (first..).zip(table).filter(|(_, payload)| *payload != Payload::Zeros).collect();
+    let held = memory::gather((first..).zip(table).filter(|(_, payload)| *payload != Payload::Zeros))?;
     let read = |part: &[(u64, Payload)]| {
-        let mut bitmap = bitmap.clone();
+        let mut bitmap = bitmap.try_clone()?;
         for &(number, payload) in part {
             let granule = number * shape.granules_per_cluster();
             if payload == Payload::Ones {
@@ -270,7 +275,7 @@ pub(crate) fn load(
                 bitmap.set(start, covered.min(shape.size_bytes - start))?;
             } else {
                 occupied.check_data(header, entry, number, payload)?;
-                bitmap.set_bits(granule, &shape.read(storage, &name, number, payload)?.0)?;
+                bitmap.set_bits(granule, &shape.read(storage, &entry.name, number, payload)?.0)?;
             }
         }
         Ok(bitmap)
@@ -279,7 +284,7 @@ pub(crate) fn load(
         return read(&held);
     }
     // Several parts for each thread, since some are read faster than others; the first error in their order counts.
-    let parts = held.chunks(held.len().div_ceil(4 * threads).max(FEW / 4)).collect();
+    let parts = memory::gather(held.chunks(held.len().div_ceil(4 * threads).max(FEW / 4)))?;
     let mut parts = map_ordered(threads, parts, read)?.into_iter();
     let mut whole = parts.next().unwrap_or(Ok(bitmap))?;
     parts.try_for_each(|part| whole.union_with(&part?))?;

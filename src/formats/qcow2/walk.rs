@@ -8,6 +8,7 @@ use super::ranges::Ranges;
 use super::table::{self, Payload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::bytes::{Fields, be_u64s, check_reach, file_len, read_padded};
+use crate::memory;
 use crate::storage::Storage;
 use std::collections::BTreeMap;
 
@@ -102,7 +103,7 @@ impl Walk<'_> {
         if header.snapshots > 0
             && let Err(fault) = self.snapshots(visitor)
         {
-            return if fault.kind() == ErrorKind::Cancelled { Err(fault) } else { visitor.fault(fault) };
+            return if fault.is_of_the_call() { Err(fault) } else { visitor.fault(fault) };
         }
         Ok(())
     }
@@ -112,7 +113,7 @@ impl Walk<'_> {
     pub(crate) fn bitmaps(&self, directory: DirectoryRef, entries: &[Entry], visitor: &mut dyn Visitor) -> Result<()> {
         visitor.occupies(Role::BitmapDirectory, directory.offset, directory.len_bytes)?;
         let (tables, shared) =
-            Ranges::with_repeated(entries.iter().map(|entry| table::clusters(self.header, entry)).collect());
+            Ranges::with_repeated(memory::gather(entries.iter().map(|entry| table::clusters(self.header, entry)))?)?;
         let total = tables.count();
         let mut done = 0;
         for entry in entries {
@@ -143,7 +144,7 @@ impl Walk<'_> {
             let range = table::clusters(self.header, entry);
             done = (done + (range.end - range.start)).min(total);
             match (walked, fault) {
-                (Err(error), _) if error.kind() == ErrorKind::Cancelled => return Err(error),
+                (Err(error), _) if error.is_of_the_call() => return Err(error),
                 (Err(error), _) | (Ok(()), Some(error)) => visitor.bitmap_fault(place, error)?,
                 (Ok(()), None) => {}
             }
@@ -159,7 +160,7 @@ impl Walk<'_> {
         let mut l1_bytes = 0;
         for _ in 0..self.header.snapshots {
             let structure = "qcow2 snapshot table";
-            let fixed = read_padded(self.storage, structure, at, 40, cluster_bytes)?;
+            let fixed = read_padded(self.storage, &structure, at, 40, cluster_bytes)?;
             let fields = Fields::new(&fixed, structure, at);
             let extra = fields.u32(36)?;
             if extra > MAX_SNAPSHOT_EXTRA {
@@ -177,7 +178,7 @@ impl Walk<'_> {
             }
             let names = u64::from(fields.u16(12)?) + u64::from(fields.u16(14)?);
             end = at + 40 + u64::from(extra) + names;
-            check_reach(self.storage, structure, start, end - start, cluster_bytes)?;
+            check_reach(self.storage, &structure, start, end - start, cluster_bytes)?;
             // Nothing pads the last entry: the file may end with it.
             at = end.next_multiple_of(8);
             // Each table is its own: one that is part of another would only be walked again and again.
@@ -205,15 +206,15 @@ impl Walk<'_> {
         }
         visitor.occupies(Role::L1Table, offset, len_bytes)?;
         let cluster_bytes = self.header.cluster_bytes();
-        if let Err(fault) = check_reach(self.storage, structure, offset, len_bytes, cluster_bytes) {
+        if let Err(fault) = check_reach(self.storage, &structure, offset, len_bytes, cluster_bytes) {
             return visitor.fault(fault);
         }
         // A table that the file ends before is all zeros, and so are the pieces past the end of one that it cuts.
         let present = file_len(self.storage)?.saturating_sub(offset).min(len_bytes);
         for start in (0..present).step_by(L1_PIECE_BYTES) {
             let piece = (L1_PIECE_BYTES as u64).min(len_bytes - start);
-            match read_padded(self.storage, structure, offset + start, piece, cluster_bytes) {
-                Ok(bytes) => self.l1_piece(&be_u64s(&bytes), offset, start / 8, entries.into(), active, visitor)?,
+            match read_padded(self.storage, &structure, offset + start, piece, cluster_bytes) {
+                Ok(bytes) => self.l1_piece(&be_u64s(&bytes)?, offset, start / 8, entries.into(), active, visitor)?,
                 Err(fault) => visitor.fault(fault)?,
             }
         }
@@ -253,8 +254,8 @@ impl Walk<'_> {
     pub(crate) fn l2_table(&self, offset: u64, active: bool, visitor: &mut dyn Visitor) -> Result<()> {
         let structure = "qcow2 L2 table";
         let cluster_bytes = self.header.cluster_bytes();
-        let table = match read_padded(self.storage, structure, offset, cluster_bytes, cluster_bytes) {
-            Ok(bytes) => be_u64s(&bytes),
+        let table = match read_padded(self.storage, &structure, offset, cluster_bytes, cluster_bytes) {
+            Ok(bytes) => be_u64s(&bytes)?,
             Err(fault) => return visitor.fault(fault),
         };
         let step = if self.header.has_extended_l2() { 2 } else { 1 };
