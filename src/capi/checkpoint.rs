@@ -14,6 +14,7 @@ use crate::chain::{BitmapState, Checkpoint, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use crate::image::{DiffRequest, Image, Scope};
+use crate::memory;
 use crate::progress::Unobserved;
 use std::ffi::{c_char, c_int};
 use std::ptr;
@@ -45,7 +46,7 @@ pub(super) unsafe fn change(
             lent.warn(&warnings);
             return Ok(0);
         }
-        let before = open.image.bitmaps();
+        let before = open.image.states().map_err(Error::nothing_changed)?;
         let committed = open.image.commit(&plan, &mut options);
         conclude(&open, &before, plan.warnings(), committed)
     })
@@ -58,7 +59,7 @@ pub(super) fn conclude(
     warnings: &[String],
     committed: Result<Vec<String>>,
 ) -> Result<c_int> {
-    let is_as_before = open.image.bitmaps() == before;
+    let is_as_before = open.image.has(before);
     let mut lent = open.lent();
     match committed {
         Ok(more) => {
@@ -269,8 +270,9 @@ fn list(open: &OpenImage) -> Result<Arc<Checkpoints>> {
     open.lent().checkpoints(|| {
         let overview = image.overview(None, Scope::Checkpoints, &mut Unobserved)?;
         let amount = |checkpoint: &Checkpoint| overview.summary(&checkpoint.bitmap).dirty_bytes.map_or(-1, signed);
-        let chain = overview.chain.clone()?;
-        Ok(chain.checkpoints().iter().map(|checkpoint| (checkpoint.clone(), amount(checkpoint))).collect())
+        let chain = overview.chain.as_ref().map_err(Error::clone)?;
+        let listed = chain.checkpoints().iter().map(|checkpoint| (checkpoint.clone(), amount(checkpoint)));
+        Ok(memory::gather(listed)?)
     })
 }
 

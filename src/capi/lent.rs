@@ -40,8 +40,8 @@ impl Lent {
     }
 
     /// The bitmaps, listed once.
-    pub(super) fn bitmaps(&mut self, list: impl FnOnce() -> Vec<BitmapState>) -> Result<Arc<Vec<BitmapState>>> {
-        once(&mut self.bitmaps, || Ok(list()))
+    pub(super) fn bitmaps(&mut self, list: impl FnOnce() -> Result<Vec<BitmapState>>) -> Result<Arc<Vec<BitmapState>>> {
+        once(&mut self.bitmaps, list)
     }
 
     /// The names of the files, looked up once.

@@ -54,7 +54,7 @@ pub unsafe extern "C" fn checkmap_stored_list(
 /// The bitmaps, kept in the handle for as long as C may hold pointers to their names.
 fn list(open: &OpenImage) -> Result<Arc<Vec<BitmapState>>> {
     let image = open.fresh()?;
-    open.lent().bitmaps(|| image.bitmaps())
+    open.lent().bitmaps(|| image.states())
 }
 
 /// Reads a stored bitmap; outside of the granules that the window touches it is clean.
@@ -183,7 +183,7 @@ pub unsafe extern "C" fn checkmap_stored_drop_all(image: *mut checkmap_image, op
             open.lent().warn(&warnings);
             return Ok(0);
         }
-        let before = open.image.bitmaps();
+        let before = open.image.states().map_err(Error::nothing_changed)?;
         let dropped = open.image.drop_all(foreign_too, &mut options);
         conclude(&open, &before, &loss.warnings, dropped)
     })

@@ -6,6 +6,7 @@ use super::plan::{self, Action, Plan};
 use super::{Chain, Checkpoint, Model, Name, check_checkpoint_name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::geometry::Granularity;
+use crate::memory;
 
 /// How to create a checkpoint.
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +65,9 @@ impl Chain {
                 root.bitmap
             ));
         }
-        let mut expected: Vec<Name> = self.checkpoints.iter().map(|checkpoint| checkpoint.name.clone()).collect();
+        let mut expected = memory::gather(self.names().cloned())?;
         plan.takes_part = vec![own.clone()];
-        expected.push(own);
+        memory::push(&mut expected, own)?;
         self.finish(plan, model, &expected)
     }
 
@@ -120,7 +121,7 @@ impl Chain {
             return Ok(None);
         }
         let ends = self.stretches.iter().filter_map(|stretch| self.part(stretch).last());
-        let recording: Vec<&Checkpoint> = ends.filter(|newest| newest.recording).collect();
+        let recording = memory::gather(ends.filter(|newest| newest.recording))?;
         match (recording.as_slice(), self.checkpoints.last()) {
             ([one, two, ..], _) => Err(several_record(one, two)),
             ([], Some(newest)) => Err(not_recording(newest)),

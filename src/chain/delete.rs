@@ -6,6 +6,7 @@ use super::name;
 use super::plan::{self, Action, Plan};
 use super::{Chain, Checkpoint, Model, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::memory;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -34,11 +35,11 @@ impl Chain {
     pub fn plan_delete_all_inconsistent(&self) -> Result<Plan> {
         self.check_known()?;
         if self.model == Model::Cumulative {
-            let gone: Vec<&Checkpoint> = self.checkpoints.iter().filter(|checkpoint| checkpoint.inconsistent).collect();
+            let gone = memory::gather(self.checkpoints.iter().filter(|checkpoint| checkpoint.inconsistent))?;
             return self.remove_cumulative(&gone);
         }
-        let spoiled: Vec<usize> =
-            (0..).zip(&self.checkpoints).filter(|(_, own)| own.inconsistent).map(|(at, _)| at).collect();
+        let spoiled = (0..).zip(&self.checkpoints).filter(|(_, own)| own.inconsistent).map(|(at, _)| at);
+        let spoiled: Vec<usize> = memory::gather(spoiled)?;
         match spoiled.as_slice() {
             [] => Ok(Plan::default()),
             spoiled => self.cut(spoiled),
@@ -90,14 +91,14 @@ impl Chain {
         let follows = before.map(|before| &before.name).or_else(|| self.missing_before(at));
         plan.actions.extend(after.map(|after| rehang(after, follows)));
         plan.takes_part = vec![own.name.clone()];
-        let left: Vec<Name> = self.names().filter(|name| **name != own.name).cloned().collect();
+        let left = memory::gather(self.names().filter(|name| **name != own.name).cloned())?;
         self.finish(plan, Model::Interval, &left)
     }
 
     /// Takes out the checkpoints at these places, in ascending order, and whatever is older than any of them. What then
     /// comes first becomes the root.
     fn cut(&self, spoiled: &[usize]) -> Result<Plan> {
-        let mut gone = vec![false; self.checkpoints.len()];
+        let mut gone = memory::gather(self.checkpoints.iter().map(|_| false))?;
         let mut mark =
             |places: Range<usize>| gone.iter_mut().take(places.end).skip(places.start).for_each(|gone| *gone = true);
         for stretch in &self.stretches {
@@ -130,9 +131,8 @@ impl Chain {
     pub(super) fn remove_all_but_rehang(&self, gone: &[bool]) -> Result<Plan> {
         let is_gone = |at: usize| gone.get(at).copied().unwrap_or_default();
         let mut plan = Plan::default();
-        let removed: Vec<&Checkpoint> =
-            self.checkpoints.iter().enumerate().filter(|(at, _)| is_gone(*at)).map(|(_, one)| one).collect();
-        plan.actions.extend(removed.iter().map(|one| Action::Remove { name: one.bitmap.clone() }));
+        let removed = self.checkpoints.iter().enumerate().filter(|(at, _)| is_gone(*at)).map(|(_, one)| one);
+        memory::extend(&mut plan.actions, removed.clone().map(|one| Action::Remove { name: one.bitmap.clone() }))?;
         let mut left = Vec::new();
         for stretch in &self.stretches {
             let first = stretch.places.clone().find(|at| !is_gone(*at));
@@ -140,13 +140,13 @@ impl Chain {
             let is_oldest = left.is_empty() && stretch.placed;
             let follows = if is_oldest { None } else { stretch.missing.as_ref() };
             if (at > stretch.places.start || is_oldest) && first.bitmap != Name::chained(follows, &first.name) {
-                plan.actions.push(rehang(first, follows));
+                memory::push(&mut plan.actions, rehang(first, follows))?;
             }
-            left.extend(self.checkpoints.iter().take(stretch.places.end).skip(at).map(|one| one.name.clone()));
+            let stays = self.checkpoints.iter().take(stretch.places.end).skip(at);
+            memory::extend(&mut left, stays.map(|one| one.name.clone()))?;
         }
-        if !removed.is_empty() {
-            let names: Vec<&Name> = removed.iter().map(|one| &one.name).collect();
-            let mut lost = format!("every diff since {} is lost", name::list(&names));
+        if removed.clone().next().is_some() {
+            let mut lost = format!("every diff since {} is lost", name::list(removed.map(|one| &one.name)));
             match left.as_slice() {
                 [] => {}
                 [root, ..] if self.stretches.iter().all(|stretch| stretch.placed) => {
@@ -174,13 +174,13 @@ impl Chain {
             return Err(plan::unusable(&unusable.bitmap));
         }
         let actions = gone.iter().map(|checkpoint| Action::Remove { name: checkpoint.bitmap.clone() });
-        let mut plan = Plan::of(actions.collect());
+        let mut plan = Plan::of(memory::gather(actions)?);
         if !gone.is_empty() {
             plan.warn("if libvirt made this checkpoint, libvirt still lists it: delete its metadata there too");
         }
-        plan.takes_part = gone.iter().map(|checkpoint| checkpoint.name.clone()).collect();
+        plan.takes_part = memory::gather(gone.iter().map(|checkpoint| checkpoint.name.clone()))?;
         let gone: BTreeSet<&Name> = gone.iter().map(|checkpoint| &checkpoint.name).collect();
-        let left: Vec<Name> = self.names().filter(|name| !gone.contains(name)).cloned().collect();
+        let left = memory::gather(self.names().filter(|name| !gone.contains(name)).cloned())?;
         self.finish(plan, Model::Cumulative, &left)
     }
 

@@ -8,6 +8,7 @@ use super::stretch::Stretch;
 use super::{Chain, Checkpoint, Model, Name, plan};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::geometry::Granularity;
+use crate::memory;
 
 /// The bitmaps whose union is the difference between two points in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl Chain {
             (_, None) => self.stretch_of(first).map_or(self.checkpoints.len(), |stretch| stretch.places.end),
             (_, Some(until)) => self.end_of_span(first, until)?,
         };
-        let span: Vec<&Checkpoint> = self.checkpoints.iter().skip(first).take(end - first).collect();
+        let span: &[Checkpoint] = self.checkpoints.get(first..end).unwrap_or_default();
         for (at, part) in span.iter().enumerate() {
             let must_record = until.is_none() && at + 1 == span.len();
             if part.unusable {
@@ -71,11 +72,11 @@ impl Chain {
         let own = self.checkpoints.get(first).map(|own| own.granularity);
         let Some(granularity) = finest.or(own) else { return Err(self.not_found(&Name::new(since))) };
         Ok(Span {
-            bitmaps: span.iter().map(|part| part.bitmap.clone()).collect(),
+            bitmaps: memory::gather(span.iter().map(|part| part.bitmap.clone()))?,
             since: Name::new(since),
             until: until.map(Name::new),
             granularity,
-            takes_part: if span.is_empty() { Vec::new() } else { self.not_older_than(first) },
+            takes_part: if span.is_empty() { Vec::new() } else { self.not_older_than(first)? },
         })
     }
 
@@ -113,15 +114,15 @@ impl Chain {
 
     /// All checkpoints but those that are known to be older than the one at this place, with those that only gaps
     /// mention; in the cumulative model that one alone.
-    fn not_older_than(&self, at: usize) -> Vec<Name> {
+    fn not_older_than(&self, at: usize) -> Result<Vec<Name>> {
         let older = self.older_than(at);
         let is_older = |place: usize| older.iter().any(|older| older.contains(&place));
         if self.stretches.is_empty() {
-            return self.names().skip(at).take(1).cloned().collect();
+            return Ok(self.names().skip(at).take(1).cloned().collect());
         }
         let own = self.names().enumerate().filter(|(place, _)| !is_older(*place)).map(|(_, name)| name);
         let begins_later = |stretch: &&Stretch| stretch.places.start != at && !is_older(stretch.places.start);
         let missing = self.stretches.iter().filter(begins_later).filter_map(|stretch| stretch.missing.as_ref());
-        own.chain(missing).cloned().collect()
+        Ok(memory::gather(own.chain(missing).cloned())?)
     }
 }

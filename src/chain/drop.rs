@@ -7,6 +7,7 @@ use super::plan::{Plan, carry_out};
 use super::read::refuse_duplicates;
 use super::{Action, BitmapState, Chain, Model, Name, Until};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::memory;
 use std::collections::BTreeSet;
 
 impl Chain {
@@ -22,7 +23,7 @@ impl Chain {
         if self.stretch_of(at).is_some_and(|own| !own.placed) {
             return Err(self.unknown_order(&Name::new(checkpoint)));
         }
-        let gone: Vec<bool> = (0..self.checkpoints.len()).map(|place| place < at).collect();
+        let gone = memory::gather((0..self.checkpoints.len()).map(|place| place < at))?;
         self.remove_all_but_rehang(&gone)
     }
 

@@ -6,7 +6,8 @@ use super::plan::{self, Action, Plan, carry_out};
 use super::read::refuse_duplicates;
 use super::{BitmapState, Chain, Interval, Name, Until};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
-use std::collections::{HashMap, HashSet};
+use crate::memory;
+use std::collections::HashSet;
 
 /// Plans the raw merge: the bitmap `into` becomes the union of itself and the sources, which stay as they are.
 ///
@@ -14,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 /// warning says where a bitmap will hold more than its interval.
 pub fn plan_merge(bitmaps: &[BitmapState], sources: &[&[u8]], into: &[u8]) -> Result<Plan> {
     refuse_duplicates(bitmaps)?;
-    let by_name: HashMap<&[u8], &BitmapState> = bitmaps.iter().map(|bitmap| (bitmap.name.as_bytes(), bitmap)).collect();
+    let by_name = memory::map(bitmaps.iter().map(|bitmap| (bitmap.name.as_bytes(), bitmap)))?;
     let find = |name: &[u8]| match by_name.get(name).copied() {
         Some(bitmap) if bitmap.unusable => Err(plan::unusable(&bitmap.name)),
         Some(bitmap) if bitmap.inconsistent => Err(plan::inconsistent(&bitmap.name).advise(
@@ -31,15 +32,16 @@ pub fn plan_merge(bitmaps: &[BitmapState], sources: &[&[u8]], into: &[u8]) -> Re
         if source.name == target.name {
             return Err(Error::new(ErrorKind::InvalidArgument, format!("{} cannot merge into itself", target.name)));
         }
+        seen.try_reserve(1)?;
         if seen.insert(&source.name) {
-            from.push(source);
+            memory::push(&mut from, source)?;
         }
     }
     if from.is_empty() {
         return Err(Error::new(ErrorKind::InvalidArgument, "a merge needs at least one source"));
     }
 
-    let sources = from.iter().map(|source| source.name.clone()).collect();
+    let sources = memory::gather(from.iter().map(|source| source.name.clone()))?;
     let mut plan = Plan::of(vec![Action::Merge { sources, target: target.name.clone() }]);
     carry_out(bitmaps, &plan.actions)?;
     let chain = Chain::read(bitmaps, None).ok();

@@ -52,6 +52,7 @@ pub(crate) use plan::Origin;
 pub use plan::{Action, Plan};
 
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::memory;
 use std::collections::HashMap;
 use stretch::Stretch;
 
@@ -152,9 +153,10 @@ impl Chain {
     }
 
     /// Notes where each checkpoint stands now.
-    fn note_places(&mut self) {
+    fn note_places(&mut self) -> Result<()> {
         let bitmaps = self.checkpoints.iter().map(|checkpoint| checkpoint.bitmap.clone());
-        self.places = bitmaps.zip(0..).collect();
+        self.places = memory::map(bitmaps.zip(0..))?;
+        Ok(())
     }
 
     /// Refuses an unknown model ([`ErrorKind::Model`]): nothing that needs the chain can be answered.
@@ -163,17 +165,14 @@ impl Chain {
             return Ok(());
         }
         let plain = self.states.iter().filter(|state| !state.name.is_helper());
-        let silent: Vec<&Name> = plain.clone().filter(|state| !state.recording).map(|state| &state.name).collect();
-        let all: Vec<&Name> = plain.map(|state| &state.name).collect();
+        let silent = plain.clone().filter(|state| !state.recording).map(|state| &state.name);
+        let verb = if silent.clone().nth(1).is_some() { "do" } else { "does" };
         Err(Error::new(
             ErrorKind::Model,
             format!(
-                "{} may be one chain of intervals or cumulative checkpoints: {} not record",
-                name::list(&all),
-                match silent.as_slice() {
-                    [one] => format!("{one} does"),
-                    many => format!("{} do", name::list(many)),
-                }
+                "{} may be one chain of intervals or cumulative checkpoints: {} {verb} not record",
+                name::list(plain.map(|state| &state.name)),
+                name::list(silent),
             ),
         )
         .advise(
@@ -199,10 +198,9 @@ impl Chain {
             return error(format!("{name} is a bitmap, not a checkpoint"))
                 .advise(format!("its checkpoint is {}", own.name));
         }
-        let names: Vec<&Name> = self.checkpoints.iter().map(|checkpoint| &checkpoint.name).collect();
-        let way_out = match names.as_slice() {
-            [] => "there are no checkpoints: the next backup must be full".to_owned(),
-            names => format!("there are {}", name::list(names)),
+        let way_out = match self.checkpoints.is_empty() {
+            true => "there are no checkpoints: the next backup must be full".to_owned(),
+            false => format!("there are {}", name::list(self.names())),
         };
         match self.states.iter().any(|state| state.name == *name) {
             true => error(format!("{name} is a bitmap of its own, not a checkpoint")).advise(way_out),

@@ -3,7 +3,7 @@
 
 use super::name::Name;
 use crate::geometry::Granularity;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// What a chain has to know of one bitmap of the image.
@@ -57,11 +57,11 @@ impl Model {
     /// The model of these bitmaps, by their names and by which of them record. Helpers do not count; consistency and
     /// damage do not count either, since a crash must not change the model.
     pub(super) fn of(bitmaps: &[BitmapState]) -> Model {
-        let counted: Vec<&BitmapState> = bitmaps.iter().filter(|bitmap| !bitmap.name.is_helper()).collect();
-        let names: HashSet<&Name> = counted.iter().map(|bitmap| &bitmap.name).collect();
-        let all_record = counted.iter().all(|bitmap| bitmap.recording) && names.len() == counted.len();
-        match counted.len() {
-            _ if counted.iter().any(|bitmap| bitmap.name.has_arrow()) => Model::Interval,
+        let counted = bitmaps.iter().filter(|bitmap| !bitmap.name.is_helper());
+        let mut names = BTreeSet::new();
+        let all_record = counted.clone().all(|bitmap| bitmap.recording && names.insert(&bitmap.name));
+        match counted.clone().count() {
+            _ if counted.clone().any(|bitmap| bitmap.name.has_arrow()) => Model::Interval,
             0 => Model::None,
             1 if all_record => Model::Interval,
             _ if all_record => Model::Cumulative,

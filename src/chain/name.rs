@@ -178,20 +178,21 @@ pub fn check_checkpoint_name(name: &[u8]) -> Result<Name> {
 }
 
 /// Names for a message: ten at most, then how many more.
-pub(crate) fn list<N: Borrow<Name>>(names: &[N]) -> String {
-    let shown: Vec<String> = names.iter().take(10).map(|name| name.borrow().to_string()).collect();
-    match names.len().checked_sub(shown.len()) {
-        None | Some(0) => shown.join(", "),
-        Some(more) => format!("{} and {more} more", shown.join(", ")),
+pub(crate) fn list<N: Borrow<Name>>(names: impl IntoIterator<Item = N>) -> String {
+    let mut names = names.into_iter();
+    let shown: Vec<String> = names.by_ref().take(10).map(|name| name.borrow().to_string()).collect();
+    match names.count() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 
 /// The error for the name of a bitmap that none of these has.
 pub(super) fn no_bitmap<'a>(name: &Name, bitmaps: impl Iterator<Item = &'a Name>) -> Error {
-    let names: Vec<&Name> = bitmaps.collect();
-    let way_out = match names.as_slice() {
-        [] => "there are no bitmaps".to_owned(),
-        names => format!("there are {}", list(names)),
+    let mut bitmaps = bitmaps.peekable();
+    let way_out = match bitmaps.peek() {
+        None => "there are no bitmaps".to_owned(),
+        Some(_) => format!("there are {}", list(bitmaps)),
     };
     Error::new(ErrorKind::NotFound, format!("no bitmap is named {name}")).advise(way_out)
 }

@@ -4,6 +4,7 @@
 
 use super::{Chain, Checkpoint, Model, Name};
 use crate::error::Result;
+use crate::memory;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 
@@ -43,16 +44,16 @@ impl Chain {
         if self.model != Model::Cumulative {
             return Ok(());
         }
-        self.checkpoints.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut known: Vec<(u64, usize)> = Vec::with_capacity(self.checkpoints.len());
+        self.checkpoints.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let mut known: Vec<(u64, usize)> = memory::room(self.checkpoints.len())?;
         let mut order = Order::default();
         for (at, checkpoint) in self.checkpoints.iter().enumerate() {
             match contents.dirty_bytes(&checkpoint.bitmap)? {
                 Some(dirty_bytes) => known.push((dirty_bytes, at)),
-                None => order.add_unknown(at),
+                None => order.add_unknown(at)?,
             }
         }
-        known.sort_by_key(|&(dirty_bytes, at)| (Reverse(dirty_bytes), at));
+        known.sort_unstable_by_key(|&(dirty_bytes, at)| (Reverse(dirty_bytes), at));
         for (dirty_bytes, at) in known {
             let name = |at: usize| self.checkpoints.get(at).map(|checkpoint| &checkpoint.bitmap);
             order.add(at, dirty_bytes, &mut |large, small| match (name(large), name(small)) {
@@ -61,13 +62,12 @@ impl Chain {
             })?;
         }
         let others = self.checkpoints.len().saturating_sub(1);
-        let sorted = order.finish().into_iter().filter_map(|(at, comparable)| {
+        let sorted = order.finish()?.into_iter().filter_map(|(at, comparable)| {
             let checkpoint = self.checkpoints.get(at)?.clone();
             Some(Checkpoint { ordered: comparable == others, ..checkpoint })
         });
-        self.checkpoints = sorted.collect();
-        self.note_places();
-        Ok(())
+        self.checkpoints = memory::gather(sorted)?;
+        self.note_places()
     }
 }
 
@@ -95,8 +95,9 @@ struct Order {
 type Contains<'a> = &'a mut dyn FnMut(usize, usize) -> Result<bool>;
 
 impl Order {
-    fn add_unknown(&mut self, checkpoint: usize) {
-        self.classes.push(Class { members: vec![checkpoint], dirty_bytes: None, inside: Vec::new() });
+    fn add_unknown(&mut self, checkpoint: usize) -> Result<()> {
+        let class = Class { members: vec![checkpoint], dirty_bytes: None, inside: Vec::new() };
+        Ok(memory::push(&mut self.classes, class)?)
     }
 
     /// Adds a checkpoint whose bitmap is not larger than those that were added before.
@@ -106,24 +107,24 @@ impl Order {
             if let Some(&member) = class.members.first()
                 && contains(member, checkpoint)?
             {
-                class.members.push(checkpoint);
-                return Ok(());
+                return Ok(memory::push(&mut class.members, checkpoint)?);
             }
         }
         let (mut inside, mut tail_of) = (Vec::new(), None);
         for (number, chain) in self.chains.iter().enumerate() {
             let count = self.containing(chain, checkpoint, dirty_bytes, contains)?;
-            inside.extend(count.checked_sub(1).map(|last| (number, last)));
+            memory::extend(&mut inside, count.checked_sub(1).map(|last| (number, last)))?;
             if tail_of.is_none() && count == chain.len() {
                 tail_of = Some(number);
             }
         }
         let class = self.classes.len();
-        self.classes.push(Class { members: vec![checkpoint], dirty_bytes: Some(dirty_bytes), inside });
+        let new = Class { members: vec![checkpoint], dirty_bytes: Some(dirty_bytes), inside };
+        memory::push(&mut self.classes, new)?;
         let has_room = self.chains.len() < MOST_CHAINS;
         match tail_of.and_then(|number| self.chains.get_mut(number)) {
-            Some(chain) => chain.push(class),
-            None if has_room => self.chains.push(vec![class]),
+            Some(chain) => memory::push(chain, class)?,
+            None if has_room => memory::push(&mut self.chains, vec![class])?,
             None => {}
         }
         Ok(())
@@ -156,25 +157,26 @@ impl Order {
     }
 
     /// The checkpoints in order, each with the number of those that its place is known against.
-    fn finish(&self) -> Vec<(usize, usize)> {
-        let comparable = self.comparable();
+    fn finish(&self) -> Result<Vec<(usize, usize)>> {
+        let comparable = self.comparable()?;
         // What a class waits for, and what waits for it.
-        let mut waits: Vec<usize> = self.classes.iter().map(|class| class.inside.len()).collect();
+        let mut waits = memory::gather(self.classes.iter().map(|class| class.inside.len()))?;
         let mut waiting: HashMap<usize, Vec<usize>> = HashMap::new();
         for (number, class) in self.classes.iter().enumerate() {
             for &(chain, place) in &class.inside {
                 let outer = self.chains.get(chain).and_then(|chain| chain.get(place));
-                waiting.entry(outer.copied().unwrap_or_default()).or_default().push(number);
+                waiting.try_reserve(1)?;
+                memory::push(waiting.entry(outer.copied().unwrap_or_default()).or_default(), number)?;
             }
         }
         let members = |number: usize| {
             let members = self.classes.get(number).map(|class| class.members.as_slice()).unwrap_or_default();
             members.iter().map(move |&checkpoint| (checkpoint, number))
         };
-        let mut left: Vec<usize> = self.classes.iter().map(|class| class.members.len()).collect();
+        let mut left = memory::gather(self.classes.iter().map(|class| class.members.len()))?;
         let unhindered = waits.iter().enumerate().filter(|(_, wait)| **wait == 0);
         let mut free: BTreeSet<(usize, usize)> = unhindered.flat_map(|(number, _)| members(number)).collect();
-        let mut order = Vec::with_capacity(left.iter().sum());
+        let mut order = memory::room(left.iter().sum())?;
         while let Some((checkpoint, class)) = free.pop_first() {
             order.push((checkpoint, comparable.get(class).copied().unwrap_or_default()));
             let Some(left @ 1..) = left.get_mut(class) else { continue };
@@ -191,23 +193,26 @@ impl Order {
                 }
             }
         }
-        order
+        Ok(order)
     }
 
     /// For each class, how many checkpoints contain it or lie in it.
-    fn comparable(&self) -> Vec<usize> {
+    fn comparable(&self) -> Result<Vec<usize>> {
         let weight = |class: usize| self.classes.get(class).map_or(0, |class| class.members.len());
         // For each place of a chain, the checkpoints up to it, and those of which it is the smallest class around them.
-        let mut outer: Vec<Vec<usize>> = Vec::with_capacity(self.chains.len());
+        let mut outer: Vec<Vec<usize>> = memory::room(self.chains.len())?;
         for chain in &self.chains {
             let sums = chain.iter().scan(0, |sum, &class| {
                 *sum += weight(class);
                 Some(*sum)
             });
-            outer.push(sums.collect());
+            outer.push(memory::gather(sums)?);
         }
-        let mut inner: Vec<Vec<usize>> = self.chains.iter().map(|chain| vec![0; chain.len()]).collect();
-        let mut comparable = vec![0; self.classes.len()];
+        let mut inner: Vec<Vec<usize>> = memory::room(self.chains.len())?;
+        for chain in &self.chains {
+            inner.push(memory::zeroed(chain.len())?);
+        }
+        let mut comparable = memory::zeroed(self.classes.len())?;
         for (class, sum) in self.classes.iter().zip(&mut comparable) {
             for &(chain, place) in &class.inside {
                 *sum += outer.get(chain).and_then(|sums| sums.get(place)).copied().unwrap_or_default();
@@ -225,6 +230,6 @@ impl Order {
                 }
             }
         }
-        comparable
+        Ok(comparable)
     }
 }

@@ -6,6 +6,7 @@ use super::name::{self, MAX_BITMAP_NAME};
 use super::{BitmapState, Chain, Model, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::geometry::Granularity;
+use crate::memory;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -151,7 +152,7 @@ impl Chain {
         let after = carry_out(&self.states, &plan.actions)?;
         if intended == Model::Interval && after.iter().any(|bitmap| bitmap.name.has_arrow()) {
             let chain = Chain::read(&after, None)?;
-            if !is_expected(&chain, expected) {
+            if !is_expected(&chain, expected)? {
                 let way_out = WayOut::from("drop the plain-named bitmaps that belong to no checkpoint with ")
                     .control(self.foreign.first().map_or(Control::DropBitmap, Name::drop_it));
                 return Err(Error::new(ErrorKind::BrokenChain, "the bitmaps would no longer read as the same chain")
@@ -168,10 +169,10 @@ impl Chain {
         }
         let detected = Model::of(&after);
         if detected != intended && detected != Model::None && !plan.actions.is_empty() {
-            let left: Vec<&Name> = after.iter().map(|bitmap| &bitmap.name).filter(|name| !name.is_helper()).collect();
+            let left = after.iter().map(|bitmap| &bitmap.name).filter(|name| !name.is_helper());
             plan.warn(format!(
                 "afterwards {} will read as model {detected}: the model {intended} has to be said",
-                name::list(&left)
+                name::list(left)
             ));
         }
         Ok(plan)
@@ -179,14 +180,14 @@ impl Chain {
 }
 
 /// Whether these are the checkpoints of the chain: in this order too, where gaps leave no doubt of it.
-fn is_expected(chain: &Chain, expected: &[Name]) -> bool {
-    let mut names: Vec<&Name> = chain.names().collect();
-    let mut expected: Vec<&Name> = expected.iter().collect();
+fn is_expected(chain: &Chain, expected: &[Name]) -> Result<bool> {
+    let mut names = memory::gather(chain.names())?;
+    let mut expected = memory::gather(expected)?;
     if !chain.is_ordered() {
-        names.sort();
-        expected.sort();
+        names.sort_unstable();
+        expected.sort_unstable();
     }
-    names == expected
+    Ok(names == expected)
 }
 
 /// The bitmaps after these actions, by name; refuses an action that cannot be carried out.
@@ -218,7 +219,7 @@ pub(super) fn carry_out(bitmaps: &[BitmapState], actions: &[Action]) -> Result<V
             }
         }
     }
-    Ok(after.into_values().collect())
+    Ok(memory::gather(after.into_values())?)
 }
 
 /// The error for a bitmap whose content cannot be trusted.

@@ -6,6 +6,7 @@ use super::name;
 use super::stretch::{Loose, Stretch, line_up};
 use super::{BitmapState, Chain, Checkpoint, Model, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::memory;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 impl Chain {
@@ -25,8 +26,8 @@ impl Chain {
         }
         refuse_duplicates(bitmaps)?;
         let detected = Model::of(bitmaps);
-        let (helpers, others): (Vec<&BitmapState>, Vec<&BitmapState>) =
-            bitmaps.iter().partition(|bitmap| bitmap.name.is_helper());
+        let others = memory::gather(bitmaps.iter().filter(|bitmap| !bitmap.name.is_helper()))?;
+        let helpers = bitmaps.iter().map(|bitmap| &bitmap.name).filter(|name| name.is_helper()).cloned();
         let mut chain = Chain {
             model: if detected == Model::None { detected } else { insist.unwrap_or(detected) },
             insist,
@@ -34,8 +35,8 @@ impl Chain {
             places: HashMap::new(),
             stretches: Vec::new(),
             foreign: Vec::new(),
-            helpers: helpers.iter().map(|helper| helper.name.clone()).collect(),
-            states: bitmaps.to_vec(),
+            helpers: memory::gather(helpers)?,
+            states: memory::gather(bitmaps.iter().cloned())?,
         };
         match chain.model {
             Model::None | Model::Unknown => {}
@@ -44,12 +45,12 @@ impl Chain {
         }
         if chain.model == Model::Interval {
             let own: BTreeSet<&Name> = chain.checkpoints.iter().map(|checkpoint| &checkpoint.bitmap).collect();
-            chain.foreign =
-                others.iter().map(|other| &other.name).filter(|name| !own.contains(name)).cloned().collect();
-            chain.foreign.sort();
+            let foreign = others.iter().map(|other| &other.name).filter(|name| !own.contains(name)).cloned();
+            chain.foreign = memory::gather(foreign)?;
+            chain.foreign.sort_unstable();
         }
-        chain.helpers.sort();
-        chain.note_places();
+        chain.helpers.sort_unstable();
+        chain.note_places()?;
         Ok(chain)
     }
 
@@ -96,9 +97,9 @@ fn cumulative(others: &[&BitmapState]) -> Result<Vec<Checkpoint>> {
         ));
     }
     let alone = others.len() < 2;
-    let mut checkpoints: Vec<Checkpoint> =
-        others.iter().map(|other| Checkpoint::of(other, other.name.clone(), None, alone)).collect();
-    checkpoints.sort_by(|a, b| a.name.cmp(&b.name));
+    let checkpoints = others.iter().map(|other| Checkpoint::of(other, other.name.clone(), None, alone));
+    let mut checkpoints = memory::gather(checkpoints)?;
+    checkpoints.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(checkpoints)
 }
 
@@ -114,7 +115,7 @@ fn intervals(others: &[&BitmapState]) -> Result<(Vec<Checkpoint>, Vec<Stretch>)>
     for &bitmap in others {
         match bitmap.name.split() {
             None => {}
-            Some(Ok((parent, own))) => links.push(Link { parent, own, bitmap }),
+            Some(Ok((parent, own))) => memory::push(&mut links, Link { parent, own, bitmap })?,
             Some(Err(why)) => {
                 let message = format!("the bitmap {} is no link of a chain: {}", bitmap.name, why.message());
                 return Err(broken(message, &[&bitmap.name]));
@@ -122,7 +123,7 @@ fn intervals(others: &[&BitmapState]) -> Result<(Vec<Checkpoint>, Vec<Stretch>)>
         }
     }
     if links.is_empty() {
-        return Ok(line_up(vec![Loose::lone(lone_root(others)?)]));
+        return line_up(vec![Loose::lone(lone_root(others)?)]);
     }
 
     let plain: BTreeMap<&Name, &BitmapState> =
@@ -154,8 +155,11 @@ fn intervals(others: &[&BitmapState]) -> Result<(Vec<Checkpoint>, Vec<Stretch>)>
                 );
                 return Err(broken(message, &[&root.name, &other.bitmap.name]));
             }
-            (None, Some(root)) => stretches.push(Loose::lone(root)),
-            (None, None) => stretches.push(Loose { missing: Some(link.parent.clone()), checkpoints: Vec::new() }),
+            (None, Some(root)) => memory::push(&mut stretches, Loose::lone(root))?,
+            (None, None) => {
+                let loose = Loose { missing: Some(link.parent.clone()), checkpoints: Vec::new() };
+                memory::push(&mut stretches, loose)?;
+            }
             (Some(_), None) => {}
         }
     }
@@ -164,7 +168,7 @@ fn intervals(others: &[&BitmapState]) -> Result<(Vec<Checkpoint>, Vec<Stretch>)>
         let mut after = checkpoints.first().map(|root| root.name.clone()).or_else(|| missing.clone());
         while let Some(link) = after.and_then(|after| by_parent.remove(&after)) {
             let parent = (!checkpoints.is_empty()).then(|| link.parent.clone());
-            checkpoints.push(Checkpoint::of(link.bitmap, link.own.clone(), parent, true));
+            memory::push(checkpoints, Checkpoint::of(link.bitmap, link.own.clone(), parent, true))?;
             after = Some(link.own.clone());
         }
     }
@@ -177,27 +181,24 @@ fn intervals(others: &[&BitmapState]) -> Result<(Vec<Checkpoint>, Vec<Stretch>)>
     if stretches.iter().all(|stretch| stretch.missing.is_some()) {
         let mut frozen = plain.values().filter(|plain| !plain.recording);
         if let (Some(root), None) = (frozen.next(), frozen.next()) {
-            stretches.push(Loose::lone(root));
+            memory::push(&mut stretches, Loose::lone(root))?;
         }
     }
-    Ok(line_up(stretches))
+    line_up(stretches)
 }
 
 /// The root of a chain without links: the one plain bitmap that records, else the only one there is. The latter can be
 /// reached only by insisting; it shows the gap in the recording instead of hiding it.
 fn lone_root<'a>(others: &[&'a BitmapState]) -> Result<&'a BitmapState> {
-    let recording: Vec<&'a BitmapState> = others.iter().filter(|other| other.recording).copied().collect();
+    let recording = memory::gather(others.iter().filter(|other| other.recording).copied())?;
     match (recording.as_slice(), others) {
         ([root], _) | ([], [root]) => Ok(root),
         (candidates, _) => {
-            let names: Vec<&Name> = match candidates {
-                [] => others.iter().map(|other| &other.name).collect(),
-                some => some.iter().map(|other| &other.name).collect(),
-            };
+            let names = if candidates.is_empty() { others } else { candidates }.iter().map(|other| &other.name);
             let what = if candidates.is_empty() { "none of them records" } else { "all of them record" };
             Err(Error::new(
                 ErrorKind::Model,
-                format!("any of {} could be the first checkpoint of a chain of intervals: {what}", name::list(&names)),
+                format!("any of {} could be the first checkpoint of a chain of intervals: {what}", name::list(names)),
             )
             .advise(
                 WayOut::from("ask for ")

@@ -4,6 +4,7 @@
 use super::plan::{Action, Plan};
 use super::{Chain, Model, Name, check_checkpoint_name};
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 
 impl Chain {
     /// Plans a new name for a checkpoint; the bitmaps keep their content and flags, also inconsistent ones.
@@ -31,8 +32,8 @@ impl Chain {
                 own.name
             ));
         }
-        let expected: Vec<Name> =
-            self.names().map(|name| if *name == own.name { to.clone() } else { name.clone() }).collect();
+        let expected = self.names().map(|name| if *name == own.name { to.clone() } else { name.clone() });
+        let expected = memory::gather(expected)?;
         self.finish(plan, self.model, &expected)
     }
 }

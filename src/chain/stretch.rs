@@ -4,6 +4,8 @@
 
 use super::model::{BitmapState, Checkpoint};
 use super::name::Name;
+use crate::error::Result;
+use crate::memory;
 use std::ops::Range;
 
 /// Checkpoints that follow one another without a gap.
@@ -40,10 +42,10 @@ impl Loose {
 
 /// Puts stretches into one list, oldest first. Only one that records can be the last, and only the one with the root
 /// the first. What is left has an order only if it is a single one.
-pub(super) fn line_up(mut loose: Vec<Loose>) -> (Vec<Checkpoint>, Vec<Stretch>) {
+pub(super) fn line_up(mut loose: Vec<Loose>) -> Result<(Vec<Checkpoint>, Vec<Stretch>)> {
     let last = take_only(&mut loose, Loose::records);
     let first = take_only(&mut loose, |stretch| stretch.missing.is_none());
-    loose.sort_by(|a, b| a.first_name().cmp(&b.first_name()));
+    loose.sort_unstable_by(|a, b| a.first_name().cmp(&b.first_name()));
     let placed = loose.len() < 2;
     let middle = loose.into_iter().map(|stretch| (stretch, placed));
     let known = |stretch: Option<Loose>| stretch.into_iter().map(|stretch| (stretch, true));
@@ -53,11 +55,11 @@ pub(super) fn line_up(mut loose: Vec<Loose>) -> (Vec<Checkpoint>, Vec<Stretch>) 
         let start = checkpoints.len();
         let gap = missing.is_some() || start > 0;
         for (at, checkpoint) in own.into_iter().enumerate() {
-            checkpoints.push(Checkpoint { gap: gap && at == 0, ordered: placed, ..checkpoint });
+            memory::push(&mut checkpoints, Checkpoint { gap: gap && at == 0, ordered: placed, ..checkpoint })?;
         }
-        stretches.push(Stretch { places: start..checkpoints.len(), missing, placed });
+        memory::push(&mut stretches, Stretch { places: start..checkpoints.len(), missing, placed })?;
     }
-    (checkpoints, stretches)
+    Ok((checkpoints, stretches))
 }
 
 /// Takes out the one that is so, unless there are none or several.

@@ -101,7 +101,7 @@ impl Image {
     }
 
     pub(super) fn read_chain(&self, insist: Option<Model>) -> Result<Chain> {
-        Chain::read(&self.bitmaps(), insist).map_err(|error| self.name_it(error))
+        Chain::read(&self.states()?, insist).map_err(|error| self.name_it(error))
     }
 
     /// The chain of an image whose bitmaps may be trusted.
@@ -139,12 +139,12 @@ impl Image {
         let granularity = Some(granularity.unwrap_or(default_granularity));
         let options = CreateOptions { granularity, model, ..CreateOptions::new(default_granularity) };
         let mut plan = self.finish(chain.plan_create(checkpoint, options))?;
-        self.warn_of_creation(&mut plan);
+        self.warn_of_creation(&mut plan)?;
         Ok(plan)
     }
 
     /// Warns of what a new checkpoint means to internal snapshots, and to the layers below.
-    fn warn_of_creation(&self, plan: &mut Plan) {
+    fn warn_of_creation(&self, plan: &mut Plan) -> Result<()> {
         if self.format.snapshots() > 0 {
             plan.warn(
                 "the image has internal snapshots: as long as it has any bitmap, QEMU refuses to go back to one of them \
@@ -152,12 +152,15 @@ impl Image {
             );
         }
         // A layer that cannot be read does not keep anybody from recording; a diff will say it.
-        if let Ok(Some(known)) = self.known_below(plan.takes_part()) {
-            plan.warn(format!(
+        match self.known_below(plan.takes_part()) {
+            Ok(Some(known)) => plan.warn(format!(
                 "{}: a diff since then, or since an older checkpoint, needs what both layers recorded, and is refused",
                 known.words()
-            ));
+            )),
+            Err(error) if error.is_of_the_call() => return Err(error),
+            _ => {}
         }
+        Ok(())
     }
 
     /// Plans the deletion of a checkpoint. With `force_inconsistent`, what older checkpoints know is given up with it.

@@ -33,7 +33,7 @@ impl Image {
     pub fn plan_drop_bitmap(&self, bitmap: &[u8]) -> Result<Plan> {
         self.check_writable()?;
         self.check_readable()?;
-        self.finish(chain::plan_drop_bitmap(&self.bitmaps(), bitmap))
+        self.finish(chain::plan_drop_bitmap(&self.states()?, bitmap))
     }
 
     /// What [`Image::drop_all`] would take away.
@@ -49,7 +49,7 @@ impl Image {
             )),
             Ok(chain) if !chain.checkpoints().is_empty() => {
                 let names: Vec<&Name> = chain.checkpoints().iter().map(|checkpoint| &checkpoint.name).collect();
-                warnings.push(format!("every diff since {} is lost", chain::list(&names)));
+                warnings.push(format!("every diff since {} is lost", chain::list(names)));
             }
             _ if !bitmaps.is_empty() => warnings.push(format!("the bitmaps {} are lost", chain::list(&bitmaps))),
             _ => {}

@@ -20,6 +20,7 @@ use crate::formats::locks::{self, Held, Role};
 use crate::formats::qcow2::{self, Qcow2};
 pub use crate::formats::qcow2::{Problem, Severity};
 use crate::geometry::Granularity;
+use crate::memory;
 use crate::progress::Observer;
 use crate::storage::{FileStorage, Storage};
 pub use checkpoints::{Diff, DiffRequest, Layers};
@@ -291,6 +292,17 @@ impl Image {
     /// running writer holds the image, where every bitmap is marked as in use.
     pub fn bitmaps(&self) -> Vec<BitmapState> {
         self.format.entries().iter().map(|entry| self.state(entry)).collect()
+    }
+
+    /// As [`Image::bitmaps`]; there can be many.
+    pub(crate) fn states(&self) -> Result<Vec<BitmapState>> {
+        Ok(memory::gather(self.format.entries().iter().map(|entry| self.state(entry)))?)
+    }
+
+    /// Whether the bitmaps are these.
+    #[cfg(feature = "capi")]
+    pub(crate) fn has(&self, states: &[BitmapState]) -> bool {
+        self.format.entries().iter().map(|entry| self.state(entry)).eq(states.iter().cloned())
     }
 
     fn state(&self, entry: &qcow2::Entry) -> BitmapState {

@@ -6,7 +6,8 @@ use super::report::Summary;
 use super::{Access, Image};
 use crate::bitmap::Bitmap;
 use crate::chain::{Chain, Contents, Model, Name};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+use crate::memory;
 use crate::progress::{Observer, tell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
@@ -57,11 +58,14 @@ impl Image {
 
     fn look_over(&self, insist: Option<Model>, scope: Scope, observer: &mut dyn Observer) -> Result<Overview> {
         self.survey(observer)?;
-        let mut chain = self.read_chain(insist);
+        let mut chain = match self.read_chain(insist) {
+            Err(error) if error.is_of_the_call() => return Err(error),
+            chain => chain,
+        };
         let names: Vec<Name> = match (scope, &chain) {
-            (Scope::Bitmaps, _) => self.format.entries().iter().map(|entry| entry.name.clone()).collect(),
+            (Scope::Bitmaps, _) => memory::gather(self.format.entries().iter().map(|entry| entry.name.clone()))?,
             (Scope::Checkpoints, Ok(chain)) => {
-                chain.checkpoints().iter().map(|checkpoint| checkpoint.bitmap.clone()).collect()
+                memory::gather(chain.checkpoints().iter().map(|checkpoint| checkpoint.bitmap.clone()))?
             }
             (Scope::Checkpoints, Err(_)) => Vec::new(),
         };
@@ -122,7 +126,7 @@ impl<'a> Reader<'a> {
     fn summarize(&mut self, name: &Name) -> Result<Option<Bitmap>> {
         self.tell()?;
         let (summary, bitmap) = match self.image.summarize_and_keep(name) {
-            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+            Err(error) if error.is_of_the_call() => return Err(error),
             Err(error) => (Err(error), None),
             Ok((summary, bitmap)) => (Ok(summary), bitmap),
         };
@@ -158,7 +162,7 @@ impl Contents for Reader<'_> {
         let bytes = bitmap.heap_bytes() as u64;
         if self.held_bytes + bytes <= MOST_HELD_BYTES {
             self.held_bytes += bytes;
-            self.held.insert(name.clone(), Rc::new(bitmap));
+            memory::insert(&mut self.held, name.clone(), Rc::new(bitmap))?;
         }
         Ok(Some(dirty_bytes))
     }

@@ -5,6 +5,7 @@ use super::{Access, Image};
 use crate::bitmap::Bitmap;
 use crate::chain::{Chain, Name};
 use crate::error::Result;
+use crate::memory;
 use crate::formats::qcow2::{Problem, Severity};
 use crate::progress::Observer;
 
@@ -49,7 +50,11 @@ impl Image {
         }
         let stored_bytes = self.format.stored_bytes(name).map_err(|error| self.name_it(error));
         if state.inconsistent || state.unusable {
-            return Ok((Summary { stored_bytes: stored_bytes.ok(), ..Summary::default() }, None));
+            let stored_bytes = match stored_bytes {
+                Err(error) if error.is_of_the_call() => return Err(error),
+                stored_bytes => stored_bytes.ok(),
+            };
+            return Ok((Summary { stored_bytes, ..Summary::default() }, None));
         }
         let stored_bytes = Some(stored_bytes?);
         let bitmap = self.load(name, 0, u64::MAX)?;
@@ -66,14 +71,18 @@ pub(super) fn check(image: &Image, observer: &mut dyn Observer) -> Result<CheckR
         leaked_bytes: found.leaked_bytes,
         problems: found.problems,
     };
-    if let Err(broken) = Chain::read(&image.bitmaps(), None) {
+    if let Err(broken) = Chain::read(&image.states()?, None) {
+        if broken.is_of_the_call() {
+            return Err(broken);
+        }
         report.unusable += 1;
-        report.problems.push(Problem {
+        let problem = Problem {
             severity: Severity::Unusable,
             structure: "checkpoint chain".into(),
             offset: None,
             message: broken.message().to_owned(),
-        });
+        };
+        memory::push(&mut report.problems, problem)?;
     }
     Ok(report)
 }

@@ -23,7 +23,7 @@ impl Image {
 
     /// The bitmaps as a change finds them: one that cannot be trusted counts as inconsistent, whatever its flags say.
     pub(super) fn surveyed(&self, observer: &mut dyn Observer) -> Result<Vec<BitmapState>> {
-        let mut states = self.bitmaps();
+        let mut states = self.states()?;
         if self.is_surveyable() {
             for state in &mut states {
                 let doubt = self.format.doubt(&state.name, observer).map_err(|error| self.name_it(error))?;
@@ -38,9 +38,9 @@ impl Image {
         if refused.kind() != ErrorKind::Inconsistent || !self.is_surveyable() {
             return refused;
         }
-        let states = self.bitmaps();
+        let mut states = self.format.entries().iter().map(|entry| self.state(entry));
         let meant =
-            states.iter().find(|state| !state.inconsistent && refused.message().contains(&state.name.to_string()));
+            states.find(|state| !state.inconsistent && refused.message().contains(&state.name.to_string()));
         match meant.map(|meant| self.format.doubt(&meant.name, observer)) {
             Some(Ok(Some(doubt))) => {
                 let error = Error::new(doubt.kind(), doubt.message());

@@ -5,6 +5,7 @@
 use crate::bitmap::Bitmap;
 use crate::error::Result;
 use crate::geometry::Granularity;
+use crate::memory;
 
 /// A union in the making. As many bitmaps as the memory allows are held and united in one pass, which is quicker than to
 /// add one by one.
@@ -25,12 +26,12 @@ impl Union {
     }
 
     pub(super) fn add(&mut self, bitmap: Bitmap) -> Result<()> {
-        self.hold(bitmap);
+        self.hold(bitmap)?;
         if self.held.len() > 1 && self.held_bytes > self.memory_bytes {
             let union = self.unite()?;
             self.held.clear();
             self.held_bytes = 0;
-            self.hold(union);
+            self.hold(union)?;
         }
         Ok(())
     }
@@ -40,13 +41,13 @@ impl Union {
         if self.held.is_empty() { Ok(None) } else { self.unite().map(Some) }
     }
 
-    fn hold(&mut self, bitmap: Bitmap) {
+    fn hold(&mut self, bitmap: Bitmap) -> Result<()> {
         self.held_bytes = self.held_bytes.saturating_add(bitmap.heap_bytes() as u64);
-        self.held.push(bitmap);
+        Ok(memory::push(&mut self.held, bitmap)?)
     }
 
     fn unite(&self) -> Result<Bitmap> {
-        let all: Vec<&Bitmap> = self.held.iter().collect();
+        let all = memory::gather(&self.held)?;
         Bitmap::union_many_with(&all, Some(self.granularity), self.threads)
     }
 }
