@@ -5,7 +5,7 @@
 use crate::error::Error;
 use bytemuck::{Pod, Zeroable};
 use std::alloc::{self, Layout};
-use std::collections::{HashMap, TryReserveError};
+use std::collections::{BTreeMap, BTreeSet, HashMap, TryReserveError};
 use std::hash::Hash;
 use std::io;
 use std::marker::PhantomData;
@@ -123,6 +123,22 @@ pub(crate) fn map<K: Hash + Eq, V>(items: impl IntoIterator<Item = (K, V)>) -> R
         insert(&mut map, key, value)?;
     }
     Ok(map)
+}
+
+/// A sorted map of all that an iterator gives. Each is inserted by itself: to collect them asks for a list of all first.
+pub(crate) fn sorted_map<K: Ord, V>(items: impl IntoIterator<Item = (K, V)>) -> BTreeMap<K, V> {
+    let mut map = BTreeMap::new();
+    map.extend(items);
+    map
+}
+
+/// A sorted set of all that an iterator gives, made as [`sorted_map`] makes a map.
+pub(crate) fn sorted_set<K: Ord>(items: impl IntoIterator<Item = K>) -> BTreeSet<K> {
+    let mut set = BTreeSet::new();
+    items.into_iter().for_each(|item| {
+        set.insert(item);
+    });
+    set
 }
 
 /// Makes a vector just `len` items long; new ones are zero bytes.

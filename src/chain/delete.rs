@@ -7,7 +7,6 @@ use super::plan::{self, Action, Plan};
 use super::{Chain, Checkpoint, Model, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::memory;
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 impl Chain {
@@ -179,7 +178,7 @@ impl Chain {
             plan.warn("if libvirt made this checkpoint, libvirt still lists it: delete its metadata there too");
         }
         plan.takes_part = memory::gather(gone.iter().map(|checkpoint| checkpoint.name.clone()))?;
-        let gone: BTreeSet<&Name> = gone.iter().map(|checkpoint| &checkpoint.name).collect();
+        let gone = memory::sorted_set(gone.iter().map(|checkpoint| &checkpoint.name));
         let left = memory::gather(self.names().filter(|name| !gone.contains(name)).cloned())?;
         self.finish(plan, Model::Cumulative, &left)
     }

@@ -8,7 +8,6 @@ use super::read::refuse_duplicates;
 use super::{Action, BitmapState, Chain, Model, Name, Until};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::memory;
-use std::collections::BTreeSet;
 
 impl Chain {
     /// Plans that the interval checkpoint `checkpoint` becomes the root: the bitmaps of all older checkpoints go, also
@@ -44,8 +43,8 @@ impl Chain {
 /// The bitmaps that are no checkpoints of a chain of checkmap's: foreign ones, helpers of libvirt, and all of an unknown
 /// model. Where the names form no chain, the plain ones that nothing follows.
 pub fn foreign_in(bitmaps: &[BitmapState]) -> Vec<Name> {
-    let linked: BTreeSet<Name> =
-        bitmaps.iter().filter(|state| state.name.has_arrow()).flat_map(|state| state.name.mentions()).collect();
+    let links = bitmaps.iter().filter(|state| state.name.has_arrow());
+    let linked = memory::sorted_set(links.flat_map(|state| state.name.mentions()));
     let chain = Chain::read(bitmaps, None);
     let is_own = |name: &Name| match &chain {
         Ok(chain) => chain.interval_of(name).is_some(),

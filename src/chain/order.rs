@@ -6,7 +6,7 @@ use super::{Chain, Checkpoint, Model, Name};
 use crate::error::Result;
 use crate::memory;
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 /// What the order of cumulative checkpoints asks of their bitmaps.
 pub trait Contents {
@@ -175,7 +175,7 @@ impl Order {
         };
         let mut left = memory::gather(self.classes.iter().map(|class| class.members.len()))?;
         let unhindered = waits.iter().enumerate().filter(|(_, wait)| **wait == 0);
-        let mut free: BTreeSet<(usize, usize)> = unhindered.flat_map(|(number, _)| members(number)).collect();
+        let mut free = memory::sorted_set(unhindered.flat_map(|(number, _)| members(number)));
         let mut order = memory::room(left.iter().sum())?;
         while let Some((checkpoint, class)) = free.pop_first() {
             order.push((checkpoint, comparable.get(class).copied().unwrap_or_default()));

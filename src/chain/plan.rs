@@ -7,7 +7,7 @@ use super::{BitmapState, Chain, Model, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::geometry::Granularity;
 use crate::memory;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -162,7 +162,7 @@ impl Chain {
         if expected.is_empty() && !self.checkpoints.is_empty() {
             plan.warn("no checkpoint is left: tracking ends, and the next backup must be full");
         }
-        let own: BTreeSet<&Name> = self.foreign.iter().chain(&self.helpers).collect();
+        let own = memory::sorted_set(self.foreign.iter().chain(&self.helpers));
         let records = |states: &[BitmapState]| states.iter().any(|state| state.recording && !own.contains(&state.name));
         if !expected.is_empty() && records(&self.states) && !records(&after) {
             plan.warn("nothing records any more: writes are missing from now on, and the next backup must be full");
@@ -192,8 +192,7 @@ fn is_expected(chain: &Chain, expected: &[Name]) -> Result<bool> {
 
 /// The bitmaps after these actions, by name; refuses an action that cannot be carried out.
 pub(super) fn carry_out(bitmaps: &[BitmapState], actions: &[Action]) -> Result<Vec<BitmapState>> {
-    let mut after: BTreeMap<Name, BitmapState> =
-        bitmaps.iter().map(|bitmap| (bitmap.name.clone(), bitmap.clone())).collect();
+    let mut after = memory::sorted_map(bitmaps.iter().map(|bitmap| (bitmap.name.clone(), bitmap.clone())));
     for action in actions {
         match action {
             Action::Add { name, granularity } => {

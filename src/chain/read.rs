@@ -44,7 +44,7 @@ impl Chain {
             Model::Cumulative => chain.checkpoints = cumulative(&others)?,
         }
         if chain.model == Model::Interval {
-            let own: BTreeSet<&Name> = chain.checkpoints.iter().map(|checkpoint| &checkpoint.bitmap).collect();
+            let own = memory::sorted_set(chain.checkpoints.iter().map(|checkpoint| &checkpoint.bitmap));
             let foreign = others.iter().map(|other| &other.name).filter(|name| !own.contains(name)).cloned();
             chain.foreign = memory::gather(foreign)?;
             chain.foreign.sort_unstable();
@@ -126,8 +126,8 @@ fn intervals(others: &[&BitmapState]) -> Result<(Vec<Checkpoint>, Vec<Stretch>)>
         return line_up(vec![Loose::lone(lone_root(others)?)]);
     }
 
-    let plain: BTreeMap<&Name, &BitmapState> =
-        others.iter().filter(|other| !other.name.has_arrow()).map(|other| (&other.name, *other)).collect();
+    let plain = others.iter().filter(|other| !other.name.has_arrow()).map(|other| (&other.name, *other));
+    let plain: BTreeMap<&Name, &BitmapState> = memory::sorted_map(plain);
     let mut by_own: BTreeMap<&Name, &Link<'_>> = BTreeMap::new();
     let mut by_parent: BTreeMap<&Name, &Link<'_>> = BTreeMap::new();
     for link in &links {

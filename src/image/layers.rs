@@ -8,8 +8,8 @@ use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::formats::filename::{Below, FileBelow, Next, Origin, Place};
 use crate::formats::locks::{self, Held, Role};
 use crate::formats::qcow2::Qcow2;
+use crate::memory;
 use crate::storage::{FileId, FileStorage, Part, Storage};
-use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,12 +60,15 @@ impl Image {
     /// The first layer below that knows one of these checkpoints: its name is that of a bitmap, or stands on either side
     /// of an arrow in one. What the bitmaps of the layer mean to one another does not matter.
     pub(super) fn known_below(&self, checkpoints: &[Name]) -> Result<Option<Known>> {
-        let checkpoints: HashSet<&Name> = checkpoints.iter().collect();
+        let checkpoints = memory::sorted_set(checkpoints);
         let mut seen: Vec<Identity> = self.storage.file_id().map(|top| (top, 0)).into_iter().collect();
         let mut above = self.path.clone();
         let mut next = self.format.backing().map(|(name, format)| (shown(name), Below::of(name, format)));
         while let Some((name, below)) = next {
             let unreadable = |error: Error| {
+                if error.is_of_the_call() {
+                    return error;
+                }
                 let message = format!("the layer {name} below it cannot be read");
                 self.name_it(Error::new(ErrorKind::BackingLayer, message).with_source(error).advise(insist()))
             };
