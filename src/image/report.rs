@@ -5,8 +5,8 @@ use super::{Access, Image};
 use crate::bitmap::Bitmap;
 use crate::chain::{Chain, Name};
 use crate::error::Result;
-use crate::memory;
 use crate::formats::qcow2::{Problem, Severity};
+use crate::memory;
 use crate::progress::Observer;
 
 /// What one bitmap amounts to; `None` where its content cannot be trusted.

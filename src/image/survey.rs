@@ -39,8 +39,7 @@ impl Image {
             return refused;
         }
         let mut states = self.format.entries().iter().map(|entry| self.state(entry));
-        let meant =
-            states.find(|state| !state.inconsistent && refused.message().contains(&state.name.to_string()));
+        let meant = states.find(|state| !state.inconsistent && refused.message().contains(&state.name.to_string()));
         match meant.map(|meant| self.format.doubt(&meant.name, observer)) {
             Some(Ok(Some(doubt))) => {
                 let error = Error::new(doubt.kind(), doubt.message());

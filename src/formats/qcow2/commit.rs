@@ -67,7 +67,7 @@ impl Change<'_> {
             }
             Err(error) => return Err(error.advise(not_undone())),
         };
-        commit(storage, header, prepared.stages)?;
+        commit(storage, header, prepared.states)?;
         let mut warnings = if room.is_empty() { prepared.warnings } else { room };
         // Not flushed: the commit is durable, and what a cut loses of this is a leak.
         let released = space.release(&prepared.old_clusters).and_then(|()| store_in_place(storage, &space, &mut undo));
@@ -153,8 +153,8 @@ fn clear_unknown_autoclear(storage: &dyn Storage, header: &mut Header, undo: &mu
 
 /// What is left to do once everything but the header is on the disk.
 struct Prepared {
-    /// The stages of the header that commit the change.
-    stages: Vec<Vec<u8>>,
+    /// The header as it is, and after each stage that commits the change.
+    states: Vec<Vec<u8>>,
     /// The clusters to release after it.
     old_clusters: Vec<u64>,
     warnings: Vec<String>,
@@ -202,7 +202,8 @@ fn prepare(
     clear_unknown_autoclear(storage, header, undo)?;
     let old_table = store_refcounts(storage, header, space, undo)?;
     memory::extend(&mut old_clusters, old_table)?;
-    Ok(Prepared { stages: header.with_directory(directory)?, old_clusters, warnings, need })
+    let states = states(header, header.with_directory(directory)?)?;
+    Ok(Prepared { states, old_clusters, warnings, need })
 }
 
 /// What the user should know of a change besides what was asked for.
@@ -591,20 +592,24 @@ fn write_changed_sectors(
     Ok(())
 }
 
-/// Changes the header cluster stage by stage; from the first sector on a failure is [`ErrorKind::CommitInDoubt`]. Where one
-/// fails, those before it are taken back, the last first.
-pub(crate) fn commit(storage: &dyn Storage, header: &mut Header, stages: Vec<Vec<u8>>) -> Result<()> {
-    let (several, crossing) = (stages.len() > 1, header.directory_crosses_sectors());
-    // No memory is asked for once the first sector is written.
+/// The header cluster as it is, and after each of these stages.
+pub(crate) fn states(header: &Header, stages: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
     let mut states = memory::room(stages.len() + 1)?;
     states.push(memory::copy(&header.raw)?);
-    for next in stages {
-        let now = states.last().map_or(&[][..], Vec::as_slice);
-        let written = write_stage(storage, now, &next);
-        states.push(next);
-        let Err(error) = written else { continue };
+    states.extend(stages);
+    Ok(states)
+}
+
+/// Changes the header cluster from state to state, and asks for no memory; from the first sector on a failure is
+/// [`ErrorKind::CommitInDoubt`]. Where one fails, those before it are taken back, the last first.
+pub(crate) fn commit(storage: &dyn Storage, header: &mut Header, mut states: Vec<Vec<u8>>) -> Result<()> {
+    let (several, crossing) = (states.len() > 2, header.directory_crosses_sectors());
+    for (number, step) in states.windows(2).enumerate() {
+        let [now, next] = step else { continue };
+        let Err(error) = write_stage(storage, now, next) else { continue };
         // A single stage is there or not, and either is whole.
-        let undone = if several { take_back(storage, &states) } else { Ok(()) };
+        let begun = states.get(..number + 2).unwrap_or_default();
+        let undone = if several { take_back(storage, begun) } else { Ok(()) };
         let error = if undone.is_err() && crossing { error.advise(lost()) } else { error };
         return Err(error.with_kind(ErrorKind::CommitInDoubt).advise(
             WayOut::from("the commit is in doubt: the image holds the bitmaps before or after it, whole; look with ")

@@ -45,8 +45,8 @@ impl DropAll<'_> {
         let stages = self.stages()?;
         let occupied = self.occupied(observer)?;
         let Release { clusters, mut warnings } = self.release(occupied.as_ref())?;
-        let len_before = file_len(self.storage)?;
-        commit::commit(self.storage, header, stages)?;
+        let (len_before, states) = (file_len(self.storage)?, commit::states(header, stages)?);
+        commit::commit(self.storage, header, states)?;
         if let Some(occupied) = &occupied {
             let mut undo = Undo::new(self.storage, len_before);
             let freed = Space::new(self.storage, self.header, occupied).and_then(|mut space| {
