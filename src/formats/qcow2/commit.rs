@@ -15,6 +15,7 @@ use super::directory::{self, Entry};
 use super::draft::{Cluster, Content, Draft, Drafted};
 use super::header::{AUTOCLEAR_AT, DirectoryRef, Header, REFCOUNT_TABLE_AT};
 use super::occupied::Occupied;
+use super::rehearsal::Rehearsal;
 use super::room::Need;
 use super::space::Space;
 use super::table::{FEW, Payload, Shape};
@@ -94,44 +95,6 @@ impl Change<'_> {
             }
         }
         Ok(warnings)
-    }
-}
-
-/// Reads what is there, and forgets what it is told to write.
-#[derive(Debug)]
-struct Rehearsal<'a>(&'a dyn Storage);
-
-impl Storage for Rehearsal<'_> {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
-        // What ends inside a cluster at the end of a device reads as zeros there, and cannot be written.
-        match self.0.can_grow() || offset.saturating_add(bytes.len() as u64) <= self.0.len_bytes()? {
-            true => Ok(()),
-            false => Err(std::io::ErrorKind::StorageFull.into()),
-        }
-    }
-
-    fn flush(&self) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn truncate(&self, _: u64) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn len_bytes(&self) -> std::io::Result<u64> {
-        self.0.len_bytes()
-    }
-
-    fn can_grow(&self) -> bool {
-        self.0.can_grow()
-    }
-
-    fn room_bytes(&self) -> Option<u64> {
-        self.0.room_bytes()
     }
 }
 

@@ -13,6 +13,7 @@ mod occupied;
 mod ranges;
 mod refcounts;
 mod references;
+mod rehearsal;
 mod room;
 mod space;
 mod stages;

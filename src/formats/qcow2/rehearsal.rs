@@ -1,0 +1,42 @@
+#![forbid(unsafe_code)]
+//! Owns the file that a rehearsal of a change is carried out on. Must never write to the real one.
+
+use crate::storage::Storage;
+
+/// Reads what is there, and forgets what it is told to write.
+#[derive(Debug)]
+pub(super) struct Rehearsal<'a>(pub(super) &'a dyn Storage);
+
+impl Storage for Rehearsal<'_> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        // What ends inside a cluster at the end of a device reads as zeros there, and cannot be written.
+        match self.0.can_grow() || offset.saturating_add(bytes.len() as u64) <= self.0.len_bytes()? {
+            true => Ok(()),
+            false => Err(std::io::ErrorKind::StorageFull.into()),
+        }
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn truncate(&self, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn len_bytes(&self) -> std::io::Result<u64> {
+        self.0.len_bytes()
+    }
+
+    fn can_grow(&self) -> bool {
+        self.0.can_grow()
+    }
+
+    fn room_bytes(&self) -> Option<u64> {
+        self.0.room_bytes()
+    }
+}
