@@ -13,6 +13,7 @@ use super::values::{
 use crate::chain::{BitmapState, Name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
+use crate::memory;
 use std::ffi::{c_char, c_int};
 use std::sync::Arc;
 
@@ -131,11 +132,14 @@ pub unsafe extern "C" fn checkmap_stored_merge(
         let (names, lens) = unsafe { (array(names, n, "the array of names")?, array(lens, n, "their lengths")?) };
         // SAFETY: the caller's promise for each name, and for `into`.
         let sources = names.iter().zip(lens).map(|(name, len)| unsafe { self::name(*name, *len) });
-        let sources: Vec<Vec<u8>> = sources.collect::<Result<_>>()?;
-        if sources.is_empty() {
+        let mut copied = memory::room(names.len())?;
+        for source in sources {
+            copied.push(source?);
+        }
+        if copied.is_empty() {
             return Err(Error::new(ErrorKind::InvalidArgument, "there is no bitmap to merge"));
         }
-        let sources: Vec<&[u8]> = sources.iter().map(Vec::as_slice).collect();
+        let sources: Vec<&[u8]> = memory::gather(copied.iter().map(Vec::as_slice))?;
         // SAFETY: the caller's promise for `into`.
         image.plan_merge(&sources, &unsafe { self::name(into, into_len) }?)
     };
@@ -176,7 +180,7 @@ pub unsafe extern "C" fn checkmap_stored_drop_all(image: *mut checkmap_image, op
         let mut open = unsafe { exclusive(image) }?;
         open.lent().begin_change();
         let foreign_too = options.has(CHECKMAP_OPT_FOREIGN_TOO);
-        let loss = open.image.loss_of_all();
+        let loss = open.image.loss_of_all().map_err(Error::nothing_changed)?;
         if options.has(CHECKMAP_OPT_DRY_RUN) {
             let warnings = open.image.rehearse_drop_all(foreign_too, &mut options)?;
             open.lent().warn(&loss.warnings);

@@ -42,15 +42,20 @@ impl Chain {
 
 /// The bitmaps that are no checkpoints of a chain of checkmap's: foreign ones, helpers of libvirt, and all of an unknown
 /// model. Where the names form no chain, the plain ones that nothing follows.
-pub fn foreign_in(bitmaps: &[BitmapState]) -> Vec<Name> {
+pub fn foreign_in(bitmaps: &[BitmapState]) -> Result<Vec<Name>> {
     let links = bitmaps.iter().filter(|state| state.name.has_arrow());
     let linked = memory::sorted_set(links.flat_map(|state| state.name.mentions()));
     let chain = Chain::read(bitmaps, None);
+    if let Err(error) = &chain
+        && error.is_of_the_call()
+    {
+        return Err(error.clone());
+    }
     let is_own = |name: &Name| match &chain {
         Ok(chain) => chain.interval_of(name).is_some(),
         Err(_) => name.has_arrow() || linked.contains(name),
     };
-    bitmaps.iter().map(|state| &state.name).filter(|name| !is_own(name)).cloned().collect()
+    Ok(memory::gather(bitmaps.iter().map(|state| &state.name).filter(|name| !is_own(name)).cloned())?)
 }
 
 /// Plans the removal of one bitmap by its own name, whatever it means: of a checkpoint, foreign, inconsistent or of a
@@ -64,12 +69,15 @@ pub fn plan_drop_bitmap(bitmaps: &[BitmapState], bitmap: &[u8]) -> Result<Plan> 
     let after = carry_out(bitmaps, &plan.actions)?;
     match Chain::read(bitmaps, None) {
         Ok(chain) => chain.warn_of_dropped(&gone.name, &mut plan),
+        Err(error) if error.is_of_the_call() => return Err(error),
         Err(_) => plan.warn(
             "the names of the bitmaps formed no chain, so nobody knows what the remaining ones cover: take a full backup",
         ),
     }
-    if let Err(broken) = Chain::read(&after, None) {
-        plan.warn(format!("afterwards the bitmaps form no chain: {}", broken.message()));
+    match Chain::read(&after, None) {
+        Ok(_) => {}
+        Err(error) if error.is_of_the_call() => return Err(error),
+        Err(broken) => plan.warn(format!("afterwards the bitmaps form no chain: {}", broken.message())),
     }
     Ok(plan)
 }

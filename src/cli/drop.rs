@@ -29,7 +29,7 @@ pub(crate) fn run(args: &DropArgs, session: &Session) -> Outcome {
 
 fn show_all(args: &DropArgs, session: &Session) -> Outcome {
     let (image, refusal) = change::open_to_plan(session, &args.image)?;
-    let loss = image.loss_of_all();
+    let loss = image.loss_of_all()?;
     print(session, |out| {
         for bitmap in &loss.bitmaps {
             writeln!(out, "remove {bitmap}")?;
@@ -47,7 +47,7 @@ fn show_all(args: &DropArgs, session: &Session) -> Outcome {
 
 fn drop_all(args: &DropArgs, session: &Session) -> Outcome {
     let mut image = session.open(&args.image, Access::Write)?;
-    let loss = image.loss_of_all();
+    let loss = image.loss_of_all()?;
     if !loss.has_directory {
         session.say("nothing to do");
         return Ok(Status::Done);

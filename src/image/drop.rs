@@ -5,6 +5,7 @@
 use super::{Access, Image};
 use crate::chain::{self, Chain, Model, Name, Plan};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::memory;
 use crate::progress::Observer;
 
 /// What [`Image::drop_all`] takes away.
@@ -37,9 +38,9 @@ impl Image {
     }
 
     /// What [`Image::drop_all`] would take away.
-    pub fn loss_of_all(&self) -> Loss {
-        let states = self.bitmaps();
-        let bitmaps: Vec<Name> = states.iter().map(|state| state.name.clone()).collect();
+    pub fn loss_of_all(&self) -> Result<Loss> {
+        let states = self.states()?;
+        let bitmaps = memory::gather(states.iter().map(|state| state.name.clone()))?;
         let mut warnings = Vec::new();
         match Chain::read(&states, None) {
             Ok(chain) if chain.model() == Model::Cumulative => warnings.push(format!(
@@ -48,9 +49,10 @@ impl Image {
                 chain::list(&bitmaps)
             )),
             Ok(chain) if !chain.checkpoints().is_empty() => {
-                let names: Vec<&Name> = chain.checkpoints().iter().map(|checkpoint| &checkpoint.name).collect();
+                let names = chain.checkpoints().iter().map(|checkpoint| &checkpoint.name);
                 warnings.push(format!("every diff since {} is lost", chain::list(names)));
             }
+            Err(error) if error.is_of_the_call() => return Err(error),
             _ if !bitmaps.is_empty() => warnings.push(format!("the bitmaps {} are lost", chain::list(&bitmaps))),
             _ => {}
         }
@@ -61,7 +63,7 @@ impl Image {
         if has_directory {
             warnings.push("tracking ends, and the next backup must be full".into());
         }
-        Loss { has_directory, foreign: self.foreign(), bitmaps, warnings }
+        Ok(Loss { has_directory, foreign: self.foreign()?, bitmaps, warnings })
     }
 
     /// Drops the whole bitmap directory in one atomic step, damaged or not: also where it keeps QEMU from opening the
@@ -91,16 +93,16 @@ impl Image {
 
     /// The bitmaps that belong to no checkpoint. A single one before the damage can be the root of all that follows, and
     /// serves nobody as it is.
-    fn foreign(&self) -> Vec<Name> {
-        match self.bitmaps().as_slice() {
-            [_] if self.has_damaged_directory() => Vec::new(),
+    fn foreign(&self) -> Result<Vec<Name>> {
+        match self.states()?.as_slice() {
+            [_] if self.has_damaged_directory() => Ok(Vec::new()),
             states => chain::foreign_in(states),
         }
     }
 
     fn check_drop_all(&self, foreign_too: bool) -> Result<()> {
         self.look().map_err(Error::nothing_changed)?;
-        let foreign = self.foreign();
+        let foreign = self.foreign().map_err(Error::nothing_changed)?;
         if foreign.is_empty() || foreign_too {
             return Ok(());
         }
