@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns the checksum that stands in segments: CRC-32C. Must never know what the bytes are.
+//! Owns the checksum that stands in segments: CRC-32C. Must never know the meaning of the bytes.
 
 use crate::kernels::select;
 

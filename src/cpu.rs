@@ -5,7 +5,7 @@
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// What every CPU of the architecture has.
+    /// The instructions that every CPU of the architecture has.
     Portable,
     /// x86-64 with AVX2, BMI1, BMI2, POPCNT and LZCNT.
     Avx2,
@@ -54,7 +54,7 @@ impl Level {
         }
     }
 
-    /// The level to use: what `CHECKMAP_KERNELS` names, if this CPU has it, else the best that is tried and tested.
+    /// The level to use: the one that `CHECKMAP_KERNELS` names, if this CPU has it, else the best that is tried and tested.
     ///
     /// A name that is unknown or that this CPU does not have counts as none.
     pub fn select() -> Self {

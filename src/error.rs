@@ -15,7 +15,7 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// Makes [`ErrorKind`] and its table from one list, so that no kind can miss its number, name or errno.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $number:literal, $c_name:literal, $errno:ident;)*) => {
-        /// What went wrong, as stable as the C ABI: numbers and names are never reused.
+        /// The kind of an error, as stable as the C ABI: numbers and names are never reused.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum ErrorKind {
@@ -137,7 +137,7 @@ pub enum Control {
     Check,
     /// The list of checkpoints.
     List,
-    /// Dropping whatever is older than this checkpoint.
+    /// Dropping everything older than this checkpoint.
     DropBefore(Vec<u8>),
     /// Dropping also the bitmaps that belong to no checkpoint.
     ForeignToo,
@@ -171,7 +171,8 @@ impl fmt::Display for Control {
     }
 }
 
-/// What to do next, as data: words that hold for every caller, and between them what each front end spells itself.
+/// The next step for the user, as data: words that hold for every caller, and between them controls that each front end
+/// spells in its own language.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WayOut(Vec<Part>);
 
@@ -232,9 +233,9 @@ impl fmt::Display for Spelled<'_> {
     }
 }
 
-/// An error: its kind, what was wrong where, and what to do next.
+/// An error: its kind, the fault and its place, and the next step.
 ///
-/// `Display` prints `file: structure, offset 0x..: message: cause (way out)`, leaving out what is not known.
+/// `Display` prints `file: structure, offset 0x..: message: cause (way out)`, leaving out the parts that are not known.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
@@ -250,7 +251,7 @@ struct Inner {
 }
 
 impl Error {
-    /// An error of `kind`; `message` says what is wrong, without a full stop.
+    /// An error of `kind`; `message` states the fault, without a full stop.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let message = message.into();
         let (file, place, way_out, source) = (None, None, None, None);
@@ -269,13 +270,13 @@ impl Error {
         Self::new(kind, what).with_source(source)
     }
 
-    /// The system has no memory for what was asked for.
+    /// The system refused a request for memory.
     pub(crate) fn out_of_memory() -> Self {
         Self::new(ErrorKind::OutOfMemory, "the system has no memory for this")
     }
 
-    /// Whether it says nothing of what was read, because the call was stopped or had no memory: then it is the call's answer,
-    /// also where a fault of what is read would be passed over.
+    /// Whether the call itself was stopped or had no memory, so that the error says nothing of the data. Such an error must
+    /// be the call's answer, also where a fault of the data would be reported and passed over.
     pub(crate) fn is_of_the_call(&self) -> bool {
         matches!(self.kind(), ErrorKind::Cancelled | ErrorKind::OutOfMemory)
     }
@@ -294,14 +295,14 @@ impl Error {
         self
     }
 
-    /// Says what to do next, unless a deeper layer already did.
+    /// Adds the next step, unless a deeper layer already did.
     #[must_use]
     pub fn advise(mut self, way_out: impl Into<WayOut>) -> Self {
         self.0.way_out.get_or_insert_with(|| way_out.into());
         self
     }
 
-    /// Says that what was to be changed is as it was.
+    /// Says that nothing was changed.
     #[must_use]
     pub fn nothing_changed(mut self) -> Self {
         self.0.nothing_changed = true;
@@ -322,12 +323,12 @@ impl Error {
         self
     }
 
-    /// What kind of error this is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// What is wrong, without file, place and advice.
+    /// The fault, without file, place and advice.
     pub fn message(&self) -> &str {
         &self.0.message
     }
@@ -342,7 +343,7 @@ impl Error {
         self.0.place.as_ref().and_then(|(_, offset)| *offset)
     }
 
-    /// What to do next.
+    /// The next step for the user.
     pub fn way_out(&self) -> Option<&WayOut> {
         self.0.way_out.as_ref()
     }
@@ -352,7 +353,7 @@ impl Error {
         Spelled(self, Some(spelling))
     }
 
-    /// The error without its ways out, so in nobody's words: for warnings and findings, which are text.
+    /// The error as text without its ways out: warnings and findings are read by users of every front end.
     pub fn reason(&self) -> impl fmt::Display + '_ {
         Spelled(self, None)
     }

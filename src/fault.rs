@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns what is known of a panic beside its text: where it happened, and how both go from one thread to another. Must
+//! Owns the place of a panic beside its text, and hands both from one thread to another. Must
 //! never know who catches it.
 
 use std::any::Any;
@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 const NAME_BYTES: usize = 100;
 
 thread_local! {
-    /// Where the last panic of this thread happened, if the hook notes it and nobody has taken it yet.
+    /// The place of the last panic of this thread, if the hook noted it and it was not taken yet.
     static LAST: Cell<Option<Place>> = const { Cell::new(None) };
 }
 
@@ -65,7 +65,7 @@ impl fmt::Debug for Fault {
     }
 }
 
-/// What `work` returns, or its panic. What it was about must not be used after one.
+/// The result of `work`, or its panic. The data that `work` changed must not be used after a panic.
 pub(crate) fn catch<R>(work: impl FnOnce() -> R) -> Result<R, Fault> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Fault { payload, place: take().map(Box::new) })
 }

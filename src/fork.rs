@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
-//! Owns what a fork leaves behind: a child has none of its parent's other threads, so what one of them was in the middle of is
-//! never finished there. Must never know what the threads do.
+//! Owns the view of a child after a fork: it has none of its parent's other threads, so a change that one of them had begun is
+//! never finished there. Must never know the work of the threads.
 //!
 //! Nothing is registered with the system, which has no way to take it back, and a process that never forks pays nothing: who
 //! finds a section entered asks for the number of the process, and compares.

@@ -1,5 +1,5 @@
-//! Owns what is asked of the system's memory: in words that can fail where the standard library would abort, behind one
-//! pointer where many short lists are kept, in huge pages where it is much. Must never know what the memory is for.
+//! Owns requests for memory: calls that return an error where the standard library would abort, a slice behind one
+//! pointer, the wish for huge pages. Must never know the use of the memory.
 #![allow(unsafe_code, reason = "memory is asked for and given back by hand")]
 
 use crate::error::Error;
@@ -14,11 +14,11 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice;
 
-/// The system has no memory for what was asked for.
+/// The system refused a request for memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OutOfMemory;
 
-/// What needs memory.
+/// The result of a request for memory.
 pub(crate) type Result<T> = std::result::Result<T, OutOfMemory>;
 
 impl OutOfMemory {
@@ -53,12 +53,12 @@ pub(crate) fn room<T>(len: usize) -> Result<Vec<T>> {
     Ok(vector)
 }
 
-/// A vector of so many items of zero bytes.
+/// A vector of `len` items, all bytes zero.
 pub(crate) fn zeroed<T: Zeroable>(len: usize) -> Result<Vec<T>> {
     bytemuck::allocation::try_zeroed_vec(len).map_err(|()| OutOfMemory)
 }
 
-/// What is zero bytes, on the heap.
+/// An item on the heap, all bytes zero.
 pub(crate) fn zeroed_box<T: Zeroable>() -> Result<Box<T>> {
     bytemuck::allocation::try_zeroed_box().map_err(|()| OutOfMemory)
 }
@@ -108,7 +108,7 @@ fn make_room<T>(vector: &mut Vec<T>) -> Result<()> {
     Ok(vector.try_reserve(1)?)
 }
 
-/// Puts something under a key; what was there before.
+/// Puts a value under a key; returns the value that was there before.
 pub(crate) fn insert<K: Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: V) -> Result<Option<V>> {
     map.try_reserve(1)?;
     Ok(map.insert(key, value))
@@ -148,7 +148,7 @@ pub(crate) fn resize<T: Zeroable + Clone>(vector: &mut Vec<T>, len: usize) -> Re
     Ok(())
 }
 
-/// Gives back what a vector does not need, if the system is able to.
+/// Gives the unused room of a vector back to the system, if the system is able to take it.
 pub(crate) fn shrink<T>(vector: &mut Vec<T>) {
     if size_of::<T>() == 0 || vector.len() == vector.capacity() {
         return;
@@ -170,7 +170,7 @@ pub(crate) fn shrink<T>(vector: &mut Vec<T>) {
     };
 }
 
-/// Items on the heap behind one pointer, which stands for none of them too; those that nobody has written are zero bytes.
+/// Items on the heap behind one pointer, which is empty where there are none. Items not yet written are zero bytes.
 #[derive(Debug)]
 pub(crate) struct ThinSlice<T> {
     /// Where the number of items stands, and behind it the items.
@@ -194,7 +194,7 @@ impl<T: Pod> ThinSlice<T> {
         Self { head: None, items: PhantomData }
     }
 
-    /// `items`, and as many more as to be `len` of them, which is not fewer.
+    /// `items`, followed by zero items up to `len`, which is at least as many.
     pub(crate) fn copied(items: &[T], len: usize) -> Result<Self> {
         let mut slice = Self::empty();
         if len > 0 {
@@ -218,7 +218,7 @@ impl<T: Pod> ThinSlice<T> {
         let memory = match self.head {
             // SAFETY: the size is not 0, as the number of items is part of it.
             None => unsafe { alloc::alloc(new) },
-            // SAFETY: the memory was asked for with the layout of as many items, of which `new` is a larger one.
+            // SAFETY: the memory was asked for with the layout of `before` items, and `new` is a larger layout of that kind.
             Some(head) => unsafe { alloc::realloc(head.as_ptr().cast(), Self::layout(before)?, new.size()) },
         };
         let head = NonNull::new(memory.cast::<usize>()).ok_or(OutOfMemory)?;
@@ -242,7 +242,7 @@ impl<T> Deref for ThinSlice<T> {
     #[inline]
     fn deref(&self) -> &[T] {
         match self.head {
-            // SAFETY: behind the number stand as many items, each of them written or zeroed.
+            // SAFETY: `head` points to the number of items; that number of items follows, each written or zeroed.
             Some(head) => unsafe { slice::from_raw_parts(head.add(1).cast().as_ptr(), head.read()) },
             None => &[],
         }
@@ -273,7 +273,7 @@ impl<T> Drop for ThinSlice<T> {
     }
 }
 
-/// The size of a huge page on most systems; what is smaller than two of them is left alone.
+/// The size of a huge page on most systems. Memory below two of them is left alone.
 #[cfg(target_os = "linux")]
 const HUGE: usize = 2 << 20;
 
@@ -285,8 +285,8 @@ pub(crate) fn prefer_huge_pages<T>(vector: &Vec<T>) {
     let end = (vector.as_ptr().addr() + vector.capacity() * size_of::<T>()) & !4095;
     if end.saturating_sub(start) >= 2 * HUGE {
         let pages = vector.as_ptr().cast_mut().cast::<libc::c_void>().with_addr(start);
-        // SAFETY: the whole pages lie inside the vector's own allocation, and the advice changes neither what they hold nor
-        // whether they can be used.
+        // SAFETY: the whole pages lie inside the vector's own allocation, and the advice changes neither their content nor
+        // their access rights.
         unsafe { libc::madvise(pages, end - start, libc::MADV_HUGEPAGE) };
     }
 }

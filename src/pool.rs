@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Owns the threads: a pool for one job, or for as long as its owner keeps it, whose threads have ended when it is dropped.
-//! Must never know what the threads do, nor touch rayon's global pool.
+//! Must never know the work of the threads, nor touch rayon's global pool.
 
 use crate::fault;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
@@ -30,7 +30,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts `threads` threads; none for 0 and 1, and fewer where the system does not give as many.
+    /// Starts `threads` threads: none for 0 and 1, and fewer where the system refuses more.
     pub fn new(threads: usize) -> Self {
         Self::with_threads(if threads > 1 { threads } else { 0 })
     }
@@ -56,7 +56,7 @@ impl Pool {
         self.handles.len().max(1)
     }
 
-    /// What `work` makes of each item, in the order of the items. A panic is the caller's.
+    /// Calls `work` on each item; the results are in the order of the items. A panic goes on in the caller's thread.
     pub fn map<T: Send, R: Send>(
         &self,
         items: Vec<T>,
@@ -112,7 +112,7 @@ impl Drop for Pool {
     }
 }
 
-/// What `work` makes of each item, in the order of the items, on `threads` threads for this job alone. The caller's is one
+/// Calls `work` on each item, on `threads` threads for this job alone; the results are in the order of the items. The caller's is one
 /// of them: it works while the others wake up.
 pub fn map_ordered<T: Send, R: Send>(
     threads: usize,

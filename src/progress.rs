@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 /// How far a piece of work has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// What is being done, such as `reading bitmaps`.
+    /// The step of the work, such as `reading bitmaps`.
     pub phase: &'static str,
     /// How much of it is done, in units that only compare with `total`.
     pub done: u64,
@@ -15,8 +15,8 @@ pub struct Step {
     pub total: u64,
 }
 
-/// Whoever is told. It is called on the caller's thread; `Break` stops the work where nothing has been changed yet,
-/// and is ignored once the commit has begun.
+/// A listener to the progress of a call, called on the caller's thread. `Break` stops the work where nothing has been
+/// changed yet, and is ignored once the commit has begun.
 pub trait Observer {
     /// Takes note of `step`, and says whether to go on.
     fn step(&mut self, step: Step) -> ControlFlow<()>;

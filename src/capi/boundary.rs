@@ -13,7 +13,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
 use std::{ptr, slice, thread};
 
-/// What a call returns to C, and how it says that it failed.
+/// The value that a call returns to C, and its form of failure.
 pub(super) trait Returned {
     /// The value for a failure of this positive errno.
     fn failure(errno: c_int) -> Self;
@@ -91,7 +91,7 @@ fn prepare() {
     static BEGUN: AtomicBool = AtomicBool::new(false);
     if !BEGUN.load(Ordering::Relaxed) && !BEGUN.swap(true, Ordering::Relaxed) {
         silence_panics();
-        // What rayon's threads share lies behind a lock of that kind too, until somebody asked for it.
+        // State that rayon's threads share lies behind a lock of that kind too, until its first use.
         crossbeam_epoch::default_collector();
     }
 }
@@ -113,7 +113,7 @@ fn silence_panics() {
 /// The tag of a handle that was freed.
 const FREED: u64 = 0x0064_6565_7266_6d63;
 
-/// What stands behind a pointer of C.
+/// The object behind a pointer of C.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Handle<T> {
@@ -136,11 +136,11 @@ const CHANGING: u8 = 2;
 ///
 /// The implementing type is a wrapper of nothing but `Handle<Self::Value>`, so that pointers to one point to the other.
 pub(super) unsafe trait Object: Sized {
-    /// What it wraps.
+    /// The value in the object.
     type Value;
     /// Tells the handles of this type from others.
     const TAG: u64;
-    /// What it is called in messages.
+    /// The object's name in messages.
     const NAME: &'static str;
 
     /// Whether a fork left behind half of what calls on a `const` handle do.
@@ -149,7 +149,7 @@ pub(super) unsafe trait Object: Sized {
     }
 }
 
-/// Says of a wrapper, whose struct stands beside it for the header's sake, what it wraps.
+/// Names the value in a wrapper, whose struct stands beside it for the header's sake.
 macro_rules! object {
     ($name:ident = $value:ty, $tag:literal, $word:literal $(, $is_torn:path)?) => {
         // SAFETY: the only field of the struct is the handle, and it begins where the struct does; asserted below.
@@ -180,7 +180,7 @@ pub(super) fn give<O: Object>(value: O::Value) -> *mut O {
     Box::into_raw(Box::new(Handle { tag: O::TAG, state: AtomicU8::new(SOUND), value })).cast()
 }
 
-/// Frees a handle; NULL and what is no handle are left alone.
+/// Frees a handle; NULL and pointers to other things are left alone.
 ///
 /// # Safety
 ///
@@ -201,7 +201,7 @@ pub(super) unsafe fn free<O: Object>(object: *mut O) {
         // SAFETY: the tag says that a handle of this type is there; the state is atomic, and what calls on a `const` handle
         // leave behind is looked at as they do.
         let is_torn = unsafe { (*handle).state.load(Ordering::Acquire) == CHANGING || O::is_torn(&(*handle).value) };
-        // What a fork tore cannot be taken apart: this child leaves it where it is.
+        // A value that a fork tore cannot be taken apart: this child leaves it where it is.
         if !is_torn {
             // SAFETY: it was made by `give` from a box of this type, and the tag says that it was not freed since.
             drop(unsafe { Box::from_raw(handle) });
@@ -454,10 +454,10 @@ impl<T> Room<T> {
     /// Appends elements until the iterator ends or nothing more fits.
     #[inline]
     pub(super) fn fill(&mut self, elements: impl Iterator<Item = T>) {
-        // What is counted in `self` would be written back for every element.
+        // A count in `self` would be written back for every element.
         let (mut at, left) = (self.filled, self.left());
         for element in elements.take(left) {
-            // SAFETY: `take` lets through as many elements as there is room for, up to `len`, which `new` was promised.
+            // SAFETY: `take` lets through no more elements than there is room for, up to `len`, which `new` was promised.
             unsafe { self.start.add(at).write(element) };
             at += 1;
         }
@@ -507,7 +507,7 @@ mod tests {
     use crate::pool::{Pool, map_ordered};
     use std::ffi::CStr;
 
-    /// What C learns of a fault in `body`.
+    /// The answer to C after a fault in `body`.
     fn told(body: impl FnOnce() -> Result<c_int>) -> String {
         assert_eq!(guard(body), -libc::ENOTRECOVERABLE);
         // SAFETY: the buffer is this thread's, ends with NUL, and nothing fails meanwhile.

@@ -52,7 +52,7 @@ pub(super) unsafe fn change(
     })
 }
 
-/// Ends a change: of what was handed out nothing is good any more where it succeeded, and then `warnings` are true.
+/// Ends a change. Where it succeeded, no pointer that was handed out before is good any more, and `warnings` are true.
 pub(super) fn conclude(
     open: &OpenImage,
     before: &[BitmapState],

@@ -77,7 +77,7 @@ const MESSAGE_BYTES: usize = 1024;
 /// The same of a message with marks, which are no part of the text.
 const MARKED_BYTES: usize = 2048;
 
-/// What stands before and behind a mark, and what parts it: no other text of a message has them.
+/// The bytes before, inside and behind a mark: no other text of a message has them.
 const MARK: char = '\x1e';
 const PART: char = '\x1f';
 
@@ -114,8 +114,8 @@ const fn first_message<const BYTES: usize>() -> [u8; BYTES] {
     message
 }
 
-/// Writes text into a fixed buffer. What does not fit is left out, and so are the NULs that C would take for the end, and
-/// what would look like a mark; a mark is written whole or not at all.
+/// Writes text into a fixed buffer. Text that does not fit is left out, and so are NULs, which C would take for the end,
+/// and bytes that would look like a mark; a mark is written whole or not at all.
 struct Cut<'a> {
     buffer: &'a mut [u8],
     len: usize,
@@ -143,7 +143,7 @@ impl Write for Cut<'_> {
     }
 }
 
-/// What a way out names: its name in marks, what it is called with, and the spelling of C.
+/// A control of a way out: its name in marks, its argument, and its spelling in C.
 fn words(control: &Control) -> (&'static str, Option<Cow<'_, str>>, Cow<'static, str>) {
     let (name, in_c) = match control {
         Control::OpenForNames => ("OPEN_FOR_NAMES", "CHECKMAP_OPEN_FORCE_SHARE"),
@@ -207,7 +207,7 @@ pub(super) fn remember(error: &Error) -> c_int {
         let (message, marked) = unsafe { (&mut *last.message.get(), &mut *last.marked.get()) };
         for (buffer, spelling) in [(&mut message[..], spell as Spelling), (&mut marked[..], mark)] {
             buffer[0] = 0;
-            // What does not fit is left out.
+            // Text that does not fit is left out.
             let _ = write!(Cut { buffer, len: 0, in_mark: &last.in_mark }, "{}", error.spelled(spelling));
         }
         last.kind.set(error.kind().number());

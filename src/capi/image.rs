@@ -1,4 +1,4 @@
-//! Owns the image as C programs see it: opening it by path or descriptor, what it is, and what is to be said about it.
+//! Owns the image as C programs see it: opening it by path or descriptor, its facts, and the warnings about it.
 //! Must never know a format, nor how a checkpoint comes about.
 
 use super::boundary::{Handle, Shared, array, count, exclusive, free, give, guard, handle_out, object, shared};
@@ -44,7 +44,7 @@ object!(checkmap_image = OpenImage, b"cmImage!", "image");
 /// The longest path that Linux takes, with its NUL.
 const PATH_MAX: usize = 4096;
 
-/// What stands behind a handle.
+/// The object behind a handle.
 #[derive(Debug)]
 pub(super) struct OpenImage {
     pub(super) image: Image,
@@ -58,7 +58,7 @@ impl OpenImage {
         Self { image, lent: Mutex::new(lent) }
     }
 
-    /// The image, for what is told from memory: unless it changed under a handle without locks.
+    /// The image, for calls that answer from memory: an error if it changed under a handle without locks.
     pub(super) fn fresh(&self) -> Result<&Image> {
         if !self.image.is_locked() {
             self.image.check_unchanged()?;
@@ -66,7 +66,7 @@ impl OpenImage {
         Ok(&self.image)
     }
 
-    /// What was handed out by pointer.
+    /// Values that were handed out by pointer.
     pub(super) fn lent(&self) -> MutexGuard<'_, Lent> {
         self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,7 +128,7 @@ pub(super) fn duplicate(fd: c_int) -> Result<(File, PathBuf)> {
     Ok((File::from(ours), path))
 }
 
-/// What a descriptor goes by in messages.
+/// The name of a descriptor in messages.
 fn path_of(fd: c_int) -> PathBuf {
     std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_else(|_| PathBuf::from(format!("descriptor {fd}")))
 }

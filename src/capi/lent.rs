@@ -1,5 +1,5 @@
-//! Owns what an image has handed out to C by pointer, for as long as C may use it: until a change of the image succeeds.
-//! Must never know what the pointers are for.
+//! Owns the values that an image has handed out to C by pointer, for as long as C may use them: until a change of the image
+//! succeeds. Must never know the use of the pointers.
 
 use super::image::text;
 use crate::chain::{BitmapState, Checkpoint};
@@ -19,13 +19,13 @@ pub(super) struct Files {
     pub(super) data: Option<Vec<u8>>,
 }
 
-/// What was handed out.
+/// The values that were handed out.
 #[derive(Debug, Default)]
 pub(super) struct Lent {
     checkpoints: Option<Arc<Checkpoints>>,
     bitmaps: Option<Arc<Vec<BitmapState>>>,
     files: Option<Arc<Files>>,
-    /// No longer what the image holds, while C may still use it.
+    /// Values of an earlier state of the image, which C may still use.
     outdated: Vec<Arc<dyn Any + Send + Sync>>,
     /// Those of the opening, or of the last call that changed the image or tried to.
     warnings: Vec<Arc<CStr>>,
@@ -75,7 +75,7 @@ impl Lent {
         self.outdated.extend([checkpoints, bitmaps, files].into_iter().flatten());
     }
 
-    /// Notes that a change succeeded: of what was handed out before, nothing is good any more.
+    /// Notes that a change succeeded: no pointer that was handed out before is good any more.
     pub(super) fn end_change(&mut self) {
         let warnings = std::mem::take(&mut self.warnings);
         *self = Self { texts: warnings.iter().cloned().collect(), warnings, ..Self::default() };

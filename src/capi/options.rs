@@ -78,7 +78,7 @@ pub struct checkmap_opts {
     pub model: u32,
 }
 
-/// The bytes that the first version of a struct had: what every caller must know of it.
+/// The bytes that the first version of a struct had: every caller must know at least these.
 const FIRST_OPTS: usize = mem::size_of::<checkmap_opts>();
 
 /// No struct will ever be larger.
@@ -218,7 +218,7 @@ unsafe fn read_sized<T: Sized32>(given: *const T, first: usize, what: &str) -> R
 }
 
 /// A place for facts in a struct that can grow. Everything behind its size is zero from the beginning of the call, also
-/// what this library does not know.
+/// bytes that this library does not know.
 #[derive(Debug)]
 pub(super) struct Facts<T> {
     place: *mut T,
@@ -242,7 +242,7 @@ impl<T: Sized32> Facts<T> {
         Ok(Self { place, known: size.min(mem::size_of::<T>()) })
     }
 
-    /// Writes as much of `facts` as the caller knows; the size stays what it was.
+    /// Writes the part of `facts` that the caller knows; the size stays as it was.
     pub(super) fn put(self, facts: &T) {
         let from: *const T = facts;
         // SAFETY: `known` bytes are inside both structs, which are not the same one; the size stays.

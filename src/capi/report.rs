@@ -21,7 +21,7 @@ pub struct checkmap_report {
 
 object!(checkmap_report = Report, b"cmReport", "report");
 
-/// What stands behind a handle.
+/// The object behind a handle.
 #[derive(Debug)]
 pub(super) struct Report {
     errors: u64,

@@ -426,10 +426,10 @@ fn merge_options(options: &Options) -> MergeOptions {
     MergeOptions { memory_bytes, threads: options.threads, ..default }
 }
 
-/// Writes what `write` writes into a new file, and puts it in the place of `target` when it is whole and durable.
+/// Lets `write` fill a new file, and puts it in the place of `target` when it is whole and durable.
 fn replace(target: Target, write: impl FnOnce(&mut dyn Write) -> Result<Summary>) -> Result<Summary> {
     let path = target.path().to_owned();
-    // What is written comes in large pieces.
+    // The bytes come in large pieces.
     let mut out = target.begin()?;
     let summary = write(&mut out).map_err(|error| error.in_file(&path))?;
     out.sync()?.commit()?;

@@ -1,4 +1,4 @@
-//! Owns what two or many bitmaps make together, as C programs ask for it. Must never know how it is computed.
+//! Owns the set operations on two or many bitmaps, as C programs ask for them. Must never know how they are computed.
 
 use super::bitmap::checkmap_bitmap;
 use super::boundary::{exclusive, give, guard, handle_out, handles, shared};

@@ -1,5 +1,5 @@
-//! Owns the bitmaps of an image as they are stored, whatever they belong to, as C programs see them: for those who keep an
-//! order of their own in them. Must never know what their names mean.
+//! Owns the bitmaps of an image as they are stored, as C programs see them: for programs with an order of their own in
+//! the names. Must never know the meaning of the names.
 
 use super::bitmap::checkmap_bitmap;
 use super::boundary::{Out, Room, array, count, exclusive, give, guard, handle_out, shared, signed};
