@@ -935,13 +935,15 @@ int64_t checkmap_report_problems(const struct checkmap_report *report,
  * Errors:
  * - -EBUSY: another process, or another handle of this one, has the image in use.
  * - -ENOLCK: the file system cannot lock. Only for writing; reading warns.
- * - -EROFS: the file cannot be written, and CHECKMAP_OPEN_RDWR was asked for.
+ * - -EROFS: the file system is for reading only, and CHECKMAP_OPEN_RDWR was asked for.
  * - -ENOTSUP: an unknown format, or a feature of it that is unknown.
  * - -EBADMSG: the image is damaged.
  * - -EINVAL: unknown flags, an empty path, or one with a NUL inside.
  * - -ENAMETOOLONG: a path that is too long.
  * - -ENOENT: no such file, with kind CHECKMAP_ERROR_IO.
- * - what the system says, such as -EACCES, -EISDIR and -EIO.
+ * - -EACCES: the file may not be opened; for CHECKMAP_OPEN_RDWR with kind CHECKMAP_ERROR_READ_ONLY.
+ * - -EISDIR: a folder.
+ * - what the system says, such as -EIO.
  */
 int checkmap_image_open(const char *path,
                         size_t path_len,
@@ -974,7 +976,8 @@ int checkmap_image_open_fd(int fd,
  *
  * Errors:
  * - -EBUSY: another reader has the image.
- * - -EROFS: the file cannot be written, or the descriptor was for reading only.
+ * - -EROFS: the file system is for reading only, or the descriptor was.
+ * - -EACCES: the file may not be written, with kind CHECKMAP_ERROR_READ_ONLY.
  * - -ENOLCK: the file system cannot lock.
  * - -EINVAL: an image that was opened with CHECKMAP_OPEN_FORCE_SHARE.
  * - -ESTALE: the image changed under a handle that holds no locks.
@@ -1387,6 +1390,7 @@ int checkmap_stored_drop_all(struct checkmap_image *image,
  * - -EINVAL: an empty path, or one with a NUL inside.
  * - -ENAMETOOLONG: a path that is too long.
  * - -ENOENT: no such file, with kind CHECKMAP_ERROR_IO.
+ * - -EISDIR: a folder.
  * - what the system says, such as -EACCES and -EIO.
  */
 int checkmap_segment_open(const char *path, size_t path_len, struct checkmap_segment **out);

@@ -107,6 +107,7 @@ impl Told {
 /// - `-EINVAL`: an empty path, or one with a NUL inside.
 /// - `-ENAMETOOLONG`: a path that is too long.
 /// - `-ENOENT`: no such file, with kind `CHECKMAP_ERROR_IO`.
+/// - `-EISDIR`: a folder.
 /// - what the system says, such as `-EACCES` and `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_open(
