@@ -3,7 +3,7 @@
 include libcheckmap/build.mk
 
 .PHONY: test test-matrix test-soak test-neon test-qemu-7.2 fuzz bench check-instructions bless-instructions bench-peers \
-	bench-peers-quick bench-delete bench-segments bench-python example man completions
+	bench-peers-quick bench-delete bench-segments bench-python wheel check-python-types example man completions
 
 test:
 	./run-tests
@@ -73,6 +73,29 @@ PYTHON ?= python3
 bench-python:
 	cargo build --release --locked --manifest-path bindings/python/bench/Cargo.toml --target-dir target
 	$(PYTHON) bindings/python/bench/overhead.py target/release/checkmap-python-bench
+
+# A wheel of the Python package for other machines, in WHEELS: its tag says which libc they must have at least, which is that
+# of Debian 12 where it is built there. For older ones: WHEEL_FLAGS="--release --zig --compatibility manylinux_2_17", and
+# `target/wheel-tools/bin/pip install ziglang` before. The tools are those of the tests.
+WHEELS ?= target/wheels
+WHEEL_FLAGS ?= --release --compatibility pypi
+WHEEL_TOOLS ?= target/wheel-tools
+wheel: | $(WHEEL_TOOLS)/bin/maturin
+	PATH="$(abspath $(WHEEL_TOOLS))/bin:$$PATH" $(WHEEL_TOOLS)/bin/python bindings/python/build_wheel.py $(WHEEL_FLAGS) \
+		--out $(abspath $(WHEELS))
+
+$(WHEEL_TOOLS)/bin/maturin:
+	$(PYTHON) -m venv $(WHEEL_TOOLS)
+	$(WHEEL_TOOLS)/bin/python -m pip install --quiet --requirement bindings/python/tests/requirements.txt
+
+# The Python package as type checkers see it: mypy, which the tests run too, and pyright, which brings a Node.js of its own.
+check-python-types: wheel
+	$(WHEEL_TOOLS)/bin/python -m pip install --quiet "pyright[nodejs]==1.1.414"
+	$(WHEEL_TOOLS)/bin/python -m pip install --quiet --no-deps --force-reinstall \
+		"$$(ls -t $(abspath $(WHEELS))/checkmap-*.whl | head -n 1)"
+	cd $(WHEEL_TOOLS) && bin/python -m mypy --strict --disable-error-code=import-untyped -p checkmap
+	cd $(WHEEL_TOOLS) && bin/python -m pyright --pythonpath bin/python lib/python3*/site-packages/checkmap
+	cd $(WHEEL_TOOLS) && PATH="$$PWD/bin:$$PATH" VIRTUAL_ENV="$$PWD" bin/python -m pyright --ignoreexternal --verifytypes checkmap
 
 # The image that the README's first command reads, made anew by QEMU's tools.
 example:

@@ -3,18 +3,17 @@
 
     incremental_backup.py vm.qcow2 backup.raw tuesday
 
-The virtual machine is off. qemu-img and qemu-nbd read the disk; the image stays locked against a start of the machine,
-and the checkpoint is made last of all: a backup that fails is simply done again.
+The virtual machine is off. qemu-img and qemu-nbd read the disk, the latter by libnbd's own module (python3-libnbd); the
+image stays locked against a start of the machine, and the checkpoint is made last of all: a backup that fails is simply
+done again.
 """
 
 import json
 import os
-import socket
-import struct
 import subprocess
 import sys
-import tempfile
-import time
+
+import nbd
 
 import checkmap
 
@@ -26,9 +25,9 @@ def main(path, backup, name):
         points = image.checkpoints()
         if points and os.path.exists(backup):
             changed = image.diff(points[-1].name)
-            with open(backup, "r+b") as out, tempfile.TemporaryDirectory() as folder:
+            with open(backup, "r+b") as out:
                 out.truncate(changed.size)
-                copy(path, os.path.join(folder, "nbd"), changed, out)
+                copy(path, changed, out)
                 os.fsync(out.fileno())
             print(f"{changed.dirty_bytes()} bytes in {changed.count_extents()} extents since {points[-1].name}")
         else:
@@ -39,32 +38,17 @@ def main(path, backup, name):
         image.create(name)
 
 
-def copy(path, address, changed, out):
+def copy(path, changed, out):
     node = {"driver": "qcow2", "force-share": True, "file": {"driver": "file", "filename": os.path.abspath(path)}}
-    server = subprocess.Popen(["qemu-nbd", "-r", "-t", "-k", address, "json:" + json.dumps(node)])
-    while not os.path.exists(address) and server.poll() is None:
-        time.sleep(0.01)
-    try:
-        with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rwb") as nbd:
-            connection.connect(address)
-            nbd.read(18)  # Both magics and the flags; then ours, and the option to begin with the nameless export.
-            nbd.write(struct.pack(">I8sII", 3, b"IHAVEOPT", 1, 0))
-            nbd.flush()
-            nbd.read(10)
-            for offset, length in changed.iter_extents():
-                for at in range(offset, offset + length, CHUNK):
-                    size = min(CHUNK, offset + length - at)
-                    nbd.write(struct.pack(">IHHQQI", 0x25609513, 0, 0, 0, at, size))
-                    nbd.flush()
-                    magic, error, _ = struct.unpack(">IIQ", nbd.read(16))
-                    if magic != 0x67446698 or error:
-                        raise OSError(error, f"qemu-nbd cannot read {size} bytes at {at}")
-                    out.seek(at)
-                    out.write(nbd.read(size))
-            out.flush()
-    finally:
-        server.kill()  # It only reads; and one that a client just left may overlook SIGTERM.
-        server.wait()
+    disk = nbd.NBD()
+    # libnbd starts qemu-nbd with an open socket, and ends it with the connection.
+    disk.connect_systemd_socket_activation(["qemu-nbd", "-r", "json:" + json.dumps(node)])
+    for offset, length in changed.iter_extents():
+        for at in range(offset, offset + length, CHUNK):
+            out.seek(at)
+            out.write(disk.pread(min(CHUNK, offset + length - at), at))
+    out.flush()
+    disk.shutdown()
 
 
 if __name__ == "__main__":
@@ -72,5 +56,5 @@ if __name__ == "__main__":
         sys.exit("usage: incremental_backup.py IMAGE BACKUP CHECKPOINT")
     try:
         main(*sys.argv[1:])
-    except (OSError, subprocess.CalledProcessError, struct.error) as error:
+    except (OSError, subprocess.CalledProcessError, nbd.Error) as error:
         sys.exit(f"incremental_backup.py: {error}")

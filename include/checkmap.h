@@ -427,85 +427,122 @@ typedef struct checkmap_segment_info {
 extern "C" {
 #endif
 
-/** The version of the library, such as "0.1.0". The text lives as long as the library. */
+/**
+ * The version of the library, such as "0.1.0".
+ *
+ * Returns: a text that ends with NUL.
+ *
+ * Ownership: the text lives as long as the library.
+ */
 const char *checkmap_version(void);
 
-/** The number of the library's ABI; see CHECKMAP_ABI_VERSION. */
+/**
+ * The number of the library's ABI.
+ *
+ * Returns: a number that is not smaller than CHECKMAP_ABI_VERSION of the header that the program was compiled with,
+ * else the library is too old for the program.
+ */
 uint32_t checkmap_abi_version(void);
 
 /**
- * The message of the last error of this thread, in UTF-8: file: structure, offset: what is wrong (advice): cause.
+ * The message of the last error of this thread, in UTF-8.
  *
- * Never NULL; "no error" before the first one. A call that succeeds leaves it as it is. The text is good until the next
- * call that fails in this thread: copy it at once, above all where a coroutine may go on in another thread.
+ * It says: file: structure, offset: what is wrong (advice): cause. A call that succeeds leaves it as it is.
+ *
+ * Returns: the text, never NULL; "no error" before the first error.
+ *
+ * Ownership: the text is the library's, and good until the next call that fails in this thread: copy it at once, above
+ * all where a coroutine may go on in another thread.
  */
 const char *checkmap_last_error(void);
 
 /**
- * The message of the last error of this thread, with a mark in the place of each call and option that it names: for
- * programs and other languages that have words of their own for them.
+ * The message of the last error of this thread, with a mark in the place of each call and option that it names.
  *
- * A mark is the byte 0x1e, a name, the byte 0x1f, what checkmap_last_error() has in this place, and the byte 0x1e again.
- * The names are OPEN_FOR_NAMES, NO_LOCK, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DELETE_INCONSISTENT, DROP_BEFORE,
- * DROP_BITMAP, DROP_ALL, FOREIGN_TOO, MODEL, UNTIL, CHECK and LIST; one may be followed by = and what to call it
- * with, as in MODEL=interval.
- * More can come, so take the second part for a name that is unknown. Never NULL, and as good for as long as that of
- * checkmap_last_error().
+ * It is for programs and other languages that have words of their own for them. A mark is the byte 0x1e, a name, the
+ * byte 0x1f, what checkmap_last_error() has in this place, and the byte 0x1e again. The names are OPEN_FOR_NAMES,
+ * NO_LOCK, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DELETE_INCONSISTENT, DROP_BEFORE, DROP_BITMAP, DROP_ALL, FOREIGN_TOO,
+ * MODEL, UNTIL, CHECK and LIST; one may be followed by = and what to call it with, as in MODEL=interval. More can come,
+ * so take the second part for a name that is unknown.
+ *
+ * Returns: the text, never NULL; "no error" before the first error.
+ *
+ * Ownership: the text is the library's, and good until the next call that fails in this thread.
  */
 const char *checkmap_last_error_marked(void);
 
-/** The kind of the last error of this thread, one of CHECKMAP_ERROR_...; 0 before the first one. */
+/**
+ * The kind of the last error of this thread.
+ *
+ * Returns: one of CHECKMAP_ERROR_...; 0 before the first error.
+ */
 uint32_t checkmap_last_error_kind(void);
 
 /**
- * The positive errno of the last error of this thread; 0 before the first one.
+ * The errno of the last error of this thread, for the calls that cannot return one, such as checkmap_bitmap_size().
  *
- * For the calls that cannot return one, such as checkmap_bitmap_size().
+ * Returns: a positive errno; 0 before the first error.
  */
 int checkmap_last_error_errno(void);
 
 /**
- * The name of a kind of error, such as "CHECKMAP_ERROR_DAMAGED"; NULL for a number that is none.
+ * The name of a kind of error, such as "CHECKMAP_ERROR_DAMAGED".
  *
- * The text lives as long as the library.
+ * Returns: the name; NULL for a number that is no kind.
+ *
+ * Ownership: the text lives as long as the library.
  */
 const char *checkmap_error_name(uint32_t kind);
 
-/** The errno that a kind of error has where the system gave none; 0 for a number that is none. */
+/**
+ * The errno that a kind of error has where the system gave none.
+ *
+ * Returns: a positive errno; 0 for a number that is no kind.
+ */
 int checkmap_error_errno(uint32_t kind);
 
 /**
  * Makes a bitmap of a disk of disk_size bytes, all clean.
  *
  * granularity, the bytes that one bit stands for, is a power of two from 1 to 2^31; the size is 0 to 2^63-1, and not
- * more than 2^41 granules: else -EINVAL. The caller owns *out, which is NULL on error.
+ * more than 2^41 granules.
+ *
+ * Errors:
+ * - -EINVAL: a size or a granularity out of these bounds.
  */
 int checkmap_bitmap_new(uint64_t disk_size,
                         uint64_t granularity,
                         struct checkmap_bitmap **out);
 
-/** Frees a bitmap, a poisoned one too. NULL is fine. */
+/**
+ * Frees a bitmap, a poisoned one too.
+ *
+ * NULL is fine.
+ */
 void checkmap_bitmap_free(struct checkmap_bitmap *bitmap);
 
-/** Makes a copy. The caller owns *out, which is NULL on error. */
+/** Makes a copy of a bitmap. */
 int checkmap_bitmap_clone(const struct checkmap_bitmap *bitmap, struct checkmap_bitmap **out);
 
 /**
  * Marks every granule that the range touches: it rounds outward.
  *
- * A length of 0 does nothing, CHECKMAP_TO_END is up to the end of the disk. A range that ends past the last granule is
- * -ERANGE, and nothing is marked.
+ * A length of 0 does nothing, CHECKMAP_TO_END is up to the end of the disk. On error nothing is marked.
+ *
+ * Errors:
+ * - -ERANGE: the range ends past the last granule of the disk.
  */
-int checkmap_bitmap_set(struct checkmap_bitmap *bitmap,
-                        uint64_t offset,
-                        uint64_t length);
+int checkmap_bitmap_set(struct checkmap_bitmap *bitmap, uint64_t offset, uint64_t length);
 
 /**
  * Makes the range clean, and never a byte outside of it.
  *
- * So the offset must be a multiple of the granularity, and the end too unless it is the end of the disk: else -EINVAL.
- * A length of 0 does nothing, CHECKMAP_TO_END is up to the end of the disk. A range that ends past the last granule is
- * -ERANGE. On error nothing is cleaned.
+ * So the offset must be a multiple of the granularity, and the end too unless it is the end of the disk. A length of 0
+ * does nothing, CHECKMAP_TO_END is up to the end of the disk. On error nothing is cleaned.
+ *
+ * Errors:
+ * - -EINVAL: the offset or the end of the range is inside of a granule.
+ * - -ERANGE: the range ends past the last granule of the disk.
  */
 int checkmap_bitmap_clear(struct checkmap_bitmap *bitmap,
                           uint64_t offset,
@@ -520,9 +557,11 @@ int checkmap_bitmap_clear_all(struct checkmap_bitmap *bitmap);
 /**
  * Changes the size of the disk, as QEMU's truncate does.
  *
- * Granules that lie wholly past the new end are dropped, new ones are clean, and a granule that was partial keeps its
- * bit, which now speaks for all of its bytes. A size that checkmap_bitmap_new() would refuse is -EINVAL, and nothing
- * changes.
+ * disk_size is in bytes. Granules that lie wholly past the new end are dropped, new ones are clean, and a granule that
+ * was partial keeps its bit, which now speaks for all of its bytes. On error nothing changes.
+ *
+ * Errors:
+ * - -EINVAL: a size that checkmap_bitmap_new() would refuse.
  */
 int checkmap_bitmap_resize(struct checkmap_bitmap *bitmap,
                            uint64_t disk_size);
@@ -534,68 +573,133 @@ int checkmap_bitmap_resize(struct checkmap_bitmap *bitmap,
  */
 int checkmap_bitmap_optimize(struct checkmap_bitmap *bitmap);
 
-/** Whether the granule that holds the byte at offset is dirty: 0 or 1. An offset past the last granule is -ERANGE. */
-int checkmap_bitmap_get(const struct checkmap_bitmap *bitmap,
-                        uint64_t offset);
+/**
+ * Whether the granule that holds the byte at offset is dirty.
+ *
+ * Returns: 0 or 1; or a negative errno.
+ *
+ * Errors:
+ * - -ERANGE: an offset past the last granule of the disk.
+ */
+int checkmap_bitmap_get(const struct checkmap_bitmap *bitmap, uint64_t offset);
 
-/** The size of the disk in bytes; 0 on error. */
+/**
+ * The size of the disk in bytes.
+ *
+ * Returns: a number of bytes; 0 on error.
+ */
 uint64_t checkmap_bitmap_size(const struct checkmap_bitmap *bitmap);
 
-/** The bytes that one bit stands for; 0 on error. */
+/**
+ * The bytes that one bit stands for.
+ *
+ * Returns: a number of bytes; 0 on error.
+ */
 uint64_t checkmap_bitmap_granularity(const struct checkmap_bitmap *bitmap);
 
-/** The number of granules of the disk, 0 to 2^41. */
+/**
+ * The number of granules of the disk.
+ *
+ * Returns: a number from 0 to 2^41; or a negative errno.
+ */
 int64_t checkmap_bitmap_granules(const struct checkmap_bitmap *bitmap);
 
-/** The number of dirty granules, which is kept at all times. */
+/**
+ * The number of dirty granules, which is kept at all times.
+ *
+ * Returns: a number of granules; or a negative errno.
+ */
 int64_t checkmap_bitmap_count(const struct checkmap_bitmap *bitmap);
 
-/** The number of dirty granules that touch the range, which is cut at the end of the disk; CHECKMAP_TO_END is up to there. */
-int64_t checkmap_bitmap_count_range(const struct checkmap_bitmap *bitmap,
-                                    uint64_t offset,
-                                    uint64_t length);
+/**
+ * The number of dirty granules that touch the range.
+ *
+ * The range is cut at the end of the disk; CHECKMAP_TO_END is up to there.
+ *
+ * Returns: a number of granules; or a negative errno.
+ */
+int64_t checkmap_bitmap_count_range(const struct checkmap_bitmap *bitmap, uint64_t offset, uint64_t length);
 
-/** The number of dirty bytes: the sum of all extents, never above the size of the disk. */
+/**
+ * The number of dirty bytes: the sum of all extents, never above the size of the disk.
+ *
+ * Returns: a number of bytes; or a negative errno.
+ */
 int64_t checkmap_bitmap_dirty_bytes(const struct checkmap_bitmap *bitmap);
 
-/** The number of dirty extents of the whole disk; counted, not walked. */
+/**
+ * The number of dirty extents of the whole disk; counted, not walked.
+ *
+ * Returns: a number of extents; or a negative errno.
+ */
 int64_t checkmap_bitmap_count_extents(const struct checkmap_bitmap *bitmap);
 
-/** Whether no granule is dirty: 0 or 1. */
+/**
+ * Whether no granule is dirty.
+ *
+ * Returns: 0 or 1; or a negative errno.
+ */
 int checkmap_bitmap_is_empty(const struct checkmap_bitmap *bitmap);
 
-/** The bytes that the bitmap takes on the heap. */
+/**
+ * The bytes that the bitmap takes on the heap.
+ *
+ * Returns: a number of bytes; or a negative errno.
+ */
 int64_t checkmap_bitmap_heap_bytes(const struct checkmap_bitmap *bitmap);
 
-/** Checks every rule inside of the bitmap, for tests: a rule that does not hold is -EBADMSG. */
+/**
+ * Checks every rule inside of the bitmap, for tests.
+ *
+ * Errors:
+ * - -EBADMSG: a rule does not hold.
+ */
 int checkmap_bitmap_validate(const struct checkmap_bitmap *bitmap);
 
 /**
- * The first dirty byte of the range, which is cut at the end of the disk; -1 if there is none.
+ * The first dirty byte of the range, which is cut at the end of the disk.
  *
  * If the granule that holds offset is dirty, the answer is offset itself, as in QEMU.
+ *
+ * Returns: an offset in bytes; -1 if there is none; or another negative errno.
  */
 int64_t checkmap_bitmap_next_dirty(const struct checkmap_bitmap *bitmap, uint64_t offset, uint64_t length);
 
-/** The first clean byte of the range, which is cut at the end of the disk; -1 if there is none. */
+/**
+ * The first clean byte of the range, which is cut at the end of the disk.
+ *
+ * Returns: an offset in bytes; -1 if there is none; or another negative errno.
+ */
 int64_t checkmap_bitmap_next_clean(const struct checkmap_bitmap *bitmap, uint64_t offset, uint64_t length);
 
-/** The last dirty byte of the range, which is cut at the end of the disk; -1 if there is none. */
+/**
+ * The last dirty byte of the range, which is cut at the end of the disk.
+ *
+ * Returns: an offset in bytes; -1 if there is none; or another negative errno.
+ */
 int64_t checkmap_bitmap_previous_dirty(const struct checkmap_bitmap *bitmap,
                                        uint64_t offset,
                                        uint64_t length);
 
-/** The last clean byte of the range, which is cut at the end of the disk; -1 if there is none. */
+/**
+ * The last clean byte of the range, which is cut at the end of the disk.
+ *
+ * Returns: an offset in bytes; -1 if there is none; or another negative errno.
+ */
 int64_t checkmap_bitmap_previous_clean(const struct checkmap_bitmap *bitmap,
                                        uint64_t offset,
                                        uint64_t length);
 
 /**
- * Fills out with the dirty extents of the range, in ascending order, and returns how many; fewer than max is all.
+ * Fills out with the dirty extents of the range, in ascending order.
  *
  * The range is cut at the end of the disk, the extents at the edges of the range, to the byte; two of them never touch.
- * To go on, ask again from the end of the last extent. A max of 0, and an out that is NULL or misaligned, are
- * -EINVAL.
+ * To go on, ask again from the end of the last extent.
+ *
+ * Returns: how many extents were written; fewer than max is all; or a negative errno.
+ *
+ * Errors:
+ * - -EINVAL: a max of 0, or an out that is NULL or misaligned.
  */
 int64_t checkmap_bitmap_extents(const struct checkmap_bitmap *bitmap,
                                 uint64_t offset,
@@ -606,15 +710,21 @@ int64_t checkmap_bitmap_extents(const struct checkmap_bitmap *bitmap,
 /**
  * Makes dst the union of itself and the n bitmaps of src, at its own granularity, rounded outward.
  *
- * dst may be among the sources. Disks of different size are -EINVAL, and nothing changes. With n 0 nothing happens.
+ * dst may be among the sources. With n 0 nothing happens. On error nothing changes.
+ *
+ * Errors:
+ * - -EINVAL: disks of different size.
  */
-int checkmap_bitmap_union(struct checkmap_bitmap *dst,
-                          const struct checkmap_bitmap *const *src,
-                          size_t n);
+int checkmap_bitmap_union(struct checkmap_bitmap *dst, const struct checkmap_bitmap *const *src, size_t n);
 
 /**
- * checkmap_bitmap_union() with options: threads and progress. A call that was stopped is -ECANCELED, and nothing
- * has changed.
+ * checkmap_bitmap_union() with options.
+ *
+ * Options: threads, progress.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_bitmap_union()
  */
 int checkmap_bitmap_union_with(struct checkmap_bitmap *dst,
                                const struct checkmap_bitmap *const *src,
@@ -622,18 +732,27 @@ int checkmap_bitmap_union_with(struct checkmap_bitmap *dst,
                                const struct checkmap_opts *opts);
 
 /**
- * Makes a new bitmap of what is dirty in any of the n bitmaps of src, at granularity, rounded outward; 0 is the
- * finest of theirs. All are read in one pass, however many they are.
+ * Makes a new bitmap of what is dirty in any of the n bitmaps of src, at granularity, rounded outward.
  *
- * Disks of different size, an n of 0, and a granularity at which the disk has more than 2^41 granules are -EINVAL.
- * The caller owns *out, which is NULL on error.
+ * A granularity of 0 is the finest of theirs. All are read in one pass, however many they are.
+ *
+ * Errors:
+ * - -EINVAL: disks of different size, an n of 0, or a granularity at which the disk has more than 2^41 granules.
  */
 int checkmap_bitmap_union_new(const struct checkmap_bitmap *const *src,
                               size_t n,
                               uint64_t granularity,
                               struct checkmap_bitmap **out);
 
-/** checkmap_bitmap_union_new() with options: threads and progress. A call that was stopped is -ECANCELED. */
+/**
+ * checkmap_bitmap_union_new() with options.
+ *
+ * Options: threads, progress.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped.
+ * - as checkmap_bitmap_union_new()
+ */
 int checkmap_bitmap_union_new_with(const struct checkmap_bitmap *const *src,
                                    size_t n,
                                    uint64_t granularity,
@@ -641,49 +760,75 @@ int checkmap_bitmap_union_new_with(const struct checkmap_bitmap *const *src,
                                    struct checkmap_bitmap **out);
 
 /**
- * Keeps in dst what is dirty in src too; a coarser or finer src rounds outward. Disks of different size are
- * -EINVAL, and nothing changes.
+ * Keeps in dst what is dirty in src too; a coarser or finer src rounds outward.
+ *
+ * On error nothing changes.
+ *
+ * Errors:
+ * - -EINVAL: disks of different size.
  */
-int checkmap_bitmap_intersect(struct checkmap_bitmap *dst,
-                              const struct checkmap_bitmap *src);
+int checkmap_bitmap_intersect(struct checkmap_bitmap *dst, const struct checkmap_bitmap *src);
 
 /**
- * Removes from dst what is dirty in src; a granule goes only where src covers all of it. Disks of different size are
- * -EINVAL, and nothing changes.
+ * Removes from dst what is dirty in src; a granule goes only where src covers all of it.
+ *
+ * On error nothing changes.
+ *
+ * Errors:
+ * - -EINVAL: disks of different size.
  */
-int checkmap_bitmap_subtract(struct checkmap_bitmap *dst,
-                             const struct checkmap_bitmap *src);
+int checkmap_bitmap_subtract(struct checkmap_bitmap *dst, const struct checkmap_bitmap *src);
 
 /**
- * Leaves in dst what is dirty in one of the two only. Disks of different size and bitmaps of different granularity are
- * -EINVAL, and nothing changes.
+ * Leaves in dst what is dirty in one of the two only.
+ *
+ * On error nothing changes.
+ *
+ * Errors:
+ * - -EINVAL: disks of different size, or bitmaps of different granularity.
  */
-int checkmap_bitmap_xor(struct checkmap_bitmap *dst,
-                        const struct checkmap_bitmap *src);
+int checkmap_bitmap_xor(struct checkmap_bitmap *dst, const struct checkmap_bitmap *src);
 
-/** Whether two bitmaps have the same size, the same granularity and the same dirty granules: 0 or 1. */
+/**
+ * Whether two bitmaps have the same size, the same granularity and the same dirty granules.
+ *
+ * Returns: 0 or 1; or a negative errno.
+ */
 int checkmap_bitmap_equal(const struct checkmap_bitmap *a, const struct checkmap_bitmap *b);
 
-/** Whether every dirty byte of a is dirty in b: 0 or 1. Disks of different size are -EINVAL. */
+/**
+ * Whether every dirty byte of a is dirty in b.
+ *
+ * Returns: 0 or 1; or a negative errno.
+ *
+ * Errors:
+ * - -EINVAL: disks of different size.
+ */
 int checkmap_bitmap_is_subset(const struct checkmap_bitmap *a, const struct checkmap_bitmap *b);
 
 /**
  * Makes a bitmap of another granularity, rounded outward: every dirty byte stays dirty.
  *
- * Going coarser and back gives more than there was. A granularity at which the disk has more than 2^41 granules is
- * -EINVAL. The caller owns *out, which is NULL on error.
+ * Going coarser and back gives more than there was.
+ *
+ * Errors:
+ * - -EINVAL: no power of two from 1 to 2^31, or a granularity at which the disk has more than 2^41 granules.
  */
 int checkmap_bitmap_to_granularity(const struct checkmap_bitmap *bitmap,
                                    uint64_t granularity,
                                    struct checkmap_bitmap **out);
 
 /**
- * Writes the bits of the granules that the range touches, and returns how many bytes they take. With out NULL nothing
- * is written.
+ * Writes the bits of the granules that the range touches; with out NULL it only tells how many bytes they take.
  *
- * Bit n, in byte n/8, counted from the least significant bit, is granule n after offset; bits that stand for no granule
- * of the range are 0. offset must be a multiple of 8 granules, else -EINVAL; the range is cut at the end of the disk;
- * a cap that is too small is -ERANGE.
+ * Bit n, in byte n/8, counted from the least significant bit, is granule n after offset; bits that stand for no
+ * granule of the range are 0. The range is cut at the end of the disk.
+ *
+ * Returns: how many bytes they take; or a negative errno.
+ *
+ * Errors:
+ * - -EINVAL: an offset that is no multiple of 8 granules.
+ * - -ERANGE: a cap that is too small.
  */
 int64_t checkmap_bitmap_to_bits(const struct checkmap_bitmap *bitmap,
                                 uint64_t offset,
@@ -694,8 +839,11 @@ int64_t checkmap_bitmap_to_bits(const struct checkmap_bitmap *bitmap,
 /**
  * Replaces the granules from offset on, as many as bits has bits, in the order of checkmap_bitmap_to_bits().
  *
- * Bits past the last granule of the disk are ignored. offset must be a multiple of 8 granules, else -EINVAL, and not
- * past the end of the disk, else -ERANGE.
+ * Bits past the last granule of the disk are ignored.
+ *
+ * Errors:
+ * - -EINVAL: an offset that is no multiple of 8 granules.
+ * - -ERANGE: an offset past the end of the disk.
  */
 int checkmap_bitmap_from_bits(struct checkmap_bitmap *bitmap,
                               uint64_t offset,
@@ -703,10 +851,15 @@ int checkmap_bitmap_from_bits(struct checkmap_bitmap *bitmap,
                               size_t len);
 
 /**
- * Writes the bitmap as portable 64-bit Roaring, its values being granules, and returns how many bytes it takes. With
- * out NULL nothing is written.
+ * Writes the bitmap as portable 64-bit Roaring, its values being granules; with out NULL it only tells how many bytes
+ * it takes.
  *
- * Size and granularity of the disk are not part of it. A cap that is too small is -ERANGE.
+ * Size and granularity of the disk are not part of it.
+ *
+ * Returns: how many bytes it takes; or a negative errno.
+ *
+ * Errors:
+ * - -ERANGE: a cap that is too small.
  */
 int64_t checkmap_bitmap_serialize(const struct checkmap_bitmap *bitmap,
                                   uint8_t *out,
@@ -715,9 +868,11 @@ int64_t checkmap_bitmap_serialize(const struct checkmap_bitmap *bitmap,
 /**
  * Reads portable 64-bit Roaring, from wherever it comes, as a bitmap of a disk of this size and granularity.
  *
- * What breaks the format, bytes left over, and a granule past the end of the disk are -EBADMSG; a disk that
- * checkmap_bitmap_new() would refuse is -EINVAL. The memory taken is at most a small multiple of len. The caller
- * owns *out, which is NULL on error.
+ * The memory taken is at most a small multiple of len.
+ *
+ * Errors:
+ * - -EBADMSG: what breaks the format, bytes left over, or a granule past the end of the disk.
+ * - -EINVAL: a disk that checkmap_bitmap_new() would refuse.
  */
 int checkmap_bitmap_deserialize(const uint8_t *bytes,
                                 size_t len,
@@ -725,23 +880,46 @@ int checkmap_bitmap_deserialize(const uint8_t *bytes,
                                 uint64_t granularity,
                                 struct checkmap_bitmap **out);
 
-/** Frees a report. NULL is fine. */
+/**
+ * Frees a report.
+ *
+ * NULL is fine.
+ */
 void checkmap_report_free(struct checkmap_report *report);
 
-/** How many rules are broken. */
+/**
+ * How many rules are broken.
+ *
+ * Returns: a number of findings; or a negative errno.
+ */
 int64_t checkmap_report_errors(const struct checkmap_report *report);
 
-/** How many bitmaps, or all of them together, cannot be used for a backup. */
+/**
+ * How many bitmaps, or all of them together, cannot be used for a backup.
+ *
+ * Returns: a number of findings; or a negative errno.
+ */
 int64_t checkmap_report_unusable(const struct checkmap_report *report);
 
-/** How many bytes are counted as used that nothing uses. */
+/**
+ * How many bytes are counted as used that nothing uses.
+ *
+ * Returns: a number of bytes; or a negative errno.
+ */
 int64_t checkmap_report_leaked_bytes(const struct checkmap_report *report);
 
 /**
- * Fills out with the findings from number first on, and returns how many; fewer than max is all. With out NULL it
- * returns how many there are in all: the first thousand are kept, while the counts of the other calls are complete.
+ * Fills out with the findings from number first on; with out NULL it only tells how many are kept.
  *
- * A max of 0 and an out that is misaligned are -EINVAL.
+ * The first thousand are kept, while the counts of the other calls are complete.
+ *
+ * Returns: how many findings were written; fewer than max is all; with out NULL how many there are in all; or a
+ * negative errno.
+ *
+ * Ownership: the texts live as long as the report.
+ *
+ * Errors:
+ * - -EINVAL: a max of 0, or an out that is misaligned.
  */
 int64_t checkmap_report_problems(const struct checkmap_report *report,
                                  size_t first,
@@ -751,11 +929,21 @@ int64_t checkmap_report_problems(const struct checkmap_report *report,
 /**
  * Opens the image file or block device at path, whose format is told by its content.
  *
- * flags are CHECKMAP_OPEN_.... The path has path_len bytes and needs no NUL behind them. Fails with -EBUSY where
- * another process, or another handle of this one, has the image in use, -ENOLCK where the file system cannot lock (for writing; reading warns),
- * -EROFS, -ENOTSUP for an unknown format, -EBADMSG for a damaged one, or what the system says: for a missing file
- * -ENOENT, with kind CHECKMAP_ERROR_IO. An image whose
- * bitmaps cannot be used still opens, see checkmap_image_trouble(). The caller owns *out, which is NULL on error.
+ * flags are CHECKMAP_OPEN_.... The path has path_len bytes and needs no NUL behind them. An image whose bitmaps
+ * cannot be used still opens, see checkmap_image_trouble().
+ *
+ * Errors:
+ * - -EBUSY: another process, or another handle of this one, has the image in use.
+ * - -ENOLCK: the file system cannot lock. Only for writing; reading warns.
+ * - -EROFS: the file system is for reading only, and CHECKMAP_OPEN_RDWR was asked for.
+ * - -ENOTSUP: an unknown format, or a feature of it that is unknown.
+ * - -EBADMSG: the image is damaged.
+ * - -EINVAL: unknown flags, an empty path, or one with a NUL inside.
+ * - -ENAMETOOLONG: a path that is too long.
+ * - -ENOENT: no such file, with kind CHECKMAP_ERROR_IO.
+ * - -EACCES: the file may not be opened; for CHECKMAP_OPEN_RDWR with kind CHECKMAP_ERROR_READ_ONLY.
+ * - -EISDIR: a folder.
+ * - what the system says, such as -EIO.
  */
 int checkmap_image_open(const char *path,
                         size_t path_len,
@@ -765,49 +953,99 @@ int checkmap_image_open(const char *path,
 /**
  * Opens the image behind an open descriptor, which stays the caller's and may be closed at once.
  *
- * As checkmap_image_open(), for a descriptor that can be read, and written for CHECKMAP_OPEN_RDWR, else -EROFS. It
- * is opened anew through /proc/self/fd, so the handle has locks of its own, which exclude those of every other handle,
- * and of the caller's descriptor too; where that cannot be done it is -ENOLCK. A descriptor with O_APPEND or
- * O_PATH, or one only for writing, is -EINVAL; O_DIRECT does not matter.
+ * The descriptor can be read, and written for CHECKMAP_OPEN_RDWR; O_DIRECT does not matter. flags are
+ * CHECKMAP_OPEN_.... The file is opened anew through /proc/self/fd, so the handle has locks of its own, which exclude
+ * those of every other handle, and of the caller's descriptor too.
+ *
+ * Errors:
+ * - -EROFS: a descriptor for reading only, and CHECKMAP_OPEN_RDWR was asked for.
+ * - -EINVAL: a descriptor with O_APPEND or O_PATH, or one only for writing.
+ * - -EBADF: no open descriptor.
+ * - -ENOLCK: the file system cannot lock, or the file cannot be opened anew.
+ * - as checkmap_image_open() without -ENAMETOOLONG, -ENOENT, -EROFS, -EINVAL, -ENOLCK
  */
 int checkmap_image_open_fd(int fd,
                            uint32_t flags,
                            struct checkmap_image **out);
 
 /**
- * Makes an image that was opened with CHECKMAP_OPEN_RDONLY one that can be changed as well; nothing happens to one that
- * can be already.
+ * Makes an image that was opened with CHECKMAP_OPEN_RDONLY one that can be changed as well.
  *
- * The handle's locks keep every writer out the whole time, so a diff made before is still true afterwards. Fails with
- * -EBUSY where another reader has the image, -EROFS (also where the descriptor was for reading only), -ENOLCK, and
- * -EINVAL after CHECKMAP_OPEN_FORCE_SHARE; then the handle is what it was.
+ * Nothing happens to one that can be already. The handle's locks keep every writer out the whole time, so a diff made
+ * before is still true afterwards. On error the handle is what it was.
+ *
+ * Errors:
+ * - -EBUSY: another reader has the image.
+ * - -EROFS: the file system is for reading only, or the descriptor was.
+ * - -EACCES: the file may not be written, with kind CHECKMAP_ERROR_READ_ONLY.
+ * - -ENOLCK: the file system cannot lock.
+ * - -EINVAL: an image that was opened with CHECKMAP_OPEN_FORCE_SHARE.
+ * - -ESTALE: the image changed under a handle that holds no locks.
+ * - what the system says, such as -EIO.
  */
 int checkmap_image_upgrade(struct checkmap_image *image);
 
-/** Closes an image, a poisoned one too, and releases its locks. NULL is fine. */
+/**
+ * Closes an image, a poisoned one too, and releases its locks.
+ *
+ * NULL is fine.
+ */
 void checkmap_image_close(struct checkmap_image *image);
 
 /**
- * How many threads the calls on this image may use from now on where there is much to read, write or unite; 0, which an
- * image begins with, and 1 both mean the caller's alone. At most 1024, else -EINVAL.
+ * How many threads the calls on this image may use from now on where there is much to read, write or unite.
  *
- * None of them runs after the call that started them has returned, and they block every signal but those of a fault.
+ * 0, which an image begins with, and 1 both mean the caller's alone. None of them runs after the call that started them
+ * has returned, and they block every signal but those of a fault.
+ *
+ * Errors:
+ * - -EINVAL: more than 1024 threads.
  */
 int checkmap_image_set_threads(struct checkmap_image *image,
                                uint32_t threads);
 
-/** Tells what an image is. Everything but info->size, which the caller sets, is zero on error. */
-int checkmap_image_get_info(const struct checkmap_image *image, struct checkmap_image_info *info);
+/**
+ * Tells what an image is.
+ *
+ * Everything but info->size, which the caller sets, is zero on error.
+ *
+ * Ownership: the texts of info live until a call that changes the image succeeds, or its end, and may be passed to
+ * that call.
+ *
+ * Errors:
+ * - -ESTALE: the image changed under a handle that holds no locks.
+ * - what the system says, such as -EIO.
+ */
+int checkmap_image_get_info(const struct checkmap_image *image,
+                            struct checkmap_image_info *info);
 
-/** Why no bitmap of the image can be used: the error that a diff would give; 0 if they can be used. */
+/**
+ * Why no bitmap of the image can be used: the error that a diff would give.
+ *
+ * Returns: 0 if they can be used; or a negative errno.
+ *
+ * Errors:
+ * - -EUCLEAN: software that knows nothing of bitmaps wrote to the image.
+ * - -EBADMSG: the bitmaps, or their directory, are damaged.
+ * - -ENOTSUP: the image needs something of its format that is unknown.
+ * - -ESTALE: the image changed under a handle that holds no locks.
+ * - what the system says, such as -EIO.
+ */
 int checkmap_image_trouble(const struct checkmap_image *image);
 
-/** The number of warnings: of the opening, or of the last call that changed the image or tried to. */
+/**
+ * The number of warnings: of the opening, or of the last call that changed the image or tried to.
+ *
+ * Returns: a number of warnings; or a negative errno.
+ */
 int64_t checkmap_image_warnings(const struct checkmap_image *image);
 
 /**
- * A warning, in UTF-8; NULL where there is none with that index. It lives until a call that changes the image succeeds, or
- * its end, and may be passed to that call.
+ * A warning, in UTF-8.
+ *
+ * Returns: the text; NULL where there is none with that index.
+ *
+ * Ownership: the text lives until a call that changes the image succeeds, or its end, and may be passed to that call.
  */
 const char *checkmap_image_warning(const struct checkmap_image *image,
                                    size_t index);
@@ -815,8 +1053,14 @@ const char *checkmap_image_warning(const struct checkmap_image *image,
 /**
  * Verifies every structure and rule of the image, and changes nothing.
  *
- * What is wrong is in the report, and no error. Of the options it takes progress. The caller owns *out, which is NULL
- * on error.
+ * What is wrong is in the report, and no error.
+ *
+ * Options: progress.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped.
+ * - -ESTALE: the image changed under a handle that holds no locks.
+ * - what the system says, such as -EIO.
  */
 int checkmap_image_check(const struct checkmap_image *image,
                          const struct checkmap_opts *opts,
@@ -825,11 +1069,25 @@ int checkmap_image_check(const struct checkmap_image *image,
 /**
  * Creates a checkpoint of now, in one atomic step: the bitmap before it is frozen, a new one records.
  *
- * The name has 1 to 510 bytes without ->, which need not be UTF-8. granularity 0 is that of the newest checkpoint,
- * else the image's default. Fails with -EEXIST; -EINVAL for a name or granularity that cannot be; -ENAMETOOLONG;
- * -EUCLEAN while a bitmap of the chain is inconsistent; -EPROTO where the newest does not record; -EROFS;
- * -ENOTSUP where the image cannot take it; -EIO with kind CHECKMAP_ERROR_COMMIT_IN_DOUBT where writing failed after
- * the commit began: then the image holds the state before or the state after, whole. On every other error nothing changed.
+ * The name has 1 to 510 bytes without ->, which need not be UTF-8. granularity is in bytes; 0 is that of the newest
+ * checkpoint, else the image's default. On every error but the one of kind CHECKMAP_ERROR_COMMIT_IN_DOUBT nothing
+ * changed.
+ *
+ * Errors:
+ * - -EEXIST: a checkpoint of this name is there already.
+ * - -EINVAL: a name or a granularity that cannot be.
+ * - -ENAMETOOLONG: a name of more than 510 bytes.
+ * - -EUCLEAN: a bitmap of the chain is inconsistent, the image is marked dirty or corrupt, or software that knows
+ *   nothing of bitmaps wrote to it.
+ * - -EPROTO: the newest bitmap does not record, the names form no chain, or the model is unknown.
+ * - -EROFS: the image was opened for reading.
+ * - -ENOTSUP: the image cannot take it: a limit of its format, no room in its header, a version without bitmaps.
+ * - -EBADMSG: the image is damaged.
+ * - -ENOSPC: the disk that holds the image is full.
+ * - -ESTALE: the image changed under a handle that holds no locks.
+ * - -EIO: with kind CHECKMAP_ERROR_COMMIT_IN_DOUBT writing failed after the commit began: then the image holds the
+ *   state before or the state after, whole.
+ * - what the system says, such as -EIO with kind CHECKMAP_ERROR_IO.
  */
 int checkmap_checkpoint_create(struct checkmap_image *image,
                                const char *name,
@@ -837,8 +1095,13 @@ int checkmap_checkpoint_create(struct checkmap_image *image,
                                uint64_t granularity);
 
 /**
- * checkmap_checkpoint_create() with options: progress, model, and the flag DRY_RUN. A call that was stopped is
- * -ECANCELED, and nothing has changed.
+ * checkmap_checkpoint_create() with options.
+ *
+ * Options: progress, model, DRY_RUN.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_checkpoint_create()
  */
 int checkmap_checkpoint_create_with(struct checkmap_image *image,
                                     const char *name,
@@ -849,16 +1112,28 @@ int checkmap_checkpoint_create_with(struct checkmap_image *image,
 /**
  * Deletes a checkpoint in one atomic step: the interval before it absorbs the one after it; the first one's is dropped.
  *
- * Fails with -ENOENT; -EUCLEAN where a bitmap that takes part is inconsistent; -EPROTO where a layer below the image
- * takes part or cannot be read, or the chain is broken; and as checkmap_checkpoint_create().
+ * On every error but the one of kind CHECKMAP_ERROR_COMMIT_IN_DOUBT nothing changed.
+ *
+ * Errors:
+ * - -ENOENT: no checkpoint has this name.
+ * - -EUCLEAN: a bitmap that takes part is inconsistent, the image is marked dirty or corrupt, or software that knows
+ *   nothing of bitmaps wrote to it.
+ * - -EPROTO: a layer below the image takes part or cannot be read, the names form no chain, or the model is unknown.
+ * - -EINVAL: a name that cannot be.
+ * - as checkmap_checkpoint_create() without -EEXIST, -EINVAL, -EUCLEAN, -EPROTO
  */
 int checkmap_checkpoint_delete(struct checkmap_image *image,
                                const char *name,
                                size_t len);
 
 /**
- * checkmap_checkpoint_delete() with options: progress, model, and the flags TOP_LAYER_ONLY, FORCE_INCONSISTENT and
- * DRY_RUN. A call that was stopped is -ECANCELED, and nothing has changed.
+ * checkmap_checkpoint_delete() with options.
+ *
+ * Options: progress, model, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DRY_RUN.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_checkpoint_delete()
  */
 int checkmap_checkpoint_delete_with(struct checkmap_image *image,
                                     const char *name,
@@ -868,16 +1143,28 @@ int checkmap_checkpoint_delete_with(struct checkmap_image *image,
 /**
  * Deletes every inconsistent checkpoint, and all that depend on them, in one atomic step; the next backup is full.
  *
- * Options and errors as checkmap_checkpoint_delete_with(). Where nothing is inconsistent nothing happens.
+ * Where nothing is inconsistent nothing happens.
+ *
+ * Options: progress, model, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DRY_RUN.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_checkpoint_delete() without -ENOENT, -EINVAL, -ENAMETOOLONG
  */
 int checkmap_checkpoint_delete_inconsistent(struct checkmap_image *image,
                                             const struct checkmap_opts *opts);
 
 /**
- * Makes a checkpoint the first one, in one atomic step: the bitmaps of all older ones are dropped, also those before gaps.
+ * Makes a checkpoint the first one, in one atomic step: the bitmaps of all older ones are dropped, also those before
+ * gaps.
  *
- * Of the options it takes progress, model and the flag DRY_RUN. Fails with -ENOENT; -EPROTO for cumulative
- * checkpoints, and where several gaps leave it open which checkpoints are older; and as checkmap_checkpoint_create().
+ * Options: progress, model, DRY_RUN.
+ *
+ * Errors:
+ * - -EPROTO: cumulative checkpoints, several gaps that leave it open which checkpoints are older, names that form no
+ *   chain, or an unknown model.
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_checkpoint_delete() without -EPROTO
  */
 int checkmap_checkpoint_drop_before(struct checkmap_image *image,
                                     const char *name,
@@ -887,8 +1174,11 @@ int checkmap_checkpoint_drop_before(struct checkmap_image *image,
 /**
  * Renames a checkpoint in one atomic step.
  *
- * Fails with -ENOENT, -EEXIST, -EINVAL and -ENAMETOOLONG for a new name that cannot be, and as
- * checkmap_checkpoint_delete().
+ * On every error but the one of kind CHECKMAP_ERROR_COMMIT_IN_DOUBT nothing changed.
+ *
+ * Errors:
+ * - -EEXIST: a checkpoint of the new name is there already.
+ * - as checkmap_checkpoint_delete()
  */
 int checkmap_checkpoint_rename(struct checkmap_image *image,
                                const char *name,
@@ -897,8 +1187,13 @@ int checkmap_checkpoint_rename(struct checkmap_image *image,
                                size_t to_len);
 
 /**
- * checkmap_checkpoint_rename() with options: progress, model, and the flags TOP_LAYER_ONLY and DRY_RUN. A call that
- * was stopped is -ECANCELED, and nothing has changed.
+ * checkmap_checkpoint_rename() with options.
+ *
+ * Options: progress, model, TOP_LAYER_ONLY, DRY_RUN.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_checkpoint_rename()
  */
 int checkmap_checkpoint_rename_with(struct checkmap_image *image,
                                     const char *name,
@@ -908,12 +1203,21 @@ int checkmap_checkpoint_rename_with(struct checkmap_image *image,
                                     const struct checkmap_opts *opts);
 
 /**
- * Fills out with the checkpoints, oldest first, max at most, and returns how many there are in all. With out NULL it
- * only counts.
+ * Fills out with the checkpoints, oldest first, max at most; with out NULL it only counts.
  *
  * To say how much is dirty it reads their bitmaps, once for all calls until the next change; what cannot be read is -1.
- * The names live until a call that changes the image succeeds, or its end, and may be passed to that call. Fails with
- * -EPROTO where the names of the bitmaps form no chain. An image with cumulative checkpoints gives an order only as far as the bits tell one.
+ * An image with cumulative checkpoints gives an order only as far as the bits tell one.
+ *
+ * Returns: how many checkpoints there are in all; or a negative errno.
+ *
+ * Ownership: the names live until a call that changes the image succeeds, or its end, and may be passed to that call.
+ *
+ * Errors:
+ * - -EPROTO: the names of the bitmaps form no chain.
+ * - -EBADMSG: the bitmaps, or their directory, are damaged.
+ * - -ENOTSUP: the image needs something of its format that is unknown.
+ * - -ESTALE: the image changed under a handle that holds no locks.
+ * - what the system says, such as -EIO.
  */
 int64_t checkmap_checkpoint_list(const struct checkmap_image *image,
                                  struct checkmap_checkpoint *out,
@@ -922,11 +1226,21 @@ int64_t checkmap_checkpoint_list(const struct checkmap_image *image,
 /**
  * Makes a bitmap of the blocks that changed since a checkpoint, until another one or, with until NULL, until now.
  *
- * Never short: a bitmap of the span that is inconsistent is -EUCLEAN, one that cannot be read -EBADMSG, a gap in the
- * recording or a layer below that takes part -EPROTO, an until that is older -EPROTO, an unknown name -ENOENT with
- * kind CHECKMAP_ERROR_NOT_FOUND: a missing file has the same errno, and kind CHECKMAP_ERROR_IO. A
- * diff until now is that of the image as it is stored: a running QEMU holds newer writes. The caller owns *out, which
- * is NULL on error.
+ * It is never short: a gap in what is known is an error. A diff until now is that of the image as it is stored: a
+ * running QEMU holds newer writes.
+ *
+ * Errors:
+ * - -ENOENT: no checkpoint has this name, with kind CHECKMAP_ERROR_NOT_FOUND. A missing file has the same errno, and
+ *   kind CHECKMAP_ERROR_IO.
+ * - -EUCLEAN: a bitmap of the span is inconsistent, or software that knows nothing of bitmaps wrote to the image.
+ * - -EBADMSG: a bitmap of the span is damaged.
+ * - -EPROTO: a gap in the recording, a layer below that takes part or cannot be read, an until that is older, names
+ *   that form no chain, or an unknown model.
+ * - -ENOTSUP: a bitmap of the span is of an unknown type, or the image of a version without bitmaps.
+ * - -EINVAL: a name that cannot be.
+ * - -ENAMETOOLONG: a name of more than 510 bytes.
+ * - -ESTALE: the image changed under a handle that holds no locks.
+ * - what the system says, such as -EIO.
  */
 int checkmap_diff(const struct checkmap_image *image,
                   const char *since,
@@ -936,10 +1250,16 @@ int checkmap_diff(const struct checkmap_image *image,
                   struct checkmap_bitmap **out);
 
 /**
- * checkmap_diff() of a window of the disk, with options: progress, memory_bytes, model, and the flag TOP_LAYER_ONLY.
+ * checkmap_diff() of a window of the disk, with options.
  *
- * Outside of the granules that offset and length touch the bitmap is clean; CHECKMAP_TO_END is up to the end of the
- * disk. A call that was stopped is -ECANCELED.
+ * Outside of the granules that offset and length touch the bitmap is clean; CHECKMAP_TO_END is up to the end of
+ * the disk.
+ *
+ * Options: progress, memory_bytes, model, TOP_LAYER_ONLY.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped.
+ * - as checkmap_diff()
  */
 int checkmap_diff_with(const struct checkmap_image *image,
                        const char *since,
@@ -952,9 +1272,17 @@ int checkmap_diff_with(const struct checkmap_image *image,
                        struct checkmap_bitmap **out);
 
 /**
- * Fills out with the bitmaps in the order of the image, max at most, and returns how many there are in all. With out
- * NULL it only counts. The names live until a call that changes the image succeeds, or its end, and may be passed to that
- * call.
+ * Fills out with the bitmaps in the order of the image, max at most; with out NULL it only counts.
+ *
+ * Returns: how many bitmaps there are in all; or a negative errno.
+ *
+ * Ownership: the names live until a call that changes the image succeeds, or its end, and may be passed to that call.
+ *
+ * Errors:
+ * - -EBADMSG: the directory of the bitmaps is damaged.
+ * - -ENOTSUP: the image needs something of its format that is unknown.
+ * - -ESTALE: the image changed under a handle that holds no locks.
+ * - what the system says, such as -EIO.
  */
 int64_t checkmap_stored_list(const struct checkmap_image *image,
                              struct checkmap_stored *out,
@@ -963,8 +1291,17 @@ int64_t checkmap_stored_list(const struct checkmap_image *image,
 /**
  * Reads a stored bitmap; outside of the granules that the window touches it is clean.
  *
- * Fails with -ENOENT, or where the content cannot be trusted: -EUCLEAN, -ENOTSUP, -EBADMSG. The caller owns
- * *out, which is NULL on error.
+ * CHECKMAP_TO_END as a length is up to the end of the disk.
+ *
+ * Errors:
+ * - -ENOENT: no bitmap has this name.
+ * - -EUCLEAN: the bitmap is inconsistent, or software that knows nothing of bitmaps wrote to the image.
+ * - -ENOTSUP: the bitmap is of an unknown type.
+ * - -EBADMSG: the bitmap is damaged.
+ * - -EINVAL: a name that cannot be.
+ * - -ENAMETOOLONG: a name that is longer than the format allows.
+ * - -ESTALE: the image changed under a handle that holds no locks.
+ * - what the system says, such as -EIO.
  */
 int checkmap_stored_read(const struct checkmap_image *image,
                          const char *name,
@@ -976,7 +1313,13 @@ int checkmap_stored_read(const struct checkmap_image *image,
 /**
  * Tells what a stored bitmap amounts to; what cannot be known is -1, and so is everything on error.
  *
- * Fails with -ENOENT, and -EBADMSG for a damaged one.
+ * Errors:
+ * - -ENOENT: no bitmap has this name.
+ * - -EBADMSG: the bitmap is damaged.
+ * - -EINVAL: a name that cannot be.
+ * - -ENAMETOOLONG: a name that is longer than the format allows.
+ * - -ESTALE: the image changed under a handle that holds no locks.
+ * - what the system says, such as -EIO.
  */
 int checkmap_stored_summarize(const struct checkmap_image *image,
                               const char *name,
@@ -986,8 +1329,13 @@ int checkmap_stored_summarize(const struct checkmap_image *image,
 /**
  * Makes the stored bitmap into the union of itself and n others, in one atomic step; the others stay.
  *
- * names and lens have n elements each. Of the options it takes progress and the flag DRY_RUN. Fails as
- * checkmap_checkpoint_delete().
+ * names and lens have n elements each.
+ *
+ * Options: progress, DRY_RUN.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_checkpoint_delete()
  */
 int checkmap_stored_merge(struct checkmap_image *image,
                           const char *const *names,
@@ -998,10 +1346,16 @@ int checkmap_stored_merge(struct checkmap_image *image,
                           const struct checkmap_opts *opts);
 
 /**
- * Drops one stored bitmap, in one atomic step, whatever it belongs to and in whatever state it is. Nothing absorbs what it
- * recorded: a checkpoint that loses its bitmap leaves a gap.
+ * Drops one stored bitmap, in one atomic step, whatever it belongs to and in whatever state it is.
  *
- * Of the options it takes progress and the flag DRY_RUN. Fails with -ENOENT, and as checkmap_checkpoint_create().
+ * Nothing absorbs what it recorded: a checkpoint that loses its bitmap leaves a gap.
+ *
+ * Options: progress, DRY_RUN.
+ *
+ * Errors:
+ * - -ENOENT: no bitmap has this name.
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_checkpoint_create() without -EEXIST, -EPROTO
  */
 int checkmap_stored_drop(struct checkmap_image *image,
                          const char *name,
@@ -1010,10 +1364,17 @@ int checkmap_stored_drop(struct checkmap_image *image,
 
 /**
  * Drops all bitmaps with their directory, in one atomic step, damaged or not: also where damage in it keeps QEMU from
- * opening the image. What is lost, and what room cannot be reclaimed, is said by checkmap_image_warning().
+ * opening the image.
  *
- * Of the options it takes progress and the flags DRY_RUN and FOREIGN_TOO. Without the latter, -EEXIST where bitmaps that
- * belong to no checkpoint would go too. Otherwise fails as checkmap_checkpoint_create(). Without bitmaps nothing happens.
+ * What is lost, and what room cannot be reclaimed, is said by checkmap_image_warning(). Without bitmaps nothing
+ * happens.
+ *
+ * Options: progress, DRY_RUN, FOREIGN_TOO.
+ *
+ * Errors:
+ * - -EEXIST: bitmaps that belong to no checkpoint would go too, and FOREIGN_TOO was not asked for.
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_checkpoint_create() without -EEXIST, -EINVAL, -ENAMETOOLONG, -EPROTO
  */
 int checkmap_stored_drop_all(struct checkmap_image *image,
                              const struct checkmap_opts *opts);
@@ -1021,56 +1382,122 @@ int checkmap_stored_drop_all(struct checkmap_image *image,
 /**
  * Opens the segment in the file at path: reads and checks its header, its trailer and its directory.
  *
- * The path has path_len bytes and needs no NUL behind them. A file that is no segment, or one of another version, is
- * -ENOTSUP; one that breaks a rule or was cut short is -EBADMSG. The caller owns *out, which is NULL on error.
+ * The path has path_len bytes and needs no NUL behind them.
+ *
+ * Errors:
+ * - -ENOTSUP: a file that is no segment, or one of another version.
+ * - -EBADMSG: a segment that breaks a rule or was cut short.
+ * - -EINVAL: an empty path, or one with a NUL inside.
+ * - -ENAMETOOLONG: a path that is too long.
+ * - -ENOENT: no such file, with kind CHECKMAP_ERROR_IO.
+ * - -EISDIR: a folder.
+ * - what the system says, such as -EACCES and -EIO.
  */
-int checkmap_segment_open(const char *path,
-                          size_t path_len,
-                          struct checkmap_segment **out);
+int checkmap_segment_open(const char *path, size_t path_len, struct checkmap_segment **out);
 
 /**
- * Opens the segment behind an open descriptor, which stays the caller's and may be closed at once; else as
- * checkmap_segment_open().
+ * Opens the segment behind an open descriptor, which stays the caller's and may be closed at once.
+ *
+ * Errors:
+ * - -EBADF: no open descriptor.
+ * - as checkmap_segment_open() without -EINVAL, -ENAMETOOLONG, -ENOENT
  */
 int checkmap_segment_open_fd(int fd, struct checkmap_segment **out);
 
-/** Closes a segment. NULL is fine. */
+/**
+ * Closes a segment.
+ *
+ * NULL is fine.
+ */
 void checkmap_segment_close(struct checkmap_segment *segment);
 
-/** Tells what a segment holds. Everything but info->size, which the caller sets, is zero on error. */
+/**
+ * Tells what a segment holds.
+ *
+ * Everything but info->size, which the caller sets, is zero on error.
+ */
 int checkmap_segment_get_info(const struct checkmap_segment *segment, struct checkmap_segment_info *info);
 
-/** The bytes that the handle takes on the heap. */
+/**
+ * The bytes that the handle takes on the heap.
+ *
+ * Returns: a number of bytes; or a negative errno.
+ */
 int64_t checkmap_segment_heap_bytes(const struct checkmap_segment *segment);
 
-/** The number of dirty granules; from memory. */
+/**
+ * The number of dirty granules; from memory.
+ *
+ * Returns: a number of granules; or a negative errno.
+ */
 int64_t checkmap_segment_count(const struct checkmap_segment *segment);
 
-/** The number of dirty bytes: the sum of all extents, never above the size of the disk. */
+/**
+ * The number of dirty bytes: the sum of all extents, never above the size of the disk.
+ *
+ * Returns: a number of bytes; or a negative errno.
+ *
+ * Errors:
+ * - as checkmap_segment_get() without -ERANGE
+ */
 int64_t checkmap_segment_dirty_bytes(const struct checkmap_segment *segment);
 
 /**
- * The number of dirty granules that touch the range, which is cut at the end of the disk. However long the range, at most
- * two pieces of the file are read.
+ * The number of dirty granules that touch the range, which is cut at the end of the disk.
+ *
+ * However long the range, at most two pieces of the file are read.
+ *
+ * Returns: a number of granules; or a negative errno.
+ *
+ * Errors:
+ * - as checkmap_segment_get() without -ERANGE
  */
 int64_t checkmap_segment_count_range(const struct checkmap_segment *segment,
                                      uint64_t offset,
                                      uint64_t length);
 
-/** Whether the granule that holds the byte at offset is dirty: 0 or 1. An offset past the last granule is -ERANGE. */
-int checkmap_segment_get(const struct checkmap_segment *segment,
-                         uint64_t offset);
+/**
+ * Whether the granule that holds the byte at offset is dirty.
+ *
+ * Returns: 0 or 1; or a negative errno.
+ *
+ * Errors:
+ * - -ERANGE: an offset past the last granule of the disk.
+ * - -EBADMSG: what was read breaks a rule of the format.
+ * - what the system says, such as -EIO.
+ */
+int checkmap_segment_get(const struct checkmap_segment *segment, uint64_t offset);
 
-/** The first dirty byte of the range, which is cut at the end of the disk; -1 if there is none. */
+/**
+ * The first dirty byte of the range, which is cut at the end of the disk.
+ *
+ * Returns: an offset in bytes; -1 if there is none; or another negative errno.
+ *
+ * Errors:
+ * - as checkmap_segment_get() without -ERANGE
+ */
 int64_t checkmap_segment_next_dirty(const struct checkmap_segment *segment, uint64_t offset, uint64_t length);
 
-/** The first clean byte of the range, which is cut at the end of the disk; -1 if there is none. */
+/**
+ * The first clean byte of the range, which is cut at the end of the disk.
+ *
+ * Returns: an offset in bytes; -1 if there is none; or another negative errno.
+ *
+ * Errors:
+ * - as checkmap_segment_get() without -ERANGE
+ */
 int64_t checkmap_segment_next_clean(const struct checkmap_segment *segment, uint64_t offset, uint64_t length);
 
 /**
  * Fills out with the dirty extents of the range, as checkmap_bitmap_extents() does.
  *
  * On error some of out may be filled, and none of it is to be believed.
+ *
+ * Returns: how many extents were written; fewer than max is all; or a negative errno.
+ *
+ * Errors:
+ * - -EINVAL: a max of 0, or an out that is NULL or misaligned.
+ * - as checkmap_segment_get() without -ERANGE
  */
 int64_t checkmap_segment_extents(const struct checkmap_segment *segment,
                                  uint64_t offset,
@@ -1079,11 +1506,16 @@ int64_t checkmap_segment_extents(const struct checkmap_segment *segment,
                                  size_t max);
 
 /**
- * Fills out with the extents of the range that are dirty in one of two segments only, in ascending order, and returns
- * how many; fewer than max is all. flags says in which.
+ * Fills out with the extents of the range that are dirty in one of two segments only, in ascending order.
  *
- * Disks of different size are -EINVAL. To go on, ask again from the end of the last extent. On error some of out may
+ * The flags of an extent say in which. To go on, ask again from the end of the last extent. On error some of out may
  * be filled, and none of it is to be believed.
+ *
+ * Returns: how many extents were written; fewer than max is all; or a negative errno.
+ *
+ * Errors:
+ * - -EINVAL: disks of different size, a max of 0, or an out that is NULL or misaligned.
+ * - as checkmap_segment_get() without -ERANGE
  */
 int64_t checkmap_segment_diff(const struct checkmap_segment *first,
                               const struct checkmap_segment *second,
@@ -1093,8 +1525,10 @@ int64_t checkmap_segment_diff(const struct checkmap_segment *first,
                               size_t max);
 
 /**
- * Makes a bitmap of the granules that touch the range; all others are clean in it. The caller owns *out, which is NULL on
- * error.
+ * Makes a bitmap of the granules that touch the range; all others are clean in it.
+ *
+ * Errors:
+ * - as checkmap_segment_get() without -ERANGE
  */
 int checkmap_segment_load(const struct checkmap_segment *segment,
                           uint64_t offset,
@@ -1102,20 +1536,34 @@ int checkmap_segment_load(const struct checkmap_segment *segment,
                           struct checkmap_bitmap **out);
 
 /**
- * Reads all of the segment and verifies it. What is wrong is in the report, and no error.
+ * Reads all of the segment and verifies it.
  *
- * Of the options it takes progress. The caller owns *out, which is NULL on error.
+ * What is wrong is in the report, and no error.
+ *
+ * Options: progress.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped.
+ * - what the system says, such as -EIO.
  */
 int checkmap_segment_check(const struct checkmap_segment *segment,
                            const struct checkmap_opts *opts,
                            struct checkmap_report **out);
 
 /**
- * Writes a bitmap as a segment to the file at path, which it replaces in one atomic step, durably. info may be NULL.
+ * Writes a bitmap as a segment to the file at path, which it replaces in one atomic step, durably.
  *
- * What was there keeps its mode, and its owner where the system allows that; a symbolic link is followed. A folder, a
- * device, a pipe, a socket and a disk image are -EINVAL. On error what was there stays, but for an error of kind
- * CHECKMAP_ERROR_COMMIT_IN_DOUBT: then the new content stands, and may be lost with the power.
+ * info may be NULL. What was there keeps its mode, and its owner where the system allows that; a symbolic link is
+ * followed. On error what was there stays, but for an error of kind CHECKMAP_ERROR_COMMIT_IN_DOUBT: then the new
+ * content stands, and may be lost with the power.
+ *
+ * Errors:
+ * - -EINVAL: a folder, a device, a pipe, a socket or a disk image; an empty path, or one with a NUL inside.
+ * - -ENAMETOOLONG: a path that is too long.
+ * - -ENOENT: the folder of the file is missing.
+ * - -ENOSPC: the disk is full.
+ * - -EIO: with kind CHECKMAP_ERROR_COMMIT_IN_DOUBT the new content stands, and may be lost with the power.
+ * - what the system says, such as -EACCES and -EIO with kind CHECKMAP_ERROR_IO.
  */
 int checkmap_segment_write(const struct checkmap_bitmap *bitmap,
                            const char *path,
@@ -1123,22 +1571,32 @@ int checkmap_segment_write(const struct checkmap_bitmap *bitmap,
                            struct checkmap_segment_info *info);
 
 /**
- * Writes a bitmap as a segment to an open descriptor, from its position on; a pipe will do. The descriptor stays the
- * caller's. info may be NULL.
+ * Writes a bitmap as a segment to an open descriptor, from its position on; a pipe will do.
  *
- * After an error what was written is no segment.
+ * The descriptor stays the caller's. info may be NULL. After an error what was written is no segment.
+ *
+ * Errors:
+ * - -EBADF: no open descriptor, or one that cannot be written.
+ * - -ENOSPC: the disk is full.
+ * - what the system says, such as -EPIPE and -EIO.
  */
 int checkmap_segment_write_fd(const struct checkmap_bitmap *bitmap,
                               int fd,
                               struct checkmap_segment_info *info);
 
 /**
- * Unites n segments into a new one in the file at path, which it replaces as checkmap_segment_write() does. info may
- * be NULL.
+ * Unites n segments into a new one in the file at path, which it replaces as checkmap_segment_write() does.
  *
- * The result has the finest granularity of them all. Each is read once, in bounded memory, however large they are. Of the
- * options it takes threads, memory_bytes and progress. Disks of different size, an n of 0, and memory that cannot
- * suffice are -EINVAL; a call that was stopped is -ECANCELED.
+ * info may be NULL. The result has the finest granularity of them all. Each is read once, in bounded memory, however
+ * large they are.
+ *
+ * Options: threads, memory_bytes, progress.
+ *
+ * Errors:
+ * - -EINVAL: disks of different size, an n of 0, or memory that cannot suffice.
+ * - -EBADMSG: what was read breaks a rule of the format.
+ * - -ECANCELED: the call was stopped.
+ * - as checkmap_segment_write()
  */
 int checkmap_segment_merge(const struct checkmap_segment *const *segments,
                            size_t n,
@@ -1147,7 +1605,17 @@ int checkmap_segment_merge(const struct checkmap_segment *const *segments,
                            const struct checkmap_opts *opts,
                            struct checkmap_segment_info *info);
 
-/** Tells what checkmap_segment_merge() would make, without making it. */
+/**
+ * Tells what checkmap_segment_merge() would make, without making it.
+ *
+ * Options: threads, memory_bytes, progress.
+ *
+ * Errors:
+ * - -EINVAL: disks of different size, an n of 0, or memory that cannot suffice.
+ * - -EBADMSG: what was read breaks a rule of the format.
+ * - -ECANCELED: the call was stopped.
+ * - what the system says, such as -EIO.
+ */
 int checkmap_segment_merge_info(const struct checkmap_segment *const *segments,
                                 size_t n,
                                 const struct checkmap_opts *opts,

@@ -78,8 +78,7 @@ uninstall:
 
 # What is made from the sources of the C library and stands in the repository: header, symbol map, manual pages, ABI.
 c-generated:
-	cd $(C_ROOT) && UPDATE=1 $(CARGO) test $(CARGO_FLAGS) --quiet --test header
-	$(C_ROOT)/libcheckmap/make-man
+	cd $(C_ROOT) && UPDATE=1 $(CARGO) test $(CARGO_FLAGS) --quiet --test header -- sources_say
 	cd $(C_ROOT) && UPDATE=1 $(CARGO) test $(CARGO_FLAGS) --quiet --test capi the_abi
 
 # Rust's side instrumented too, and much more random calls than in CI; RUSTC_BOOTSTRAP because sanitizers are not stable.

@@ -169,6 +169,9 @@ impl FileStorage {
         let file = file.into();
         let metadata = file.metadata()?;
         let kind = metadata.file_type();
+        if kind.is_dir() {
+            return Err(io::Error::from_raw_os_error(libc::EISDIR));
+        }
         if !kind.is_file() && !kind.is_block_device() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device"));
         }

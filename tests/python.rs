@@ -1,6 +1,7 @@
 //! The Python package as its users meet it: installed from this checkout into an empty environment, then tested by pytest,
 //! its types by mypy. See `bindings/python`.
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -40,7 +41,23 @@ fn make_environment() -> PathBuf {
         run(pip(&folder).args(["install", "--quiet", "--requirement"]).arg(&requirements));
         fs::copy(&requirements, &stamp).expect("the stamp can be written");
     }
+    lend_libnbd(&folder);
     folder
+}
+
+/// The example reads images by libnbd's own module, which only distributions have: their Python must be of this version.
+fn lend_libnbd(environment: &Path) {
+    let ask = "import sysconfig; print(sysconfig.get_path('purelib'))";
+    let output = run(Command::new(environment.join("bin/python")).args(["-c", ask]));
+    let ours = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    for entry in fs::read_dir("/usr/lib/python3/dist-packages").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name == "nbd.py" || name.to_string_lossy().starts_with("libnbdmod.") {
+            let link = ours.join(name);
+            let _ = fs::remove_file(&link);
+            symlink(entry.path(), link).expect("a link into the environment");
+        }
+    }
 }
 
 fn pip(environment: &Path) -> Command {
@@ -76,6 +93,36 @@ fn every_behaviour_in_python() {
     let mut mypy = Command::new(&python);
     mypy.args(["-m", "mypy", "--strict", "--cache-dir"]).arg(environment.join("mypy"));
     run(mypy.args(["--disable-error-code=import-untyped", "-p", "checkmap"]).current_dir(away));
+}
+
+/// A wheel of `make wheel` has a tag that says which machines it is for, and works in an environment that has nothing else.
+#[test]
+fn a_wheel_for_other_machines() {
+    let environment = environment();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("wheel");
+    let _ = fs::remove_dir_all(&folder);
+    let mut make = Command::new("make");
+    make.arg("-s").arg("-C").arg(root()).arg("wheel").env_remove("MAKEFLAGS");
+    make.arg(format!("WHEEL_TOOLS={}", environment.display())).arg(format!("WHEELS={}", folder.display()));
+    make.arg("WHEEL_FLAGS=--profile dev --compatibility pypi").env("PYTHONDONTWRITEBYTECODE", "1");
+    building(&mut make, environment);
+    let wheels: Vec<PathBuf> = fs::read_dir(&folder)
+        .expect("wheels are there")
+        .map(|entry| entry.expect("they can be listed").path())
+        .collect();
+    let [wheel] = wheels.as_slice() else { panic!("one wheel is wanted: {wheels:?}") };
+    let name = wheel.file_name().expect("a wheel has a name").to_string_lossy().into_owned();
+    let start = format!("checkmap-{}-py3-none-manylinux_2_", env!("CARGO_PKG_VERSION"));
+    let rest = name.strip_prefix(&start).unwrap_or_else(|| panic!("{name} does not begin with {start}"));
+    let libc: u32 = rest.split('_').next().and_then(|number| number.parse().ok()).expect("a version of the libc");
+    assert!((17..=36).contains(&libc), "{name}: Debian 12 has libc 2.36");
+
+    let user = folder.join("user");
+    run(Command::new("python3").args(["-m", "venv"]).arg(&user));
+    run(pip(&user).args(["install", "--quiet"]).arg(wheel));
+    let use_it = "import checkmap; b = checkmap.Bitmap(1 << 30, 4096); b.set(0, 5000); print(b.extents())";
+    let said = run(Command::new(user.join("bin/python")).args(["-c", use_it]).current_dir(&folder));
+    assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "[(0, 8192)]");
 }
 
 #[test]

@@ -40,7 +40,7 @@ const (
 	ErrModel           Kind = C.CHECKMAP_ERROR_MODEL            // The model is unknown, or cannot do this; EPROTO.
 	ErrOrder           Kind = C.CHECKMAP_ERROR_ORDER            // The checkpoints are in the wrong order; EPROTO.
 	ErrBackingLayer    Kind = C.CHECKMAP_ERROR_BACKING_LAYER    // A layer below takes part; EPROTO.
-	ErrCancelled       Kind = C.CHECKMAP_ERROR_CANCELLED        // Options.Progress stopped the call; ECANCELED.
+	ErrCancelled       Kind = C.CHECKMAP_ERROR_CANCELLED        // Options.Progress or a context stopped the call; ECANCELED.
 	ErrCommitInDoubt   Kind = C.CHECKMAP_ERROR_COMMIT_IN_DOUBT  // The state before or after, whole: look which; EIO.
 	ErrChanged         Kind = C.CHECKMAP_ERROR_CHANGED          // The image changed under an image without locks; ESTALE.
 	ErrOldVersion      Kind = C.CHECKMAP_ERROR_OLD_VERSION      // This version of the format holds no bitmaps; ENOTSUP.
@@ -69,7 +69,7 @@ type Error struct {
 	Kind    Kind
 	Errno   syscall.Errno
 	Message string // file: structure, offset: what is wrong (advice): cause
-	cause   error  // of Options.Progress
+	cause   error  // of Options.Progress, or of a context
 }
 
 // Error is the message.

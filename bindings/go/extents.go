@@ -85,10 +85,7 @@ func (e *Extents) NextBatch() []Extent {
 	e.at = -1
 	e.batch = nil
 	if e.last || e.err != nil {
-		if e.buffer != nil {
-			buffers.Put(e.buffer)
-			e.buffer = nil
-		}
+		e.release()
 		return nil
 	}
 	if e.buffer == nil {
@@ -110,6 +107,14 @@ func (e *Extents) NextBatch() []Extent {
 	e.batch = e.buffer[:count:count]
 	e.offset = e.batch[count-1].End()
 	return e.batch
+}
+
+// release gives the buffer to the next walk; there is nothing more to read in it.
+func (e *Extents) release() {
+	if e.buffer != nil {
+		buffers.Put(e.buffer)
+		e.buffer, e.batch = nil, nil
+	}
 }
 
 // Next goes to the next extent, and tells whether there is one.

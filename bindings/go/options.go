@@ -7,6 +7,7 @@ package checkmap
 import "C"
 
 import (
+	"context"
 	"errors"
 	"runtime"
 	"runtime/cgo"
@@ -49,6 +50,8 @@ type Options struct {
 	Progress func(phase string, done, total uint64) error
 	Flags    OptionFlags
 	Model    Model // to insist on where the image's own is unknown
+
+	ctx context.Context // see WithContext
 }
 
 // told is what a progress callback leaves behind.
@@ -84,9 +87,12 @@ func (options *Options) with(call func(opts *C.struct_checkmap_opts) C.int) erro
 	if options == nil {
 		return status(func() C.int { return call(nil) })
 	}
+	if err := options.begun(); err != nil {
+		return err
+	}
 	var handle cgo.Handle
-	told := &told{progress: options.Progress}
-	if options.Progress != nil {
+	told := &told{progress: options.progress()}
+	if told.progress != nil {
 		handle = cgo.NewHandle(told)
 		defer handle.Delete()
 	}

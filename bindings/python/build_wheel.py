@@ -1,9 +1,13 @@
-"""Builds with maturin, after giving it the declarations that cffi understands: those of include/checkmap.h."""
+"""Builds with maturin, after giving it the declarations that cffi understands: those of include/checkmap.h.
+
+`build_wheel.py ARGUMENTS` builds by `maturin build ARGUMENTS`, for wheels that go to other machines: see `make wheel`.
+"""
 
 import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import maturin
@@ -48,3 +52,10 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
 
 def build_sdist(sdist_directory, config_settings=None):
     return maturin.build_sdist(sdist_directory, config_settings)
+
+
+if __name__ == "__main__":
+    write_declarations()
+    # The wheel serves every Python; which one builds it does not matter.
+    command = [sys.executable, "-m", "maturin", "build", "--locked", "--interpreter", sys.executable, *sys.argv[1:]]
+    sys.exit(subprocess.run(command, cwd=HERE, check=False).returncode)

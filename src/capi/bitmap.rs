@@ -24,7 +24,10 @@ object!(checkmap_bitmap = Bitmap, b"cmBitmap", "bitmap", Bitmap::is_torn);
 /// Makes a bitmap of a disk of `disk_size` bytes, all clean.
 ///
 /// `granularity`, the bytes that one bit stands for, is a power of two from 1 to 2^31; the size is 0 to 2^63-1, and not
-/// more than 2^41 granules: else `-EINVAL`. The caller owns `*out`, which is NULL on error.
+/// more than 2^41 granules.
+///
+/// Errors:
+/// - `-EINVAL`: a size or a granularity out of these bounds.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_new(
     disk_size: u64,
@@ -39,14 +42,16 @@ pub unsafe extern "C" fn checkmap_bitmap_new(
     })
 }
 
-/// Frees a bitmap, a poisoned one too. NULL is fine.
+/// Frees a bitmap, a poisoned one too.
+///
+/// NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_free(bitmap: *mut checkmap_bitmap) {
     // SAFETY: the caller's promise for `bitmap`, which it gives up.
     unsafe { free(bitmap) }
 }
 
-/// Makes a copy. The caller owns `*out`, which is NULL on error.
+/// Makes a copy of a bitmap.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_clone(
     bitmap: *const checkmap_bitmap,
@@ -78,8 +83,10 @@ unsafe fn change(bitmap: *mut checkmap_bitmap, change: impl FnOnce(&mut Bitmap) 
 
 /// Marks every granule that the range touches: it rounds outward.
 ///
-/// A length of 0 does nothing, `CHECKMAP_TO_END` is up to the end of the disk. A range that ends past the last granule is
-/// `-ERANGE`, and nothing is marked.
+/// A length of 0 does nothing, `CHECKMAP_TO_END` is up to the end of the disk. On error nothing is marked.
+///
+/// Errors:
+/// - `-ERANGE`: the range ends past the last granule of the disk.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_set(bitmap: *mut checkmap_bitmap, offset: u64, length: u64) -> c_int {
     // SAFETY: the caller's promise for `bitmap`.
@@ -88,9 +95,12 @@ pub unsafe extern "C" fn checkmap_bitmap_set(bitmap: *mut checkmap_bitmap, offse
 
 /// Makes the range clean, and never a byte outside of it.
 ///
-/// So the offset must be a multiple of the granularity, and the end too unless it is the end of the disk: else `-EINVAL`.
-/// A length of 0 does nothing, `CHECKMAP_TO_END` is up to the end of the disk. A range that ends past the last granule is
-/// `-ERANGE`. On error nothing is cleaned.
+/// So the offset must be a multiple of the granularity, and the end too unless it is the end of the disk. A length of 0
+/// does nothing, `CHECKMAP_TO_END` is up to the end of the disk. On error nothing is cleaned.
+///
+/// Errors:
+/// - `-EINVAL`: the offset or the end of the range is inside of a granule.
+/// - `-ERANGE`: the range ends past the last granule of the disk.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_clear(bitmap: *mut checkmap_bitmap, offset: u64, length: u64) -> c_int {
     // SAFETY: the caller's promise for `bitmap`.
@@ -117,9 +127,11 @@ pub unsafe extern "C" fn checkmap_bitmap_clear_all(bitmap: *mut checkmap_bitmap)
 
 /// Changes the size of the disk, as QEMU's truncate does.
 ///
-/// Granules that lie wholly past the new end are dropped, new ones are clean, and a granule that was partial keeps its
-/// bit, which now speaks for all of its bytes. A size that `checkmap_bitmap_new()` would refuse is `-EINVAL`, and nothing
-/// changes.
+/// `disk_size` is in bytes. Granules that lie wholly past the new end are dropped, new ones are clean, and a granule that
+/// was partial keeps its bit, which now speaks for all of its bytes. On error nothing changes.
+///
+/// Errors:
+/// - `-EINVAL`: a size that `checkmap_bitmap_new()` would refuse.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_resize(bitmap: *mut checkmap_bitmap, disk_size: u64) -> c_int {
     // SAFETY: the caller's promise for `bitmap`.
@@ -135,28 +147,39 @@ pub unsafe extern "C" fn checkmap_bitmap_optimize(bitmap: *mut checkmap_bitmap) 
     unsafe { change(bitmap, Bitmap::optimize) }
 }
 
-/// Whether the granule that holds the byte at `offset` is dirty: 0 or 1. An offset past the last granule is `-ERANGE`.
+/// Whether the granule that holds the byte at `offset` is dirty.
+///
+/// Returns: 0 or 1; or a negative errno.
+///
+/// Errors:
+/// - `-ERANGE`: an offset past the last granule of the disk.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_get(bitmap: *const checkmap_bitmap, offset: u64) -> c_int {
     // SAFETY: the caller's promise for `bitmap`.
     unsafe { ask(bitmap, |bitmap| bitmap.get(offset).map(c_int::from)) }
 }
 
-/// The size of the disk in bytes; 0 on error.
+/// The size of the disk in bytes.
+///
+/// Returns: a number of bytes; 0 on error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_size(bitmap: *const checkmap_bitmap) -> u64 {
     // SAFETY: the caller's promise for `bitmap`.
     unsafe { ask(bitmap, |bitmap| Ok(bitmap.size_bytes())) }
 }
 
-/// The bytes that one bit stands for; 0 on error.
+/// The bytes that one bit stands for.
+///
+/// Returns: a number of bytes; 0 on error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_granularity(bitmap: *const checkmap_bitmap) -> u64 {
     // SAFETY: the caller's promise for `bitmap`.
     unsafe { ask(bitmap, |bitmap| Ok(bitmap.granularity().bytes())) }
 }
 
-/// The number of granules of the disk, 0 to 2^41.
+/// The number of granules of the disk.
+///
+/// Returns: a number from 0 to 2^41; or a negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_granules(bitmap: *const checkmap_bitmap) -> i64 {
     // SAFETY: the caller's promise for `bitmap`.
@@ -164,13 +187,19 @@ pub unsafe extern "C" fn checkmap_bitmap_granules(bitmap: *const checkmap_bitmap
 }
 
 /// The number of dirty granules, which is kept at all times.
+///
+/// Returns: a number of granules; or a negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_count(bitmap: *const checkmap_bitmap) -> i64 {
     // SAFETY: the caller's promise for `bitmap`.
     unsafe { ask(bitmap, |bitmap| Ok(signed(bitmap.dirty_granules()))) }
 }
 
-/// The number of dirty granules that touch the range, which is cut at the end of the disk; `CHECKMAP_TO_END` is up to there.
+/// The number of dirty granules that touch the range.
+///
+/// The range is cut at the end of the disk; `CHECKMAP_TO_END` is up to there.
+///
+/// Returns: a number of granules; or a negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_count_range(bitmap: *const checkmap_bitmap, offset: u64, length: u64) -> i64 {
     // SAFETY: the caller's promise for `bitmap`.
@@ -178,6 +207,8 @@ pub unsafe extern "C" fn checkmap_bitmap_count_range(bitmap: *const checkmap_bit
 }
 
 /// The number of dirty bytes: the sum of all extents, never above the size of the disk.
+///
+/// Returns: a number of bytes; or a negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_dirty_bytes(bitmap: *const checkmap_bitmap) -> i64 {
     // SAFETY: the caller's promise for `bitmap`.
@@ -185,13 +216,17 @@ pub unsafe extern "C" fn checkmap_bitmap_dirty_bytes(bitmap: *const checkmap_bit
 }
 
 /// The number of dirty extents of the whole disk; counted, not walked.
+///
+/// Returns: a number of extents; or a negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_count_extents(bitmap: *const checkmap_bitmap) -> i64 {
     // SAFETY: the caller's promise for `bitmap`.
     unsafe { ask(bitmap, |bitmap| Ok(signed(bitmap.extent_count()))) }
 }
 
-/// Whether no granule is dirty: 0 or 1.
+/// Whether no granule is dirty.
+///
+/// Returns: 0 or 1; or a negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_is_empty(bitmap: *const checkmap_bitmap) -> c_int {
     // SAFETY: the caller's promise for `bitmap`.
@@ -199,36 +234,47 @@ pub unsafe extern "C" fn checkmap_bitmap_is_empty(bitmap: *const checkmap_bitmap
 }
 
 /// The bytes that the bitmap takes on the heap.
+///
+/// Returns: a number of bytes; or a negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_heap_bytes(bitmap: *const checkmap_bitmap) -> i64 {
     // SAFETY: the caller's promise for `bitmap`.
     unsafe { ask(bitmap, |bitmap| Ok(super::boundary::count(bitmap.heap_bytes()))) }
 }
 
-/// Checks every rule inside of the bitmap, for tests: a rule that does not hold is `-EBADMSG`.
+/// Checks every rule inside of the bitmap, for tests.
+///
+/// Errors:
+/// - `-EBADMSG`: a rule does not hold.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_validate(bitmap: *const checkmap_bitmap) -> c_int {
     // SAFETY: the caller's promise for `bitmap`.
     unsafe { ask(bitmap, |bitmap| bitmap.validate().map(|()| 0)) }
 }
 
-/// The first dirty byte of the range, which is cut at the end of the disk; -1 if there is none.
+/// The first dirty byte of the range, which is cut at the end of the disk.
 ///
 /// If the granule that holds `offset` is dirty, the answer is `offset` itself, as in QEMU.
+///
+/// Returns: an offset in bytes; -1 if there is none; or another negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_next_dirty(bitmap: *const checkmap_bitmap, offset: u64, length: u64) -> i64 {
     // SAFETY: the caller's promise for `bitmap`.
     unsafe { ask(bitmap, |bitmap| Ok(offset_or_none(bitmap.next_dirty(offset, length)))) }
 }
 
-/// The first clean byte of the range, which is cut at the end of the disk; -1 if there is none.
+/// The first clean byte of the range, which is cut at the end of the disk.
+///
+/// Returns: an offset in bytes; -1 if there is none; or another negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_next_clean(bitmap: *const checkmap_bitmap, offset: u64, length: u64) -> i64 {
     // SAFETY: the caller's promise for `bitmap`.
     unsafe { ask(bitmap, |bitmap| Ok(offset_or_none(bitmap.next_clean(offset, length)))) }
 }
 
-/// The last dirty byte of the range, which is cut at the end of the disk; -1 if there is none.
+/// The last dirty byte of the range, which is cut at the end of the disk.
+///
+/// Returns: an offset in bytes; -1 if there is none; or another negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_previous_dirty(
     bitmap: *const checkmap_bitmap,
@@ -239,7 +285,9 @@ pub unsafe extern "C" fn checkmap_bitmap_previous_dirty(
     unsafe { ask(bitmap, |bitmap| Ok(offset_or_none(bitmap.previous_dirty(offset, length)))) }
 }
 
-/// The last clean byte of the range, which is cut at the end of the disk; -1 if there is none.
+/// The last clean byte of the range, which is cut at the end of the disk.
+///
+/// Returns: an offset in bytes; -1 if there is none; or another negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_previous_clean(
     bitmap: *const checkmap_bitmap,
@@ -250,11 +298,15 @@ pub unsafe extern "C" fn checkmap_bitmap_previous_clean(
     unsafe { ask(bitmap, |bitmap| Ok(offset_or_none(bitmap.previous_clean(offset, length)))) }
 }
 
-/// Fills `out` with the dirty extents of the range, in ascending order, and returns how many; fewer than `max` is all.
+/// Fills `out` with the dirty extents of the range, in ascending order.
 ///
 /// The range is cut at the end of the disk, the extents at the edges of the range, to the byte; two of them never touch.
-/// To go on, ask again from the end of the last extent. A `max` of 0, and an `out` that is NULL or misaligned, are
-/// `-EINVAL`.
+/// To go on, ask again from the end of the last extent.
+///
+/// Returns: how many extents were written; fewer than `max` is all; or a negative errno.
+///
+/// Errors:
+/// - `-EINVAL`: a `max` of 0, or an `out` that is NULL or misaligned.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_extents(
     bitmap: *const checkmap_bitmap,

@@ -19,12 +19,16 @@ fn window(bitmap: &Bitmap, offset: u64, length: u64) -> Result<(u64, u64)> {
     Ok((first, if end > offset { granularity.granules(end) - first } else { 0 }))
 }
 
-/// Writes the bits of the granules that the range touches, and returns how many bytes they take. With `out` NULL nothing
-/// is written.
+/// Writes the bits of the granules that the range touches; with `out` NULL it only tells how many bytes they take.
 ///
-/// Bit n, in byte n/8, counted from the least significant bit, is granule n after `offset`; bits that stand for no granule
-/// of the range are 0. `offset` must be a multiple of 8 granules, else `-EINVAL`; the range is cut at the end of the disk;
-/// a `cap` that is too small is `-ERANGE`.
+/// Bit n, in byte n/8, counted from the least significant bit, is granule n after `offset`; bits that stand for no
+/// granule of the range are 0. The range is cut at the end of the disk.
+///
+/// Returns: how many bytes they take; or a negative errno.
+///
+/// Errors:
+/// - `-EINVAL`: an offset that is no multiple of 8 granules.
+/// - `-ERANGE`: a `cap` that is too small.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_to_bits(
     bitmap: *const checkmap_bitmap,
@@ -55,8 +59,11 @@ pub unsafe extern "C" fn checkmap_bitmap_to_bits(
 
 /// Replaces the granules from `offset` on, as many as `bits` has bits, in the order of `checkmap_bitmap_to_bits()`.
 ///
-/// Bits past the last granule of the disk are ignored. `offset` must be a multiple of 8 granules, else `-EINVAL`, and not
-/// past the end of the disk, else `-ERANGE`.
+/// Bits past the last granule of the disk are ignored.
+///
+/// Errors:
+/// - `-EINVAL`: an offset that is no multiple of 8 granules.
+/// - `-ERANGE`: an offset past the end of the disk.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_from_bits(
     bitmap: *mut checkmap_bitmap,
@@ -79,10 +86,15 @@ pub unsafe extern "C" fn checkmap_bitmap_from_bits(
     })
 }
 
-/// Writes the bitmap as portable 64-bit Roaring, its values being granules, and returns how many bytes it takes. With
-/// `out` NULL nothing is written.
+/// Writes the bitmap as portable 64-bit Roaring, its values being granules; with `out` NULL it only tells how many bytes
+/// it takes.
 ///
-/// Size and granularity of the disk are not part of it. A `cap` that is too small is `-ERANGE`.
+/// Size and granularity of the disk are not part of it.
+///
+/// Returns: how many bytes it takes; or a negative errno.
+///
+/// Errors:
+/// - `-ERANGE`: a `cap` that is too small.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_serialize(bitmap: *const checkmap_bitmap, out: *mut u8, cap: usize) -> i64 {
     guard(|| {
@@ -103,9 +115,11 @@ pub unsafe extern "C" fn checkmap_bitmap_serialize(bitmap: *const checkmap_bitma
 
 /// Reads portable 64-bit Roaring, from wherever it comes, as a bitmap of a disk of this size and granularity.
 ///
-/// What breaks the format, bytes left over, and a granule past the end of the disk are `-EBADMSG`; a disk that
-/// `checkmap_bitmap_new()` would refuse is `-EINVAL`. The memory taken is at most a small multiple of `len`. The caller
-/// owns `*out`, which is NULL on error.
+/// The memory taken is at most a small multiple of `len`.
+///
+/// Errors:
+/// - `-EBADMSG`: what breaks the format, bytes left over, or a granule past the end of the disk.
+/// - `-EINVAL`: a disk that `checkmap_bitmap_new()` would refuse.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_deserialize(
     bytes: *const u8,

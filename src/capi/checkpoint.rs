@@ -79,11 +79,25 @@ pub(super) fn conclude(
 
 /// Creates a checkpoint of now, in one atomic step: the bitmap before it is frozen, a new one records.
 ///
-/// The name has 1 to 510 bytes without `->`, which need not be UTF-8. `granularity` 0 is that of the newest checkpoint,
-/// else the image's default. Fails with `-EEXIST`; `-EINVAL` for a name or granularity that cannot be; `-ENAMETOOLONG`;
-/// `-EUCLEAN` while a bitmap of the chain is inconsistent; `-EPROTO` where the newest does not record; `-EROFS`;
-/// `-ENOTSUP` where the image cannot take it; `-EIO` with kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT` where writing failed after
-/// the commit began: then the image holds the state before or the state after, whole. On every other error nothing changed.
+/// The name has 1 to 510 bytes without `->`, which need not be UTF-8. `granularity` is in bytes; 0 is that of the newest
+/// checkpoint, else the image's default. On every error but the one of kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT` nothing
+/// changed.
+///
+/// Errors:
+/// - `-EEXIST`: a checkpoint of this name is there already.
+/// - `-EINVAL`: a name or a granularity that cannot be.
+/// - `-ENAMETOOLONG`: a name of more than 510 bytes.
+/// - `-EUCLEAN`: a bitmap of the chain is inconsistent, the image is marked dirty or corrupt, or software that knows
+///   nothing of bitmaps wrote to it.
+/// - `-EPROTO`: the newest bitmap does not record, the names form no chain, or the model is unknown.
+/// - `-EROFS`: the image was opened for reading.
+/// - `-ENOTSUP`: the image cannot take it: a limit of its format, no room in its header, a version without bitmaps.
+/// - `-EBADMSG`: the image is damaged.
+/// - `-ENOSPC`: the disk that holds the image is full.
+/// - `-ESTALE`: the image changed under a handle that holds no locks.
+/// - `-EIO`: with kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT` writing failed after the commit began: then the image holds the
+///   state before or the state after, whole.
+/// - what the system says, such as `-EIO` with kind `CHECKMAP_ERROR_IO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_checkpoint_create(
     image: *mut checkmap_image,
@@ -95,8 +109,13 @@ pub unsafe extern "C" fn checkmap_checkpoint_create(
     unsafe { checkmap_checkpoint_create_with(image, name, len, granularity, ptr::null()) }
 }
 
-/// `checkmap_checkpoint_create()` with options: `progress`, `model`, and the flag DRY_RUN. A call that was stopped is
-/// `-ECANCELED`, and nothing has changed.
+/// `checkmap_checkpoint_create()` with options.
+///
+/// Options: `progress`, `model`, `DRY_RUN`.
+///
+/// Errors:
+/// - `-ECANCELED`: the call was stopped, and nothing has changed.
+/// - as `checkmap_checkpoint_create()`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_checkpoint_create_with(
     image: *mut checkmap_image,
@@ -117,8 +136,15 @@ pub unsafe extern "C" fn checkmap_checkpoint_create_with(
 
 /// Deletes a checkpoint in one atomic step: the interval before it absorbs the one after it; the first one's is dropped.
 ///
-/// Fails with `-ENOENT`; `-EUCLEAN` where a bitmap that takes part is inconsistent; `-EPROTO` where a layer below the image
-/// takes part or cannot be read, or the chain is broken; and as `checkmap_checkpoint_create()`.
+/// On every error but the one of kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT` nothing changed.
+///
+/// Errors:
+/// - `-ENOENT`: no checkpoint has this name.
+/// - `-EUCLEAN`: a bitmap that takes part is inconsistent, the image is marked dirty or corrupt, or software that knows
+///   nothing of bitmaps wrote to it.
+/// - `-EPROTO`: a layer below the image takes part or cannot be read, the names form no chain, or the model is unknown.
+/// - `-EINVAL`: a name that cannot be.
+/// - as `checkmap_checkpoint_create()` without `-EEXIST`, `-EINVAL`, `-EUCLEAN`, `-EPROTO`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_checkpoint_delete(
     image: *mut checkmap_image,
@@ -129,8 +155,13 @@ pub unsafe extern "C" fn checkmap_checkpoint_delete(
     unsafe { checkmap_checkpoint_delete_with(image, name, len, ptr::null()) }
 }
 
-/// `checkmap_checkpoint_delete()` with options: `progress`, `model`, and the flags TOP_LAYER_ONLY, FORCE_INCONSISTENT and
-/// DRY_RUN. A call that was stopped is `-ECANCELED`, and nothing has changed.
+/// `checkmap_checkpoint_delete()` with options.
+///
+/// Options: `progress`, `model`, `TOP_LAYER_ONLY`, `FORCE_INCONSISTENT`, `DRY_RUN`.
+///
+/// Errors:
+/// - `-ECANCELED`: the call was stopped, and nothing has changed.
+/// - as `checkmap_checkpoint_delete()`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_checkpoint_delete_with(
     image: *mut checkmap_image,
@@ -150,7 +181,13 @@ pub unsafe extern "C" fn checkmap_checkpoint_delete_with(
 
 /// Deletes every inconsistent checkpoint, and all that depend on them, in one atomic step; the next backup is full.
 ///
-/// Options and errors as `checkmap_checkpoint_delete_with()`. Where nothing is inconsistent nothing happens.
+/// Where nothing is inconsistent nothing happens.
+///
+/// Options: `progress`, `model`, `TOP_LAYER_ONLY`, `FORCE_INCONSISTENT`, `DRY_RUN`.
+///
+/// Errors:
+/// - `-ECANCELED`: the call was stopped, and nothing has changed.
+/// - as `checkmap_checkpoint_delete()` without `-ENOENT`, `-EINVAL`, `-ENAMETOOLONG`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_checkpoint_delete_inconsistent(
     image: *mut checkmap_image,
@@ -161,10 +198,16 @@ pub unsafe extern "C" fn checkmap_checkpoint_delete_inconsistent(
     unsafe { change(image, opts, plan) }
 }
 
-/// Makes a checkpoint the first one, in one atomic step: the bitmaps of all older ones are dropped, also those before gaps.
+/// Makes a checkpoint the first one, in one atomic step: the bitmaps of all older ones are dropped, also those before
+/// gaps.
 ///
-/// Of the options it takes `progress`, `model` and the flag DRY_RUN. Fails with `-ENOENT`; `-EPROTO` for cumulative
-/// checkpoints, and where several gaps leave it open which checkpoints are older; and as `checkmap_checkpoint_create()`.
+/// Options: `progress`, `model`, `DRY_RUN`.
+///
+/// Errors:
+/// - `-EPROTO`: cumulative checkpoints, several gaps that leave it open which checkpoints are older, names that form no
+///   chain, or an unknown model.
+/// - `-ECANCELED`: the call was stopped, and nothing has changed.
+/// - as `checkmap_checkpoint_delete()` without `-EPROTO`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_checkpoint_drop_before(
     image: *mut checkmap_image,
@@ -182,8 +225,11 @@ pub unsafe extern "C" fn checkmap_checkpoint_drop_before(
 
 /// Renames a checkpoint in one atomic step.
 ///
-/// Fails with `-ENOENT`, `-EEXIST`, `-EINVAL` and `-ENAMETOOLONG` for a new name that cannot be, and as
-/// `checkmap_checkpoint_delete()`.
+/// On every error but the one of kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT` nothing changed.
+///
+/// Errors:
+/// - `-EEXIST`: a checkpoint of the new name is there already.
+/// - as `checkmap_checkpoint_delete()`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_checkpoint_rename(
     image: *mut checkmap_image,
@@ -196,8 +242,13 @@ pub unsafe extern "C" fn checkmap_checkpoint_rename(
     unsafe { checkmap_checkpoint_rename_with(image, name, len, to, to_len, ptr::null()) }
 }
 
-/// `checkmap_checkpoint_rename()` with options: `progress`, `model`, and the flags TOP_LAYER_ONLY and DRY_RUN. A call that
-/// was stopped is `-ECANCELED`, and nothing has changed.
+/// `checkmap_checkpoint_rename()` with options.
+///
+/// Options: `progress`, `model`, `TOP_LAYER_ONLY`, `DRY_RUN`.
+///
+/// Errors:
+/// - `-ECANCELED`: the call was stopped, and nothing has changed.
+/// - as `checkmap_checkpoint_rename()`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_checkpoint_rename_with(
     image: *mut checkmap_image,
@@ -216,12 +267,21 @@ pub unsafe extern "C" fn checkmap_checkpoint_rename_with(
     unsafe { change(image, opts, plan) }
 }
 
-/// Fills `out` with the checkpoints, oldest first, `max` at most, and returns how many there are in all. With `out` NULL it
-/// only counts.
+/// Fills `out` with the checkpoints, oldest first, `max` at most; with `out` NULL it only counts.
 ///
 /// To say how much is dirty it reads their bitmaps, once for all calls until the next change; what cannot be read is -1.
-/// The names live until a call that changes the image succeeds, or its end, and may be passed to that call. Fails with
-/// `-EPROTO` where the names of the bitmaps form no chain. An image with cumulative checkpoints gives an order only as far as the bits tell one.
+/// An image with cumulative checkpoints gives an order only as far as the bits tell one.
+///
+/// Returns: how many checkpoints there are in all; or a negative errno.
+///
+/// Ownership: the names live until a call that changes the image succeeds, or its end, and may be passed to that call.
+///
+/// Errors:
+/// - `-EPROTO`: the names of the bitmaps form no chain.
+/// - `-EBADMSG`: the bitmaps, or their directory, are damaged.
+/// - `-ENOTSUP`: the image needs something of its format that is unknown.
+/// - `-ESTALE`: the image changed under a handle that holds no locks.
+/// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_checkpoint_list(
     image: *const checkmap_image,
@@ -278,11 +338,21 @@ fn list(open: &OpenImage) -> Result<Arc<Checkpoints>> {
 
 /// Makes a bitmap of the blocks that changed since a checkpoint, until another one or, with `until` NULL, until now.
 ///
-/// Never short: a bitmap of the span that is inconsistent is `-EUCLEAN`, one that cannot be read `-EBADMSG`, a gap in the
-/// recording or a layer below that takes part `-EPROTO`, an `until` that is older `-EPROTO`, an unknown name `-ENOENT` with
-/// kind `CHECKMAP_ERROR_NOT_FOUND`: a missing file has the same errno, and kind `CHECKMAP_ERROR_IO`. A
-/// diff until now is that of the image as it is stored: a running QEMU holds newer writes. The caller owns `*out`, which
-/// is NULL on error.
+/// It is never short: a gap in what is known is an error. A diff until now is that of the image as it is stored: a
+/// running QEMU holds newer writes.
+///
+/// Errors:
+/// - `-ENOENT`: no checkpoint has this name, with kind `CHECKMAP_ERROR_NOT_FOUND`. A missing file has the same errno, and
+///   kind `CHECKMAP_ERROR_IO`.
+/// - `-EUCLEAN`: a bitmap of the span is inconsistent, or software that knows nothing of bitmaps wrote to the image.
+/// - `-EBADMSG`: a bitmap of the span is damaged.
+/// - `-EPROTO`: a gap in the recording, a layer below that takes part or cannot be read, an `until` that is older, names
+///   that form no chain, or an unknown model.
+/// - `-ENOTSUP`: a bitmap of the span is of an unknown type, or the image of a version without bitmaps.
+/// - `-EINVAL`: a name that cannot be.
+/// - `-ENAMETOOLONG`: a name of more than 510 bytes.
+/// - `-ESTALE`: the image changed under a handle that holds no locks.
+/// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_diff(
     image: *const checkmap_image,
@@ -296,10 +366,16 @@ pub unsafe extern "C" fn checkmap_diff(
     unsafe { checkmap_diff_with(image, since, since_len, until, until_len, 0, u64::MAX, ptr::null(), out) }
 }
 
-/// `checkmap_diff()` of a window of the disk, with options: `progress`, `memory_bytes`, `model`, and the flag TOP_LAYER_ONLY.
+/// `checkmap_diff()` of a window of the disk, with options.
 ///
-/// Outside of the granules that `offset` and `length` touch the bitmap is clean; `CHECKMAP_TO_END` is up to the end of the
-/// disk. A call that was stopped is `-ECANCELED`.
+/// Outside of the granules that `offset` and `length` touch the bitmap is clean; `CHECKMAP_TO_END` is up to the end of
+/// the disk.
+///
+/// Options: `progress`, `memory_bytes`, `model`, `TOP_LAYER_ONLY`.
+///
+/// Errors:
+/// - `-ECANCELED`: the call was stopped.
+/// - as `checkmap_diff()`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_diff_with(
     image: *const checkmap_image,

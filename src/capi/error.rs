@@ -216,52 +216,64 @@ pub(super) fn remember(error: &Error) -> c_int {
     errno
 }
 
-/// The message of the last error of this thread, in UTF-8: `file: structure, offset: what is wrong (advice): cause`.
+/// The message of the last error of this thread, in UTF-8.
 ///
-/// Never NULL; "no error" before the first one. A call that succeeds leaves it as it is. The text is good until the next
-/// call that fails in this thread: copy it at once, above all where a coroutine may go on in another thread.
+/// It says: file: structure, offset: what is wrong (advice): cause. A call that succeeds leaves it as it is.
+///
+/// Returns: the text, never NULL; "no error" before the first error.
+///
+/// Ownership: the text is the library's, and good until the next call that fails in this thread: copy it at once, above
+/// all where a coroutine may go on in another thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn checkmap_last_error() -> *const c_char {
     LAST.with(|last| last.message.get().cast_const().cast())
 }
 
-/// The message of the last error of this thread, with a mark in the place of each call and option that it names: for
-/// programs and other languages that have words of their own for them.
+/// The message of the last error of this thread, with a mark in the place of each call and option that it names.
 ///
-/// A mark is the byte 0x1e, a name, the byte 0x1f, what `checkmap_last_error()` has in this place, and the byte 0x1e again.
-/// The names are `OPEN_FOR_NAMES`, `NO_LOCK`, `TOP_LAYER_ONLY`, `FORCE_INCONSISTENT`, `DELETE_INCONSISTENT`, `DROP_BEFORE`,
-/// `DROP_BITMAP`, `DROP_ALL`, `FOREIGN_TOO`, `MODEL`, `UNTIL`, `CHECK` and `LIST`; one may be followed by = and what to call it
-/// with, as in `MODEL=interval`.
-/// More can come, so take the second part for a name that is unknown. Never NULL, and as good for as long as that of
-/// `checkmap_last_error()`.
+/// It is for programs and other languages that have words of their own for them. A mark is the byte 0x1e, a name, the
+/// byte 0x1f, what `checkmap_last_error()` has in this place, and the byte 0x1e again. The names are OPEN_FOR_NAMES,
+/// NO_LOCK, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DELETE_INCONSISTENT, DROP_BEFORE, DROP_BITMAP, DROP_ALL, FOREIGN_TOO,
+/// MODEL, UNTIL, CHECK and LIST; one may be followed by = and what to call it with, as in MODEL=interval. More can come,
+/// so take the second part for a name that is unknown.
+///
+/// Returns: the text, never NULL; "no error" before the first error.
+///
+/// Ownership: the text is the library's, and good until the next call that fails in this thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn checkmap_last_error_marked() -> *const c_char {
     LAST.with(|last| last.marked.get().cast_const().cast())
 }
 
-/// The kind of the last error of this thread, one of `CHECKMAP_ERROR_...`; 0 before the first one.
+/// The kind of the last error of this thread.
+///
+/// Returns: one of `CHECKMAP_ERROR_...`; 0 before the first error.
 #[unsafe(no_mangle)]
 pub extern "C" fn checkmap_last_error_kind() -> u32 {
     LAST.with(|last| last.kind.get())
 }
 
-/// The positive errno of the last error of this thread; 0 before the first one.
+/// The errno of the last error of this thread, for the calls that cannot return one, such as `checkmap_bitmap_size()`.
 ///
-/// For the calls that cannot return one, such as `checkmap_bitmap_size()`.
+/// Returns: a positive errno; 0 before the first error.
 #[unsafe(no_mangle)]
 pub extern "C" fn checkmap_last_error_errno() -> c_int {
     LAST.with(|last| last.errno.get())
 }
 
-/// The name of a kind of error, such as "CHECKMAP_ERROR_DAMAGED"; NULL for a number that is none.
+/// The name of a kind of error, such as "`CHECKMAP_ERROR_DAMAGED`".
 ///
-/// The text lives as long as the library.
+/// Returns: the name; NULL for a number that is no kind.
+///
+/// Ownership: the text lives as long as the library.
 #[unsafe(no_mangle)]
 pub extern "C" fn checkmap_error_name(kind: u32) -> *const c_char {
     guard(|| Ok(name_of(kind).map_or(std::ptr::null(), CStr::as_ptr)))
 }
 
-/// The errno that a kind of error has where the system gave none; 0 for a number that is none.
+/// The errno that a kind of error has where the system gave none.
+///
+/// Returns: a positive errno; 0 for a number that is no kind.
 #[unsafe(no_mangle)]
 pub extern "C" fn checkmap_error_errno(kind: u32) -> c_int {
     ErrorKind::ALL.iter().find(|known| known.number() == kind).map_or(0, |known| known.errno())

@@ -155,11 +155,21 @@ fn open_options(flags: u32) -> Result<OpenOptions> {
 
 /// Opens the image file or block device at `path`, whose format is told by its content.
 ///
-/// `flags` are `CHECKMAP_OPEN_...`. The path has `path_len` bytes and needs no NUL behind them. Fails with `-EBUSY` where
-/// another process, or another handle of this one, has the image in use, `-ENOLCK` where the file system cannot lock (for writing; reading warns),
-/// `-EROFS`, `-ENOTSUP` for an unknown format, `-EBADMSG` for a damaged one, or what the system says: for a missing file
-/// `-ENOENT`, with kind `CHECKMAP_ERROR_IO`. An image whose
-/// bitmaps cannot be used still opens, see `checkmap_image_trouble()`. The caller owns `*out`, which is NULL on error.
+/// `flags` are `CHECKMAP_OPEN_...`. The path has `path_len` bytes and needs no NUL behind them. An image whose bitmaps
+/// cannot be used still opens, see `checkmap_image_trouble()`.
+///
+/// Errors:
+/// - `-EBUSY`: another process, or another handle of this one, has the image in use.
+/// - `-ENOLCK`: the file system cannot lock. Only for writing; reading warns.
+/// - `-EROFS`: the file system is for reading only, and `CHECKMAP_OPEN_RDWR` was asked for.
+/// - `-ENOTSUP`: an unknown format, or a feature of it that is unknown.
+/// - `-EBADMSG`: the image is damaged.
+/// - `-EINVAL`: unknown flags, an empty path, or one with a NUL inside.
+/// - `-ENAMETOOLONG`: a path that is too long.
+/// - `-ENOENT`: no such file, with kind `CHECKMAP_ERROR_IO`.
+/// - `-EACCES`: the file may not be opened; for `CHECKMAP_OPEN_RDWR` with kind `CHECKMAP_ERROR_READ_ONLY`.
+/// - `-EISDIR`: a folder.
+/// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_open(
     path: *const c_char,
@@ -180,10 +190,16 @@ pub unsafe extern "C" fn checkmap_image_open(
 
 /// Opens the image behind an open descriptor, which stays the caller's and may be closed at once.
 ///
-/// As `checkmap_image_open()`, for a descriptor that can be read, and written for `CHECKMAP_OPEN_RDWR`, else `-EROFS`. It
-/// is opened anew through /proc/self/fd, so the handle has locks of its own, which exclude those of every other handle,
-/// and of the caller's descriptor too; where that cannot be done it is `-ENOLCK`. A descriptor with `O_APPEND` or
-/// `O_PATH`, or one only for writing, is `-EINVAL`; `O_DIRECT` does not matter.
+/// The descriptor can be read, and written for `CHECKMAP_OPEN_RDWR`; `O_DIRECT` does not matter. `flags` are
+/// `CHECKMAP_OPEN_...`. The file is opened anew through /proc/self/fd, so the handle has locks of its own, which exclude
+/// those of every other handle, and of the caller's descriptor too.
+///
+/// Errors:
+/// - `-EROFS`: a descriptor for reading only, and `CHECKMAP_OPEN_RDWR` was asked for.
+/// - `-EINVAL`: a descriptor with `O_APPEND` or `O_PATH`, or one only for writing.
+/// - `-EBADF`: no open descriptor.
+/// - `-ENOLCK`: the file system cannot lock, or the file cannot be opened anew.
+/// - as `checkmap_image_open()` without `-ENAMETOOLONG`, `-ENOENT`, `-EROFS`, `-EINVAL`, `-ENOLCK`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_open_fd(fd: c_int, flags: u32, out: *mut *mut checkmap_image) -> c_int {
     guard(|| {
@@ -200,12 +216,19 @@ pub unsafe extern "C" fn checkmap_image_open_fd(fd: c_int, flags: u32, out: *mut
     })
 }
 
-/// Makes an image that was opened with `CHECKMAP_OPEN_RDONLY` one that can be changed as well; nothing happens to one that
-/// can be already.
+/// Makes an image that was opened with `CHECKMAP_OPEN_RDONLY` one that can be changed as well.
 ///
-/// The handle's locks keep every writer out the whole time, so a diff made before is still true afterwards. Fails with
-/// `-EBUSY` where another reader has the image, `-EROFS` (also where the descriptor was for reading only), `-ENOLCK`, and
-/// `-EINVAL` after `CHECKMAP_OPEN_FORCE_SHARE`; then the handle is what it was.
+/// Nothing happens to one that can be already. The handle's locks keep every writer out the whole time, so a diff made
+/// before is still true afterwards. On error the handle is what it was.
+///
+/// Errors:
+/// - `-EBUSY`: another reader has the image.
+/// - `-EROFS`: the file system is for reading only, or the descriptor was.
+/// - `-EACCES`: the file may not be written, with kind `CHECKMAP_ERROR_READ_ONLY`.
+/// - `-ENOLCK`: the file system cannot lock.
+/// - `-EINVAL`: an image that was opened with `CHECKMAP_OPEN_FORCE_SHARE`.
+/// - `-ESTALE`: the image changed under a handle that holds no locks.
+/// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_upgrade(image: *mut checkmap_image) -> c_int {
     guard(|| {
@@ -215,17 +238,22 @@ pub unsafe extern "C" fn checkmap_image_upgrade(image: *mut checkmap_image) -> c
     })
 }
 
-/// Closes an image, a poisoned one too, and releases its locks. NULL is fine.
+/// Closes an image, a poisoned one too, and releases its locks.
+///
+/// NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_close(image: *mut checkmap_image) {
     // SAFETY: the caller's promise for `image`, which it gives up.
     unsafe { free(image) }
 }
 
-/// How many threads the calls on this image may use from now on where there is much to read, write or unite; 0, which an
-/// image begins with, and 1 both mean the caller's alone. At most 1024, else `-EINVAL`.
+/// How many threads the calls on this image may use from now on where there is much to read, write or unite.
 ///
-/// None of them runs after the call that started them has returned, and they block every signal but those of a fault.
+/// 0, which an image begins with, and 1 both mean the caller's alone. None of them runs after the call that started them
+/// has returned, and they block every signal but those of a fault.
+///
+/// Errors:
+/// - `-EINVAL`: more than 1024 threads.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_set_threads(image: *mut checkmap_image, threads: u32) -> c_int {
     guard(|| {
@@ -277,7 +305,16 @@ pub struct checkmap_image_info {
 // SAFETY: integers and pointers that may be NULL; the size comes first.
 unsafe impl Sized32 for checkmap_image_info {}
 
-/// Tells what an image is. Everything but `info->size`, which the caller sets, is zero on error.
+/// Tells what an image is.
+///
+/// Everything but `info->size`, which the caller sets, is zero on error.
+///
+/// Ownership: the texts of `info` live until a call that changes the image succeeds, or its end, and may be passed to
+/// that call.
+///
+/// Errors:
+/// - `-ESTALE`: the image changed under a handle that holds no locks.
+/// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_get_info(
     image: *const checkmap_image,
@@ -320,7 +357,16 @@ pub unsafe extern "C" fn checkmap_image_get_info(
     })
 }
 
-/// Why no bitmap of the image can be used: the error that a diff would give; 0 if they can be used.
+/// Why no bitmap of the image can be used: the error that a diff would give.
+///
+/// Returns: 0 if they can be used; or a negative errno.
+///
+/// Errors:
+/// - `-EUCLEAN`: software that knows nothing of bitmaps wrote to the image.
+/// - `-EBADMSG`: the bitmaps, or their directory, are damaged.
+/// - `-ENOTSUP`: the image needs something of its format that is unknown.
+/// - `-ESTALE`: the image changed under a handle that holds no locks.
+/// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_trouble(image: *const checkmap_image) -> c_int {
     guard(|| {
@@ -334,6 +380,8 @@ pub unsafe extern "C" fn checkmap_image_trouble(image: *const checkmap_image) ->
 }
 
 /// The number of warnings: of the opening, or of the last call that changed the image or tried to.
+///
+/// Returns: a number of warnings; or a negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_warnings(image: *const checkmap_image) -> i64 {
     guard(|| {
@@ -343,8 +391,11 @@ pub unsafe extern "C" fn checkmap_image_warnings(image: *const checkmap_image) -
     })
 }
 
-/// A warning, in UTF-8; NULL where there is none with that index. It lives until a call that changes the image succeeds, or
-/// its end, and may be passed to that call.
+/// A warning, in UTF-8.
+///
+/// Returns: the text; NULL where there is none with that index.
+///
+/// Ownership: the text lives until a call that changes the image succeeds, or its end, and may be passed to that call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_warning(image: *const checkmap_image, index: usize) -> *const c_char {
     guard(|| {
@@ -359,8 +410,14 @@ pub unsafe extern "C" fn checkmap_image_warning(image: *const checkmap_image, in
 
 /// Verifies every structure and rule of the image, and changes nothing.
 ///
-/// What is wrong is in the report, and no error. Of the options it takes `progress`. The caller owns `*out`, which is NULL
-/// on error.
+/// What is wrong is in the report, and no error.
+///
+/// Options: `progress`.
+///
+/// Errors:
+/// - `-ECANCELED`: the call was stopped.
+/// - `-ESTALE`: the image changed under a handle that holds no locks.
+/// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_check(
     image: *const checkmap_image,

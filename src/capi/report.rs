@@ -74,7 +74,9 @@ pub(super) fn report_of_segment(problems: &[segment::Problem]) -> Result<Report>
     })
 }
 
-/// Frees a report. NULL is fine.
+/// Frees a report.
+///
+/// NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_report_free(report: *mut checkmap_report) {
     // SAFETY: the caller's promise for `report`, which it gives up.
@@ -82,6 +84,8 @@ pub unsafe extern "C" fn checkmap_report_free(report: *mut checkmap_report) {
 }
 
 /// How many rules are broken.
+///
+/// Returns: a number of findings; or a negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_report_errors(report: *const checkmap_report) -> i64 {
     // SAFETY: the caller's promise for `report`.
@@ -89,6 +93,8 @@ pub unsafe extern "C" fn checkmap_report_errors(report: *const checkmap_report) 
 }
 
 /// How many bitmaps, or all of them together, cannot be used for a backup.
+///
+/// Returns: a number of findings; or a negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_report_unusable(report: *const checkmap_report) -> i64 {
     // SAFETY: the caller's promise for `report`.
@@ -96,16 +102,25 @@ pub unsafe extern "C" fn checkmap_report_unusable(report: *const checkmap_report
 }
 
 /// How many bytes are counted as used that nothing uses.
+///
+/// Returns: a number of bytes; or a negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_report_leaked_bytes(report: *const checkmap_report) -> i64 {
     // SAFETY: the caller's promise for `report`.
     guard(|| Ok(signed(unsafe { shared(report) }?.leaked_bytes)))
 }
 
-/// Fills `out` with the findings from number `first` on, and returns how many; fewer than `max` is all. With `out` NULL it
-/// returns how many there are in all: the first thousand are kept, while the counts of the other calls are complete.
+/// Fills `out` with the findings from number `first` on; with `out` NULL it only tells how many are kept.
 ///
-/// A `max` of 0 and an `out` that is misaligned are `-EINVAL`.
+/// The first thousand are kept, while the counts of the other calls are complete.
+///
+/// Returns: how many findings were written; fewer than `max` is all; with `out` NULL how many there are in all; or a
+/// negative errno.
+///
+/// Ownership: the texts live as long as the report.
+///
+/// Errors:
+/// - `-EINVAL`: a `max` of 0, or an `out` that is misaligned.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_report_problems(
     report: *const checkmap_report,

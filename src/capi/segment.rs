@@ -99,8 +99,16 @@ impl Told {
 
 /// Opens the segment in the file at `path`: reads and checks its header, its trailer and its directory.
 ///
-/// The path has `path_len` bytes and needs no NUL behind them. A file that is no segment, or one of another version, is
-/// `-ENOTSUP`; one that breaks a rule or was cut short is `-EBADMSG`. The caller owns `*out`, which is NULL on error.
+/// The path has `path_len` bytes and needs no NUL behind them.
+///
+/// Errors:
+/// - `-ENOTSUP`: a file that is no segment, or one of another version.
+/// - `-EBADMSG`: a segment that breaks a rule or was cut short.
+/// - `-EINVAL`: an empty path, or one with a NUL inside.
+/// - `-ENAMETOOLONG`: a path that is too long.
+/// - `-ENOENT`: no such file, with kind `CHECKMAP_ERROR_IO`.
+/// - `-EISDIR`: a folder.
+/// - what the system says, such as `-EACCES` and `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_open(
     path: *const c_char,
@@ -117,8 +125,11 @@ pub unsafe extern "C" fn checkmap_segment_open(
     })
 }
 
-/// Opens the segment behind an open descriptor, which stays the caller's and may be closed at once; else as
-/// `checkmap_segment_open()`.
+/// Opens the segment behind an open descriptor, which stays the caller's and may be closed at once.
+///
+/// Errors:
+/// - `-EBADF`: no open descriptor.
+/// - as `checkmap_segment_open()` without `-EINVAL`, `-ENAMETOOLONG`, `-ENOENT`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_open_fd(fd: c_int, out: *mut *mut checkmap_segment) -> c_int {
     guard(|| {
@@ -132,14 +143,18 @@ pub unsafe extern "C" fn checkmap_segment_open_fd(fd: c_int, out: *mut *mut chec
     })
 }
 
-/// Closes a segment. NULL is fine.
+/// Closes a segment.
+///
+/// NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_close(segment: *mut checkmap_segment) {
     // SAFETY: the caller's promise for `segment`, which it gives up.
     unsafe { free(segment) }
 }
 
-/// Tells what a segment holds. Everything but `info->size`, which the caller sets, is zero on error.
+/// Tells what a segment holds.
+///
+/// Everything but `info->size`, which the caller sets, is zero on error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_get_info(
     segment: *const checkmap_segment,
@@ -156,6 +171,8 @@ pub unsafe extern "C" fn checkmap_segment_get_info(
 }
 
 /// The bytes that the handle takes on the heap.
+///
+/// Returns: a number of bytes; or a negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_heap_bytes(segment: *const checkmap_segment) -> i64 {
     // SAFETY: the caller's promise for `segment`.
@@ -163,6 +180,8 @@ pub unsafe extern "C" fn checkmap_segment_heap_bytes(segment: *const checkmap_se
 }
 
 /// The number of dirty granules; from memory.
+///
+/// Returns: a number of granules; or a negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_count(segment: *const checkmap_segment) -> i64 {
     // SAFETY: the caller's promise for `segment`.
@@ -170,14 +189,25 @@ pub unsafe extern "C" fn checkmap_segment_count(segment: *const checkmap_segment
 }
 
 /// The number of dirty bytes: the sum of all extents, never above the size of the disk.
+///
+/// Returns: a number of bytes; or a negative errno.
+///
+/// Errors:
+/// - as `checkmap_segment_get()` without `-ERANGE`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_dirty_bytes(segment: *const checkmap_segment) -> i64 {
     // SAFETY: the caller's promise for `segment`.
     unsafe { ask(segment, |segment| segment.dirty_bytes().map(signed)) }
 }
 
-/// The number of dirty granules that touch the range, which is cut at the end of the disk. However long the range, at most
-/// two pieces of the file are read.
+/// The number of dirty granules that touch the range, which is cut at the end of the disk.
+///
+/// However long the range, at most two pieces of the file are read.
+///
+/// Returns: a number of granules; or a negative errno.
+///
+/// Errors:
+/// - as `checkmap_segment_get()` without `-ERANGE`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_count_range(
     segment: *const checkmap_segment,
@@ -188,14 +218,26 @@ pub unsafe extern "C" fn checkmap_segment_count_range(
     unsafe { ask(segment, |segment| segment.count_range(offset, length).map(signed)) }
 }
 
-/// Whether the granule that holds the byte at `offset` is dirty: 0 or 1. An offset past the last granule is `-ERANGE`.
+/// Whether the granule that holds the byte at `offset` is dirty.
+///
+/// Returns: 0 or 1; or a negative errno.
+///
+/// Errors:
+/// - `-ERANGE`: an offset past the last granule of the disk.
+/// - `-EBADMSG`: what was read breaks a rule of the format.
+/// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_get(segment: *const checkmap_segment, offset: u64) -> c_int {
     // SAFETY: the caller's promise for `segment`.
     unsafe { ask(segment, |segment| segment.get(offset).map(c_int::from)) }
 }
 
-/// The first dirty byte of the range, which is cut at the end of the disk; -1 if there is none.
+/// The first dirty byte of the range, which is cut at the end of the disk.
+///
+/// Returns: an offset in bytes; -1 if there is none; or another negative errno.
+///
+/// Errors:
+/// - as `checkmap_segment_get()` without `-ERANGE`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_next_dirty(
     segment: *const checkmap_segment,
@@ -206,7 +248,12 @@ pub unsafe extern "C" fn checkmap_segment_next_dirty(
     unsafe { ask(segment, |segment| segment.next_dirty(offset, length).map(offset_or_none)) }
 }
 
-/// The first clean byte of the range, which is cut at the end of the disk; -1 if there is none.
+/// The first clean byte of the range, which is cut at the end of the disk.
+///
+/// Returns: an offset in bytes; -1 if there is none; or another negative errno.
+///
+/// Errors:
+/// - as `checkmap_segment_get()` without `-ERANGE`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_next_clean(
     segment: *const checkmap_segment,
@@ -220,6 +267,12 @@ pub unsafe extern "C" fn checkmap_segment_next_clean(
 /// Fills `out` with the dirty extents of the range, as `checkmap_bitmap_extents()` does.
 ///
 /// On error some of `out` may be filled, and none of it is to be believed.
+///
+/// Returns: how many extents were written; fewer than `max` is all; or a negative errno.
+///
+/// Errors:
+/// - `-EINVAL`: a `max` of 0, or an `out` that is NULL or misaligned.
+/// - as `checkmap_segment_get()` without `-ERANGE`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_extents(
     segment: *const checkmap_segment,
@@ -241,11 +294,16 @@ pub unsafe extern "C" fn checkmap_segment_extents(
     })
 }
 
-/// Fills `out` with the extents of the range that are dirty in one of two segments only, in ascending order, and returns
-/// how many; fewer than `max` is all. `flags` says in which.
+/// Fills `out` with the extents of the range that are dirty in one of two segments only, in ascending order.
 ///
-/// Disks of different size are `-EINVAL`. To go on, ask again from the end of the last extent. On error some of `out` may
+/// The flags of an extent say in which. To go on, ask again from the end of the last extent. On error some of `out` may
 /// be filled, and none of it is to be believed.
+///
+/// Returns: how many extents were written; fewer than `max` is all; or a negative errno.
+///
+/// Errors:
+/// - `-EINVAL`: disks of different size, a `max` of 0, or an `out` that is NULL or misaligned.
+/// - as `checkmap_segment_get()` without `-ERANGE`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_diff(
     first: *const checkmap_segment,
@@ -273,8 +331,10 @@ pub unsafe extern "C" fn checkmap_segment_diff(
     })
 }
 
-/// Makes a bitmap of the granules that touch the range; all others are clean in it. The caller owns `*out`, which is NULL on
-/// error.
+/// Makes a bitmap of the granules that touch the range; all others are clean in it.
+///
+/// Errors:
+/// - as `checkmap_segment_get()` without `-ERANGE`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_load(
     segment: *const checkmap_segment,
@@ -292,9 +352,15 @@ pub unsafe extern "C" fn checkmap_segment_load(
     })
 }
 
-/// Reads all of the segment and verifies it. What is wrong is in the report, and no error.
+/// Reads all of the segment and verifies it.
 ///
-/// Of the options it takes `progress`. The caller owns `*out`, which is NULL on error.
+/// What is wrong is in the report, and no error.
+///
+/// Options: `progress`.
+///
+/// Errors:
+/// - `-ECANCELED`: the call was stopped.
+/// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_check(
     segment: *const checkmap_segment,
@@ -313,11 +379,19 @@ pub unsafe extern "C" fn checkmap_segment_check(
     })
 }
 
-/// Writes a bitmap as a segment to the file at `path`, which it replaces in one atomic step, durably. `info` may be NULL.
+/// Writes a bitmap as a segment to the file at `path`, which it replaces in one atomic step, durably.
 ///
-/// What was there keeps its mode, and its owner where the system allows that; a symbolic link is followed. A folder, a
-/// device, a pipe, a socket and a disk image are `-EINVAL`. On error what was there stays, but for an error of kind
-/// `CHECKMAP_ERROR_COMMIT_IN_DOUBT`: then the new content stands, and may be lost with the power.
+/// `info` may be NULL. What was there keeps its mode, and its owner where the system allows that; a symbolic link is
+/// followed. On error what was there stays, but for an error of kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT`: then the new
+/// content stands, and may be lost with the power.
+///
+/// Errors:
+/// - `-EINVAL`: a folder, a device, a pipe, a socket or a disk image; an empty path, or one with a NUL inside.
+/// - `-ENAMETOOLONG`: a path that is too long.
+/// - `-ENOENT`: the folder of the file is missing.
+/// - `-ENOSPC`: the disk is full.
+/// - `-EIO`: with kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT` the new content stands, and may be lost with the power.
+/// - what the system says, such as `-EACCES` and `-EIO` with kind `CHECKMAP_ERROR_IO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_write(
     bitmap: *const checkmap_bitmap,
@@ -337,10 +411,14 @@ pub unsafe extern "C" fn checkmap_segment_write(
     })
 }
 
-/// Writes a bitmap as a segment to an open descriptor, from its position on; a pipe will do. The descriptor stays the
-/// caller's. `info` may be NULL.
+/// Writes a bitmap as a segment to an open descriptor, from its position on; a pipe will do.
 ///
-/// After an error what was written is no segment.
+/// The descriptor stays the caller's. `info` may be NULL. After an error what was written is no segment.
+///
+/// Errors:
+/// - `-EBADF`: no open descriptor, or one that cannot be written.
+/// - `-ENOSPC`: the disk is full.
+/// - what the system says, such as `-EPIPE` and `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_write_fd(
     bitmap: *const checkmap_bitmap,
@@ -366,12 +444,18 @@ fn write_bitmap(bitmap: &Bitmap, out: &mut dyn Write) -> Result<Summary> {
     segment::write(bitmap, out).map_err(failed)
 }
 
-/// Unites `n` segments into a new one in the file at `path`, which it replaces as `checkmap_segment_write()` does. `info` may
-/// be NULL.
+/// Unites `n` segments into a new one in the file at `path`, which it replaces as `checkmap_segment_write()` does.
 ///
-/// The result has the finest granularity of them all. Each is read once, in bounded memory, however large they are. Of the
-/// options it takes `threads`, `memory_bytes` and `progress`. Disks of different size, an `n` of 0, and memory that cannot
-/// suffice are `-EINVAL`; a call that was stopped is `-ECANCELED`.
+/// `info` may be NULL. The result has the finest granularity of them all. Each is read once, in bounded memory, however
+/// large they are.
+///
+/// Options: `threads`, `memory_bytes`, `progress`.
+///
+/// Errors:
+/// - `-EINVAL`: disks of different size, an `n` of 0, or memory that cannot suffice.
+/// - `-EBADMSG`: what was read breaks a rule of the format.
+/// - `-ECANCELED`: the call was stopped.
+/// - as `checkmap_segment_write()`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_merge(
     segments: *const *const checkmap_segment,
@@ -399,6 +483,14 @@ pub unsafe extern "C" fn checkmap_segment_merge(
 }
 
 /// Tells what `checkmap_segment_merge()` would make, without making it.
+///
+/// Options: `threads`, `memory_bytes`, `progress`.
+///
+/// Errors:
+/// - `-EINVAL`: disks of different size, an `n` of 0, or memory that cannot suffice.
+/// - `-EBADMSG`: what was read breaks a rule of the format.
+/// - `-ECANCELED`: the call was stopped.
+/// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_merge_info(
     segments: *const *const checkmap_segment,

@@ -60,7 +60,10 @@ unsafe fn union(
 
 /// Makes `dst` the union of itself and the `n` bitmaps of `src`, at its own granularity, rounded outward.
 ///
-/// `dst` may be among the sources. Disks of different size are `-EINVAL`, and nothing changes. With `n` 0 nothing happens.
+/// `dst` may be among the sources. With `n` 0 nothing happens. On error nothing changes.
+///
+/// Errors:
+/// - `-EINVAL`: disks of different size.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_union(
     dst: *mut checkmap_bitmap,
@@ -71,8 +74,13 @@ pub unsafe extern "C" fn checkmap_bitmap_union(
     unsafe { union(dst, src, n, ptr::null()) }
 }
 
-/// `checkmap_bitmap_union()` with options: `threads` and `progress`. A call that was stopped is `-ECANCELED`, and nothing
-/// has changed.
+/// `checkmap_bitmap_union()` with options.
+///
+/// Options: `threads`, `progress`.
+///
+/// Errors:
+/// - `-ECANCELED`: the call was stopped, and nothing has changed.
+/// - as `checkmap_bitmap_union()`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_union_with(
     dst: *mut checkmap_bitmap,
@@ -84,11 +92,12 @@ pub unsafe extern "C" fn checkmap_bitmap_union_with(
     unsafe { union(dst, src, n, opts) }
 }
 
-/// Makes a new bitmap of what is dirty in any of the `n` bitmaps of `src`, at `granularity`, rounded outward; 0 is the
-/// finest of theirs. All are read in one pass, however many they are.
+/// Makes a new bitmap of what is dirty in any of the `n` bitmaps of `src`, at `granularity`, rounded outward.
 ///
-/// Disks of different size, an `n` of 0, and a granularity at which the disk has more than 2^41 granules are `-EINVAL`.
-/// The caller owns `*out`, which is NULL on error.
+/// A `granularity` of 0 is the finest of theirs. All are read in one pass, however many they are.
+///
+/// Errors:
+/// - `-EINVAL`: disks of different size, an `n` of 0, or a granularity at which the disk has more than 2^41 granules.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_union_new(
     src: *const *const checkmap_bitmap,
@@ -100,7 +109,13 @@ pub unsafe extern "C" fn checkmap_bitmap_union_new(
     unsafe { checkmap_bitmap_union_new_with(src, n, granularity, ptr::null(), out) }
 }
 
-/// `checkmap_bitmap_union_new()` with options: `threads` and `progress`. A call that was stopped is `-ECANCELED`.
+/// `checkmap_bitmap_union_new()` with options.
+///
+/// Options: `threads`, `progress`.
+///
+/// Errors:
+/// - `-ECANCELED`: the call was stopped.
+/// - as `checkmap_bitmap_union_new()`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_union_new_with(
     src: *const *const checkmap_bitmap,
@@ -149,31 +164,45 @@ unsafe fn combine(
     })
 }
 
-/// Keeps in `dst` what is dirty in `src` too; a coarser or finer `src` rounds outward. Disks of different size are
-/// `-EINVAL`, and nothing changes.
+/// Keeps in `dst` what is dirty in `src` too; a coarser or finer `src` rounds outward.
+///
+/// On error nothing changes.
+///
+/// Errors:
+/// - `-EINVAL`: disks of different size.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_intersect(dst: *mut checkmap_bitmap, src: *const checkmap_bitmap) -> c_int {
     // SAFETY: the caller's promise for both.
     unsafe { combine(dst, src, Bitmap::intersect_with, |_| ()) }
 }
 
-/// Removes from `dst` what is dirty in `src`; a granule goes only where `src` covers all of it. Disks of different size are
-/// `-EINVAL`, and nothing changes.
+/// Removes from `dst` what is dirty in `src`; a granule goes only where `src` covers all of it.
+///
+/// On error nothing changes.
+///
+/// Errors:
+/// - `-EINVAL`: disks of different size.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_subtract(dst: *mut checkmap_bitmap, src: *const checkmap_bitmap) -> c_int {
     // SAFETY: the caller's promise for both.
     unsafe { combine(dst, src, Bitmap::subtract, Bitmap::clear_all) }
 }
 
-/// Leaves in `dst` what is dirty in one of the two only. Disks of different size and bitmaps of different granularity are
-/// `-EINVAL`, and nothing changes.
+/// Leaves in `dst` what is dirty in one of the two only.
+///
+/// On error nothing changes.
+///
+/// Errors:
+/// - `-EINVAL`: disks of different size, or bitmaps of different granularity.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_xor(dst: *mut checkmap_bitmap, src: *const checkmap_bitmap) -> c_int {
     // SAFETY: the caller's promise for both.
     unsafe { combine(dst, src, Bitmap::xor_with, Bitmap::clear_all) }
 }
 
-/// Whether two bitmaps have the same size, the same granularity and the same dirty granules: 0 or 1.
+/// Whether two bitmaps have the same size, the same granularity and the same dirty granules.
+///
+/// Returns: 0 or 1; or a negative errno.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_equal(a: *const checkmap_bitmap, b: *const checkmap_bitmap) -> c_int {
     guard(|| {
@@ -183,7 +212,12 @@ pub unsafe extern "C" fn checkmap_bitmap_equal(a: *const checkmap_bitmap, b: *co
     })
 }
 
-/// Whether every dirty byte of `a` is dirty in `b`: 0 or 1. Disks of different size are `-EINVAL`.
+/// Whether every dirty byte of `a` is dirty in `b`.
+///
+/// Returns: 0 or 1; or a negative errno.
+///
+/// Errors:
+/// - `-EINVAL`: disks of different size.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_is_subset(a: *const checkmap_bitmap, b: *const checkmap_bitmap) -> c_int {
     guard(|| {
@@ -195,8 +229,10 @@ pub unsafe extern "C" fn checkmap_bitmap_is_subset(a: *const checkmap_bitmap, b:
 
 /// Makes a bitmap of another granularity, rounded outward: every dirty byte stays dirty.
 ///
-/// Going coarser and back gives more than there was. A granularity at which the disk has more than 2^41 granules is
-/// `-EINVAL`. The caller owns `*out`, which is NULL on error.
+/// Going coarser and back gives more than there was.
+///
+/// Errors:
+/// - `-EINVAL`: no power of two from 1 to 2^31, or a granularity at which the disk has more than 2^41 granules.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_to_granularity(
     bitmap: *const checkmap_bitmap,

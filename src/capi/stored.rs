@@ -17,9 +17,17 @@ use crate::memory;
 use std::ffi::{c_char, c_int};
 use std::sync::Arc;
 
-/// Fills `out` with the bitmaps in the order of the image, `max` at most, and returns how many there are in all. With `out`
-/// NULL it only counts. The names live until a call that changes the image succeeds, or its end, and may be passed to that
-/// call.
+/// Fills `out` with the bitmaps in the order of the image, `max` at most; with `out` NULL it only counts.
+///
+/// Returns: how many bitmaps there are in all; or a negative errno.
+///
+/// Ownership: the names live until a call that changes the image succeeds, or its end, and may be passed to that call.
+///
+/// Errors:
+/// - `-EBADMSG`: the directory of the bitmaps is damaged.
+/// - `-ENOTSUP`: the image needs something of its format that is unknown.
+/// - `-ESTALE`: the image changed under a handle that holds no locks.
+/// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_stored_list(
     image: *const checkmap_image,
@@ -60,8 +68,17 @@ fn list(open: &OpenImage) -> Result<Arc<Vec<BitmapState>>> {
 
 /// Reads a stored bitmap; outside of the granules that the window touches it is clean.
 ///
-/// Fails with `-ENOENT`, or where the content cannot be trusted: `-EUCLEAN`, `-ENOTSUP`, `-EBADMSG`. The caller owns
-/// `*out`, which is NULL on error.
+/// `CHECKMAP_TO_END` as a length is up to the end of the disk.
+///
+/// Errors:
+/// - `-ENOENT`: no bitmap has this name.
+/// - `-EUCLEAN`: the bitmap is inconsistent, or software that knows nothing of bitmaps wrote to the image.
+/// - `-ENOTSUP`: the bitmap is of an unknown type.
+/// - `-EBADMSG`: the bitmap is damaged.
+/// - `-EINVAL`: a name that cannot be.
+/// - `-ENAMETOOLONG`: a name that is longer than the format allows.
+/// - `-ESTALE`: the image changed under a handle that holds no locks.
+/// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_stored_read(
     image: *const checkmap_image,
@@ -85,7 +102,13 @@ pub unsafe extern "C" fn checkmap_stored_read(
 
 /// Tells what a stored bitmap amounts to; what cannot be known is -1, and so is everything on error.
 ///
-/// Fails with `-ENOENT`, and `-EBADMSG` for a damaged one.
+/// Errors:
+/// - `-ENOENT`: no bitmap has this name.
+/// - `-EBADMSG`: the bitmap is damaged.
+/// - `-EINVAL`: a name that cannot be.
+/// - `-ENAMETOOLONG`: a name that is longer than the format allows.
+/// - `-ESTALE`: the image changed under a handle that holds no locks.
+/// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_stored_summarize(
     image: *const checkmap_image,
@@ -113,10 +136,15 @@ pub unsafe extern "C" fn checkmap_stored_summarize(
     })
 }
 
-/// Makes the stored bitmap `into` the union of itself and `n` others, in one atomic step; the others stay.
+/// Makes the stored bitmap into the union of itself and `n` others, in one atomic step; the others stay.
 ///
-/// `names` and `lens` have `n` elements each. Of the options it takes `progress` and the flag DRY_RUN. Fails as
-/// `checkmap_checkpoint_delete()`.
+/// `names` and `lens` have `n` elements each.
+///
+/// Options: `progress`, `DRY_RUN`.
+///
+/// Errors:
+/// - `-ECANCELED`: the call was stopped, and nothing has changed.
+/// - as `checkmap_checkpoint_delete()`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_stored_merge(
     image: *mut checkmap_image,
@@ -147,10 +175,16 @@ pub unsafe extern "C" fn checkmap_stored_merge(
     unsafe { change(image, opts, plan) }
 }
 
-/// Drops one stored bitmap, in one atomic step, whatever it belongs to and in whatever state it is. Nothing absorbs what it
-/// recorded: a checkpoint that loses its bitmap leaves a gap.
+/// Drops one stored bitmap, in one atomic step, whatever it belongs to and in whatever state it is.
 ///
-/// Of the options it takes `progress` and the flag DRY_RUN. Fails with `-ENOENT`, and as `checkmap_checkpoint_create()`.
+/// Nothing absorbs what it recorded: a checkpoint that loses its bitmap leaves a gap.
+///
+/// Options: `progress`, `DRY_RUN`.
+///
+/// Errors:
+/// - `-ENOENT`: no bitmap has this name.
+/// - `-ECANCELED`: the call was stopped, and nothing has changed.
+/// - as `checkmap_checkpoint_create()` without `-EEXIST`, `-EPROTO`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_stored_drop(
     image: *mut checkmap_image,
@@ -167,10 +201,17 @@ pub unsafe extern "C" fn checkmap_stored_drop(
 }
 
 /// Drops all bitmaps with their directory, in one atomic step, damaged or not: also where damage in it keeps QEMU from
-/// opening the image. What is lost, and what room cannot be reclaimed, is said by `checkmap_image_warning()`.
+/// opening the image.
 ///
-/// Of the options it takes `progress` and the flags DRY_RUN and FOREIGN_TOO. Without the latter, `-EEXIST` where bitmaps that
-/// belong to no checkpoint would go too. Otherwise fails as `checkmap_checkpoint_create()`. Without bitmaps nothing happens.
+/// What is lost, and what room cannot be reclaimed, is said by `checkmap_image_warning()`. Without bitmaps nothing
+/// happens.
+///
+/// Options: `progress`, `DRY_RUN`, `FOREIGN_TOO`.
+///
+/// Errors:
+/// - `-EEXIST`: bitmaps that belong to no checkpoint would go too, and FOREIGN_TOO was not asked for.
+/// - `-ECANCELED`: the call was stopped, and nothing has changed.
+/// - as `checkmap_checkpoint_create()` without `-EEXIST`, `-EINVAL`, `-ENAMETOOLONG`, `-EPROTO`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_stored_drop_all(image: *mut checkmap_image, opts: *const checkmap_opts) -> c_int {
     guard(|| {

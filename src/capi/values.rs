@@ -129,13 +129,20 @@ pub struct checkmap_problem {
     pub reserved: u32,
 }
 
-/// The version of the library, such as "0.1.0". The text lives as long as the library.
+/// The version of the library, such as "0.1.0".
+///
+/// Returns: a text that ends with NUL.
+///
+/// Ownership: the text lives as long as the library.
 #[unsafe(no_mangle)]
 pub extern "C" fn checkmap_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
-/// The number of the library's ABI; see `CHECKMAP_ABI_VERSION`.
+/// The number of the library's ABI.
+///
+/// Returns: a number that is not smaller than `CHECKMAP_ABI_VERSION` of the header that the program was compiled with,
+/// else the library is too old for the program.
 #[unsafe(no_mangle)]
 pub extern "C" fn checkmap_abi_version() -> u32 {
     CHECKMAP_ABI_VERSION

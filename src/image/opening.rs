@@ -52,7 +52,10 @@ pub(super) fn reopen(given: BorrowedFd<'_>, access: Access) -> Result<File> {
     // Others are refused without opening them: that would be an event for who serves a pipe or a terminal.
     let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
     if kind != SFlag::S_IFREG && kind != SFlag::S_IFBLK {
-        let error = io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device");
+        let error = match kind {
+            SFlag::S_IFDIR => io::Error::from_raw_os_error(libc::EISDIR),
+            _ => io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device"),
+        };
         return Err(Error::io("cannot be used as an image", error));
     }
     let opened = open_nonblocking(&path_of(given), access == Access::Write);

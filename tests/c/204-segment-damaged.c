@@ -51,6 +51,7 @@ int main(void)
     FAILS(checkmap_segment_open(TEXT("segment"), &segment), EBADMSG, CHECKMAP_ERROR_DAMAGED);
     CHECK(segment == NULL);
     FAILS(checkmap_segment_open(TEXT("/dev/null"), &segment), EIO, CHECKMAP_ERROR_IO);
+    FAILS(checkmap_segment_open(TEXT("."), &segment), EISDIR, CHECKMAP_ERROR_IO);
     int fd = open("segment", O_WRONLY | O_TRUNC);
     CHECK(write(fd, "this is no segment, and never was one", 37) == 37);
     close(fd);

@@ -27,6 +27,7 @@ int main(void)
     CHECK(image == NULL);
     EQUAL(checkmap_image_open(TEXT("/dev/null"), 0, &image), -EIO);
     EQUAL(checkmap_image_open(TEXT("."), CHECKMAP_OPEN_RDWR, &image), -EISDIR);
+    EQUAL(checkmap_image_open(TEXT("."), CHECKMAP_OPEN_RDONLY, &image), -EISDIR);
     close(fd);
     return 0;
 }

@@ -8,6 +8,7 @@ import struct
 
 import pytest
 
+import checkmap
 from checkmap import Bitmap, CancelledError, DamagedError, InvalidArgumentError, OutOfRangeError, SizeMismatchError
 
 from .conftest import GIB, KIB, MIB, TIB
@@ -420,3 +421,95 @@ def test_142_cancel(fails):
     assert not a
     a.update(b, progress=lambda *what: told.append(what))
     assert a.count() == 1 and told[-1][1] == told[-1][2] > 0
+
+
+def test_extents_from_buffers():
+    numpy = pytest.importorskip("numpy")
+    expected = [(0, 8 * KIB), (MIB, 4 * KIB), (GIB, MIB)]
+    flat = [number for pair in expected for number in pair]
+    source = Bitmap(TIB, 4 * KIB)
+    source.set_extents(expected)
+    written = bytearray(24 * 4)
+    assert source.extents_into(written) == 3
+    records = numpy.zeros(3, numpy.dtype(checkmap.EXTENT_FIELDS))
+    source.extents_into(records)
+    pairs = numpy.array(expected, numpy.uint64)
+    two_fields = numpy.zeros(3, numpy.dtype([("offset", "=u8"), ("length", "=u8")]))
+    two_fields["offset"], two_fields["length"] = pairs[:, 0], pairs[:, 1]
+    wide = numpy.zeros((3, 4), numpy.uint64)
+    wide[:, 1:3] = pairs
+    for given in (
+        expected,
+        iter(expected),
+        source.extents(),
+        source.iter_extents(),
+        array.array("Q", flat),
+        memoryview(array.array("q", flat)),
+        struct.pack("=6Q", *flat),
+        bytearray(struct.pack("=6Q", *flat)),
+        pairs,
+        pairs.ravel(),
+        pairs.astype(numpy.int64),
+        wide[:, 1:3],
+        records,
+        records[::-1],
+        two_fields,
+        pairs.tolist(),
+    ):
+        bitmap = Bitmap(TIB, 4 * KIB)
+        bitmap.set(MIB, 64 * KIB)
+        bitmap.set_extents(given)
+        assert bitmap.extents() == [(0, 8 * KIB), (MIB, 64 * KIB), (GIB, MIB)], given
+        bitmap.validate()
+    for given in (written[:72], bytes(written[:24])):
+        for clear, left in ((False, expected), (True, expected[len(given) // 24 :])):
+            bitmap = Bitmap(TIB, 4 * KIB)
+            bitmap.set_extents(expected)
+            (bitmap.clear_extents if clear else bitmap.set_extents)(given, records=True)
+            assert bitmap.extents() == left
+    bitmap = source.copy()
+    bitmap.clear_extents(pairs[1:])
+    assert bitmap.extents() == expected[:1]
+    for nothing in ([], b"", pairs[:0], array.array("Q")):
+        bitmap.set_extents(nothing)
+        bitmap.clear_extents(nothing)
+    assert bitmap.extents() == expected[:1]
+
+
+def test_extents_that_cannot_be_read_are_refused(fails):
+    numpy = pytest.importorskip("numpy")
+    bitmap = Bitmap(GIB, 4 * KIB)
+    bitmap.set(0, MIB)
+    before = bitmap.copy()
+    records = bytearray(24 * 2)
+    assert before.extents_into(records) == 1
+    records[24:48] = records[:24]
+    pairs = numpy.array([[0, 1], [2, 3], [4, 5]], numpy.uint64)
+    for given, kind in (
+        (records, TypeError),  # Three pairs or two records?
+        (records[:24], TypeError),
+        (b"12345678", ValueError),
+        (array.array("Q", [1]), ValueError),
+        (array.array("I", [1, 2]), TypeError),
+        (array.array("d", [1.0, 2.0]), TypeError),
+        (numpy.ascontiguousarray(pairs.T), ValueError),
+        (pairs.astype(">u8"), TypeError),
+        (numpy.zeros(2, numpy.dtype([("length", "=u8"), ("offset", "=u8")])), TypeError),
+        ("text", TypeError),
+        ([(1, 2, 3)], TypeError),
+        ([(1,)], TypeError),
+        ([(-1, 1)], OverflowError),
+    ):
+        for use in (bitmap.set_extents, bitmap.clear_extents):
+            with pytest.raises(kind):
+                use(given)
+    # All or nothing, also where the first ones could be done.
+    with fails(OutOfRangeError, errno.ERANGE):
+        bitmap.set_extents([(GIB // 2, 1), (GIB, 1)])
+    with fails(OutOfRangeError, errno.ERANGE):
+        bitmap.clear_extents([(0, 4 * KIB), (GIB, 4 * KIB)])
+    with fails(InvalidArgumentError, errno.EINVAL):
+        bitmap.clear_extents([(0, 4 * KIB), (8 * KIB, 1)])
+    assert bitmap == before
+    bitmap.set_extents([(GIB // 2, HUGE)])
+    assert bitmap.extents() == [(0, MIB), (GIB // 2, GIB // 2)]

@@ -3,11 +3,13 @@
 import errno
 import os
 import subprocess
+import sys
 
 import pytest
 
 from checkmap import (
     BackingLayerError,
+    Bitmap,
     BrokenChainError,
     CancelledError,
     ChangedError,
@@ -19,12 +21,15 @@ from checkmap import (
     InUseError,
     InvalidArgumentError,
     InvalidNameError,
+    IsDirectoryError,
     ModelError,
     NameTooLongError,
     NotFoundError,
     OrderError,
     PoisonedError,
     ReadOnlyError,
+    ReadOnlyFileError,
+    Segment,
     SystemCallError,
     UnknownFormatError,
 )
@@ -74,7 +79,7 @@ def test_301_image_open(image_copy, here, fails):
         Image("raw")
     with fails(SystemCallError, errno.EIO):
         Image("/dev/null")
-    with fails(SystemCallError, errno.EISDIR):
+    with fails(IsDirectoryError, errno.EISDIR):
         Image(".", writable=True)
     with pytest.raises(TypeError):
         Image(1.5)
@@ -363,10 +368,10 @@ def test_311_deleted(image_copy):
 
 def test_312_read_only(image_copy, fails):
     os.chmod(image_copy("chain.qcow2"), 0o444)
-    with fails(ReadOnlyError, errno.EACCES):
+    with fails(ReadOnlyFileError, errno.EACCES):
         Image("chain.qcow2", writable=True)
     with Image("chain.qcow2") as image:
-        with fails(ReadOnlyError, errno.EACCES):
+        with fails(ReadOnlyFileError, errno.EACCES):
             image.delete("a")
         assert names(image) == ["a", "b", "c"]
     with Image("chain.qcow2", writable=False) as image:
@@ -561,3 +566,60 @@ def test_what_an_image_does_not_tell_can_be_said(image_copy):
         assert image.diff("y", cumulative=True).count() == 0
         image.rename("y", "z", cumulative=True)
         image.delete("z", cumulative=True)
+
+
+def test_errors_of_the_system_are_those_of_python_too(image_copy, here):
+    """Each is what Python's own open() raises, has the name that was given, and one message."""
+    image_copy("chain.qcow2")
+    (here / "folder").mkdir()
+    (here / "closed").write_bytes(b"")
+    for path in ("nowhere", here / "nowhere", b"nowhere", "folder", "chain.qcow2/below"):
+        with pytest.raises(OSError) as theirs:
+            open(path, "rb")
+        for kind in (Image, Segment):
+            with pytest.raises(CheckmapError) as ours:
+                kind(path)
+            assert isinstance(ours.value, type(theirs.value)) and isinstance(ours.value, SystemCallError)
+            assert ours.value.errno == theirs.value.errno and ours.value.filename == path
+            assert str(ours.value).count(os.fsdecode(path)) == 1
+    bitmap = Bitmap(MIB, KIB)
+    with pytest.raises(FileNotFoundError) as caught:
+        Segment.write(bitmap, "nowhere/segment")
+    assert caught.value.filename == "nowhere/segment"
+    Segment.write(bitmap, "segment")
+    with Segment("segment") as segment, pytest.raises(FileNotFoundError) as caught:
+        Segment.merge([segment], "nowhere/merged")
+    assert caught.value.filename == "nowhere/merged"
+    # Not about a file: a checkpoint's name.
+    with Image("chain.qcow2") as image, pytest.raises(NotFoundError) as caught:
+        image.diff("nowhere")
+    assert caught.value.filename is None and not isinstance(caught.value, FileNotFoundError)
+    read, write = os.pipe()
+    os.close(read)
+    with pytest.raises(BrokenPipeError) as caught:
+        Segment.write(bitmap, write)
+    assert caught.value.filename == write and isinstance(caught.value, SystemCallError)
+    os.close(write)
+
+
+def test_what_may_not_be_opened_is_a_permission_error(image_copy, here):
+    """As another user, where root runs the tests."""
+    image_copy("chain.qcow2")
+    os.chmod("chain.qcow2", 0o444)
+    (here / "secret").write_bytes(b"")
+    os.chmod("secret", 0)
+    here.chmod(0o755)
+    code = (
+        "import os, checkmap\n"
+        "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "for use in (lambda: checkmap.Image('secret'), lambda: checkmap.Segment('secret'),\n"
+        "            lambda: checkmap.Image('chain.qcow2', writable=True)):\n"
+        "    try: use()\n"
+        "    except PermissionError as error: print(type(error).__name__, error.kind, error.filename)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.stdout.splitlines() == [
+        "PermissionDeniedError IO secret",
+        "PermissionDeniedError IO secret",
+        "ReadOnlyFileError READ_ONLY chain.qcow2",
+    ], ran.stderr

@@ -38,20 +38,132 @@ def test_400_threads(image_copy, fails):
 
 def test_400_threads_that_change_one_bitmap():
     bitmap = Bitmap(GIB, 4 * KIB)
-    refused = []
 
     def change(n):
         for at in range(n * 4 * KIB, GIB // 16, 16 * KIB):
-            while True:
-                try:
-                    bitmap.set(at, 4 * KIB)
-                    break
-                except RuntimeError as error:
-                    refused.append(error)
+            bitmap.set(at, 4 * KIB)
 
     in_threads(change, range(4))
     bitmap.validate()
     assert bitmap.extents() == [(0, GIB // 16)]
+
+
+def test_400_a_change_waits_for_its_turn():
+    """Beside a call that takes its time, another thread's change and close wait, and happen."""
+    bitmap, other = Bitmap(GIB, 4 * KIB), Bitmap(GIB, 4 * KIB)
+    other.set(0, MIB)
+    begun, may_end, order = threading.Event(), threading.Event(), []
+
+    def progress(*_):
+        begun.set()
+        may_end.wait(60)
+        order.append("union")
+
+    def mark():
+        bitmap.set(4 * MIB, MIB)
+        order.append("mark")
+
+    def ask():
+        order.append(("count", bitmap.count()))
+
+    union = threading.Thread(target=bitmap.update, args=(other,), kwargs={"progress": progress})
+    union.start()
+    assert begun.wait(60)
+    waiting = [threading.Thread(target=use) for use in (mark, ask)]
+    for thread in waiting:
+        thread.start()
+    time.sleep(0.2)
+    assert order == []
+    may_end.set()
+    for thread in (union, *waiting):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert order[0] == "union" and "mark" in order[1:]
+    assert bitmap.count() == 512
+    bitmap.close()
+
+
+def test_400_two_bitmaps_that_take_in_each_other():
+    """Each call takes both at once: no thread waits for another one that waits."""
+    one, two, three = (Bitmap(GIB, 4 * KIB) for _ in range(3))
+    one.set(0, MIB)
+    two.set(2 * MIB, MIB)
+    three.set(4 * MIB, MIB)
+
+    def work(n):
+        mine = (one, two, three)[n % 3]
+        others = [each for each in (one, two, three) if each is not mine]
+        for _ in range(200):
+            mine.update(*others)
+            mine |= others[0]
+            mine &= mine
+            assert (mine == others[1]) in (True, False) and (mine <= others[0]) in (True, False)
+
+    in_threads(work, range(6))
+    for each in (one, two, three):
+        each.validate()
+        assert each.extents() == [(0, MIB), (2 * MIB, MIB), (4 * MIB, MIB)]
+
+
+def test_400_who_waits_for_what_is_closed_says_so():
+    bitmap, other = Bitmap(GIB, 4 * KIB), Bitmap(GIB, 4 * KIB)
+    begun, may_end, said = threading.Event(), threading.Event(), []
+
+    def progress(*_):
+        begun.set()
+        may_end.wait(60)
+
+    def use(call):
+        try:
+            call()
+            said.append("fine")
+        except ValueError as error:
+            said.append(str(error))
+
+    union = threading.Thread(target=bitmap.update, args=(other,), kwargs={"progress": progress})
+    union.start()
+    assert begun.wait(60)
+    closing = threading.Thread(target=use, args=(bitmap.close,))
+    closing.start()
+    time.sleep(0.2)
+    marks = [threading.Thread(target=use, args=(lambda: bitmap.set(0, 1),)) for _ in range(3)]
+    for thread in marks:
+        thread.start()
+    may_end.set()
+    for thread in (union, closing, *marks):
+        thread.join(60)
+        assert not thread.is_alive()
+    # Marks come before the end, or find that it came.
+    assert bitmap.closed and set(said) <= {"fine", "this Bitmap is closed"} and "fine" in said
+
+
+def test_400_a_signal_while_a_thread_waits(here):
+    """A handler that uses what its own thread uses is refused; a thread that waits can be interrupted."""
+    code = (
+        "import checkmap, os, signal, threading\n"
+        "bitmap, other = checkmap.Bitmap(1 << 30, 4096), checkmap.Bitmap(1 << 30, 4096)\n"
+        "begun, may_end, seen = threading.Event(), threading.Event(), []\n"
+        "def progress(*_):\n"
+        "    begun.set()\n"
+        "    may_end.wait(60)\n"
+        "thread = threading.Thread(target=bitmap.update, args=(other,), kwargs={'progress': progress})\n"
+        "thread.start()\n"
+        "begun.wait(60)\n"
+        "threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "try: bitmap.set(0, 1)\n"
+        "except KeyboardInterrupt: seen.append('interrupted')\n"
+        "may_end.set()\n"
+        "thread.join()\n"
+        "bitmap.set(4096, 1)\n"
+        "def inside(*_):\n"
+        "    try: bitmap.set(0, 1)\n"
+        "    except RuntimeError: seen.append('refused')\n"
+        "signal.signal(signal.SIGUSR1, inside)\n"
+        "bitmap.update(other, progress=lambda *_: os.kill(os.getpid(), signal.SIGUSR1))\n"
+        "print(seen[0], seen[1], bitmap.count())\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.stdout == "interrupted refused 1\n", ran.stderr
 
 
 def test_401_no_threads_left(here):

@@ -1,8 +1,12 @@
 """Every public method with arguments that cannot be: an error in words of Python, never one of our insides."""
 
 import inspect
+import pydoc
 import re
+from dataclasses import fields, is_dataclass
+from decimal import Decimal
 
+import numpy
 import pytest
 
 import checkmap
@@ -18,6 +22,8 @@ CALLS = {
         "union": ([], None),
         "update": (Bitmap(MIB, KIB),),
         "set": (0, 1),
+        "set_extents": ([(0, 1)],),
+        "clear_extents": ([(0, KIB)],),
         "clear": (0, KIB),
         "resize": (MIB,),
         "get": (0,),
@@ -201,7 +207,18 @@ def test_what_is_needed_is_said():
         (lambda: Segment.write("x", "y"), "a Bitmap is needed, not str"),
         (lambda: Bitmap.union([bitmap], progress=5), "progress is a function, not int"),
         (lambda: Image(True), "bool"),
-        (lambda: Bitmap.union([bitmap], 0.0), "float|integer"),
+        (lambda: Bitmap.union([bitmap], 0.0), "granularity is a whole number, not float"),
+        (lambda: bitmap.set("0", 1), "offset is a whole number, not str"),
+        (lambda: bitmap.set(0, 1.0), "length is a whole number, not float"),
+        (lambda: bitmap.set(Decimal("1.5"), 1), "offset is a whole number, not Decimal"),
+        (lambda: bitmap.set(numpy.float32(1.5), 1), "offset is a whole number, not float32"),
+        (lambda: Bitmap(MIB, None), "granularity is a whole number, not NoneType"),
+        (lambda: bitmap.from_bits("text"), "bits is bytes or another contiguous buffer, not str"),
+        (lambda: bitmap.to_bits_into("text"), "out is a writable, contiguous buffer, not str"),
+        (lambda: Bitmap.deserialize(5, 1, 1), "data is bytes or another contiguous buffer, not int"),
+        (lambda: bitmap.set_extents(5), "extents are a list or another iterable, not int"),
+        (lambda: bitmap.set_extents([5]), "an extent is a pair of numbers, offset and length, not int"),
+        (lambda: bitmap.set_extents([(1.5, 1)]), "offset is a whole number, not float"),
     ):
         with pytest.raises(TypeError, match=said):
             use()
@@ -217,3 +234,39 @@ def test_names_are_text_or_bytes(image_copy):
                     use(bad)
         with pytest.raises(TypeError, match="names are a list"):
             image.merge_stored("a", "b->c")
+
+
+def test_whole_numbers_of_other_types_are_taken():
+    bitmap = Bitmap(numpy.uint64(MIB), numpy.int32(KIB))
+    bitmap.set(numpy.int64(4 * KIB), numpy.uint8(1))
+    assert bitmap.get(numpy.uint16(4 * KIB)) and bitmap.extents() == [(4 * KIB, KIB)]
+
+
+def test_help_has_every_field_and_every_method():
+    kinds = [each for each in vars(checkmap).values() if inspect.isclass(each)]
+    assert len(kinds) > 40
+    for kind in kinds:
+        shown = pydoc.plain(pydoc.render_doc(kind))
+        assert kind.__doc__ and kind.__doc__.split("\n")[0].strip() in shown
+        if is_dataclass(kind):
+            for field in fields(kind):
+                assert re.search(rf"^ [ |]+{field.name}: \S", shown, re.M), f"{kind.__name__}.{field.name}"
+    for kind in CALLS:
+        for name in vars(kind):
+            if not name.startswith("_"):
+                assert inspect.getdoc(getattr(kind, name)), f"{kind.__name__}.{name}"
+
+
+def test_repr_says_what_it_is(image_copy):
+    image_copy("chain.qcow2")
+    Segment.write(Bitmap(MIB, KIB), "segment")
+    with Image("chain.qcow2") as image, Segment(b"segment") as segment, open("segment", "rb") as file:
+        assert repr(image) == "<checkmap.Image 'chain.qcow2'>"
+        assert repr(segment) == "<checkmap.Segment 'segment'>"
+        with Segment(file.fileno()) as other:
+            assert repr(other) == f"<checkmap.Segment of descriptor {file.fileno()}>"
+        for thing in (image.info(), image.check(), image.checkpoints()[0], image.stored()[0], segment.info()):
+            assert repr(thing).startswith(type(thing).__name__ + "(")
+        assert repr(image.summarize_stored("a")).startswith("Summary(")
+    assert repr(image) == "<checkmap.Image, closed>" and repr(segment) == "<checkmap.Segment, closed>"
+    assert repr(Bitmap(MIB, KIB)) == "<checkmap.Bitmap of 1048576 bytes, 0 of 1024 granules of 1024 dirty>"

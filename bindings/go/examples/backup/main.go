@@ -1,10 +1,13 @@
 // Backup brings a raw backup of a qcow2 image up to date: backup IMAGE CHECKPOINT RAW copies what changed since the
-// checkpoint into RAW, which holds the disk as it was then. The image must not be in use. qemu-nbd reads it.
+// checkpoint into RAW, which holds the disk as it was then. The image must not be in use. qemu-nbd reads it, by libnbd.
+// An interrupt stops it between two steps.
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"os/signal"
 
 	"checkmap"
 )
@@ -14,7 +17,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: backup IMAGE CHECKPOINT RAW")
 		os.Exit(2)
 	}
-	copied, err := backup(os.Args[1], os.Args[2], os.Args[3])
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	copied, err := backup(ctx, os.Args[1], os.Args[2], os.Args[3])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "backup:", err)
 		os.Exit(1)
@@ -22,13 +27,13 @@ func main() {
 	fmt.Println(copied, "bytes copied")
 }
 
-func backup(path, since, raw string) (copied uint64, err error) {
+func backup(ctx context.Context, path, since, raw string) (copied uint64, err error) {
 	image, err := checkmap.Open(path, checkmap.ReadOnly) // its lock keeps writers away until the end
 	if err != nil {
 		return 0, err
 	}
 	defer image.Close()
-	changed, err := image.Diff(since, checkmap.Now)
+	changed, err := image.DiffContext(ctx, since, checkmap.Now, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -41,17 +46,20 @@ func backup(path, since, raw string) (copied uint64, err error) {
 	if err := out.Truncate(int64(changed.Size())); err != nil {
 		return 0, err
 	}
-	disk, stop, err := connect(path)
+	disk, err := connect(path)
 	if err != nil {
 		return 0, err
 	}
-	defer stop()
+	defer disk.close()
 	buffer := make([]byte, 1<<20)
 	extents := changed.Extents(0, checkmap.ToEnd)
 	for extents.Next() {
 		for extent := extents.Extent(); extent.Length > 0; {
+			if err := ctx.Err(); err != nil {
+				return copied, err
+			}
 			data := buffer[:smaller(extent.Length, uint64(len(buffer)))]
-			if err := read(disk, extent.Offset, data); err != nil {
+			if err := disk.read(extent.Offset, data); err != nil {
 				return copied, err
 			}
 			if _, err := out.WriteAt(data, int64(extent.Offset)); err != nil {

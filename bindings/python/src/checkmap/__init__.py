@@ -31,5 +31,5 @@ __all__ = [
     "SegmentInfo",
     "StoredBitmap",
     "Summary",
-    *_errors.__all__,
 ]
+__all__ += _errors.__all__

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from contextlib import contextmanager
 from typing import Any, Callable, Iterable, Iterator, List, Optional, TypeVar, Union
 
-from ._errors import FileMissingError, last_error
+from ._errors import CheckmapError, last_error
 from ._native import ffi, lib
 
 Thing = TypeVar("Thing")
@@ -16,14 +17,44 @@ Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 Progress = Callable[[str, int, int], Any]
 
 TO_END = (1 << 64) - 1
+MOST_32 = (1 << 32) - 1
 
 # The bytes are all written before anybody reads them.
 allocate = ffi.new_allocator(should_clear_after_alloc=False)
 
 
+def whole(number: Any, what: str, most: int = TO_END) -> int:
+    """A whole number that the library can take: what has a fraction is never cut, and text is no number."""
+    if type(number) is not int:
+        try:
+            number = operator.index(number)
+        except TypeError:
+            raise TypeError(f"{what} is a whole number, not {type(number).__name__}") from None
+    if not 0 <= number <= most:
+        raise OverflowError(f"{what} is a number from 0 to {most}, not {number}")
+    checked_number: int = number
+    return checked_number
+
+
 def up_to(length: Optional[int]) -> int:
     """None is up to the end of the disk."""
-    return TO_END if length is None else length
+    return TO_END if length is None else whole(length, "length")
+
+
+def source(data: Any, what: str) -> Any:
+    """The bytes of any contiguous buffer, for the library to read."""
+    try:
+        return ffi.from_buffer("uint8_t[]", data)
+    except TypeError:
+        raise TypeError(f"{what} is bytes or another contiguous buffer, not {type(data).__name__}") from None
+
+
+def target(out: Any) -> Any:
+    """The bytes of a buffer for the library to write."""
+    try:
+        return ffi.from_buffer("uint8_t[]", out, require_writable=True)
+    except TypeError:
+        raise TypeError(f"out is a writable, contiguous buffer, not {type(out).__name__}") from None
 
 
 def name_bytes(name: Name) -> bytes:
@@ -45,13 +76,20 @@ def path_bytes(path: Any) -> bytes:
     return os.fsencode(path)
 
 
+def opened(thing: object, path: Union[Path, int]) -> str:
+    """What `repr` says of an object that was opened."""
+    place = f"of descriptor {path}" if isinstance(path, int) else repr(os.fsdecode(path))
+    return f"<checkmap.{type(thing).__name__} {place}>"
+
+
 @contextmanager
-def naming(path: object) -> Iterator[None]:
-    """Tells of a missing file which one it is, as Python's own functions do."""
+def naming(path: Union[Path, int], *, among: bool = False) -> Iterator[None]:
+    """Tells of an error which file it is about; `among` others, only where the message names it."""
     try:
         yield
-    except FileMissingError as error:
-        error.filename = path
+    except CheckmapError as error:
+        if not among or not isinstance(path, int) and os.fsdecode(path) in (error.strerror or ""):
+            error.filename = path
         raise
 
 
@@ -62,9 +100,9 @@ def several(things: Iterable[Thing], what: str) -> List[Thing]:
     return list(things)
 
 
-def or_zero(number: Optional[int]) -> int:
+def granularity_or_zero(granularity: Optional[int]) -> int:
     """None is what the library chooses."""
-    return 0 if number is None else number
+    return 0 if granularity is None else whole(granularity, "granularity")
 
 
 def name_text(pointer: Any, length: int) -> str:
@@ -95,8 +133,8 @@ class Options:
             raise TypeError(f"progress is a function, not {type(progress).__name__}")
         self.pointer = ffi.new("struct checkmap_opts *")
         self.pointer.size = ffi.sizeof("struct checkmap_opts")
-        self.pointer.threads = threads
-        self.pointer.memory_bytes = memory_bytes
+        self.pointer.threads = whole(threads, "threads", MOST_32)
+        self.pointer.memory_bytes = whole(memory_bytes, "memory_bytes")
         self.pointer.flags = flags
         self.pointer.model = model
         self._progress = progress

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, ClassVar, Iterable, Iterator, List, Optional, Tuple
 
 from . import _extents
-from ._arguments import Options, Progress, allocate, or_zero, several, up_to
+from ._arguments import Options, Progress, allocate, granularity_or_zero, several, source, target, up_to, whole
 from ._errors import checked, found, last_error
 from ._handle import Borrowed, Handle
 from ._native import ffi, lib
@@ -17,7 +17,8 @@ class Bitmap(Handle):
     Offsets and lengths are bytes of the virtual disk; a length of None is up to its end. Marking rounds outward to
     whole granules, clearing wants whole granules, and queries cut their range at the end of the disk.
 
-    Many threads may ask one bitmap at once; to change it is for one alone, or RuntimeError.
+    Many threads may ask one bitmap at once; to change it is for one alone, and others wait for their turn. A progress
+    callback of a call on it gets a RuntimeError instead.
     """
 
     __slots__ = ()
@@ -25,7 +26,7 @@ class Bitmap(Handle):
     def __init__(self, disk_size: int, granularity: int) -> None:
         """All of the disk is clean. The granularity is a power of two from 1 to 2**31."""
         out = ffi.new("checkmap_bitmap **")
-        checked(lib.checkmap_bitmap_new(disk_size, granularity, out))
+        checked(lib.checkmap_bitmap_new(whole(disk_size, "disk_size"), whole(granularity, "granularity"), out))
         super().__init__(out[0], lib.checkmap_bitmap_free)
 
     @classmethod
@@ -43,8 +44,10 @@ class Bitmap(Handle):
     @staticmethod
     def deserialize(data: Any, disk_size: int, granularity: int) -> Bitmap:
         """Reads portable 64-bit Roaring, from bytes or any other buffer."""
-        source = ffi.from_buffer("uint8_t[]", data)
-        return Bitmap._made(lib.checkmap_bitmap_deserialize, source, len(source), disk_size, granularity)
+        room, size = source(data, "data"), whole(disk_size, "disk_size")
+        return Bitmap._made(
+            lib.checkmap_bitmap_deserialize, room, len(room), size, whole(granularity, "granularity")
+        )
 
     @staticmethod
     def union(
@@ -56,20 +59,20 @@ class Bitmap(Handle):
     ) -> Bitmap:
         """A new bitmap of what is dirty in any of them, read in one pass; None is the finest granularity of theirs."""
         options = Options(progress, threads=threads)
+        finest = granularity_or_zero(granularity)
         out = ffi.new("checkmap_bitmap **")
         with Borrowed(Bitmap, *several(bitmaps, "bitmaps")) as sources:
             array = ffi.new("checkmap_bitmap *[]", sources)
-            options.checked(
-                lib.checkmap_bitmap_union_new_with(array, len(sources), or_zero(granularity), options.pointer, out)
-            )
+            status = lib.checkmap_bitmap_union_new_with(array, len(sources), finest, options.pointer, out)
+        options.checked(status)
         return Bitmap._of(out[0])
 
     def update(self, *others: Bitmap, threads: int = 0, progress: Optional[Progress] = None) -> None:
         """Marks what is dirty in any of the others too; a call that progress stopped has changed nothing."""
         options = Options(progress, threads=threads)
-        with Borrowed(Bitmap, *(other for other in others if other is not self)) as sources:
+        with Borrowed(Bitmap, *(other for other in others if other is not self), changed=self) as (ours, *sources):
             array = ffi.new("checkmap_bitmap *[]", sources)
-            status = self._change(lib.checkmap_bitmap_union_with, array, len(sources), options.pointer)
+            status = lib.checkmap_bitmap_union_with(ours, array, len(sources), options.pointer)
         options.checked(status)
 
     def copy(self) -> Bitmap:
@@ -88,11 +91,46 @@ class Bitmap(Handle):
 
     def set(self, offset: int, length: Optional[int]) -> None:
         """Marks every granule that the range touches; OutOfRangeError if it ends past the last one."""
-        checked(self._change(lib.checkmap_bitmap_set, offset, up_to(length)))
+        checked(self._change(lib.checkmap_bitmap_set, whole(offset, "offset"), up_to(length)))
 
     def clear(self, offset: int = 0, length: Optional[int] = None) -> None:
         """Makes the range clean: whole granules, but for the end of the disk, else InvalidArgumentError."""
-        checked(self._change(lib.checkmap_bitmap_clear, offset, up_to(length)))
+        checked(self._change(lib.checkmap_bitmap_clear, whole(offset, "offset"), up_to(length)))
+
+    def set_extents(self, extents: Any, *, records: Optional[bool] = None) -> None:
+        """Marks every granule that any of the extents touches, or nothing where one ends past the last granule.
+
+        The extents are a buffer of pairs of 64-bit numbers, offset and length (an array "Q", a numpy array of uint64 of
+        shape (n, 2), bytes), a numpy array of EXTENT_FIELDS, or any iterable of pairs, such as what extents() returns.
+        Bytes are pairs, or with records=True what extents_into() wrote into a bytearray; bytes that can be both are a
+        TypeError without `records`.
+        """
+        wanted = _extents.given(extents, records)
+        marks = Bitmap(self.size, self.granularity)
+
+        def mark(pointer: Any) -> None:
+            mark_one = lib.checkmap_bitmap_set
+            for offset, length in wanted:
+                if mark_one(pointer, offset, length) < 0:
+                    raise last_error()
+
+        marks._change(mark)
+        self.update(marks)
+
+    def clear_extents(self, extents: Any, *, records: Optional[bool] = None) -> None:
+        """Makes all of the extents clean, each as clear() does, or none where one is refused; as for set_extents()."""
+
+        wanted = _extents.given(extents, records)
+
+        def clear(pointer: Any) -> None:
+            rest = Bitmap._made(lib.checkmap_bitmap_clone, pointer)
+            clear_one = lib.checkmap_bitmap_clear
+            for offset, length in wanted:
+                if clear_one(rest._pointer, offset, length) < 0:
+                    raise last_error()
+            checked(lib.checkmap_bitmap_intersect(pointer, rest._pointer))
+
+        self._change(clear)
 
     def set_all(self) -> None:
         """Marks the whole disk, whatever its size in the same little time and memory."""
@@ -104,7 +142,7 @@ class Bitmap(Handle):
 
     def resize(self, disk_size: int) -> None:
         """Changes the size of the disk, as QEMU's truncate does: new granules are clean."""
-        checked(self._change(lib.checkmap_bitmap_resize, disk_size))
+        checked(self._change(lib.checkmap_bitmap_resize, whole(disk_size, "disk_size")))
 
     def optimize(self) -> None:
         """Takes no more memory than what is dirty needs."""
@@ -140,7 +178,7 @@ class Bitmap(Handle):
 
     def get(self, offset: int) -> bool:
         """Whether the granule that holds this byte is dirty; OutOfRangeError past the last one."""
-        return bool(checked(self._read(lib.checkmap_bitmap_get, offset)))
+        return bool(checked(self._read(lib.checkmap_bitmap_get, whole(offset, "offset"))))
 
     def count(self) -> int:
         """The number of dirty granules."""
@@ -148,7 +186,7 @@ class Bitmap(Handle):
 
     def count_range(self, offset: int = 0, length: Optional[int] = None) -> int:
         """The number of dirty granules that touch the range."""
-        return checked(self._read(lib.checkmap_bitmap_count_range, offset, up_to(length)))
+        return checked(self._read(lib.checkmap_bitmap_count_range, whole(offset, "offset"), up_to(length)))
 
     def dirty_bytes(self) -> int:
         """The sum of all extents."""
@@ -168,19 +206,19 @@ class Bitmap(Handle):
 
     def next_dirty(self, offset: int = 0, length: Optional[int] = None) -> Optional[int]:
         """The first dirty byte of the range, or None. A dirty start is returned as given."""
-        return found(self._read(lib.checkmap_bitmap_next_dirty, offset, up_to(length)))
+        return found(self._read(lib.checkmap_bitmap_next_dirty, whole(offset, "offset"), up_to(length)))
 
     def next_clean(self, offset: int = 0, length: Optional[int] = None) -> Optional[int]:
         """The first clean byte of the range, or None."""
-        return found(self._read(lib.checkmap_bitmap_next_clean, offset, up_to(length)))
+        return found(self._read(lib.checkmap_bitmap_next_clean, whole(offset, "offset"), up_to(length)))
 
     def previous_dirty(self, offset: int = 0, length: Optional[int] = None) -> Optional[int]:
         """The last dirty byte of the range, or None."""
-        return found(self._read(lib.checkmap_bitmap_previous_dirty, offset, up_to(length)))
+        return found(self._read(lib.checkmap_bitmap_previous_dirty, whole(offset, "offset"), up_to(length)))
 
     def previous_clean(self, offset: int = 0, length: Optional[int] = None) -> Optional[int]:
         """The last clean byte of the range, or None."""
-        return found(self._read(lib.checkmap_bitmap_previous_clean, offset, up_to(length)))
+        return found(self._read(lib.checkmap_bitmap_previous_clean, whole(offset, "offset"), up_to(length)))
 
     def extents(self, offset: int = 0, length: Optional[int] = None) -> List[Tuple[int, int]]:
         """The dirty extents of the range as (offset, length), ascending, cut at its edges; two of them never touch."""
@@ -188,7 +226,7 @@ class Bitmap(Handle):
 
     def iter_extents(self, offset: int = 0, length: Optional[int] = None) -> Iterator[Tuple[int, int]]:
         """extents(), without all of them in memory: asked for in batches of 4096, of the bitmap as it is then."""
-        return _extents.pairs(self, lib.checkmap_bitmap_extents, offset, up_to(length))
+        return _extents.pairs(self, lib.checkmap_bitmap_extents, whole(offset, "offset"), up_to(length))
 
     def extents_into(self, out: Any, offset: int = 0, length: Optional[int] = None) -> int:
         """Fills a buffer with extents and returns how many; fewer than it has room for is all.
@@ -197,7 +235,7 @@ class Bitmap(Handle):
         library's own records: a numpy array of EXTENT_FIELDS, a bytearray. To go on, ask again from the end of the
         last extent.
         """
-        return _extents.into(self, lib.checkmap_bitmap_extents, out, offset, up_to(length))
+        return _extents.into(self, lib.checkmap_bitmap_extents, out, whole(offset, "offset"), up_to(length))
 
     # Sets.
 
@@ -244,9 +282,8 @@ class Bitmap(Handle):
         if other is self:
             checked(self._change(lambda pointer: function(pointer, pointer)))
         else:
-            with Borrowed(Bitmap, other) as (source,):
-                status = self._change(function, source)
-            checked(status)
+            with Borrowed(Bitmap, other, changed=self) as (ours, theirs):
+                checked(function(ours, theirs))
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -255,7 +292,7 @@ class Bitmap(Handle):
         with Borrowed(Bitmap, self, other) as (ours, theirs):
             return bool(checked(lib.checkmap_bitmap_equal(ours, theirs)))
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __le__(self, other: Bitmap) -> bool:
         """Whether every dirty byte of the first is dirty in the second."""
@@ -277,7 +314,7 @@ class Bitmap(Handle):
 
     def __contains__(self, offset: int) -> bool:
         """Whether this byte is one of the disk, and dirty."""
-        return 0 <= offset < self.size and self.get(offset)
+        return offset >= 0 and whole(offset, "offset") < self.size and self.get(offset)
 
     def __repr__(self) -> str:
         if self.closed:
@@ -289,21 +326,22 @@ class Bitmap(Handle):
 
     def to_granularity(self, granularity: int) -> Bitmap:
         """A bitmap of another granularity, rounded outward: every dirty byte stays dirty."""
-        return self._read(lambda pointer: self._made(lib.checkmap_bitmap_to_granularity, pointer, granularity))
+        coarse = whole(granularity, "granularity")
+        return self._read(lambda pointer: self._made(lib.checkmap_bitmap_to_granularity, pointer, coarse))
 
     def to_bits(self, offset: int = 0, length: Optional[int] = None) -> bytes:
         """The bits of the granules that the range touches, least significant first; it begins at a multiple of 8."""
-        return self._sized(lib.checkmap_bitmap_to_bits, offset, up_to(length))
+        return self._sized(lib.checkmap_bitmap_to_bits, whole(offset, "offset"), up_to(length))
 
     def to_bits_into(self, out: Any, offset: int = 0, length: Optional[int] = None) -> int:
         """to_bits() into a writable buffer; returns how many bytes it took. OutOfRangeError if it is too short."""
-        room = ffi.from_buffer("uint8_t[]", out, require_writable=True)
-        return checked(self._read(lib.checkmap_bitmap_to_bits, offset, up_to(length), room, len(room)))
+        room = target(out)
+        return checked(self._read(lib.checkmap_bitmap_to_bits, whole(offset, "offset"), up_to(length), room, len(room)))
 
     def from_bits(self, bits: Any, offset: int = 0) -> None:
         """Replaces the granules from offset on by those of a buffer; bits past the end of the disk are ignored."""
-        source = ffi.from_buffer("uint8_t[]", bits)
-        checked(self._change(lib.checkmap_bitmap_from_bits, offset, source, len(source)))
+        room = source(bits, "bits")
+        checked(self._change(lib.checkmap_bitmap_from_bits, whole(offset, "offset"), room, len(room)))
 
     def serialize(self) -> bytes:
         """Portable 64-bit Roaring of the dirty granules; the disk's size and granularity are not part of it."""
@@ -311,7 +349,7 @@ class Bitmap(Handle):
 
     def serialize_into(self, out: Any) -> int:
         """serialize() into a writable buffer; returns how many bytes it took. OutOfRangeError if it is too short."""
-        room = ffi.from_buffer("uint8_t[]", out, require_writable=True)
+        room = target(out)
         return checked(self._read(lib.checkmap_bitmap_serialize, room, len(room)))
 
     def _sized(self, function: Callable[..., int], *arguments: int) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from typing import Dict, Match, Optional, Type
+from typing import Dict, Match, Optional, Tuple, Type
 
 from ._native import ffi, lib
 
@@ -18,37 +18,54 @@ __all__ = [
     "CommitInDoubtError",
     "DamagedError",
     "ExistsError",
+    "ClosedPipeError",
     "FileMissingError",
     "InUseError",
     "InconsistentError",
     "InvalidArgumentError",
     "InvalidNameError",
+    "IsDirectoryError",
     "ModelError",
     "NameTooLongError",
     "NoLocksError",
+    "NotDirectoryError",
     "NoSpaceError",
     "NotFoundError",
     "OldVersionError",
     "OrderError",
     "OutOfMemoryError",
     "OutOfRangeError",
+    "PermissionDeniedError",
     "PoisonedError",
     "ReadOnlyError",
+    "ReadOnlyFileError",
     "RecordingError",
     "SizeMismatchError",
     "StaleError",
     "SystemCallError",
+    "TimedOutError",
     "TornByForkError",
     "UncleanError",
     "UnknownFormatError",
     "UnsupportedError",
+    "WouldBlockError",
 ]
 
 
 class CheckmapError(OSError):
-    """What every error of the library derives from: `errno` is the system's number, `kind` the library's name of it."""
+    """What every error of the library derives from.
+
+    errno: the system's number of it.
+    kind: the library's name of it, such as "DAMAGED".
+    strerror: the message, which says which file, which part of it, what is wrong, and what to do.
+    filename: the path or descriptor that a call was given to open or to write; None for other calls.
+    """
 
     kind: str = ""
+
+    def __str__(self) -> str:
+        # The message names the file already.
+        return f"[Errno {self.errno}] {self.strerror}" if self.strerror else super().__str__()
 
 
 class SystemCallError(CheckmapError):
@@ -57,6 +74,30 @@ class SystemCallError(CheckmapError):
 
 class FileMissingError(SystemCallError, FileNotFoundError):
     """There is no such file: the SystemCallError with ENOENT. A checkpoint that is missing is a NotFoundError."""
+
+
+class PermissionDeniedError(SystemCallError, PermissionError):
+    """The file may not be used: the SystemCallError with EACCES. To write an image: ReadOnlyFileError."""
+
+
+class IsDirectoryError(SystemCallError, IsADirectoryError):
+    """A folder stands where a file is wanted: the SystemCallError with EISDIR."""
+
+
+class NotDirectoryError(SystemCallError, NotADirectoryError):
+    """A part of the path is no folder: the SystemCallError with ENOTDIR."""
+
+
+class ClosedPipeError(SystemCallError, BrokenPipeError):
+    """Nobody reads what is written to a pipe: the SystemCallError with EPIPE."""
+
+
+class WouldBlockError(SystemCallError, BlockingIOError):
+    """A descriptor that does not wait has no room now: the SystemCallError with EAGAIN."""
+
+
+class TimedOutError(SystemCallError, TimeoutError):
+    """What the file lies on did not answer: the SystemCallError with ETIMEDOUT."""
 
 
 class NoSpaceError(CheckmapError):
@@ -113,6 +154,10 @@ class NoLocksError(CheckmapError):
 
 class ReadOnlyError(CheckmapError):
     """The image, or the handle to it, does not allow writing."""
+
+
+class ReadOnlyFileError(ReadOnlyError, PermissionError):
+    """The file may not be written: the ReadOnlyError with EACCES."""
 
 
 class UncleanError(CheckmapError):
@@ -213,6 +258,17 @@ _KINDS: Dict[int, Type[CheckmapError]] = {
     lib.CHECKMAP_ERROR_TORN_BY_FORK: TornByForkError,
 }
 
+# The classes that are an exception of Python's own too, as the errno says.
+_OF_PYTHON: Dict[Tuple[Type[CheckmapError], int], Type[CheckmapError]] = {
+    (SystemCallError, errno.ENOENT): FileMissingError,
+    (SystemCallError, errno.EACCES): PermissionDeniedError,
+    (SystemCallError, errno.EISDIR): IsDirectoryError,
+    (SystemCallError, errno.ENOTDIR): NotDirectoryError,
+    (SystemCallError, errno.EPIPE): ClosedPipeError,
+    (SystemCallError, errno.EAGAIN): WouldBlockError,
+    (SystemCallError, errno.ETIMEDOUT): TimedOutError,
+    (ReadOnlyError, errno.EACCES): ReadOnlyFileError,
+}
 
 # What the library's ways out are called here.
 _WORDS = {
@@ -256,9 +312,7 @@ def last_error(status: Optional[int] = None) -> CheckmapError:
     message = _spelled(ffi.string(lib.checkmap_last_error_marked()).decode("utf-8", "replace"))
     number = -status if status is not None else lib.checkmap_last_error_errno()
     known = _KINDS.get(kind, CheckmapError)
-    if known is SystemCallError and number == errno.ENOENT:
-        known = FileMissingError
-    error = known(number, message)
+    error = _OF_PYTHON.get((known, number), known)(number, message)
     name = lib.checkmap_error_name(kind)
     error.kind = "" if name == ffi.NULL else ffi.string(name).decode().replace("CHECKMAP_ERROR_", "")
     return error

@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from typing import Any, Callable, Iterable, List, Optional, Union
 
 from ._arguments import (
+    MOST_32,
     Name,
     Options,
     Path,
     Progress,
     descriptor,
     flags_of,
+    granularity_or_zero,
     name_bytes,
     name_text,
     naming,
-    or_zero,
+    opened,
     path_bytes,
     several,
     text,
     up_to,
+    whole,
 )
 from ._bitmap import Bitmap
 from ._errors import CheckmapError, checked, last_error
@@ -38,31 +41,40 @@ _MODELS = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A point in time."""
+    """A point in time.
 
-    #: Its name; bytes that are no UTF-8 are surrogates in it, as in file names.
+    name: Its name; bytes that are no UTF-8 are surrogates in it, as in file names.
+    parent: The checkpoint before it; None where there is none, or where nothing stores it.
+    granularity: The bytes that one bit stands for.
+    dirty_bytes: How many bytes are dirty in the bitmap that begins here; None is unknown.
+    recording: The bitmap that begins here records the writes of now.
+    inconsistent: What it knows cannot be trusted: its writer did not store it.
+    unusable: The bitmap has a type or extra data that the library does not know.
+    unordered: Nobody can tell where among the others it stands: a cumulative one, or one between several gaps.
+    gap: The bitmap before it is missing: no diff can cross this gap.
+    """
+
     name: str
-    #: The checkpoint before it; None where there is none, or where nothing stores it.
     parent: Optional[str]
-    #: The bytes that one bit stands for.
     granularity: int
-    #: How many bytes are dirty in the bitmap that begins here; None is unknown.
     dirty_bytes: Optional[int]
-    #: The bitmap that begins here records the writes of now.
     recording: bool
-    #: What it knows cannot be trusted: its writer did not store it.
     inconsistent: bool
-    #: The bitmap has a type or extra data that the library does not know.
     unusable: bool
-    #: Nobody can tell where among the others it stands: a cumulative one, or one between several gaps.
     unordered: bool
-    #: The bitmap before it is missing: no diff can cross this gap.
     gap: bool
 
 
 @dataclass(frozen=True)
 class StoredBitmap:
-    """A bitmap as it is stored in an image, whatever it belongs to."""
+    """A bitmap as it is stored in an image, whatever it belongs to.
+
+    name: Its name; bytes that are no UTF-8 are surrogates in it, as in file names.
+    granularity: The bytes that one bit stands for.
+    recording: It records the writes of now.
+    inconsistent: What it holds cannot be trusted: its writer did not store it.
+    unusable: It has a type or extra data that the library does not know.
+    """
 
     name: str
     granularity: int
@@ -73,7 +85,12 @@ class StoredBitmap:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a stored bitmap amounts to; None is unknown."""
+    """What a stored bitmap amounts to; None is unknown.
+
+    dirty_bytes: The sum of its dirty extents, in bytes.
+    dirty_extents: The number of its dirty extents.
+    stored_bytes: The bytes that it takes in the image.
+    """
 
     dirty_bytes: Optional[int]
     dirty_extents: Optional[int]
@@ -82,27 +99,32 @@ class Summary:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What an image is."""
+    """What an image is.
 
-    #: The name of the format, such as "qcow2", and its version.
+    format: The name of the format, such as "qcow2".
+    format_version: The version of the format.
+    disk_size: The size of the virtual disk in bytes.
+    cluster_size: The unit in which the image allocates room, in bytes.
+    default_granularity: The granularity of a new bitmap where nothing else says one; 0 where the image can have
+        none.
+    backing_file: The name of the backing file as it is stored; None if there is none.
+    data_file: The name of the external data file as it is stored; None if there is none.
+    model: "interval", "cumulative", "unknown"; None without bitmaps.
+    unclean: Marked dirty or corrupt: it can be read, and must be repaired before it is written.
+    held_by_writer: A running writer was seen (force_share only).
+    trouble: No bitmap of it can be used; trouble() says why.
+    """
+
     format: str
     format_version: int
-    #: The size of the virtual disk in bytes.
     disk_size: int
-    #: The unit in which the image allocates room, in bytes.
     cluster_size: int
-    #: The granularity of a new bitmap where nothing else says one; 0 where the image can have none.
     default_granularity: int
-    #: The backing file and the external data file as they are stored.
     backing_file: Optional[str]
     data_file: Optional[str]
-    #: "interval", "cumulative", "unknown"; None without bitmaps.
     model: Optional[str]
-    #: Marked dirty or corrupt: it can be read, and must be repaired before it is written.
     unclean: bool
-    #: A running writer was seen (force_share only).
     held_by_writer: bool
-    #: No bitmap of it can be used; trouble() says why.
     trouble: bool
 
 
@@ -117,11 +139,11 @@ class Image(Handle):
     and for writing from the first call on that changes something, InUseError if somebody else reads it; in between
     nobody can write. `writable=True` locks it so at once, `writable=False` never.
 
-    Many threads may ask one image at once; to change it is for one alone, or RuntimeError. A forked child must not use
-    it, and does not close it.
+    Many threads may ask one image at once; to change it is for one alone, and others wait for their turn. A forked
+    child must not use it, and does not close it.
     """
 
-    __slots__ = ("_upgrade", "_process")
+    __slots__ = ("_upgrade", "_path", "_process")
 
     def __init__(
         self,
@@ -139,6 +161,7 @@ class Image(Handle):
         holds the image. threads: how many may be used where there is much to do; 0 and 1 both mean the caller's alone.
         """
         self._upgrade = writable is None and not force_share
+        self._path = path
         self._process = process = os.getpid()
         flags = (
             (lib.CHECKMAP_OPEN_RDWR if writable else 0)
@@ -161,10 +184,13 @@ class Image(Handle):
 
         super().__init__(out[0], close)
         try:
-            checked(self._change(lib.checkmap_image_set_threads, threads, upgrade=False))
+            checked(self._change(lib.checkmap_image_set_threads, whole(threads, "threads", MOST_32), upgrade=False))
         except BaseException:
             self.close()
             raise
+
+    def __repr__(self) -> str:
+        return opened(self, self._path) if not self.closed else "<checkmap.Image, closed>"
 
     def _begin(self, alone: bool) -> Any:
         pointer = super()._begin(alone)
@@ -229,7 +255,7 @@ class Image(Handle):
         cumulative: the model of an image that has no checkpoints yet, or whose own is unknown; by default intervals.
         """
         options = Options(progress, flags=flags_of(dry_run=dry_run), model=_model(cumulative))
-        self._named(lib.checkmap_checkpoint_create_with, options, name, more=(or_zero(granularity),))
+        self._named(lib.checkmap_checkpoint_create_with, options, name, more=(granularity_or_zero(granularity),))
 
     def delete(
         self,
@@ -304,6 +330,7 @@ class Image(Handle):
 
         offset and length are a window of the disk, outside of which the bitmap is clean.
         """
+        offset = whole(offset, "offset")
         first = name_bytes(since)
         last = b"" if until is None else name_bytes(until)
         options = Options(progress, flags=flags_of(top_layer_only), model=_model(cumulative))
@@ -394,9 +421,8 @@ class Image(Handle):
     def read_stored(self, name: Name, offset: int = 0, length: Optional[int] = None) -> Bitmap:
         """Reads a stored bitmap; outside of the window it is clean."""
         raw = name_bytes(name)
-        return self._read(
-            lambda pointer: Bitmap._made(lib.checkmap_stored_read, pointer, raw, len(raw), offset, up_to(length))
-        )
+        window = (whole(offset, "offset"), up_to(length))
+        return self._read(lambda pointer: Bitmap._made(lib.checkmap_stored_read, pointer, raw, len(raw), *window))
 
     def summarize_stored(self, name: Name) -> Summary:
         """What a stored bitmap amounts to."""

@@ -19,29 +19,34 @@ _SEVERITIES = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding."""
+    """One finding.
 
-    #: "error": a rule is broken; "unusable": no backup by this bitmap; "leak": room nobody uses; "warning": harmless
+    severity: "error": a rule is broken; "unusable": no backup by this bitmap; "leak": room nobody uses;
+        "warning": harmless
+    structure: The structure that is wrong.
+    message: What is wrong with it.
+    offset: Where it is in the file, in bytes; None where that cannot be said.
+    """
+
     severity: str
-    #: The structure that is wrong.
     structure: str
-    #: What is wrong with it.
     message: str
-    #: Where it is in the file, in bytes; None where that cannot be said.
     offset: Optional[int]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found."""
+    """What a check found.
 
-    #: How many rules are broken.
+    errors: How many rules are broken.
+    unusable: How many bitmaps cannot be used for a backup.
+    leaked_bytes: How many bytes are counted as used that nothing uses.
+    problems: The first thousand findings.
+    """
+
     errors: int
-    #: How many bitmaps cannot be used for a backup.
     unusable: int
-    #: How many bytes are counted as used that nothing uses.
     leaked_bytes: int
-    #: The first thousand findings.
     problems: List[Problem]
 
 

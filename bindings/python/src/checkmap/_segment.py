@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple, Union
 
 from . import _extents
-from ._arguments import Options, Path, Progress, descriptor, naming, path_bytes, several, up_to
+from ._arguments import Options, Path, Progress, descriptor, naming, opened, path_bytes, several, up_to, whole
 from ._bitmap import Bitmap
 from ._errors import checked, found
 from ._handle import Borrowed, Handle
@@ -16,21 +16,23 @@ from ._report import Report, report_of
 
 @dataclass(frozen=True)
 class SegmentInfo:
-    """What a segment holds, and what it takes."""
+    """What a segment holds, and what it takes.
 
-    #: The size of the disk in bytes.
+    disk_size: The size of the disk in bytes.
+    granularity: The bytes that one bit stands for.
+    dirty_granules: The dirty granules.
+    extents: The dirty extents of the whole disk.
+    chunks: The chunks of 65536 granules that have dirty ones.
+    entries: The entries of the directory.
+    file_bytes: The length of the file in bytes.
+    """
+
     disk_size: int
-    #: The bytes that one bit stands for.
     granularity: int
-    #: The dirty granules.
     dirty_granules: int
-    #: The dirty extents of the whole disk.
     extents: int
-    #: The chunks of 65536 granules that have dirty ones.
     chunks: int
-    #: The entries of the directory.
     entries: int
-    #: The length of the file in bytes.
     file_bytes: int
 
 
@@ -46,10 +48,11 @@ def _info(ask: Callable[[Any], Any]) -> SegmentInfo:
 class Segment(Handle):
     """A bitmap in a file, which may be larger than memory. Many threads may use it at once."""
 
-    __slots__ = ()
+    __slots__ = ("_path",)
 
     def __init__(self, path: Union[Path, int]) -> None:
         """Opens the file at a path, or behind a descriptor, which stays the caller's and may be closed at once."""
+        self._path = path
         out = ffi.new("checkmap_segment **")
         with naming(path):
             fd = descriptor(path)
@@ -59,6 +62,9 @@ class Segment(Handle):
                 name = path_bytes(path)
                 checked(lib.checkmap_segment_open(name, len(name), out))
         super().__init__(out[0], lib.checkmap_segment_close)
+
+    def __repr__(self) -> str:
+        return opened(self, self._path) if not self.closed else "<checkmap.Segment, closed>"
 
     @staticmethod
     def write(bitmap: Bitmap, path: Union[Path, int]) -> SegmentInfo:
@@ -82,7 +88,7 @@ class Segment(Handle):
         """Unites segments into a new one, in bounded memory (0: 64 MiB); on error what was at the path stays."""
         name = path_bytes(path)
         options = Options(progress, threads=threads, memory_bytes=memory_bytes)
-        with Borrowed(Segment, *several(segments, "segments")) as sources, naming(path):
+        with Borrowed(Segment, *several(segments, "segments")) as sources, naming(path, among=True):
             array = ffi.new("checkmap_segment *[]", sources)
             return _info(
                 lambda info: options.checked(
@@ -132,19 +138,19 @@ class Segment(Handle):
 
     def count_range(self, offset: int = 0, length: Optional[int] = None) -> int:
         """The number of dirty granules that touch the range."""
-        return checked(self._read(lib.checkmap_segment_count_range, offset, up_to(length)))
+        return checked(self._read(lib.checkmap_segment_count_range, whole(offset, "offset"), up_to(length)))
 
     def get(self, offset: int) -> bool:
         """Whether the granule that holds this byte is dirty; OutOfRangeError past the last one."""
-        return bool(checked(self._read(lib.checkmap_segment_get, offset)))
+        return bool(checked(self._read(lib.checkmap_segment_get, whole(offset, "offset"))))
 
     def next_dirty(self, offset: int = 0, length: Optional[int] = None) -> Optional[int]:
         """The first dirty byte of the range, or None."""
-        return found(self._read(lib.checkmap_segment_next_dirty, offset, up_to(length)))
+        return found(self._read(lib.checkmap_segment_next_dirty, whole(offset, "offset"), up_to(length)))
 
     def next_clean(self, offset: int = 0, length: Optional[int] = None) -> Optional[int]:
         """The first clean byte of the range, or None."""
-        return found(self._read(lib.checkmap_segment_next_clean, offset, up_to(length)))
+        return found(self._read(lib.checkmap_segment_next_clean, whole(offset, "offset"), up_to(length)))
 
     def extents(self, offset: int = 0, length: Optional[int] = None) -> List[Tuple[int, int]]:
         """The dirty extents of the range as (offset, length), as those of a Bitmap."""
@@ -152,26 +158,23 @@ class Segment(Handle):
 
     def iter_extents(self, offset: int = 0, length: Optional[int] = None) -> Iterator[Tuple[int, int]]:
         """extents(), without all of them in memory."""
-        return _extents.pairs(self, lib.checkmap_segment_extents, offset, up_to(length))
+        return _extents.pairs(self, lib.checkmap_segment_extents, whole(offset, "offset"), up_to(length))
 
     def extents_into(self, out: Any, offset: int = 0, length: Optional[int] = None) -> int:
         """Fills a buffer with extents, as Bitmap.extents_into() does."""
-        return _extents.into(self, lib.checkmap_segment_extents, out, offset, up_to(length))
+        return _extents.into(self, lib.checkmap_segment_extents, out, whole(offset, "offset"), up_to(length))
 
     def diff(self, other: Segment, offset: int = 0, length: Optional[int] = None) -> Iterator[Tuple[int, int, str]]:
         """Where two segments differ: (offset, length, "first" or "second"), whichever of the two is dirty there."""
-        with Borrowed(Segment, other) as (second,):
-
-            def fill(first: Any, *arguments: Any) -> int:
-                status: int = lib.checkmap_segment_diff(first, second, *arguments)
-                return status
-
-            for begin, size, flags in _extents.triples(self, fill, offset, up_to(length)):
-                yield begin, size, "first" if flags & lib.CHECKMAP_EXTENT_ONLY_IN_FIRST else "second"
+        for begin, size, flags in _extents.triples(
+            _Pair(self, other), lib.checkmap_segment_diff, whole(offset, "offset"), up_to(length)
+        ):
+            yield begin, size, "first" if flags & lib.CHECKMAP_EXTENT_ONLY_IN_FIRST else "second"
 
     def load(self, offset: int = 0, length: Optional[int] = None) -> Bitmap:
         """A bitmap of the granules that touch the range; all others are clean in it."""
-        return self._read(lambda pointer: Bitmap._made(lib.checkmap_segment_load, pointer, offset, up_to(length)))
+        window = (whole(offset, "offset"), up_to(length))
+        return self._read(lambda pointer: Bitmap._made(lib.checkmap_segment_load, pointer, *window))
 
     def check(self, progress: Optional[Progress] = None) -> Report:
         """Reads all of it and verifies it. What is wrong is in the report, and no error."""
@@ -179,3 +182,14 @@ class Segment(Handle):
         out = ffi.new("checkmap_report **")
         options.checked(self._read(lib.checkmap_segment_check, options.pointer, out))
         return report_of(out[0])
+
+
+class _Pair:
+    """Two segments that are read together, in the place of one; in use only while a batch is read."""
+
+    def __init__(self, first: Segment, second: Segment) -> None:
+        self._both = Borrowed(Segment, first, second)
+
+    def _read(self, function: Callable[..., int], *arguments: Any) -> int:
+        with self._both as (first, second):
+            return function(first, second, *arguments)

@@ -1,4 +1,10 @@
-//! The header of the C library is what its sources say: `UPDATE=1 cargo test --test header` makes it anew.
+//! The header, the symbol map and the manual pages of the C library are what its sources say: `make c-generated` makes them
+//! anew.
+
+mod page;
+mod pages;
+mod roff;
+mod source;
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -67,7 +73,7 @@ fn the_header_is_what_the_sources_say() {
         fs::write(&path, &generated).expect("the header can be written");
     }
     let committed = fs::read_to_string(&path).expect("the header can be read");
-    assert!(committed == generated, "include/checkmap.h is out of date: UPDATE=1 cargo test --test header");
+    assert!(committed == generated, "include/checkmap.h is out of date: make c-generated");
 }
 
 /// The calls that a header declares.
@@ -86,7 +92,7 @@ fn calls(header: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_symbol_map_has_the_calls_of_the_header_and_no_others() {
+fn the_symbol_map_has_the_calls_that_the_sources_say() {
     let path = root().join("libcheckmap/checkmap.map");
     let header = generated();
     let symbols: String = calls(&header).iter().map(|name| format!("    {name};\n")).collect();
@@ -95,7 +101,7 @@ fn the_symbol_map_has_the_calls_of_the_header_and_no_others() {
         fs::write(&path, &map).expect("the map can be written");
     }
     let committed = fs::read_to_string(&path).expect("the map can be read");
-    assert!(committed == map, "libcheckmap/checkmap.map is out of date: UPDATE=1 cargo test --test header");
+    assert!(committed == map, "libcheckmap/checkmap.map is out of date: make c-generated");
 }
 
 #[test]
