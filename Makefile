@@ -56,7 +56,7 @@ bench-peers-quick:
 DELETE_RUNS ?= 5
 DELETE_CASES ?= 1,2,3,4
 bench-delete:
-	cargo build --release --locked
+	cargo build --release --locked --features cli
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-delete -- \
 		target/release/checkmap $(DELETE_RUNS) $(DELETE_CASES)
 
@@ -64,7 +64,7 @@ bench-delete:
 SEGMENT_RUNS ?= 5
 SEGMENT_THREADS ?= 2
 bench-segments:
-	cargo build --release --locked
+	cargo build --release --locked --features cli
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-segments -- \
 		target/release/checkmap $(SEGMENT_RUNS) 65536 $(SEGMENT_THREADS)
 
@@ -80,9 +80,9 @@ example:
 
 # The manual page and the completions that stand in the repository.
 man:
-	cargo run --quiet --release --locked -- man > man/checkmap.1
+	cargo run --quiet --release --locked --features cli -- man > man/checkmap.1
 
 completions:
-	cargo run --quiet --release --locked -- completions bash > completions/checkmap.bash
-	cargo run --quiet --release --locked -- completions zsh > completions/_checkmap
-	cargo run --quiet --release --locked -- completions fish > completions/checkmap.fish
+	cargo run --quiet --release --locked --features cli -- completions bash > completions/checkmap.bash
+	cargo run --quiet --release --locked --features cli -- completions zsh > completions/_checkmap
+	cargo run --quiet --release --locked --features cli -- completions fish > completions/checkmap.fish
