@@ -83,7 +83,7 @@ install: all
 	$(INSTALL) -m 644 $(C_ROOT)/include/checkmap.h $(DESTDIR)$(INCLUDEDIR)/checkmap.h
 	$(call c_pc,$(LIBDIR),$(INCLUDEDIR)) > $(DESTDIR)$(PKGCONFIGDIR)/checkmap.pc
 	chmod 644 $(DESTDIR)$(PKGCONFIGDIR)/checkmap.pc
-	$(if $(C_MAN),$(INSTALL) -m 644 $(C_MAN) $(DESTDIR)$(MANDIR)/man3)
+	@$(if $(C_MAN),$(INSTALL) -m 644 $(C_MAN) $(DESTDIR)$(MANDIR)/man3)
 
 define c_strip
 	$(INSTALL) -d $(DESTDIR)$(DEBUGDIR)
