@@ -2,8 +2,9 @@
 
 include libcheckmap/build.mk
 
-.PHONY: test test-matrix test-soak test-neon test-qemu-7.2 fuzz bench check-instructions bless-instructions bench-peers \
-	bench-peers-quick bench-delete bench-segments bench-python wheel check-python-types example man completions
+.PHONY: test test-matrix test-soak test-neon test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-package fuzz bench \
+	check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-segments bench-python wheel \
+	check-python-types example man completions
 
 test:
 	./run-tests
@@ -21,9 +22,20 @@ test-soak:
 test-neon:
 	scripts/test-neon
 
-# Open images, and a hypervisor's order of docs/embedding.md, with the tools of QEMU 7.2.
-test-qemu-7.2:
-	scripts/test-qemu-7.2
+# All tests with the tools of another QEMU, taken from the Debian that has it; TESTS picks, such as `TESTS='--test cli'`.
+TESTS ?=
+test-qemu-7.2 test-qemu-10.0 test-qemu-11:
+	scripts/test-qemu $(@:test-qemu-%=%) $(TESTS)
+
+# README's two commands and its Install section, word for word, in a bare Debian 12 and 13; BARE takes options, such as
+# `BARE='--suites trixie --parts run'`. All of it takes hours and 12 GB; needs root.
+BARE ?=
+test-bare:
+	scripts/test-bare $(BARE)
+
+# Trial packages for Debian 13 by debhelper, looked at by lintian; see packaging/debian. Needs root.
+test-package:
+	scripts/test-package
 
 # Coverage-guided fuzzing, FUZZ_SECONDS for each target; needs cargo-fuzz and a nightly compiler, or RUSTC_BOOTSTRAP=1.
 # cargo-fuzz has no `--locked`, so the lock file is held against the manifest before.
@@ -56,7 +68,7 @@ bench-peers-quick:
 DELETE_RUNS ?= 5
 DELETE_CASES ?= 1,2,3,4
 bench-delete:
-	cargo build --release --locked
+	cargo build --release --locked --features cli
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-delete -- \
 		target/release/checkmap $(DELETE_RUNS) $(DELETE_CASES)
 
@@ -64,7 +76,7 @@ bench-delete:
 SEGMENT_RUNS ?= 5
 SEGMENT_THREADS ?= 2
 bench-segments:
-	cargo build --release --locked
+	cargo build --release --locked --features cli
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-segments -- \
 		target/release/checkmap $(SEGMENT_RUNS) 65536 $(SEGMENT_THREADS)
 
@@ -103,9 +115,9 @@ example:
 
 # The manual page and the completions that stand in the repository.
 man:
-	cargo run --quiet --release --locked -- man > man/checkmap.1
+	cargo run --quiet --release --locked --features cli -- man > man/checkmap.1
 
 completions:
-	cargo run --quiet --release --locked -- completions bash > completions/checkmap.bash
-	cargo run --quiet --release --locked -- completions zsh > completions/_checkmap
-	cargo run --quiet --release --locked -- completions fish > completions/checkmap.fish
+	cargo run --quiet --release --locked --features cli -- completions bash > completions/checkmap.bash
+	cargo run --quiet --release --locked --features cli -- completions zsh > completions/_checkmap
+	cargo run --quiet --release --locked --features cli -- completions fish > completions/checkmap.fish

@@ -421,8 +421,12 @@ fn installed_it_serves_the_examples_and_goes_without_a_trace() {
     let pages = fs::read_dir(place.join("usr/share/man/man3")).expect("there are manual pages").count();
     assert!(pages > map().len(), "{pages} pages");
 
-    for (name, is_static) in [("incremental", false), ("track", false), ("incremental", true), ("track", true)] {
-        let program = place.join(format!("{name}{is_static}"));
+    is_light_and_can_be_debugged(&lib);
+    // The third way takes everything from archives, the C library too, as `pkg-config --static` is for.
+    let ways = ["shared", "archive", "static"].into_iter().flat_map(|way| [("incremental", way), ("track", way)]);
+    for (name, way) in ways {
+        let is_static = way != "shared";
+        let program = place.join(format!("{name}-{way}"));
         let pkg_config = |what: &str| {
             let mut command = Command::new("pkg-config");
             command.args([what, "checkmap"]).args(is_static.then_some("--static"));
@@ -431,7 +435,7 @@ fn installed_it_serves_the_examples_and_goes_without_a_trace() {
             text(&run(&mut command)).split_whitespace().map(str::to_owned).collect::<Vec<String>>()
         };
         let mut libraries = pkg_config("--libs");
-        if is_static {
+        if way == "archive" {
             libraries
                 .iter_mut()
                 .filter(|flag| *flag == "-lcheckmap")
@@ -439,10 +443,12 @@ fn installed_it_serves_the_examples_and_goes_without_a_trace() {
         }
         let mut cc = Command::new("cc");
         cc.args(["-std=c11", "-D_GNU_SOURCE", "-pthread"]).args(STRICT).args(pkg_config("--cflags"));
+        cc.args((way == "static").then_some("-static"));
         cc.arg(root().join("examples").join(name).with_extension("c")).arg("-o").arg(&program).args(libraries);
         run(&mut cc);
         let needed = text(&run(Command::new("readelf").arg("-d").arg(&program)));
         assert_eq!(needed.contains("libcheckmap.so.0"), !is_static, "{needed}");
+        assert_eq!(needed.contains("NEEDED"), way != "static", "{needed}");
         let image = images().join("chain.qcow2");
         let mut command = Command::new(&program);
         command.env("LD_LIBRARY_PATH", &lib).current_dir(&place);
@@ -460,6 +466,22 @@ fn installed_it_serves_the_examples_and_goes_without_a_trace() {
     install("uninstall");
     let left = text(&run(Command::new("find").arg(place.join("usr")).args(["!", "-type", "d"])));
     assert_eq!(left, "");
+}
+
+/// What is installed has no debug information, and the tools find it beside by the link that is left.
+fn is_light_and_can_be_debugged(lib: &Path) {
+    let shared = lib.join("libcheckmap.so");
+    for file in [&shared, &lib.join("libcheckmap.a")] {
+        let sections = text(&run(Command::new("readelf").args(["-SW"]).arg(file)));
+        assert!(!sections.contains(".debug_info"), "{} is not stripped", file.display());
+    }
+    let symbols = text(&run(Command::new("nm").args(["-D", "--defined-only"]).arg(&shared)));
+    let address = symbols.lines().find(|line| line.ends_with(" checkmap_bitmap_new@@CHECKMAP_0"));
+    let address = address.and_then(|line| line.split(' ').next()).expect("the call is exported");
+    let place = text(&run(Command::new("addr2line").arg("-e").arg(&shared).arg(address)));
+    assert!(place.contains("src/capi/"), "where checkmap_bitmap_new is: {place}");
+    let release = fs::metadata(&shared).expect("it is there").len();
+    assert!(release < 4 << 20, "{release} bytes");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! diff and dump: every format against the tool that it imitates, and every window.
 
 use crate::support::nbd::Served;
+use crate::support::run;
 use crate::{Ran, SIZE, checkmap, extents, needs_tools, three_checkpoints};
 use roaring::RoaringTreemap;
 use serde_json::{Value, json};
@@ -66,8 +67,17 @@ fn nbdinfo_and_qemu_map_are_byte_for_byte_what_those_tools_print() {
         let ours = checkmap!("dump", image.path, "--bitmap", bitmap, "--format", "nbdinfo");
         assert_eq!(ours.ok(), served.nbdinfo(), "{bitmap}");
         let ours = checkmap!("dump", image.path, "--bitmap", bitmap, "--format", "qemu-map");
-        assert_eq!(ours.ok(), served.qemu_map(), "{bitmap}");
+        let theirs = served.qemu_map();
+        // QEMU 7.2 does not tell yet what is compressed, and is the same otherwise; we print what newer ones do.
+        let tells = theirs.contains("\"compressed\"");
+        eprintln!("{}: 'compressed' is {}", qemu_version(), if tells { "printed" } else { "not printed" });
+        let ours = if tells { ours.ok().to_owned() } else { ours.ok().replace(", \"compressed\": false", "") };
+        assert_eq!(ours, theirs, "{bitmap}");
     }
+}
+
+fn qemu_version() -> String {
+    run("qemu-img", &["--version"]).lines().next().unwrap_or_default().to_owned()
 }
 
 #[test]

@@ -18,8 +18,16 @@ fn long_bitmap(bytes: u64) -> TestImage {
     image
 }
 
+/// The program with the defaults of the signals that end it, also where the caller of the tests ignores them, as in
+/// `nohup ./run-tests &`: what a process ignores its children ignore.
+fn interruptible() -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT,TERM,HUP", CHECKMAP]);
+    command
+}
+
 fn raw_dump(image: &TestImage) -> Command {
-    let mut command = Command::new(CHECKMAP);
+    let mut command = interruptible();
     command.arg("dump").arg(&image.path).args(["--bitmap", "mon", "--format", "raw"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -330,6 +338,17 @@ fn a_signal_that_the_caller_ignores_stays_ignored() {
 }
 
 #[test]
+fn the_tests_of_signals_pass_where_the_caller_ignores_them() {
+    needs_tools!();
+    let mut tests = Command::new("sh");
+    tests.args(["-c", "trap '' INT TERM HUP; exec \"$@\"", "sh"]).arg(std::env::current_exe().unwrap());
+    tests.args(["an_interrupted_", "a_signal_"]);
+    let ran = tests.output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && said.contains("test result: ok. 4 passed"), "{said}");
+}
+
+#[test]
 fn a_signal_during_a_change_leaves_all_of_it_or_nothing() {
     needs_tools!();
     let image = long_bitmap(4 << 20);
@@ -337,9 +356,9 @@ fn a_signal_during_a_change_leaves_all_of_it_or_nothing() {
     image.io(&(0..64_u64).map(|at| format!("write {} 512", at * (200 << 20))).collect::<Vec<_>>());
     checkmap!("create", image.path, "wed").ok();
     let before = fs::read(&image.path).unwrap();
-    for delay in (0..12_000).step_by(800) {
+    for delay in (0..14_000).step_by(800) {
         fs::write(&image.path, &before).unwrap();
-        let mut command = Command::new(CHECKMAP);
+        let mut command = interruptible();
         command.arg("delete").arg(&image.path).arg("tue").stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         std::thread::sleep(Duration::from_micros(delay));
