@@ -310,7 +310,7 @@ fn bits_past_the_last_granule_are_masked_both_ways() {
         let mut bytes = vec![0xff; len];
         bitmap.copy_bits(0, &mut bytes).unwrap();
         assert_eq!(bytes.iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>(), granules);
-        bitmap.set_bits((granules + 7) & !7, &[0xff; 3]).unwrap();
+        bitmap.set_bits(((granules + 7) & !7) * 512, &[0xff; 3]).unwrap();
         bitmap.resize((granules + 100) * 512).unwrap();
         assert_eq!(bitmap.dirty_granules(), granules, "no phantom bits after growing");
     }
@@ -326,6 +326,24 @@ fn bits_begin_at_a_multiple_of_eight() {
     assert_eq!(bytes, [0; 3]);
     bitmap.set_bits(!7, &[0xff]).unwrap();
     assert!(bitmap.is_empty());
+}
+
+/// Where bits begin is told in bytes of the disk, whatever a granule is.
+#[test]
+fn bits_begin_at_a_byte_of_the_disk() {
+    let mut bitmap = bitmap(1 << 20, 12);
+    bitmap.set_bits(8 << 12, &[0b10]).unwrap();
+    assert!(bitmap.extents(0, u64::MAX).eq([Extent { offset: 9 << 12, len_bytes: 1 << 12 }]));
+    for wrong in [8, 1 << 12, 12 << 12, (8 << 12) + 1] {
+        assert_eq!(kind(bitmap.set_bits(wrong, &[1])), ErrorKind::InvalidArgument, "{wrong}");
+        assert_eq!(kind(bitmap.replace_bits(wrong, &[1])), ErrorKind::InvalidArgument, "{wrong}");
+        assert_eq!(kind(bitmap.copy_bits(wrong, &mut [])), ErrorKind::InvalidArgument, "{wrong}");
+    }
+    let mut bytes = [0xff; 2];
+    bitmap.copy_bits(8 << 12, &mut bytes).unwrap();
+    assert_eq!(bytes, [0b10, 0]);
+    bitmap.replace_bits(8 << 12, &[1]).unwrap();
+    assert!(bitmap.extents(0, u64::MAX).eq([Extent { offset: 8 << 12, len_bytes: 1 << 12 }]));
 }
 
 /// The shapes over which QEMU asks for the next dirty and the next clean byte, in granules.

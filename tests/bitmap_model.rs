@@ -304,7 +304,7 @@ impl Pair {
             Operation::SetBits => {
                 let first = first & !7;
                 let bytes: Vec<u8> = (0..count.div_ceil(8)).map(|byte| (byte * step.stride * 37) as u8).collect();
-                bitmap.set_bits(first, &bytes).unwrap();
+                bitmap.set_bits(first * granule, &bytes).unwrap();
                 for bit in 0..bytes.len() as u64 * 8 {
                     if bytes[bit as usize / 8] >> (bit % 8) & 1 == 1 && first + bit < granules {
                         model.dirty[(first + bit) as usize] = true;
@@ -376,7 +376,7 @@ impl Pair {
                 }
                 let from = (first & !7).min(bytes.len() as u64 * 8);
                 let mut piece = vec![0xa5; (count / 8) as usize];
-                bitmap.copy_bits(from, &mut piece).unwrap();
+                bitmap.copy_bits(from * granule, &mut piece).unwrap();
                 let start = from as usize / 8;
                 assert_eq!(piece, bytes[start..][..piece.len()]);
                 *bitmap = Bitmap::from_bits(size, granularity(bits), &bytes).unwrap();

@@ -79,7 +79,7 @@ fn segment_of(chunk: &[u8]) -> Segment<'static> {
 fn segment_at(bits: u32, chunk: &[u8]) -> Segment<'static> {
     let granularity = Granularity::from_bits(bits).unwrap();
     let mut bitmap = Bitmap::new(SIZE, granularity).unwrap();
-    (0..bitmap.granules().div_ceil(1 << 16)).for_each(|number| bitmap.set_bits(number << 16, chunk).unwrap());
+    (0..bitmap.granules().div_ceil(1 << 16)).for_each(|number| bitmap.set_bits(number << (16 + bits), chunk).unwrap());
     let mut file = tempfile::tempfile().unwrap();
     segment::write(&bitmap, &mut file).unwrap();
     Segment::open(Arc::new(FileStorage::new(file).unwrap())).unwrap()

@@ -25,11 +25,12 @@ impl Bitmap {
 
     /// Marks the granules whose bits are set; those whose bits are clear stay as they are.
     ///
-    /// Bit n, in byte n/8, counted from the least significant bit, is granule `first_granule + n`. Bits past the last
-    /// granule are ignored. A `first_granule` that is not a multiple of 8 is [`ErrorKind::InvalidArgument`].
-    pub fn set_bits(&mut self, first_granule: u64, bits: &[u8]) -> Result<()> {
+    /// `offset` is the byte of the disk at which the granule of the first bit begins. Bit n, in byte n/8, counted from the
+    /// least significant bit, is the n-th granule after that one. Bits past the last granule are ignored. As a byte holds
+    /// eight granules, an `offset` that is not a multiple of eight granules is [`ErrorKind::InvalidArgument`].
+    pub fn set_bits(&mut self, offset: u64, bits: &[u8]) -> Result<()> {
         let mut workspace = Workspace::new();
-        self.change_by_bits(first_granule, bits, |ours, words, _| {
+        self.change_by_bits(offset, bits, |ours, words, _| {
             let Some(words) = words else { return Ok(None) };
             let mut united = Container::from_words(words)?;
             if let Some(ours) = ours {
@@ -41,8 +42,8 @@ impl Bitmap {
 
     /// Makes the granules dirty whose bits are set, and those clean whose bits are clear. Bits are ordered as in
     /// [`Bitmap::set_bits`], which also lists the errors.
-    pub fn replace_bits(&mut self, first_granule: u64, bits: &[u8]) -> Result<()> {
-        self.change_by_bits(first_granule, bits, |ours, words, given| {
+    pub fn replace_bits(&mut self, offset: u64, bits: &[u8]) -> Result<()> {
+        self.change_by_bits(offset, bits, |ours, words, given| {
             let Some(ours) = ours else { return words.map(Container::from_words).transpose() };
             let mut rest = memory::copy_box(&ours.words())?;
             clear_run(&mut rest, given);
@@ -57,11 +58,11 @@ impl Bitmap {
     /// holds, the bits as words, and where in the chunk they lie; nothing for a chunk or for bits in which nothing is set.
     fn change_by_bits(
         &mut self,
-        first_granule: u64,
+        offset: u64,
         bits: &[u8],
         mut change: impl FnMut(Option<View<'_>>, Option<Box<Words>>, Run) -> memory::Result<Option<Container>>,
     ) -> Result<()> {
-        check_first(first_granule)?;
+        let first_granule = self.first_granule(offset)?;
         let granules = self.granules();
         let (mut at, mut rest, mut changed) = (first_granule, bits, Vec::new());
         while at < granules && !rest.is_empty() {
@@ -89,12 +90,12 @@ impl Bitmap {
         Ok(())
     }
 
-    /// Overwrites `out` with the bits of the granules from `first_granule` on, in the order of [`Bitmap::set_bits`].
+    /// Overwrites `out` with the bits of the granules from byte `offset` of the disk on, in the order of
+    /// [`Bitmap::set_bits`], which also lists the errors.
     ///
-    /// Bits past the last granule are 0. A `first_granule` that is not a multiple of 8 is
-    /// [`ErrorKind::InvalidArgument`].
-    pub fn copy_bits(&self, first_granule: u64, out: &mut [u8]) -> Result<()> {
-        check_first(first_granule)?;
+    /// Bits past the last granule are 0.
+    pub fn copy_bits(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let first_granule = self.first_granule(offset)?;
         out.fill(0);
         let end = first_granule.saturating_add(out.len() as u64 * 8).min(self.granules());
         if end <= first_granule {
@@ -117,14 +118,16 @@ impl Bitmap {
         }
         Ok(())
     }
-}
 
-fn check_first(first_granule: u64) -> Result<()> {
-    if first_granule.is_multiple_of(8) {
-        return Ok(());
+    /// The granule that begins at byte `offset`, if it can be the first of a byte of bits.
+    fn first_granule(&self, offset: u64) -> Result<u64> {
+        let unit = 8 * self.granularity.bytes();
+        if offset.is_multiple_of(unit) {
+            return Ok(self.granularity.granule_of(offset));
+        }
+        let message = format!("bits cannot begin at {offset}: a byte holds 8 granules, which are {unit} bytes");
+        Err(Error::new(ErrorKind::InvalidArgument, message))
     }
-    let message = format!("bits cannot begin at granule {first_granule}, which is not a multiple of 8");
-    Err(Error::new(ErrorKind::InvalidArgument, message))
 }
 
 /// The words of a chunk in which `bytes` begin at byte `skip`.

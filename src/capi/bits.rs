@@ -7,16 +7,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, clip_end};
 use std::ffi::c_int;
 
-/// The granules of a range: the first, and how many.
-fn window(bitmap: &Bitmap, offset: u64, length: u64) -> Result<(u64, u64)> {
-    let (granularity, unit) = (bitmap.granularity(), bitmap.granularity().bytes() * 8);
-    if !offset.is_multiple_of(unit) {
-        let message = format!("bits cannot begin at {offset}: a byte holds 8 granules, which are {unit} bytes");
-        return Err(Error::new(ErrorKind::InvalidArgument, message));
-    }
+/// Refuses an offset at which no byte of bits begins.
+fn check_start(bitmap: &Bitmap, offset: u64) -> Result<()> {
+    bitmap.copy_bits(offset, &mut [])
+}
+
+/// How many granules a range touches that begins with a whole one.
+fn granules_in(bitmap: &Bitmap, offset: u64, length: u64) -> u64 {
     let end = clip_end(offset, length, bitmap.size_bytes());
-    let first = granularity.granule_of(offset);
-    Ok((first, if end > offset { granularity.granules(end) - first } else { 0 }))
+    bitmap.granularity().granules(end.saturating_sub(offset))
 }
 
 /// Writes the bits of the granules that the range touches; with `out` NULL it only tells how many bytes they take.
@@ -40,7 +39,8 @@ pub unsafe extern "C" fn checkmap_bitmap_to_bits(
     guard(|| {
         // SAFETY: the caller's promise for `bitmap`.
         let bitmap = unsafe { shared(bitmap) }?;
-        let (first, granules) = window(&bitmap, offset, length)?;
+        check_start(&bitmap, offset)?;
+        let granules = granules_in(&bitmap, offset, length);
         let need = granules.div_ceil(8);
         if out.is_null() || need == 0 {
             return Ok(signed(need));
@@ -49,7 +49,7 @@ pub unsafe extern "C" fn checkmap_bitmap_to_bits(
         // SAFETY: the caller's promise for `out`, which has `cap` bytes, and `len` is not above it.
         let mut room = unsafe { Room::new(out, len, "the buffer") }?;
         let bytes = room.bytes(len);
-        bitmap.copy_bits(first, bytes)?;
+        bitmap.copy_bits(offset, bytes)?;
         if let (Some(last), used @ 1..) = (bytes.last_mut(), granules % 8) {
             *last &= (1 << used) - 1;
         }
@@ -76,12 +76,12 @@ pub unsafe extern "C" fn checkmap_bitmap_from_bits(
         let mut bitmap = unsafe { exclusive(bitmap) }?;
         // SAFETY: the caller's promise for `bits`.
         let bits = unsafe { array(bits, len, "the bits") }?;
-        let (first, _) = window(&bitmap, offset, 0)?;
+        check_start(&bitmap, offset)?;
         if offset > bitmap.size_bytes() {
             let message = format!("offset {offset} is past the end of a disk of {} bytes", bitmap.size_bytes());
             return Err(Error::new(ErrorKind::OutOfRange, message));
         }
-        bitmap.replace_bits(first, bits)?;
+        bitmap.replace_bits(offset, bits)?;
         Ok(0)
     })
 }

@@ -172,19 +172,18 @@ impl Map<'_> {
     /// The bits of the window piece by piece, since a flat bitmap of a large disk does not fit into memory.
     fn write_raw(&self, out: &mut dyn Write) -> Result<(), Failure> {
         let granularity = self.bitmap.granularity();
-        let end = if self.end() > self.start { granularity.granules(self.end()) } else { 0 };
         let mut piece = [0; 1 << 16];
-        let mut first = granularity.granule_of(self.start);
-        while first < end {
-            let bits = (end - first).min(piece.len() as u64 * 8);
+        let mut offset = self.start;
+        while offset < self.end() {
+            let bits = granularity.granules(self.end() - offset).min(piece.len() as u64 * 8);
             let len_bytes = usize::try_from(bits.div_ceil(8)).unwrap_or_default();
             let Some(bytes) = piece.get_mut(..len_bytes) else { break };
-            self.bitmap.copy_bits(first, bytes)?;
+            self.bitmap.copy_bits(offset, bytes)?;
             if let (Some(last), used @ 1..) = (bytes.last_mut(), bits % 8) {
                 *last &= !(u8::MAX << used);
             }
             out.write_all(bytes)?;
-            first += bits;
+            offset += bits * granularity.bytes();
         }
         Ok(())
     }

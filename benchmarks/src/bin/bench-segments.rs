@@ -121,7 +121,7 @@ fn make(mut args: impl Iterator<Item = String>) -> Result<()> {
     for chunk in 0..chunks {
         pattern.fill(input, chunk, &mut words);
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        bitmap.set_bits(chunk << 16, &bytes)?;
+        bitmap.set_bits((chunk << 16) * GRANULE, &bytes)?;
     }
     let file = File::create(path)?;
     segment::write(&bitmap, &mut BufWriter::new(&file))?;
@@ -245,7 +245,7 @@ fn open_and_count() -> Result<()> {
         for chunk in 0..4096 {
             pattern.fill(0, chunk, &mut words);
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-            bitmap.set_bits(chunk << 16, &bytes)?;
+            bitmap.set_bits((chunk << 16) * GRANULE, &bytes)?;
         }
         let mut bytes = Vec::new();
         segment::write(&bitmap, &mut bytes)?;

@@ -190,7 +190,7 @@ impl Packer {
     /// Packs for memory: only if the kernels do it quickly.
     pub(in crate::bitmap) fn new() -> Self {
         let kernels = select();
-        Self { kernels, room: kernels.packs_quickly.then(Room::default) }
+        Self { kernels, room: kernels.traits.packs_quickly.then(Room::default) }
     }
 
     /// Packs for files, which must not depend on the CPU.

@@ -147,7 +147,7 @@ fn unions_of_many_agree_with_words_for_every_mix_of_forms() {
             assert!(*made.view.words() == expected);
             let smallest = Container::from_words(Box::new(expected)).unwrap();
             if let View::Sparse(sparse) = made.view {
-                assert!(sparse.bytes.len() < smallest.view().bytes() && select().packs_quickly);
+                assert!(sparse.bytes.len() < smallest.view().bytes() && select().traits.packs_quickly);
             } else {
                 assert_eq!(made.view.form(), smallest.view().form());
             }

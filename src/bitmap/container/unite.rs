@@ -55,7 +55,7 @@ impl Workspace {
 
     /// Packs results only if the kernels do it quickly.
     pub(in crate::bitmap) fn new() -> Self {
-        Self::with_packing(select().packs_quickly)
+        Self::with_packing(select().traits.packs_quickly)
     }
 
     /// Packs results for files, which must not depend on the CPU.
@@ -79,7 +79,7 @@ impl Workspace {
         let (mut items, mut groups, mut runs) = (0, 0, 0);
         let (mut first_words, mut is_packed) = (None, false);
         if let &[View::Array(a), View::Array(b)] = group
-            && (a.len() + b.len() > FEW || !self.kernels.has_networks || self.kernels.has_wide_networks)
+            && (a.len() + b.len() > FEW || !self.kernels.traits.has_networks || self.kernels.traits.has_wide_networks)
             && (size_of_val(a) + size_of_val(b) < sparse::LEAST || self.sparse.is_none())
         {
             return self.unite_two_lists(a, b);
@@ -120,10 +120,12 @@ impl Workspace {
         if runs == 0 {
             return self.unite_lists(group, items, groups);
         }
-        if groups <= FEW_RUNS && (group.len() > 2 && self.kernels.has_networks || self.kernels.has_wide_networks) {
+        if groups <= FEW_RUNS
+            && (group.len() > 2 && self.kernels.traits.has_networks || self.kernels.traits.has_wide_networks)
+        {
             return self.sort_runs(group);
         }
-        let most_swept = if self.kernels.has_wide_networks { 0 } else { SWEEP_MAX };
+        let most_swept = if self.kernels.traits.has_wide_networks { 0 } else { SWEEP_MAX };
         if items + runs <= most_swept || group.len() == 2 && items == 0 {
             return self.sweep(group);
         }

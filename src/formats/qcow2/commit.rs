@@ -340,7 +340,7 @@ impl Writer<'_> {
     ) -> Result<Vec<Payload>> {
         let entries = usize::try_from(shape.entries()).unwrap_or(usize::MAX);
         let mut table = memory::gather(std::iter::repeat_n(Payload::Zeros, entries))?;
-        let covered = shape.granules_per_cluster() << shape.granularity.bits();
+        let covered = shape.covered_bytes();
         let (before, cluster_len) = (self.done, self.header.cluster_bytes_usize());
         let mut next = bits.next_dirty(0, u64::MAX);
         while next.is_some() {
@@ -352,7 +352,7 @@ impl Writer<'_> {
             }
             let made = self.pool.map(numbers, |number| {
                 let mut bytes = memory::zeroed(cluster_len)?;
-                bits.copy_bits(number * shape.granules_per_cluster(), &mut bytes).map(|()| (number, bytes))
+                bits.copy_bits(number * covered, &mut bytes).map(|()| (number, bytes))
             })?;
             let mut writes = Vec::new();
             for made in made {

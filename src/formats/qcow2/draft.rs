@@ -297,7 +297,7 @@ impl<'a> Draft<'a> {
             };
             for payload in payloads {
                 let (bytes, _) = shape.read(self.storage, &bitmap.entry.name, number, payload)?;
-                bits.set_bits(number * shape.granules_per_cluster(), &bytes)?;
+                bits.set_bits(number * shape.covered_bytes(), &bytes)?;
             }
         }
         Ok(bits)

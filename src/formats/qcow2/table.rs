@@ -75,8 +75,13 @@ impl Shape {
     }
 
     /// The granules that one whole cluster of payload covers.
-    pub(crate) fn granules_per_cluster(&self) -> u64 {
+    fn granules_per_cluster(&self) -> u64 {
         self.cluster_bytes * 8
+    }
+
+    /// The bytes of the disk that one whole cluster of payload covers.
+    pub(crate) fn covered_bytes(&self) -> u64 {
+        self.granules_per_cluster() << self.granularity.bits()
     }
 
     /// The payload bytes in cluster `number` that stand for granules of the disk.
@@ -260,22 +265,19 @@ pub(crate) fn load(
     if window.is_empty() {
         return Ok(bitmap);
     }
-    let cluster_of = |byte: u64| shape.granularity.granule_of(byte) / shape.granules_per_cluster();
-    let (first, last) = (cluster_of(window.start), cluster_of(window.end - 1));
+    let (first, last) = (window.start / shape.covered_bytes(), (window.end - 1) / shape.covered_bytes());
     occupied.check_table(header, entry)?;
     let table = read_range(storage, header, entry, first..last + 1)?;
     let held = memory::gather((first..).zip(table).filter(|(_, payload)| *payload != Payload::Zeros))?;
     let read = |part: &[(u64, Payload)]| {
         let mut bitmap = bitmap.try_clone()?;
         for &(number, payload) in part {
-            let granule = number * shape.granules_per_cluster();
+            let start = number * shape.covered_bytes();
             if payload == Payload::Ones {
-                let covered = shape.granules_per_cluster() << shape.granularity.bits();
-                let start = granule << shape.granularity.bits();
-                bitmap.set(start, covered.min(shape.size_bytes - start))?;
+                bitmap.set(start, shape.covered_bytes().min(shape.size_bytes - start))?;
             } else {
                 occupied.check_data(header, entry, number, payload)?;
-                bitmap.set_bits(granule, &shape.read(storage, &entry.name, number, payload)?.0)?;
+                bitmap.set_bits(start, &shape.read(storage, &entry.name, number, payload)?.0)?;
             }
         }
         Ok(bitmap)

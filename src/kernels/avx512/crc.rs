@@ -33,14 +33,9 @@ const BY_REGISTER: [u64; 2] = factors(512);
 /// The first three quarters of a register to its last.
 const BY_QUARTERS: [[u64; 2]; 4] = [factors(384), factors(256), factors(128), [0, 0]];
 
-pub(super) fn crc32c(bytes: &[u8]) -> u32 {
-    // SAFETY: this is reached only through `x86::AVX512`, which `kernels::of` gives out only where detection has found all
-    // of these features.
-    unsafe { crc32c_avx512(bytes) }
-}
-
 #[target_feature(enable = "sse4.2,avx512f,avx512bw,avx512vl,vpclmulqdq")]
-fn crc32c_avx512(bytes: &[u8]) -> u32 {
+#[inline]
+pub(super) fn crc32c(bytes: &[u8]) -> u32 {
     if bytes.len() < 4 {
         return !bytes.iter().fold(u32::MAX, |crc, byte| _mm_crc32_u8(crc, *byte));
     }
@@ -88,17 +83,20 @@ fn crc32c_avx512(bytes: &[u8]) -> u32 {
 
 /// Each 16 bytes, multiplied.
 #[target_feature(enable = "avx512f,vpclmulqdq")]
+#[inline]
 fn fold(sum: __m512i, factors: __m512i) -> __m512i {
     _mm512_xor_si512(_mm512_clmulepi64_epi128::<0x00>(sum, factors), _mm512_clmulepi64_epi128::<0x11>(sum, factors))
 }
 
 /// The same factors for all quarters.
 #[target_feature(enable = "avx512f")]
+#[inline]
 fn all([low, high]: [u64; 2]) -> __m512i {
     _mm512_broadcast_i32x4(_mm_set_epi64x(high.cast_signed(), low.cast_signed()))
 }
 
 #[target_feature(enable = "avx512f")]
+#[inline]
 fn load(bytes: &[u8; LANES]) -> __m512i {
     // SAFETY: the array is readable for 64 bytes, and the load needs no alignment.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
@@ -106,6 +104,7 @@ fn load(bytes: &[u8; LANES]) -> __m512i {
 
 /// A register that ends with less bytes than it has, after zeros.
 #[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
 fn load_last(bytes: &[u8]) -> __m512i {
     debug_assert!(bytes.len() < LANES);
     let missing = LANES - bytes.len();

@@ -1,8 +1,8 @@
 //! Owns packed chunks in general registers, eight bytes at a time, written by hand as the compiler does not find the
 //! instructions for it. Must never be reached on a CPU without BMI2 and POPCNT.
 
-use super::Words;
-use super::body::{self, MASKS, SPARSE_ROOM, WORDS};
+use crate::kernels::portable;
+use crate::kernels::table::{MASKS, SPARSE_ROOM, WORDS, Words};
 use std::arch::x86_64::{_pdep_u64, _pext_u64};
 
 /// For each set of bytes of a word, the word in which they are all ones.
@@ -22,20 +22,15 @@ const fn bytes() -> [u64; 256] {
     table
 }
 
-pub(super) fn pack(words: &Words, out: &mut [u8]) -> usize {
-    // SAFETY: this is reached only through `x86::AVX2`, which `kernels::of` gives out only where detection has found all of
-    // these features.
-    unsafe { pack_bmi2(words, out) }
-}
-
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-fn pack_bmi2(words: &Words, out: &mut [u8]) -> usize {
+#[inline]
+pub(super) fn pack(words: &Words, out: &mut [u8]) -> usize {
     let out = &mut out[..SPARSE_ROOM];
-    let lower: [u8; WORDS] = std::array::from_fn(|index| body::mask_of(words[index]));
+    let lower: [u8; WORDS] = std::array::from_fn(|index| portable::mask_of(words[index]));
     let mut end = MASKS;
     for (place, group) in lower.as_chunks::<8>().0.iter().enumerate() {
         let group = u64::from_le_bytes(*group);
-        out[place] = body::mask_of(group);
+        out[place] = portable::mask_of(group);
         end += take(group, out[place], &mut out[end..]);
     }
     for (&word, &mask) in words.iter().zip(&lower) {
@@ -53,14 +48,16 @@ fn take(word: u64, mask: u8, room: &mut [u8]) -> usize {
     mask.count_ones() as usize
 }
 
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+#[inline]
 pub(super) fn spread(sparse: &[u8], words: &mut Words) {
-    // SAFETY: as in `pack`.
-    unsafe { each_word(sparse, words, |word, bytes| *word |= bytes) }
+    each_word(sparse, words, |word, bytes| *word |= bytes);
 }
 
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+#[inline]
 pub(super) fn unpack(sparse: &[u8], words: &mut Words) {
-    // SAFETY: as in `pack`.
-    unsafe { each_word(sparse, words, |word, bytes| *word = bytes) }
+    each_word(sparse, words, |word, bytes| *word = bytes);
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]

@@ -4,13 +4,13 @@
 //! Eight items of the lists at a time go through a bitonic network together with the eight largest before them; the eight
 //! smallest that come out are final and are packed to the left without those that repeat the item before.
 
-use super::Pair;
-use super::body::{self, FEW, FEW_RUNS, GROUP, Groups};
+use crate::kernels::portable;
+use crate::kernels::table::{FEW, GROUP};
 use std::arch::x86_64::*;
 use std::hint::select_unpredictable;
 
 /// The items of one register.
-const LANES: usize = GROUP;
+pub(super) const LANES: usize = GROUP;
 
 /// Lists of this many items or more are cut in two halves.
 const SPLIT_MIN: usize = 64;
@@ -40,29 +40,24 @@ const fn pack() -> [[u8; 16]; 256] {
     table
 }
 
-pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
-    // SAFETY: this is reached only through `x86::AVX2`, which `kernels::of` gives out only where detection has found both
-    // features.
-    unsafe { unite_avx2(a, b, out) }
-}
-
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-fn unite_avx2(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+#[inline]
+pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     // The mark for the end cannot be an item of the networks.
     let (a_below, b_below) = (a.strip_suffix(&[u16::MAX]), b.strip_suffix(&[u16::MAX]));
     if a_below.is_some() || b_below.is_some() {
-        let count = unite_avx2(a_below.unwrap_or(a), b_below.unwrap_or(b), out);
+        let count = unite(a_below.unwrap_or(a), b_below.unwrap_or(b), out);
         out[count] = u16::MAX;
         return count + 1;
     }
-    if let Some((few, many)) = body::skewed(a, b) {
-        return body::unite_few(few, many, out);
+    if let Some((few, many)) = portable::skewed(a, b) {
+        return portable::unite_few(few, many, out);
     }
     assert!(out.len() >= a.len() + b.len() + 4 * LANES);
     if a.len().min(b.len()) < SPLIT_MIN {
         return match Stream::new(a, b) {
             Some(stream) => stream.finish(out),
-            None => body::unite_evenly(a, b, out),
+            None => portable::unite_evenly(a, b, out),
         };
     }
     // Two halves at a time, side by side in the same registers.
@@ -71,8 +66,8 @@ fn unite_avx2(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     let (low_b, high_b) = b.split_at(b.partition_point(|&item| item < high_a[0]));
     let room = low_a.len() + low_b.len() + 2 * LANES;
     let (Some(mut low), Some(mut high)) = (Stream::new(low_a, low_b), Stream::new(high_a, high_b)) else {
-        let count = body::unite_evenly(low_a, low_b, out);
-        return count + body::unite_evenly(high_a, high_b, &mut out[count..]);
+        let count = portable::unite_evenly(low_a, low_b, out);
+        return count + portable::unite_evenly(high_a, high_b, &mut out[count..]);
     };
     let (lower, upper) = out.split_at_mut(room);
     step_both(&mut low, lower, &mut high, upper);
@@ -214,7 +209,7 @@ impl<'a> Stream<'a> {
             let parts = rest_a.chunks(LANES).chain(rest_b.chunks(LANES));
             for (register, part) in registers[1..].iter_mut().zip(parts) {
                 let mut group = [u16::MAX; LANES];
-                body::fill_group(&mut group, part);
+                portable::fill_group(&mut group, part);
                 *register = load(&group);
             }
             sort_groups(&mut registers, groups);
@@ -229,25 +224,20 @@ impl<'a> Stream<'a> {
         let left = store_new(self.low, self.high, &mut largest);
         let (short, long) = if rest_a.len() < LANES { (rest_a, rest_b) } else { (rest_b, rest_a) };
         let mut both = [0; 4 * LANES];
-        let left = body::unite_evenly(&largest[..left], short, &mut both);
-        count + body::unite_evenly(&both[..left], long, &mut out[count..])
+        let left = portable::unite_evenly(&largest[..left], short, &mut both);
+        count + portable::unite_evenly(&both[..left], long, &mut out[count..])
     }
-}
-
-pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
-    // SAFETY: this is reached only through `x86::AVX2`, which `kernels::of` gives out only where detection has found both
-    // features.
-    unsafe { sort_few_avx2(lists, out) }
 }
 
 /// Merges neighbours, then neighbours of those, by bitonic networks; copies are left out at the end.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-fn sort_few_avx2(lists: &[&[u16]], out: &mut [u16]) -> usize {
+#[inline]
+pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
     // Filled up with the mark for the end.
     let mut items = [[u16::MAX; LANES]; FEW / LANES];
     let mut groups = 0;
     for part in lists.iter().flat_map(|list| list.chunks(LANES)) {
-        body::fill_group(&mut items[groups % (FEW / LANES)], part);
+        portable::fill_group(&mut items[groups % (FEW / LANES)], part);
         groups += 1;
     }
     assert!(groups <= items.len(), "there are no more groups than are sorted");
@@ -264,13 +254,13 @@ fn sort_few_avx2(lists: &[&[u16]], out: &mut [u16]) -> usize {
     }
     // What the groups were filled up with is left once, at the end.
     let count = count - usize::from(count > 0 && out[count - 1] == u16::MAX);
-    body::close(lists, out, count)
+    portable::close(lists, out, count)
 }
 
 /// Sorts the items of the first `used` of sorted registers; those behind them hold nothing that is smaller.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn sort_groups<const N: usize>(registers: &mut [__m128i; N], used: usize) {
+pub(super) fn sort_groups<const N: usize>(registers: &mut [__m128i; N], used: usize) {
     if used > 1 {
         unite_halves::<1>(&mut registers[..used.next_multiple_of(2)]);
     }
@@ -286,56 +276,6 @@ fn sort_groups<const N: usize>(registers: &mut [__m128i; N], used: usize) {
     if used > 16 {
         unite_halves::<16>(&mut registers[..used.next_multiple_of(32)]);
     }
-}
-
-pub(super) fn unite_few_runs(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize {
-    // SAFETY: this is reached only through `x86::AVX2`, which `kernels::of` gives out only where detection has found both
-    // features.
-    unsafe { unite_few_runs_avx2(runs, bits, out) }
-}
-
-/// Sorts where runs begin and where they end, each by itself: a run of the union begins at the n-th beginning if the first
-/// n runs have ended before.
-#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-fn unite_few_runs_avx2(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize {
-    let Groups { firsts, lasts, groups, runs } = Groups::new(runs, bits);
-    if runs == 0 {
-        return 0;
-    }
-    let none = _mm_set1_epi16(-1);
-    let mut begins: [__m128i; FEW_RUNS] = [none; FEW_RUNS];
-    let mut ends: [__m128i; FEW_RUNS] = [none; FEW_RUNS];
-    for index in 0..groups.min(FEW_RUNS) {
-        begins[index] = load(&firsts[index]);
-        ends[index] = load(&lasts[index]);
-    }
-    sort_groups(&mut begins, groups);
-    sort_groups(&mut ends, groups);
-    let mut first = [0; FEW_RUNS * LANES + LANES];
-    let mut last = [0; FEW_RUNS * LANES + LANES];
-    let mut count = 0;
-    let mut before = none;
-    for index in 0..runs.div_ceil(LANES) {
-        let ended = _mm_alignr_epi8::<14>(ends[index], before);
-        before = ends[index];
-        let gap = _mm_subs_epu16(begins[index], _mm_adds_epu16(ended, _mm_set1_epi16(1)));
-        let joined = _mm_cmpeq_epi16(gap, _mm_setzero_si128());
-        let mut gone = (_mm_movemask_epi8(_mm_packs_epi16(joined, _mm_setzero_si128())) & 0xff) as usize;
-        // Nothing has ended before the first; behind the last there is nothing.
-        gone &= if index == 0 { !1 } else { !0 };
-        gone |= if runs - index * LANES < LANES { 0xff << (runs - index * LANES) & 0xff } else { 0 };
-        store_packed(begins[index], gone, &mut first[count..]);
-        store_packed(ended, gone, &mut last[count..]);
-        count += LANES - gone.count_ones() as usize;
-    }
-    let final_end = ends[(runs - 1) / LANES];
-    let mut lanes = [[0; LANES]; 1];
-    store_packed(final_end, 0, lanes.as_flattened_mut());
-    last[count] = lanes[0][(runs - 1) % LANES];
-    for (index, pair) in out[..count].iter_mut().enumerate() {
-        *pair = [first[index], last[index + 1]];
-    }
-    count
 }
 
 /// Sorts each `2 * HALF` registers, of which either half is sorted.
@@ -368,7 +308,8 @@ fn unite_halves<const HALF: usize>(registers: &mut [__m128i]) {
 }
 
 #[target_feature(enable = "avx2")]
-fn load(block: &[u16; LANES]) -> __m128i {
+#[inline]
+pub(super) fn load(block: &[u16; LANES]) -> __m128i {
     // SAFETY: the array is readable for 16 bytes, and the load needs no alignment.
     unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
 }
@@ -412,7 +353,8 @@ fn store_new(before: __m128i, new: __m128i, out: &mut [u16]) -> usize {
 
 /// Stores the lanes that are not in `gone`, packed to the left.
 #[target_feature(enable = "avx2")]
-fn store_packed(lanes: __m128i, gone: usize, out: &mut [u16]) {
+#[inline]
+pub(super) fn store_packed(lanes: __m128i, gone: usize, out: &mut [u16]) {
     let room: &mut [u16] = &mut out[..LANES];
     // SAFETY: a row of the table is readable for 16 bytes, `room` is writable for 16, and neither needs alignment.
     unsafe {

@@ -1,12 +1,14 @@
-//! Owns the union of few runs in 512-bit registers. Must never be reached on a CPU without AVX-512 with BW, VL and VBMI2.
+//! Owns the loops over runs in 512-bit registers. Must never be reached on a CPU without AVX-512 with BW, DQ, VL and VBMI2.
 //!
-//! Where runs begin and where they end is sorted, each by itself: a run of the union begins at the n-th beginning if the
+//! For the union of few runs, where runs begin and where they end is sorted, each by itself: a run of the union begins at the n-th beginning if the
 //! first n runs have ended before.
 
-use super::Pair;
-use super::body::{FEW_RUNS, GROUP};
-use super::merge_wide::{LANES, four, load, load_half, load_short, settle, sort_groups, turn};
+use super::lists::{LANES, four, load, load_half, load_short, settle, sort_groups, turn};
+use super::registers::EIGHT;
+use crate::kernels::portable;
+use crate::kernels::table::{FEW_RUNS, GROUP, Pair, Words};
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// The registers that hold all groups.
 const REGISTERS: usize = FEW_RUNS * GROUP / LANES;
@@ -14,14 +16,9 @@ const REGISTERS: usize = FEW_RUNS * GROUP / LANES;
 /// The pairs of one register.
 const PAIRS: usize = LANES / 2;
 
-pub(super) fn unite_few_runs(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize {
-    // SAFETY: this is reached only through `x86::AVX512`, which `kernels::of` gives out only where detection has found all
-    // of these features.
-    unsafe { unite_few_runs_avx512(runs, bits, out) }
-}
-
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
-fn unite_few_runs_avx512(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize {
+#[inline]
+pub(super) fn unite_few_runs(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize {
     let (mut begins, mut ends) = ([none(); REGISTERS], [none(); REGISTERS]);
     let lens = || runs.iter().map(|list| list.len()).chain(bits.iter().map(|list| list.len()));
     let (count, longest) = (lens().sum::<usize>(), lens().max().unwrap_or(0));
@@ -74,6 +71,7 @@ fn unite_few_runs_avx512(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) ->
 
 /// Puts where runs begin and end into registers.
 #[target_feature(enable = "bmi2,avx512f,avx512bw")]
+#[inline]
 fn place_runs(list: &[Pair], begins: &mut [__m512i], ends: &mut [__m512i]) {
     for ((part, begin), end) in list.chunks(LANES).zip(begins).zip(ends) {
         (*begin, *end) = split(part);
@@ -82,6 +80,7 @@ fn place_runs(list: &[Pair], begins: &mut [__m512i], ends: &mut [__m512i]) {
 
 /// Puts single bits, at which a run begins and ends, into registers.
 #[target_feature(enable = "bmi2,avx512f,avx512bw")]
+#[inline]
 fn place_bits(list: &[u16], begins: &mut [__m512i], ends: &mut [__m512i]) {
     for ((part, begin), end) in list.chunks(LANES).zip(begins).zip(ends) {
         *begin = load_short(part);
@@ -91,6 +90,7 @@ fn place_bits(list: &[u16], begins: &mut [__m512i], ends: &mut [__m512i]) {
 
 /// Joins the first `count` beginnings and ends to runs that neither overlap nor touch; their number.
 #[target_feature(enable = "bmi2,popcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+#[inline]
 fn join(begins: &[__m512i; REGISTERS], ends: &[__m512i; REGISTERS], count: usize, out: &mut [Pair]) -> usize {
     let Some(last_place) = count.checked_sub(1) else { return 0 };
     let mut firsts = [0; REGISTERS * LANES + LANES];
@@ -127,6 +127,7 @@ fn join(begins: &[__m512i; REGISTERS], ends: &[__m512i; REGISTERS], count: usize
 
 /// The firsts and the lasts of a register of runs at most, filled up with what is behind all others.
 #[target_feature(enable = "bmi2,avx512f,avx512bw")]
+#[inline]
 fn split(runs: &[Pair]) -> (__m512i, __m512i) {
     let (low, high) = runs.split_at(runs.len().min(PAIRS));
     let (low, high) = (load_pairs(low), load_pairs(high));
@@ -149,6 +150,7 @@ const EVEN: [u16; LANES] = {
 
 /// Sorts what the first `used` registers hold, each of them sorted; those behind them hold nothing that is smaller.
 #[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
 fn sort(registers: &mut [__m512i; REGISTERS], used: usize) {
     if used > 1 {
         unite_halves::<1>(&mut registers[..used.next_multiple_of(2)]);
@@ -163,6 +165,7 @@ fn sort(registers: &mut [__m512i; REGISTERS], used: usize) {
 
 /// Sorts what the first `half` and the next `half` registers hold, either half sorted; it is 1, 2 or 4.
 #[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
 fn unite_two(registers: &mut [__m512i; REGISTERS], half: usize) {
     match half {
         1 => unite_halves::<1>(&mut registers[..2]),
@@ -198,12 +201,14 @@ fn unite_halves<const HALF: usize>(registers: &mut [__m512i]) {
 
 /// What is behind all positions, or is the last one.
 #[target_feature(enable = "avx512f")]
+#[inline]
 fn none() -> __m512i {
     _mm512_set1_epi16(-1)
 }
 
 /// Half a register of runs at most, filled up with what is behind all others.
 #[target_feature(enable = "bmi2,avx512f")]
+#[inline]
 fn load_pairs(runs: &[Pair]) -> __m512i {
     #[allow(clippy::cast_possible_truncation, reason = "sixteen lanes are sixteen bits")]
     let lanes = _bzhi_u32(0xffff, runs.len().min(PAIRS) as u32) as u16;
@@ -212,8 +217,102 @@ fn load_pairs(runs: &[Pair]) -> __m512i {
 }
 
 #[target_feature(enable = "avx512f")]
+#[inline]
 fn store(items: __m512i, room: &mut [u16]) {
     let room: &mut [u16] = &mut room[..LANES];
     // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
     unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), items) }
+}
+
+/// The words of one register, aligned as it is: else each store of one goes to two lines of the cache.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([u64; EIGHT]);
+
+/// Sets for each run what it has in the word in which it begins; what it has in the next one is set afterwards, from a list of
+/// the runs that go on: a jump at each run would be guessed wrong too often.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+#[inline]
+pub(super) fn scatter_runs(runs: &[Pair], words: &mut Words) {
+    const BLOCKS: usize = 32;
+    let mut masks = [MaybeUninit::<Line>::uninit(); BLOCKS];
+    let mut going_on = [MaybeUninit::<Pair>::uninit(); EIGHT * BLOCKS];
+    let (ones, last_bit) = (_mm512_set1_epi64(-1), _mm512_set1_epi64(63));
+    let (blocks, rest) = runs.as_chunks::<EIGHT>();
+    for blocks in blocks.chunks(BLOCKS) {
+        let (mut count, mut longer) = (0, 0);
+        for (block, masks) in blocks.iter().zip(&mut masks) {
+            // SAFETY: the array is readable for 32 bytes, and the load needs no alignment.
+            let pairs = unsafe { _mm256_loadu_si256(block.as_ptr().cast()) };
+            let (first, last) = (_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff)), _mm256_srli_epi32::<16>(pairs));
+            let goes_on = _mm256_cmpgt_epu32_mask(_mm256_xor_si256(first, last), _mm256_set1_epi32(63));
+            // Only a run of more than 65 bits has bits in a third word.
+            longer |= _mm256_cmpgt_epu32_mask(_mm256_sub_epi32(last, first), _mm256_set1_epi32(64));
+            let (first, last) = (_mm512_cvtepu32_epi64(first), _mm512_cvtepu32_epi64(last));
+            let heads = _mm512_sllv_epi64(ones, _mm512_and_si512(first, last_bit));
+            let tails = _mm512_srlv_epi64(ones, _mm512_andnot_si512(last, last_bit));
+            let room: &mut [_] = &mut going_on[count..count + EIGHT];
+            // SAFETY: 64 and 32 bytes are writable, and the stores need no alignment.
+            unsafe {
+                _mm512_storeu_si512(masks.as_mut_ptr().cast(), _mm512_mask_and_epi64(heads, !goes_on, heads, tails));
+                _mm256_storeu_si256(room.as_mut_ptr().cast(), _mm256_maskz_compress_epi32(goes_on, pairs));
+            }
+            count += goes_on.count_ones() as usize;
+        }
+        for (block, masks) in blocks.iter().zip(&masks) {
+            // SAFETY: as many were stored as there are blocks.
+            let Line(masks) = unsafe { masks.assume_init_ref() };
+            for (&[first, _], mask) in block.iter().zip(masks) {
+                words[usize::from(first / 64)] |= mask;
+            }
+        }
+        // SAFETY: so many were stored.
+        let going_on = going_on[..count].iter().map(|pair| unsafe { pair.assume_init() });
+        for [_, last] in going_on.clone() {
+            words[usize::from(last / 64)] |= u64::MAX >> (63 - last % 64);
+        }
+        if longer != 0 {
+            for [first, last] in going_on {
+                let (next, to) = (usize::from(first / 64) + 1, usize::from(last / 64));
+                if next < to {
+                    words[next..to].fill(u64::MAX);
+                }
+            }
+        }
+    }
+    portable::scatter_runs(rest, words);
+}
+
+/// As the portable body, sixteen runs at a time.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2")]
+#[inline]
+pub(super) fn apart_ones(runs: &[Pair]) -> Option<u32> {
+    let (low, two) = (_mm512_set1_epi32(0xffff), _mm512_set1_epi32(2));
+    let (mut ones, mut wrong) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    for block in (0..runs.len()).step_by(PAIRS).map(|from| &runs[from..]) {
+        let (here, next) = (lanes(block.len()), lanes(block.len() - 1));
+        // SAFETY: only the lanes of the masks are read, which are no more than there are runs, and runs behind the first.
+        let [pairs, others] = unsafe {
+            [
+                _mm512_maskz_loadu_epi32(here, block.as_ptr().cast()),
+                _mm512_maskz_loadu_epi32(next, block.as_ptr().add(1).cast()),
+            ]
+        };
+        let last = _mm512_srli_epi32::<16>(pairs);
+        let more = _mm512_sub_epi32(last, _mm512_and_si512(pairs, low));
+        let gap = _mm512_sub_epi32(_mm512_sub_epi32(_mm512_and_si512(others, low), last), two);
+        // A difference below 0 has the highest bit.
+        wrong = _mm512_or_si512(wrong, more);
+        wrong = _mm512_mask_or_epi32(wrong, next, wrong, gap);
+        ones = _mm512_add_epi32(ones, more);
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "a chunk has 65536 bits")]
+    let ones = _mm512_reduce_add_epi32(ones).cast_unsigned().wrapping_add(runs.len() as u32);
+    (_mm512_movepi32_mask(wrong) == 0).then_some(ones)
+}
+
+/// The first so many of sixteen lanes.
+#[allow(clippy::cast_possible_truncation, reason = "there are 16 lanes")]
+fn lanes(count: usize) -> u16 {
+    (0xffff_u32 >> 16_usize.saturating_sub(count)) as u16
 }

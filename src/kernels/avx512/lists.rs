@@ -1,39 +1,36 @@
-//! Owns the union of sorted lists in 512-bit registers. Must never be reached on a CPU without AVX-512 with BW and VBMI2.
+//! Owns the loops over sorted lists in 512-bit registers. Must never be reached on a CPU without AVX-512 with BW, VL and VBMI2.
 //!
-//! As in `merge`, but 32 items of two lists at a time go through the network together with the 32 largest before them, and
+//! A union goes as in `avx2/lists.rs`, but 32 items of two lists at a time go through the network together with the 32 largest before them, and
 //! 128 items of many lists are sorted in four registers.
 
-use super::body::{self, FEW, GROUP, ROOM};
+use crate::geometry::Extent;
+use crate::kernels::portable;
+use crate::kernels::table::{FEW, GROUP, ROOM};
 use std::arch::x86_64::*;
 use std::hint::select_unpredictable;
 
 /// The items of one register.
 pub(super) const LANES: usize = 32;
 
-pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
-    // SAFETY: this is reached only through `x86::AVX512`, which `kernels::of` gives out only where detection has found all
-    // of these features.
-    unsafe { unite_avx512(a, b, out) }
-}
-
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
-fn unite_avx512(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+#[inline]
+pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     if a.len() <= LANES && b.len() <= LANES && out.len() >= 2 * LANES {
         return unite_short(a, b, out);
     }
     // The mark for the end cannot be an item of the network.
     let (a_below, b_below) = (a.strip_suffix(&[u16::MAX]), b.strip_suffix(&[u16::MAX]));
     if a_below.is_some() || b_below.is_some() {
-        let count = unite_avx512(a_below.unwrap_or(a), b_below.unwrap_or(b), out);
+        let count = unite(a_below.unwrap_or(a), b_below.unwrap_or(b), out);
         out[count] = u16::MAX;
         return count + 1;
     }
-    if let Some((few, many)) = body::skewed(a, b) {
-        return body::unite_few(few, many, out);
+    if let Some((few, many)) = portable::skewed(a, b) {
+        return portable::unite_few(few, many, out);
     }
     let (mut a, mut b) = (Blocks::new(a), Blocks::new(b));
     let Some(mut out) = Out::new(out, LANES * (a.whole.len() + b.whole.len() + 2)) else {
-        return body::unite_evenly(a.list, b.list, out);
+        return portable::unite_evenly(a.list, b.list, out);
     };
     let (mut low, mut high) = merge(a.next(), b.next());
     while let (Some(next_a), Some(next_b)) = (a.whole.first(), b.whole.first()) {
@@ -60,6 +57,7 @@ fn unite_avx512(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 
 /// The union of lists of a register each.
 #[target_feature(enable = "bmi2,avx512f,avx512bw,avx512vbmi2,popcnt")]
+#[inline]
 fn unite_short(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     let mut items = Out::new(out, 2 * LANES).expect("the caller has looked at the room");
     let (low, high) = merge(load_short(a), load_short(b));
@@ -68,16 +66,12 @@ fn unite_short(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
         items.add(high);
     }
     let count = items.len();
-    body::close(&[a, b], out, count)
-}
-
-pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
-    // SAFETY: as in `unite`.
-    unsafe { sort_few_avx512(lists, out) }
+    portable::close(&[a, b], out, count)
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
-fn sort_few_avx512(lists: &[&[u16]], out: &mut [u16]) -> usize {
+#[inline]
+pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
     let mut out = Out::new(out, FEW + ROOM).expect("there is room, as the kernel's users promise");
     let (registers, used) = sorted(lists);
     let [r, s, t, u] = registers;
@@ -99,11 +93,97 @@ fn sort_few_avx512(lists: &[&[u16]], out: &mut [u16]) -> usize {
         }
     }
     let count = out.len();
-    body::close(lists, out.items, count)
+    portable::close(lists, out.items, count)
+}
+
+#[target_feature(enable = "bmi2,popcnt,avx512f,avx512bw")]
+#[inline]
+pub(super) fn list_runs(list: &[u16]) -> usize {
+    let Some((_, rest)) = list.split_first() else { return 0 };
+    let (mut before, mut after, mut runs) = (list, rest, 1);
+    while !after.is_empty() {
+        #[allow(clippy::cast_possible_truncation, reason = "the number of lanes is small")]
+        let lanes = _bzhi_u32(u32::MAX, after.len().min(LANES) as u32);
+        // SAFETY: only the lanes of the mask are read, which are no more than there are items in the shorter list.
+        let (low, high) = unsafe {
+            (
+                _mm512_maskz_loadu_epi16(lanes, before.as_ptr().cast()),
+                _mm512_maskz_loadu_epi16(lanes, after.as_ptr().cast()),
+            )
+        };
+        let steps = _mm512_sub_epi16(high, low);
+        runs += _mm512_mask_cmpneq_epi16_mask(lanes, steps, _mm512_set1_epi16(1)).count_ones() as usize;
+        before = before.get(LANES..).unwrap_or_default();
+        after = after.get(LANES..).unwrap_or_default();
+    }
+    runs
+}
+
+/// Takes the items that begin runs, and those that end them, and makes extents of both without a jump that depends on how they
+/// lie.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+#[inline]
+pub(super) fn extents(list: &[u16], base: u64, bits: u32, out: &mut [Extent], filled: usize) -> usize {
+    const EXTENTS: usize = size_of::<__m512i>() / size_of::<Extent>();
+    /// Fewer items are quicker without registers that are mostly empty.
+    const FEW_ITEMS: usize = 16;
+    if list.len() < FEW_ITEMS {
+        return portable::extents(list, base, bits, out, filled);
+    }
+    let (granule, mut filled) = (1 << bits, filled);
+    let offset = |item: u16| base + (u64::from(item) << bits);
+    let shift = _mm_cvtsi32_si128(bits.cast_signed());
+    let (low, step) = (base.cast_signed(), granule as i64);
+    let least = _mm512_setr_epi64(low, step, low, step, low, step, low, step);
+    let mut end = portable::last_of(&out[..filled]).end();
+    for some in list.chunks(LANES) {
+        let lanes = u32::MAX >> (LANES - some.len());
+        // SAFETY: only the lanes of the mask are read, which are as many as there are items.
+        let items = unsafe { _mm512_maskz_loadu_epi16(lanes, some.as_ptr().cast()) };
+        let before = _mm512_maskz_expand_epi16(!1, items);
+        let apart = _mm512_cmpneq_epi16_mask(_mm512_sub_epi16(items, before), _mm512_set1_epi16(1));
+        let starts = apart & lanes & !1 | u32::from(offset(some[0]) != end);
+        end = offset(some[some.len() - 1]) + granule;
+        if let Some(last) = filled.checked_sub(1) {
+            out[last].len_bytes += u64::from(starts.trailing_zeros().min(lanes.count_ones())) << bits;
+        }
+        // Before each start but the first one there is an end, and so is the last item.
+        let ends = (starts & starts.wrapping_sub(1)) >> 1 | lanes & !(lanes >> 1);
+        let firsts = _mm512_maskz_compress_epi16(starts, items);
+        let further = _mm512_sub_epi16(_mm512_maskz_compress_epi16(ends, items), firsts);
+        let pairs = [_mm512_unpacklo_epi16(firsts, further), _mm512_unpackhi_epi16(firsts, further)];
+        let fours = [
+            _mm512_extracti32x4_epi32::<0>(pairs[0]),
+            _mm512_extracti32x4_epi32::<0>(pairs[1]),
+            _mm512_extracti32x4_epi32::<1>(pairs[0]),
+            _mm512_extracti32x4_epi32::<1>(pairs[1]),
+            _mm512_extracti32x4_epi32::<2>(pairs[0]),
+            _mm512_extracti32x4_epi32::<2>(pairs[1]),
+            _mm512_extracti32x4_epi32::<3>(pairs[0]),
+            _mm512_extracti32x4_epi32::<3>(pairs[1]),
+        ];
+        let of = |four| _mm512_add_epi64(_mm512_sll_epi64(_mm512_cvtepu16_epi64(four), shift), least);
+        let (found, room) = (starts.count_ones() as usize, &mut out[filled..]);
+        if let Some(room) = room.first_chunk_mut::<LANES>() {
+            for (room, four) in room.as_chunks_mut::<EXTENTS>().0.iter_mut().zip(fours) {
+                // SAFETY: four extents, each two numbers of 64 bits, are writable for 64 bytes, and the store needs no alignment.
+                unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), of(four)) }
+            }
+        } else {
+            for (room, four) in room[..found].chunks_mut(EXTENTS).zip(fours) {
+                let numbers = u8::MAX >> (8 - 2 * room.len());
+                // SAFETY: only the lanes of the mask are written, two of 64 bits for each extent, which is two such numbers.
+                unsafe { _mm512_mask_storeu_epi64(room.as_mut_ptr().cast(), numbers, of(four)) }
+            }
+        }
+        filled += found;
+    }
+    filled
 }
 
 /// The items of lists in sorted registers, and how many of them are used.
 #[target_feature(enable = "bmi2,avx512f,avx512bw,avx512vl")]
+#[inline]
 fn sorted(lists: &[&[u16]]) -> ([__m512i; FEW / LANES], usize) {
     let mut registers = [_mm512_set1_epi16(-1); FEW / LANES];
     let longest = lists.iter().map(|list| list.len()).max().unwrap_or(0);
@@ -125,6 +205,7 @@ fn sorted(lists: &[&[u16]]) -> ([__m512i; FEW / LANES], usize) {
 /// The groups of lists in any order, each filled up with the mark for the end, and their number. First come those that the
 /// lists begin with, then the next ones of those that go on, so that few branches depend on how long the lists are.
 #[target_feature(enable = "bmi2,avx512f,avx512bw,avx512vl")]
+#[inline]
 fn cut(lists: &[&[u16]]) -> ([__m128i; FEW / GROUP], usize) {
     let none = _mm_set1_epi16(-1);
     let mut groups = [none; FEW / GROUP];
@@ -155,6 +236,7 @@ fn cut(lists: &[&[u16]]) -> ([__m128i; FEW / GROUP], usize) {
 
 /// Four groups in one register.
 #[target_feature(enable = "avx512f")]
+#[inline]
 pub(super) fn four([a, b, c, d]: &[__m128i; 4]) -> __m512i {
     let register = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(*a), *b);
     _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(register, *c), *d)
@@ -162,6 +244,7 @@ pub(super) fn four([a, b, c, d]: &[__m128i; 4]) -> __m512i {
 
 /// Sorts a register of four sorted groups.
 #[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
 pub(super) fn sort_groups(x: __m512i) -> __m512i {
     let places = _mm512_broadcast_i32x4(_mm_setr_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1));
     let turned = _mm512_shuffle_epi8(_mm512_shuffle_i64x2::<0b10_11_00_01>(x, x), places);
@@ -170,6 +253,7 @@ pub(super) fn sort_groups(x: __m512i) -> __m512i {
 
 /// Sorts a register of two sorted halves.
 #[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
 fn sort_halves(x: __m512i) -> __m512i {
     settle_halves(order(x, turn(x), 0xffff_0000))
 }
@@ -193,6 +277,7 @@ impl<'a> Blocks<'a> {
 
     /// The next block; the last one is filled up with the mark for the end.
     #[target_feature(enable = "bmi2,avx512f,avx512bw")]
+    #[inline]
     fn next(&mut self) -> __m512i {
         if let Some((block, later)) = self.whole.split_first() {
             self.whole = later;
@@ -212,12 +297,14 @@ struct Out<'a> {
 impl<'a> Out<'a> {
     /// The slice must have room for `most` items.
     #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
     fn new(items: &'a mut [u16], most: usize) -> Option<Self> {
         // No list begins with this value, so nothing is taken for its repetition.
         (items.len() >= most).then(|| Self { items, before: _mm512_set1_epi16(-1), count: 0 })
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
+    #[inline]
     fn add(&mut self, new: __m512i) {
         let lanes_before = _mm512_alignr_epi64::<6>(new, self.before);
         let shifted = _mm512_alignr_epi8::<14>(new, lanes_before);
@@ -236,6 +323,7 @@ impl<'a> Out<'a> {
 }
 
 #[target_feature(enable = "avx512f")]
+#[inline]
 pub(super) fn load(block: &[u16; LANES]) -> __m512i {
     // SAFETY: the array is readable for 64 bytes, and the load needs no alignment.
     unsafe { _mm512_loadu_si512(block.as_ptr().cast()) }
@@ -243,6 +331,7 @@ pub(super) fn load(block: &[u16; LANES]) -> __m512i {
 
 /// A list of a register at most, filled up with the mark for the end.
 #[target_feature(enable = "bmi2,avx512f,avx512bw")]
+#[inline]
 pub(super) fn load_short(list: &[u16]) -> __m512i {
     #[allow(clippy::cast_possible_truncation, reason = "the number of lanes is small")]
     let lanes = _bzhi_u32(u32::MAX, list.len().min(LANES) as u32);
@@ -252,6 +341,7 @@ pub(super) fn load_short(list: &[u16]) -> __m512i {
 
 /// As much of a list as half a register takes, filled up with the mark for the end.
 #[target_feature(enable = "bmi2,avx512f,avx512bw,avx512vl")]
+#[inline]
 pub(super) fn load_half(list: &[u16]) -> __m256i {
     #[allow(clippy::cast_possible_truncation, reason = "sixteen lanes are sixteen bits")]
     let lanes = _bzhi_u32(0xffff, list.len().min(LANES / 2) as u32) as u16;
@@ -261,6 +351,7 @@ pub(super) fn load_half(list: &[u16]) -> __m256i {
 
 /// The smaller and the larger half of two sorted registers, each sorted.
 #[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
 fn merge(x: __m512i, y: __m512i) -> (__m512i, __m512i) {
     let x = turn(x);
     (settle(_mm512_min_epu16(x, y)), settle(_mm512_max_epu16(x, y)))
@@ -268,6 +359,7 @@ fn merge(x: __m512i, y: __m512i) -> (__m512i, __m512i) {
 
 /// The items of a register in reverse.
 #[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
 pub(super) fn turn(x: __m512i) -> __m512i {
     let pairs = _mm512_set_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     _mm512_rol_epi32::<16>(_mm512_permutexvar_epi32(pairs, x))
@@ -275,18 +367,21 @@ pub(super) fn turn(x: __m512i) -> __m512i {
 
 /// Sorts a bitonic register.
 #[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
 pub(super) fn settle(x: __m512i) -> __m512i {
     settle_halves(order(x, _mm512_shuffle_i64x2::<0b01_00_11_10>(x, x), 0xffff_0000))
 }
 
 /// Sorts the halves of a register, which are bitonic.
 #[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
 fn settle_halves(x: __m512i) -> __m512i {
     settle_eights(order(x, _mm512_shuffle_i64x2::<0b10_11_00_01>(x, x), 0xff00_ff00))
 }
 
 /// Sorts each eight items of a register, which are bitonic.
 #[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
 fn settle_eights(x: __m512i) -> __m512i {
     let x = order(x, _mm512_shuffle_epi32::<0b01_00_11_10>(x), 0xf0f0_f0f0);
     let x = order(x, _mm512_shuffle_epi32::<0b10_11_00_01>(x), 0xcccc_cccc);
@@ -295,6 +390,7 @@ fn settle_eights(x: __m512i) -> __m512i {
 
 /// The smaller of each two items, and in `upper` lanes the larger.
 #[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
 fn order(x: __m512i, swapped: __m512i, upper: __mmask32) -> __m512i {
     _mm512_mask_max_epu16(_mm512_min_epu16(x, swapped), upper, x, swapped)
 }

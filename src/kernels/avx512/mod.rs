@@ -1,0 +1,31 @@
+//! Owns the kernels for x86-64 with AVX-512, its population counts, VBMI2 and VPCLMULQDQ. Must never be reached on a CPU
+//! that does not have them.
+
+mod crc;
+mod lists;
+mod registers;
+mod runs;
+mod sparse;
+mod words;
+
+use super::table::{EDGES, Kernels, Measure, Pair, RunBlock, SavedRuns, Traits, Words, every_kernel, stamp};
+use crate::cpu::Level;
+use crate::geometry::Extent;
+
+mod bodies {
+    pub(super) use super::crc::crc32c;
+    pub(super) use super::lists::{extents, list_runs, sort_few, unite};
+    pub(super) use super::runs::{apart_ones, scatter_runs, unite_few_runs};
+    pub(super) use super::sparse::{byte_ones, pack, packed_len, spread, unpack};
+    pub(super) use super::words::{edges, measure, positions, runs};
+    pub(super) use crate::kernels::portable::*;
+}
+
+const TRAITS: Traits = Traits { has_networks: true, has_wide_networks: true, packs_quickly: true };
+
+every_kernel!(
+    stamp
+    "sse4.2,avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512vbmi2,vpclmulqdq",
+    Level::Avx512,
+    TRAITS;
+);
