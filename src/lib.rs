@@ -31,7 +31,6 @@ mod memory;
 pub mod pool;
 pub mod progress;
 pub mod segment;
-pub mod storage;
 
 pub use bitmap::Bitmap;
 pub use error::{Control, Error, ErrorKind, Result, WayOut};

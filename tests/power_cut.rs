@@ -7,8 +7,8 @@ mod support;
 
 use checkmap::chain::{Model, Plan};
 use checkmap::image::{Access, Layers, OpenOptions, Severity};
+use checkmap::io::{Memory, Storage};
 use checkmap::progress::Unobserved;
-use checkmap::storage::{Memory, Storage};
 use checkmap::{ErrorKind, Extent, Image};
 use std::path::Path;
 use std::sync::Arc;

@@ -4,8 +4,6 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
-mod bytes;
 pub mod extents;
 pub(crate) mod filename;
-pub(crate) mod locks;
 pub(crate) mod qcow2;

@@ -6,7 +6,7 @@ use super::layers::candidates;
 use super::{Access, Image, looks_like_qcow2, open_file};
 use crate::formats::filename::{Below, Next};
 use crate::formats::qcow2::Qcow2;
-use crate::storage::{FileId, FileStorage, Storage};
+use crate::io::{FileId, FileStorage, Storage};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 
 use super::{Access, Image};
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::locks;
+use crate::io::locks;
 use std::time::SystemTime;
 
 impl Image {

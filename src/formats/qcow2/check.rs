@@ -8,7 +8,7 @@ use super::table::{self, Payload, Shape};
 use super::walk::{Role, Visitor, Walk};
 use super::{Qcow2, header};
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::file_len;
+use crate::io::bytes::file_len;
 use crate::memory;
 use crate::progress::{Observer, tell};
 use std::collections::BTreeMap;

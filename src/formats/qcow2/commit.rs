@@ -22,11 +22,11 @@ use super::table::{FEW, Payload, Shape};
 use crate::bitmap::Bitmap;
 use crate::chain::{self, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
-use crate::formats::bytes::{file_len, put};
+use crate::io::Storage;
+use crate::io::bytes::{file_len, put};
 use crate::memory;
 use crate::pool::Pool;
 use crate::progress::{Observer, tell};
-use crate::storage::Storage;
 use std::collections::HashSet;
 
 const SECTOR: usize = 512;

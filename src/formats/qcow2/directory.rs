@@ -4,10 +4,10 @@
 use super::header::{DirectoryRef, MAX_BITMAPS, MAX_DIRECTORY_BYTES};
 use crate::chain::Name;
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::{Fields, put, read_padded};
 use crate::geometry::Granularity;
+use crate::io::Storage;
+use crate::io::bytes::{Fields, put, read_padded};
 use crate::memory;
-use crate::storage::Storage;
 use std::collections::HashSet;
 
 /// The writer did not store the bitmap: everything but the name may be out of date.

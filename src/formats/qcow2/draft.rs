@@ -10,8 +10,8 @@ use super::table::{self, Payload, Shape};
 use crate::bitmap::Bitmap;
 use crate::chain::{Action, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::io::Storage;
 use crate::memory;
-use crate::storage::Storage;
 use std::collections::{HashMap, HashSet};
 
 /// What one cluster of payload shall hold.

@@ -10,10 +10,10 @@ use super::occupied::{Occupied, Purpose};
 use super::ranges::Ranges;
 use super::space::Space;
 use crate::error::{ErrorKind, Result};
-use crate::formats::bytes::file_len;
+use crate::io::bytes::file_len;
+use crate::io::{Memory, Storage};
 use crate::memory;
 use crate::progress::Observer;
-use crate::storage::{Memory, Storage};
 
 /// An image whose bitmaps shall go.
 #[derive(Debug)]

@@ -10,10 +10,10 @@ use super::refcounts::Refcounts;
 use super::table::{self, Payload};
 use super::walk::{Role, Visitor, Walk};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
-use crate::formats::bytes::file_len;
+use crate::io::Storage;
+use crate::io::bytes::file_len;
 use crate::memory;
 use crate::progress::{Observer, tell};
-use crate::storage::Storage;
 use std::ops::Range;
 
 /// The guest's clusters are looked at where the L2 tables that name them take no more than this: those of 1 TiB of data

@@ -4,9 +4,9 @@
 
 use super::header::Header;
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::{be_u64s, read_padded};
+use crate::io::Storage;
+use crate::io::bytes::{be_u64s, read_padded};
 use crate::memory;
-use crate::storage::Storage;
 use std::collections::BTreeMap;
 use std::ops::Range;
 

@@ -8,8 +8,8 @@ use super::header::{DirectoryRef, Header};
 use super::space::Space;
 use super::table::{self, Payload, Shape};
 use crate::error::{Error, ErrorKind, Result};
+use crate::io::Storage;
 use crate::memory;
-use crate::storage::Storage;
 
 /// The clusters that QEMU takes to store the bitmaps once more: those that record as if everything was written to since,
 /// the others as they are. What the guest's own writes take comes on top.

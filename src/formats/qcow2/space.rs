@@ -7,9 +7,9 @@ use super::occupied::Occupied;
 use super::ranges::Ranges;
 use super::refcounts::Refcounts;
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::file_len;
+use crate::io::Storage;
+use crate::io::bytes::file_len;
 use crate::memory;
-use crate::storage::Storage;
 use std::ops::Range;
 
 /// The offsets that a table entry can hold end here.

@@ -7,11 +7,11 @@ use super::header::Header;
 use super::occupied::Occupied;
 use crate::bitmap::Bitmap;
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
-use crate::formats::bytes::{be_u64s, file_len, read_exact, read_padded};
 use crate::geometry::{Granularity, check_disk};
+use crate::io::Storage;
+use crate::io::bytes::{be_u64s, file_len, read_exact, read_padded};
 use crate::memory;
 use crate::pool::map_ordered;
-use crate::storage::Storage;
 use std::fmt::Display;
 use std::ops::Range;
 

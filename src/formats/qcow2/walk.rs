@@ -7,9 +7,9 @@ use super::header::{DirectoryRef, Header};
 use super::ranges::Ranges;
 use super::table::{self, Payload};
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::{Fields, be_u64s, check_reach, file_len, read_padded};
+use crate::io::Storage;
+use crate::io::bytes::{Fields, be_u64s, check_reach, file_len, read_padded};
 use crate::memory;
-use crate::storage::Storage;
 use std::collections::BTreeMap;
 
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
