@@ -22,6 +22,7 @@ mod fault;
 mod fork;
 pub mod formats;
 pub mod geometry;
+pub mod host;
 pub mod image;
 pub mod io;
 #[doc(hidden)]

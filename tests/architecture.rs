@@ -21,8 +21,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("bitmap", &["error", "geometry", "kernels", "memory", "fork", "pool"]),
     ("chain", &["error", "geometry", "memory"]),
     ("segment", &["error", "fault", "geometry", "memory", "progress", "io", "checksum", "pool", "bitmap"]),
-    ("formats", &["error", "geometry", "memory", "progress", "io", "pool", "bitmap", "chain"]),
-    ("image", &["error", "geometry", "memory", "progress", "io", "pool", "bitmap", "chain", "formats"]),
+    ("host", &["error", "geometry", "memory", "progress", "io", "bitmap", "chain"]),
+    ("formats", &["error", "geometry", "memory", "progress", "io", "pool", "bitmap", "chain", "host"]),
+    ("image", &["error", "geometry", "memory", "progress", "io", "bitmap", "chain", "host", "formats"]),
     (
         "capi",
         &[
@@ -58,6 +59,40 @@ fn room(path: &Path) -> String {
     let below = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).expect("a source");
     let first = below.components().next().expect("a file has a name").as_os_str().to_string_lossy();
     first.trim_end_matches(".rs").to_owned()
+}
+
+/// A permission that no file uses would let the drawing say more than the house has.
+#[test]
+fn every_permission_is_used() {
+    let sources = sources();
+    for (name, allowed) in MAY_NAME {
+        let texts = sources.iter().filter(|(path, _)| room(path) == *name).map(|(_, text)| text);
+        let code: String =
+            texts.flat_map(|text| text.lines()).filter(|line| !line.trim_start().starts_with("//")).collect();
+        assert!(!code.is_empty(), "{name} has no file");
+        for room in *allowed {
+            assert!(code.contains(&format!("crate::{room}")), "{name} may name {room}, and does not");
+        }
+    }
+}
+
+/// The library knows qcow2 in its own room and where a format is chosen; everybody else prints what a host says.
+#[test]
+fn nobody_but_formats_knows_a_format() {
+    let mut known = 0;
+    for (path, text) in sources() {
+        let room = room(&path);
+        let code = text.split("\n#[cfg(test)]").next().unwrap_or_default();
+        let names =
+            code.lines().filter(|line| !line.trim_start().starts_with("//")).filter(|line| line.contains("cow2"));
+        match room.as_str() {
+            "formats" => known += names.count(),
+            // Help is text for people.
+            "cli" if path.ends_with("help.rs") => {}
+            _ => assert_eq!(names.collect::<Vec<_>>(), Vec::<&str>::new(), "{}", path.display()),
+        }
+    }
+    assert!(known > 20, "this test looks in the wrong place");
 }
 
 #[test]

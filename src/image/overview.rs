@@ -2,11 +2,11 @@
 //! Owns the look over a whole image: what its bitmaps amount to, and the order of cumulative checkpoints, with each bitmap
 //! read once as far as memory allows. Must never change anything.
 
-use super::report::Summary;
 use super::{Access, Image};
 use crate::bitmap::Bitmap;
 use crate::chain::{Chain, Contents, Model, Name};
 use crate::error::{Error, Result};
+use crate::host::Summary;
 use crate::memory;
 use crate::progress::{Observer, tell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -63,7 +63,7 @@ impl Image {
             chain => chain,
         };
         let names: Vec<Name> = match (scope, &chain) {
-            (Scope::Bitmaps, _) => memory::gather(self.format.entries().iter().map(|entry| entry.name.clone()))?,
+            (Scope::Bitmaps, _) => memory::gather(self.host.bitmaps().map(|bitmap| bitmap.name))?,
             (Scope::Checkpoints, Ok(chain)) => {
                 memory::gather(chain.checkpoints().iter().map(|checkpoint| checkpoint.bitmap.clone()))?
             }
