@@ -55,10 +55,10 @@ impl Report {
 }
 
 pub(super) fn check(image: &Qcow2, observer: &mut dyn Observer) -> Result<CheckReport> {
-    let storage = &*image.storage;
+    let file = image.file();
     let mut report = Report::new()?;
     check_marks(image, &mut report)?;
-    let refcounts = match Refcounts::read(storage, &image.header) {
+    let refcounts = match Refcounts::read(file) {
         Ok(refcounts) => refcounts,
         Err(fault) => {
             report.add_error(Severity::Error, &fault)?;
@@ -66,11 +66,11 @@ pub(super) fn check(image: &Qcow2, observer: &mut dyn Observer) -> Result<CheckR
             return Ok(report.0);
         }
     };
-    let file_end = file_len(storage)?;
+    let file_end = file_len(file.storage)?;
     let (references, l2_tables) = (References::default(), BTreeMap::new());
     let (bitmaps, times) = (Vec::new(), 1);
     let mut count = Count { image, report, references, l2_tables, bitmaps, times, file_end, refcounts, observer };
-    let walk = Walk { storage, header: &image.header };
+    let walk = Walk(file);
     walk.disk(&mut count)?;
     count.guest(&walk)?;
     let blocks = memory::gather(count.refcounts.blocks())?;
@@ -78,8 +78,8 @@ pub(super) fn check(image: &Qcow2, observer: &mut dyn Observer) -> Result<CheckR
         count.occupies(Role::RefcountBlock, *offset, image.cluster_bytes())?;
     }
     let usable = image.trouble.as_ref().is_none_or(|trouble| trouble.kind() == ErrorKind::Damaged);
-    if let (Some(place), true) = (image.place, usable) {
-        walk.bitmaps(place, &image.entries, &mut count)?;
+    if usable {
+        walk.bitmaps(&mut count)?;
     }
     count.references.settle()?;
     count.overlaps()?;
@@ -129,7 +129,7 @@ fn check_bitmaps(image: &Qcow2, report: &mut Report) -> Result<()> {
         let shape = Shape::of(&image.header, entry.granularity);
         // A table that cannot be read was reported by the walk.
         let Some(number) = shape.entries().checked_sub(1) else { continue };
-        let last = table::read_range(&*image.storage, &image.header, entry, number..number + 1);
+        let last = table::read_range(image.file(), entry, number..number + 1);
         let payload = match last {
             Err(error) if error.is_of_the_call() => return Err(error),
             last => last.ok().and_then(|last| last.first().copied()),

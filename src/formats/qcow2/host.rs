@@ -92,7 +92,7 @@ impl Host for Qcow2 {
         unite(request, observer, |name| {
             let occupied = self.occupied_to_read(&mut Unobserved)?;
             occupied.check_directory()?;
-            table::load(&*self.storage, &self.header, self.entry(name)?, occupied, window.clone(), self.threads)
+            table::load(self.file(), self.entry(name)?, occupied, window.clone(), self.threads)
         })
     }
 

@@ -7,6 +7,7 @@ mod commit;
 mod directory;
 mod draft;
 mod drop;
+mod file;
 mod guest;
 mod header;
 mod host;
@@ -28,6 +29,7 @@ use crate::io::Storage;
 use crate::memory;
 use crate::progress::{Observer, Unobserved};
 use directory::Entry;
+use file::Qcow2File;
 use header::{AUTOCLEAR_BITMAPS, DirectoryRef, Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY, MAGIC};
 use occupied::{Occupied, Purpose};
 use std::collections::HashMap;
@@ -43,7 +45,7 @@ pub(crate) fn is_qcow2(start: &[u8]) -> bool {
 pub(crate) struct Qcow2 {
     storage: Arc<dyn Storage>,
     header: Header,
-    place: Option<DirectoryRef>,
+    directory: Option<DirectoryRef>,
     entries: Vec<Entry>,
     /// Why the bitmaps cannot be used, and must not be written.
     trouble: Option<Error>,
@@ -60,7 +62,7 @@ impl Qcow2 {
         let mut image = Self {
             storage,
             header,
-            place: None,
+            directory: None,
             entries: Vec::new(),
             trouble: None,
             places: OnceLock::new(),
@@ -81,14 +83,14 @@ impl Qcow2 {
             return Ok(());
         }
         match &self.header.directory {
-            Ok(place) => self.place = *place,
+            Ok(directory) => self.directory = *directory,
             Err(fault) => {
                 let way_out = WayOut::from("give up all bitmaps with ").control(Control::DropAll);
                 self.trouble = Some(fault.error().advise(way_out.words(", or restore the image's header")));
             }
         }
-        if let Some(place) = self.place {
-            let listing = directory::read(&*self.storage, place, self.header.size_bytes, self.header.cluster_bytes())?;
+        if let Some(place) = self.directory {
+            let listing = directory::read(&*self.storage, &self.header, place)?;
             self.entries = listing.entries;
             self.trouble = listing.fault.map(|fault| {
                 fault.advise(
@@ -114,6 +116,12 @@ impl Qcow2 {
             );
         }
         Ok(())
+    }
+
+    /// The file as it is.
+    fn file(&self) -> Qcow2File<'_> {
+        let Self { storage, header, directory, entries, .. } = self;
+        Qcow2File { storage: &**storage, header, directory: *directory, entries }
     }
 
     fn cluster_bytes(&self) -> u64 {
@@ -150,8 +158,7 @@ impl Qcow2 {
     }
 
     fn occupied(&self, purpose: Purpose, observer: &mut dyn Observer) -> Result<Occupied> {
-        let bitmaps = self.place.map(|place| (place, self.entries.as_slice()));
-        Occupied::read(&*self.storage, &self.header, bitmaps, purpose, observer)
+        Occupied::read(self.file(), purpose, observer)
     }
 
     /// What is wrong with the clusters of the bitmap stored as `name`.
@@ -168,7 +175,7 @@ impl Qcow2 {
         }
         let mut clusters = 0;
         let whole = 0..u64::from(entry.table_entries);
-        table::for_each(&*self.storage, &self.header, entry, whole, &mut |_, payload| {
+        table::for_each(self.file(), entry, whole, &mut |_, payload| {
             clusters += u64::from(payload?.offset().is_some());
             Ok(())
         })?;
@@ -260,21 +267,14 @@ impl Qcow2 {
             Some(trouble) if matches!(trouble.kind(), ErrorKind::OldVersion | ErrorKind::Changed) => {
                 Err(trouble.clone())
             }
-            _ => Ok(drop::DropAll {
-                storage: &*self.storage,
-                header: &self.header,
-                place: self.place,
-                entries: &self.entries,
-                free: !self.has_unclean_mark(),
-            }),
+            _ => Ok(drop::DropAll { file: self.file(), free: !self.has_unclean_mark() }),
         }
     }
 
     fn change<'a>(&'a self, actions: &[Action], occupied: &'a Occupied) -> Result<commit::Change<'a>> {
-        let mut draft = draft::Draft::new(&*self.storage, &self.header, &self.entries, occupied, self.threads)?;
+        let mut draft = draft::Draft::new(self.file(), occupied, self.threads)?;
         actions.iter().try_for_each(|action| draft.apply(action))?;
-        let draft = draft.finish();
-        Ok(commit::Change { storage: &*self.storage, header: &self.header, place: self.place, occupied, draft })
+        Ok(commit::Change { file: self.file(), occupied, draft: draft.finish() })
     }
 }
 
