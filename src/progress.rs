@@ -1,11 +1,27 @@
 #![forbid(unsafe_code)]
-//! Owns how long work tells its caller where it stands, and how the caller stops it. Knows nothing of the work.
+//! How long work tells its caller where it stands, and how the caller stops it.
+//!
+//! Calls that can take long take an [`Observer`]: a closure, or [`Unobserved`].
+//!
+//! ```
+//! use checkmap::progress::Step;
+//! use std::ops::ControlFlow;
+//!
+//! let mut observer = |step: Step| {
+//!     eprintln!("{}: {} of {}", step.phase, step.done, step.total);
+//!     ControlFlow::<()>::Continue(())
+//! };
+//! # let _: &mut dyn checkmap::progress::Observer = &mut observer;
+//! ```
+
+// Owns the telling and the stopping. Knows nothing of the work.
 
 use crate::error::{Error, ErrorKind, Result};
 use std::ops::ControlFlow;
 
 /// How far a piece of work has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Step {
     /// What is being done, such as `reading bitmaps`.
     pub phase: &'static str,
@@ -15,7 +31,14 @@ pub struct Step {
     pub total: u64,
 }
 
-/// Whoever is told. It is called on the caller's thread; `Break` stops the work where nothing has been changed yet,
+impl Step {
+    /// So much of `phase` is done.
+    pub fn new(phase: &'static str, done: u64, total: u64) -> Self {
+        Self { phase, done, total }
+    }
+}
+
+/// The one who is told. It is called on the caller's thread; `Break` stops the work where nothing has been changed yet,
 /// and is ignored once the commit has begun.
 pub trait Observer {
     /// Takes note of `step`, and says whether to go on.
@@ -40,7 +63,7 @@ impl Observer for Unobserved {
 
 /// Tells `observer`; its `Break` becomes [`ErrorKind::Cancelled`].
 pub(crate) fn tell(observer: &mut dyn Observer, phase: &'static str, done: u64, total: u64) -> Result<()> {
-    match observer.step(Step { phase, done, total }) {
+    match observer.step(Step::new(phase, done, total)) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::new(ErrorKind::Cancelled, "stopped as asked").nothing_changed()),
     }

@@ -146,6 +146,10 @@ fn every_file_begins_with_what_it_owns_and_is_of_bearable_length() {
         let forbids = usize::from(text.starts_with("#![forbid(unsafe_code)]\n"));
         let owns = text.lines().nth(forbids).unwrap_or_default();
         assert!(owns.starts_with("//! ") || room(&path) == "lib", "{}: {owns}", path.display());
+        // Introductions of public modules speak to their users first, and say this below.
+        let says = text.lines().any(|line| line.starts_with("//") && line.contains(" Owns "));
+        let exempt = ["lib.rs", "main.rs", "tests.rs"].iter().any(|name| path.ends_with(name));
+        assert!(says || exempt, "{} does not say what it owns", path.display());
         assert!(text.lines().count() <= 700, "{} is too long", path.display());
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{Access, Image};
 use crate::bitmap::Bitmap;
-use crate::chain::{self, Chain, CreateOptions, Model, Name, Origin, Plan};
+use crate::chain::{self, Chain, CreateOptions, KnownModel, Name, Origin, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use crate::host::UnionRequest;
@@ -16,6 +16,7 @@ pub(super) const UNTRIED: &str =
 
 /// Whether the layers below the image are looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Layers {
     /// A lower layer that takes part, or cannot be read, is an error: the answer would be short.
     #[default]
@@ -38,7 +39,7 @@ pub struct DiffRequest<'a> {
     offset: u64,
     len_bytes: u64,
     layers: Layers,
-    model: Option<Model>,
+    model: Option<KnownModel>,
     memory_bytes: u64,
 }
 
@@ -73,7 +74,7 @@ impl<'a> DiffRequest<'a> {
     }
 
     /// The model to insist on, where the image's own is unknown.
-    pub fn model(self, model: Option<Model>) -> Self {
+    pub fn model(self, model: Option<KnownModel>) -> Self {
         Self { model, ..self }
     }
 
@@ -100,22 +101,22 @@ pub struct Diff {
 impl Image {
     /// The checkpoints of the image, read from names and flags alone: cumulative ones stand in the order of their names,
     /// and [`Image::overview`] tells which is older. `insist` decides where the model is unknown.
-    pub fn chain(&self, insist: Option<Model>) -> Result<Chain> {
+    pub fn chain(&self, insist: Option<KnownModel>) -> Result<Chain> {
         self.steady(|| self.read_chain(insist))
     }
 
-    pub(super) fn read_chain(&self, insist: Option<Model>) -> Result<Chain> {
+    pub(super) fn read_chain(&self, insist: Option<KnownModel>) -> Result<Chain> {
         Chain::read(&self.states()?, insist).map_err(|error| self.name_it(error))
     }
 
     /// The chain of an image whose bitmaps may be trusted.
-    pub(super) fn usable_chain(&self, insist: Option<Model>) -> Result<Chain> {
+    pub(super) fn usable_chain(&self, insist: Option<KnownModel>) -> Result<Chain> {
         self.check_readable()?;
         self.read_chain(insist)
     }
 
     /// The chain of an image that is to be changed: what cannot be trusted must not be built upon.
-    fn chain_to_change(&self, insist: Option<Model>) -> Result<Chain> {
+    fn chain_to_change(&self, insist: Option<KnownModel>) -> Result<Chain> {
         self.check_writable()?;
         self.check_readable()?;
         let states = self.surveyed(&mut Unobserved)?;
@@ -127,7 +128,7 @@ impl Image {
         &self,
         checkpoint: &[u8],
         granularity: Option<Granularity>,
-        model: Option<Model>,
+        model: Option<KnownModel>,
     ) -> Result<Plan> {
         let named = |error: Error| self.name_it(error);
         let chain = self.chain_to_change(model)?;
@@ -167,14 +168,14 @@ impl Image {
         checkpoint: &[u8],
         force_inconsistent: bool,
         layers: Layers,
-        model: Option<Model>,
+        model: Option<KnownModel>,
     ) -> Result<Plan> {
         let plan = self.chain_to_change(model)?.plan_delete(checkpoint, force_inconsistent);
         self.finish_with_layers(plan, layers)
     }
 
     /// Plans the removal of every inconsistent bitmap, and of what depends on it, in one step.
-    pub fn plan_delete_all_inconsistent(&self, layers: Layers, model: Option<Model>) -> Result<Plan> {
+    pub fn plan_delete_all_inconsistent(&self, layers: Layers, model: Option<KnownModel>) -> Result<Plan> {
         let plan = self.chain_to_change(model)?.plan_delete_all_inconsistent();
         self.finish_with_layers(plan, layers)
     }
@@ -185,7 +186,7 @@ impl Image {
         checkpoint: &[u8],
         new_name: &[u8],
         layers: Layers,
-        model: Option<Model>,
+        model: Option<KnownModel>,
     ) -> Result<Plan> {
         let plan = self.chain_to_change(model)?.plan_rename(checkpoint, new_name);
         self.finish_with_layers(plan, layers)

@@ -3,7 +3,7 @@
 //! bitmap directory.
 
 use super::{Access, Image};
-use crate::chain::{self, Chain, Model, Name, Plan};
+use crate::chain::{self, Chain, KnownModel, Model, Name, Plan};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::progress::Observer;
 
@@ -24,7 +24,7 @@ pub struct Loss {
 impl Image {
     /// Plans that a checkpoint becomes the root: the bitmaps of all older ones go, also those before gaps. The layers
     /// below do not matter, as no answer that is left needs what goes.
-    pub fn plan_drop_before(&self, checkpoint: &[u8], model: Option<Model>) -> Result<Plan> {
+    pub fn plan_drop_before(&self, checkpoint: &[u8], model: Option<KnownModel>) -> Result<Plan> {
         self.check_writable()?;
         self.finish(self.usable_chain(model)?.plan_drop_before(checkpoint))
     }

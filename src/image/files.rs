@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 /// A file that an image consists of.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ImageFile {
     /// Where it is.
     pub path: PathBuf,

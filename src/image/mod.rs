@@ -1,6 +1,27 @@
 #![forbid(unsafe_code)]
-//! Owns the image as its user means it: a disk whose checkpoints are listed, created, deleted, renamed and diffed.
-//! Brings formats, chain and bitmaps together; must never know the bytes of a format, nor how it is called.
+//! An [`Image`] is a disk whose checkpoints are listed, created, deleted, renamed and diffed; a [`Group`] is several disks that
+//! change in one step.
+//!
+//! ```no_run
+//! use checkmap::image::{Access, DiffRequest, Image, OpenOptions};
+//! use checkmap::progress::Unobserved;
+//! use std::path::Path;
+//!
+//! let mut image = Image::open(Path::new("disk.qcow2"), &OpenOptions::new(Access::Write))?;
+//! let plan = image.plan_create(b"tuesday", None, None)?;
+//! image.commit(&plan, &mut Unobserved)?;
+//! let diff = image.diff(&DiffRequest::since(b"monday").until(b"tuesday"), &mut Unobserved)?;
+//! for extent in diff.bitmap.extents(0, u64::MAX) {
+//!     println!("{} {}", extent.offset, extent.len_bytes);
+//! }
+//! # Ok::<(), checkmap::Error>(())
+//! ```
+//!
+//! Where its bitmaps live is the business of its host, see [`crate::host`]: [`Image::open`] finds the host of a file,
+//! [`Image::on`] takes any.
+
+// Owns the operations on images. Brings hosts, chain and bitmaps together; must never know the bytes of a format, nor how it
+// is called.
 
 mod checkpoints;
 mod drop;

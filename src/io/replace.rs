@@ -1,6 +1,8 @@
 #![forbid(unsafe_code)]
-//! Owns the one way in which a file is written at a path: beside it under a name of its own, made durable, and put in its
-//! place in one step. Must never know what is written.
+//! A whole new file in the place of an old one, in one step: written beside it under a name of its own, made durable, and
+//! renamed. See [`Target`].
+
+// Owns the one way in which a file is written at a path. Must never know what is written.
 
 use super::FileId;
 use crate::error::{Error, ErrorKind, Result};

@@ -17,10 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A bitmap as the machine keeps it.
 #[derive(Debug)]
-pub struct Kept {
-    pub bits: Bitmap,
-    pub recording: bool,
-    pub inconsistent: bool,
+pub(crate) struct Kept {
+    pub(crate) bits: Bitmap,
+    pub(crate) recording: bool,
+    pub(crate) inconsistent: bool,
 }
 
 impl Clone for Kept {
@@ -31,12 +31,12 @@ impl Clone for Kept {
 }
 
 #[derive(Clone, Debug)]
-pub struct Disk {
-    pub size_bytes: u64,
-    pub granularity: Granularity,
-    pub bitmaps: Vec<(Name, Kept)>,
+pub(crate) struct Disk {
+    pub(crate) size_bytes: u64,
+    pub(crate) granularity: Granularity,
+    pub(crate) bitmaps: Vec<(Name, Kept)>,
     /// How often the list of bitmaps was changed.
-    pub changes: u64,
+    pub(crate) changes: u64,
 }
 
 impl Disk {
@@ -77,9 +77,12 @@ impl Disk {
     }
 }
 
+/// A bitmap to be compared: its name, whether it records and is inconsistent, and its extents.
+pub(crate) type Shown = (Name, bool, bool, Vec<(u64, u64)>);
+
 /// What happens to the next step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Weather {
+pub(crate) enum Weather {
     #[default]
     Fine,
     /// A bitmap of this disk is in use by an export.
@@ -91,11 +94,11 @@ pub enum Weather {
 }
 
 #[derive(Debug)]
-pub struct Machine {
+pub(crate) struct Machine {
     disks: Mutex<BTreeMap<String, Disk>>,
     weather: Mutex<Weather>,
     /// How many unions it was asked for.
-    pub unions: AtomicUsize,
+    pub(crate) unions: AtomicUsize,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -104,7 +107,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Machine {
     /// A machine with disks of these names, sizes and granularities.
-    pub fn new(disks: &[(&str, u64, u64)]) -> Arc<Self> {
+    pub(crate) fn new(disks: &[(&str, u64, u64)]) -> Arc<Self> {
         let disk = |&(name, size_bytes, granularity): &(&str, u64, u64)| {
             let granularity = Granularity::from_bytes(granularity).expect("a granularity");
             (name.to_owned(), Disk { size_bytes, granularity, bitmaps: Vec::new(), changes: 0 })
@@ -116,16 +119,16 @@ impl Machine {
         })
     }
 
-    pub fn disks(&self) -> MutexGuard<'_, BTreeMap<String, Disk>> {
+    pub(crate) fn disks(&self) -> MutexGuard<'_, BTreeMap<String, Disk>> {
         locked(&self.disks)
     }
 
-    pub fn set_weather(&self, weather: Weather) {
+    pub(crate) fn set_weather(&self, weather: Weather) {
         *locked(&self.weather) = weather;
     }
 
     /// The guest writes.
-    pub fn write(&self, disk: &str, offset: u64, len_bytes: u64) {
+    pub(crate) fn write(&self, disk: &str, offset: u64, len_bytes: u64) {
         let mut disks = self.disks();
         for (_, kept) in &mut disks.get_mut(disk).expect("the disk").bitmaps {
             if kept.recording && !kept.inconsistent {
@@ -135,12 +138,12 @@ impl Machine {
     }
 
     /// A handle to one of its disks, of a client of its own.
-    pub fn open(self: &Arc<Self>, disk: &str) -> Image {
+    pub(crate) fn open(self: &Arc<Self>, disk: &str) -> Image {
         Image::on(Box::new(Node::new(self, disk)), Path::new(disk), &OpenOptions::new(Access::Write))
     }
 
     /// Everything that the machine holds, to be compared.
-    pub fn content(&self) -> Vec<(String, Vec<(Name, bool, bool, Vec<(u64, u64)>)>)> {
+    pub(crate) fn content(&self) -> Vec<(String, Vec<Shown>)> {
         let extents = |bits: &Bitmap| bits.extents(0, u64::MAX).map(|one| (one.offset, one.len_bytes)).collect();
         let kept = |(name, kept): &(Name, Kept)| (name.clone(), kept.recording, kept.inconsistent, extents(&kept.bits));
         self.disks().iter().map(|(name, disk)| (name.clone(), disk.bitmaps.iter().map(kept).collect())).collect()
@@ -149,7 +152,7 @@ impl Machine {
 
 impl Transaction for Machine {
     fn apply(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Vec<Vec<String>>> {
-        if observer.step(Step { phase: "changing bitmaps", done: 0, total: 1 }) == ControlFlow::Break(()) {
+        if observer.step(Step::new("changing bitmaps", 0, 1)) == ControlFlow::Break(()) {
             return Err(Error::new(ErrorKind::Cancelled, "stopped as asked").nothing_changed());
         }
         let weather = std::mem::take(&mut *locked(&self.weather));
@@ -186,7 +189,7 @@ impl Transaction for Machine {
 
 /// A disk of a machine, as one client read it.
 #[derive(Debug)]
-pub struct Node {
+pub(crate) struct Node {
     machine: Arc<Machine>,
     disk: String,
     size_bytes: u64,
@@ -194,11 +197,11 @@ pub struct Node {
     bitmaps: Vec<BitmapState>,
     changes: u64,
     /// The name of an image below, if the disk has one.
-    pub below: Option<Vec<u8>>,
+    pub(crate) below: Option<Vec<u8>>,
 }
 
 impl Node {
-    pub fn new(machine: &Arc<Machine>, disk: &str) -> Self {
+    pub(crate) fn new(machine: &Arc<Machine>, disk: &str) -> Self {
         let (size_bytes, granularity) = {
             let disk = &machine.disks()[disk];
             (disk.size_bytes, disk.granularity)

@@ -89,7 +89,6 @@ fn fail_each<T>(
                 assert!(is_right(&state), "{name}: {failures:?} {number}: the answer is wrong afterwards");
             }
             if !has_failed {
-                println!("{name}: {failures:?}: {number} allocations");
                 break;
             }
         }

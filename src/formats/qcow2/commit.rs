@@ -531,7 +531,7 @@ pub(super) fn store_in_place(space: &Space<'_>, undo: &mut Undo<'_>) -> Result<(
     Ok(())
 }
 
-fn be_bytes(entries: impl Iterator<Item = u64> + ExactSizeIterator) -> Result<Vec<u8>> {
+fn be_bytes(entries: impl ExactSizeIterator<Item = u64>) -> Result<Vec<u8>> {
     let mut bytes = memory::room(entries.len().saturating_mul(8))?;
     entries.for_each(|entry| bytes.extend(entry.to_be_bytes()));
     Ok(bytes)

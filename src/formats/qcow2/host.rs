@@ -97,9 +97,7 @@ impl Host for Qcow2 {
     }
 
     fn summary(&self, name: &Name) -> Result<Summary> {
-        let mut summary = Summary::default();
-        summary.stored_bytes = Some(self.stored_bytes(name)?);
-        Ok(summary)
+        Ok(Summary { stored_bytes: Some(self.stored_bytes(name)?), ..Summary::default() })
     }
 
     fn remarks(&self, actions: &[Action]) -> Remarks {
