@@ -23,7 +23,7 @@ use std::ops::ControlFlow;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Step {
-    /// What is being done, such as `reading bitmaps`.
+    /// The step of the work, such as `reading bitmaps`.
     pub phase: &'static str,
     /// How much of it is done, in units that only compare with `total`.
     pub done: u64,
@@ -38,8 +38,8 @@ impl Step {
     }
 }
 
-/// The one who is told. It is called on the caller's thread; `Break` stops the work where nothing has been changed yet,
-/// and is ignored once the commit has begun.
+/// A listener to the progress of a call, called on the caller's thread. `Break` stops the work where nothing has been
+/// changed yet, and is ignored once the commit has begun.
 pub trait Observer {
     /// Takes note of `step`, and says whether to go on.
     fn step(&mut self, step: Step) -> ControlFlow<()>;

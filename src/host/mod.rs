@@ -109,7 +109,8 @@ pub trait Host: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
-    /// The union of at least one bitmap inside a window of the disk. Outside of the granules that the window touches the
+    /// The union of at least one bitmap inside a window of the disk, of the disk's own size, at the granularity that is asked
+    /// for. Outside of the granules that the window touches the
     /// answer is clean.
     ///
     /// The caller has made sure that the bitmaps are there, consistent and of a known type. A host whose bitmaps are read

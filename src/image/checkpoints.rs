@@ -308,7 +308,7 @@ impl Image {
                 let mut wanted = UnionRequest::new(&span.bitmaps, span.granularity);
                 wanted = wanted.window(request.offset, request.len_bytes);
                 (wanted.memory_bytes, wanted.threads) = (request.memory_bytes, self.options.threads);
-                self.host.union(&wanted, observer).map_err(|error| self.name_it(error))?
+                self.united(&wanted, observer)?
             }
         };
         // Without locks a layer below may have got a bitmap meanwhile.

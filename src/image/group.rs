@@ -3,7 +3,7 @@
 
 use super::Image;
 use super::checkpoints::UNTRIED;
-use crate::chain::Plan;
+use crate::chain::{Origin, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Membership, Share};
 use crate::memory;
@@ -120,7 +120,9 @@ impl<'a> Group<'a> {
         for place in &places {
             let Some(image) = self.images.get_mut(*place) else { continue };
             let read = image.host.read_again();
-            unread.push(image.note_change(read).err());
+            // Whatever comes of the reading: what was planned before is void.
+            image.origin = Origin::default();
+            unread.push(read.err().map(|error| image.name_it(error)));
         }
         let mut warnings = applied?;
         warnings.resize_with(places.len(), Vec::new);

@@ -368,7 +368,23 @@ impl Image {
         self.check_readable()?;
         let state = self.check_trusted(name)?;
         let request = UnionRequest::new(std::slice::from_ref(name), state.granularity).window(offset, len_bytes);
-        self.host.union(&request, &mut Unobserved).map_err(|error| self.name_it(error))
+        self.united(&request, &mut Unobserved)
+    }
+
+    /// What the host answers. An answer for another disk would be short without a word, and is refused.
+    fn united(&self, request: &UnionRequest<'_>, observer: &mut dyn Observer) -> Result<Bitmap> {
+        let united = self.host.union(request, observer).map_err(|error| self.name_it(error))?;
+        if united.size_bytes() != self.virtual_size() || united.granularity() != request.granularity {
+            let message = format!(
+                "the bitmaps are of a disk of {} bytes at granularity {}, this one has {} bytes and was asked for granularity {}",
+                united.size_bytes(),
+                united.granularity().bytes(),
+                self.virtual_size(),
+                request.granularity.bytes()
+            );
+            return Err(self.name_it(Error::new(ErrorKind::SizeMismatch, message)));
+        }
+        Ok(united)
     }
 
     /// The bitmap stored as `name`; refuses one whose content cannot be trusted, or is none that we know.

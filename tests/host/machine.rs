@@ -196,6 +196,8 @@ pub(crate) struct Node {
     granularity: Granularity,
     bitmaps: Vec<BitmapState>,
     changes: u64,
+    /// Answers for the disk of this name instead, as a hypervisor does that was given the wrong node.
+    pub(crate) answers_for: Option<String>,
     /// The name of an image below, if the disk has one.
     pub(crate) below: Option<Vec<u8>>,
 }
@@ -207,7 +209,16 @@ impl Node {
             (disk.size_bytes, disk.granularity)
         };
         let (machine, disk) = (Arc::clone(machine), disk.to_owned());
-        let mut node = Self { machine, disk, size_bytes, granularity, bitmaps: Vec::new(), changes: 0, below: None };
+        let mut node = Self {
+            machine,
+            disk,
+            size_bytes,
+            granularity,
+            bitmaps: Vec::new(),
+            changes: 0,
+            answers_for: None,
+            below: None,
+        };
         node.read_again().expect("memory can be read");
         node
     }
@@ -242,7 +253,7 @@ impl Host for Node {
     fn union(&self, request: &UnionRequest<'_>, observer: &mut dyn Observer) -> Result<Bitmap> {
         self.machine.unions.fetch_add(1, Ordering::Relaxed);
         let mut disks = self.machine.disks();
-        let disk = disks.get_mut(&self.disk).expect("the disk");
+        let disk = disks.get_mut(self.answers_for.as_ref().unwrap_or(&self.disk)).expect("the disk");
         unite(request, observer, |name| disk.get(name)?.bits.try_clone())
     }
 

@@ -156,6 +156,17 @@ fn what_lies_below_a_host_without_a_file_is_not_guessed() {
 }
 
 #[test]
+fn an_answer_for_another_disk_is_refused() {
+    let (machine, _) = machine(&[b"1"]);
+    let mut node = Node::new(&machine, "vda");
+    node.answers_for = Some("vdb".into());
+    let image = Image::on(Box::new(node), Path::new("vda"), &OpenOptions::new(Access::Read));
+    let short = image.diff(&DiffRequest::since(b"1"), &mut Unobserved).unwrap_err();
+    assert_eq!(short.kind(), ErrorKind::SizeMismatch);
+    assert_eq!(image.read_bitmap(&Name::new("1"), 0, u64::MAX).unwrap_err().kind(), ErrorKind::SizeMismatch);
+}
+
+#[test]
 fn a_host_says_what_it_is() {
     let (machine, mut images) = machine(&[b"1"]);
     let image = &mut images[2];
