@@ -1,5 +1,16 @@
 #![forbid(unsafe_code)]
-//! Owns the one error type and the one table of its kinds. Knows nothing of disks, formats or exit codes.
+//! The one [`Error`] of this crate: its [`ErrorKind`] for programs, a message for people, where it was found, and a [`WayOut`]
+//! that names what to do next.
+//!
+//! ```
+//! use checkmap::{ErrorKind, Granularity};
+//!
+//! let error = Granularity::from_bytes(1000).unwrap_err();
+//! assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+//! assert_eq!(error.to_string(), "granularity 1000 is not a power of two, such as 65536");
+//! ```
+
+// Owns the error and the one table of its kinds. Knows nothing of disks, formats or exit codes.
 
 use std::borrow::Cow;
 use std::collections::TryReserveError;

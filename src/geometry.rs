@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
-//! Owns the measures of a disk: its size, its granularity, and the conversion between bytes and granules with every
-//! overflow rule. Knows nothing of bitmaps.
+//! The measures of a disk: its size in bytes, the [`Granularity`] of a bitmap, and [`Extent`]s of bytes.
+
+// Owns the conversion between bytes and granules with every overflow rule. Knows nothing of bitmaps.
 
 use crate::error::{Error, ErrorKind, Result};
 use std::fmt;

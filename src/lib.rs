@@ -22,6 +22,7 @@ mod fault;
 mod fork;
 pub mod formats;
 pub mod geometry;
+pub mod host;
 pub mod image;
 pub mod io;
 #[doc(hidden)]
@@ -31,7 +32,6 @@ mod memory;
 pub mod pool;
 pub mod progress;
 pub mod segment;
-pub mod storage;
 
 pub use bitmap::Bitmap;
 pub use error::{Control, Error, ErrorKind, Result, WayOut};

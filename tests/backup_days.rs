@@ -5,7 +5,7 @@
 mod support;
 
 use checkmap::Extent;
-use checkmap::chain::Model;
+use checkmap::chain::KnownModel;
 use checkmap::image::Access;
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -23,7 +23,7 @@ struct Setup {
     size: u64,
     /// Each new checkpoint gets one of these at random; with none, the default of 64 KiB.
     granularities: &'static [u64],
-    model: Model,
+    model: KnownModel,
     /// Whether internal snapshots are taken as well, so that later writes go to other clusters.
     snapshots: bool,
 }
@@ -226,7 +226,7 @@ impl Days {
     /// has been written since.
     fn diff(&self, since: usize, until: usize) -> Vec<Extent> {
         let image = self.image.open(Access::Read);
-        let until_name = (self.setup.model == Model::Interval).then_some(self.points[until].name.as_str());
+        let until_name = (self.setup.model == KnownModel::Interval).then_some(self.points[until].name.as_str());
         let extents = changed(&image, &self.points[since].name, until_name);
         self.assert_only_written(&extents, self.points[since].day, self.points[until].day);
         extents
@@ -263,7 +263,7 @@ impl Days {
             let newest = self.points.len() - 1;
             let since = self.random.index(newest + 1);
             let until = match self.setup.model {
-                Model::Cumulative => newest,
+                KnownModel::Cumulative => newest,
                 _ => since + self.random.index(newest + 1 - since),
             };
             let extents = self.diff(since, until);
@@ -298,7 +298,7 @@ impl Days {
         self.image.assert_sound(&when);
         let mut found = self.image.checkpoints();
         let mut expected: Vec<&str> = self.points.iter().map(|point| point.name.as_str()).collect();
-        if self.setup.model == Model::Cumulative {
+        if self.setup.model == KnownModel::Cumulative {
             // Nothing stores their order.
             found.sort_unstable();
             expected.sort_unstable();
@@ -320,7 +320,7 @@ fn ten_days(setup: Setup, seed: u64) {
 
 /// What QEMU and the library do where nothing else is asked for.
 const PLAIN: Setup =
-    Setup { options: "", size: 16 * MIB + 7 * 512, granularities: &[], model: Model::Interval, snapshots: false };
+    Setup { options: "", size: 16 * MIB + 7 * 512, granularities: &[], model: KnownModel::Interval, snapshots: false };
 
 #[test]
 fn every_day_is_restored_from_an_image_of_qemus_defaults() {
@@ -353,14 +353,14 @@ fn every_day_is_restored_though_each_checkpoint_has_another_granularity() {
 
 #[test]
 fn every_day_is_restored_with_cumulative_checkpoints() {
-    ten_days(Setup { model: Model::Cumulative, snapshots: true, ..PLAIN }, 6);
+    ten_days(Setup { model: KnownModel::Cumulative, snapshots: true, ..PLAIN }, 6);
 }
 
 #[test]
 fn every_day_is_restored_with_cumulative_checkpoints_of_different_granularity() {
     let options = "cluster_size=1k";
     let granularities = &[512, 8 * KIB, MIB];
-    ten_days(Setup { options, granularities, model: Model::Cumulative, ..PLAIN }, 7);
+    ten_days(Setup { options, granularities, model: KnownModel::Cumulative, ..PLAIN }, 7);
 }
 
 #[test]

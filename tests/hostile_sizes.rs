@@ -6,8 +6,8 @@ mod raw;
 
 use checkmap::Image;
 use checkmap::image::{Access, DiffRequest, Layers, OpenOptions};
+use checkmap::io::Storage;
 use checkmap::progress::{Observer, Unobserved};
-use checkmap::storage::Storage;
 use raw::Raw;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io;

@@ -5,8 +5,8 @@ mod support;
 
 use checkmap::chain::{Chain, Model, Name};
 use checkmap::image::{Access, DiffRequest, Layers, Scope};
+use checkmap::io::Storage;
 use checkmap::progress::{Step, Unobserved};
-use checkmap::storage::Storage;
 use checkmap::{Bitmap, ErrorKind, Granularity, Image};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;

@@ -5,10 +5,10 @@
 mod header_room;
 mod support;
 
-use checkmap::chain::{Model, Plan};
+use checkmap::chain::{KnownModel, Plan};
 use checkmap::image::{Access, Layers, OpenOptions, Severity};
+use checkmap::io::{Memory, Storage};
 use checkmap::progress::Unobserved;
-use checkmap::storage::{Memory, Storage};
 use checkmap::{ErrorKind, Extent, Image};
 use std::path::Path;
 use std::sync::Arc;
@@ -209,7 +209,7 @@ fn with_backing(options: &str, name_len: usize) -> Vec<u8> {
 }
 
 fn create(image: &Image) -> checkmap::Result<Plan> {
-    image.plan_create(b"new", None, Some(Model::Interval))
+    image.plan_create(b"new", None, Some(KnownModel::Interval))
 }
 
 /// Takes three clusters of 512 bytes: two for the directory, one for the table.

@@ -1,8 +1,8 @@
 #![forbid(unsafe_code)]
 //! The atomic replacement of a file: what it keeps, what it follows, what it refuses, and that nothing is left behind.
 
+use checkmap::io::FileId;
 use checkmap::io::replace::Target;
-use checkmap::storage::FileId;
 use checkmap::{ErrorKind, Result};
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};

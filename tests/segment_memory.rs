@@ -1,8 +1,8 @@
 //! Segments in bounded memory: opening, querying and merging take what they say, whatever the files hold or claim.
 
+use checkmap::io::{FileStorage, Storage};
 use checkmap::progress::Unobserved;
 use checkmap::segment::{self, MergeOptions};
-use checkmap::storage::{FileStorage, Storage};
 use checkmap::{Bitmap, Granularity, Segment};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs::File;

@@ -3,9 +3,9 @@
 
 use super::random::Random;
 use super::{Flat, GRANULARITY_BITS, Pattern, granularity};
+use checkmap::io::Storage;
 use checkmap::progress::Unobserved;
 use checkmap::segment::{self, MergeOptions};
-use checkmap::storage::Storage;
 use checkmap::{Bitmap, Extent, Segment};
 use roaring::RoaringTreemap;
 use std::io;

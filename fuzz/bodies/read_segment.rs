@@ -2,9 +2,9 @@
 //!
 //! Checksums keep mutations out, so each input is read twice: as it is, and with every checksum made right.
 
+use checkmap::io::Memory;
 use checkmap::progress::Unobserved;
 use checkmap::segment::{self, MergeOptions};
-use checkmap::storage::Memory;
 use checkmap::{Bitmap, ErrorKind, Extent, Segment};
 use roaring::RoaringTreemap;
 use std::sync::Arc;

@@ -1,10 +1,24 @@
 #![forbid(unsafe_code)]
-//! Owns the bitmap: which granules of a disk are dirty, compressed, with its construction, its marking and its own
-//! consistency. Must never know where a bitmap is stored, what it is named, or which checkpoint it belongs to.
+//! A [`Bitmap`] says which blocks of a disk are dirty: compressed, so that one of a disk of any size fits into memory.
+//!
+//! ```
+//! use checkmap::{Bitmap, Granularity};
+//!
+//! let granularity = Granularity::from_bytes(65536)?;
+//! let (mut monday, mut tuesday) = (Bitmap::new(1 << 40, granularity)?, Bitmap::new(1 << 40, granularity)?);
+//! monday.set(0, 1)?;
+//! tuesday.set(1 << 39, 100_000)?;
+//! let both = monday.union(&tuesday)?;
+//! assert_eq!(both.extents(0, u64::MAX).map(|extent| extent.len_bytes).sum::<u64>(), 3 * 65536);
+//! # Ok::<(), checkmap::Error>(())
+//! ```
 //!
 //! The granules are cut into chunks of 65536. A sorted directory holds the chunks that have dirty granules, each in the
 //! smallest of several forms; consecutive full chunks are one entry. So an all-dirty disk of any size takes a few bytes,
 //! and the work of most calls is that of the chunks they touch.
+
+// Owns the bitmap with its construction, its marking and its own consistency. Must never know where a bitmap is stored, what
+// it is named, or which checkpoint it belongs to.
 
 mod arena;
 mod bits;

@@ -327,7 +327,11 @@ pub unsafe extern "C" fn checkmap_image_get_info(
         let open = unsafe { shared(image) }?;
         let image = open.fresh()?;
         let owned = |name: Option<&[u8]>| name.map(<[u8]>::to_vec);
-        let look = || Files { backing: owned(image.backing_file()), data: owned(image.data_file()) };
+        let look = || Files {
+            format: text(image.format()),
+            backing: owned(image.backing_file()),
+            data: owned(image.data_file()),
+        };
         let files = open.lent().files(look)?;
         let bytes =
             |name: &Option<Vec<u8>>| name.as_ref().map_or((ptr::null(), 0), |name| (name.as_ptr().cast(), name.len()));
@@ -337,10 +341,7 @@ pub unsafe extern "C" fn checkmap_image_get_info(
         facts.put(&checkmap_image_info {
             size: 0,
             format_version: image.format_version(),
-            format: match image.format() {
-                "qcow2" => c"qcow2".as_ptr(),
-                _ => c"".as_ptr(),
-            },
+            format: files.format.as_ptr(),
             disk_size: image.virtual_size(),
             cluster_size: image.cluster_bytes(),
             default_granularity: image.default_granularity().map_or(0, |granularity| granularity.bytes()),

@@ -6,15 +6,16 @@ use crate::chain::{BitmapState, Checkpoint};
 use crate::error::Result;
 use std::any::Any;
 use std::collections::BTreeSet;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::sync::Arc;
 
 /// The checkpoints as they are listed, each with its dirty bytes.
 pub(super) type Checkpoints = Vec<(Checkpoint, i64)>;
 
-/// The names of the files behind an image, as they are stored.
+/// The name of an image's format, and the names of the files behind it as they are stored.
 #[derive(Debug)]
 pub(super) struct Files {
+    pub(super) format: CString,
     pub(super) backing: Option<Vec<u8>>,
     pub(super) data: Option<Vec<u8>>,
 }

@@ -1,7 +1,7 @@
 //! Owns the structs that begin with their size, which can grow: options in, facts out, and the progress callback. Must never
 //! know which call reads them.
 
-use crate::chain::Model;
+use crate::chain::{KnownModel, Model};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Layers;
 use crate::progress::{Observer, Step};
@@ -90,7 +90,7 @@ pub(super) struct Options {
     pub(super) threads: usize,
     pub(super) memory_bytes: u64,
     pub(super) flags: u32,
-    pub(super) model: Option<Model>,
+    pub(super) model: Option<KnownModel>,
     progress: checkmap_progress_fn,
     user_data: *mut c_void,
 }
@@ -124,8 +124,8 @@ impl Options {
         }
         let model = match opts.model {
             CHECKMAP_MODEL_NONE => None,
-            CHECKMAP_MODEL_INTERVAL => Some(Model::Interval),
-            CHECKMAP_MODEL_CUMULATIVE => Some(Model::Cumulative),
+            CHECKMAP_MODEL_INTERVAL => Some(KnownModel::Interval),
+            CHECKMAP_MODEL_CUMULATIVE => Some(KnownModel::Cumulative),
             other => return Err(invalid(format!("{other} is no model to insist on"))),
         };
         Ok(Self {

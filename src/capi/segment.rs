@@ -14,10 +14,10 @@ use super::values::{
 use crate::bitmap::Bitmap;
 use crate::error::{Error, Result};
 use crate::geometry::Extent;
+use crate::io::FileStorage;
 use crate::io::replace::Target;
 use crate::memory;
 use crate::segment::{self, MergeOptions, Segment, Side, Summary};
-use crate::storage::FileStorage;
 use std::ffi::{c_char, c_int};
 use std::io::Write;
 use std::mem;

@@ -3,7 +3,7 @@
 //! forbids it. Knows nothing of the image.
 
 use super::plan::{self, Action, Plan};
-use super::{Chain, Checkpoint, Model, Name, check_checkpoint_name};
+use super::{Chain, Checkpoint, KnownModel, Model, Name, check_checkpoint_name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::geometry::Granularity;
 use crate::memory;
@@ -18,7 +18,7 @@ pub struct CreateOptions {
     pub default_granularity: Granularity,
     /// The model to start with, or the one of the checkpoints that are there. Without it, the model that
     /// [`Chain::read`] was told to insist on, else the one of the bitmaps, else interval.
-    pub model: Option<Model>,
+    pub model: Option<KnownModel>,
 }
 
 impl CreateOptions {
@@ -79,20 +79,14 @@ impl Chain {
         }
     }
 
-    fn model_to_create(&self, asked: Option<Model>) -> Result<Model> {
+    fn model_to_create(&self, asked: Option<KnownModel>) -> Result<Model> {
         let refuse = |message: String| {
             Err(Error::new(ErrorKind::Model, message).advise(
                 WayOut::from("leave out ").control(Control::Model(None)).words(", or delete the checkpoints first"),
             ))
         };
-        if let Some(model @ (Model::None | Model::Unknown)) = asked {
-            return Err(Error::new(
-                ErrorKind::InvalidArgument,
-                format!("checkpoints of model {model} cannot be created"),
-            ));
-        }
         let alone = self.checkpoints.len() == 1;
-        match (self.model, asked.or(self.insist)) {
+        match (self.model, asked.or(self.insist).map(Model::from)) {
             (Model::None, asked) => Ok(asked.unwrap_or(Model::Interval)),
             (model, None) => Ok(model),
             (model, Some(asked)) if model == asked => Ok(model),

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
-//! Owns the checkpoints: how the names of bitmaps carry a chain, and what creating, deleting, renaming and diffing
-//! checkpoints means for the bitmaps. Pure logic over names and flags: it must never know a file, a format or a bit.
+//! The checkpoints of a disk, read from the names and flags of its bitmaps, and the actions on bitmaps that creating,
+//! deleting and renaming a checkpoint come to. Nothing here reads or writes anything: [`Image`](crate::Image) does.
 //!
 //! A checkpoint is a point in time; a bitmap holds the writes *after* its own checkpoint, until the next one:
 //!
@@ -25,6 +25,8 @@
 //! # Ok::<(), checkmap::Error>(())
 //! ```
 
+// Owns the checkpoints: how the names of bitmaps carry a chain, and what an operation on checkpoints means for the bitmaps.
+// Pure logic over names and flags: it must never know a file, a format or a bit.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 mod create;
@@ -44,7 +46,7 @@ pub use create::CreateOptions;
 pub use diff::Span;
 pub use drop::{foreign_in, plan_drop_bitmap};
 pub use merge::plan_merge;
-pub use model::{BitmapState, Checkpoint, Interval, Model, Until};
+pub use model::{BitmapState, Checkpoint, Interval, KnownModel, Model, Until};
 pub(crate) use name::list;
 pub use name::{MAX_BITMAP_NAME, MAX_CHECKPOINT_NAME, Name, check_checkpoint_name};
 pub use order::Contents;
@@ -61,7 +63,7 @@ use stretch::Stretch;
 pub struct Chain {
     model: Model,
     /// The model that the caller insists on, which also decides what `create` starts on an empty image.
-    insist: Option<Model>,
+    insist: Option<KnownModel>,
     checkpoints: Vec<Checkpoint>,
     /// The place of each checkpoint, by its bitmap.
     places: HashMap<Name, usize>,

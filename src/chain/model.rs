@@ -32,6 +32,7 @@ impl BitmapState {
 
 /// How the bitmaps of an image stand for checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Model {
     /// No bitmaps.
     None,
@@ -66,6 +67,25 @@ impl Model {
             1 if all_record => Model::Interval,
             _ if all_record => Model::Cumulative,
             _ => Model::Unknown,
+        }
+    }
+}
+
+/// A model that checkpoints can be made by, or be taken for: what a caller can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KnownModel {
+    /// See [`Model::Interval`].
+    Interval,
+    /// See [`Model::Cumulative`].
+    Cumulative,
+}
+
+impl From<KnownModel> for Model {
+    fn from(known: KnownModel) -> Self {
+        match known {
+            KnownModel::Interval => Model::Interval,
+            KnownModel::Cumulative => Model::Cumulative,
         }
     }
 }

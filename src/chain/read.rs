@@ -4,7 +4,7 @@
 
 use super::name;
 use super::stretch::{Loose, Stretch, line_up};
-use super::{BitmapState, Chain, Checkpoint, Model, Name};
+use super::{BitmapState, Chain, Checkpoint, KnownModel, Model, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::memory;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,24 +12,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 impl Chain {
     /// Reads the chain from the bitmaps of an image, in any order.
     ///
-    /// `insist` says what bitmaps of an unknown model are: [`Model::Interval`] or [`Model::Cumulative`]. It is refused
+    /// `insist` says what bitmaps of an unknown model are. It is refused
     /// ([`ErrorKind::Model`]) where the bitmaps contradict it. On an image without bitmaps it decides what
     /// [`Chain::plan_create`] starts.
     ///
     /// A bitmap that follows a checkpoint without one is no error: the chain has a gap, see [`Checkpoint::gap`]. Two
     /// bitmaps for one checkpoint, two children of one and cycles are [`ErrorKind::BrokenChain`]. [`Model::Unknown`] is no error here, but every call
     /// that needs the chain refuses it.
-    pub fn read(bitmaps: &[BitmapState], insist: Option<Model>) -> Result<Chain> {
-        if let Some(model @ (Model::None | Model::Unknown)) = insist {
-            return Err(Error::new(ErrorKind::InvalidArgument, format!("the model {model} cannot be asked for"))
-                .advise("ask for interval or cumulative"));
-        }
+    pub fn read(bitmaps: &[BitmapState], insist: Option<KnownModel>) -> Result<Chain> {
         refuse_duplicates(bitmaps)?;
         let detected = Model::of(bitmaps);
         let others = memory::gather(bitmaps.iter().filter(|bitmap| !bitmap.name.is_helper()))?;
         let helpers = bitmaps.iter().map(|bitmap| &bitmap.name).filter(|name| name.is_helper()).cloned();
         let mut chain = Chain {
-            model: if detected == Model::None { detected } else { insist.unwrap_or(detected) },
+            model: if detected == Model::None { detected } else { insist.map_or(detected, Model::from) },
             insist,
             checkpoints: Vec::new(),
             places: HashMap::new(),

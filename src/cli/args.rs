@@ -6,7 +6,7 @@ use crate::map::Format;
 use crate::progress::When;
 use crate::{help, size};
 use checkmap::Granularity;
-use checkmap::chain::Model;
+use checkmap::chain::KnownModel;
 use checkmap::image::Layers;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::ffi::OsString;
@@ -412,10 +412,10 @@ enum ModelWord {
 }
 
 impl ModelArg {
-    pub(crate) fn wanted(self) -> Option<Model> {
+    pub(crate) fn wanted(self) -> Option<KnownModel> {
         self.model.map(|model| match model {
-            ModelWord::Interval => Model::Interval,
-            ModelWord::Cumulative => Model::Cumulative,
+            ModelWord::Interval => KnownModel::Interval,
+            ModelWord::Cumulative => KnownModel::Cumulative,
         })
     }
 }

@@ -7,7 +7,7 @@ use crate::output::print;
 use crate::session::Session;
 use crate::words::{amount, count, one_line};
 use checkmap::ErrorKind;
-use checkmap::image::{Access, Severity};
+use checkmap::image::{Access, Severity, format_of};
 use serde::Serialize;
 
 /// The report, as the contract spells it.
@@ -32,19 +32,22 @@ pub(crate) struct Problem {
 pub(crate) fn run(args: &CheckArgs, session: &Session) -> Outcome {
     let report = match inspect(args, session) {
         // A header that cannot be read is a finding like any other.
-        Err(Failure::Library(error)) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Unsupported) => Report {
-            image: args.image.to_string_lossy().into_owned(),
-            format: "qcow2",
-            errors: 1,
-            unusable: 0,
-            leaked_bytes: 0,
-            problems: vec![Problem {
-                severity: Severity::Error.as_str(),
-                structure: error.structure().unwrap_or("qcow2 image").to_owned(),
-                offset: error.offset(),
-                message: error.message().to_owned(),
-            }],
-        },
+        Err(Failure::Library(error)) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Unsupported) => {
+            let format = format_of(&args.image)?;
+            Report {
+                image: args.image.to_string_lossy().into_owned(),
+                format,
+                errors: 1,
+                unusable: 0,
+                leaked_bytes: 0,
+                problems: vec![Problem {
+                    severity: Severity::Error.as_str(),
+                    structure: error.structure().map_or_else(|| format!("{format} image"), str::to_owned),
+                    offset: error.offset(),
+                    message: error.message().to_owned(),
+                }],
+            }
+        }
         inspected => inspected?,
     };
     show(&report, args.json, session)

@@ -5,8 +5,8 @@
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
 use crate::session::Session;
+use checkmap::io::FileId;
 use checkmap::io::replace::Target;
-use checkmap::storage::FileId;
 use checkmap::{Image, Segment};
 use std::fs;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};

@@ -1,7 +1,9 @@
 #![forbid(unsafe_code)]
-//! Owns the forms in which other tools print a map of dirty extents. Must never know where the bitmap came from.
+//! Maps of dirty extents as other tools print them.
 //!
 //! Each writer covers the window from `offset` on, `len_bytes` long, cut at the disk's end; `u64::MAX` is "to the end".
+
+// Owns these forms. Must never know where the bitmap came from.
 
 use crate::bitmap::Bitmap;
 use crate::geometry::{Extent, clip_end};

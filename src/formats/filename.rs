@@ -22,8 +22,8 @@ pub(crate) enum Below {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FileBelow {
     pub(crate) place: Place,
-    /// Whether the format is known to be qcow2; else its first bytes tell.
-    pub(crate) is_qcow2: bool,
+    /// The format, where it is known; else the first bytes tell.
+    pub(crate) format: Option<&'static str>,
     /// The part of the file that is the image: its first byte, and its length where it ends before the file does.
     pub(crate) window: (u64, Option<u64>),
     /// What lies below the image.
@@ -101,7 +101,7 @@ impl Below {
         }
         Ok(Below::File(FileBelow {
             place: place?,
-            is_qcow2: may_be_qcow2(format)?,
+            format: with_bitmaps(format)?,
             window: (0, None),
             next: Next::AsRecorded,
         }))
@@ -136,11 +136,11 @@ fn protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
     name.split_at_checked(at).and_then(|(protocol, rest)| Some((protocol, rest.get(1..)?)))
 }
 
-/// Whether a format that can hold bitmaps is qcow2 for sure; refuses those whose bitmaps or layers cannot be read.
-fn may_be_qcow2(format: Option<&str>) -> Result<bool> {
+/// The format, if it is one that can hold bitmaps and is known; refuses those whose bitmaps or layers cannot be read.
+fn with_bitmaps(format: Option<&str>) -> Result<Option<&'static str>> {
     match format {
-        None => Ok(false),
-        Some("qcow2") => Ok(true),
+        None => Ok(None),
+        Some("qcow2") => Ok(Some("qcow2")),
         Some(format) => Err(unsupported(format!("what a {format} image holds, or stands on, cannot be told"))),
     }
 }
@@ -169,10 +169,10 @@ impl Options {
             Some(driver) if FILES.contains(&driver) => Ok(Below::Bare(self.path(prefix).ok().map(|(place, _)| place))),
             Some(driver) if BARE.contains(&driver) => Ok(self.bare(prefix)),
             driver => {
-                let is_qcow2 = may_be_qcow2(driver)?;
+                let format = with_bitmaps(driver)?;
                 let (place, window) = self.file(&format!("{prefix}file"))?;
                 let next = self.next(&format!("{prefix}backing"))?;
-                Ok(Below::File(FileBelow { place, is_qcow2, window, next }))
+                Ok(Below::File(FileBelow { place, format, window, next }))
             }
         }
     }
@@ -292,7 +292,7 @@ mod tests {
         for name in ["base.qcow2", "/abs/base.qcow2", "./a:b", "../file:x", "dir/a:b"] {
             let below = file(name, Some("qcow2"));
             assert_eq!((below.place.path.to_str(), below.place.origin), (Some(name), Origin::ImageAbove));
-            assert!(below.is_qcow2 && !file(name, None).is_qcow2);
+            assert_eq!((below.format, file(name, None).format), (Some("qcow2"), None));
         }
     }
 
@@ -326,14 +326,14 @@ mod tests {
             let below = file(json, None);
             let expected = FileBelow {
                 place: Place { path: "/a".into(), origin: Origin::WorkingDirectory },
-                is_qcow2: true,
+                format: Some("qcow2"),
                 window: (0, None),
                 next: Next::AsRecorded,
             };
             assert_eq!(below, expected, "{json}");
         }
-        assert!(!file(r#"json:{"file.filename":"/a"}"#, None).is_qcow2);
-        assert!(file(r#"json:{"driver":"raw","file.filename":"/a"}"#, Some("qcow2")).is_qcow2);
+        assert_eq!(file(r#"json:{"file.filename":"/a"}"#, None).format, None);
+        assert_eq!(file(r#"json:{"driver":"raw","file.filename":"/a"}"#, Some("qcow2")).format, Some("qcow2"));
         assert_eq!(file(r#"json:{"file.filename":"a:b"}"#, None).place.path.to_str(), Some("a:b"));
     }
 

@@ -1,11 +1,16 @@
 #![forbid(unsafe_code)]
-//! Owns other people's file formats: reads and writes them to the byte. Knows bitmaps, chain and geometry; must never
-//! know how a command or a C caller is spelled.
+//! Other people's file formats, read and written to the byte.
+//!
+//! [`extents`] prints maps of changed blocks as other tools do. The formats of disk images are reached through
+//! [`Image`](crate::Image), which tells them apart by their content.
 
+// Owns what is known of these formats. Knows bitmaps, hosts and geometry; must never know how a command or a C caller is
+// spelled.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
-mod bytes;
 pub mod extents;
 pub(crate) mod filename;
-pub(crate) mod locks;
-pub(crate) mod qcow2;
+mod probe;
+mod qcow2;
+
+pub(crate) use probe::{Content, name_of, open, probe};

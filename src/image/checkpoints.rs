@@ -2,16 +2,21 @@
 //! Owns the operations on checkpoints: each is planned by the chain, checked against the image and its lower layers,
 //! and carried out in one step.
 
-use super::unite::Union;
 use super::{Access, Image};
 use crate::bitmap::Bitmap;
-use crate::chain::{self, Chain, CreateOptions, Model, Name, Plan};
+use crate::chain::{self, Chain, CreateOptions, KnownModel, Name, Origin, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use crate::progress::{Observer, Unobserved, tell};
+use crate::host::UnionRequest;
+use crate::progress::{Observer, Unobserved};
+
+/// The warning of a rehearsal that a host does not offer.
+pub(super) const UNTRIED: &str =
+    "the change was planned and not tried: only carrying it out tells whether it can be done";
 
 /// Whether the layers below the image are looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Layers {
     /// A lower layer that takes part, or cannot be read, is an error: the answer would be short.
     #[default]
@@ -34,7 +39,7 @@ pub struct DiffRequest<'a> {
     offset: u64,
     len_bytes: u64,
     layers: Layers,
-    model: Option<Model>,
+    model: Option<KnownModel>,
     memory_bytes: u64,
 }
 
@@ -69,7 +74,7 @@ impl<'a> DiffRequest<'a> {
     }
 
     /// The model to insist on, where the image's own is unknown.
-    pub fn model(self, model: Option<Model>) -> Self {
+    pub fn model(self, model: Option<KnownModel>) -> Self {
         Self { model, ..self }
     }
 
@@ -96,22 +101,22 @@ pub struct Diff {
 impl Image {
     /// The checkpoints of the image, read from names and flags alone: cumulative ones stand in the order of their names,
     /// and [`Image::overview`] tells which is older. `insist` decides where the model is unknown.
-    pub fn chain(&self, insist: Option<Model>) -> Result<Chain> {
+    pub fn chain(&self, insist: Option<KnownModel>) -> Result<Chain> {
         self.steady(|| self.read_chain(insist))
     }
 
-    pub(super) fn read_chain(&self, insist: Option<Model>) -> Result<Chain> {
+    pub(super) fn read_chain(&self, insist: Option<KnownModel>) -> Result<Chain> {
         Chain::read(&self.states()?, insist).map_err(|error| self.name_it(error))
     }
 
     /// The chain of an image whose bitmaps may be trusted.
-    pub(super) fn usable_chain(&self, insist: Option<Model>) -> Result<Chain> {
+    pub(super) fn usable_chain(&self, insist: Option<KnownModel>) -> Result<Chain> {
         self.check_readable()?;
         self.read_chain(insist)
     }
 
     /// The chain of an image that is to be changed: what cannot be trusted must not be built upon.
-    fn chain_to_change(&self, insist: Option<Model>) -> Result<Chain> {
+    fn chain_to_change(&self, insist: Option<KnownModel>) -> Result<Chain> {
         self.check_writable()?;
         self.check_readable()?;
         let states = self.surveyed(&mut Unobserved)?;
@@ -123,17 +128,17 @@ impl Image {
         &self,
         checkpoint: &[u8],
         granularity: Option<Granularity>,
-        model: Option<Model>,
+        model: Option<KnownModel>,
     ) -> Result<Plan> {
         let named = |error: Error| self.name_it(error);
         let chain = self.chain_to_change(model)?;
         if let Some(granularity) = granularity {
-            self.format.check_granularity(granularity).map_err(named)?;
+            self.host.check_granularity(granularity).map_err(named)?;
         }
         let newest = chain.checkpoints().last().map(|newest| newest.granularity);
         let default_granularity = match newest {
-            Some(newest) => self.format.fitting_granularity(newest),
-            None => self.format.default_granularity(),
+            Some(newest) => self.host.fitting_granularity(newest),
+            None => self.host.default_granularity(),
         }
         .map_err(named)?;
         let granularity = Some(granularity.unwrap_or(default_granularity));
@@ -143,14 +148,8 @@ impl Image {
         Ok(plan)
     }
 
-    /// Warns of what a new checkpoint means to internal snapshots, and to the layers below.
+    /// Warns of what a new checkpoint means to the layers below.
     fn warn_of_creation(&self, plan: &mut Plan) -> Result<()> {
-        if self.format.snapshots() > 0 {
-            plan.warn(
-                "the image has internal snapshots: as long as it has any bitmap, QEMU refuses to go back to one of them \
-                 (`qemu-img snapshot -a`, loadvm)",
-            );
-        }
         // A layer that cannot be read does not keep anybody from recording; a diff will say it.
         match self.known_below(plan.takes_part()) {
             Ok(Some(known)) => plan.warn(format!(
@@ -169,14 +168,14 @@ impl Image {
         checkpoint: &[u8],
         force_inconsistent: bool,
         layers: Layers,
-        model: Option<Model>,
+        model: Option<KnownModel>,
     ) -> Result<Plan> {
         let plan = self.chain_to_change(model)?.plan_delete(checkpoint, force_inconsistent);
         self.finish_with_layers(plan, layers)
     }
 
     /// Plans the removal of every inconsistent bitmap, and of what depends on it, in one step.
-    pub fn plan_delete_all_inconsistent(&self, layers: Layers, model: Option<Model>) -> Result<Plan> {
+    pub fn plan_delete_all_inconsistent(&self, layers: Layers, model: Option<KnownModel>) -> Result<Plan> {
         let plan = self.chain_to_change(model)?.plan_delete_all_inconsistent();
         self.finish_with_layers(plan, layers)
     }
@@ -187,7 +186,7 @@ impl Image {
         checkpoint: &[u8],
         new_name: &[u8],
         layers: Layers,
-        model: Option<Model>,
+        model: Option<KnownModel>,
     ) -> Result<Plan> {
         let plan = self.chain_to_change(model)?.plan_rename(checkpoint, new_name);
         self.finish_with_layers(plan, layers)
@@ -203,13 +202,10 @@ impl Image {
     pub(super) fn finish(&self, plan: Result<Plan>) -> Result<Plan> {
         self.look()?;
         let mut plan = plan.map_err(|error| self.name_it(self.explain(error, &mut Unobserved)))?;
-        if self.format.commit_may_lose_all(plan.actions()) {
-            plan.warn_before(
-                "the place of the bitmap directory crosses two sectors of this image's header: a power cut in the \
-                 moment of the commit would lose the bitmaps, and the next backup would have to be full",
-            );
-        }
-        plan.bind(self.format.origin());
+        let remarks = self.host.remarks(plan.actions());
+        remarks.risks.into_iter().for_each(|risk| plan.warn_before(risk));
+        remarks.warnings.into_iter().for_each(|warning| plan.warn(warning));
+        plan.bind(&self.origin);
         Ok(plan)
     }
 
@@ -224,7 +220,10 @@ impl Image {
 
     pub(super) fn check_writable(&self) -> Result<()> {
         self.look()?;
-        self.format.check_writable().map_err(|error| self.name_it(error))
+        match self.unclean().or_else(|| self.trouble().map(|trouble| self.name_it(trouble.clone()))) {
+            Some(refusal) => Err(refusal),
+            None => Ok(()),
+        }
     }
 
     /// Carries out `plan` in one atomic step; what it returns are warnings.
@@ -232,36 +231,53 @@ impl Image {
     /// On any error nothing has changed, except [`ErrorKind::CommitInDoubt`]: then the image holds the state before or
     /// after, whole. `observer` can stop the work until the commit begins.
     pub fn commit(&mut self, plan: &Plan, observer: &mut dyn Observer) -> Result<Vec<String>> {
+        self.check_commit(plan)?;
+        if plan.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.look().map_err(Error::nothing_changed)?;
+        let applied = self.host.apply(plan.actions(), observer);
+        self.note_change(applied)
+    }
+
+    /// Refuses a plan that this image cannot carry out, whatever its host says.
+    pub(super) fn check_commit(&self, plan: &Plan) -> Result<()> {
         if self.options.access != Access::Write {
             let read_only = Error::new(ErrorKind::ReadOnly, "was not opened for writing");
             return Err(self.name_it(read_only.advise("open it for writing").nothing_changed()));
         }
-        if plan.is_empty() {
-            return Ok(Vec::new());
+        if plan.is_empty() { Ok(()) } else { self.check_bound(plan) }
+    }
+
+    /// Notes what became of a change: where the host may have read anew, plans for what it had read before are void.
+    pub(super) fn note_change<T>(&mut self, changed: Result<T>) -> Result<T> {
+        if changed.as_ref().map_or_else(|error| error.kind() == ErrorKind::CommitInDoubt, |_| true) {
+            self.origin = Origin::default();
         }
-        self.check_bound(plan)?;
-        self.look().map_err(Error::nothing_changed)?;
-        let applied = self.format.apply(plan.actions(), observer);
-        applied.map_err(|error| self.name_it(error))
+        changed.map_err(|error| self.name_it(error))
     }
 
     /// Finds out whether [`Image::commit`] could carry out `plan`, without writing: everything but the commit is done.
     ///
-    /// Room that only the file system can give is not tried. What it returns are the warnings that a commit would give.
+    /// Room that only the file system can give is not tried. What it returns are the warnings that a commit would give; where
+    /// a host cannot try a change, a warning says so.
     pub fn rehearse(&self, plan: &Plan, observer: &mut dyn Observer) -> Result<Vec<String>> {
         if plan.is_empty() {
             return Ok(Vec::new());
         }
         self.check_bound(plan)?;
-        self.steady(|| {
-            let rehearsed = self.format.rehearse(plan.actions(), observer);
-            rehearsed.map_err(|error| self.name_it(error).nothing_changed())
-        })
+        self.steady(|| self.rehearsed(self.host.rehearse(plan.actions(), observer)))
+    }
+
+    /// The warnings of a rehearsal, or that there was none.
+    pub(super) fn rehearsed(&self, rehearsed: Result<Option<Vec<String>>>) -> Result<Vec<String>> {
+        let warnings = rehearsed.map_err(|error| self.name_it(error).nothing_changed())?;
+        Ok(warnings.unwrap_or_else(|| vec![UNTRIED.into()]))
     }
 
     /// Refuses a plan of another image, or of this one before a change.
     fn check_bound(&self, plan: &Plan) -> Result<()> {
-        if plan.is_bound_to(self.format.origin()) {
+        if plan.is_bound_to(&self.origin) {
             return Ok(());
         }
         let foreign = "the plan was made for another image, or for this one before it was changed or opened again";
@@ -283,23 +299,22 @@ impl Image {
         if request.layers == Layers::Check && !span.takes_part.is_empty() {
             self.check_layers(&span.takes_part)?;
         }
-        let total = span.bitmaps.len() as u64;
-        let mut union = Union::new(span.granularity, request.memory_bytes, self.options.threads);
-        for (done, name) in (0..).zip(&span.bitmaps) {
-            tell(observer, "reading bitmaps", done, total)?;
-            union.add(self.load(name, request.offset, request.len_bytes)?)?;
+        for name in &span.bitmaps {
+            self.check_trusted(name)?;
         }
-        tell(observer, "reading bitmaps", total, total)?;
+        let bitmap = match span.bitmaps.is_empty() {
+            true => Bitmap::new(self.virtual_size(), span.granularity)?,
+            false => {
+                let mut wanted = UnionRequest::new(&span.bitmaps, span.granularity);
+                wanted = wanted.window(request.offset, request.len_bytes);
+                (wanted.memory_bytes, wanted.threads) = (request.memory_bytes, self.options.threads);
+                self.united(&wanted, observer)?
+            }
+        };
         // Without locks a layer below may have got a bitmap meanwhile.
         if request.layers == Layers::Check && !self.is_locked() && !span.takes_part.is_empty() {
             self.check_layers(&span.takes_part)?;
         }
-        let mut bitmap = match union.finish()? {
-            Some(bitmap) => bitmap,
-            None => Bitmap::new(self.virtual_size(), span.granularity)?,
-        };
-        // A coarse granule at the edge of the window reaches further than a fine one.
-        bitmap.keep(request.offset, request.len_bytes)?;
         Ok(Diff { since: span.since, until: span.until, bitmap })
     }
 }

@@ -3,7 +3,7 @@
 //! bitmap directory.
 
 use super::{Access, Image};
-use crate::chain::{self, Chain, Model, Name, Plan};
+use crate::chain::{self, Chain, KnownModel, Model, Name, Plan};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::memory;
 use crate::progress::Observer;
@@ -25,7 +25,7 @@ pub struct Loss {
 impl Image {
     /// Plans that a checkpoint becomes the root: the bitmaps of all older ones go, also those before gaps. The layers
     /// below do not matter, as no answer that is left needs what goes.
-    pub fn plan_drop_before(&self, checkpoint: &[u8], model: Option<Model>) -> Result<Plan> {
+    pub fn plan_drop_before(&self, checkpoint: &[u8], model: Option<KnownModel>) -> Result<Plan> {
         self.check_writable()?;
         self.finish(self.usable_chain(model)?.plan_drop_before(checkpoint))
     }
@@ -59,7 +59,7 @@ impl Image {
         if self.has_damaged_directory() {
             warnings.push("the bitmap directory is damaged: what else it held cannot be told".into());
         }
-        let has_directory = self.format.has_directory();
+        let has_directory = self.host.has_directory();
         if has_directory {
             warnings.push("tracking ends, and the next backup must be full".into());
         }
@@ -77,14 +77,14 @@ impl Image {
             return Err(self.name_it(read_only.advise("open it for writing").nothing_changed()));
         }
         self.check_drop_all(foreign_too)?;
-        let dropped = self.format.drop_all(observer);
-        dropped.map_err(|error| self.name_it(error))
+        let dropped = self.host.drop_all(observer);
+        self.note_change(dropped)
     }
 
     /// The warnings that [`Image::drop_all`] would give, or why it would fail; writes nothing.
     pub fn rehearse_drop_all(&self, foreign_too: bool, observer: &mut dyn Observer) -> Result<Vec<String>> {
         self.check_drop_all(foreign_too)?;
-        self.steady(|| self.format.rehearse_drop_all(observer).map_err(|error| self.name_it(error).nothing_changed()))
+        self.steady(|| self.rehearsed(self.host.rehearse_drop_all(observer)))
     }
 
     fn has_damaged_directory(&self) -> bool {

@@ -3,16 +3,18 @@
 //! read what a bitmap holds.
 
 use super::layers::candidates;
-use super::{Access, Image, looks_like_qcow2, open_file};
+use super::{Access, Image, open_file};
 use crate::formats::filename::{Below, Next};
-use crate::formats::qcow2::Qcow2;
-use crate::storage::{FileId, FileStorage, Storage};
+use crate::formats::{Content, probe};
+use crate::host::Host;
+use crate::io::{FileId, FileStorage, Storage};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A file that an image consists of.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ImageFile {
     /// Where it is.
     pub path: PathBuf,
@@ -27,13 +29,13 @@ impl Image {
     /// data file of each. What is not there, or cannot be named as a file, is left out, and so is all below it.
     pub fn files(&self) -> Vec<ImageFile> {
         let mut files = Vec::new();
-        files.extend(self.storage.file_id().map(|id| ImageFile {
+        files.extend(self.storage.as_ref().and_then(|storage| storage.file_id()).map(|id| ImageFile {
             path: self.path.clone(),
             id,
             role: "the image itself".into(),
         }));
         let (mut above, mut data_file) = (self.path.clone(), self.data_file().map(<[u8]>::to_vec));
-        let mut next = below(&self.format);
+        let mut next = below(&*self.host);
         let mut depth = 0;
         loop {
             for path in data_file.iter().flat_map(|name| data_files(&above, name)) {
@@ -50,10 +52,10 @@ impl Image {
             let Some(path) = new.first().map(|first| first.path.clone()) else { return files };
             files.append(&mut new);
             let Below::File(file) = layer else { return files };
-            let Some(format) = read(&path) else { return files };
-            data_file = format.data_file().map(<[u8]>::to_vec);
+            let Some(host) = read(&path) else { return files };
+            data_file = host.facts().data_file.map(<[u8]>::to_vec);
             next = match file.next {
-                Next::AsRecorded => below(&format),
+                Next::AsRecorded => below(&*host),
                 Next::Nothing => None,
                 Next::Instead(other) => Some(*other),
             };
@@ -64,8 +66,8 @@ impl Image {
 }
 
 /// What an image says lies below it, where that can be known.
-fn below(format: &Qcow2) -> Option<Below> {
-    format.backing().and_then(|(name, format)| Below::of(name, format).ok())
+fn below(host: &dyn Host) -> Option<Below> {
+    host.facts().backing.and_then(|backing| Below::of(backing.name, backing.format).ok())
 }
 
 /// Where the data file of the image at `above` may be: QEMU looks for a relative name in its working directory, which can be
@@ -84,7 +86,10 @@ fn found(path: &Path, role: String) -> Option<ImageFile> {
 }
 
 /// The layer in the file at `path`, where it is an image that names others. Without locks: names are all that is read.
-fn read(path: &Path) -> Option<Qcow2> {
+fn read(path: &Path) -> Option<Box<dyn Host>> {
     let storage: Arc<dyn Storage> = Arc::new(FileStorage::new(open_file(path, Access::Read).ok()?).ok()?);
-    if looks_like_qcow2(&*storage).ok()? { Qcow2::open(storage).ok() } else { None }
+    match probe(storage, None).ok()? {
+        Content::Host(host) => Some(host),
+        Content::NoBitmaps => None,
+    }
 }

@@ -2,14 +2,15 @@
 //! Owns the look at the layers below an image, read-only: whether one of them recorded what an answer needs.
 //! Must never change a layer.
 
-use super::{Access, Image, OpenOptions, looks_like_qcow2, open_file};
+use super::{Access, Image, OpenOptions, open_file};
 use crate::chain::Name;
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::formats::filename::{Below, FileBelow, Next, Origin, Place};
-use crate::formats::locks::{self, Held, Role};
-use crate::formats::qcow2::Qcow2;
+use crate::formats::{Content, probe};
+use crate::host::{Backing, Host};
+use crate::io::locks::{self, Held, Role};
+use crate::io::{FileId, FileStorage, Part, Storage};
 use crate::memory;
-use crate::storage::{FileId, FileStorage, Part, Storage};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,9 +62,10 @@ impl Image {
     /// of an arrow in one. What the bitmaps of the layer mean to one another does not matter.
     pub(super) fn known_below(&self, checkpoints: &[Name]) -> Result<Option<Known>> {
         let checkpoints = memory::sorted_set(checkpoints);
-        let mut seen: Vec<Identity> = self.storage.file_id().map(|top| (top, 0)).into_iter().collect();
+        let top = self.storage.as_ref().and_then(|storage| storage.file_id());
+        let mut seen: Vec<Identity> = top.map(|top| (top, 0)).into_iter().collect();
         let mut above = self.path.clone();
-        let mut next = self.format.backing().map(|(name, format)| (shown(name), Below::of(name, format)));
+        let mut next = self.host.facts().backing.map(below);
         while let Some((name, below)) = next {
             let unreadable = |error: Error| {
                 if error.is_of_the_call() {
@@ -72,19 +74,23 @@ impl Image {
                 let message = format!("the layer {name} below it cannot be read");
                 self.name_it(Error::new(ErrorKind::BackingLayer, message).with_source(error).advise(insist()))
             };
+            if self.storage.is_none() {
+                let message = "its name is one of a host that lies in no file";
+                return Err(unreadable(Error::new(ErrorKind::Unsupported, message)));
+            }
             let Below::File(below) = below.map_err(unreadable)? else { return Ok(None) };
             let layer = Layer::open(&below, &above, &mut seen, &self.options).map_err(unreadable)?;
-            let Some(Layer { path, format, _locks }) = layer else { return Ok(None) };
-            for entry in format.entries() {
-                if let Some(checkpoint) = entry.name.mentions().into_iter().find(|name| checkpoints.contains(name)) {
-                    return Ok(Some(Known { layer: path, bitmap: entry.name.clone(), checkpoint }));
+            let Some(Layer { path, host, _locks }) = layer else { return Ok(None) };
+            for bitmap in host.bitmaps() {
+                if let Some(checkpoint) = bitmap.name.mentions().into_iter().find(|name| checkpoints.contains(name)) {
+                    return Ok(Some(Known { layer: path, bitmap: bitmap.name, checkpoint }));
                 }
             }
-            if let Some(trouble) = format.trouble().filter(|trouble| trouble.kind() == ErrorKind::Damaged) {
+            if let Some(trouble) = host.trouble().filter(|trouble| trouble.kind() == ErrorKind::Damaged) {
                 return Err(unreadable(trouble.clone()));
             }
             next = match below.next {
-                Next::AsRecorded => format.backing().map(|(name, format)| (shown(name), Below::of(name, format))),
+                Next::AsRecorded => host.facts().backing.map(self::below),
                 Next::Nothing => None,
                 Next::Instead(other) => Some((name, Ok(*other))),
             };
@@ -94,14 +100,15 @@ impl Image {
     }
 }
 
-fn shown(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
+/// A layer as it is shown, and what its name means.
+fn below(layer: Backing<'_>) -> (String, Result<Below>) {
+    (String::from_utf8_lossy(layer.name).into_owned(), Below::of(layer.name, layer.format))
 }
 
 /// A layer that may hold bitmaps, locked against writers while it is looked at.
 struct Layer {
     path: PathBuf,
-    format: Qcow2,
+    host: Box<dyn Host>,
     _locks: Option<Held>,
 }
 
@@ -126,21 +133,10 @@ impl Layer {
             (0, None) => whole,
             (offset, len_bytes) => Arc::new(Part::new(whole, offset, len_bytes)),
         };
-        if looks_like_qcow2(&*storage)? {
-            return Ok(Some(Layer { path, format: Qcow2::open(storage)?, _locks: locks }));
-        }
-        if below.is_qcow2 {
-            return Err(Error::new(ErrorKind::Damaged, "it should be a qcow2 image, and is none"));
-        }
-        let mut start = [0; 16];
-        let filled = storage.read_at(&mut start, 0).map_err(|error| Error::io("cannot read", error))?;
-        if filled == start.len() && (start == *b"WithoutFreeSpace" || start == *b"WithouFreSpacExt") {
-            return Err(Error::new(ErrorKind::Unsupported, "it is a Parallels image, which may hold bitmaps"));
-        }
-        if start.starts_with(b"QED\0") {
-            return Err(Error::new(ErrorKind::Unsupported, "it is a QED image, which may stand on others"));
-        }
-        Ok(None)
+        Ok(match probe(storage, below.format)? {
+            Content::Host(host) => Some(Layer { path, host, _locks: locks }),
+            Content::NoBitmaps => None,
+        })
     }
 }
 

@@ -1,34 +1,56 @@
 #![forbid(unsafe_code)]
-//! Owns the image as its user means it: a disk whose checkpoints are listed, created, deleted, renamed and diffed.
-//! Brings formats, chain and bitmaps together; must never know the bytes of a format, nor how it is called.
+//! An [`Image`] is a disk whose checkpoints are listed, created, deleted, renamed and diffed; a [`Group`] is several disks that
+//! change in one step.
+//!
+//! ```no_run
+//! use checkmap::image::{Access, DiffRequest, Image, OpenOptions};
+//! use checkmap::progress::Unobserved;
+//! use std::path::Path;
+//!
+//! let mut image = Image::open(Path::new("disk.qcow2"), &OpenOptions::new(Access::Write))?;
+//! let plan = image.plan_create(b"tuesday", None, None)?;
+//! image.commit(&plan, &mut Unobserved)?;
+//! let diff = image.diff(&DiffRequest::since(b"monday").until(b"tuesday"), &mut Unobserved)?;
+//! for extent in diff.bitmap.extents(0, u64::MAX) {
+//!     println!("{} {}", extent.offset, extent.len_bytes);
+//! }
+//! # Ok::<(), checkmap::Error>(())
+//! ```
+//!
+//! Where its bitmaps live is the business of its host, see [`crate::host`]: [`Image::open`] finds the host of a file,
+//! [`Image::on`] takes any.
+
+// Owns the operations on images. Brings hosts, chain and bitmaps together; must never know the bytes of a format, nor how it
+// is called.
 
 mod checkpoints;
 mod drop;
 mod files;
+mod group;
 mod layers;
 mod opening;
 mod overview;
 mod report;
 mod steady;
 mod survey;
-mod unite;
 
 use crate::bitmap::Bitmap;
-use crate::chain::{BitmapState, Name};
+use crate::chain::{BitmapState, Name, Origin};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
-use crate::formats::locks::{self, Held, Role};
-use crate::formats::qcow2::{self, Qcow2};
-pub use crate::formats::qcow2::{Problem, Severity};
+use crate::formats;
 use crate::geometry::Granularity;
+pub use crate::host::{CheckReport, Problem, Severity, Summary};
+use crate::host::{Host, UnionRequest};
+use crate::io::locks::{self, Held, Role};
+use crate::io::{FileStorage, Storage};
 use crate::memory;
-use crate::progress::Observer;
-use crate::storage::{FileStorage, Storage};
+use crate::progress::{Observer, Unobserved};
 pub use checkpoints::{Diff, DiffRequest, Layers};
 pub use drop::Loss;
 pub use files::ImageFile;
+pub use group::Group;
 use opening::{is_writable, open as open_file, reopen};
 pub use overview::{Overview, Scope};
-pub use report::{CheckReport, Summary};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -88,8 +110,11 @@ impl OpenOptions {
 pub struct Image {
     path: PathBuf,
     options: OpenOptions,
-    format: Qcow2,
-    storage: Arc<dyn Storage>,
+    host: Box<dyn Host>,
+    /// Stands for what the host read; after a change it reads anew, and has another one.
+    origin: Origin,
+    /// What the host reads and writes, where it lies in a file.
+    storage: Option<Arc<dyn Storage>>,
     held_by_writer: bool,
     locks: Option<Held>,
     /// The file, where there is one: to look for the locks of a writer, and to open it for writing too.
@@ -158,9 +183,9 @@ impl Image {
                 self.locks = Some(locks);
             }
         }
+        self.host.set_storage(Arc::clone(&storage) as Arc<dyn Storage>)?;
         self.options.access = Access::Write;
-        self.format.set_storage(Arc::clone(&storage) as Arc<dyn Storage>);
-        self.storage = storage;
+        self.storage = Some(storage);
         self.file = Some(file);
         Ok(())
     }
@@ -204,25 +229,33 @@ impl Image {
     /// this handle holds no locks, and looks for changes at each call.
     /// `path` names it in messages, and is where relative names of backing files start.
     pub fn open_storage(storage: Arc<dyn Storage>, path: &Path, options: &OpenOptions) -> Result<Self> {
-        let mut format = Qcow2::open(Arc::clone(&storage)).map_err(|error| with_way_out(error).in_file(path))?;
-        format.set_threads(options.threads);
-        Ok(Self {
-            path: path.to_owned(),
+        let host = formats::open(Arc::clone(&storage)).map_err(|error| with_way_out(error).in_file(path))?;
+        Ok(Self { storage: Some(storage), ..Self::on(host, path, options) })
+    }
+
+    /// The image whose bitmaps `host` keeps, such as a disk of a running hypervisor. `name` stands for it in messages.
+    ///
+    /// This handle holds no locks, and asks the host for changes at each call.
+    pub fn on(mut host: Box<dyn Host>, name: &Path, options: &OpenOptions) -> Self {
+        host.set_threads(options.threads);
+        Self {
+            path: name.to_owned(),
             options: *options,
-            format,
-            storage,
+            host,
+            origin: Origin::default(),
+            storage: None,
             held_by_writer: false,
             locks: None,
             file: None,
             may_write: false,
             warnings: Vec::new(),
-        })
+        }
     }
 
     /// How many threads the calls from now on may use, see [`OpenOptions::threads()`].
     pub fn set_threads(&mut self, threads: usize) {
         self.options.threads = threads;
-        self.format.set_threads(threads);
+        self.host.set_threads(threads);
     }
 
     /// What the caller should tell its user about the opening, such as locks that do not work.
@@ -230,54 +263,54 @@ impl Image {
         &self.warnings
     }
 
-    /// The path it was opened by.
+    /// The path it was opened by, or the name that stands for it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The name of the format.
+    /// The name of the format, or of the place where its host keeps the bitmaps.
     pub fn format(&self) -> &'static str {
-        "qcow2"
+        self.host.facts().format
     }
 
-    /// The version of the format.
+    /// The version of the format; 0 where it has none.
     pub fn format_version(&self) -> u32 {
-        self.format.version()
+        self.host.facts().format_version
     }
 
     /// The size of the virtual disk in bytes.
     pub fn virtual_size(&self) -> u64 {
-        self.format.virtual_size()
+        self.host.facts().size_bytes
     }
 
-    /// The unit in which the image allocates room, in bytes.
+    /// The unit in which the image allocates room, in bytes; 0 where there is none.
     pub fn cluster_bytes(&self) -> u64 {
-        self.format.cluster_bytes()
+        self.host.facts().allocation_bytes
     }
 
     /// The name of the backing file as stored, where there is one.
     pub fn backing_file(&self) -> Option<&[u8]> {
-        self.format.backing().map(|(name, _)| name)
+        self.host.facts().backing.map(|backing| backing.name)
     }
 
     /// The name of the external data file as stored, where there is one.
     pub fn data_file(&self) -> Option<&[u8]> {
-        self.format.data_file()
+        self.host.facts().data_file
     }
 
     /// Whether the image is marked dirty or corrupt: it can be read, and must be repaired before it is written.
     pub fn has_unclean_mark(&self) -> bool {
-        self.format.has_unclean_mark()
+        self.host.facts().is_unclean
     }
 
     /// The refusal that any change of an image meets that is marked dirty or corrupt, with the way out.
     pub fn unclean(&self) -> Option<Error> {
-        self.format.unclean().map(|unclean| self.name_it(unclean))
+        self.host.unclean().map(|unclean| self.name_it(unclean))
     }
 
     /// Why no bitmap of this image can be used, where that is so: version 2, a stale autoclear bit, damage.
     pub fn trouble(&self) -> Option<&Error> {
-        self.format.trouble()
+        self.host.trouble()
     }
 
     /// Whether a running writer was seen, for [`Access::Names`]: its bitmaps are then in use, and not inconsistent.
@@ -291,33 +324,35 @@ impl Image {
     /// A bitmap whose content cannot be trusted, for whatever reason, counts as inconsistent here; except while a
     /// running writer holds the image, where every bitmap is marked as in use.
     pub fn bitmaps(&self) -> Vec<BitmapState> {
-        self.format.entries().iter().map(|entry| self.state(entry)).collect()
+        self.host.bitmaps().map(|bitmap| self.state(bitmap)).collect()
     }
 
     /// As [`Image::bitmaps`]; there can be many.
     pub(crate) fn states(&self) -> Result<Vec<BitmapState>> {
-        Ok(memory::gather(self.format.entries().iter().map(|entry| self.state(entry)))?)
+        Ok(memory::gather(self.host.bitmaps().map(|bitmap| self.state(bitmap)))?)
     }
 
     /// Whether the bitmaps are these.
     #[cfg(feature = "capi")]
     pub(crate) fn has(&self, states: &[BitmapState]) -> bool {
-        self.format.entries().iter().map(|entry| self.state(entry)).eq(states.iter().cloned())
+        self.host.bitmaps().map(|bitmap| self.state(bitmap)).eq(states.iter().cloned())
     }
 
-    fn state(&self, entry: &qcow2::Entry) -> BitmapState {
+    /// The bitmap as the host has it, with what this image knows of all of them.
+    fn state(&self, mut bitmap: BitmapState) -> BitmapState {
         let stale = self.trouble().is_some_and(|trouble| trouble.kind() == ErrorKind::Stale);
-        BitmapState {
-            name: entry.name.clone(),
-            granularity: entry.granularity,
-            recording: entry.is_recording(),
-            inconsistent: stale || entry.is_inconsistent() && !self.held_by_writer,
-            unusable: entry.is_unusable(),
-        }
+        bitmap.inconsistent = stale || bitmap.inconsistent && !self.held_by_writer;
+        bitmap
     }
 
     fn state_of(&self, name: &Name) -> Result<BitmapState> {
-        self.format.entry(name).map(|entry| self.state(entry)).map_err(|error| self.name_it(error))
+        match self.host.bitmap(name).map_err(|error| self.name_it(error))? {
+            Some(bitmap) => Ok(self.state(bitmap)),
+            None => {
+                let message = format!("there is no bitmap {name}");
+                Err(self.name_it(Error::new(ErrorKind::NotFound, message)))
+            }
+        }
     }
 
     /// The bits of the bitmap stored as `name` for a window of the disk; outside of the granules that the window touches it
@@ -331,6 +366,29 @@ impl Image {
 
     fn load(&self, name: &Name, offset: u64, len_bytes: u64) -> Result<Bitmap> {
         self.check_readable()?;
+        let state = self.check_trusted(name)?;
+        let request = UnionRequest::new(std::slice::from_ref(name), state.granularity).window(offset, len_bytes);
+        self.united(&request, &mut Unobserved)
+    }
+
+    /// What the host answers. An answer for another disk would be short without a word, and is refused.
+    fn united(&self, request: &UnionRequest<'_>, observer: &mut dyn Observer) -> Result<Bitmap> {
+        let united = self.host.union(request, observer).map_err(|error| self.name_it(error))?;
+        if united.size_bytes() != self.virtual_size() || united.granularity() != request.granularity {
+            let message = format!(
+                "the bitmaps are of a disk of {} bytes at granularity {}, this one has {} bytes and was asked for granularity {}",
+                united.size_bytes(),
+                united.granularity().bytes(),
+                self.virtual_size(),
+                request.granularity.bytes()
+            );
+            return Err(self.name_it(Error::new(ErrorKind::SizeMismatch, message)));
+        }
+        Ok(united)
+    }
+
+    /// The bitmap stored as `name`; refuses one whose content cannot be trusted, or is none that we know.
+    fn check_trusted(&self, name: &Name) -> Result<BitmapState> {
         let state = self.state_of(name)?;
         if state.inconsistent {
             return Err(self.name_it(
@@ -351,15 +409,12 @@ impl Image {
             let way_out = WayOut::from("use the software that made it, or drop it with ").control(name.drop_it());
             return Err(self.name_it(Error::new(ErrorKind::Unsupported, message).advise(way_out)));
         }
-        let mut bitmap = self.format.load(name, offset, len_bytes).map_err(|error| self.name_it(error))?;
-        // It was read by whole clusters.
-        bitmap.keep(offset, len_bytes).map_err(|error| self.name_it(error))?;
-        Ok(bitmap)
+        Ok(state)
     }
 
     /// The granularity that a new bitmap gets where neither the caller nor the newest checkpoint says one.
     pub fn default_granularity(&self) -> Result<Granularity> {
-        self.format.default_granularity().map_err(|error| self.name_it(error))
+        self.host.default_granularity().map_err(|error| self.name_it(error))
     }
 
     fn check_readable(&self) -> Result<()> {
@@ -367,7 +422,7 @@ impl Image {
             let message = "was opened for names only: no content can be trusted while something else may write";
             return Err(self.name_it(Error::new(ErrorKind::InvalidArgument, message)));
         }
-        self.format.check_usable().map_err(|error| self.name_it(error))
+        self.trouble().map_or(Ok(()), |trouble| Err(self.name_it(trouble.clone())))
     }
 
     fn name_it(&self, error: Error) -> Error {
@@ -380,6 +435,15 @@ impl Image {
     }
 }
 
+/// The format of the file or block device at `path`, by its first bytes: also where nothing else of it can be read.
+///
+/// Fails with [`ErrorKind::UnknownFormat`] where it is none that can hold bitmaps, or an error of the system.
+pub fn format_of(path: &Path) -> Result<&'static str> {
+    let file = open_file(path, Access::Read)
+        .and_then(|file| FileStorage::new(file).map_err(|error| Error::io("cannot be used as an image", error)));
+    file.and_then(|storage| formats::name_of(&storage)).map_err(|error| error.in_file(path))
+}
+
 /// What to do about damage, unless a deeper layer knows better.
 fn with_way_out(error: Error) -> Error {
     match error.kind() {
@@ -390,10 +454,4 @@ fn with_way_out(error: Error) -> Error {
         ),
         _ => error,
     }
-}
-
-fn looks_like_qcow2(storage: &dyn Storage) -> Result<bool> {
-    let mut start = [0; 4];
-    let filled = storage.read_at(&mut start, 0).map_err(|error| Error::io("cannot read the first bytes", error))?;
-    Ok(qcow2::is_qcow2(start.get(..filled).unwrap_or_default()))
 }

@@ -2,11 +2,11 @@
 //! Owns the look over a whole image: what its bitmaps amount to, and the order of cumulative checkpoints, with each bitmap
 //! read once as far as memory allows. Must never change anything.
 
-use super::report::Summary;
 use super::{Access, Image};
 use crate::bitmap::Bitmap;
-use crate::chain::{Chain, Contents, Model, Name};
+use crate::chain::{Chain, Contents, KnownModel, Model, Name};
 use crate::error::{Error, Result};
+use crate::host::Summary;
 use crate::memory;
 use crate::progress::{Observer, tell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -52,18 +52,18 @@ impl Image {
     /// time. An image that was opened for names only, or whose bitmaps cannot be used, is not read: its cumulative
     /// checkpoints stay in the order of their names. Fails only where `observer` stops it, or where somebody else changes the
     /// image meanwhile.
-    pub fn overview(&self, insist: Option<Model>, scope: Scope, observer: &mut dyn Observer) -> Result<Overview> {
+    pub fn overview(&self, insist: Option<KnownModel>, scope: Scope, observer: &mut dyn Observer) -> Result<Overview> {
         self.steady(|| self.look_over(insist, scope, observer))
     }
 
-    fn look_over(&self, insist: Option<Model>, scope: Scope, observer: &mut dyn Observer) -> Result<Overview> {
+    fn look_over(&self, insist: Option<KnownModel>, scope: Scope, observer: &mut dyn Observer) -> Result<Overview> {
         self.survey(observer)?;
         let mut chain = match self.read_chain(insist) {
             Err(error) if error.is_of_the_call() => return Err(error),
             chain => chain,
         };
         let names: Vec<Name> = match (scope, &chain) {
-            (Scope::Bitmaps, _) => memory::gather(self.format.entries().iter().map(|entry| entry.name.clone()))?,
+            (Scope::Bitmaps, _) => memory::gather(self.host.bitmaps().map(|bitmap| bitmap.name))?,
             (Scope::Checkpoints, Ok(chain)) => {
                 memory::gather(chain.checkpoints().iter().map(|checkpoint| checkpoint.bitmap.clone()))?
             }

@@ -4,7 +4,7 @@
 
 use super::{Access, Image};
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::locks;
+use crate::io::locks;
 use std::time::SystemTime;
 
 impl Image {
@@ -16,7 +16,7 @@ impl Image {
 
     /// Reads the header and the bitmap directory again: [`ErrorKind::Changed`] if somebody else has written them since.
     pub fn check_unchanged(&self) -> Result<()> {
-        match self.format.is_unchanged().map_err(|error| self.name_it(error))? {
+        match self.host.is_unchanged().map_err(|error| self.name_it(error))? {
             true => Ok(()),
             false => Err(self.changed()),
         }
@@ -48,9 +48,11 @@ impl Image {
             locks::check_no_writer(file).map_err(|error| self.name_it(error))?;
         }
         self.check_unchanged()?;
-        match may_be_written {
-            true => Ok(None),
-            false => self.storage.last_written().map_err(|error| self.name_it(Error::io("cannot look at it", error))),
+        match self.storage.as_ref().filter(|_| !may_be_written) {
+            None => Ok(None),
+            Some(storage) => {
+                storage.last_written().map_err(|error| self.name_it(Error::io("cannot look at it", error)))
+            }
         }
     }
 

@@ -12,7 +12,7 @@ impl Image {
     /// first of them does it without an observer where nobody called this.
     pub fn survey(&self, observer: &mut dyn Observer) -> Result<()> {
         match self.is_surveyable() {
-            true => self.format.survey(observer).map(drop).map_err(|error| self.name_it(error)),
+            true => self.host.survey(observer).map_err(|error| self.name_it(error)),
             false => Ok(()),
         }
     }
@@ -26,7 +26,7 @@ impl Image {
         let mut states = self.states()?;
         if self.is_surveyable() {
             for state in &mut states {
-                let doubt = self.format.doubt(&state.name, observer).map_err(|error| self.name_it(error))?;
+                let doubt = self.host.doubt(&state.name, observer).map_err(|error| self.name_it(error))?;
                 state.inconsistent |= doubt.is_some();
             }
         }
@@ -38,9 +38,9 @@ impl Image {
         if refused.kind() != ErrorKind::Inconsistent || !self.is_surveyable() {
             return refused;
         }
-        let mut states = self.format.entries().iter().map(|entry| self.state(entry));
+        let mut states = self.host.bitmaps().map(|bitmap| self.state(bitmap));
         let meant = states.find(|state| !state.inconsistent && refused.message().contains(&state.name.to_string()));
-        match meant.map(|meant| self.format.doubt(&meant.name, observer)) {
+        match meant.map(|meant| self.host.doubt(&meant.name, observer)) {
             Some(Ok(Some(doubt))) => {
                 let error = Error::new(doubt.kind(), doubt.message());
                 let error = match doubt.structure() {

@@ -1,9 +1,11 @@
 #![forbid(unsafe_code)]
-//! Owns the one way in which a file is written at a path: beside it under a name of its own, made durable, and put in its
-//! place in one step. Must never know what is written.
+//! A whole new file in the place of an old one, in one step: written beside it under a name of its own, made durable, and
+//! renamed. See [`Target`].
 
+// Owns the one way in which a file is written at a path. Must never know what is written.
+
+use super::FileId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::FileId;
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};

@@ -6,11 +6,11 @@
 use super::layout::{
     DIRECTORY, ENTRY_BYTES, Entry, INDEX, PAGE_ENTRIES, PLACE_BYTES, PageReader, Place, Summary, check_places,
 };
-use super::read::{read_exact, with_bytes};
 use crate::checksum::crc32c;
 use crate::error::{Error, ErrorKind, Result};
+use crate::io::Storage;
+use crate::io::bytes::{fill, with_bytes};
 use crate::memory;
-use crate::storage::Storage;
 use once_cell::race::OnceBox;
 
 /// Where many pages are wanted, so many are read at once.
@@ -42,7 +42,7 @@ impl Directory {
             return Err(Error::new(ErrorKind::Unsupported, message).at(INDEX, base));
         };
         let mut pages: Vec<Page> = memory::room(wanted)?;
-        with_bytes(storage, INDEX, base, len, |bytes| {
+        with_bytes(storage, &INDEX, base, len, |bytes| {
             if crc32c(bytes) != sum {
                 return Err(damaged("the checksum is wrong", base));
             }
@@ -86,7 +86,7 @@ impl Directory {
             return Ok(entries);
         }
         let (offset, len) = self.whereabouts(number, 1);
-        let entries = with_bytes(storage, DIRECTORY, offset, len, |bytes| self.decode(number, bytes))?;
+        let entries = with_bytes(storage, &DIRECTORY, offset, len, |bytes| self.decode(number, bytes))?;
         Ok(page.entries.get_or_init(|| Box::new(entries)))
     }
 
@@ -100,7 +100,7 @@ impl Directory {
             }
             let (offset, len) = self.whereabouts(first, PAGES_AT_ONCE);
             memory::resize(&mut buffer, len)?;
-            read_exact(storage, DIRECTORY, offset, &mut buffer)?;
+            fill(storage, &DIRECTORY, offset, &mut buffer)?;
             for ((number, page), bytes) in pages.zip(buffer.chunks(PAGE_BYTES)) {
                 if page.entries.get().is_none() {
                     let entries = self.decode(number, bytes)?;

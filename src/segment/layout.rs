@@ -7,6 +7,7 @@ use crate::bitmap::chunks::{CHUNK_GRANULES, Form};
 use crate::checksum::crc32c;
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, check_disk};
+use crate::io::bytes::{le_u32, le_u64};
 
 /// What a segment begins with: no text file does, and one whose line ends were changed does not either.
 pub(super) const MAGIC: [u8; 8] = *b"\x89CKSEG\r\n";
@@ -42,14 +43,6 @@ pub(super) const INDEX: &str = "segment directory index";
 /// `len` rounded up to where the next container may begin.
 pub(super) fn aligned(len: u64) -> u64 {
     len.next_multiple_of(ALIGN)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u64::from_le_bytes)
 }
 
 /// Gathers the fields of a structure one after the other.
@@ -104,24 +97,24 @@ impl Header {
         if magic != MAGIC {
             return Err(Error::new(ErrorKind::UnknownFormat, "this is no segment: the magic is missing").at(HEADER, 0));
         }
-        if u32_at(bytes, 8) != VERSION {
-            let message = format!("version {} is not known, only {VERSION} is", u32_at(bytes, 8));
+        if le_u32(bytes, 8) != VERSION {
+            let message = format!("version {} is not known, only {VERSION} is", le_u32(bytes, 8));
             return Err(Error::new(ErrorKind::Unsupported, message).at(HEADER, 8));
         }
         let damaged = |message: String, at: u64| Err(Error::new(ErrorKind::Damaged, message).at(HEADER, at));
         let (body, sum) = bytes.split_at(HEADER_BYTES - 4);
-        if crc32c(body) != u32_at(sum, 0) {
+        if crc32c(body) != le_u32(sum, 0) {
             return damaged("the checksum is wrong".into(), 60);
         }
-        if u32_at(bytes, 12) != 0 {
-            let message = format!("feature bits {:#x} are not known", u32_at(bytes, 12));
+        if le_u32(bytes, 12) != 0 {
+            let message = format!("feature bits {:#x} are not known", le_u32(bytes, 12));
             return Err(Error::new(ErrorKind::Unsupported, message).at(HEADER, 12));
         }
         if bytes.get(28..60).is_none_or(|reserved| reserved.iter().any(|byte| *byte != 0)) {
             return damaged("reserved bytes are not zero".into(), 28);
         }
-        let header = Granularity::from_bits(u32_at(bytes, 24)).and_then(|granularity| {
-            let size_bytes = u64_at(bytes, 16);
+        let header = Granularity::from_bits(le_u32(bytes, 24)).and_then(|granularity| {
+            let size_bytes = le_u64(bytes, 16);
             check_disk(size_bytes, granularity).map(|()| Self { size_bytes, granularity })
         });
         header.or_else(|error| damaged(error.message().to_owned(), 16))
@@ -213,10 +206,10 @@ pub(super) fn decode_trailer(bytes: &[u8; TRAILER_BYTES], header: Header, file_b
     if rest.get(4..) != Some(&END_MAGIC) {
         return damaged("the file does not end with a trailer: it was cut short, or something was appended", 60);
     }
-    if crc32c(body) != u32_at(rest, 0) {
+    if crc32c(body) != le_u32(rest, 0) {
         return damaged("the checksum is wrong", 56);
     }
-    if u64_at(bytes, 48) != file_bytes {
+    if le_u64(bytes, 48) != file_bytes {
         return damaged("the file is not as long as it was when it was written", 48);
     }
     if header.encode().last_chunk::<4>() != bytes.get(44..48).and_then(<[u8]>::first_chunk) {
@@ -225,15 +218,15 @@ pub(super) fn decode_trailer(bytes: &[u8; TRAILER_BYTES], header: Header, file_b
     let summary = Summary {
         size_bytes: header.size_bytes,
         granularity: header.granularity,
-        chunks: u64_at(bytes, 0),
-        dirty_granules: u64_at(bytes, 8),
-        extents: u64_at(bytes, 16),
-        entries: u64_at(bytes, 32),
+        chunks: le_u64(bytes, 0),
+        dirty_granules: le_u64(bytes, 8),
+        extents: le_u64(bytes, 16),
+        entries: le_u64(bytes, 32),
         file_bytes,
     };
     let end =
-        summary.directory_bytes().and_then(|len| len.checked_add(u64_at(bytes, 24))?.checked_add(TRAILER_BYTES as u64));
-    if end != Some(file_bytes) || u64_at(bytes, 24) < HEADER_BYTES as u64 {
+        summary.directory_bytes().and_then(|len| len.checked_add(le_u64(bytes, 24))?.checked_add(TRAILER_BYTES as u64));
+    if end != Some(file_bytes) || le_u64(bytes, 24) < HEADER_BYTES as u64 {
         return damaged("the directory does not lie between the containers and the trailer", 24);
     }
     if summary.entries > header.chunks() {
@@ -248,10 +241,10 @@ pub(super) fn decode_trailer(bytes: &[u8; TRAILER_BYTES], header: Header, file_b
     {
         return damaged("the number of dirty granules is not one of so many chunks, or of this disk", 8);
     }
-    if is_empty && u64_at(bytes, 24) != HEADER_BYTES as u64 {
+    if is_empty && le_u64(bytes, 24) != HEADER_BYTES as u64 {
         return damaged("there are containers, but no entries", 24);
     }
-    Ok((summary, u32_at(bytes, 40)))
+    Ok((summary, le_u32(bytes, 40)))
 }
 
 /// One chunk with dirty granules, or several consecutive full ones.
@@ -325,7 +318,7 @@ impl Entry {
     }
 
     fn decode(bytes: &[u8; ENTRY_BYTES]) -> std::result::Result<Self, &'static str> {
-        let form = match u32_at(bytes, 36) {
+        let form = match le_u32(bytes, 36) {
             1 => Form::Array,
             2 => Form::Words,
             3 => Form::Runs,
@@ -334,13 +327,13 @@ impl Entry {
             _ => return Err("the form of a container is not known"),
         };
         Ok(Self {
-            key: u32_at(bytes, 0),
-            chunks: u32_at(bytes, 4),
-            offset: u64_at(bytes, 8),
-            before: u64_at(bytes, 16),
-            len: u32_at(bytes, 24),
-            ones: u32_at(bytes, 28),
-            sum: u32_at(bytes, 32),
+            key: le_u32(bytes, 0),
+            chunks: le_u32(bytes, 4),
+            offset: le_u64(bytes, 8),
+            before: le_u64(bytes, 16),
+            len: le_u32(bytes, 24),
+            ones: le_u32(bytes, 28),
+            sum: le_u32(bytes, 32),
             form,
         })
     }
@@ -390,7 +383,7 @@ impl Place {
     }
 
     pub(super) fn decode(bytes: &[u8; PLACE_BYTES]) -> Self {
-        Self { key: u32_at(bytes, 0), sum: u32_at(bytes, 4), before: u64_at(bytes, 8), data: u64_at(bytes, 16) }
+        Self { key: le_u32(bytes, 0), sum: le_u32(bytes, 4), before: le_u64(bytes, 8), data: le_u64(bytes, 16) }
     }
 }
 

@@ -13,8 +13,9 @@ use crate::bitmap::Bitmap;
 use crate::bitmap::chunks::{CHUNK_GRANULES, ChunkCollector, Form, View};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, clip_end};
+use crate::io::bytes::{fill, read_some, with_bytes};
+use crate::io::{FileId, FileStorage, Storage};
 use crate::memory;
-use crate::storage::{FileId, FileStorage, Storage};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -64,7 +65,7 @@ impl<'s> Segment<'s> {
     pub fn open(storage: Arc<dyn Storage + 's>) -> Result<Self> {
         let file_bytes = storage.len_bytes().map_err(|error| Error::io("cannot find the size", error))?;
         let mut start = [0; HEADER_BYTES];
-        let have = read_some(&*storage, HEADER, 0, &mut start)?;
+        let have = read_some(&*storage, &HEADER, 0, &mut start)?;
         if have < start.len() && !is_begun(&start, have) {
             let message = "this is no segment: the magic is missing";
             return Err(Error::new(ErrorKind::UnknownFormat, message).at(HEADER, 0));
@@ -75,7 +76,7 @@ impl<'s> Segment<'s> {
         }
         let header = Header::decode(&start)?;
         let mut end = [0; TRAILER_BYTES];
-        read_exact(&*storage, TRAILER, file_bytes - TRAILER_BYTES as u64, &mut end)?;
+        fill(&*storage, &TRAILER, file_bytes - TRAILER_BYTES as u64, &mut end)?;
         let (summary, sum) = decode_trailer(&end, header, file_bytes)?;
         let directory = Directory::open(&*storage, summary, sum)?;
         Ok(Self { storage, path: None, summary, directory })
@@ -274,7 +275,7 @@ impl<'s> Segment<'s> {
         }
         let mut decoder = Decoder::default();
         let inside = u16::try_from(inside).unwrap_or(u16::MAX);
-        let count = with_bytes(&*self.storage, CONTAINERS, entry.offset, entry.len as usize, |bytes| {
+        let count = with_bytes(&*self.storage, &CONTAINERS, entry.offset, entry.len as usize, |bytes| {
             if entry.form == Form::Words && self.header().granules_of(entry.key) == CHUNK_GRANULES {
                 return count_words_before(entry, bytes, inside).map_err(|what| self.damaged(entry, what));
             }
@@ -305,7 +306,7 @@ impl<'s> Segment<'s> {
 
     /// Fills `buffer` from `offset` on.
     pub(super) fn read(&self, structure: &str, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        read_exact(&*self.storage, structure, offset, buffer).map_err(|error| self.named(error))
+        fill(&*self.storage, &structure, offset, buffer).map_err(|error| self.named(error))
     }
 
     /// The error with the file's name.
@@ -359,34 +360,4 @@ impl SpanReader {
 /// Whether the first `have` bytes are those of a segment, as far as they go.
 fn is_begun(start: &[u8], have: usize) -> bool {
     have > 0 && start.iter().take(have).zip(super::layout::MAGIC).all(|(byte, magic)| *byte == magic)
-}
-
-fn read_some(storage: &dyn Storage, structure: &str, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-    let wanted = buffer.len();
-    let read = storage.read_at(buffer, offset);
-    read.map_err(|error| Error::io(format!("cannot read {wanted} bytes"), error).at(structure, offset))
-}
-
-pub(super) fn read_exact(storage: &dyn Storage, structure: &str, offset: u64, buffer: &mut [u8]) -> Result<()> {
-    if read_some(storage, structure, offset, buffer)? < buffer.len() {
-        return Err(Error::new(ErrorKind::Damaged, "the file became shorter while it was read").at(structure, offset));
-    }
-    Ok(())
-}
-
-/// Passes `len` bytes from `offset` on to `take`; they are copied only where they are not in memory.
-pub(super) fn with_bytes<T>(
-    storage: &dyn Storage,
-    structure: &str,
-    offset: u64,
-    len: usize,
-    take: impl FnOnce(&[u8]) -> Result<T>,
-) -> Result<T> {
-    let inside = |all| -> Option<&[u8]> { <[u8]>::get(all, usize::try_from(offset).ok()?..)?.get(..len) };
-    if let Some(bytes) = storage.in_memory().and_then(inside) {
-        return take(bytes);
-    }
-    let mut buffer = memory::zeroed(len)?;
-    read_exact(storage, structure, offset, &mut buffer)?;
-    take(&buffer)
 }

@@ -141,7 +141,7 @@ fn a_table_of_which_the_file_has_nothing_is_damaged() {
 #[derive(Debug)]
 struct Device(crate::support::memory::Memory);
 
-impl checkmap::storage::Storage for Device {
+impl checkmap::io::Storage for Device {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
         self.0.read_at(buffer, offset)
     }

@@ -2,7 +2,7 @@
 //! Owns the proof for cumulative checkpoints, and for the order that their bits tell.
 
 use super::{Blocks, Event, Image, cases, event, name, options};
-use checkmap::chain::{Action, Chain, Contents, Model, Name};
+use checkmap::chain::{Action, Chain, Contents, KnownModel, Name};
 use checkmap::{ErrorKind, Result};
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ struct Since {
 }
 
 fn cumulative_chain(image: &Image, turn: usize) -> Chain {
-    Chain::read(&image.states(turn), Some(Model::Cumulative)).unwrap()
+    Chain::read(&image.states(turn), Some(KnownModel::Cumulative)).unwrap()
 }
 
 fn cumulative_event(image: &mut Image, truth: &mut Vec<Since>, event: Event, turn: usize) {
@@ -29,7 +29,7 @@ fn cumulative_event(image: &mut Image, truth: &mut Vec<Since>, event: Event, tur
         }
         Event::Create(number) => {
             let name = name(number);
-            let plan = chain.plan_create(name.as_bytes(), options(Some(Model::Cumulative)));
+            let plan = chain.plan_create(name.as_bytes(), options(Some(KnownModel::Cumulative)));
             if truth.iter().any(|since| since.name == name) {
                 return assert_eq!(plan.unwrap_err().kind(), ErrorKind::Exists);
             }

@@ -2,7 +2,7 @@
 //! Owns the proof for chains that lost bitmaps: no gap is ever bridged, and what lies on either side stays usable.
 
 use super::{Blocks, Image, Stored, cases, name, options};
-use checkmap::chain::{Chain, Model, Name, Plan, plan_drop_bitmap};
+use checkmap::chain::{Chain, KnownModel, Model, Name, Plan, plan_drop_bitmap};
 use checkmap::{ErrorKind, Result};
 use proptest::prelude::*;
 
@@ -65,7 +65,9 @@ impl World {
         let states = self.image.states(self.turn);
         let chain = Chain::read(&states, None).expect("gaps never break a chain");
         match chain.model() {
-            Model::Unknown => Chain::read(&states, Some(Model::Interval)).expect("a root without anything behind it"),
+            Model::Unknown => {
+                Chain::read(&states, Some(KnownModel::Interval)).expect("a root without anything behind it")
+            }
             _ => chain,
         }
     }

@@ -2,7 +2,7 @@
 //! Owns the proof for chains of intervals, with crashes, gaps and meddling from outside.
 
 use super::{Blocks, Event, Image, Stored, cases, event, name, options};
-use checkmap::chain::{Chain, Interval, Model, Name, Until, plan_merge};
+use checkmap::chain::{Chain, Interval, KnownModel, Model, Name, Until, plan_merge};
 use checkmap::{ErrorKind, Result};
 use proptest::prelude::*;
 
@@ -42,7 +42,7 @@ impl World {
         let states = self.image.states(self.turn);
         let chain = Chain::read(&states, None)?;
         match chain.model() {
-            Model::Unknown => Chain::read(&states, Some(Model::Interval)),
+            Model::Unknown => Chain::read(&states, Some(KnownModel::Interval)),
             _ => Ok(chain),
         }
     }

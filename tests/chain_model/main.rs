@@ -7,7 +7,7 @@ mod gaps;
 mod interval;
 
 use checkmap::Granularity;
-use checkmap::chain::{Action, BitmapState, CreateOptions, Model, Name, Plan};
+use checkmap::chain::{Action, BitmapState, CreateOptions, KnownModel, Name, Plan};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -93,7 +93,7 @@ fn granularity() -> Granularity {
     Granularity::from_bytes(65536).unwrap()
 }
 
-fn options(model: Option<Model>) -> CreateOptions {
+fn options(model: Option<KnownModel>) -> CreateOptions {
     let mut options = CreateOptions::new(granularity());
     options.model = model;
     options

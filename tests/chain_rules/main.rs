@@ -7,7 +7,7 @@ mod order;
 mod plans;
 mod reading;
 
-use checkmap::chain::{BitmapState, Chain, Contents, CreateOptions, Model, Name, Plan, Span};
+use checkmap::chain::{BitmapState, Chain, Contents, CreateOptions, KnownModel, Model, Name, Plan, Span};
 use checkmap::{Error, ErrorKind, Granularity, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,7 @@ fn read(specs: &[&str]) -> Chain {
     Chain::read(&bitmaps(specs), None).unwrap()
 }
 
-fn insist(specs: &[&str], model: Model) -> Chain {
+fn insist(specs: &[&str], model: KnownModel) -> Chain {
     Chain::read(&bitmaps(specs), Some(model)).unwrap()
 }
 
@@ -41,7 +41,7 @@ fn create(chain: &Chain, name: &str) -> Result<Plan> {
     chain.plan_create(name.as_bytes(), CreateOptions::new(granularity(4096)))
 }
 
-fn create_as(chain: &Chain, name: &str, model: Model) -> Result<Plan> {
+fn create_as(chain: &Chain, name: &str, model: KnownModel) -> Result<Plan> {
     let mut options = CreateOptions::new(granularity(4096));
     options.model = Some(model);
     chain.plan_create(name.as_bytes(), options)

@@ -3,7 +3,7 @@
 
 use super::{FOUR, Sets, checkpoints, insist, read};
 use checkmap::ErrorKind;
-use checkmap::chain::{BitmapState, Chain, Model, Name};
+use checkmap::chain::{BitmapState, Chain, KnownModel, Name};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +28,7 @@ fn ordered(sets: &BTreeMap<Name, Option<BTreeSet<u32>>>) -> (Vec<(Name, bool)>, 
     let granularity = super::granularity(65536);
     let states: Vec<BitmapState> =
         sets.keys().rev().map(|name| BitmapState::new(name.clone(), granularity, true)).collect();
-    let mut chain = Chain::read(&states, Some(Model::Cumulative)).unwrap();
+    let mut chain = Chain::read(&states, Some(KnownModel::Cumulative)).unwrap();
     let known = sets.iter().filter_map(|(name, set)| Some((name.clone(), set.clone()?)));
     let mut contents = Sets { of: known.collect(), ..Sets::default() };
     chain.order_cumulative(&mut contents).unwrap();
@@ -95,7 +95,7 @@ fn errors_pass_and_other_models_are_not_asked() {
     let mut cumulative = read(&["a r", "b r"]);
     assert_eq!(cumulative.order_cumulative(&mut failing).unwrap_err().kind(), ErrorKind::Damaged);
     assert_eq!(checkpoints(&cumulative), ["a", "b"]);
-    assert!(insist(&["a r"], Model::Cumulative).is_ordered());
+    assert!(insist(&["a r"], KnownModel::Cumulative).is_ordered());
     let mut intervals = read(&FOUR);
     intervals.order_cumulative(&mut failing).unwrap();
     assert_eq!(checkpoints(&intervals), ["1", "2", "3", "4"]);

@@ -29,11 +29,11 @@ fn create_freezes_the_newest_and_hangs_the_new_one_on_it() {
 
 #[test]
 fn create_in_the_cumulative_model_only_adds() {
-    let plan = steps(create_as(&read(&[]), "a", Model::Cumulative), &["add 'a', recording, granularity 4096"]);
+    let plan = steps(create_as(&read(&[]), "a", KnownModel::Cumulative), &["add 'a', recording, granularity 4096"]);
     assert_eq!(names(plan.takes_part()), ["a"]);
-    steps(create(&insist(&[], Model::Cumulative), "a"), &["add 'a', recording, granularity 4096"]);
-    steps(create_as(&read(&["a r"]), "b", Model::Cumulative), &["add 'b', recording, granularity 65536"]);
-    steps(create(&insist(&["a r"], Model::Cumulative), "b"), &["add 'b', recording, granularity 65536"]);
+    steps(create(&insist(&[], KnownModel::Cumulative), "a"), &["add 'a', recording, granularity 4096"]);
+    steps(create_as(&read(&["a r"]), "b", KnownModel::Cumulative), &["add 'b', recording, granularity 65536"]);
+    steps(create(&insist(&["a r"], KnownModel::Cumulative), "b"), &["add 'b', recording, granularity 65536"]);
     let plan = steps(create(&read(&["a r", "b r"]), "c"), &["add 'c', recording, granularity 65536"]);
     assert!(plan.warnings().is_empty() && names(plan.takes_part()) == ["c"]);
     // Nobody knows which is the newest: the finest is never less exact.
@@ -74,10 +74,13 @@ fn create_is_refused_where_a_name_is_taken() {
 
 #[test]
 fn create_refuses_a_model_that_contradicts_the_bitmaps() {
-    refused(create_as(&read(&FOUR), "5", Model::Cumulative), ErrorKind::Model, "are interval, not cumulative");
-    refused(create_as(&read(&["a r", "b r"]), "c", Model::Interval), ErrorKind::Model, "are cumulative, not interval");
-    refused(create_as(&read(&[]), "1", Model::None), ErrorKind::InvalidArgument, "none");
-    assert!(create_as(&read(&FOUR), "5", Model::Interval).is_ok());
+    refused(create_as(&read(&FOUR), "5", KnownModel::Cumulative), ErrorKind::Model, "are interval, not cumulative");
+    refused(
+        create_as(&read(&["a r", "b r"]), "c", KnownModel::Interval),
+        ErrorKind::Model,
+        "are cumulative, not interval",
+    );
+    assert!(create_as(&read(&FOUR), "5", KnownModel::Interval).is_ok());
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn an_unknown_model_refuses_whatever_needs_the_chain_and_says_why() {
     assert_eq!((chain.model(), chain.checkpoints()), (Model::Unknown, &[][..]));
     let why = "'a', 'b' may be one chain of intervals or cumulative checkpoints: 'a' does not record";
     refused(create(&chain, "c"), ErrorKind::Model, why);
-    refused(create_as(&chain, "c", Model::Cumulative), ErrorKind::Model, "with a model");
+    refused(create_as(&chain, "c", KnownModel::Cumulative), ErrorKind::Model, "with a model");
     refused(delete(&chain, "a"), ErrorKind::Model, why);
     refused(chain.plan_delete_all_inconsistent(), ErrorKind::Model, why);
     refused(rename(&chain, "a", "c"), ErrorKind::Model, why);
@@ -61,26 +61,25 @@ fn an_unknown_model_refuses_whatever_needs_the_chain_and_says_why() {
 
 #[test]
 fn insisting_on_a_model_settles_what_is_unknown_and_nothing_else() {
-    let chain = insist(&["a -", "b r"], Model::Interval);
+    let chain = insist(&["a -", "b r"], KnownModel::Interval);
     assert_eq!((checkpoints(&chain), names(chain.foreign())), (vec!["b".into()], vec!["a".to_owned()]));
     steps(create(&chain, "c"), &["stop recording in 'b'", "add 'b->c', recording, granularity 65536"]);
 
-    let chain = insist(&["a -", "b r"], Model::Cumulative);
+    let chain = insist(&["a -", "b r"], KnownModel::Cumulative);
     assert_eq!(checkpoints(&chain), ["a", "b"]);
     refused(diff(&chain, "a", None), ErrorKind::Recording, "'a' does not record");
     steps(create(&chain, "c"), &["add 'c', recording, granularity 65536"]);
 
-    let lone = insist(&["a -"], Model::Interval);
+    let lone = insist(&["a -"], KnownModel::Interval);
     refused(create(&lone, "b"), ErrorKind::Recording, "'a' does not record");
     refused(diff(&lone, "a", None), ErrorKind::Recording, "'a'");
     steps(delete(&lone, "a"), &["remove 'a'"]);
 
     let read = |specs: &[&str], model| Chain::read(&bitmaps(specs), Some(model)).map(drop);
-    refused(read(&["a r", "b r"], Model::Interval), ErrorKind::Model, "any of 'a', 'b' could be the first");
-    refused(read(&["a -", "b -"], Model::Interval), ErrorKind::Model, "none of them records");
-    refused(read(&["1 -", "1->2 r"], Model::Cumulative), ErrorKind::Model, "'1->2' covers an interval");
-    refused(read(&["1 r"], Model::Unknown), ErrorKind::InvalidArgument, "unknown");
-    assert!(read(&["1 -", "1->2 r"], Model::Interval).is_ok());
+    refused(read(&["a r", "b r"], KnownModel::Interval), ErrorKind::Model, "any of 'a', 'b' could be the first");
+    refused(read(&["a -", "b -"], KnownModel::Interval), ErrorKind::Model, "none of them records");
+    refused(read(&["1 -", "1->2 r"], KnownModel::Cumulative), ErrorKind::Model, "'1->2' covers an interval");
+    assert!(read(&["1 -", "1->2 r"], KnownModel::Interval).is_ok());
 }
 
 #[test]
@@ -138,7 +137,7 @@ fn what_is_left_beside_foreign_bitmaps_is_named_when_its_model_would_change() {
     warned(&plan, "afterwards '1', 'f' will read as model cumulative: the model interval has to be said");
     warned(&delete(&read(&["1 -", "1->2 r", "f -"]), "2").unwrap(), "will read as model unknown");
     warned(
-        &create_as(&read(&[]), "1", Model::Cumulative).unwrap(),
+        &create_as(&read(&[]), "1", KnownModel::Cumulative).unwrap(),
         "will read as model interval: the model cumulative",
     );
 }

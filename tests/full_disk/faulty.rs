@@ -1,7 +1,7 @@
 //! A storage whose disk is full at a chosen moment.
 
 use crate::support::memory::{Memory, no_space};
-use checkmap::storage::Storage;
+use checkmap::io::Storage;
 use std::io;
 use std::sync::Mutex;
 

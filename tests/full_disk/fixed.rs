@@ -5,8 +5,8 @@ use crate::support::raw::Raw;
 use crate::{Change, Create, DeleteMiddle, bitmaps, chain, plan, tools_are_here};
 use checkmap::ErrorKind;
 use checkmap::image::Access;
+use checkmap::io::Storage;
 use checkmap::progress::Unobserved;
-use checkmap::storage::Storage;
 use std::io;
 use std::sync::Arc;
 

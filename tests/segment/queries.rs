@@ -39,7 +39,7 @@ proptest! {
         let segment = segment_of(&bitmap);
         // Where no number is aligned, containers cannot be read in their place.
         let odd = [vec![0], bytes_of(&bitmap)].concat();
-        let odd = Segment::open(Arc::new(checkmap::storage::Memory(&odd[1..]))).unwrap();
+        let odd = Segment::open(Arc::new(checkmap::io::Memory(&odd[1..]))).unwrap();
         prop_assert_eq!(segment.dirty_granules(), bitmap.dirty_granules());
         prop_assert_eq!(segment.dirty_bytes().unwrap(), bitmap.dirty_bytes());
         prop_assert_eq!(segment.summary().extents, bitmap.extent_count());

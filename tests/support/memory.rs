@@ -1,7 +1,7 @@
 //! An image in memory, for tests that must not depend on files.
 
 use checkmap::image::{Access, Image, OpenOptions};
-use checkmap::storage::Storage;
+use checkmap::io::Storage;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

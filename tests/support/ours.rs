@@ -1,7 +1,7 @@
 //! Checkpoints as a caller of the library works with them, and copying what it names.
 
 use super::{TestImage, run};
-use checkmap::chain::{Model, Plan};
+use checkmap::chain::{KnownModel, Plan};
 use checkmap::image::{Access, DiffRequest, Layers, OpenOptions, Scope};
 use checkmap::progress::Unobserved;
 use checkmap::{Extent, Granularity, Image};
@@ -24,7 +24,7 @@ impl TestImage {
         assert!(warnings.is_empty(), "{warnings:?}");
     }
 
-    pub fn create_checkpoint(&self, name: &str, granularity: Option<u64>, model: Option<Model>) {
+    pub fn create_checkpoint(&self, name: &str, granularity: Option<u64>, model: Option<KnownModel>) {
         let granularity = granularity.map(|bytes| Granularity::from_bytes(bytes).expect("a granularity"));
         self.change(|image| image.plan_create(name.as_bytes(), granularity, model));
     }

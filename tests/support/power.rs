@@ -6,7 +6,7 @@
 //! although later flushes succeed, as on Linux, which reports a lost page once.
 
 use super::random::Random;
-use checkmap::storage::Storage;
+use checkmap::io::Storage;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Mutex;

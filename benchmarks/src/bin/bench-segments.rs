@@ -8,7 +8,7 @@
 #[path = "../child.rs"]
 mod child;
 
-use checkmap::storage::Memory;
+use checkmap::io::Memory;
 use checkmap::{Bitmap, Granularity, Segment, segment};
 use child::wait;
 use std::error::Error;

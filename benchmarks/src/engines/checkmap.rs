@@ -5,7 +5,7 @@
 use crate::engine::{Count, Engine, Form, Mark, Open, Save, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
 use crate::patterns::Disk;
-use checkmap::storage::Memory;
+use checkmap::io::Memory;
 use checkmap::{Bitmap, Extent, Granularity, Segment, segment};
 use std::sync::Arc;
 

@@ -8,60 +8,16 @@ use super::table::{self, Payload, Shape};
 use super::walk::{Role, Visitor, Walk};
 use super::{Qcow2, header};
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::file_len;
+use crate::host::{CheckReport, Problem, Severity};
+use crate::io::bytes::file_len;
 use crate::memory;
 use crate::progress::{Observer, tell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// How bad a problem is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Severity {
-    /// A rule is broken; data may be lost when the image is written to.
-    Error,
-    /// A bitmap cannot be used for a backup.
-    Unusable,
-    /// Room is counted as used that nothing uses.
-    Leak,
-    /// Odd, and harmless.
-    Warning,
-}
-
-impl Severity {
-    /// The word that stands for it in reports.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Severity::Error => "error",
-            Severity::Unusable => "unusable",
-            Severity::Leak => "leak",
-            Severity::Warning => "warning",
-        }
-    }
-}
-
-/// One finding of a check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Problem {
-    /// How bad it is.
-    pub severity: Severity,
-    /// The structure that is wrong.
-    pub structure: String,
-    /// Where it is wrong: a byte offset in the file.
-    pub offset: Option<u64>,
-    /// What is wrong.
-    pub message: String,
-}
-
-/// What a check found. Problems are kept up to a limit; the counts are complete.
+/// What a check found, in the making. Problems are kept up to a limit; the counts are complete.
 #[derive(Debug)]
-pub(crate) struct Report {
-    pub(crate) errors: u64,
-    pub(crate) unusable: u64,
-    pub(crate) leaked_bytes: u64,
-    pub(crate) problems: Vec<Problem>,
-}
+struct Report(CheckReport);
 
 /// A damaged image can have as many problems as clusters.
 const MAX_PROBLEMS: usize = 1000;
@@ -70,21 +26,21 @@ const PHASE: &str = "checking";
 impl Report {
     /// Without findings, and with room for all that are kept.
     fn new() -> Result<Self> {
-        Ok(Self { errors: 0, unusable: 0, leaked_bytes: 0, problems: memory::room(MAX_PROBLEMS)? })
+        Ok(Self(CheckReport { problems: memory::room(MAX_PROBLEMS)?, ..CheckReport::default() }))
     }
 
     fn is_full(&self) -> bool {
-        self.problems.len() >= MAX_PROBLEMS
+        self.0.problems.len() >= MAX_PROBLEMS
     }
 
     fn add(&mut self, severity: Severity, structure: &str, offset: Option<u64>, message: String) {
         match severity {
-            Severity::Error => self.errors += 1,
-            Severity::Unusable => self.unusable += 1,
+            Severity::Error => self.0.errors += 1,
+            Severity::Unusable => self.0.unusable += 1,
             Severity::Leak | Severity::Warning => {}
         }
         if !self.is_full() {
-            self.problems.push(Problem { severity, structure: structure.to_owned(), offset, message });
+            self.0.problems.push(Problem::new(severity, structure, message).at(offset));
         }
     }
 
@@ -98,23 +54,23 @@ impl Report {
     }
 }
 
-pub(crate) fn check(image: &Qcow2, observer: &mut dyn Observer) -> Result<Report> {
-    let storage = &*image.storage;
+pub(super) fn check(image: &Qcow2, observer: &mut dyn Observer) -> Result<CheckReport> {
+    let file = image.file();
     let mut report = Report::new()?;
     check_marks(image, &mut report)?;
-    let refcounts = match Refcounts::read(storage, &image.header) {
+    let refcounts = match Refcounts::read(file) {
         Ok(refcounts) => refcounts,
         Err(fault) => {
             report.add_error(Severity::Error, &fault)?;
             check_bitmaps(image, &mut report)?;
-            return Ok(report);
+            return Ok(report.0);
         }
     };
-    let file_end = file_len(storage)?;
+    let file_end = file_len(file.storage)?;
     let (references, l2_tables) = (References::default(), BTreeMap::new());
     let (bitmaps, times) = (Vec::new(), 1);
     let mut count = Count { image, report, references, l2_tables, bitmaps, times, file_end, refcounts, observer };
-    let walk = Walk { storage, header: &image.header };
+    let walk = Walk(file);
     walk.disk(&mut count)?;
     count.guest(&walk)?;
     let blocks = memory::gather(count.refcounts.blocks())?;
@@ -122,15 +78,15 @@ pub(crate) fn check(image: &Qcow2, observer: &mut dyn Observer) -> Result<Report
         count.occupies(Role::RefcountBlock, *offset, image.cluster_bytes())?;
     }
     let usable = image.trouble.as_ref().is_none_or(|trouble| trouble.kind() == ErrorKind::Damaged);
-    if let (Some(place), true) = (image.place, usable) {
-        walk.bitmaps(place, &image.entries, &mut count)?;
+    if usable {
+        walk.bitmaps(&mut count)?;
     }
     count.references.settle()?;
     count.overlaps()?;
     count.compare(&blocks)?;
     let mut report = count.report;
     check_bitmaps(image, &mut report)?;
-    Ok(report)
+    Ok(report.0)
 }
 
 fn check_marks(image: &Qcow2, report: &mut Report) -> Result<()> {
@@ -173,7 +129,7 @@ fn check_bitmaps(image: &Qcow2, report: &mut Report) -> Result<()> {
         let shape = Shape::of(&image.header, entry.granularity);
         // A table that cannot be read was reported by the walk.
         let Some(number) = shape.entries().checked_sub(1) else { continue };
-        let last = table::read_range(&*image.storage, &image.header, entry, number..number + 1);
+        let last = table::read_range(image.file(), entry, number..number + 1);
         let payload = match last {
             Err(error) if error.is_of_the_call() => return Err(error),
             last => last.ok().and_then(|last| last.first().copied()),
@@ -337,7 +293,7 @@ impl Count<'_> {
                 let clusters = missing.end - missing.start;
                 let message = format!("no refcount block counts it, nor {} clusters after it", clusters - 1);
                 self.report.add(Severity::Error, "qcow2 cluster", Some(missing.start << cluster_bits), message);
-                self.report.errors += clusters - 1;
+                self.report.0.errors += clusters - 1;
             }
         }
         let singles = self.references.singles()?;
@@ -357,7 +313,7 @@ impl Count<'_> {
         };
         let severity = if refcount > references { Severity::Leak } else { Severity::Error };
         if severity == Severity::Leak {
-            self.report.leaked_bytes += self.image.cluster_bytes();
+            self.report.0.leaked_bytes += self.image.cluster_bytes();
         }
         self.report.add(severity, "qcow2 cluster", Some(offset), message);
     }

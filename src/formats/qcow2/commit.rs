@@ -13,6 +13,7 @@
 
 use super::directory::{self, Entry};
 use super::draft::{Cluster, Content, Draft, Drafted};
+use super::file::Qcow2File;
 use super::header::{AUTOCLEAR_AT, DirectoryRef, Header, REFCOUNT_TABLE_AT};
 use super::occupied::Occupied;
 use super::rehearsal::Rehearsal;
@@ -22,24 +23,21 @@ use super::table::{FEW, Payload, Shape};
 use crate::bitmap::Bitmap;
 use crate::chain::{self, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
-use crate::formats::bytes::{file_len, put};
+use crate::io::Storage;
+use crate::io::bytes::{file_len, put};
 use crate::memory;
 use crate::pool::Pool;
 use crate::progress::{Observer, tell};
-use crate::storage::Storage;
 use std::collections::HashSet;
 
 const SECTOR: usize = 512;
 const WRITING: &str = "writing bitmaps";
 
-/// What a change is made of: the image as it was read, and what shall become of its bitmaps.
-pub(crate) struct Change<'a> {
-    pub(crate) storage: &'a dyn Storage,
-    pub(crate) header: &'a Header,
-    /// The directory as it was read.
-    pub(crate) place: Option<DirectoryRef>,
-    pub(crate) occupied: &'a Occupied,
-    pub(crate) draft: Draft<'a>,
+/// What a change is made of: the file as it was read, and what shall become of its bitmaps.
+pub(super) struct Change<'a> {
+    pub(super) file: Qcow2File<'a>,
+    pub(super) occupied: &'a Occupied,
+    pub(super) draft: Draft<'a>,
 }
 
 impl Change<'_> {
@@ -48,45 +46,47 @@ impl Change<'_> {
     /// Until the commit any failure leaves the image as it was; from the first header sector on it is
     /// [`ErrorKind::CommitInDoubt`]. The strings are warnings.
     pub(crate) fn write(mut self, header: &mut Header, observer: &mut dyn Observer) -> Result<Vec<String>> {
-        let storage = self.storage;
+        let storage = self.file.storage;
         let len_before = file_len(storage).map_err(Error::nothing_changed)?;
         let mut room = Vec::new();
         if !storage.can_grow() {
             room = self.rehearse(observer).map_err(Error::nothing_changed)?;
         }
-        let mut space = Space::new(storage, header, self.occupied).map_err(Error::nothing_changed)?;
-        let mut undo = Undo::new(storage, len_before);
-        let prepared = prepare(storage, header, self.place, &mut self.draft, &mut space, &mut undo, observer);
-        let prepared = match prepared {
+        let space = Space::new(self.file, self.occupied).map_err(Error::nothing_changed)?;
+        let mut work = Work { storage, header, space, undo: Undo::new(storage, len_before) };
+        let prepared = match work.prepare(self.file, &mut self.draft, observer) {
             Ok(prepared) => prepared,
             // What stands behind the old end may be the other's by now.
             Err(error) if error.kind() == ErrorKind::Changed => return Err(error),
-            Err(error) if undo.run() => {
+            Err(error) if work.undo.run() => {
                 // As long as it was before: this asks for no memory.
-                header.raw.clone_from(&self.header.raw);
+                work.header.raw.clone_from(&self.file.header.raw);
                 return Err(error.nothing_changed());
             }
             Err(error) => return Err(error.advise(not_undone())),
         };
-        commit(storage, header, prepared.states)?;
+        commit(storage, work.header, prepared.states)?;
         let mut warnings = if room.is_empty() { prepared.warnings } else { room };
         // Not flushed: the commit is durable, and what a cut loses of this is a leak.
-        let released = space.release(&prepared.old_clusters).and_then(|()| store_in_place(storage, &space, &mut undo));
+        let released =
+            work.space.release(&prepared.old_clusters).and_then(|()| store_in_place(&work.space, &mut work.undo));
         warnings.extend(released.err().map(|error| not_released(&error)));
         Ok(warnings)
     }
 
     /// Does all that [`Change::write`] does before the commit, without writing: finds out whether there is room.
     pub(crate) fn rehearse(&mut self, observer: &mut dyn Observer) -> Result<Vec<String>> {
-        let rehearsal = Rehearsal(self.storage);
-        let mut header = self.header.try_clone()?;
-        let mut space = Space::new(&rehearsal, &header, self.occupied)?;
-        let mut undo = Undo::new(&rehearsal, 0);
-        let prepared = prepare(&rehearsal, &mut header, self.place, &mut self.draft, &mut space, &mut undo, observer)?;
+        let rehearsal = Rehearsal(self.file.storage);
+        let file = Qcow2File { storage: &rehearsal, ..self.file };
+        let mut header = file.header.try_clone()?;
+        let space = Space::new(file, self.occupied)?;
+        let undo = Undo::new(&rehearsal, 0);
+        let mut work = Work { storage: &rehearsal, header: &mut header, space, undo };
+        let prepared = work.prepare(file, &mut self.draft, observer)?;
         let mut warnings = prepared.warnings;
-        if !self.storage.can_grow() {
-            space.release(&prepared.old_clusters)?;
-            match prepared.need.check_device(&header, &mut space) {
+        if !rehearsal.can_grow() {
+            work.space.release(&prepared.old_clusters)?;
+            match prepared.need.check_device(work.header, &mut work.space) {
                 // What leaves no more bitmaps than there were is a way out, and must not be closed.
                 Err(error) if error.kind() == ErrorKind::NoSpace && !self.draft.adds() => {
                     warnings.push(error.message().to_owned());
@@ -96,22 +96,6 @@ impl Change<'_> {
         }
         Ok(warnings)
     }
-}
-
-/// A writer that does not know a feature must clear its autoclear bit before it changes anything.
-fn clear_unknown_autoclear(storage: &dyn Storage, header: &mut Header, undo: &mut Undo<'_>) -> Result<()> {
-    let kept = header.autoclear_kept();
-    if header.autoclear == kept {
-        return Ok(());
-    }
-    let mut next = memory::copy(&header.raw)?;
-    put_header(&mut next, AUTOCLEAR_AT, &kept.to_be_bytes())?;
-    undo.begin_stage();
-    undo.remember(0, header.raw.get(..SECTOR).unwrap_or_default())?;
-    write_sector(storage, &next, 0)?;
-    header.raw = next;
-    header.autoclear = kept;
-    Ok(())
 }
 
 /// What is left to do once everything but the header is on the disk.
@@ -125,48 +109,138 @@ struct Prepared {
     need: Need,
 }
 
-/// Everything before the commit.
-fn prepare(
-    storage: &dyn Storage,
-    header: &mut Header,
-    place: Option<DirectoryRef>,
-    draft: &mut Draft<'_>,
-    space: &mut Space<'_>,
-    undo: &mut Undo<'_>,
-    observer: &mut dyn Observer,
-) -> Result<Prepared> {
-    let pool = Pool::new(if draft.bitmaps.iter().map(most_work).sum::<usize>() < FEW { 0 } else { draft.threads });
-    let dropped = draft.dropped()?;
-    let mut old_clusters = dropped.clusters;
-    let mut writer = Writer { storage, header, pool, claimed: HashSet::new(), done: 0, total: 0 };
-    draft.kept_data().try_for_each(|offset| writer.claim(offset).map(drop))?;
-    writer.total = draft.bitmaps.iter().map(|bitmap| clusters_to_write(bitmap, header)).sum();
-    if let Some(place) = place {
-        let clusters = place.clusters(header.cluster_bits).map(|cluster| cluster << header.cluster_bits);
-        memory::extend(&mut old_clusters, clusters)?;
+/// The file in the middle of a change.
+struct Work<'a> {
+    storage: &'a dyn Storage,
+    /// The header as the file has it by now.
+    header: &'a mut Header,
+    space: Space<'a>,
+    undo: Undo<'a>,
+}
+
+impl Work<'_> {
+    /// Everything before the commit of `draft`, made from `file`.
+    fn prepare(&mut self, file: Qcow2File<'_>, draft: &mut Draft<'_>, observer: &mut dyn Observer) -> Result<Prepared> {
+        let pool = Pool::new(if draft.bitmaps.iter().map(most_work).sum::<usize>() < FEW { 0 } else { draft.threads });
+        let dropped = draft.dropped()?;
+        let mut old_clusters = dropped.clusters;
+        let (storage, header, space) = (self.storage, &*self.header, &mut self.space);
+        let mut writer = Writer { storage, header, pool, claimed: HashSet::new(), done: 0, total: 0 };
+        draft.kept_data().try_for_each(|offset| writer.claim(offset).map(drop))?;
+        writer.total = draft.bitmaps.iter().map(|bitmap| clusters_to_write(bitmap, header)).sum();
+        if let Some(place) = file.directory {
+            let clusters = place.clusters(header.cluster_bits).map(|cluster| cluster << header.cluster_bits);
+            memory::extend(&mut old_clusters, clusters)?;
+        }
+        // Before anything is written, free clusters included: a refusal leaves the file to the byte.
+        let mut old_clusters = space.releasable(old_clusters, &dropped.kept)?;
+        let mut entries = memory::room(draft.bitmaps.len())?;
+        for bitmap in &draft.bitmaps {
+            entries.push(writer.bitmap(bitmap, space, observer)?);
+        }
+        old_clusters.retain(|offset| !writer.claimed.contains(offset));
+        let total = writer.total;
+        let directory = self.write_directory(&entries)?;
+        // Whether the header has room is known before anything in use is touched.
+        self.header.with_directory(directory)?;
+        tell(observer, WRITING, total, total)?;
+        let need = Need::of(file, draft, directory)?;
+        let mut warnings = warnings(draft, &dropped.unknown, &self.space)?;
+        warnings.extend(need.warning(self.storage).filter(|_| draft.adds()));
+        // The last moment at which nothing that is in use was touched.
+        draft.check_current()?;
+        self.clear_unknown_autoclear()?;
+        let old_table = self.store_refcounts()?;
+        memory::extend(&mut old_clusters, old_table)?;
+        let states = states(self.header, self.header.with_directory(directory)?)?;
+        Ok(Prepared { states, old_clusters, warnings, need })
     }
-    // Before anything is written, free clusters included: a refusal leaves the file to the byte.
-    let mut old_clusters = space.releasable(old_clusters, &dropped.kept)?;
-    let mut entries = memory::room(draft.bitmaps.len())?;
-    for bitmap in &draft.bitmaps {
-        entries.push(writer.bitmap(bitmap, space, observer)?);
+
+    /// A writer that does not know a feature must clear its autoclear bit before it changes anything.
+    fn clear_unknown_autoclear(&mut self) -> Result<()> {
+        let kept = self.header.autoclear_kept();
+        if self.header.autoclear == kept {
+            return Ok(());
+        }
+        let mut next = memory::copy(&self.header.raw)?;
+        put_header(&mut next, AUTOCLEAR_AT, &kept.to_be_bytes())?;
+        self.undo.begin_stage();
+        self.replace_first_sector(next)?;
+        self.header.autoclear = kept;
+        Ok(())
     }
-    old_clusters.retain(|offset| !writer.claimed.contains(offset));
-    let total = writer.total;
-    let directory = write_directory(storage, header, &entries, space)?;
-    // Whether the header has room is known before anything in use is touched.
-    header.with_directory(directory)?;
-    tell(observer, WRITING, total, total)?;
-    let need = Need::of(storage, header, draft, directory)?;
-    let mut warnings = warnings(draft, &dropped.unknown, space)?;
-    warnings.extend(need.warning(storage).filter(|_| draft.adds()));
-    // The last moment at which nothing that is in use was touched.
-    draft.check_current(place)?;
-    clear_unknown_autoclear(storage, header, undo)?;
-    let old_table = store_refcounts(storage, header, space, undo)?;
-    memory::extend(&mut old_clusters, old_table)?;
-    let states = states(header, header.with_directory(directory)?)?;
-    Ok(Prepared { states, old_clusters, warnings, need })
+
+    /// Writes the first sector of the header cluster as it is in `next`.
+    fn replace_first_sector(&mut self, next: Vec<u8>) -> Result<()> {
+        self.undo.remember(0, self.header.raw.get(..SECTOR).unwrap_or_default())?;
+        write_sector(self.storage, &next, 0)?;
+        self.header.raw = next;
+        Ok(())
+    }
+
+    fn write_directory(&mut self, entries: &[Entry]) -> Result<Option<DirectoryRef>> {
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        let mut bytes = directory::encode(entries)?;
+        let len_bytes = bytes.len() as u64;
+        let offset = write_padded(self.storage, self.header, &mut bytes, &mut self.space)?;
+        let bitmaps = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        Ok(Some(DirectoryRef { bitmaps, len_bytes, offset }))
+    }
+
+    /// Makes the refcounts of everything written so far durable; the clusters of a refcount table that was outgrown.
+    fn store_refcounts(&mut self) -> Result<Vec<u64>> {
+        let old_len = u64::from(self.header.refcount_table_clusters) << self.header.cluster_bits;
+        let new_table = new_table(self.header, &mut self.space)?;
+        for block in self.space.refcounts.changed().filter(|block| block.stored.is_none()) {
+            write_at(self.storage, &block.bytes, block.offset)?;
+        }
+        if let Some((offset, clusters)) = new_table {
+            let mut bytes = be_bytes(self.space.refcounts.tables().0.iter().copied())?;
+            let len = usize::try_from(u64::from(clusters) << self.header.cluster_bits).unwrap_or(usize::MAX);
+            memory::resize(&mut bytes, len)?;
+            write_at(self.storage, &bytes, offset)?;
+        }
+        self.undo.begin_stage();
+        store_in_place(&self.space, &mut self.undo)?;
+        // One flush for all of it, since nothing in the image refers to any of it yet. A block must be durable, and counted,
+        // before the table points to it.
+        flush(self.storage)?;
+        self.undo.begin_stage();
+        let mut old_clusters = Vec::new();
+        match new_table {
+            None => self.store_table_entries()?,
+            Some((offset, clusters)) => {
+                let mut next = memory::copy(&self.header.raw)?;
+                put_header(&mut next, REFCOUNT_TABLE_AT, &offset.to_be_bytes())?;
+                put_header(&mut next, REFCOUNT_TABLE_AT + 8, &clusters.to_be_bytes())?;
+                let old = self.header.refcount_table_offset;
+                let old = (old..old + old_len).step_by(self.header.cluster_bytes_usize());
+                old_clusters = memory::gather(old)?;
+                self.replace_first_sector(next)?;
+                self.header.refcount_table_offset = offset;
+                self.header.refcount_table_clusters = clusters;
+            }
+        }
+        self.space.refcounts.mark_stored()?;
+        Ok(old_clusters)
+    }
+
+    /// Writes the sectors of the refcount table whose entries changed.
+    fn store_table_entries(&mut self) -> Result<()> {
+        let (table, stored) = self.space.refcounts.tables();
+        if table == stored {
+            return Ok(());
+        }
+        let mut stored = be_bytes(stored.iter().copied())?;
+        let mut table = be_bytes(table.iter().copied())?;
+        let len = stored.len().max(table.len());
+        memory::resize(&mut stored, len)?;
+        memory::resize(&mut table, len)?;
+        write_changed_sectors(&table, &stored, self.header.refcount_table_offset, &mut self.undo)?;
+        flush(self.storage)
+    }
 }
 
 /// What the user should know of a change besides what was asked for.
@@ -423,66 +497,6 @@ fn write_padded(storage: &dyn Storage, header: &Header, bytes: &mut Vec<u8>, spa
     Ok(offset)
 }
 
-fn write_directory(
-    storage: &dyn Storage,
-    header: &Header,
-    entries: &[Entry],
-    space: &mut Space<'_>,
-) -> Result<Option<DirectoryRef>> {
-    if entries.is_empty() {
-        return Ok(None);
-    }
-    let mut bytes = directory::encode(entries)?;
-    let len_bytes = bytes.len() as u64;
-    let offset = write_padded(storage, header, &mut bytes, space)?;
-    let bitmaps = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-    Ok(Some(DirectoryRef { bitmaps, len_bytes, offset }))
-}
-
-/// Makes the refcounts of everything written so far durable; the clusters of a refcount table that was outgrown.
-fn store_refcounts(
-    storage: &dyn Storage,
-    header: &mut Header,
-    space: &mut Space<'_>,
-    undo: &mut Undo<'_>,
-) -> Result<Vec<u64>> {
-    let old_len = u64::from(header.refcount_table_clusters) << header.cluster_bits;
-    let new_table = new_table(header, space)?;
-    for block in space.refcounts.changed().filter(|block| block.stored.is_none()) {
-        write_at(storage, &block.bytes, block.offset)?;
-    }
-    if let Some((offset, clusters)) = new_table {
-        let mut bytes = be_bytes(space.refcounts.tables().0.iter().copied())?;
-        let len = usize::try_from(u64::from(clusters) << header.cluster_bits).unwrap_or(usize::MAX);
-        memory::resize(&mut bytes, len)?;
-        write_at(storage, &bytes, offset)?;
-    }
-    undo.begin_stage();
-    store_in_place(storage, space, undo)?;
-    // One flush for all of it, since nothing in the image refers to any of it yet. A block must be durable, and counted,
-    // before the table points to it.
-    flush(storage)?;
-    undo.begin_stage();
-    let mut old_clusters = Vec::new();
-    match new_table {
-        None => store_table_entries(storage, header, space, undo)?,
-        Some((offset, clusters)) => {
-            let mut next = memory::copy(&header.raw)?;
-            put_header(&mut next, REFCOUNT_TABLE_AT, &offset.to_be_bytes())?;
-            put_header(&mut next, REFCOUNT_TABLE_AT + 8, &clusters.to_be_bytes())?;
-            undo.remember(0, header.raw.get(..SECTOR).unwrap_or_default())?;
-            write_sector(storage, &next, 0)?;
-            let old = header.refcount_table_offset;
-            old_clusters = memory::gather((old..old + old_len).step_by(header.cluster_bytes_usize()))?;
-            header.raw = next;
-            header.refcount_table_offset = offset;
-            header.refcount_table_clusters = clusters;
-        }
-    }
-    space.refcounts.mark_stored()?;
-    Ok(old_clusters)
-}
-
 /// Takes room for a new refcount table, where the present one is too small for the new blocks, or where their entries
 /// stand in several of its sectors: a block may count another one, and so all must appear at once.
 pub(crate) fn new_table(header: &Header, space: &mut Space<'_>) -> Result<Option<(u64, u32)>> {
@@ -508,10 +522,10 @@ pub(crate) fn new_table(header: &Header, space: &mut Space<'_>) -> Result<Option
 }
 
 /// Writes the sectors of existing refcount blocks that changed.
-pub(crate) fn store_in_place(storage: &dyn Storage, space: &Space<'_>, undo: &mut Undo<'_>) -> Result<()> {
+pub(super) fn store_in_place(space: &Space<'_>, undo: &mut Undo<'_>) -> Result<()> {
     for block in space.refcounts.changed() {
         if let Some(stored) = &block.stored {
-            write_changed_sectors(storage, &block.bytes, stored, block.offset, undo)?;
+            write_changed_sectors(&block.bytes, stored, block.offset, undo)?;
         }
     }
     Ok(())
@@ -523,33 +537,12 @@ fn be_bytes(entries: impl ExactSizeIterator<Item = u64>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes the sectors of the refcount table whose entries changed.
-fn store_table_entries(storage: &dyn Storage, header: &Header, space: &Space<'_>, undo: &mut Undo<'_>) -> Result<()> {
-    let (table, stored) = space.refcounts.tables();
-    if table == stored {
-        return Ok(());
-    }
-    let mut stored = be_bytes(stored.iter().copied())?;
-    let mut table = be_bytes(table.iter().copied())?;
-    let len = stored.len().max(table.len());
-    memory::resize(&mut stored, len)?;
-    memory::resize(&mut table, len)?;
-    write_changed_sectors(storage, &table, &stored, header.refcount_table_offset, undo)?;
-    flush(storage)
-}
-
-fn write_changed_sectors(
-    storage: &dyn Storage,
-    bytes: &[u8],
-    stored: &[u8],
-    offset: u64,
-    undo: &mut Undo<'_>,
-) -> Result<()> {
+fn write_changed_sectors(bytes: &[u8], stored: &[u8], offset: u64, undo: &mut Undo<'_>) -> Result<()> {
     for (number, (new, old)) in (0_u64..).zip(bytes.chunks(SECTOR).zip(stored.chunks(SECTOR))) {
         if new != old {
             let at = offset + number * SECTOR as u64;
             undo.remember(at, old)?;
-            write_at(storage, new, at)?;
+            write_at(undo.storage, new, at)?;
         }
     }
     Ok(())

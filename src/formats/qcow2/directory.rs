@@ -1,13 +1,13 @@
 #![forbid(unsafe_code)]
 //! Owns the bitmap directory: its entries parsed, checked and encoded. Must never read tables or data.
 
-use super::header::{DirectoryRef, MAX_BITMAPS, MAX_DIRECTORY_BYTES};
+use super::header::{DirectoryRef, Header, MAX_BITMAPS, MAX_DIRECTORY_BYTES};
 use crate::chain::Name;
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::{Fields, put, read_padded};
 use crate::geometry::Granularity;
+use crate::io::Storage;
+use crate::io::bytes::{Fields, put, read_padded};
 use crate::memory;
-use crate::storage::Storage;
 use std::collections::HashSet;
 
 /// The writer did not store the bitmap: everything but the name may be out of date.
@@ -112,22 +112,17 @@ pub(crate) struct Listing {
     pub(crate) fault: Option<Error>,
 }
 
-/// Reads the directory at `place` of a disk of `size_bytes`; every rule of the format and of QEMU is checked.
-pub(crate) fn read(storage: &dyn Storage, place: DirectoryRef, size_bytes: u64, cluster_bytes: u64) -> Result<Listing> {
+/// Reads the directory at `place` of the file with this header; every rule of the format and of QEMU is checked.
+pub(super) fn read(storage: &dyn Storage, header: &Header, place: DirectoryRef) -> Result<Listing> {
     let mut entries = Vec::new();
-    match read_entries(storage, place, size_bytes, cluster_bytes, &mut entries).err() {
+    match read_entries(storage, header, place, &mut entries).err() {
         Some(error) if error.is_of_the_call() => Err(error),
         fault => Ok(Listing { entries, fault }),
     }
 }
 
-fn read_entries(
-    storage: &dyn Storage,
-    place: DirectoryRef,
-    size_bytes: u64,
-    cluster_bytes: u64,
-    entries: &mut Vec<Entry>,
-) -> Result<()> {
+fn read_entries(storage: &dyn Storage, header: &Header, place: DirectoryRef, entries: &mut Vec<Entry>) -> Result<()> {
+    let (size_bytes, cluster_bytes) = (header.size_bytes, header.cluster_bytes());
     let bytes = read_padded(storage, &"qcow2 bitmap directory", place.offset, place.len_bytes, cluster_bytes)?;
     let mut names = HashSet::new();
     let mut at = 0;

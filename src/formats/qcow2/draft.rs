@@ -3,7 +3,8 @@
 //! Must never take room in the file nor write to it.
 
 use super::directory::{self, Entry, FLAG_AUTO, FLAG_IN_USE};
-use super::header::{DirectoryRef, Header};
+use super::file::Qcow2File;
+use super::header::Header;
 use super::occupied::Occupied;
 use super::ranges::Ranges;
 use super::table::{self, Payload, Shape};
@@ -11,7 +12,6 @@ use crate::bitmap::Bitmap;
 use crate::chain::{Action, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::memory;
-use crate::storage::Storage;
 use std::collections::{HashMap, HashSet};
 
 /// What one cluster of payload shall hold.
@@ -111,9 +111,7 @@ pub(crate) struct Dropped {
 }
 
 pub(crate) struct Draft<'a> {
-    storage: &'a dyn Storage,
-    header: &'a Header,
-    originals: &'a [Entry],
+    file: Qcow2File<'a>,
     occupied: &'a Occupied,
     pub(crate) bitmaps: Vec<Drafted>,
     /// The place of each bitmap by its name. One that is removed keeps its place until the end, so that the others do too.
@@ -127,13 +125,8 @@ pub(crate) struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// The bitmaps as they are. One that cannot be trusted is inconsistent from now on: whatever repairs the image makes
     /// its clusters look sound, never its bits.
-    pub(crate) fn new(
-        storage: &'a dyn Storage,
-        header: &'a Header,
-        originals: &'a [Entry],
-        occupied: &'a Occupied,
-        threads: usize,
-    ) -> Result<Self> {
+    pub(super) fn new(file: Qcow2File<'a>, occupied: &'a Occupied, threads: usize) -> Result<Self> {
+        let originals = file.entries;
         let mut bitmaps = memory::room(originals.len())?;
         for (place, entry) in originals.iter().enumerate() {
             let mut entry = entry.try_clone()?;
@@ -144,7 +137,7 @@ impl<'a> Draft<'a> {
         }
         let places = memory::map(originals.iter().map(|entry| entry.name.clone()).zip(0..))?;
         let (removed, tables) = (HashSet::new(), HashMap::new());
-        Ok(Self { storage, header, originals, occupied, bitmaps, places, removed, tables, threads })
+        Ok(Self { file, occupied, bitmaps, places, removed, tables, threads })
     }
 
     /// Ends the draft: no action follows.
@@ -156,12 +149,12 @@ impl<'a> Draft<'a> {
     }
 
     /// Refuses where the file no longer holds the header and the directory that this draft began with.
-    pub(crate) fn check_current(&self, place: Option<DirectoryRef>) -> Result<()> {
-        let header = Header::read(self.storage)?;
-        let read = |place| directory::read(self.storage, place, header.size_bytes, header.cluster_bytes());
-        let listing = place.map(read).transpose()?;
+    pub(crate) fn check_current(&self) -> Result<()> {
+        let Qcow2File { storage, directory, .. } = self.file;
+        let header = Header::read(storage)?;
+        let listing = directory.map(|place| directory::read(storage, &header, place)).transpose()?;
         let entries = listing.map(|listing| listing.entries).unwrap_or_default();
-        if header.raw == self.header.raw && entries == self.originals {
+        if header.raw == self.file.header.raw && entries == self.file.entries {
             return Ok(());
         }
         let message = "somebody else wrote to the image while it was being changed";
@@ -173,7 +166,7 @@ impl<'a> Draft<'a> {
         match action {
             Action::Add { name, granularity } => {
                 self.check_absent(name)?;
-                directory::check_new(self.header.size_bytes, *granularity)?;
+                directory::check_new(self.file.header.size_bytes, *granularity)?;
                 let entry = Entry::recording(name.clone(), *granularity);
                 let clusters = self.zeros(&entry)?;
                 memory::insert(&mut self.places, name.clone(), self.bitmaps.len())?;
@@ -209,7 +202,7 @@ impl<'a> Draft<'a> {
     }
 
     fn zeros(&self, entry: &Entry) -> Result<Vec<Cluster>> {
-        let clusters = usize::try_from(Shape::of(self.header, entry.granularity).entries()).unwrap_or(usize::MAX);
+        let clusters = usize::try_from(Shape::of(self.file.header, entry.granularity).entries()).unwrap_or(usize::MAX);
         Ok(memory::gather(std::iter::repeat_with(|| Cluster::Zeros).take(clusters))?)
     }
 
@@ -268,9 +261,12 @@ impl<'a> Draft<'a> {
     /// The table of the bitmap at `origin`, read once.
     fn table(&mut self, origin: usize) -> Result<&[Payload]> {
         if !self.tables.contains_key(&origin) {
-            let entry =
-                self.originals.get(origin).ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such bitmap"))?;
-            memory::insert(&mut self.tables, origin, table::read(self.storage, self.header, entry)?)?;
+            let entry = self
+                .file
+                .entries
+                .get(origin)
+                .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such bitmap"))?;
+            memory::insert(&mut self.tables, origin, table::read(self.file, entry)?)?;
         }
         Ok(self.tables.get(&origin).map_or(&[], Vec::as_slice))
     }
@@ -287,7 +283,7 @@ impl<'a> Draft<'a> {
         if let Content::Bits(bits) = &bitmap.content {
             return bits.try_clone();
         }
-        let shape = Shape::of(self.header, bitmap.entry.granularity);
+        let shape = Shape::of(self.file.header, bitmap.entry.granularity);
         let mut bits = Bitmap::new(shape.size_bytes, shape.granularity)?;
         for (number, cluster) in (0..).zip(self.clusters(bitmap)?) {
             let payloads = match cluster {
@@ -296,7 +292,7 @@ impl<'a> Draft<'a> {
                 Cluster::Union(offsets) => memory::gather(offsets.into_iter().map(Payload::At))?,
             };
             for payload in payloads {
-                let (bytes, _) = shape.read(self.storage, &bitmap.entry.name, number, payload)?;
+                let (bytes, _) = shape.read(self.file.storage, &bitmap.entry.name, number, payload)?;
                 bits.set_bits(number * shape.covered_bytes(), &bytes)?;
             }
         }
@@ -320,7 +316,7 @@ impl<'a> Draft<'a> {
     /// The bitmaps that become inconsistent because they cannot be trusted, with the reason.
     pub(crate) fn distrusted(&self) -> impl Iterator<Item = (&Name, &Error)> {
         self.bitmaps.iter().filter_map(|bitmap| {
-            let original = self.originals.get(bitmap.origin?)?;
+            let original = self.file.entries.get(bitmap.origin?)?;
             let doubt = self.occupied.doubt(bitmap.origin?)?;
             (original.flags != bitmap.entry.flags).then_some((&bitmap.entry.name, &doubt.error))
         })
@@ -334,12 +330,12 @@ impl<'a> Draft<'a> {
         let mut kept = HashSet::new();
         kept.try_reserve(self.bitmaps.len())?;
         kept.extend(self.bitmaps.iter().filter(is_kept).filter_map(|bitmap| bitmap.origin));
-        let originals = self.originals;
+        let originals = self.file.entries;
         for (origin, entry) in originals.iter().enumerate().filter(|(origin, _)| !kept.contains(origin)) {
-            let table = table::clusters(self.header, entry);
+            let table = table::clusters(self.file.header, entry);
             let is_sound = self.occupied.doubt(origin).is_none_or(|doubt| doubt.table_is_sound);
             if self.occupied.is_in_file(&table) {
-                memory::extend(&mut dropped.clusters, table.map(|cluster| cluster << self.header.cluster_bits))?;
+                memory::extend(&mut dropped.clusters, table.map(|cluster| cluster << self.file.header.cluster_bits))?;
             }
             if is_sound {
                 let data = self.table(origin)?.iter().filter_map(|payload| payload.offset());
@@ -357,11 +353,11 @@ impl<'a> Draft<'a> {
     fn clusters_of_kept(&self, kept: &HashSet<usize>) -> Result<Ranges> {
         let mut clusters = Vec::new();
         for &origin in kept {
-            let Some(entry) = self.originals.get(origin) else { continue };
-            memory::push(&mut clusters, table::clusters(self.header, entry))?;
+            let Some(entry) = self.file.entries.get(origin) else { continue };
+            memory::push(&mut clusters, table::clusters(self.file.header, entry))?;
             if self.occupied.doubt(origin).is_none_or(|doubt| doubt.table_is_sound) {
-                let data = table::read(self.storage, self.header, entry)?;
-                let cluster = |offset: u64| offset >> self.header.cluster_bits;
+                let data = table::read(self.file, entry)?;
+                let cluster = |offset: u64| offset >> self.file.header.cluster_bits;
                 let data = data.into_iter().filter_map(Payload::offset).map(|o| cluster(o)..cluster(o) + 1);
                 memory::extend(&mut clusters, data)?;
             }

@@ -3,27 +3,22 @@
 //! nor free a cluster that may be somebody else's.
 
 use super::commit::{self, Undo};
-use super::directory::Entry;
 use super::draft::Draft;
-use super::header::{DirectoryRef, Header};
+use super::file::Qcow2File;
+use super::header::Header;
 use super::occupied::{Occupied, Purpose};
 use super::ranges::Ranges;
 use super::space::Space;
 use crate::error::{ErrorKind, Result};
-use crate::formats::bytes::file_len;
+use crate::io::Memory;
+use crate::io::bytes::file_len;
 use crate::memory;
 use crate::progress::Observer;
-use crate::storage::{Memory, Storage};
 
 /// An image whose bitmaps shall go.
 #[derive(Debug)]
 pub(crate) struct DropAll<'a> {
-    pub(crate) storage: &'a dyn Storage,
-    pub(crate) header: &'a Header,
-    /// The directory, where the header says a place that can be one.
-    pub(crate) place: Option<DirectoryRef>,
-    /// What could be read of it.
-    pub(crate) entries: &'a [Entry],
+    pub(super) file: Qcow2File<'a>,
     /// Whether clusters may be freed: not where refcounts cannot be trusted.
     pub(crate) free: bool,
 }
@@ -39,19 +34,19 @@ impl DropAll<'_> {
     ///
     /// The step itself writes to the header alone, so that it works whatever else is damaged.
     pub(crate) fn write(&self, header: &mut Header, observer: &mut dyn Observer) -> Result<Vec<String>> {
-        if !self.header.has_bitmaps_extension() {
+        if !self.file.header.has_bitmaps_extension() {
             return Ok(Vec::new());
         }
         let stages = self.stages()?;
         let occupied = self.occupied(observer)?;
         let Release { clusters, mut warnings } = self.release(occupied.as_ref())?;
-        let (len_before, states) = (file_len(self.storage)?, commit::states(header, stages)?);
-        commit::commit(self.storage, header, states)?;
+        let (len_before, states) = (file_len(self.file.storage)?, commit::states(header, stages)?);
+        commit::commit(self.file.storage, header, states)?;
         if let Some(occupied) = &occupied {
-            let mut undo = Undo::new(self.storage, len_before);
-            let freed = Space::new(self.storage, self.header, occupied).and_then(|mut space| {
+            let mut undo = Undo::new(self.file.storage, len_before);
+            let freed = Space::new(self.file, occupied).and_then(|mut space| {
                 space.release(&clusters)?;
-                commit::store_in_place(self.storage, &space, &mut undo)
+                commit::store_in_place(&space, &mut undo)
             });
             warnings.extend(freed.err().map(|error| commit::not_released(&error)));
         }
@@ -60,7 +55,7 @@ impl DropAll<'_> {
 
     /// The warnings that [`DropAll::write`] would give, without writing.
     pub(crate) fn rehearse(&self, observer: &mut dyn Observer) -> Result<Vec<String>> {
-        if !self.header.has_bitmaps_extension() {
+        if !self.file.header.has_bitmaps_extension() {
             return Ok(Vec::new());
         }
         self.stages()?;
@@ -73,9 +68,7 @@ impl DropAll<'_> {
         if !self.free {
             return Ok(None);
         }
-        let bitmaps = self.place.map(|place| (place, self.entries));
-        let purpose = Purpose::Writing { all_tables: true };
-        match Occupied::read(self.storage, self.header, bitmaps, purpose, observer) {
+        match Occupied::read(self.file, Purpose::Writing { all_tables: true }, observer) {
             Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Unsupported) => Ok(None),
             occupied => occupied.map(Some),
         }
@@ -87,19 +80,19 @@ impl DropAll<'_> {
                            -r leaks` releases them";
             return Ok(Release { clusters: Vec::new(), warnings: vec![warning.into()] });
         };
-        let mut draft = Draft::new(self.storage, self.header, self.entries, occupied, 0)?;
+        let mut draft = Draft::new(self.file, occupied, 0)?;
         draft.bitmaps.clear();
         let dropped = draft.dropped()?;
         let mut clusters = dropped.clusters;
         let mut warnings: Vec<String> = commit::leaked(&dropped.unknown).into_iter().collect();
-        let is_whole = match self.place {
+        let is_whole = match self.file.directory {
             Some(place) => {
-                let directory = place.clusters(self.header.cluster_bits);
+                let directory = place.clusters(self.file.header.cluster_bits);
                 let is_in_file = occupied.is_in_file(&directory);
                 if is_in_file {
-                    memory::extend(&mut clusters, directory.map(|cluster| cluster << self.header.cluster_bits))?;
+                    memory::extend(&mut clusters, directory.map(|cluster| cluster << self.file.header.cluster_bits))?;
                 }
-                is_in_file && place.bitmaps as usize == self.entries.len()
+                is_in_file && place.bitmaps as usize == self.file.entries.len()
             }
             None => false,
         };
@@ -108,7 +101,7 @@ impl DropAll<'_> {
                            counted as used: `qemu-img check -r leaks` releases them";
             warnings.push(warning.into());
         }
-        let mut space = Space::new(self.storage, self.header, occupied)?;
+        let mut space = Space::new(self.file, occupied)?;
         let clusters = space.releasable(clusters, &Ranges::default())?;
         warnings.extend(space.warning());
         Ok(Release { clusters, warnings })
@@ -116,7 +109,7 @@ impl DropAll<'_> {
 
     /// The stages of the header that leave it without a bitmaps extension, however often it stands there.
     fn stages(&self) -> Result<Vec<Vec<u8>>> {
-        let (mut stages, mut next) = (Vec::new(), self.header.try_clone()?);
+        let (mut stages, mut next) = (Vec::new(), self.file.header.try_clone()?);
         while next.has_bitmaps_extension() {
             let more = next.with_directory(None)?;
             if let Some(last) = more.last() {

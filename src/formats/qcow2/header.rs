@@ -5,9 +5,9 @@
 //! Source of the layout: QEMU's `docs/interop/qcow2.rst`; limits and normalised fields as QEMU 10.0 has them.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::{Fields, file_len, read_exact, read_padded};
+use crate::io::Storage;
+use crate::io::bytes::{Fields, file_len, read_exact, read_padded};
 use crate::memory;
-use crate::storage::Storage;
 
 /// The first four bytes of every qcow2 image.
 pub(crate) const MAGIC: u32 = 0x5146_49fb;

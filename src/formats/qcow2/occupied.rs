@@ -3,17 +3,17 @@
 //! and not counted, and which bitmaps cannot be trusted for it. Must never take or release a cluster.
 
 use super::directory::Entry;
+use super::file::Qcow2File;
 use super::guest;
-use super::header::{DirectoryRef, Header};
+use super::header::Header;
 use super::ranges::{Gathered, Ranges};
 use super::refcounts::Refcounts;
 use super::table::{self, Payload};
 use super::walk::{Role, Visitor, Walk};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
-use crate::formats::bytes::file_len;
+use crate::io::bytes::file_len;
 use crate::memory;
 use crate::progress::{Observer, tell};
-use crate::storage::Storage;
 use std::ops::Range;
 
 /// The guest's clusters are looked at where the L2 tables that name them take no more than this: those of 1 TiB of data
@@ -67,29 +67,23 @@ pub(crate) struct Occupied {
 }
 
 impl Occupied {
-    pub(crate) fn read(
-        storage: &dyn Storage,
-        header: &Header,
-        bitmaps: Option<(DirectoryRef, &[Entry])>,
-        purpose: Purpose,
-        observer: &mut dyn Observer,
-    ) -> Result<Self> {
-        let walk = Walk { storage, header };
+    pub(super) fn read(file: Qcow2File<'_>, purpose: Purpose, observer: &mut dyn Observer) -> Result<Self> {
+        let Qcow2File { storage, header, directory, .. } = file;
+        // Without a directory there are no bitmaps.
+        let entries = directory.map_or(&[][..], |_| file.entries);
+        let walk = Walk(file);
         let file_end = file_len(storage)?;
         let writing = purpose != Purpose::Reading;
-        let mut claims = Claims::new(header, file_end, writing, bitmaps.is_some(), observer);
+        let mut claims = Claims::new(header, file_end, writing, directory.is_some(), observer);
         walk.disk(&mut claims)?;
-        let mut refcounts = claims.refcounts(storage)?;
+        let mut refcounts = claims.refcounts(file)?;
         let (disk, l2_tables) = claims.disk()?;
         if claims.disk_overlaps {
             // What is read there may be the other structure's bytes.
             refcounts = None;
         }
-        let entries = bitmaps.map_or(&[][..], |(_, entries)| entries);
         claims.faults = memory::gather(entries.iter().map(|_| None))?;
-        if let Some((directory, entries)) = bitmaps {
-            walk.bitmaps(directory, entries, &mut claims)?;
-        }
+        walk.bitmaps(&mut claims)?;
         let (bitmap_clusters, repeated) = Ranges::with_repeated(std::mem::take(&mut claims.bitmaps))?;
         let faults = std::mem::take(&mut claims.faults);
 
@@ -112,7 +106,7 @@ impl Occupied {
             }
         }
         let shared_by_disk = bitmap_clusters.common(&disk)?.union(&guest_shared)?;
-        let directory_shared = bitmaps.map(|(directory, _)| directory).filter(|directory| {
+        let directory_shared = directory.filter(|directory| {
             shared_by_disk.overlaps(clusters_of(directory.offset, directory.len_bytes, header.cluster_bits))
         });
         let mut occupied = Self {
@@ -142,7 +136,7 @@ impl Occupied {
         let mut doubts = memory::room(entries.len())?;
         for (entry, fault) in entries.iter().zip(faults) {
             tell(observer, PHASE, doubts.len() as u64, entries.len() as u64)?;
-            let fault = fault.or_else(|| self.check_table(walk.header, entry).err());
+            let fault = fault.or_else(|| self.check_table(walk.0.header, entry).err());
             let doubt = match fault {
                 Some(error) => Some(Doubt { error, table_is_sound: false }),
                 None if self.shared.is_empty() && self.uncounted.is_empty() => None,
@@ -159,12 +153,12 @@ impl Occupied {
     fn check_all_data(&self, walk: &Walk<'_>, entry: &Entry, observer: &mut dyn Observer) -> Result<Option<Error>> {
         let mut fault = None;
         let total = u64::from(entry.table_entries);
-        table::for_each(walk.storage, walk.header, entry, 0..total, &mut |number, payload| {
+        table::for_each(walk.0, entry, 0..total, &mut |number, payload| {
             if number % (1 << 16) == 0 {
                 tell(observer, PHASE, number, total)?;
             }
             if fault.is_none() {
-                fault = self.check_data(walk.header, entry, number, payload?).err();
+                fault = self.check_data(walk.0.header, entry, number, payload?).err();
             }
             Ok(())
         })?;
@@ -344,8 +338,8 @@ impl<'a> Claims<'a> {
         }
     }
 
-    fn refcounts<'s>(&mut self, storage: &'s dyn Storage) -> Result<Option<Refcounts<'s>>> {
-        match Refcounts::read(storage, self.header) {
+    fn refcounts<'s>(&mut self, file: Qcow2File<'s>) -> Result<Option<Refcounts<'s>>> {
+        match Refcounts::read(file) {
             Ok(refcounts) => {
                 for (_, offset) in refcounts.blocks() {
                     self.occupies(Role::RefcountBlock, offset, self.header.cluster_bytes())?;

@@ -2,11 +2,11 @@
 //! Owns the reference counts of a qcow2 file's clusters: reads and changes them in memory, in every width.
 //! Must never write to the file, nor know what a cluster holds.
 
-use super::header::Header;
+use super::file::Qcow2File;
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::{be_u64s, read_padded};
+use crate::io::Storage;
+use crate::io::bytes::{be_u64s, read_padded};
 use crate::memory;
-use crate::storage::Storage;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -36,7 +36,8 @@ pub(crate) struct Refcounts<'a> {
 }
 
 impl<'a> Refcounts<'a> {
-    pub(crate) fn read(storage: &'a dyn Storage, header: &Header) -> Result<Self> {
+    pub(super) fn read(file: Qcow2File<'a>) -> Result<Self> {
+        let Qcow2File { storage, header, .. } = file;
         let len = u64::from(header.refcount_table_clusters) << header.cluster_bits;
         let offset = header.refcount_table_offset;
         let table = be_u64s(&read_padded(storage, &"qcow2 refcount table", offset, len, header.cluster_bytes())?)?;

@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! Owns the file that a rehearsal of a change is carried out on. Must never write to the real one.
 
-use crate::storage::Storage;
+use crate::io::Storage;
 
 /// Reads what is there, and forgets what it is told to write.
 #[derive(Debug)]

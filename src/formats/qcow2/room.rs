@@ -4,12 +4,13 @@
 
 use super::commit;
 use super::draft::{Cluster, Content, Draft, Drafted};
+use super::file::Qcow2File;
 use super::header::{DirectoryRef, Header};
 use super::space::Space;
 use super::table::{self, Payload, Shape};
 use crate::error::{Error, ErrorKind, Result};
+use crate::io::Storage;
 use crate::memory;
-use crate::storage::Storage;
 
 /// The clusters that QEMU takes to store the bitmaps once more: those that record as if everything was written to since,
 /// the others as they are. What the guest's own writes take comes on top.
@@ -23,19 +24,15 @@ pub(crate) struct Need {
 
 impl Need {
     /// What the bitmaps of `draft` need, with their directory at `directory`.
-    pub(crate) fn of(
-        storage: &dyn Storage,
-        header: &Header,
-        draft: &Draft<'_>,
-        directory: Option<DirectoryRef>,
-    ) -> Result<Self> {
+    pub(super) fn of(file: Qcow2File<'_>, draft: &Draft<'_>, directory: Option<DirectoryRef>) -> Result<Self> {
+        let header = file.header;
         let cluster_bytes = header.cluster_bytes();
         let mut bitmaps = Vec::new();
         // QEMU leaves the others where they are.
         let stored = |bitmap: &&Drafted| !bitmap.entry.is_inconsistent() && !bitmap.entry.is_unusable();
         for bitmap in draft.bitmaps.iter().filter(stored) {
             let entries = Shape::of(header, bitmap.entry.granularity).entries();
-            let data = if bitmap.entry.is_recording() { entries } else { data_clusters(storage, header, bitmap)? };
+            let data = if bitmap.entry.is_recording() { entries } else { data_clusters(file, bitmap)? };
             memory::push(&mut bitmaps, ((entries * 8).div_ceil(cluster_bytes), data.min(entries)))?;
         }
         let directory = directory.map_or(0, |directory| directory.len_bytes.div_ceil(cluster_bytes));
@@ -91,12 +88,12 @@ impl Need {
 }
 
 /// The clusters of data that a frozen bitmap has, or at most has.
-fn data_clusters(storage: &dyn Storage, header: &Header, bitmap: &Drafted) -> Result<u64> {
+fn data_clusters(file: Qcow2File<'_>, bitmap: &Drafted) -> Result<u64> {
     let mut clusters = 0;
     match &bitmap.content {
         Content::Kept => {
             let whole = 0..u64::from(bitmap.entry.table_entries);
-            table::for_each(storage, header, &bitmap.entry, whole, &mut |_, payload| {
+            table::for_each(file, &bitmap.entry, whole, &mut |_, payload| {
                 clusters += u64::from(payload? != Payload::Zeros);
                 Ok(())
             })?;

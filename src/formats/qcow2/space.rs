@@ -2,14 +2,13 @@
 //! Owns the room in a qcow2 file: which clusters are free, and taking and releasing them in memory.
 //! Must never write to the file.
 
-use super::header::Header;
+use super::file::Qcow2File;
 use super::occupied::Occupied;
 use super::ranges::Ranges;
 use super::refcounts::Refcounts;
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::file_len;
+use crate::io::bytes::file_len;
 use crate::memory;
-use crate::storage::Storage;
 use std::ops::Range;
 
 /// The offsets that a table entry can hold end here.
@@ -33,8 +32,9 @@ pub(crate) struct Space<'a> {
 impl<'a> Space<'a> {
     /// The room in the file, given what occupies it. Where not all of the guest's clusters are known, free room begins
     /// behind the end of the file and of everything that is counted.
-    pub(crate) fn new(storage: &'a dyn Storage, header: &Header, occupied: &'a Occupied) -> Result<Self> {
-        let mut refcounts = Refcounts::read(storage, header)?;
+    pub(super) fn new(file: Qcow2File<'a>, occupied: &'a Occupied) -> Result<Self> {
+        let Qcow2File { storage, header, .. } = file;
+        let mut refcounts = Refcounts::read(file)?;
         let file_end = file_len(storage)?;
         let cursor = match occupied.is_complete {
             true => 0,

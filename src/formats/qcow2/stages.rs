@@ -11,9 +11,9 @@ use super::header::{
     EXTENSION_DATA_FILE, EXTENSION_FEATURE_NAMES, Extension, Header,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::put;
+use crate::io::Memory;
+use crate::io::bytes::put;
 use crate::memory;
-use crate::storage::Memory;
 
 const SECTOR: usize = 512;
 /// "cmpd": nobody knows this type, so everybody ignores the record and keeps it.

@@ -3,15 +3,16 @@
 //! Must never decide what becomes of them.
 
 use super::directory::{Entry, payload_bytes, table_entries};
+use super::file::Qcow2File;
 use super::header::Header;
 use super::occupied::Occupied;
 use crate::bitmap::Bitmap;
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
-use crate::formats::bytes::{be_u64s, file_len, read_exact, read_padded};
 use crate::geometry::{Granularity, check_disk};
+use crate::io::Storage;
+use crate::io::bytes::{be_u64s, file_len, read_exact, read_padded};
 use crate::memory;
 use crate::pool::map_ordered;
-use crate::storage::Storage;
 use std::fmt::Display;
 use std::ops::Range;
 
@@ -142,30 +143,25 @@ impl Shape {
 const PIECE_BYTES: usize = 1 << 20;
 
 /// The table of `entry`, every entry checked, the data's place in the file included.
-pub(crate) fn read(storage: &dyn Storage, header: &Header, entry: &Entry) -> Result<Vec<Payload>> {
-    read_range(storage, header, entry, 0..u64::from(entry.table_entries))
+pub(super) fn read(file: Qcow2File<'_>, entry: &Entry) -> Result<Vec<Payload>> {
+    read_range(file, entry, 0..u64::from(entry.table_entries))
 }
 
 /// The table's entries in `window`, every one checked.
-pub(crate) fn read_range(
-    storage: &dyn Storage,
-    header: &Header,
-    entry: &Entry,
-    window: Range<u64>,
-) -> Result<Vec<Payload>> {
+pub(super) fn read_range(file: Qcow2File<'_>, entry: &Entry, window: Range<u64>) -> Result<Vec<Payload>> {
     let mut table = Vec::new();
-    for_each(storage, header, entry, window, &mut |_, payload| Ok(memory::push(&mut table, payload?)?))?;
+    for_each(file, entry, window, &mut |_, payload| Ok(memory::push(&mut table, payload?)?))?;
     Ok(table)
 }
 
 /// Calls `each` for the table's entries in `window`: their number, and the payload or what is wrong with it.
-pub(crate) fn for_each(
-    storage: &dyn Storage,
-    header: &Header,
+pub(super) fn for_each(
+    file: Qcow2File<'_>,
     entry: &Entry,
     window: Range<u64>,
     each: &mut dyn FnMut(u64, Result<Payload>) -> Result<()>,
 ) -> Result<()> {
+    let Qcow2File { storage, header, .. } = file;
     let file_end = file_len(storage)?;
     check_place(header, entry, file_end)?;
     let shape = Shape::of(header, entry.granularity);
@@ -251,14 +247,14 @@ pub(crate) const FEW: usize = 64;
 /// The bits of `entry` that stand for the `window` of the disk; clusters outside it are not read, their bits left clear.
 ///
 /// A cluster that [`Occupied`] calls into doubt is refused.
-pub(crate) fn load(
-    storage: &dyn Storage,
-    header: &Header,
+pub(super) fn load(
+    file: Qcow2File<'_>,
     entry: &Entry,
     occupied: &Occupied,
     window: Range<u64>,
     threads: usize,
 ) -> Result<Bitmap> {
+    let Qcow2File { storage, header, .. } = file;
     let shape = Shape::of(header, entry.granularity);
     check_disk(shape.size_bytes, shape.granularity)?;
     let bitmap = Bitmap::new(shape.size_bytes, shape.granularity)?;
@@ -267,7 +263,7 @@ pub(crate) fn load(
     }
     let (first, last) = (window.start / shape.covered_bytes(), (window.end - 1) / shape.covered_bytes());
     occupied.check_table(header, entry)?;
-    let table = read_range(storage, header, entry, first..last + 1)?;
+    let table = read_range(file, entry, first..last + 1)?;
     let held = memory::gather((first..).zip(table).filter(|(_, payload)| *payload != Payload::Zeros))?;
     let read = |part: &[(u64, Payload)]| {
         let mut bitmap = bitmap.try_clone()?;

@@ -2,14 +2,12 @@
 //! Owns the walk over everything in a qcow2 file that occupies clusters: header, refcounts, L1 and L2 tables,
 //! snapshots, encryption header, bitmaps, and the guest's own data. Must never judge what it finds.
 
-use super::directory::Entry;
-use super::header::{DirectoryRef, Header};
+use super::file::Qcow2File;
 use super::ranges::Ranges;
 use super::table::{self, Payload};
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::bytes::{Fields, be_u64s, check_reach, file_len, read_padded};
+use crate::io::bytes::{Fields, be_u64s, check_reach, file_len, read_padded};
 use crate::memory;
-use crate::storage::Storage;
 use std::collections::BTreeMap;
 
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
@@ -84,15 +82,13 @@ pub(crate) trait Visitor {
     }
 }
 
-pub(crate) struct Walk<'a> {
-    pub(crate) storage: &'a dyn Storage,
-    pub(crate) header: &'a Header,
-}
+/// A walk over a file.
+pub(super) struct Walk<'a>(pub(super) Qcow2File<'a>);
 
 impl Walk<'_> {
     /// Everything but the refcounts, the bitmaps, and what the L2 tables name.
     pub(crate) fn disk(&self, visitor: &mut dyn Visitor) -> Result<()> {
-        let header = self.header;
+        let header = self.0.header;
         visitor.occupies(Role::Header, 0, header.cluster_bytes())?;
         let table_len = u64::from(header.refcount_table_clusters) << header.cluster_bits;
         visitor.occupies(Role::RefcountTable, header.refcount_table_offset, table_len)?;
@@ -110,10 +106,11 @@ impl Walk<'_> {
 
     /// The directory, tables and data of the bitmaps. A table that shares a cluster with another one is not read: so all
     /// that is read lies in the file once.
-    pub(crate) fn bitmaps(&self, directory: DirectoryRef, entries: &[Entry], visitor: &mut dyn Visitor) -> Result<()> {
+    pub(super) fn bitmaps(&self, visitor: &mut dyn Visitor) -> Result<()> {
+        let Qcow2File { directory: Some(directory), entries, .. } = self.0 else { return Ok(()) };
         visitor.occupies(Role::BitmapDirectory, directory.offset, directory.len_bytes)?;
         let (tables, shared) =
-            Ranges::with_repeated(memory::gather(entries.iter().map(|entry| table::clusters(self.header, entry)))?)?;
+            Ranges::with_repeated(memory::gather(entries.iter().map(|entry| table::clusters(self.0.header, entry)))?)?;
         let total = tables.count();
         let mut done = 0;
         for entry in entries {
@@ -121,19 +118,21 @@ impl Walk<'_> {
         }
         for (place, entry) in entries.iter().enumerate() {
             visitor.tick(done, total)?;
-            if shared.overlaps(table::clusters(self.header, entry)) {
+            if shared.overlaps(table::clusters(self.0.header, entry)) {
                 visitor.bitmap_fault(place, table::shared_table(entry))?;
                 continue;
             }
             let mut fault = None;
             let whole = 0..u64::from(entry.table_entries);
-            let walked = table::for_each(self.storage, self.header, entry, whole, &mut |number, payload| {
-                let per_cluster = self.header.cluster_bytes() / 8;
+            let walked = table::for_each(self.0, entry, whole, &mut |number, payload| {
+                let per_cluster = self.0.header.cluster_bytes() / 8;
                 if number % per_cluster == 0 {
                     visitor.tick((done + number / per_cluster).min(total), total)?;
                 }
                 match payload {
-                    Ok(Payload::At(offset)) => visitor.occupies(Role::BitmapData, offset, self.header.cluster_bytes()),
+                    Ok(Payload::At(offset)) => {
+                        visitor.occupies(Role::BitmapData, offset, self.0.header.cluster_bytes())
+                    }
                     Ok(_) => Ok(()),
                     Err(error) => {
                         fault.get_or_insert(error);
@@ -141,7 +140,7 @@ impl Walk<'_> {
                     }
                 }
             });
-            let range = table::clusters(self.header, entry);
+            let range = table::clusters(self.0.header, entry);
             done = (done + (range.end - range.start)).min(total);
             match (walked, fault) {
                 (Err(error), _) if error.is_of_the_call() => return Err(error),
@@ -153,14 +152,14 @@ impl Walk<'_> {
     }
 
     fn snapshots(&self, visitor: &mut dyn Visitor) -> Result<()> {
-        let start = self.header.snapshots_offset;
-        let cluster_bytes = self.header.cluster_bytes();
+        let start = self.0.header.snapshots_offset;
+        let cluster_bytes = self.0.header.cluster_bytes();
         let (mut at, mut end) = (start, start);
-        let mut l1_tables = BTreeMap::from([(self.header.l1_offset, u64::from(self.header.l1_entries) * 8)]);
+        let mut l1_tables = BTreeMap::from([(self.0.header.l1_offset, u64::from(self.0.header.l1_entries) * 8)]);
         let mut l1_bytes = 0;
-        for _ in 0..self.header.snapshots {
+        for _ in 0..self.0.header.snapshots {
             let structure = "qcow2 snapshot table";
-            let fixed = read_padded(self.storage, &structure, at, 40, cluster_bytes)?;
+            let fixed = read_padded(self.0.storage, &structure, at, 40, cluster_bytes)?;
             let fields = Fields::new(&fixed, structure, at);
             let extra = fields.u32(36)?;
             if extra > MAX_SNAPSHOT_EXTRA {
@@ -178,7 +177,7 @@ impl Walk<'_> {
             }
             let names = u64::from(fields.u16(12)?) + u64::from(fields.u16(14)?);
             end = at + 40 + u64::from(extra) + names;
-            check_reach(self.storage, &structure, start, end - start, cluster_bytes)?;
+            check_reach(self.0.storage, &structure, start, end - start, cluster_bytes)?;
             // Nothing pads the last entry: the file may end with it.
             at = end.next_multiple_of(8);
             // Each table is its own: one that is part of another would only be walked again and again.
@@ -200,20 +199,20 @@ impl Walk<'_> {
         }
         let structure = "qcow2 L1 table";
         let len_bytes = u64::from(entries) * 8;
-        if len_bytes > 32 << 20 || !offset.is_multiple_of(self.header.cluster_bytes()) {
+        if len_bytes > 32 << 20 || !offset.is_multiple_of(self.0.header.cluster_bytes()) {
             let message = format!("a table of {entries} entries at {offset:#x} is impossible");
             return visitor.fault(Error::new(ErrorKind::Damaged, message).at(structure, offset));
         }
         visitor.occupies(Role::L1Table, offset, len_bytes)?;
-        let cluster_bytes = self.header.cluster_bytes();
-        if let Err(fault) = check_reach(self.storage, &structure, offset, len_bytes, cluster_bytes) {
+        let cluster_bytes = self.0.header.cluster_bytes();
+        if let Err(fault) = check_reach(self.0.storage, &structure, offset, len_bytes, cluster_bytes) {
             return visitor.fault(fault);
         }
         // A table that the file ends before is all zeros, and so are the pieces past the end of one that it cuts.
-        let present = file_len(self.storage)?.saturating_sub(offset).min(len_bytes);
+        let present = file_len(self.0.storage)?.saturating_sub(offset).min(len_bytes);
         for start in (0..present).step_by(L1_PIECE_BYTES) {
             let piece = (L1_PIECE_BYTES as u64).min(len_bytes - start);
-            match read_padded(self.storage, &structure, offset + start, piece, cluster_bytes) {
+            match read_padded(self.0.storage, &structure, offset + start, piece, cluster_bytes) {
                 Ok(bytes) => self.l1_piece(&be_u64s(&bytes)?, offset, start / 8, entries.into(), active, visitor)?,
                 Err(fault) => visitor.fault(fault)?,
             }
@@ -237,11 +236,11 @@ impl Walk<'_> {
             visitor.tick(number, total)?;
             let entry_at = offset + number * 8;
             let l2_offset = entry & OFFSET_MASK;
-            if entry & L1_RESERVED != 0 || !l2_offset.is_multiple_of(self.header.cluster_bytes()) {
+            if entry & L1_RESERVED != 0 || !l2_offset.is_multiple_of(self.0.header.cluster_bytes()) {
                 let message = format!("the entry {entry:#x} is not the offset of a cluster");
                 visitor.fault(Error::new(ErrorKind::Damaged, message).at(structure, entry_at))?;
             } else if l2_offset != 0 {
-                visitor.occupies(Role::L2Table, l2_offset, self.header.cluster_bytes())?;
+                visitor.occupies(Role::L2Table, l2_offset, self.0.header.cluster_bytes())?;
                 if active {
                     visitor.copied_flag(Role::L2Table, entry_at, l2_offset, entry & COPIED != 0)?;
                 }
@@ -253,16 +252,16 @@ impl Walk<'_> {
     /// The guest's clusters that the L2 table at `offset` names.
     pub(crate) fn l2_table(&self, offset: u64, active: bool, visitor: &mut dyn Visitor) -> Result<()> {
         let structure = "qcow2 L2 table";
-        let cluster_bytes = self.header.cluster_bytes();
-        let table = match read_padded(self.storage, &structure, offset, cluster_bytes, cluster_bytes) {
+        let cluster_bytes = self.0.header.cluster_bytes();
+        let table = match read_padded(self.0.storage, &structure, offset, cluster_bytes, cluster_bytes) {
             Ok(bytes) => be_u64s(&bytes)?,
             Err(fault) => return visitor.fault(fault),
         };
-        let step = if self.header.has_extended_l2() { 2 } else { 1 };
+        let step = if self.0.header.has_extended_l2() { 2 } else { 1 };
         for (entry_at, entry) in (offset..).step_by(8).zip(table).step_by(step) {
             if entry & COMPRESSED != 0 {
                 let (start, len) = self.compressed(entry);
-                if self.header.has_data_file() {
+                if self.0.header.has_data_file() {
                     let message = "a compressed cluster cannot stand in an external data file";
                     visitor.fault(Error::new(ErrorKind::Damaged, message).at(structure, entry_at))?;
                 } else {
@@ -271,7 +270,7 @@ impl Walk<'_> {
                 continue;
             }
             let data = entry & OFFSET_MASK;
-            if data == 0 || self.header.has_data_file() {
+            if data == 0 || self.0.header.has_data_file() {
                 continue;
             }
             if !data.is_multiple_of(cluster_bytes) {
@@ -289,7 +288,7 @@ impl Walk<'_> {
 
     /// Where the sectors of a compressed cluster stand: offset and the count of 512-byte sectors share the entry.
     fn compressed(&self, entry: u64) -> (u64, u64) {
-        let offset_bits = 62 - (self.header.cluster_bits - 8);
+        let offset_bits = 62 - (self.0.header.cluster_bits - 8);
         let start = entry & ((1 << offset_bits) - 1);
         let sectors = ((entry & !(COPIED | COMPRESSED)) >> offset_bits) + 1;
         (start, sectors * 512 - (start & 511))

@@ -1,10 +1,11 @@
 #![forbid(unsafe_code)]
-//! Owns bounded reading of other people's bytes: every read names its structure and offset when it fails, and nothing
+//! Owns bounded reading of bytes that others wrote, in either byte order: every read names its structure and offset when it fails, and nothing
 //! is allocated before the file is known to be that long. Must never know what a field means.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+use super::Storage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory;
-use crate::storage::Storage;
 use std::fmt::Display;
 
 /// A structure read from a file, whose big-endian fields are taken out by position.
@@ -61,6 +62,16 @@ pub(crate) fn put(bytes: &mut [u8], at: usize, field: &[u8]) -> bool {
         }
         None => false,
     }
+}
+
+/// The little-endian u32 at `at` of a structure of fixed length, which has it.
+pub(crate) fn le_u32(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u32::from_le_bytes)
+}
+
+/// The little-endian u64 at `at` of a structure of fixed length, which has it.
+pub(crate) fn le_u64(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u64::from_le_bytes)
 }
 
 /// The big-endian u64 entries of a table.
@@ -125,14 +136,46 @@ fn read(storage: &dyn Storage, structure: &dyn Display, offset: u64, len: u64, p
     };
     let present = usize::try_from(present).map_err(too_large)?;
     let mut bytes = memory::zeroed(usize::try_from(len).map_err(too_large)?)?;
-    let filled = storage
-        .read_at(bytes.get_mut(..present).unwrap_or_default(), offset)
-        .map_err(|error| Error::io(format!("cannot read {present} bytes"), error).at(structure.to_string(), offset))?;
-    if filled < present {
-        return Err(Error::new(ErrorKind::Damaged, "the file became shorter while it was read")
-            .at(structure.to_string(), offset));
-    }
+    fill(storage, structure, offset, bytes.get_mut(..present).unwrap_or_default())?;
     Ok(bytes)
+}
+
+/// Reads into `buffer` what the file has from `offset` on; how many bytes that are.
+pub(crate) fn read_some(
+    storage: &dyn Storage,
+    structure: &dyn Display,
+    offset: u64,
+    buffer: &mut [u8],
+) -> Result<usize> {
+    let wanted = buffer.len();
+    let read = storage.read_at(buffer, offset);
+    read.map_err(|error| Error::io(format!("cannot read {wanted} bytes"), error).at(structure.to_string(), offset))
+}
+
+/// Fills `buffer` from `offset` on, which the caller knows to be in the file.
+pub(crate) fn fill(storage: &dyn Storage, structure: &dyn Display, offset: u64, buffer: &mut [u8]) -> Result<()> {
+    if read_some(storage, structure, offset, buffer)? < buffer.len() {
+        let message = "the file became shorter while it was read";
+        return Err(Error::new(ErrorKind::Damaged, message).at(structure.to_string(), offset));
+    }
+    Ok(())
+}
+
+/// Passes `len` bytes from `offset` on to `take`; they are copied only where they are not in memory.
+pub(crate) fn with_bytes<T>(
+    storage: &dyn Storage,
+    structure: &dyn Display,
+    offset: u64,
+    len: usize,
+    take: impl FnOnce(&[u8]) -> Result<T>,
+) -> Result<T> {
+    let inside = |all| -> Option<&[u8]> { <[u8]>::get(all, usize::try_from(offset).ok()?..)?.get(..len) };
+    if let Some(bytes) = storage.in_memory().and_then(inside) {
+        return take(bytes);
+    }
+    let mut buffer = memory::zeroed(len)?;
+    fill(storage, structure, offset, &mut buffer)?;
+    take(&buffer)
 }
 
 /// The present length of the file.

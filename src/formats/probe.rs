@@ -1,0 +1,61 @@
+#![forbid(unsafe_code)]
+//! Owns the choice of a format by the first bytes of an image: the one place that knows every host in a file. Must never
+//! know what an image is opened for.
+
+use super::qcow2::{Qcow2, is_qcow2};
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::Host;
+use crate::io::Storage;
+use crate::io::bytes::read_some;
+use std::sync::Arc;
+
+/// What is in a file.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// An image that can hold bitmaps.
+    Host(Box<dyn Host>),
+    /// Bytes of a format that holds no bitmaps and stands on no other image.
+    NoBitmaps,
+}
+
+/// How the images begin that can hold bitmaps.
+const START_BYTES: usize = 16;
+
+fn read_start(storage: &dyn Storage) -> Result<Vec<u8>> {
+    let mut start = vec![0; START_BYTES];
+    let have = read_some(storage, &"first bytes", 0, &mut start)?;
+    start.truncate(have);
+    Ok(start)
+}
+
+/// The name of the format of an image, where it is one that can hold bitmaps.
+pub(crate) fn name_of(storage: &dyn Storage) -> Result<&'static str> {
+    match is_qcow2(&read_start(storage)?) {
+        true => Ok("qcow2"),
+        false => Err(Error::new(ErrorKind::UnknownFormat, "is no image that can hold bitmaps")),
+    }
+}
+
+/// Opens an image that is to hold bitmaps.
+pub(crate) fn open(storage: Arc<dyn Storage>) -> Result<Box<dyn Host>> {
+    Ok(Box::new(Qcow2::open(storage)?))
+}
+
+/// Opens what may hold bitmaps or not, unless it is known to be of a `format`; refuses formats that may hold some, or stand
+/// on others, and cannot be read.
+pub(crate) fn probe(storage: Arc<dyn Storage>, format: Option<&str>) -> Result<Content> {
+    let start = read_start(&*storage)?;
+    if is_qcow2(&start) {
+        return open(storage).map(Content::Host);
+    }
+    if let Some(format) = format {
+        return Err(Error::new(ErrorKind::Damaged, format!("it should be a {format} image, and is none")));
+    }
+    if start == *b"WithoutFreeSpace" || start == *b"WithouFreSpacExt" {
+        return Err(Error::new(ErrorKind::Unsupported, "it is a Parallels image, which may hold bitmaps"));
+    }
+    if start.starts_with(b"QED\0") {
+        return Err(Error::new(ErrorKind::Unsupported, "it is a QED image, which may stand on others"));
+    }
+    Ok(Content::NoBitmaps)
+}
