@@ -251,7 +251,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__diff)
-            opts="-o -q -h --since --until --format --json --output --start --length --top-layer-only --model --quiet --progress --no-lock --help"
+            opts="-o -q -h --since --until --format --json --summary --output --start --length --top-layer-only --model --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -353,7 +353,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__dump)
-            opts="-o -q -h --bitmap --format --json --output --start --length --quiet --progress --no-lock --help"
+            opts="-o -q -h --bitmap --format --json --summary --output --start --length --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -683,7 +683,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__info)
-            opts="-U -q -h --json --force-share --quiet --progress --no-lock --help"
+            opts="-U -q -h --json --wide --force-share --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -701,7 +701,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__list)
-            opts="-U -q -h --json --force-share --model --quiet --progress --no-lock --help"
+            opts="-U -q -h --json --wide --force-share --model --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

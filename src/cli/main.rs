@@ -26,6 +26,7 @@ mod rename;
 mod segment;
 mod session;
 mod size;
+mod table;
 mod words;
 
 use args::{Arguments, Verb};

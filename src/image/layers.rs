@@ -10,6 +10,7 @@ use crate::formats::locks::{self, Held, Role};
 use crate::formats::qcow2::Qcow2;
 use crate::memory;
 use crate::storage::{FileId, FileStorage, Part, Storage};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,6 +62,24 @@ impl Image {
     /// of an arrow in one. What the bitmaps of the layer mean to one another does not matter.
     pub(super) fn known_below(&self, checkpoints: &[Name]) -> Result<Option<Known>> {
         let checkpoints = memory::sorted_set(checkpoints);
+        self.find_below(&mut |layer, bitmap| {
+            let checkpoint = bitmap.mentions().into_iter().find(|name| checkpoints.contains(name))?;
+            Some(Known { layer: layer.to_owned(), bitmap: bitmap.clone(), checkpoint })
+        })
+    }
+
+    /// Every checkpoint that a layer below knows.
+    pub(super) fn known_to_layers(&self) -> Result<BTreeSet<Name>> {
+        let mut known = BTreeSet::new();
+        self.find_below::<()>(&mut |_, bitmap| {
+            known.extend(bitmap.mentions());
+            None
+        })?;
+        Ok(known)
+    }
+
+    /// What `look` finds first in a bitmap of a layer below.
+    fn find_below<T>(&self, look: &mut dyn FnMut(&Path, &Name) -> Option<T>) -> Result<Option<T>> {
         let mut seen: Vec<Identity> = self.storage.file_id().map(|top| (top, 0)).into_iter().collect();
         let mut above = self.path.clone();
         let mut next = self.format.backing().map(|(name, format)| (shown(name), Below::of(name, format)));
@@ -76,8 +95,8 @@ impl Image {
             let layer = Layer::open(&below, &above, &mut seen, &self.options).map_err(unreadable)?;
             let Some(Layer { path, format, _locks }) = layer else { return Ok(None) };
             for entry in format.entries() {
-                if let Some(checkpoint) = entry.name.mentions().into_iter().find(|name| checkpoints.contains(name)) {
-                    return Ok(Some(Known { layer: path, bitmap: entry.name.clone(), checkpoint }));
+                if let Some(found) = look(&path, &entry.name) {
+                    return Ok(Some(found));
                 }
             }
             if let Some(trouble) = format.trouble().filter(|trouble| trouble.kind() == ErrorKind::Damaged) {

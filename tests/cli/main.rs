@@ -4,6 +4,7 @@ mod change;
 mod drop;
 mod gaps;
 mod layers;
+mod many;
 mod maps;
 mod models;
 mod pages;

@@ -21,7 +21,7 @@ mod table;
 mod walk;
 
 use crate::bitmap::Bitmap;
-use crate::chain::{Action, Name, Origin};
+use crate::chain::{self, Action, Name, Origin};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::geometry::{Granularity, clip_end};
 use crate::memory;
@@ -184,7 +184,7 @@ impl Qcow2 {
     /// The entry of the bitmap stored as `name`.
     pub(crate) fn entry(&self, name: &Name) -> Result<&Entry> {
         let place = self.place_of(name)?;
-        self.entries.get(place).ok_or_else(|| no_bitmap(name))
+        self.entries.get(place).ok_or_else(|| self.no_bitmap(name))
     }
 
     fn place_of(&self, name: &Name) -> Result<usize> {
@@ -193,7 +193,11 @@ impl Qcow2 {
             // Another thread may have been faster, with the same answer.
             let _ = self.places.set(places);
         }
-        self.places.get().and_then(|places| places.get(name)).copied().ok_or_else(|| no_bitmap(name))
+        self.places.get().and_then(|places| places.get(name)).copied().ok_or_else(|| self.no_bitmap(name))
+    }
+
+    fn no_bitmap(&self, name: &Name) -> Error {
+        chain::no_bitmap(name, self.entries.iter().map(|entry| &entry.name))
     }
 
     /// The bits of a bitmap that stand for a window of the disk, without reading the rest of its data.
@@ -429,8 +433,4 @@ impl Qcow2 {
     pub(crate) fn check(&self, observer: &mut dyn Observer) -> Result<check::Report> {
         check::check(self, observer)
     }
-}
-
-fn no_bitmap(name: &Name) -> Error {
-    Error::new(ErrorKind::NotFound, format!("there is no bitmap {name}"))
 }
