@@ -1041,8 +1041,20 @@ _checkmap() {
     esac
 }
 
+# Names of checkpoints and bitmaps, from the image in the line; else what stands above.
+_checkmap_or_names() {
+    local name
+    COMPREPLY=()
+    while IFS= read -r name; do
+        COMPREPLY+=("$name")
+    done < <("$1" __names bash "${COMP_LINE:0:COMP_POINT}" "$2" 2>/dev/null)
+    if [[ "${#COMPREPLY[@]}" -eq 0 ]]; then
+        _checkmap "$@"
+    fi
+}
+
 if [[ "${BASH_VERSINFO[0]}" -eq 4 && "${BASH_VERSINFO[1]}" -ge 4 || "${BASH_VERSINFO[0]}" -gt 4 ]]; then
-    complete -F _checkmap -o nosort -o bashdefault -o default checkmap
+    complete -F _checkmap_or_names -o nosort -o bashdefault -o default checkmap
 else
-    complete -F _checkmap -o bashdefault -o default checkmap
+    complete -F _checkmap_or_names -o bashdefault -o default checkmap
 fi

@@ -252,3 +252,14 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "diff" -d 'Show where two segments differ, and which of them is dirty there'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "info" -d 'Show what a segment holds'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "check" -d 'Verify every byte of a segment'
+# Names of checkpoints and bitmaps, from the image in the line.
+function __fish_checkmap_names
+    checkmap __names words (commandline -opc) (commandline -ct) 2>/dev/null
+end
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete rename merge" -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l since -r -f -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l until -r -f -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l before -r -f -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l bitmap -r -f -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l bitmap -r -f -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l into -r -f -k -a "(__fish_checkmap_names)"

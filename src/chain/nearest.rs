@@ -67,10 +67,9 @@ fn distance(a: &[u8], b: &[u8]) -> usize {
     // The distances of what was seen of `a` from every beginning of `b`; the same with one byte less of `a`, and two less.
     let mut row = [0; MOST_BYTES + 1];
     row.iter_mut().zip(0..).for_each(|(cell, len)| *cell = len);
-    let (mut above, mut before) = (row, row);
-    let mut last = None;
+    let (mut above, mut last) = (row, None);
     for (seen, byte) in (1..).zip(a) {
-        (before, above) = (above, row);
+        let before = std::mem::replace(&mut above, row);
         let (mut left, mut other_last) = (seen, None);
         if let Some(first) = row.first_mut() {
             *first = seen;

@@ -1,6 +1,7 @@
 //! The binary as a script sees it: its output, its JSON, its exit status, and what it leaves behind.
 
 mod change;
+mod complete;
 mod drop;
 mod gaps;
 mod layers;
