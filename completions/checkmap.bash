@@ -251,7 +251,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__diff)
-            opts="-o -q -h --since --until --format --json --output --start --length --top-layer-only --model --quiet --progress --no-lock --help"
+            opts="-o -q -h --since --until --format --json --summary --output --start --length --top-layer-only --model --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -353,7 +353,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__dump)
-            opts="-o -q -h --bitmap --format --json --output --start --length --quiet --progress --no-lock --help"
+            opts="-o -q -h --bitmap --format --json --summary --output --start --length --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -683,7 +683,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__info)
-            opts="-U -q -h --json --force-share --quiet --progress --no-lock --help"
+            opts="-U -q -h --json --wide --force-share --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -701,7 +701,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__list)
-            opts="-U -q -h --json --force-share --model --quiet --progress --no-lock --help"
+            opts="-U -q -h --json --wide --force-share --model --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1041,8 +1041,20 @@ _checkmap() {
     esac
 }
 
+# Names of checkpoints and bitmaps, from the image in the line; else what stands above.
+_checkmap_or_names() {
+    local name
+    COMPREPLY=()
+    while IFS= read -r name; do
+        COMPREPLY+=("$name")
+    done < <("$1" __names bash "${COMP_LINE:0:COMP_POINT}" "$2" 2>/dev/null)
+    if [[ "${#COMPREPLY[@]}" -eq 0 ]]; then
+        _checkmap "$@"
+    fi
+}
+
 if [[ "${BASH_VERSINFO[0]}" -eq 4 && "${BASH_VERSINFO[1]}" -ge 4 || "${BASH_VERSINFO[0]}" -gt 4 ]]; then
-    complete -F _checkmap -o nosort -o bashdefault -o default checkmap
+    complete -F _checkmap_or_names -o nosort -o bashdefault -o default checkmap
 else
-    complete -F _checkmap -o bashdefault -o default checkmap
+    complete -F _checkmap_or_names -o bashdefault -o default checkmap
 fi

@@ -34,7 +34,7 @@ complete -c checkmap -n "__fish_checkmap_needs_command" -s V -l version -d 'Prin
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "info" -d 'Show an image, its bitmaps and the intervals they cover'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "list" -d 'List the checkpoints, oldest first'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "create" -d 'Create a checkpoint'
-complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "delete" -d 'Delete a checkpoint, or all that cannot be trusted'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "delete" -d 'Delete checkpoints, in one step, or all that cannot be trusted'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "drop" -d 'Drop what lies before a checkpoint, one bitmap, or all bitmaps, damaged or not'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "rename" -d 'Rename a checkpoint'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
@@ -49,6 +49,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l progress -d '
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l json -d 'Print one JSON document'
+complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l wide -d 'Show all columns and whole names, however wide the table becomes; else it fits 80 columns'
 complete -c checkmap -n "__fish_checkmap_using_subcommand info" -s U -l force-share -d 'Show names and flags even of an image that a running QEMU has open; counts are null'
 complete -c checkmap -n "__fish_checkmap_using_subcommand info" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
@@ -59,6 +60,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l progress -d '
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l json -d 'Print one JSON document'
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l wide -d 'Show all columns and whole names, however wide the table becomes; else it fits 80 columns'
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -s U -l force-share -d 'Show names and flags even of an image that a running QEMU has open; counts are null'
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
@@ -78,7 +80,7 @@ cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
-complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l force-inconsistent -d 'Delete it also if its bitmap is inconsistent, and then all older checkpoints with it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l force-inconsistent -d 'Delete also those whose bitmap is inconsistent, and then all older checkpoints with them'
 complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l all-inconsistent -d 'Delete every checkpoint whose bitmap is inconsistent, and all that are older, in one step'
 complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l top-layer-only -d 'Do not look at the backing files: you know that what they recorded does not matter'
 complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l dry-run -d 'Change nothing: print what would be done, one step a line; the exit status is that of the real run'
@@ -127,6 +129,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l progress -d '
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l json -d 'The same as --format json'
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l summary -d 'Print the sums alone, without the extents; as a table or as JSON'
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l top-layer-only -d 'Do not look at the backing files: you know that what they recorded does not matter'
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
@@ -147,6 +150,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l progress -d '
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l json -d 'The same as --format json'
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l summary -d 'Print the sums alone, without the extents; as a table or as JSON'
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -233,7 +237,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand man" -s h -l help -d '
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "info" -d 'Show an image, its bitmaps and the intervals they cover'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "list" -d 'List the checkpoints, oldest first'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "create" -d 'Create a checkpoint'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "delete" -d 'Delete a checkpoint, or all that cannot be trusted'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "delete" -d 'Delete checkpoints, in one step, or all that cannot be trusted'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "drop" -d 'Drop what lies before a checkpoint, one bitmap, or all bitmaps, damaged or not'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "rename" -d 'Rename a checkpoint'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
@@ -248,3 +252,14 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "diff" -d 'Show where two segments differ, and which of them is dirty there'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "info" -d 'Show what a segment holds'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "check" -d 'Verify every byte of a segment'
+# Names of checkpoints and bitmaps, from the image in the line.
+function __fish_checkmap_names
+    checkmap __names words (commandline -opc) (commandline -ct) 2>/dev/null
+end
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete rename merge" -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l since -r -f -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l until -r -f -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l before -r -f -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l bitmap -r -f -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l bitmap -r -f -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l into -r -f -k -a "(__fish_checkmap_names)"

@@ -36,6 +36,8 @@ struct Point {
 enum Verb {
     Create,
     Delete,
+    /// A range, and another one.
+    DeleteMany,
     Rename,
 }
 
@@ -89,11 +91,13 @@ impl Victim {
             }
             Verb::Delete => {
                 let at = self.random.index(after.len());
-                let gone = after.remove(at);
-                if let Some(before) = at.checked_sub(1) {
-                    after[before].dirty = union(&after[before].dirty, &gone.dirty);
-                }
-                vec!["delete".into(), gone.name]
+                vec!["delete".into(), delete(&mut after, at)]
+            }
+            Verb::DeleteMany => {
+                let at = self.random.index(after.len() - 1);
+                let (from, to) = (delete(&mut after, at), delete(&mut after, at));
+                let other = self.random.index(after.len());
+                vec!["delete".into(), format!("{from}..{to}"), delete(&mut after, other)]
             }
         };
         let mut args = words;
@@ -106,7 +110,7 @@ impl Victim {
         match self.points.len() {
             ..=3 => Verb::Create,
             9.. => Verb::Delete,
-            _ => *self.random.pick(&[Verb::Create, Verb::Delete, Verb::Delete, Verb::Rename]),
+            _ => *self.random.pick(&[Verb::Create, Verb::Create, Verb::Delete, Verb::DeleteMany, Verb::Rename]),
         }
     }
 
@@ -215,6 +219,15 @@ impl Victim {
     }
 }
 
+/// Deletes one of these checkpoints, and returns its name.
+fn delete(points: &mut Vec<Point>, at: usize) -> String {
+    let gone = points.remove(at);
+    if let Some(before) = at.checked_sub(1) {
+        points[before].dirty = union(&points[before].dirty, &gone.dirty);
+    }
+    gone.name
+}
+
 /// The bitmaps that these checkpoints have, in the order of their names.
 fn bitmaps_of(points: &[Point]) -> Vec<(String, bool, Vec<Extent>)> {
     let mut parent: Option<&str> = None;
@@ -242,7 +255,7 @@ fn a_killed_change_leaves_the_bitmaps_of_before_or_of_after() {
     let asked: Option<u32> = std::env::var("CHECKMAP_KILLS").ok().and_then(|kills| kills.parse().ok());
     let started = Instant::now();
     let mut victim = Victim::new();
-    let mut window = [Verb::Create, Verb::Rename, Verb::Delete].map(|verb| {
+    let mut window = [Verb::Create, Verb::Rename, Verb::Delete, Verb::DeleteMany].map(|verb| {
         let change = victim.change(verb);
         (verb, victim.run_whole(change))
     });

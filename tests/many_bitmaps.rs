@@ -452,3 +452,27 @@ fn thousands_of_bitmaps_are_removed_in_one_step() {
     let report = image.check(&mut Unobserved).expect("a check");
     assert_eq!((report.errors, report.leaked_bytes), (0, 0), "{report:?}");
 }
+
+#[test]
+fn what_changed_since_each_checkpoint_is_summed_up_in_one_reading() {
+    let _alone = alone();
+    // Of three granularities, so that the finest of the span is another one as it grows.
+    let granularity = |number: usize| [11, 9, 10][number / 4 % 3];
+    let bits = |number: usize| {
+        let bytes = (MIB >> granularity(number)) as usize / 8;
+        (0..bytes).map(|byte| if (byte + number) % 7 == 0 { 1 << (number % 8) } else { 0 }).collect::<Vec<u8>>()
+    };
+    let (bytes, data) = image(MIB, &intervals(40, granularity, bits));
+    let file = Watched::new(bytes);
+    let image = open(&file, Access::Read).expect("an image");
+    file.reads_of(&data);
+    let overview = image.overview(None, Scope::Increments, &mut Unobserved).expect("an overview");
+    assert_eq!(file.reads_of(&data), vec![1; data.len()], "each is read once");
+    for number in 0..40 {
+        let name = number.to_string();
+        let diff = image.diff(&DiffRequest::since(name.as_bytes()), &mut Unobserved).expect("a diff");
+        assert_eq!(overview.since_bytes(&Name::from(name.as_str())), Some(diff.bitmap.dirty_bytes()), "{name}");
+    }
+    let checkpoints = image.overview(None, Scope::Checkpoints, &mut Unobserved).expect("an overview");
+    assert_eq!(checkpoints.since_bytes(&Name::from("0")), None, "nobody asked for it");
+}

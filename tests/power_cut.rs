@@ -267,6 +267,12 @@ fn a_change_of_a_chain_is_there_or_not() {
         scenario("delete middle", recorded_chain("cluster_size=512"), |image| delete(image, "3")),
         scenario("delete newest", recorded_chain("cluster_size=512"), |image| delete(image, "4")),
         scenario("delete first", recorded_chain("cluster_size=4k"), |image| delete(image, "1")),
+        scenario("delete several", recorded_chain("cluster_size=512"), |image| {
+            image.plan_delete_many(&["1", "3", "4"], false, Layers::TopOnly, None)
+        }),
+        scenario("delete all", recorded_chain("cluster_size=4k"), |image| {
+            image.plan_delete_many(&["4", "3", "2", "1"], false, Layers::TopOnly, None)
+        }),
         scenario("rename", recorded_chain("cluster_size=1k"), |image| {
             image.plan_rename(b"2", b"another name that is longer", Layers::TopOnly, None)
         }),

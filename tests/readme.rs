@@ -23,6 +23,7 @@ fn the_twenty_lines_of_the_readme_work() {
         .output()
         .expect("bash runs");
     let printed = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(!printed.contains("warning"), "{printed}");
     assert!(output.status.success(), "{printed}");
     assert!(folder.path().join("block-5368709120").metadata().is_ok_and(|block| block.len() == 65536), "{printed}");
 }

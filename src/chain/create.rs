@@ -58,10 +58,11 @@ impl Chain {
 
         let mut plan = Plan::of(actions);
         plan.warnings.extend(own.warning());
-        if let Some(root) = newest.filter(|newest| newest.bitmap == newest.name) {
+        let is_said = options.model == Some(KnownModel::Interval);
+        if let Some(root) = newest.filter(|newest| newest.bitmap == newest.name && !is_said) {
             plan.warn(format!(
                 "the bitmap {} stops recording: if libvirt has a checkpoint of that name, libvirt takes it for broken \
-                 from now on (the model cumulative leaves it alone)",
+                 from now on (the model cumulative leaves it alone, and who asks for intervals is not warned)",
                 root.bitmap
             ));
         }

@@ -80,6 +80,21 @@ impl Chain {
         })
     }
 
+    /// For each checkpoint, in the order of [`Chain::checkpoints`], whether [`Chain::plan_diff`] answers since it until
+    /// now, as far as the chain alone can tell.
+    pub fn answer_until_now(&self) -> Result<Vec<bool>> {
+        let mut answers = memory::gather(self.checkpoints.iter().map(|_| false))?;
+        // Whether the next younger one answers; at the end of a stretch there is none.
+        let mut younger = false;
+        for (at, (answers, own)) in answers.iter_mut().zip(&self.checkpoints).enumerate().rev() {
+            let ends = self.stretch_of(at).is_none_or(|stretch| stretch.places.end == at + 1);
+            let goes_on = if ends { own.recording } else { !own.recording && younger };
+            *answers = goes_on && !own.inconsistent && !own.unusable;
+            younger = *answers;
+        }
+        Ok(answers)
+    }
+
     /// The place up to which a span goes that begins at the place `first`.
     fn end_of_span(&self, first: usize, until: &[u8]) -> Result<usize> {
         let end = self.position(until)?;

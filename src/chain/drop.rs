@@ -23,7 +23,7 @@ impl Chain {
             return Err(self.unknown_order(&Name::new(checkpoint)));
         }
         let gone = memory::gather((0..self.checkpoints.len()).map(|place| place < at))?;
-        self.remove_all_but_rehang(&gone)
+        self.lose(&gone)
     }
 
     /// The error for a checkpoint that lies between several gaps.

@@ -36,10 +36,12 @@ mod drop;
 mod merge;
 mod model;
 mod name;
+mod nearest;
 mod order;
 mod plan;
 mod read;
 mod rename;
+mod select;
 mod stretch;
 
 pub use create::CreateOptions;
@@ -47,8 +49,8 @@ pub use diff::Span;
 pub use drop::{foreign_in, plan_drop_bitmap};
 pub use merge::plan_merge;
 pub use model::{BitmapState, Checkpoint, Interval, KnownModel, Model, Until};
-pub(crate) use name::list;
 pub use name::{MAX_BITMAP_NAME, MAX_CHECKPOINT_NAME, Name, check_checkpoint_name};
+pub(crate) use name::{list, no_bitmap};
 pub use order::Contents;
 pub(crate) use plan::Origin;
 pub use plan::{Action, Plan};
@@ -202,7 +204,7 @@ impl Chain {
         }
         let way_out = match self.checkpoints.is_empty() {
             true => "there are no checkpoints: the next backup must be full".to_owned(),
-            false => format!("there are {}", name::list(self.names())),
+            false => nearest::suggestion(name, self.names()),
         };
         match self.states.iter().any(|state| state.name == *name) {
             true => error(format!("{name} is a bitmap of its own, not a checkpoint")).advise(way_out),

@@ -2,6 +2,7 @@
 //! Owns the names: what a checkpoint may be called, and how a bitmap's name carries its checkpoint and the one before.
 //! Knows nothing of the bitmaps behind the names.
 
+use super::nearest::suggestion;
 use crate::error::{Control, Error, ErrorKind, Result};
 use std::borrow::{Borrow, Cow};
 use std::fmt::{self, Write};
@@ -188,11 +189,10 @@ pub(crate) fn list<N: Borrow<Name>>(names: impl IntoIterator<Item = N>) -> Strin
 }
 
 /// The error for the name of a bitmap that none of these has.
-pub(super) fn no_bitmap<'a>(name: &Name, bitmaps: impl Iterator<Item = &'a Name>) -> Error {
-    let mut bitmaps = bitmaps.peekable();
-    let way_out = match bitmaps.peek() {
+pub(crate) fn no_bitmap<'a>(name: &Name, bitmaps: impl Iterator<Item = &'a Name> + Clone) -> Error {
+    let way_out = match bitmaps.clone().next() {
         None => "there are no bitmaps".to_owned(),
-        Some(_) => format!("there are {}", list(bitmaps)),
+        Some(_) => suggestion(name, bitmaps),
     };
     Error::new(ErrorKind::NotFound, format!("no bitmap is named {name}")).advise(way_out)
 }

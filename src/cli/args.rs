@@ -55,7 +55,7 @@ pub(crate) enum Verb {
     /// Create a checkpoint
     #[command(long_about = help::CREATE, after_long_help = help::CREATE_AFTER)]
     Create(CreateArgs),
-    /// Delete a checkpoint, or all that cannot be trusted
+    /// Delete checkpoints, in one step, or all that cannot be trusted
     #[command(long_about = help::DELETE, after_long_help = help::DELETE_AFTER)]
     Delete(DeleteArgs),
     /// Drop what lies before a checkpoint, one bitmap, or all bitmaps, damaged or not
@@ -94,6 +94,8 @@ pub(crate) struct InfoArgs {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
+    pub(crate) table: TableArg,
+    #[command(flatten)]
     pub(crate) sharing: Sharing,
 }
 
@@ -105,6 +107,8 @@ pub(crate) struct ListArgs {
     /// Print one JSON document
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) table: TableArg,
     #[command(flatten)]
     pub(crate) sharing: Sharing,
     #[command(flatten)]
@@ -134,14 +138,14 @@ pub(crate) struct DeleteArgs {
     /// The image: a file or a block device
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) image: PathBuf,
-    /// The checkpoint to delete
+    /// The checkpoints to delete, in one step; A..B is A, B and all between them
     #[arg(value_name = "CHECKPOINT", required_unless_present = "all_inconsistent")]
-    pub(crate) checkpoint: Option<OsString>,
-    /// Delete it also if its bitmap is inconsistent, and then all older checkpoints with it
+    pub(crate) checkpoints: Vec<OsString>,
+    /// Delete also those whose bitmap is inconsistent, and then all older checkpoints with them
     #[arg(long)]
     pub(crate) force_inconsistent: bool,
     /// Delete every checkpoint whose bitmap is inconsistent, and all that are older, in one step
-    #[arg(long, conflicts_with_all = ["checkpoint", "force_inconsistent"])]
+    #[arg(long, conflicts_with_all = ["checkpoints", "force_inconsistent"])]
     pub(crate) all_inconsistent: bool,
     #[command(flatten)]
     pub(crate) layers: LayersArg,
@@ -357,6 +361,9 @@ pub(crate) struct MapArgs {
     /// The same as --format json
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print the sums alone, without the extents; as a table or as JSON
+    #[arg(long)]
+    pub(crate) summary: bool,
     /// Write to FILE, which appears or is replaced in one step when all is on the disk
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
@@ -366,6 +373,14 @@ pub(crate) struct MapArgs {
     /// Look at so many bytes of the disk; to its end without it
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     pub(crate) length: Option<u64>,
+}
+
+/// How wide a table may be.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct TableArg {
+    /// Show all columns and whole names, however wide the table becomes; else it fits 80 columns
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) wide: bool,
 }
 
 /// How an image is shared with a running QEMU.

@@ -5,6 +5,7 @@
 use crate::exit::{Failure, Outcome, Status};
 use crate::output::print;
 use crate::session::Session;
+use crate::words::some_of;
 use checkmap::chain::Plan;
 use checkmap::image::Access;
 use checkmap::{ErrorKind, Image};
@@ -71,8 +72,8 @@ fn carry_out(
     let warnings = image.commit(&plan, &mut session.watch())?;
     // Not before: a commit that fails changes nothing of what these tell.
     warn_all(session, plan.warnings().iter().chain(&warnings));
-    let steps: Vec<String> = plan.actions().iter().map(ToString::to_string).collect();
-    session.say(&format!("{done} ({})", steps.join("; ")));
+    let steps = some_of(plan.actions().iter().map(ToString::to_string), "; ");
+    session.say(&format!("{done} ({steps})"));
     say_if_too_late(session);
     Ok(Status::Done)
 }

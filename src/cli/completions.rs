@@ -3,6 +3,7 @@
 //! a verb does.
 
 use crate::args::{Arguments, CompletionsArgs};
+use crate::complete::with_names;
 use crate::exit::{Outcome, Status};
 use crate::output::print;
 use crate::session::Session;
@@ -13,7 +14,8 @@ use std::io;
 pub(crate) fn run_completions(args: &CompletionsArgs, session: &Session) -> Outcome {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Arguments::command(), "checkmap", &mut script);
-    print(session, |out| Ok(out.write_all(&script)?))?;
+    let script = with_names(args.shell, String::from_utf8_lossy(&script).into_owned());
+    print(session, |out| Ok(out.write_all(script.as_bytes())?))?;
     Ok(Status::Done)
 }
 

@@ -4,6 +4,7 @@
 use crate::args::CreateArgs;
 use crate::change;
 use crate::exit::Outcome;
+use crate::hint;
 use crate::session::Session;
 use checkmap::chain::Name;
 use std::os::unix::ffi::OsStrExt;
@@ -11,6 +12,9 @@ use std::os::unix::ffi::OsStrExt;
 pub(crate) fn run(args: &CreateArgs, session: &Session) -> Outcome {
     let name = args.checkpoint.as_bytes();
     let done = format!("created checkpoint {}", Name::new(name));
+    if let Some(hint) = hint::of_redirection([name]) {
+        session.warn(&hint);
+    }
     change::run(session, &args.image, args.dry_run.dry_run, &done, |image| {
         image.plan_create(name, args.granularity, args.model.wanted())
     })

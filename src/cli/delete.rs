@@ -1,21 +1,34 @@
 #![forbid(unsafe_code)]
-//! Owns `checkmap delete`: one checkpoint goes, or all whose bitmaps cannot be trusted.
+//! Owns `checkmap delete`: checkpoints go in one step, those that are named or all whose bitmaps cannot be trusted.
 
 use crate::args::DeleteArgs;
 use crate::change;
 use crate::exit::Outcome;
 use crate::session::Session;
-use checkmap::chain::Name;
+use crate::words::some_of;
+use checkmap::Image;
+use checkmap::chain::{Name, Plan};
 use std::os::unix::ffi::OsStrExt;
 
 pub(crate) fn run(args: &DeleteArgs, session: &Session) -> Outcome {
-    let (layers, model) = (args.layers.wanted(), args.model.wanted());
-    let done = match &args.checkpoint {
-        Some(checkpoint) => format!("deleted checkpoint {}", Name::new(checkpoint.as_bytes())),
-        None => "deleted all inconsistent checkpoints".to_owned(),
+    let names = || args.checkpoints.iter().map(|word| Name::new(word.as_bytes()).to_string());
+    let done = match args.checkpoints.len() {
+        0 => "deleted all inconsistent checkpoints".to_owned(),
+        1 => format!("deleted checkpoint {}", some_of(names(), ", ")),
+        _ => format!("deleted checkpoints {}", some_of(names(), ", ")),
     };
-    change::run(session, &args.image, args.dry_run.dry_run, &done, |image| match &args.checkpoint {
-        Some(checkpoint) => image.plan_delete(checkpoint.as_bytes(), args.force_inconsistent, layers, model),
-        None => image.plan_delete_all_inconsistent(layers, model),
-    })
+    change::run(session, &args.image, args.dry_run.dry_run, &done, |image| plan(args, image))
+}
+
+fn plan(args: &DeleteArgs, image: &Image) -> checkmap::Result<Plan> {
+    let (layers, model) = (args.layers.wanted(), args.model.wanted());
+    if args.all_inconsistent {
+        return image.plan_delete_all_inconsistent(layers, model);
+    }
+    let words: Vec<&[u8]> = args.checkpoints.iter().map(|word| word.as_bytes()).collect();
+    if words.iter().any(|word| word.windows(2).any(|two| two == b"..")) {
+        let picked = image.chain(model)?.select(&words).map_err(|error| error.in_file(image.path()))?;
+        return image.plan_delete_many(&picked, args.force_inconsistent, layers, model);
+    }
+    image.plan_delete_many(&words, args.force_inconsistent, layers, model)
 }

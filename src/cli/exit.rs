@@ -2,9 +2,12 @@
 //! Owns the end of the program: what can stop a verb, and the exit status that scripts rely on. Must never know what
 //! the verb was about.
 
+use crate::hint;
 use crate::session::Session;
 use crate::words::spelled;
 use checkmap::ErrorKind;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 /// The exit status, as the contract numbers it.
@@ -65,6 +68,9 @@ pub(crate) fn end(outcome: Outcome, session: &Session) -> ExitCode {
         Err(Failure::Interrupted) => return die(session),
         Err(Failure::Library(error)) => {
             session.error(&spelled(&error));
+            if error.kind() == ErrorKind::NotFound {
+                say_if_redirected(session);
+            }
             status_of(error.kind())
         }
         Err(Failure::Output(what, error)) => {
@@ -73,6 +79,14 @@ pub(crate) fn end(outcome: Outcome, session: &Session) -> ExitCode {
         }
     };
     ExitCode::from(status as u8)
+}
+
+/// Tells somebody whose name of a bitmap was not found that a shell may have cut it.
+fn say_if_redirected(session: &Session) {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if let Some(hint) = hint::of_redirection(words.iter().map(|word| word.as_bytes())) {
+        session.say(&hint);
+    }
 }
 
 fn die(session: &Session) -> ExitCode {

@@ -39,6 +39,8 @@ Answers go to stdout; messages, warnings and progress go to stderr. Changing com
 for --dry-run. Where the reader of stdout closes it early, checkmap ends quietly, with status 0 if \
 nothing else is wrong; where the whole answer matters, use -o.
 
+Sizes for people are rounded up: there is never more than is said. JSON and csv have every byte.
+
 A signal (SIGINT, SIGTERM, SIGHUP) is honoured until the commit begins, and nothing was changed; after that it is held \
 until the change is complete.
 
@@ -53,13 +55,20 @@ then the image holds the state before or the state after, whole.";
 
 pub(crate) const INFO: &str = "\
 Shows what an image holds: each bitmap with the interval it covers, whether it records, how much of the disk it marks, \
-and what it takes to store; and what to do where something is wrong. Works on damaged images as far as they can be read.
+and what it takes to store; and what to do where something is wrong. Works on damaged images as far as they can be read. \
+Tables fit 80 columns, on a terminal and elsewhere: what has no room is left out, and names lose their middle (…); --wide \
+shows all.
 
 An image that a running QEMU has open is refused, since its bitmaps in the file are out of date. --force-share shows \
 their names and flags all the same, without counts.";
 
 pub(crate) const LIST: &str = "\
-Lists the checkpoints, oldest first, each with the bitmap that begins there and how much that one marks.
+Lists the checkpoints, oldest first, each with the bitmap that begins there, how much that one marks (DIRTY), and how \
+much changed since the checkpoint (UNTIL NOW): what an incremental backup since then has to copy. Where a diff would be \
+refused, or the image is only shared with a running QEMU, there is a question mark instead.
+
+The table fits 80 columns, on a terminal and elsewhere: the bitmaps are left out where they have no room, and names lose \
+their middle (…); --wide shows all. Scripts take --json.
 
 Cumulative checkpoints store no order. An older bitmap contains the younger ones, so the order is told by their bits \
 where those decide it, and by name elsewhere; JSON then says \"ordered\": false.";
@@ -82,22 +91,28 @@ Examples:
     checkmap create disk.qcow2 wed --dry-run";
 
 pub(crate) const DELETE: &str = "\
-Deletes a checkpoint. The interval before it absorbs the one after it, so that every other checkpoint keeps its \
+Deletes checkpoints. The interval before one absorbs the one after it, so that every other checkpoint keeps its \
 answers; deleting the first one drops its interval.
 
     before        |---'mon'----|-'mon->tue'-|-'tue->wed'-->
     delete tue    |----------'mon'----------|-'mon->wed'-->
 
+Several go in one step: all of them, or none where one is refused. A..B stands for A, B and all checkpoints between them, \
+unless a checkpoint has exactly that name; A must not be younger than B. A name that is given twice counts once. \
+Cumulative checkpoints have no order, and are named one by one.
+
 The last checkpoint to go ends the tracking: the next backup must be full.
 
 A bitmap that was not stored when its writer ended is inconsistent, and nothing can restore it. --force-inconsistent \
 deletes such a checkpoint together with all older ones, whose answers needed it; --all-inconsistent does so for all of \
-them in one step.";
+them in one step. Where several are named with --force-inconsistent, those that need it go first in this way, and the others \
+are then deleted as ever, which loses nothing.";
 
 pub(crate) const DELETE_AFTER: &str = "\
 Examples:
     checkmap delete disk.qcow2 tue --dry-run
     checkmap delete disk.qcow2 tue
+    checkmap delete disk.qcow2 mon..thu sat
     checkmap delete disk.qcow2 --all-inconsistent";
 
 pub(crate) const DROP: &str = "\
@@ -144,6 +159,7 @@ make a full backup after any shrink. A disk that only grew is fine; its new end 
 pub(crate) const DIFF_AFTER: &str = "\
 Examples:
     checkmap diff disk.qcow2 --since mon
+    checkmap diff disk.qcow2 --since mon --summary
     checkmap diff disk.qcow2 --since mon --until tue --json
     checkmap diff disk.qcow2 --since mon --format csv -o changes.csv
     checkmap diff disk.qcow2 --since mon --start 1G --length 64M";

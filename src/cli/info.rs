@@ -6,7 +6,8 @@ use crate::args::InfoArgs;
 use crate::exit::{Outcome, Status, status_of};
 use crate::output::print;
 use crate::session::Session;
-use crate::words::{amount, hex, lines, one_line, spelled, state, table, text};
+use crate::table::{Column, Rows};
+use crate::words::{amount, hex, one_line, spelled, state, text};
 use checkmap::chain::{BitmapState, Chain, Checkpoint, Interval, Model, Name, Until};
 use checkmap::image::{Overview, Scope};
 use checkmap::{Control, Error, ErrorKind, Image, WayOut};
@@ -83,6 +84,17 @@ impl CheckpointNames {
     }
 }
 
+const COLUMNS: [Column; 8] = [
+    Column::Names("BITMAP"),
+    Column::SpareNames("SINCE"),
+    Column::Names("UNTIL"),
+    Column::Numbers("GRANULE"),
+    Column::Words("STATE"),
+    Column::Numbers("DIRTY"),
+    Column::SpareNumbers("EXTENTS"),
+    Column::SpareNumbers("STORED"),
+];
+
 /// All that is known, before it is put into words.
 struct Findings {
     image: Image,
@@ -100,7 +112,7 @@ pub(crate) fn run(args: &InfoArgs, session: &Session) -> Outcome {
             serde_json::to_writer_pretty(&mut *out, &found.info()).map_err(std::io::Error::from)?;
             Ok(writeln!(out)?)
         }
-        false => Ok(found.write_table(out)?),
+        false => Ok(found.write_table(args.table.wide, out)?),
     })?;
     found.warn(session);
     Ok(report_damage(&found.image, &found.overview, session))
@@ -209,7 +221,7 @@ impl Findings {
         }
     }
 
-    fn write_table(&self, out: &mut dyn Write) -> std::io::Result<()> {
+    fn write_table(&self, wide: bool, out: &mut dyn Write) -> std::io::Result<()> {
         let image = &self.image;
         let mut fact = |what: &str, value: String| writeln!(out, "{:<14}{}", format!("{what}:"), one_line(&value));
         fact("image", image.path().display().to_string())?;
@@ -227,7 +239,7 @@ impl Findings {
         if self.states.is_empty() {
             return Ok(());
         }
-        let mut table = table(&["BITMAP", "SINCE", "UNTIL", ">GRANULARITY", "STATE", ">DIRTY", ">EXTENTS", ">STORED"]);
+        let mut table = Rows::new(&COLUMNS);
         for bitmap in &self.states {
             let summary = self.overview.summary(&bitmap.name);
             let (since, until) = match self.interval_of(&bitmap.name) {
@@ -241,7 +253,7 @@ impl Findings {
                 }
                 None => (format!("({})", self.role_of(&bitmap.name)), "-".to_owned()),
             };
-            table.add_row([
+            table.add([
                 bitmap.name.to_string(),
                 since,
                 until,
@@ -253,7 +265,7 @@ impl Findings {
             ]);
         }
         writeln!(out)?;
-        lines(&table).try_for_each(|line| writeln!(out, "{line}"))
+        table.write(wide, out)
     }
 
     /// Says what is wrong, and the way out.

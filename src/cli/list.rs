@@ -6,7 +6,8 @@ use crate::exit::Outcome;
 use crate::info::{CheckpointNames, report_damage, warn_of_trouble};
 use crate::output::print;
 use crate::session::Session;
-use crate::words::{amount, lines, state, table};
+use crate::table::{Column, Rows};
+use crate::words::{amount, state};
 use checkmap::chain::{Chain, Checkpoint, Model};
 use checkmap::image::{Overview, Scope};
 use serde::Serialize;
@@ -21,6 +22,8 @@ struct Row {
     recording: bool,
     inconsistent: bool,
     dirty_bytes: Option<u64>,
+    /// What changed since the checkpoint until now; null where a diff would be refused.
+    since_bytes: Option<u64>,
     /// Told only where it is false.
     #[serde(skip_serializing_if = "Option::is_none")]
     ordered: Option<bool>,
@@ -28,7 +31,7 @@ struct Row {
 
 pub(crate) fn run(args: &ListArgs, session: &Session) -> Outcome {
     let image = session.open_shared(&args.image, args.sharing)?;
-    let overview = image.overview(args.model.wanted(), Scope::Checkpoints, &mut session.watch())?;
+    let overview = image.overview(args.model.wanted(), Scope::Increments, &mut session.watch())?;
     let chain = overview.chain.clone()?;
     chain.check_known().map_err(|error| error.in_file(image.path()))?;
     print(session, |out| match args.json {
@@ -37,7 +40,7 @@ pub(crate) fn run(args: &ListArgs, session: &Session) -> Outcome {
             serde_json::to_writer_pretty(&mut *out, &rows).map_err(std::io::Error::from)?;
             Ok(writeln!(out)?)
         }
-        false => Ok(write_table(&chain, &overview, out)?),
+        false => Ok(write_table(&chain, &overview, args.table.wide, out)?),
     })?;
     warn_of_trouble(&image, session);
     if !chain.is_ordered() {
@@ -53,15 +56,27 @@ fn row(checkpoint: &Checkpoint, overview: &Overview) -> Row {
         recording: checkpoint.recording,
         inconsistent: checkpoint.inconsistent,
         dirty_bytes: overview.summary(&checkpoint.bitmap).dirty_bytes,
+        since_bytes: overview.since_bytes(&checkpoint.name),
         ordered: (!checkpoint.ordered).then_some(false),
     }
 }
 
-fn write_table(chain: &Chain, overview: &Overview, out: &mut dyn Write) -> std::io::Result<()> {
+const COLUMNS: [Column; 7] = [
+    Column::Names("CHECKPOINT"),
+    Column::Names("PARENT"),
+    Column::SpareNames("BITMAP"),
+    Column::Numbers("GRANULE"),
+    Column::Words("STATE"),
+    Column::Numbers("DIRTY"),
+    Column::Numbers("UNTIL NOW"),
+];
+
+fn write_table(chain: &Chain, overview: &Overview, wide: bool, out: &mut dyn Write) -> std::io::Result<()> {
     if chain.checkpoints().is_empty() {
         return writeln!(out, "no checkpoints");
     }
-    let mut table = table(&["CHECKPOINT", "PARENT", "BITMAP", ">GRANULARITY", "STATE", ">DIRTY"]);
+    let shown = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), amount);
+    let mut table = Rows::new(&COLUMNS);
     for checkpoint in chain.checkpoints() {
         let summary = overview.summary(&checkpoint.bitmap);
         let parent = match (&checkpoint.parent, chain.model(), checkpoint.ordered) {
@@ -71,14 +86,15 @@ fn write_table(chain: &Chain, overview: &Overview, out: &mut dyn Write) -> std::
             (None, ..) if checkpoint.gap => "(gap)".to_owned(),
             (None, ..) => "-".to_owned(),
         };
-        table.add_row([
+        table.add([
             checkpoint.name.to_string(),
             parent,
             checkpoint.bitmap.to_string(),
             amount(checkpoint.granularity.bytes()),
             state(checkpoint.recording, checkpoint.inconsistent, checkpoint.unusable).to_owned(),
-            summary.dirty_bytes.map_or_else(|| "?".to_owned(), amount),
+            shown(summary.dirty_bytes),
+            shown(overview.since_bytes(&checkpoint.name)),
         ]);
     }
-    lines(&table).try_for_each(|line| writeln!(out, "{line}"))
+    table.write(wide, out)
 }

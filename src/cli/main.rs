@@ -7,6 +7,7 @@
 mod args;
 mod change;
 mod check;
+mod complete;
 mod completions;
 mod create;
 mod delete;
@@ -15,6 +16,7 @@ mod drop;
 mod dump;
 mod exit;
 mod help;
+mod hint;
 mod info;
 mod interrupt;
 mod list;
@@ -25,7 +27,9 @@ mod progress;
 mod rename;
 mod segment;
 mod session;
+mod shell;
 mod size;
+mod table;
 mod words;
 
 use args::{Arguments, Verb};
@@ -34,6 +38,10 @@ use session::Session;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == complete::WORD) {
+        complete::run(std::env::args_os().skip(2));
+        return ExitCode::SUCCESS;
+    }
     let Arguments { common, verb } = Arguments::parse();
     let session = Session::new(&common);
     let outcome = match &verb {

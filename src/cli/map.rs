@@ -47,6 +47,7 @@ pub(crate) enum Subject {
 #[derive(Debug)]
 pub(crate) struct Wish {
     format: Format,
+    only_sums: bool,
     destination: Destination,
     start: u64,
     length: u64,
@@ -59,9 +60,18 @@ impl Wish {
             (true, Some(_)) => return Err(Failure::Usage("--json and another --format contradict each other".into())),
             (false, format) => format.unwrap_or(Format::Table),
         };
+        if args.summary && !matches!(format, Format::Json | Format::Table) {
+            return Err(Failure::Usage("--summary is for tables and JSON only".into()));
+        }
         let is_binary = matches!(format, Format::Roaring | Format::Raw | Format::Segment);
         let destination = Destination::new(args.output.as_deref(), Some(image), is_binary)?;
-        Ok(Self { format, destination, start: args.start, length: args.length.unwrap_or(u64::MAX) })
+        Ok(Self {
+            format,
+            only_sums: args.summary,
+            destination,
+            start: args.start,
+            length: args.length.unwrap_or(u64::MAX),
+        })
     }
 
     /// The window of the disk: its first byte, and its length.
@@ -80,7 +90,7 @@ impl Wish {
 
     /// Writes the map of `bitmap`, which is clean outside of the window.
     pub(crate) fn write(self, session: &Session, bitmap: &Bitmap, subject: &Subject) -> Result<(), Failure> {
-        let map = Map { bitmap, start: self.start, length: self.length };
+        let map = Map { bitmap, start: self.start, length: self.length, only_sums: self.only_sums };
         let unit = bitmap.granularity().bytes() * 8;
         if self.format == Format::Raw && !self.start.is_multiple_of(unit) {
             let message = format!("--start {} is no multiple of {unit}: raw begins at whole bytes of bits", self.start);
@@ -103,6 +113,7 @@ struct Map<'a> {
     bitmap: &'a Bitmap,
     start: u64,
     length: u64,
+    only_sums: bool,
 }
 
 impl Map<'_> {
@@ -129,7 +140,11 @@ impl Map<'_> {
         };
         write_name(out, "since", since)?;
         write_name(out, "until", until)?;
-        write!(out, ", \"dirty_bytes\": {},\n \"extents\": ", self.totals().1)?;
+        let (number, bytes) = self.totals();
+        if self.only_sums {
+            return Ok(writeln!(out, ", \"dirty_bytes\": {bytes}, \"dirty_extents\": {number}}}")?);
+        }
+        write!(out, ", \"dirty_bytes\": {bytes},\n \"extents\": ")?;
         extents::write_json_array(self.bitmap, self.start, self.length, out)?;
         out.write_all(b"}\n")?;
         Ok(())
@@ -148,7 +163,7 @@ impl Map<'_> {
             write!(out, ", looking at bytes {} to {} only", self.start, self.end())?;
         }
         writeln!(out, ", granularity {}", amount(granularity))?;
-        if number == 0 {
+        if number == 0 || self.only_sums {
             return Ok(());
         }
         let width = self.bitmap.size_bytes().to_string().len().max("length".len());

@@ -54,7 +54,7 @@ impl Observer for Watch<'_> {
             Shown::Bar { since, bar } => {
                 if bar.is_some() || since.elapsed() >= PATIENCE {
                     let bar = bar.get_or_insert_with(new_bar);
-                    bar.set_message(step.phase);
+                    bar.set_message(told(step.phase));
                     bar.set_length(step.total);
                     bar.set_position(step.done);
                 }
@@ -63,7 +63,7 @@ impl Observer for Watch<'_> {
                 let tenths = step.done.saturating_mul(10).checked_div(step.total).unwrap_or(10);
                 if last.replace((step.phase, tenths)) != Some((step.phase, tenths)) {
                     // Where stderr is closed, nobody is left to be told.
-                    let _ = writeln!(stderr().lock(), "checkmap: {}: {}%", step.phase, tenths * 10);
+                    let _ = writeln!(stderr().lock(), "checkmap: {}: {}%", told(step.phase), tenths * 10);
                 }
             }
         }
@@ -76,6 +76,18 @@ impl Drop for Watch<'_> {
         if let Shown::Bar { bar: Some(bar), .. } = &self.shown {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// What is being done, and which step of how many it is where there are several: every verb that works with bitmaps first
+/// looks at what occupies the image, then reads or writes them.
+fn told(phase: &'static str) -> &'static str {
+    match phase {
+        "looking at what is in use" => "step 1 of 2: looking at what is in use",
+        "reading bitmaps" => "step 2 of 2: reading bitmaps",
+        "ordering checkpoints" => "step 2 of 2: ordering checkpoints",
+        "writing bitmaps" => "step 2 of 2: writing bitmaps",
+        other => other,
     }
 }
 

@@ -1,9 +1,8 @@
 #![forbid(unsafe_code)]
-//! Owns how names, amounts and tables look, to people and in JSON. Must never know where they come from.
+//! Owns how names and amounts look, to people and in JSON. Must never know where they come from.
 
 use checkmap::Control;
 use checkmap::chain::Name;
-use comfy_table::{CellAlignment, Table, presets};
 
 /// `text` on one line, and harmless to a terminal: control characters are escaped.
 pub(crate) fn one_line(text: &str) -> String {
@@ -55,6 +54,16 @@ fn option(option: &str, value: &[u8]) -> String {
     format!("{option}{between}{value}")
 }
 
+/// Words one after the other: the first ten of them, then how many more.
+pub(crate) fn some_of(words: impl IntoIterator<Item = String>, between: &str) -> String {
+    let mut words = words.into_iter();
+    let shown: Vec<String> = words.by_ref().take(10).collect();
+    match words.count() {
+        0 => shown.join(between),
+        more => format!("{}{between}and {more} more", shown.join(between)),
+    }
+}
+
 /// A name in JSON: lossy where it is not UTF-8; then [`hex`] has it exactly.
 pub(crate) fn text(name: &Name) -> String {
     name.to_string_lossy().into_owned()
@@ -66,37 +75,27 @@ pub(crate) fn hex(name: &Name) -> Option<String> {
 }
 
 /// A number of bytes in the largest unit that leaves something before the point: `64 KiB`, `1.5 MiB`.
+///
+/// What is no whole number of units has one digit behind the point, and is rounded up: there is never more than is said, so
+/// that nothing reads as 0, and room for what the parts of a sum say is enough for the sum.
 pub(crate) fn amount(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let step = (u64::BITS - bytes.max(1).leading_zeros() - 1) / 10;
-    let unit = UNITS.get(step as usize).unwrap_or(&"");
-    let tenths = (u128::from(bytes) * 10) >> (10 * step);
-    let exact = bytes.trailing_zeros() >= 10 * step;
-    if exact { format!("{} {unit}", tenths / 10) } else { format!("{}.{} {unit}", tenths / 10, tenths % 10) }
+    let mut power = (u64::BITS - bytes.max(1).leading_zeros() - 1) / 10;
+    let is_whole = bytes.trailing_zeros() >= 10 * power;
+    let tenths = |power: u32| (u128::from(bytes) * 10).div_ceil(1 << (10 * power));
+    // What would round up to 1024 units is one of the next.
+    power += u32::from(tenths(power) > 10239);
+    let (unit, tenths) = (UNITS.get(power as usize).unwrap_or(&""), tenths(power));
+    match is_whole {
+        true if bytes == 1 => "1 byte".to_owned(),
+        true => format!("{} {unit}", tenths / 10),
+        false => format!("{}.{} {unit}", tenths / 10, tenths % 10),
+    }
 }
 
 /// `1 extent`, `2 extents`.
 pub(crate) fn count(number: u64, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
-}
-
-/// A table with these headings; those that begin with `>` head a column of numbers.
-pub(crate) fn table(headings: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header(headings.iter().map(|heading| heading.trim_start_matches('>')));
-    for (column, heading) in table.column_iter_mut().zip(headings) {
-        if heading.starts_with('>') {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        column.set_padding((0, 2));
-    }
-    table
-}
-
-/// The lines of a table, without the blanks that fill its last column.
-pub(crate) fn lines(table: &Table) -> impl Iterator<Item = String> {
-    table.lines().map(|line| line.trim_end().to_owned())
 }
 
 /// The state of a bitmap in one word.
@@ -106,5 +105,33 @@ pub(crate) fn state(recording: bool, inconsistent: bool, unusable: bool) -> &'st
         (_, true, _) => "inconsistent",
         (.., true) => "recording",
         _ => "frozen",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::amount;
+
+    #[test]
+    fn amounts_are_rounded_up_and_never_reach_the_next_unit() {
+        for (bytes, expected) in [
+            (0, "0 bytes"),
+            (1, "1 byte"),
+            (1023, "1023 bytes"),
+            (1024, "1 KiB"),
+            (1025, "1.1 KiB"),
+            (1536, "1.5 KiB"),
+            (65536, "64 KiB"),
+            (65537, "64.1 KiB"),
+            (1_048_473, "1023.9 KiB"),
+            (1_048_474, "1.0 MiB"),
+            (1_048_575, "1.0 MiB"),
+            (1 << 20, "1 MiB"),
+            ((1 << 30) - 1, "1.0 GiB"),
+            (10 << 30, "10 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(amount(bytes), expected, "{bytes}");
+        }
     }
 }

@@ -170,7 +170,18 @@ impl Image {
         layers: Layers,
         model: Option<KnownModel>,
     ) -> Result<Plan> {
-        let plan = self.chain_to_change(model)?.plan_delete(checkpoint, force_inconsistent);
+        self.plan_delete_many(&[checkpoint], force_inconsistent, layers, model)
+    }
+
+    /// Plans the deletion of several checkpoints in one step, see [`Chain::plan_delete_many`].
+    pub fn plan_delete_many(
+        &self,
+        checkpoints: &[impl AsRef<[u8]>],
+        force_inconsistent: bool,
+        layers: Layers,
+        model: Option<KnownModel>,
+    ) -> Result<Plan> {
+        let plan = self.chain_to_change(model)?.plan_delete_many(checkpoints, force_inconsistent);
         self.finish_with_layers(plan, layers)
     }
 

@@ -11,6 +11,7 @@ use crate::host::{Backing, Host};
 use crate::io::locks::{self, Held, Role};
 use crate::io::{FileId, FileStorage, Part, Storage};
 use crate::memory;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,6 +63,24 @@ impl Image {
     /// of an arrow in one. What the bitmaps of the layer mean to one another does not matter.
     pub(super) fn known_below(&self, checkpoints: &[Name]) -> Result<Option<Known>> {
         let checkpoints = memory::sorted_set(checkpoints);
+        self.find_below(&mut |layer, bitmap| {
+            let checkpoint = bitmap.mentions().into_iter().find(|name| checkpoints.contains(name))?;
+            Some(Known { layer: layer.to_owned(), bitmap: bitmap.clone(), checkpoint })
+        })
+    }
+
+    /// Every checkpoint that a layer below knows.
+    pub(super) fn known_to_layers(&self) -> Result<BTreeSet<Name>> {
+        let mut known = BTreeSet::new();
+        self.find_below::<()>(&mut |_, bitmap| {
+            known.extend(bitmap.mentions());
+            None
+        })?;
+        Ok(known)
+    }
+
+    /// The first answer of `look` for a bitmap of a layer below, layer by layer.
+    fn find_below<T>(&self, look: &mut dyn FnMut(&Path, &Name) -> Option<T>) -> Result<Option<T>> {
         let top = self.storage.as_ref().and_then(|storage| storage.file_id());
         let mut seen: Vec<Identity> = top.map(|top| (top, 0)).into_iter().collect();
         let mut above = self.path.clone();
@@ -82,8 +101,8 @@ impl Image {
             let layer = Layer::open(&below, &above, &mut seen, &self.options).map_err(unreadable)?;
             let Some(Layer { path, host, _locks }) = layer else { return Ok(None) };
             for bitmap in host.bitmaps() {
-                if let Some(checkpoint) = bitmap.name.mentions().into_iter().find(|name| checkpoints.contains(name)) {
-                    return Ok(Some(Known { layer: path, bitmap: bitmap.name, checkpoint }));
+                if let Some(found) = look(&path, &bitmap.name) {
+                    return Ok(Some(found));
                 }
             }
             if let Some(trouble) = host.trouble().filter(|trouble| trouble.kind() == ErrorKind::Damaged) {

@@ -20,6 +20,8 @@ pub enum Scope {
     Bitmaps,
     /// Those of checkpoints.
     Checkpoints,
+    /// Those of checkpoints, and how much changed since each of them until now.
+    Increments,
 }
 
 /// What an image holds.
@@ -30,9 +32,16 @@ pub struct Overview {
     pub chain: Result<Chain>,
     /// What each bitmap that was read amounts to, or why it cannot be read.
     pub summaries: BTreeMap<Name, Result<Summary>>,
+    since: HashMap<Name, u64>,
 }
 
 impl Overview {
+    /// How many bytes changed since a checkpoint until now: those of [`Image::diff`] since then. `None` where that would be
+    /// refused, and where the overview is not of [`Scope::Increments`].
+    pub fn since_bytes(&self, checkpoint: &Name) -> Option<u64> {
+        self.since.get(checkpoint).copied()
+    }
+
     /// What `bitmap` amounts to; nothing where it was not or cannot be read.
     pub fn summary(&self, bitmap: &Name) -> Summary {
         self.summaries.get(bitmap).and_then(|summary| summary.as_ref().ok()).copied().unwrap_or_default()
@@ -64,10 +73,10 @@ impl Image {
         };
         let names: Vec<Name> = match (scope, &chain) {
             (Scope::Bitmaps, _) => memory::gather(self.host.bitmaps().map(|bitmap| bitmap.name))?,
-            (Scope::Checkpoints, Ok(chain)) => {
+            (Scope::Checkpoints | Scope::Increments, Ok(chain)) => {
                 memory::gather(chain.checkpoints().iter().map(|checkpoint| checkpoint.bitmap.clone()))?
             }
-            (Scope::Checkpoints, Err(_)) => Vec::new(),
+            (Scope::Checkpoints | Scope::Increments, Err(_)) => Vec::new(),
         };
         let can_read = self.options.access != Access::Names && self.trouble().is_none();
         let mut reader = Reader::new(self, names.len(), observer);
@@ -75,12 +84,16 @@ impl Image {
             Ok(chain) if can_read && chain.model() == Model::Cumulative => chain.order_cumulative(&mut reader)?,
             _ => {}
         }
+        let since = match &chain {
+            Ok(chain) if can_read && scope == Scope::Increments => reader.sum_up(chain)?,
+            _ => HashMap::new(),
+        };
         for name in names {
             if !reader.summaries.contains_key(&name) {
                 reader.summarize(&name)?;
             }
         }
-        Ok(Overview { chain, summaries: reader.finish()? })
+        Ok(Overview { chain, summaries: reader.finish()?, since })
     }
 }
 
@@ -134,6 +147,42 @@ impl<'a> Reader<'a> {
         Ok(bitmap)
     }
 
+    /// How much changed since each checkpoint until now, where a diff since then is answered. From the newest to the oldest,
+    /// so that each bitmap is read once, and no more than it and one union are in memory.
+    fn sum_up(&mut self, chain: &Chain) -> Result<HashMap<Name, u64>> {
+        let mut since = HashMap::new();
+        let below = self.image.known_to_layers();
+        let mut union: Option<Bitmap> = None;
+        for (own, is_answered) in chain.checkpoints().iter().zip(chain.answer_until_now()?).rev() {
+            let known = match chain.model() {
+                // Each is a diff of its own, and was read when they were put in order.
+                Model::Cumulative => self.summaries.get(&own.bitmap).and_then(|read| read.as_ref().ok()?.dirty_bytes),
+                _ => {
+                    union = match (self.summarize(&own.bitmap)?, union.take()) {
+                        (Some(bitmap), _) if own.recording => Some(bitmap),
+                        (Some(bitmap), Some(union)) => Some(unite(union, bitmap)?),
+                        _ => None,
+                    };
+                    union.as_ref().map(Bitmap::dirty_bytes)
+                }
+            };
+            let Some(known) = known.filter(|_| is_answered) else { continue };
+            match &below {
+                Ok(below) if below.is_empty() => {}
+                Ok(below) => {
+                    let span = chain.plan_diff(own.name.as_bytes(), None)?;
+                    if span.takes_part.iter().any(|name| below.contains(name)) {
+                        continue;
+                    }
+                }
+                Err(error) if error.is_of_the_call() => return Err(error.clone()),
+                Err(_) => continue,
+            }
+            memory::insert(&mut since, own.name.clone(), known)?;
+        }
+        Ok(since)
+    }
+
     fn finish(mut self) -> Result<BTreeMap<Name, Result<Summary>>> {
         self.tell()?;
         Ok(self.summaries)
@@ -152,6 +201,15 @@ impl<'a> Reader<'a> {
         self.again.push_back((name.clone(), Rc::clone(&bitmap)));
         Ok(bitmap)
     }
+}
+
+/// What is dirty in either, at the finer of their granularities.
+fn unite(mut union: Bitmap, other: Bitmap) -> Result<Bitmap> {
+    if other.granularity() < union.granularity() {
+        return union.union(&other);
+    }
+    union.union_with(&other)?;
+    Ok(union)
 }
 
 impl Contents for Reader<'_> {

@@ -52,6 +52,16 @@ fn cumulative_event(image: &mut Image, truth: &mut Vec<Since>, event: Event, tur
             image.carry_out(&plan);
             truth.remove(at);
         }
+        Event::DeleteMany { mask, force } => {
+            let is_meant = |at: &usize| mask & (1 << (at % 8)) != 0;
+            let names: Vec<String> = (0..truth.len()).filter(is_meant).map(|at| truth[at].name.clone()).collect();
+            let plan = chain.plan_delete_many(&names, force);
+            if !force && truth.iter().any(|since| names.contains(&since.name) && !since.trusted) {
+                return assert_eq!(plan.unwrap_err().kind(), ErrorKind::Inconsistent);
+            }
+            image.carry_out(&plan.unwrap());
+            truth.retain(|since| !names.contains(&since.name));
+        }
         Event::DeleteAllInconsistent => {
             image.carry_out(&chain.plan_delete_all_inconsistent().unwrap());
             truth.retain(|since| since.trusted);
@@ -87,6 +97,9 @@ fn cumulative_event(image: &mut Image, truth: &mut Vec<Since>, event: Event, tur
 fn check_cumulative(image: &Image, truth: &[Since], turn: usize) {
     let mut chain = cumulative_chain(image, turn);
     assert_eq!(chain.checkpoints().len(), truth.len());
+    let until_now = chain.answer_until_now().unwrap();
+    let answers = chain.checkpoints().iter().map(|own| chain.plan_diff(own.name.as_bytes(), None).is_ok());
+    assert!(answers.eq(until_now));
     for since in truth {
         let diff = chain.plan_diff(since.name.as_bytes(), None);
         match (since.trusted, since.recording) {

@@ -14,6 +14,9 @@ enum Event {
         at: usize,
         force: bool,
     },
+    DeleteMany {
+        mask: u8,
+    },
     DeleteAllInconsistent,
     Rename {
         at: usize,
@@ -36,6 +39,7 @@ fn event() -> impl Strategy<Value = Event> {
         8 => (0..40_u32).prop_map(Event::Write),
         8 => (0..14_u8).prop_map(Event::Create),
         3 => (0..8_usize, prop::bool::weighted(0.3)).prop_map(|(at, force)| Event::Delete { at, force }),
+        3 => any::<u8>().prop_map(|mask| Event::DeleteMany { mask }),
         1 => Just(Event::DeleteAllInconsistent),
         2 => (0..8_usize, 0..14_u8).prop_map(|(at, to)| Event::Rename { at, to }),
         4 => (0..8_usize).prop_map(|at| Event::Lose { at }),
@@ -107,20 +111,26 @@ impl World {
             }
             Event::Create(number) => self.create(&chain, &name(number)),
             Event::Delete { at, force } => {
-                let Some((at, own)) = self.pick(at) else { return };
-                let Ok(plan) = chain.plan_delete(own.as_bytes(), force) else {
-                    let parts = at.saturating_sub(1)..=at;
-                    assert!(self.past[parts].iter().any(|past| past.name.is_some() && !past.trusted), "{own}");
+                if let Some((at, own)) = self.pick(at) {
+                    self.delete(at, &own, force);
+                }
+            }
+            Event::DeleteMany { mask } => {
+                let is_meant = |(number, _): &(usize, usize)| mask & (1 << (number % 8)) != 0;
+                let meant = self.alive().into_iter().enumerate().filter(is_meant);
+                let names: Vec<String> = meant.filter_map(|(_, at)| self.past[at].name.clone()).collect();
+                let plan = chain.plan_delete_many(&names, false);
+                let Ok(plan) = plan else {
+                    assert!(self.past.iter().any(|past| past.name.is_some() && !past.trusted), "{plan:?}");
                     return;
                 };
-                let cut = self.past[at.saturating_sub(1)..=at].iter().any(|past| past.name.is_some() && !past.trusted);
-                self.carry_out(&plan);
-                if !cut {
-                    let gone = self.past.remove(at);
-                    if let Some(before) = at.checked_sub(1) {
-                        self.past[before].writes.extend(gone.writes);
-                    }
+                let mut at_once = self.image.clone();
+                at_once.carry_out(&plan);
+                for name in &names {
+                    let at = self.past.iter().position(|past| past.name.as_ref() == Some(name)).expect("it is there");
+                    assert!(self.delete(at, name, false), "{name} is deleted with others, but not alone");
                 }
+                assert_eq!(at_once, self.image);
             }
             Event::DeleteAllInconsistent => {
                 let plan = chain.plan_delete_all_inconsistent().unwrap();
@@ -169,6 +179,23 @@ impl World {
         }
     }
 
+    /// Deletes one, unless that is refused for a good reason.
+    fn delete(&mut self, at: usize, own: &str, force: bool) -> bool {
+        let is_cut = self.past[at.saturating_sub(1)..=at].iter().any(|past| past.name.is_some() && !past.trusted);
+        let Ok(plan) = self.chain().plan_delete(own.as_bytes(), force) else {
+            assert!(is_cut, "{own}");
+            return false;
+        };
+        self.carry_out(&plan);
+        if !is_cut {
+            let gone = self.past.remove(at);
+            if let Some(before) = at.checked_sub(1) {
+                self.past[before].writes.extend(gone.writes);
+            }
+        }
+        true
+    }
+
     fn create(&mut self, chain: &Chain, name: &str) {
         let plan = chain.plan_create(name.as_bytes(), options(None));
         let alive = self.alive();
@@ -201,6 +228,9 @@ impl World {
             let names = chain.checkpoints().iter().map(|checkpoint| checkpoint.name.to_string_lossy().into_owned());
             assert!(names.eq(alive.iter().filter_map(|at| self.past[*at].name.clone())), "the order is the real one");
         }
+        let until_now = chain.answer_until_now().unwrap();
+        let answers = chain.checkpoints().iter().map(|own| chain.plan_diff(own.name.as_bytes(), None).is_ok());
+        assert!(answers.eq(until_now));
         for &since in &alive {
             for until in alive.iter().copied().chain([self.past.len()]) {
                 let diff = diff(&chain, &self.past, since, until);

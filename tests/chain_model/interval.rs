@@ -65,6 +65,7 @@ impl World {
                     self.delete(&chain, at, force);
                 }
             }
+            Event::DeleteMany { mask, force } => self.delete_many(&chain, mask, force),
             Event::DeleteAllInconsistent => {
                 let plan = chain.plan_delete_all_inconsistent().unwrap();
                 self.image.carry_out(&plan);
@@ -203,6 +204,40 @@ impl World {
         }
     }
 
+    /// Deletes several in one step, and one after the other, the oldest first: the image must be the same.
+    fn delete_many(&mut self, chain: &Chain, mask: u8, force: bool) {
+        let is_meant = |at: &usize| mask & (1 << (at % 8)) != 0;
+        let mut names: Vec<String> =
+            (0..self.truth.len()).filter(is_meant).map(|at| self.truth[at].name.clone()).collect();
+        let (image, truth) = (self.image.clone(), self.truth.clone());
+        let mut is_refused = false;
+        for name in &names {
+            let Some(at) = self.truth.iter().position(|truth| truth.name == *name) else { continue };
+            let Ok(chain) = self.chain() else {
+                // A silent root beside a foreign bitmap: see happen().
+                (self.image, self.truth) = (image, truth);
+                return;
+            };
+            is_refused = chain.plan_delete(name.as_bytes(), force).is_err();
+            if is_refused {
+                break;
+            }
+            self.delete(&chain, at, force);
+        }
+        names.reverse();
+        names.extend(names.first().cloned());
+        let plan = chain.plan_delete_many(&names, force);
+        if is_refused {
+            (self.image, self.truth) = (image, truth);
+            let kind = plan.unwrap_err().kind();
+            assert!(matches!(kind, ErrorKind::Inconsistent | ErrorKind::Recording), "{kind:?}");
+            return;
+        }
+        let mut at_once = image;
+        at_once.carry_out(&plan.unwrap());
+        assert_eq!(at_once, self.image);
+    }
+
     /// Compares the chain, and the diff between any two points in time, with what really happened.
     fn check(&mut self) {
         let Ok(chain) = self.chain() else { return };
@@ -219,7 +254,10 @@ impl World {
         if let Some((name, stored)) = &self.foreign {
             assert_eq!(self.image.0.get(name), Some(stored), "foreign bitmaps are never touched");
         }
+        let until_now = chain.answer_until_now().unwrap();
         for since in 0..self.truth.len() {
+            let diff = chain.plan_diff(self.truth[since].name.as_bytes(), None);
+            assert_eq!(until_now[since], diff.is_ok(), "{diff:?}");
             for until in 0..=self.truth.len() {
                 let until_name = self.truth.get(until).map(|truth| truth.name.as_bytes());
                 let diff = chain.plan_diff(self.truth[since].name.as_bytes(), until_name);

@@ -22,7 +22,7 @@ struct Stored {
 }
 
 /// Stands for the image: what the actions of a plan are carried out on.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Image(BTreeMap<Name, Stored>);
 
 impl Image {
@@ -104,6 +104,7 @@ enum Event {
     Write(u32),
     Create(u8),
     Delete { at: usize, force: bool },
+    DeleteMany { mask: u8, force: bool },
     DeleteAllInconsistent,
     Rename { at: usize, to: u8 },
     Crash { mask: u8 },
@@ -117,6 +118,7 @@ fn event() -> impl Strategy<Value = Event> {
         10 => (0..40_u32).prop_map(Event::Write),
         6 => (0..12_u8).prop_map(Event::Create),
         4 => (0..8_usize, prop::bool::weighted(0.3)).prop_map(|(at, force)| Event::Delete { at, force }),
+        2 => (any::<u8>(), prop::bool::weighted(0.3)).prop_map(|(mask, force)| Event::DeleteMany { mask, force }),
         1 => Just(Event::DeleteAllInconsistent),
         2 => (0..8_usize, 0..12_u8).prop_map(|(at, to)| Event::Rename { at, to }),
         1 => prop_oneof![Just(u8::MAX), any::<u8>()].prop_map(|mask| Event::Crash { mask }),

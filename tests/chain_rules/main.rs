@@ -3,6 +3,7 @@
 //! Must never compute an expectation; every one is written down.
 
 mod gaps;
+mod many;
 mod order;
 mod plans;
 mod reading;

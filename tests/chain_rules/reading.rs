@@ -188,8 +188,13 @@ fn names_are_printed_quoted_and_escaped() {
 }
 
 #[test]
-fn a_message_names_ten_checkpoints_at_most() {
+fn a_message_names_five_checkpoints_at_most() {
     let specs: Vec<String> = (10..25).map(|number| format!("{number} r")).collect();
     let chain = read(&specs.iter().map(String::as_str).collect::<Vec<_>>());
-    refused(delete(&chain, "x"), ErrorKind::NotFound, "'18', '19' and 5 more)");
+    refused(
+        delete(&chain, "x"),
+        ErrorKind::NotFound,
+        "(the newest are '20', '21', '22', '23', '24', and there are 10 more)",
+    );
+    refused(delete(&chain, "122"), ErrorKind::NotFound, "(did you mean '22', '12'? There are 13 more)");
 }

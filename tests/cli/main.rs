@@ -1,9 +1,11 @@
 //! The binary as a script sees it: its output, its JSON, its exit status, and what it leaves behind.
 
 mod change;
+mod complete;
 mod drop;
 mod gaps;
 mod layers;
+mod many;
 mod maps;
 mod models;
 mod pages;

@@ -94,7 +94,7 @@ fn the_table_is_what_people_get() {
     let image = three_checkpoints();
     let table = checkmap!("diff", image.path, "--since", "mon", "--until", "tue");
     let lines: Vec<&str> = table.ok().lines().collect();
-    assert_eq!(lines[0], "changed since 'mon' until 'tue': 1 extent, 64 KiB of 9.5 MiB, granularity 64 KiB");
+    assert_eq!(lines[0], "changed since 'mon' until 'tue': 1 extent, 64 KiB of 9.6 MiB, granularity 64 KiB");
     assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["65536", "65536", "64", "KiB"]);
     assert!(checkmap!("diff", image.path, "--since", "tue", "--until", "tue").ok().contains("0 extents"));
 }

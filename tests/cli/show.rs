@@ -70,11 +70,11 @@ fn list_is_the_bare_array_of_checkpoints_oldest_first() {
     let list = checkmap!("list", image.path, "--json").json();
     let expected = json!([
         {"name": "mon", "parent": null, "bitmap": "mon", "granularity": 65536, "recording": false,
-         "inconsistent": false, "dirty_bytes": 65536},
+         "inconsistent": false, "dirty_bytes": 65536, "since_bytes": 65536 + 196_608 + SIZE % 65536},
         {"name": "tue", "parent": "mon", "bitmap": "mon->tue", "granularity": 65536, "recording": false,
-         "inconsistent": false, "dirty_bytes": 196_608},
+         "inconsistent": false, "dirty_bytes": 196_608, "since_bytes": 196_608 + SIZE % 65536},
         {"name": "wed", "parent": "tue", "bitmap": "tue->wed", "granularity": 65536, "recording": true,
-         "inconsistent": false, "dirty_bytes": SIZE % 65536},
+         "inconsistent": false, "dirty_bytes": SIZE % 65536, "since_bytes": SIZE % 65536},
     ]);
     assert_eq!(list, expected);
     let text = checkmap!("list", image.path).ok().to_owned();

@@ -22,7 +22,7 @@ mod stages;
 mod table;
 mod walk;
 
-use crate::chain::{Action, Name};
+use crate::chain::{self, Action, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::host::Host;
 use crate::io::Storage;
@@ -135,7 +135,7 @@ impl Qcow2 {
     /// The entry of the bitmap stored as `name`.
     fn entry(&self, name: &Name) -> Result<&Entry> {
         let place = self.place_of(name)?;
-        place.and_then(|place| self.entries.get(place)).ok_or_else(|| no_bitmap(name))
+        place.and_then(|place| self.entries.get(place)).ok_or_else(|| self.no_bitmap(name))
     }
 
     fn place_of(&self, name: &Name) -> Result<Option<usize>> {
@@ -145,6 +145,10 @@ impl Qcow2 {
             let _ = self.places.set(places);
         }
         Ok(self.places.get().and_then(|places| places.get(name)).copied())
+    }
+
+    fn no_bitmap(&self, name: &Name) -> Error {
+        chain::no_bitmap(name, self.entries.iter().map(|entry| &entry.name))
     }
 
     /// What occupies the file, found out once.
@@ -163,7 +167,7 @@ impl Qcow2 {
 
     /// What is wrong with the clusters of the bitmap stored as `name`.
     fn fault_of(&self, name: &Name, observer: &mut dyn Observer) -> Result<Option<&Error>> {
-        let place = self.place_of(name)?.ok_or_else(|| no_bitmap(name))?;
+        let place = self.place_of(name)?.ok_or_else(|| self.no_bitmap(name))?;
         Ok(self.occupied_to_read(observer)?.doubt(place).map(|doubt| &doubt.error))
     }
 
@@ -276,8 +280,4 @@ impl Qcow2 {
         actions.iter().try_for_each(|action| draft.apply(action))?;
         Ok(commit::Change { file: self.file(), occupied, draft: draft.finish() })
     }
-}
-
-fn no_bitmap(name: &Name) -> Error {
-    Error::new(ErrorKind::NotFound, format!("there is no bitmap {name}"))
 }
