@@ -28,7 +28,7 @@ pub fn write_json_array(bitmap: &Bitmap, offset: u64, len_bytes: u64, out: &mut 
     out.write_all(b"]")
 }
 
-/// Writes what `nbdinfo --map=qemu:dirty-bitmap:NAME --json` prints (libnbd 1.14): clean and dirty runs in turn.
+/// Writes the output of `nbdinfo --map=qemu:dirty-bitmap:NAME --json` (libnbd 1.14): clean and dirty runs in turn.
 pub fn write_nbdinfo(bitmap: &Bitmap, offset: u64, len_bytes: u64, out: &mut dyn Write) -> Result<()> {
     out.write_all(b"[")?;
     let mut comma = "";
@@ -45,7 +45,7 @@ pub fn write_nbdinfo(bitmap: &Bitmap, offset: u64, len_bytes: u64, out: &mut dyn
     out.write_all(b"\n]\n")
 }
 
-/// Writes what `qemu-img map --output=json` prints (QEMU 10.0) for an NBD export opened with `x-dirty-bitmap`, where a
+/// Writes the output of `qemu-img map --output=json` (QEMU 10.0) for an NBD export opened with `x-dirty-bitmap`, where a
 /// dirty run reads as absent.
 pub fn write_qemu_map(bitmap: &Bitmap, offset: u64, len_bytes: u64, out: &mut dyn Write) -> Result<()> {
     out.write_all(b"[")?;

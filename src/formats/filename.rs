@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns QEMU's rules for the names of backing files: which file a name means, and what cannot hold bitmaps whatever it
+//! Owns QEMU's rules for the names of backing files: which file a name means, and which files cannot hold bitmaps whatever it
 //! is. Must never touch a file.
 
 use crate::error::{Error, ErrorKind, Result};
@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// What QEMU opens for the name of a backing file.
+/// The file that QEMU opens for the name of a backing file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Below {
     /// A format that holds no bitmaps, above nothing that could; and its file, where it is one of this machine.
@@ -26,7 +26,7 @@ pub(crate) struct FileBelow {
     pub(crate) format: Option<&'static str>,
     /// The part of the file that is the image: its first byte, and its length where it ends before the file does.
     pub(crate) window: (u64, Option<u64>),
-    /// What lies below the image.
+    /// The next layer below the image.
     pub(crate) next: Next,
 }
 
@@ -47,12 +47,12 @@ pub(crate) enum Origin {
     WorkingDirectory,
 }
 
-/// What lies below an image.
+/// The next layer below an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// What the image itself says.
+    /// The one that the image records.
     AsRecorded,
-    /// Nothing, whatever the image says.
+    /// Nothing, also where the image records one.
     Nothing,
     /// Something else than the image says.
     Instead(Box<Below>),
@@ -81,14 +81,14 @@ const FILTERS: &[&str] = &["copy-on-read", "throttle", "preallocate", "compress"
 /// Drivers that are files of this machine.
 const FILES: &[&str] = &["file", "host_device", "host_cdrom"];
 
-/// Drivers that are files elsewhere, or none: under a raw image they hold what can be anything but bitmaps.
+/// Drivers that are files elsewhere, or none: under a raw image they hold plain data, never bitmaps.
 const REMOTE: &[&str] = &[
     "nbd", "ssh", "rbd", "iscsi", "nfs", "gluster", "http", "https", "ftp", "ftps", "nvme", "null-co", "null-aio",
     "vvfat",
 ];
 
 impl Below {
-    /// What QEMU opens for `name`, as an image records it together with `format`, which wins over what the name says.
+    /// The file that QEMU opens for `name`, as an image records it together with `format`, which wins over the name.
     pub(crate) fn of(name: &[u8], format: Option<&[u8]>) -> Result<Below> {
         let format = format.map(String::from_utf8_lossy);
         let format = format.as_deref();
@@ -130,7 +130,7 @@ fn place(name: &[u8]) -> Result<Place> {
     Ok(Place { path: PathBuf::from(OsStr::from_bytes(path)), origin })
 }
 
-/// The protocol before the first colon, unless a slash comes earlier, and what follows it.
+/// The protocol before the first colon, unless a slash comes earlier, and the text behind it.
 fn protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = name.iter().position(|byte| matches!(byte, b':' | b'/')).filter(|at| name.get(*at) == Some(&b':'))?;
     name.split_at_checked(at).and_then(|(protocol, rest)| Some((protocol, rest.get(1..)?)))
@@ -181,7 +181,7 @@ impl Options {
         Below::Bare(self.file(&format!("{prefix}file")).ok().map(|(place, _)| place))
     }
 
-    /// What a raw image or a filter stands on: often a file, which then holds nothing but the disk.
+    /// The layer under a raw image or a filter: often a file, which then holds nothing but the disk.
     fn under_filter(&self, outer: &str, driver: &str) -> Result<Below> {
         let child = format!("{outer}file");
         self.refuse_reference(&child)?;
@@ -234,7 +234,7 @@ impl Options {
         }
     }
 
-    /// Refuses a node that is named instead of described: only the QEMU that has it knows what it is.
+    /// Refuses a node that is named instead of described: only the QEMU that has it knows it.
     fn refuse_reference(&self, name: &str) -> Result<()> {
         match self.0.get(name) {
             Some(node) => Err(unsupported(format!("only QEMU knows the node {node}"))),

@@ -4,7 +4,7 @@
 //! [`extents`] prints maps of changed blocks as other tools do. The formats of disk images are reached through
 //! [`Image`](crate::Image), which tells them apart by their content.
 
-// Owns what is known of these formats. Knows bitmaps, hosts and geometry; must never know how a command or a C caller is
+// Owns the knowledge of these formats. Knows bitmaps, hosts and geometry; must never know how a command or a C caller is
 // spelled.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Owns the choice of a format by the first bytes of an image: the one place that knows every host in a file. Must never
-//! know what an image is opened for.
+//! know the purpose for which an image is opened.
 
 use super::qcow2::{Qcow2, is_qcow2};
 use crate::error::{Error, ErrorKind, Result};
@@ -9,7 +9,7 @@ use crate::io::Storage;
 use crate::io::bytes::read_some;
 use std::sync::Arc;
 
-/// What is in a file.
+/// The kind of a file's content.
 #[derive(Debug)]
 pub(crate) enum Content {
     /// An image that can hold bitmaps.
@@ -41,7 +41,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>) -> Result<Box<dyn Host>> {
     Ok(Box::new(Qcow2::open(storage)?))
 }
 
-/// Opens what may hold bitmaps or not, unless it is known to be of a `format`; refuses formats that may hold some, or stand
+/// Opens a file that may hold bitmaps or not, unless it is known to be of a `format`; refuses formats that may hold some, or stand
 /// on others, and cannot be read.
 pub(crate) fn probe(storage: Arc<dyn Storage>, format: Option<&str>) -> Result<Content> {
     let start = read_start(&*storage)?;

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns what is dropped without being absorbed: what lies before a checkpoint, one bitmap by its own name, or the whole
+//! Owns removals that no bitmap absorbs: everything before a checkpoint, one bitmap by its own name, or the whole
 //! bitmap directory.
 
 use super::{Access, Image};
@@ -8,7 +8,7 @@ use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::memory;
 use crate::progress::Observer;
 
-/// What [`Image::drop_all`] takes away.
+/// The bitmaps that [`Image::drop_all`] takes away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Loss {
@@ -18,26 +18,26 @@ pub struct Loss {
     pub bitmaps: Vec<Name>,
     /// Those among them that belong to no checkpoint of checkmap's.
     pub foreign: Vec<Name>,
-    /// What the caller should tell its user, one sentence each.
+    /// Warnings for the caller's user, one sentence each.
     pub warnings: Vec<String>,
 }
 
 impl Image {
     /// Plans that a checkpoint becomes the root: the bitmaps of all older ones go, also those before gaps. The layers
-    /// below do not matter, as no answer that is left needs what goes.
+    /// below do not matter, as no answer that is left needs the removed bitmaps.
     pub fn plan_drop_before(&self, checkpoint: &[u8], model: Option<KnownModel>) -> Result<Plan> {
         self.check_writable()?;
         self.finish(self.usable_chain(model)?.plan_drop_before(checkpoint))
     }
 
-    /// Plans the removal of the bitmap that is stored as `bitmap`, whatever its state and whatever it means.
+    /// Plans the removal of the bitmap that is stored as `bitmap`, in any state and with any meaning.
     pub fn plan_drop_bitmap(&self, bitmap: &[u8]) -> Result<Plan> {
         self.check_writable()?;
         self.check_readable()?;
         self.finish(chain::plan_drop_bitmap(&self.states()?, bitmap))
     }
 
-    /// What [`Image::drop_all`] would take away.
+    /// The bitmaps that [`Image::drop_all`] would take away.
     pub fn loss_of_all(&self) -> Result<Loss> {
         let states = self.states()?;
         let bitmaps = memory::gather(states.iter().map(|state| state.name.clone()))?;
@@ -67,10 +67,10 @@ impl Image {
     }
 
     /// Drops the whole bitmap directory in one atomic step, damaged or not: also where it keeps QEMU from opening the
-    /// image. What it returns are warnings.
+    /// image. It returns warnings.
     ///
-    /// Bitmaps that belong to no checkpoint of checkmap's go only with `foreign_too`. What nothing else references is
-    /// freed; what cannot be known stays counted as used, and a warning says so.
+    /// Bitmaps that belong to no checkpoint of checkmap's go only with `foreign_too`. Clusters that nothing else references are
+    /// freed; clusters that cannot be known stay counted as used, and a warning says so.
     pub fn drop_all(&mut self, foreign_too: bool, observer: &mut dyn Observer) -> Result<Vec<String>> {
         if self.options.access != Access::Write {
             let read_only = Error::new(ErrorKind::ReadOnly, "was not opened for writing");
@@ -92,7 +92,7 @@ impl Image {
     }
 
     /// The bitmaps that belong to no checkpoint. A single one before the damage can be the root of all that follows, and
-    /// serves nobody as it is.
+    /// is of no use as it is.
     fn foreign(&self) -> Result<Vec<Name>> {
         match self.states()?.as_slice() {
             [_] if self.has_damaged_directory() => Ok(Vec::new()),

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns the look at the layers below an image, read-only: whether one of them recorded what an answer needs.
+//! Owns the look at the layers below an image, read-only: whether one of them recorded changes that an answer needs.
 //! Must never change a layer.
 
 use super::{Access, Image, OpenOptions, open_file};
@@ -25,7 +25,7 @@ fn insist() -> WayOut {
         .words(" if what the layers below recorded does not matter")
 }
 
-/// What a lower layer knows of a checkpoint.
+/// A checkpoint that a lower layer knows.
 pub(super) struct Known {
     layer: PathBuf,
     bitmap: Name,
@@ -33,7 +33,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// The layer and what it knows, for a message.
+    /// The layer and its bitmap, for a message.
     pub(super) fn words(&self) -> String {
         format!(
             "the layer {} below it knows the checkpoint {} too, by its bitmap {}",

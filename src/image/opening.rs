@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns how the file of an image is come by: opened by its path, or opened anew from a descriptor. Must never read what
+//! Owns the opening of an image's file: by its path, or anew from a descriptor. Must never read what
 //! is in it.
 
 use super::Access;
@@ -36,7 +36,7 @@ fn cannot_open(error: io::Error, write: bool) -> Error {
 }
 
 fn check_permissions(file: &File, write: bool) -> Result<()> {
-    // Root may write where nobody has the permission; who took it away meant the image to stay as it is.
+    // Root may write where the permission is taken away; the owner who took it away wants the image to stay as it is.
     let permissions = file.metadata().map_err(|error| Error::io("cannot look at it", error))?.permissions();
     if write && permissions.mode() & 0o222 == 0 {
         return Err(read_only(io::Error::from_raw_os_error(libc::EACCES)));
@@ -81,7 +81,7 @@ fn path_of(given: BorrowedFd<'_>) -> PathBuf {
     format!("/proc/self/fd/{}", given.as_raw_fd()).into()
 }
 
-/// Refuses what is not the file that `stat` is of, where something else stands at /proc.
+/// Refuses another file than the one of `stat`, for systems with something else at /proc.
 fn check_same(file: &File, stat: &FileStat) -> Result<()> {
     let metadata = file.metadata().map_err(|error| Error::io("cannot look at it", error))?;
     match (metadata.dev(), metadata.ino()) == (stat.st_dev, stat.st_ino) {
@@ -95,7 +95,7 @@ fn open_nonblocking(path: &Path, write: bool) -> io::Result<File> {
     OpenOptions::new().read(true).write(write).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
-/// Refuses a descriptor that cannot do what it is wanted for.
+/// Refuses a descriptor that does not allow the access.
 fn check_mode(flags: OFlag, access: Access) -> Result<()> {
     let refused = |message: &str| Err(Error::new(ErrorKind::InvalidArgument, message));
     if flags.contains(OFlag::O_PATH) {

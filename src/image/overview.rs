@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns the look over a whole image: what its bitmaps amount to, and the order of cumulative checkpoints, with each bitmap
+//! Owns the look over a whole image: the sums of its bitmaps, and the order of cumulative checkpoints, with each bitmap
 //! read once as far as memory allows. Must never change anything.
 
 use super::{Access, Image};
@@ -24,13 +24,13 @@ pub enum Scope {
     Increments,
 }
 
-/// What an image holds.
+/// The content of an image.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Overview {
     /// The checkpoints, oldest first as far as that can be told; or why the names of the bitmaps form no chain.
     pub chain: Result<Chain>,
-    /// What each bitmap that was read amounts to, or why it cannot be read.
+    /// The sums of each bitmap that was read, or why it cannot be read.
     pub summaries: BTreeMap<Name, Result<Summary>>,
     since: HashMap<Name, u64>,
 }
@@ -42,7 +42,7 @@ impl Overview {
         self.since.get(checkpoint).copied()
     }
 
-    /// What `bitmap` amounts to; nothing where it was not or cannot be read.
+    /// The sums of `bitmap`; nothing where it was not or cannot be read.
     pub fn summary(&self, bitmap: &Name) -> Summary {
         self.summaries.get(bitmap).and_then(|summary| summary.as_ref().ok()).copied().unwrap_or_default()
     }
@@ -54,7 +54,7 @@ impl Overview {
 }
 
 impl Image {
-    /// Reads the bitmaps of the image: what each amounts to, and the order of cumulative checkpoints. `insist` decides
+    /// Reads the bitmaps of the image: the sums of each, and the order of cumulative checkpoints. `insist` decides
     /// where the model is unknown.
     ///
     /// Each bitmap is read once; of cumulative ones that take more than 256 MiB of memory together, some are read a second
@@ -100,7 +100,7 @@ impl Image {
 /// Bitmaps are kept for their comparison up to this many bytes.
 const MOST_HELD_BYTES: u64 = 256 << 20;
 
-/// Of bitmaps that are read a second time so many are kept: those that are compared now, and the one compared next.
+/// The number of bitmaps kept after a second reading: the two that are compared, and the next one.
 const MOST_AGAIN: usize = 3;
 
 /// Reads bitmaps, sums them up, and compares them.
@@ -112,7 +112,7 @@ struct Reader<'a> {
     total: u64,
     held: HashMap<Name, Rc<Bitmap>>,
     held_bytes: u64,
-    /// What was read again, the latest last.
+    /// Bitmaps that were read again, the latest last.
     again: VecDeque<(Name, Rc<Bitmap>)>,
     comparisons: u64,
 }
@@ -203,7 +203,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What is dirty in either, at the finer of their granularities.
+/// The union of both, at the finer of their granularities.
 fn unite(mut union: Bitmap, other: Bitmap) -> Result<Bitmap> {
     if other.granularity() < union.granularity() {
         return union.union(&other);

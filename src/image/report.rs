@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns what is told about an image without changing it: what a bitmap amounts to, and the report of a check.
+//! Owns reports about an image that change nothing: the sums of a bitmap, and the report of a check.
 
 use super::{Access, Image};
 use crate::bitmap::Bitmap;
@@ -10,7 +10,7 @@ use crate::memory;
 use crate::progress::Observer;
 
 impl Image {
-    /// What the bitmap stored as `name` amounts to. A damaged bitmap gives its error; one that cannot be trusted for
+    /// The sums of the bitmap stored as `name`. A damaged bitmap gives its error; one that cannot be trusted for
     /// another reason, or an image opened for names only, gives nothing.
     pub fn summarize(&self, name: &Name) -> Result<Summary> {
         self.steady(|| self.summarize_and_keep(name)).map(|(summary, _)| summary)

@@ -15,7 +15,7 @@ use crate::progress::{Observer, tell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// What a check found, in the making. Problems are kept up to a limit; the counts are complete.
+/// The report of a check, in the making. Problems are kept up to a limit; the counts are complete.
 #[derive(Debug)]
 struct Report(CheckReport);
 
@@ -44,7 +44,7 @@ impl Report {
         }
     }
 
-    /// Adds what is wrong, unless it is the call's answer.
+    /// Adds a fault as a finding, unless it is the call's own error.
     fn add_error(&mut self, severity: Severity, error: &Error) -> Result<()> {
         if error.is_of_the_call() {
             return Err(error.clone());
@@ -166,7 +166,7 @@ struct Count<'a> {
     references: References,
     /// The L2 tables by their offset, so that each is read once, however often it is referred to.
     l2_tables: BTreeMap<u64, L2Table>,
-    /// What the bitmaps claim, and as what.
+    /// The claims of the bitmaps, and their kinds.
     bitmaps: Vec<(Range<u64>, Role)>,
     /// How many references one that is found stands for.
     times: u16,
@@ -228,7 +228,7 @@ impl Visitor for Count<'_> {
 }
 
 impl Count<'_> {
-    /// Counts what the L2 tables name, as often as each of them is referred to.
+    /// Counts the clusters that the L2 tables name, as often as each is referred to.
     fn guest(&mut self, walk: &Walk<'_>) -> Result<()> {
         let tables = std::mem::take(&mut self.l2_tables);
         for (done, (offset, table)) in (0..).zip(&tables) {
@@ -240,7 +240,7 @@ impl Count<'_> {
         Ok(())
     }
 
-    /// Reports what bitmaps claim together with anything else.
+    /// Reports clusters that bitmaps share with other structures.
     fn overlaps(&mut self) -> Result<()> {
         let bitmaps = std::mem::take(&mut self.bitmaps);
         for (done, (clusters, role)) in (0..).zip(&bitmaps) {

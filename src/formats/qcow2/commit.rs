@@ -1,15 +1,15 @@
 #![forbid(unsafe_code)]
 //! Owns the order in which a change reaches the disk, so that after a power cut at any moment the image holds the old
-//! bitmaps or the new ones, whole. Must never decide what the change is.
+//! bitmaps or the new ones, whole. Must never decide on the change.
 //!
 //! 1. Data, tables, directory and new refcount blocks go to free clusters, and their refcounts are set in place; flush.
 //!    Then the refcount table's entries, where there are new ones; flush. Nothing refers to the new clusters yet: a cut
 //!    leaks them.
 //! 2. The header cluster changes by single 512-byte sectors, each followed by a flush, in the stages of `stages`. One
 //!    sector decides.
-//! 3. Only then are the old clusters released; a cut leaks what was not.
+//! 3. Only then are the old clusters released; a cut leaks the clusters that were not yet released.
 //!
-//! Assumed of the disk: a write of one aligned 512-byte sector is atomic, and a flush keeps what came before it.
+//! Assumed of the disk: a write of one aligned 512-byte sector is atomic, and a flush keeps all writes before it.
 
 use super::directory::{self, Entry};
 use super::draft::{Cluster, Content, Draft, Drafted};
@@ -33,7 +33,7 @@ use std::collections::HashSet;
 const SECTOR: usize = 512;
 const WRITING: &str = "writing bitmaps";
 
-/// What a change is made of: the file as it was read, and what shall become of its bitmaps.
+/// A change: the file as it was read, and the draft of its new bitmaps.
 pub(super) struct Change<'a> {
     pub(super) file: Qcow2File<'a>,
     pub(super) occupied: &'a Occupied,
@@ -41,7 +41,7 @@ pub(super) struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// Carries it out, and leaves in `header` what the file has then.
+    /// Carries it out; `header` is the file's afterwards.
     ///
     /// Until the commit any failure leaves the image as it was; from the first header sector on it is
     /// [`ErrorKind::CommitInDoubt`]. The strings are warnings.
@@ -56,7 +56,7 @@ impl Change<'_> {
         let mut work = Work { storage, header, space, undo: Undo::new(storage, len_before) };
         let prepared = match work.prepare(self.file, &mut self.draft, observer) {
             Ok(prepared) => prepared,
-            // What stands behind the old end may be the other's by now.
+            // Bytes behind the old end may be the other writer's by now.
             Err(error) if error.kind() == ErrorKind::Changed => return Err(error),
             Err(error) if work.undo.run() => {
                 // As long as it was before: this asks for no memory.
@@ -67,7 +67,7 @@ impl Change<'_> {
         };
         commit(storage, work.header, prepared.states)?;
         let mut warnings = if room.is_empty() { prepared.warnings } else { room };
-        // Not flushed: the commit is durable, and what a cut loses of this is a leak.
+        // Not flushed: the commit is durable, and a cut that loses a part of this leaks clusters.
         let released =
             work.space.release(&prepared.old_clusters).and_then(|()| store_in_place(&work.space, &mut work.undo));
         warnings.extend(released.err().map(|error| not_released(&error)));
@@ -87,7 +87,7 @@ impl Change<'_> {
         if !rehearsal.can_grow() {
             work.space.release(&prepared.old_clusters)?;
             match prepared.need.check_device(work.header, &mut work.space) {
-                // What leaves no more bitmaps than there were is a way out, and must not be closed.
+                // A change that adds no bitmap is a way out of a full file, and must stay open.
                 Err(error) if error.kind() == ErrorKind::NoSpace && !self.draft.adds() => {
                     warnings.push(error.message().to_owned());
                 }
@@ -98,14 +98,14 @@ impl Change<'_> {
     }
 }
 
-/// What is left to do once everything but the header is on the disk.
+/// The rest of the work once everything but the header is on the disk.
 struct Prepared {
     /// The header as it is, and after each stage that commits the change.
     states: Vec<Vec<u8>>,
     /// The clusters to release after it.
     old_clusters: Vec<u64>,
     warnings: Vec<String>,
-    /// What QEMU will need to store the bitmaps.
+    /// The room that QEMU will need to store the bitmaps.
     need: Need,
 }
 
@@ -243,7 +243,7 @@ impl Work<'_> {
     }
 }
 
-/// What the user should know of a change besides what was asked for.
+/// The warnings of a change, for its user.
 fn warnings(draft: &Draft<'_>, unknown: &[Name], space: &Space<'_>) -> Result<Vec<String>> {
     let words =
         |(name, why): (&Name, &Error)| format!("bitmap {name} is marked inconsistent from now on: {}", why.message());
@@ -288,7 +288,7 @@ fn most_work(bitmap: &Drafted) -> usize {
     }
 }
 
-/// What several clusters have together.
+/// The union of several clusters.
 struct United {
     bytes: Vec<u8>,
     /// Each source by its offset, how it compares with those before it, and whether bits of it had to be masked.
@@ -360,7 +360,7 @@ impl Writer<'_> {
         Ok(table)
     }
 
-    /// Where cluster `number` will be; what has to be written for it joins `writes`.
+    /// The place where cluster `number` will be; bytes that must be written for it join `writes`.
     fn cluster(
         &mut self,
         shape: &Shape,
@@ -461,7 +461,7 @@ impl Writer<'_> {
     }
 }
 
-/// Takes a free cluster for what is not all zeros.
+/// Takes a free cluster for bytes that are not all zeros.
 fn store(bytes: Vec<u8>, space: &mut Space<'_>, writes: &mut Vec<(Vec<u8>, u64)>) -> Result<Payload> {
     if bytes.iter().all(|byte| *byte == 0) {
         return Ok(Payload::Zeros);
@@ -471,7 +471,7 @@ fn store(bytes: Vec<u8>, space: &mut Space<'_>, writes: &mut Vec<(Vec<u8>, u64)>
     Ok(Payload::At(offset))
 }
 
-/// Reads what `cluster` is made of.
+/// Reads the sources of `cluster`.
 fn unite(storage: &dyn Storage, shape: &Shape, number: u64, cluster: &Cluster) -> Result<United> {
     let Cluster::Union(offsets) = cluster else { return Ok(United { bytes: Vec::new(), sources: Vec::new() }) };
     let mut united = memory::zeroed::<u8>(usize::try_from(shape.cluster_bytes).unwrap_or(usize::MAX))?;
@@ -632,7 +632,7 @@ fn flush(storage: &dyn Storage) -> Result<()> {
     storage.flush().map_err(|error| Error::io("cannot flush", error))
 }
 
-/// What must be put back when something fails before the commit: the stages in which it was changed, each flushed before
+/// The old bytes to put back when a step before the commit fails: the stages in which they were changed, each flushed before
 /// the next began.
 pub(crate) struct Undo<'a> {
     storage: &'a dyn Storage,
@@ -645,7 +645,7 @@ impl<'a> Undo<'a> {
         Self { storage, len_before, stages: Vec::new() }
     }
 
-    /// What is remembered from now on was changed after all before was flushed.
+    /// Begins a stage: changes remembered from now on were made after all earlier ones were flushed.
     fn begin_stage(&mut self) {
         self.stages.push(Vec::new());
     }
@@ -657,8 +657,8 @@ impl<'a> Undo<'a> {
         Ok(())
     }
 
-    /// Puts back what it can, the last stage first, each flushed: so what points to something goes before what it points
-    /// to. Where this fails it stops, and what stays is room counted as used: a leak, never damage.
+    /// Puts the old bytes back, the last stage first, each flushed: so a reference goes before the thing it points to.
+    /// Where this fails it stops, and clusters stay counted as used: a leak, never damage.
     /// False where something stays.
     fn run(&self) -> bool {
         for stage in self.stages.iter().rev().filter(|stage| !stage.is_empty()) {

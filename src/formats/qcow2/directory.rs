@@ -105,7 +105,7 @@ pub(crate) fn encode(entries: &[Entry]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What could be read of a directory: the entries up to the first fault, and the fault.
+/// The readable part of a directory: the entries up to the first fault, and the fault.
 #[derive(Debug)]
 pub(crate) struct Listing {
     pub(crate) entries: Vec<Entry>,

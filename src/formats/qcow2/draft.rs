@@ -14,17 +14,17 @@ use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::memory;
 use std::collections::{HashMap, HashSet};
 
-/// What one cluster of payload shall hold.
+/// The planned content of one cluster of payload.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Cluster {
     Zeros,
     Ones,
-    /// The union of what stands at these offsets of the file.
+    /// The union of the clusters at these offsets of the file.
     Union(Vec<u64>),
 }
 
 impl Cluster {
-    /// Whether it has to be read to know what it holds.
+    /// Whether its content is known only by reading.
     pub(crate) fn is_mixed(&self) -> bool {
         matches!(self, Cluster::Union(offsets) if offsets.len() > 1)
     }
@@ -99,7 +99,7 @@ fn copy_of(clusters: &[Cluster]) -> Result<Vec<Cluster>> {
     Ok(copy)
 }
 
-/// What a draft leaves behind.
+/// The clusters that a draft no longer uses.
 #[derive(Debug, Default)]
 pub(crate) struct Dropped {
     /// Offsets of clusters of bitmaps that are removed or written anew.

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Owns the removal of the bitmap directory with every bitmap in it, readable or not. Must never take room in the file,
-//! nor free a cluster that may be somebody else's.
+//! nor free a cluster that another structure may use.
 
 use super::commit::{self, Undo};
 use super::draft::Draft;
@@ -23,16 +23,16 @@ pub(crate) struct DropAll<'a> {
     pub(crate) free: bool,
 }
 
-/// What happens to the clusters of the bitmaps.
+/// The fate of the clusters of the bitmaps.
 struct Release {
     clusters: Vec<u64>,
     warnings: Vec<String>,
 }
 
 impl DropAll<'_> {
-    /// Carries it out in one atomic step, and leaves in `header` what the file has then; the strings say what is leaked.
+    /// Carries it out in one atomic step; `header` is the file's afterwards. The strings name the clusters that leak.
     ///
-    /// The step itself writes to the header alone, so that it works whatever else is damaged.
+    /// The step itself writes to the header alone, so that it works also where other structures are damaged.
     pub(crate) fn write(&self, header: &mut Header, observer: &mut dyn Observer) -> Result<Vec<String>> {
         if !self.file.header.has_bitmaps_extension() {
             return Ok(Vec::new());
@@ -63,7 +63,7 @@ impl DropAll<'_> {
         Ok(self.release(occupied.as_ref())?.warnings)
     }
 
-    /// What occupies the file; `None` where that cannot be known, so that nothing can be freed.
+    /// The map of the file; `None` where it cannot be known, so that nothing can be freed.
     fn occupied(&self, observer: &mut dyn Observer) -> Result<Option<Occupied>> {
         if !self.free {
             return Ok(None);

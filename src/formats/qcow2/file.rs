@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns the file as it is: its bytes, and what was read of them. Must never change, nor judge any of it.
+//! Owns the file as it is: its bytes, its header and its directory as they were read. Must never change or judge them.
 
 use super::directory::Entry;
 use super::header::{DirectoryRef, Header};

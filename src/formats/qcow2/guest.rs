@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Owns the look at the guest's clusters: which of them are a bitmap's too, and which are counted as free. Must never know
-//! what is done about it.
+//! the remedy.
 
 use super::header::Header;
 use super::occupied::{PHASE, clusters_of};
@@ -12,7 +12,7 @@ use crate::memory;
 use crate::progress::{Observer, tell};
 use std::ops::Range;
 
-/// So many runs of clusters are looked at together, in the order in which they lie in the file.
+/// The number of runs of clusters that are looked at together, in the order in which they lie in the file.
 const BATCH: usize = 1 << 16;
 
 /// Compares the guest's clusters with those of bitmaps and, where refcounts are given, with these.
@@ -68,7 +68,7 @@ impl Visitor for Guest<'_, '_> {
         if self.runs.len() < BATCH { Ok(()) } else { self.look() }
     }
 
-    /// What is wrong with the guest's tables is not for a change of bitmaps to judge; that a table cannot be read is.
+    /// A change of bitmaps does not judge faults of the guest's tables, but fails where a table cannot be read.
     fn fault(&mut self, fault: Error) -> Result<()> {
         match (fault.kind(), &self.refcounts) {
             _ if fault.is_of_the_call() => Err(fault),

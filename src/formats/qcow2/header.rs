@@ -21,7 +21,7 @@ pub(crate) const INCOMPATIBLE_EXTENDED_L2: u64 = 1 << 4;
 const INCOMPATIBLE_KNOWN: u64 = 0b1_1111;
 
 pub(crate) const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
-/// The bitmaps extension and raw external data: what a writer that understands both may leave set.
+/// The bits that a writer may leave set if it understands the bitmaps extension and raw external data.
 pub(crate) const AUTOCLEAR_KNOWN: u64 = 0b11;
 pub(crate) const AUTOCLEAR_AT: usize = 88;
 pub(crate) const REFCOUNT_TABLE_AT: usize = 48;
@@ -43,7 +43,7 @@ const MAX_CRYPTO_BYTES: u64 = 64 << 20;
 const MAX_SNAPSHOTS: u32 = 65536;
 const MAX_BACKING_NAME: u32 = 1023;
 const MAX_BACKING_FORMAT: usize = 15;
-/// QEMU counts a disk in sectors of this size, and what does not fill the last one is no part of the disk.
+/// QEMU counts a disk in sectors of this size, and cuts off a part of a sector at the end.
 const DISK_SECTOR_BYTES: u64 = 512;
 const ENCRYPTION_LUKS: u32 = 2;
 pub(crate) const MAX_BITMAPS: u32 = 65535;
@@ -107,11 +107,11 @@ pub(crate) struct Header {
     pub(super) extensions: Vec<Extension>,
     /// Where the next extension record would begin: the place of the end marker.
     pub(super) extensions_end: usize,
-    /// The bitmaps extension, or what is wrong with it.
+    /// The bitmaps extension, or its fault.
     pub(crate) directory: std::result::Result<Option<DirectoryRef>, DirectoryFault>,
 }
 
-/// What is wrong with the bitmaps extension, kept so that the rest of a damaged image can still be shown.
+/// A fault of the bitmaps extension, kept so that the rest of a damaged image can still be shown.
 #[derive(Clone, Debug)]
 pub(crate) struct DirectoryFault {
     message: String,
@@ -244,7 +244,7 @@ impl Header {
         if self.snapshots > MAX_SNAPSHOTS {
             return Err(damaged(60, format!("{} snapshots are above {MAX_SNAPSHOTS}", self.snapshots)));
         }
-        // Whatever the tables' lengths: QEMU looks at the offset of an empty one, too.
+        // QEMU looks at the offset of an empty table, too.
         for (at, what, offset) in [
             (40, "L1 table", self.l1_offset),
             (48, "refcount table", self.refcount_table_offset),

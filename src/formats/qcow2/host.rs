@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns a qcow2 image as a host of bitmaps: each question of the seam, answered by what stands beside this file. Must never
+//! Owns a qcow2 image as a host of bitmaps: each question of the seam, answered by the files beside this one. Must never
 //! know who asks.
 
 use super::header::INCOMPATIBLE_CORRUPT;
@@ -135,7 +135,7 @@ impl Host for Qcow2 {
         self.conclude(&header, written)
     }
 
-    /// What nothing else references is freed; what cannot be known is leaked, and a warning says so.
+    /// Clusters that nothing else references are freed; clusters that cannot be known are leaked, and a warning says so.
     fn drop_all(&mut self, observer: &mut dyn Observer) -> Result<Vec<String>> {
         let mut header = self.header.try_clone().map_err(Error::nothing_changed)?;
         let written = self.removal()?.write(&mut header, observer);

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Owns qcow2 images: the bitmaps in them, read and written as QEMU does. Must never know where an image stands in a
-//! backing chain, nor what its bitmaps mean to one another.
+//! backing chain, nor the meaning of its bitmaps to one another.
 
 mod check;
 mod commit;
@@ -49,9 +49,9 @@ pub(crate) struct Qcow2 {
     entries: Vec<Entry>,
     /// Why the bitmaps cannot be used, and must not be written.
     trouble: Option<Error>,
-    /// The place of each entry by its name, once anybody asked.
+    /// The place of each entry by its name, made at the first question.
     places: OnceLock<HashMap<Name, usize>>,
-    /// What occupies the file, as far as reading asks for it, once anybody asked.
+    /// The map of the file as far as reading needs it, made at the first question.
     occupied: OnceLock<Occupied>,
     threads: usize,
 }
@@ -151,7 +151,7 @@ impl Qcow2 {
         chain::no_bitmap(name, self.entries.iter().map(|entry| &entry.name))
     }
 
-    /// What occupies the file, found out once.
+    /// The map of the file, made once.
     fn occupied_to_read(&self, observer: &mut dyn Observer) -> Result<&Occupied> {
         if self.occupied.get().is_none() {
             let occupied = self.occupied(Purpose::Reading, observer)?;
@@ -165,7 +165,7 @@ impl Qcow2 {
         Occupied::read(self.file(), purpose, observer)
     }
 
-    /// What is wrong with the clusters of the bitmap stored as `name`.
+    /// The fault in the clusters of the bitmap stored as `name`, where there is one.
     fn fault_of(&self, name: &Name, observer: &mut dyn Observer) -> Result<Option<&Error>> {
         let place = self.place_of(name)?.ok_or_else(|| self.no_bitmap(name))?;
         Ok(self.occupied_to_read(observer)?.doubt(place).map(|doubt| &doubt.error))
@@ -199,7 +199,7 @@ impl Qcow2 {
         self.trouble.as_ref().map_or(Ok(()), |trouble| Err(trouble.clone()))
     }
 
-    /// Shows what the file holds after a change, which left `header` behind if it was carried out.
+    /// Reads the file after a change, which left `header` behind if it was carried out.
     fn conclude(&mut self, header: &Header, written: Result<Vec<String>>) -> Result<Vec<String>> {
         let failed_before = written.as_ref().is_err_and(|error| error.kind() != ErrorKind::CommitInDoubt);
         let now = Self::open(Arc::clone(&self.storage));
@@ -226,7 +226,7 @@ impl Qcow2 {
                 *self = Self { threads: self.threads, ..now };
                 written
             }
-            // What was written counts, not that it cannot be read again; but nothing more can be done with this handle.
+            // The change is done, also where the file cannot be read again; but this handle is of no more use.
             Err(error) => {
                 let warning = format!("done, but the image could not be read again: {}", error.reason());
                 self.give_up(error);
@@ -238,13 +238,13 @@ impl Qcow2 {
         }
     }
 
-    /// Takes over what is in the file after a change that failed before its commit. What it did to the header was put
-    /// back, or not: the next change must not begin with what the file does not have.
+    /// Takes over the state of the file after a change that failed before its commit. Its changes of the header were put
+    /// back, or not: the next change must begin with the bytes that the file has.
     fn read_anew(&mut self, now: Result<Self>) {
         match now {
             // Others are told apart by the look of a handle without locks.
             Ok(now) if now.entries != self.entries => {}
-            // The bitmaps are what they were, and so a plan for them is still good.
+            // The bitmaps are unchanged, so a plan for them is still good.
             Ok(now) => *self = Self { threads: self.threads, ..now },
             Err(error) => self.give_up(error),
         }
@@ -257,7 +257,7 @@ impl Qcow2 {
         self.trouble = Some(why.with_kind(ErrorKind::Changed).advise("open the image again"));
     }
 
-    /// What occupies the file, so that clusters can be taken and released. Where bitmaps are damaged, every table of the
+    /// The map of the file with which clusters can be taken and released. Where bitmaps are damaged, every table of the
     /// disk is read: nothing less tells which of their clusters the guest uses.
     fn occupied_to_write(&self, observer: &mut dyn Observer) -> Result<Occupied> {
         self.check_writable()?;

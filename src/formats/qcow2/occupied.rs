@@ -21,7 +21,7 @@ use std::ops::Range;
 const MAX_L2_BYTES: u64 = 128 << 20;
 pub(super) const PHASE: &str = "looking at what is in use";
 
-/// What the map is for.
+/// The purpose of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// To read bitmaps. Faults of other structures are passed over: they are reported when these are read.
@@ -41,12 +41,12 @@ pub(crate) struct Doubt {
     pub(crate) table_is_sound: bool,
 }
 
-/// What occupies the file.
+/// The clusters of a file that are occupied, and by whom.
 #[derive(Debug)]
 pub(crate) struct Occupied {
-    /// What the structures of the disk claim: everything but bitmaps and the guest's data.
+    /// Claims of the structures of the disk: everything but bitmaps and the guest's data.
     disk: Ranges,
-    /// What the directory, the tables and the data of bitmaps claim.
+    /// Claims of the directory, the tables and the data of bitmaps.
     bitmaps: Ranges,
     /// Clusters of bitmaps that something else claims as well.
     shared: Ranges,
@@ -79,7 +79,7 @@ impl Occupied {
         let mut refcounts = claims.refcounts(file)?;
         let (disk, l2_tables) = claims.disk()?;
         if claims.disk_overlaps {
-            // What is read there may be the other structure's bytes.
+            // The bytes there may be the other structure's.
             refcounts = None;
         }
         claims.faults = memory::gather(entries.iter().map(|_| None))?;
@@ -125,7 +125,7 @@ impl Occupied {
         Ok(occupied)
     }
 
-    /// What keeps each bitmap from being trusted, its own faults first.
+    /// The reasons against trusting each bitmap, its own faults first.
     fn judge(
         &self,
         walk: &Walk<'_>,
@@ -244,7 +244,7 @@ impl Occupied {
         self.disk.contains(cluster) || self.guest_shared.contains(cluster)
     }
 
-    /// What of the disk is in use, and counted as free.
+    /// The clusters of the disk in use that are counted as free.
     pub(crate) fn uncounted_disk(&self) -> &Ranges {
         &self.uncounted_disk
     }
@@ -300,7 +300,7 @@ fn suspicion(role: Role) -> u8 {
     }
 }
 
-/// Gathers what the walk finds.
+/// Gathers the findings of the walk.
 struct Claims<'a> {
     header: &'a Header,
     file_end: u64,
@@ -383,7 +383,7 @@ impl Visitor for Claims<'_> {
     fn occupies(&mut self, role: Role, offset: u64, len_bytes: u64) -> Result<()> {
         let range = clusters_of(offset, len_bytes, self.header.cluster_bits);
         let wrong = if role.is_bitmap() {
-            // What is wrong with its place is a fault of its bitmap; the place is not to be taken all the same.
+            // A fault of its place is a fault of its bitmap; the place must not be taken all the same.
             return self.add_bitmap(range);
         } else if !self.is_in_file(offset, len_bytes) {
             "lies past the end of the file"

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
-//! Owns sets of clusters as sorted ranges, whose memory follows what was found and not how far apart it lies. Must never
-//! know what a cluster holds.
+//! Owns sets of clusters as sorted ranges: memory grows with the ranges, not with the file's size. Must never know the
+//! content of a cluster.
 
 use crate::memory::{self, Result};
 use std::ops::Range;

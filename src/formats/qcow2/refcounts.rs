@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Owns the reference counts of a qcow2 file's clusters: reads and changes them in memory, in every width.
-//! Must never write to the file, nor know what a cluster holds.
+//! Must never write to the file, nor know the content of a cluster.
 
 use super::file::Qcow2File;
 use crate::error::{Error, ErrorKind, Result};
@@ -19,11 +19,11 @@ const MAX_TABLE_ENTRIES: usize = 1 << 20;
 pub(crate) struct Block {
     pub(crate) offset: u64,
     pub(crate) bytes: Vec<u8>,
-    /// What the file holds; `None` for a block that is being added.
+    /// The bytes in the file; `None` for a block that is being added.
     pub(crate) stored: Option<Vec<u8>>,
 }
 
-/// The refcounts of one image: what the file says, under what was changed since.
+/// The refcounts of one image: those of the file, overlaid by changes not yet stored.
 #[derive(Debug)]
 pub(crate) struct Refcounts<'a> {
     storage: &'a dyn Storage,
@@ -249,7 +249,7 @@ impl<'a> Refcounts<'a> {
         sectors
     }
 
-    /// The blocks that were changed, some of them perhaps to what the file has.
+    /// The blocks that were changed; some may equal the file's again.
     pub(crate) fn changed(&self) -> impl Iterator<Item = &Block> {
         self.changed.values()
     }
@@ -259,7 +259,7 @@ impl<'a> Refcounts<'a> {
         (0..).zip(&self.stored_table).filter(|(_, offset)| **offset != 0).map(|(number, offset)| (number, *offset))
     }
 
-    /// From now on the file holds what this holds. The blocks stay in memory: in a rehearsal the file has nothing of them.
+    /// Notes that the file holds these refcounts now. The blocks stay in memory: a rehearsal writes none of them.
     pub(crate) fn mark_stored(&mut self) -> Result<()> {
         for block in self.changed.values_mut() {
             block.stored = Some(memory::copy(&block.bytes)?);

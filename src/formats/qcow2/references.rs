@@ -1,15 +1,15 @@
 #![forbid(unsafe_code)]
-//! Owns how often the clusters of a file are referred to, counted anew by a check. Must never know what refers to them.
+//! Owns the number of references to each cluster of a file, counted anew by a check. Must never know their kinds.
 
 use crate::memory::{self, Result};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Neighbouring clusters that are counted together. A run of as many and more is kept as a run.
+/// Neighbouring clusters that are counted together. A run of at least this length is kept as a run.
 const PAGE_LEN: usize = 32;
 const PAGE: u64 = PAGE_LEN as u64;
 
-/// How often each cluster is referred to; memory follows what was found, and not the file's size.
+/// The number of references to each cluster. Memory grows with the references, not with the file's size.
 #[derive(Debug, Default)]
 pub(super) struct References {
     pages: BTreeMap<u64, [u16; PAGE_LEN]>,

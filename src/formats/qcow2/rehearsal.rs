@@ -3,7 +3,7 @@
 
 use crate::io::Storage;
 
-/// Reads what is there, and forgets what it is told to write.
+/// Reads the real file, and writes nothing.
 #[derive(Debug)]
 pub(super) struct Rehearsal<'a>(pub(super) &'a dyn Storage);
 
@@ -13,7 +13,7 @@ impl Storage for Rehearsal<'_> {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
-        // What ends inside a cluster at the end of a device reads as zeros there, and cannot be written.
+        // A last cluster that the device's end cuts off reads as zeros behind that end, and cannot be written.
         match self.0.can_grow() || offset.saturating_add(bytes.len() as u64) <= self.0.len_bytes()? {
             true => Ok(()),
             false => Err(std::io::ErrorKind::StorageFull.into()),

@@ -13,7 +13,7 @@ use crate::io::Storage;
 use crate::memory;
 
 /// The clusters that QEMU takes to store the bitmaps once more: those that record as if everything was written to since,
-/// the others as they are. What the guest's own writes take comes on top.
+/// the others as they are. The guest's own writes come on top.
 #[derive(Debug)]
 pub(crate) struct Need {
     cluster_bytes: u64,
@@ -23,7 +23,7 @@ pub(crate) struct Need {
 }
 
 impl Need {
-    /// What the bitmaps of `draft` need, with their directory at `directory`.
+    /// The room for the bitmaps of `draft`, with their directory at `directory`.
     pub(super) fn of(file: Qcow2File<'_>, draft: &Draft<'_>, directory: Option<DirectoryRef>) -> Result<Self> {
         let header = file.header;
         let cluster_bytes = header.cluster_bytes();
@@ -51,7 +51,7 @@ impl Need {
         )
     }
 
-    /// What to tell where the file system has less room than that, or does not say.
+    /// The warning where the file system has less room than that, or does not say.
     pub(crate) fn warning(&self, storage: &dyn Storage) -> Option<String> {
         if !storage.can_grow() {
             return None;
@@ -64,7 +64,7 @@ impl Need {
     }
 
     /// Takes the clusters in the memory of `space` as QEMU would, one bitmap after the other, and fails where a device
-    /// has not so many.
+    /// has less.
     pub(crate) fn check_device(&self, header: &Header, space: &mut Space<'_>) -> Result<()> {
         self.take(header, space).map_err(|error| match error.kind() {
             ErrorKind::NoSpace => Error::new(ErrorKind::NoSpace, self.message("the device has no such room"))

@@ -17,11 +17,11 @@ const MAX_FILE_BYTES: u64 = 1 << 56;
 #[derive(Debug)]
 pub(crate) struct Space<'a> {
     pub(crate) refcounts: Refcounts<'a>,
-    /// What is in use, whatever its refcount says.
+    /// The clusters in use, also where their refcount is 0.
     occupied: &'a Occupied,
     /// Clusters that are being taken and are not counted yet.
     taken: Vec<Range<u64>>,
-    /// What was in use and is free again.
+    /// Clusters that were in use and are free again.
     released: Ranges,
     cluster_bits: u32,
     /// No cluster before this one is free.
@@ -30,7 +30,7 @@ pub(crate) struct Space<'a> {
 }
 
 impl<'a> Space<'a> {
-    /// The room in the file, given what occupies it. Where not all of the guest's clusters are known, free room begins
+    /// The room in the file that `occupied` leaves. Where not all of the guest's clusters are known, free room begins
     /// behind the end of the file and of everything that is counted.
     pub(super) fn new(file: Qcow2File<'a>, occupied: &'a Occupied) -> Result<Self> {
         let Qcow2File { storage, header, .. } = file;
@@ -150,7 +150,7 @@ impl<'a> Space<'a> {
         Ok(offset)
     }
 
-    /// What to tell where clusters of the disk are in use and counted as free.
+    /// The warning where clusters of the disk are in use and counted as free.
     pub(crate) fn warning(&self) -> Option<String> {
         let uncounted = self.occupied.uncounted_disk();
         let first = uncounted.iter().next()?;

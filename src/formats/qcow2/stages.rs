@@ -2,7 +2,7 @@
 //! Owns how the header cluster changes when the bitmap directory comes, moves or goes: as stages that differ in one
 //! 512-byte sector each, every one of them a header that QEMU opens. Must never write them: that is `commit`.
 //!
-//! Room is gained and left without moving what cannot move at once. A record that is no longer wanted in front of others
+//! Room is gained and left without moving records that cannot move at once. A record that is no longer wanted in front of others
 //! becomes *padding*, an extension of a type that everybody ignores and QEMU keeps; the feature name table, which only
 //! words error messages, gives up its last entries.
 
@@ -16,15 +16,15 @@ use crate::io::bytes::put;
 use crate::memory;
 
 const SECTOR: usize = 512;
-/// "cmpd": nobody knows this type, so everybody ignores the record and keeps it.
+/// "cmpd": no reader knows this type, so every reader ignores the record and keeps it.
 const EXTENSION_PADDING: u32 = 0x636d_7064;
 const DIRECTORY_REF_LEN: usize = 24;
 /// Type, length and the 24 bytes of the bitmaps extension.
 const BITMAPS_RECORD_LEN: usize = 8 + DIRECTORY_REF_LEN;
-/// So many extensions are named where there is no room for one more.
+/// The most extensions that the refusal names where there is no room for one more.
 const MOST_NAMED: usize = 16;
 const END_MARKER: [u8; 8] = [0; 8];
-/// What one feature takes in the table of their names.
+/// The bytes of one entry in the table of feature names.
 const FEATURE_LEN: usize = 48;
 const BACKING_OFFSET_AT: usize = 8;
 
@@ -55,7 +55,7 @@ impl Header {
     }
 
     fn replace(&self, stages: &mut Stages, found: &Extension, directory: DirectoryRef) -> Result<()> {
-        // Without the autoclear bit nobody reads the directory's place until both its halves are there.
+        // Without the autoclear bit no reader uses the directory's place until both its halves are there.
         if self.directory_crosses_sectors() {
             self.set_autoclear(stages, false)?;
         }
@@ -73,12 +73,12 @@ impl Header {
             return stages.write(found.at + 8, &memory::zeroed::<u8>(end.saturating_sub(found.at + 8))?);
         }
         if found.at / SECTOR == (area_end - 1) / SECTOR {
-            // Whatever follows moves down at once, the end marker with it.
+            // All records that follow move down at once, the end marker with them.
             let mut moved = memory::copy(self.raw.get(end..area_end).unwrap_or_default())?;
             memory::resize(&mut moved, area_end - found.at)?;
             return stages.write(found.at, &moved);
         }
-        // What cannot move at once stays, and the record becomes padding.
+        // Records that cannot move at once stay, and the removed one becomes padding.
         stages.write(found.at, &EXTENSION_PADDING.to_be_bytes())?;
         stages.write(found.at + 8, &memory::zeroed::<u8>(end.saturating_sub(found.at + 8))?)
     }
@@ -114,7 +114,7 @@ impl Header {
         }
     }
 
-    /// Puts the record where the end marker stands, before `limit`. What nobody reads yet comes first, the type last: it
+    /// Puts the record where the end marker stands, before `limit`. Bytes that no reader looks at yet come first, the type last: it
     /// and the length stand in one sector.
     fn append(&self, stages: &mut Stages, data: &[u8], limit: usize) -> Result<()> {
         let at = self.extensions_end;
@@ -169,7 +169,7 @@ impl Header {
         let Some(table) = self.extensions.iter().rfind(usable) else { return Ok(false) };
         let place = |entries: usize| table.at + 8 + entries * FEATURE_LEN;
         let entries = table.len / FEATURE_LEN;
-        // As many entries as can be kept, unless the directory's place would cross two sectors.
+        // Keeps every entry that fits, unless the directory's place would cross two sectors.
         let mut kept = (0..entries).rev();
         let whole = kept.find(|kept| !crosses_sectors(place(*kept) + 8, DIRECTORY_REF_LEN));
         let kept = whole.unwrap_or(entries - 1);
@@ -210,9 +210,9 @@ impl Header {
             + self.backing().map_or(0, |(name, _)| name.len())
     }
 
-    /// The refusal, with what fills the header cluster.
+    /// The refusal, with a list of the parts that fill the header cluster.
     fn no_room(&self) -> Error {
-        // The largest are enough to say: there can be as many as the cluster has room for.
+        // The largest are enough: a cluster has room for thousands.
         let mut extensions: [Option<&Extension>; MOST_NAMED] = [None; MOST_NAMED];
         for extension in &self.extensions {
             let len = |extension: &Extension| extension.end() - extension.at;
@@ -260,7 +260,7 @@ impl Header {
     }
 }
 
-/// The header cluster on its way to what it shall be.
+/// The header cluster on its way to the planned one.
 struct Stages {
     now: Vec<u8>,
     /// The sector in which the last stage differs from the one before it.

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Owns bitmap tables and the data they point to: which clusters of the file hold which bits of a bitmap.
-//! Must never decide what becomes of them.
+//! Must never decide on their fate.
 
 use super::directory::{Entry, payload_bytes, table_entries};
 use super::file::Qcow2File;
@@ -19,7 +19,7 @@ use std::ops::Range;
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 const ALL_ONES: u64 = 1;
 
-/// What one entry of a bitmap table says of its cluster of payload.
+/// The meaning of one entry of a bitmap table: its cluster of payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Payload {
     /// Every bit is clear.
@@ -154,7 +154,7 @@ pub(super) fn read_range(file: Qcow2File<'_>, entry: &Entry, window: Range<u64>)
     Ok(table)
 }
 
-/// Calls `each` for the table's entries in `window`: their number, and the payload or what is wrong with it.
+/// Calls `each` for the table's entries in `window`: their number, and the payload or its fault.
 pub(super) fn for_each(
     file: Qcow2File<'_>,
     entry: &Entry,
@@ -169,7 +169,7 @@ pub(super) fn for_each(
         let end = window.end.min(start + (PIECE_BYTES / 8) as u64);
         let at = entry.table_offset + start * 8;
         let len = (end - start) * 8;
-        // Zeros stand for what the last cluster of the file lacks.
+        // Bytes that the last cluster of the file lacks read as zeros.
         let bytes = match at < file_end {
             true => {
                 let structure = format_args!("qcow2 table of bitmap {}", entry.name);

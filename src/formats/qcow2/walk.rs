@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Owns the walk over everything in a qcow2 file that occupies clusters: header, refcounts, L1 and L2 tables,
-//! snapshots, encryption header, bitmaps, and the guest's own data. Must never judge what it finds.
+//! snapshots, encryption header, bitmaps, and the guest's own data. Must never judge its findings.
 
 use super::file::Qcow2File;
 use super::ranges::Ranges;
@@ -20,7 +20,7 @@ const MAX_SNAPSHOT_L1_BYTES: u64 = 256 << 20;
 /// So much of an L1 table is in memory at a time.
 const L1_PIECE_BYTES: usize = 1 << 20;
 
-/// What occupies a range of the file.
+/// The structure that occupies a range of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
     Header,
@@ -58,7 +58,7 @@ impl Role {
     }
 }
 
-/// Whoever is told what the walk finds; an error ends the walk.
+/// The receiver of the walk's findings; an error ends the walk.
 pub(crate) trait Visitor {
     /// `len_bytes` bytes at `offset` belong to `role`.
     fn occupies(&mut self, role: Role, offset: u64, len_bytes: u64) -> Result<()>;
@@ -86,7 +86,7 @@ pub(crate) trait Visitor {
 pub(super) struct Walk<'a>(pub(super) Qcow2File<'a>);
 
 impl Walk<'_> {
-    /// Everything but the refcounts, the bitmaps, and what the L2 tables name.
+    /// Everything but the refcounts, the bitmaps, and the clusters that the L2 tables name.
     pub(crate) fn disk(&self, visitor: &mut dyn Visitor) -> Result<()> {
         let header = self.0.header;
         visitor.occupies(Role::Header, 0, header.cluster_bytes())?;
