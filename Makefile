@@ -86,9 +86,8 @@ bench-python:
 	cargo build --release --locked --manifest-path bindings/python/bench/Cargo.toml --target-dir target
 	$(PYTHON) bindings/python/bench/overhead.py target/release/checkmap-python-bench
 
-# A wheel of the Python package for other machines, in WHEELS: its tag says which libc they must have at least, which is that
-# of Debian 12 where it is built there. For older ones: WHEEL_FLAGS="--release --zig --compatibility manylinux_2_17", and
-# `target/wheel-tools/bin/pip install ziglang` before. The tools are those of the tests.
+# A wheel of the Python package for other machines, in WHEELS: its tag says which libc they must have at least, 2.34 where it is
+# built on Debian 12. A wheel for older machines is built on an older system. The tools are those of the tests.
 WHEELS ?= target/wheels
 WHEEL_FLAGS ?= --release --compatibility pypi
 WHEEL_TOOLS ?= target/wheel-tools

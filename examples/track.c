@@ -94,7 +94,9 @@ static void *guest(void *seed)
     uint64_t random = (uint64_t)(uintptr_t)seed * 0x9e3779b97f4a7c15u + 1;
     uint8_t bytes[3 * GRANULARITY];
     for (long at = 0; at < device.writes; at++) {
-        random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
         size_t length = 1 + (size_t)(random % sizeof bytes);
         memset(bytes, (int)(random >> 56), length);
         device_write((random >> 8) % (DISK - sizeof bytes), bytes, length);
@@ -130,7 +132,8 @@ int main(int argc, char **argv)
         for (long at = 0; at < writers; at++) {
             pthread_join(threads[at], NULL);
         }
-        printf("day %d: copied %.1f MiB of %d\n", day, (double)device_backup(backup) / (1 << 20), DISK >> 20);
+        uint64_t copied = device_backup(backup);
+        printf("day %d: copied %.1f MiB of %d\n", day, (double)copied / (1 << 20), DISK >> 20);
     }
     int missed = memcmp(device.disk, backup, DISK);
     puts(missed ? "something was missed" : "nothing was missed");

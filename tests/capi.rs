@@ -313,7 +313,7 @@ fn the_header_compiles_as_c_and_cpp() {
     }
 }
 
-/// The names that the committed map exports; `tests/header.rs` compares it with the header.
+/// The names that the committed map exports; `tests/header` compares it with the header.
 fn map() -> BTreeSet<String> {
     let map = fs::read_to_string(root().join("libcheckmap/checkmap.map")).expect("the map can be read");
     let names = map.lines().filter_map(|line| line.trim().strip_suffix(';'));

@@ -66,7 +66,7 @@ static int fresh(long long after)
         call_all(threads);
         _exit(0);
     }
-    int status;
+    int status = 0;
     CHECK(child > 0 && waitpid(child, &status, 0) == child && pthread_join(thread, NULL) == 0);
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM) {
         return 2;
@@ -94,7 +94,7 @@ int main(int count, char **arguments)
             execl(arguments[0], arguments[0], text, round % 2 ? "0" : "3", (char *)NULL);
             _exit(3);
         }
-        int status;
+        int status = 0;
         CHECK(child > 0 && waitpid(child, &status, 0) == child);
         hung += WIFEXITED(status) && WEXITSTATUS(status) == 2;
         failed += !WIFEXITED(status) || (WEXITSTATUS(status) != 0 && WEXITSTATUS(status) != 2);

@@ -20,7 +20,9 @@ static uint64_t state;
 
 static uint64_t below(uint64_t limit)
 {
-    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
     return limit ? (state >> 11) % limit : 0;
 }
 

@@ -228,6 +228,13 @@ fn compile(code: &str) -> Option<String> {
 #[test]
 fn each_synopsis_and_each_example_compiles_as_it_is_shown() {
     assert!(compile("int unknown(void) { return checkmap_version(); }").is_some(), "this test cannot fail");
+    let concepts = root().join("libcheckmap/man/checkmap.3");
+    let Some(sections_of_concepts) = sections(&concepts) else { return };
+    let body = &sections_of_concepts["EXAMPLE"];
+    let said = compile(&format!(
+        "{INCLUDES}long use(const char *path);\nlong use(const char *path)\n{{\n{body}\nreturn (long)count;\n}}"
+    ));
+    assert!(said.is_none(), "checkmap(3): {}", said.unwrap_or_default());
     for page in pages().iter().filter(|page| name(page) != "checkmap") {
         let (name, Some(sections)) = (name(page), sections(page)) else { return };
         // A second declaration of other types would be an error.
@@ -291,5 +298,42 @@ fn every_errno_that_the_c_tests_see_is_on_the_page_of_its_call() {
         let Some(sections) = sections(&page) else { return };
         let said = sections["ERRORS"].split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == errno);
         assert!(said, "{name}(3) does not say that it can be -{errno}");
+    }
+}
+
+#[test]
+fn clang_warns_of_nothing_in_the_header_the_c_tests_and_the_examples() {
+    // Room in structs, declarations where C99 has them, and a macro of the C library's own are no faults.
+    const ALLOWED: &[&str] = &["-Wno-padded", "-Wno-declaration-after-statement", "-Wno-disabled-macro-expansion"];
+    let run = |standard: &[&str], more: &[&str], sources: &[PathBuf]| {
+        let mut clang = Command::new("clang");
+        clang
+            .args(standard)
+            .args(["-Weverything", "-Werror", "-fsyntax-only", "-D_GNU_SOURCE"])
+            .args(ALLOWED)
+            .args(more);
+        // Warnings that this clang does not know cannot be told not to come.
+        clang.args(["-Wno-unknown-warning-option", "-Wno-unsafe-buffer-usage"]);
+        clang.arg("-I").arg(root().join("include")).arg("-I").arg(root().join("tests/c")).args(sources);
+        if let Some(output) = tool(&mut clang) {
+            assert!(output.status.success(), "{clang:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let header = folder.path().join("header.c");
+    fs::write(&header, "#include <checkmap.h>\n").expect("it can be written");
+    for standard in ["c99", "c11", "c17"] {
+        run(&["-x", "c", &format!("-std={standard}")], &[], std::slice::from_ref(&header));
+    }
+    for standard in ["c++98", "c++11", "c++17", "c++20"] {
+        let more = ["-Wno-c++98-compat", "-Wno-c++98-compat-pedantic"];
+        run(&["-x", "c++", &format!("-std={standard}")], &more, std::slice::from_ref(&header));
+    }
+    for (folder, more) in [("tests/c", ""), ("examples", ""), ("libcheckmap/examples", "-Wno-unused-function")] {
+        let sources: Vec<PathBuf> =
+            listed(folder).into_iter().filter(|path| path.extension().is_some_and(|end| end == "c")).collect();
+        assert!(sources.len() > 1, "{folder} has no sources");
+        let more: Vec<&str> = more.split_whitespace().collect();
+        run(&["-std=c11"], &more, &sources);
     }
 }

@@ -132,7 +132,17 @@ class Handle:
         return _begin_all(((self, alone),))[0]
 
     def _end(self, alone: bool) -> None:
-        _end_all(((self, alone),))
+        with _COUNTING:
+            _this_thread.uses -= 1
+            self._leave(alone)
+            if _WAITING:
+                _wake()
+
+    def _leave(self, alone: bool) -> None:
+        self._forget_the_parents_threads()
+        # A call in which the process was forked is not counted in the child.
+        if self._users < 0 if alone else self._users > 0:
+            self._users -= -1 if alone else 1
 
     def _read(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Calls a function of the library that changes nothing."""
@@ -197,10 +207,7 @@ def _end_all(uses: _Uses) -> None:
     with _COUNTING:
         _this_thread.uses -= len(uses)
         for handle, alone in uses:
-            handle._forget_the_parents_threads()
-            # A call in which the process was forked is not counted in the child.
-            if handle._users < 0 if alone else handle._users > 0:
-                handle._users -= -1 if alone else 1
+            handle._leave(alone)
         if _WAITING:
             _wake()
 
