@@ -2,7 +2,7 @@
 
 include libcheckmap/build.mk
 
-.PHONY: test test-matrix test-soak test-neon test-qemu-7.2 fuzz bench check-instructions bless-instructions bench-peers \
+.PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 miri deny fuzz bench check-instructions bless-instructions bench-peers \
 	bench-peers-quick bench-delete bench-segments bench-python example man completions
 
 test:
@@ -20,6 +20,19 @@ test-soak:
 # Kernels and bitmaps on aarch64 under qemu-user, with NEON and with the portable kernels.
 test-neon:
 	scripts/test-neon
+
+# Kernels, bitmaps and segments on s390x, which is big-endian, under qemu-user.
+test-s390x:
+	scripts/test-s390x
+
+# What Miri can run: portable kernels, containers, bitmaps, memory; needs a nightly compiler with the component miri.
+miri:
+	scripts/test-miri
+
+# Licences, sources and known advisories of all crates, by cargo-deny; the advisories need the network.
+deny:
+	@command -v cargo-deny >/dev/null || { echo "deny: cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	cargo deny --locked --all-features check
 
 # Open images, and a hypervisor's order of docs/embedding.md, with the tools of QEMU 7.2.
 test-qemu-7.2:
