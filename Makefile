@@ -2,9 +2,9 @@
 
 include libcheckmap/build.mk
 
-.PHONY: test test-matrix test-soak test-neon test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-package fuzz bench \
-	check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-segments bench-python wheel \
-	check-python-types example man completions
+.PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-package miri \
+	deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-segments \
+	bench-python wheel check-python-types example man completions
 
 test:
 	./run-tests
@@ -36,6 +36,19 @@ test-bare:
 # Trial packages for Debian 13 by debhelper, looked at by lintian; see packaging/debian. Needs root.
 test-package:
 	scripts/test-package
+
+# Kernels, bitmaps and segments on s390x, which is big-endian, under qemu-user.
+test-s390x:
+	scripts/test-s390x
+
+# What Miri can run: portable kernels, containers, bitmaps, memory; needs a nightly compiler with the component miri.
+miri:
+	scripts/test-miri
+
+# Licences, sources and known advisories of all crates, by cargo-deny; the advisories need the network.
+deny:
+	@command -v cargo-deny >/dev/null || { echo "deny: cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	cargo deny --locked --all-features check
 
 # Coverage-guided fuzzing, FUZZ_SECONDS for each target; needs cargo-fuzz and a nightly compiler, or RUSTC_BOOTSTRAP=1.
 # cargo-fuzz has no `--locked`, so the lock file is held against the manifest before.

@@ -12,13 +12,14 @@ const FIRST: usize = 64;
 /// the system, whose fresh pages cost more than a union.
 const LARGEST: usize = ((32 << 20) - (64 << 10)) / size_of::<u64>();
 
-/// Up to so many words are one block, as many as there can be at most. Of more, this part comes first: how full it gets
-/// tells how many the rest needs. What is right at once need not be given back, and fits where the last one lay.
+/// Results of at most `SMALL` words (1 MiB) get one block of the largest size that they can need. A larger result gets a first
+/// block of one part in `SAMPLE`: how full that becomes tells how many words the rest needs. So little memory has to be given
+/// back, and the next result of the same size fits where this one lay.
 const SMALL: usize = (1 << 20) / size_of::<u64>();
 const SAMPLE: usize = 32;
 
-/// This part of a block may stay empty.
-const WASTE: usize = 128;
+/// One word in this many of a block may stay empty; a block with more empty words gives them back.
+const EMPTY_ONE_IN: usize = 128;
 
 /// Where a container begins: the block, and the 64-bit word in it.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +93,7 @@ impl Arena {
         &self.rest(place)[..len]
     }
 
-    /// Whatever lies from `place` to the end of its block.
+    /// The words from `place` to the end of its block.
     #[inline]
     pub(super) fn rest(&self, place: Place) -> &[u16] {
         bytemuck::cast_slice(&self.blocks[place.block as usize][place.word as usize..])
@@ -155,7 +156,7 @@ impl Arena {
             Some(left) if self.pushed > 0 => {
                 let used: usize = self.blocks.iter().map(Vec::len).sum();
                 let needed = used.saturating_mul(left) / self.pushed;
-                (needed + needed / (2 * WASTE)).min(self.most.saturating_sub(used))
+                (needed + needed / (2 * EMPTY_ONE_IN)).min(self.most.saturating_sub(used))
             }
             _ => 2 * last.len(),
         };
@@ -181,7 +182,7 @@ impl Arena {
 
 /// Gives back what a block does not need, if it is worth it.
 fn shrink(block: &mut Vec<u64>) {
-    if block.capacity() - block.len() > block.capacity() / WASTE {
+    if block.capacity() - block.len() > block.capacity() / EMPTY_ONE_IN {
         memory::shrink(block);
     }
 }

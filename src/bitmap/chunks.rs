@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns whole chunks on their way between a bitmap and whoever stores them: each as a view of its smallest form, a bitmap
+//! Owns whole chunks on their way between a bitmap and the code that stores them: each as a view of its smallest form, a bitmap
 //! built from such views in ascending order, and the union of many views. Must never know how they are stored.
 
 use super::Bitmap;
@@ -206,7 +206,7 @@ impl Union {
         Ok(())
     }
 
-    /// What was added, as chunk `key` in the smallest form; `None` if nothing was.
+    /// The added bits, as chunk `key` in the smallest form; `None` if none were added.
     pub(crate) fn finish(&mut self, key: u32) -> memory::Result<Option<Chunk<'_>>> {
         let Self { workspace, words, in_words, list, list_ends, pairs, pair_ends, .. } = self;
         let made = if *in_words {
@@ -222,7 +222,7 @@ impl Union {
         Ok((ones > 0).then_some(Chunk { key, chunks: 1, view, ones, runs }))
     }
 
-    /// What was added, counted, in whatever form is quick; and how long it is packed, where that is its smallest form.
+    /// The added bits, counted, in the form that is quickest to make; and their length when packed, where that is the smallest form.
     pub(crate) fn finish_counting(&mut self, key: u32) -> memory::Result<Option<(Chunk<'_>, Option<usize>)>> {
         if !self.in_words {
             return Ok(self.finish(key)?.map(|chunk| (chunk, None)));

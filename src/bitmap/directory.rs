@@ -19,14 +19,14 @@ use crate::memory::{self, Result};
 use once_cell::race::OnceBox;
 use std::ops::Range;
 
-/// Where more than one in so many chunks has left the arena, what stays is packed anew.
-const LOOSE: usize = 16;
+/// The arena is packed anew when more than one chunk in this many has left it.
+const MOVED_ONE_IN: usize = 16;
 
 /// The bytes that are worth to be fetched ahead, and those behind which the CPU goes on by itself.
 const FETCH_MIN: usize = 512;
 const FETCH_MAX: usize = 2048;
 
-/// What of an entry lies in the arena, with whatever follows it there.
+/// The part of an entry that lies in the arena, and the words that follow it there.
 pub(super) enum Packed<'a> {
     List(&'a [u16]),
     Runs(&'a [Pair]),
@@ -444,7 +444,7 @@ impl Directory {
                 touch
             });
         }
-        let is_loose = smaller > entries.len() / LOOSE;
+        let is_loose = smaller > entries.len() / MOVED_ONE_IN;
         self.recount(added, 0);
         self.forget(full);
         if is_loose {
@@ -493,7 +493,7 @@ impl Directory {
         self.entries.all_mut().splice(places, left.into_iter().chain(right));
     }
 
-    /// Counts so many packed entries out of the arena, which goes with the last of them.
+    /// Takes a number of packed entries off the count of those in the arena, which is freed with the last of them.
     fn forget(&mut self, packed: usize) {
         self.packed -= packed;
         if self.packed == 0 {

@@ -18,10 +18,10 @@ const MOVES_MAX: usize = 512;
 /// In fewer entries a plain binary search finds all it looks at in a near cache.
 const FAR_FROM: usize = 4096;
 
-/// This part of a list stays free for what comes later, at most.
-const SLACK: usize = 16;
+/// A list that grows takes room for one entry more in this many, at most.
+const SPARE_ONE_IN: usize = 16;
 
-/// A search in two lists takes longer than in one by what so many entries take to move.
+/// A search in two lists takes longer than a search in one; the difference is the time in which this many entries are moved.
 const SEARCHES: usize = 4;
 
 /// A list that is half joined must never be taken for a whole one.
@@ -110,7 +110,7 @@ impl Entries {
         }
         let needed = waiting.len() + entries;
         if most.capacity() - most.len() < needed {
-            most.try_reserve_exact(needed.max(most.len() / SLACK))?;
+            most.try_reserve_exact(needed.max(most.len() / SPARE_ONE_IN))?;
         }
         Ok(())
     }

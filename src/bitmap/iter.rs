@@ -70,7 +70,7 @@ pub struct Extents<'a> {
     /// The chunk that is being decoded: its first byte, and its runs that are left.
     base: u64,
     rest: RunIter<'a>,
-    /// What is decoded and not yet taken lies at `at..filled`.
+    /// The extents that are decoded and not yet taken lie at `at..filled`.
     ahead: Option<[Extent; AHEAD]>,
     at: usize,
     filled: usize,
@@ -88,7 +88,7 @@ impl<'a> Extents<'a> {
         ready + self.decode(&mut out[ready..])
     }
 
-    /// Decodes as many extents as `out` has room for, if there are so many.
+    /// Decodes as many extents as `out` has room for, or all that are left.
     fn decode(&mut self, out: &mut [Extent]) -> usize {
         let mut batch = Batch { out, filled: 0, bits: self.bits };
         loop {
@@ -189,7 +189,7 @@ impl<'a> Extents<'a> {
         self.filled > 0
     }
 
-    /// The last span of what is not decoded.
+    /// The last span of those not decoded.
     fn search_back(&mut self) -> Option<Span> {
         let directory = self.directory;
         let mut found: Option<Span> = None;

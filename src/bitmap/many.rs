@@ -43,7 +43,7 @@ pub(super) fn unite(sources: &[&Directory], threads: usize) -> Result<Directory>
 
 /// Cuts all chunks into at most `parts` ranges in which there is about the same work.
 fn balanced(sources: &[&Directory], parts: usize) -> Result<Vec<(u32, u32)>> {
-    // So many containers are looked at, and stand for the others.
+    // This many containers are looked at, and stand for the others.
     const SAMPLES: usize = 2048;
     let containers: usize = sources.iter().map(|source| source.entries().len()).sum();
     let step = (containers / SAMPLES).max(1);
@@ -76,7 +76,7 @@ fn unite_within(sources: &[&Directory], from: u32, to: u32) -> Result<Directory>
     }
     let mut result = Directory::with_capacity(most, most, bytes.min(most.saturating_mul(size_of::<Words>())))?;
     let mut workspace = Workspace::new();
-    // What is left of each source.
+    // The rest of each source.
     let mut rest: Vec<&[Entry]> = memory::room(sources.len())?;
     // The next chunk of each source, beside each other so that the least is found at once.
     let mut heads: Vec<u32> = memory::room(sources.len())?;
@@ -124,7 +124,7 @@ fn unite_within(sources: &[&Directory], from: u32, to: u32) -> Result<Directory>
     }
 }
 
-/// Skips what is left of the chunks before `end`: full ones swallow all that others have of them.
+/// Skips the rest of the chunks before `end`: where one source is full, the bits of the others change nothing.
 fn pass(heads: &mut [u32], rest: &mut [&[Entry]], end: u32, to: u32) {
     for (head, left) in heads.iter_mut().zip(rest) {
         if *head < end {

@@ -177,7 +177,7 @@ impl Bitmap {
 
     /// Changes the size of the disk to `size_bytes`, as QEMU does.
     ///
-    /// Granules that lie wholly past the new end are dropped. New granules are clean: whoever grows a disk decides whether
+    /// Granules that lie wholly past the new end are dropped. New granules are clean: the caller that grows a disk decides whether
     /// the new area counts as changed. A granule that was partial keeps its bit, which now speaks for all of its bytes.
     /// A size that [`Bitmap::new`] would refuse is [`ErrorKind::InvalidArgument`], and nothing changes.
     pub fn resize(&mut self, size_bytes: u64) -> Result<()> {

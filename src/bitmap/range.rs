@@ -76,7 +76,7 @@ impl Bitmap {
         self.count_range(0, end)
     }
 
-    /// The offset of the `number`-th dirty granule, counted from 0; `None` if there are not so many.
+    /// The offset of the `number`-th dirty granule, counted from 0; `None` if fewer are dirty.
     pub fn select(&self, number: u64) -> Option<u64> {
         let directory = &self.directory;
         let (entry, before) = directory.holder_of(number)?;

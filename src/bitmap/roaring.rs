@@ -85,7 +85,7 @@ impl Bitmap {
 
     /// Reads portable 64-bit Roaring, as [`Bitmap::write_roaring`] and other Roaring libraries write it.
     ///
-    /// The bytes may come from anywhere. Whatever breaks the format, a granule past the end of the disk, and bytes left
+    /// The bytes may come from anywhere. Bytes that break the format, a granule past the end of the disk, and bytes left
     /// over are [`ErrorKind::Damaged`], with the structure and its offset in `bytes`; the memory taken is at most a small
     /// multiple of `bytes`. A disk that [`Bitmap::new`] would refuse is [`ErrorKind::InvalidArgument`].
     pub fn from_roaring(bytes: &[u8], size_bytes: u64, granularity: Granularity) -> Result<Self> {
@@ -176,7 +176,7 @@ impl Part {
     }
 }
 
-/// A list of no more positions is copied as a block of so many, whatever follows it.
+/// A list of at most this many positions is copied as a block of this length, with the bytes that follow it.
 const SHORT: usize = 32;
 
 /// Where what is short gathers, so that it is copied in blocks, whatever follows in the last of them: a copy of any few
@@ -217,7 +217,7 @@ impl Stage {
         }
     }
 
-    /// Makes room for so many bytes, before they are read: else they would wait on the stack for the flush.
+    /// Makes room for a number of bytes, before they are read: else they would wait on the stack for the flush.
     #[inline(always)]
     fn prepare(&mut self, len: usize, out: &mut Vec<u8>) {
         if self.filled + len > STAGE {

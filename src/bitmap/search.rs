@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns the search in a sorted list from the likely place on. Must never know what is in the list.
+//! Owns the search in a sorted list from the likely place on. Must never know the meaning of the items.
 
 /// So far from the likely place is looked at first.
 const NEAR: usize = 8;

@@ -41,7 +41,7 @@ pub type Pair = [u16; 2];
 pub type RunBlock = [Pair; RUN_BLOCK];
 pub type SavedRuns = [u8; 4 * RUN_BLOCK];
 
-/// What there is in a chunk: 65536 at most of each.
+/// The numbers of set bits and of runs in a chunk, each 65536 at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Measure {
     /// Set bits.
@@ -50,7 +50,7 @@ pub struct Measure {
     pub runs: u32,
 }
 
-/// An operation on two chunks, the first of which takes the result, and what there is then.
+/// An operation on two chunks, the first of which takes the result; the measure of the result.
 pub type ChunkOperation = fn(to: &mut Words, from: &Words) -> Measure;
 
 /// An operation on two lists of positions, which fills the third; its length.
@@ -64,17 +64,17 @@ macro_rules! every_kernel {
     ($stamp:ident $($more:tt)*) => {
         $stamp! {
             $($more)*
-            /// `to |= from`, and what there is then.
+            /// `to |= from`, and the measure of the result.
             or(to: &mut Words, from: &Words) -> Measure;
-            /// `to &= from`, and what there is then.
+            /// `to &= from`, and the measure of the result.
             and(to: &mut Words, from: &Words) -> Measure;
-            /// `to &= !from`, and what there is then.
+            /// `to &= !from`, and the measure of the result.
             and_not(to: &mut Words, from: &Words) -> Measure;
-            /// `to ^= from`, and what there is then.
+            /// `to ^= from`, and the measure of the result.
             xor(to: &mut Words, from: &Words) -> Measure;
             /// `to |= from`, uncounted.
             or_only(to: &mut Words, from: &Words) -> ();
-            /// What there is.
+            /// The measure of the words.
             measure(words: &Words) -> Measure;
             /// The number of set bits in any words.
             ones(words: &[u64]) -> u64;
@@ -99,11 +99,11 @@ macro_rules! every_kernel {
             scatter(list: &[u16], words: &mut Words) -> ();
             /// Sets the bits of runs.
             scatter_runs(runs: &[Pair], words: &mut Words) -> ();
-            /// What is in `a` or in `b`; its length.
+            /// The items in `a` or in `b`; their number.
             unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
-            /// What is in `a` and in `b`; its length.
+            /// The items in both `a` and `b`; their number.
             intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
-            /// What is in `a` and not in `b`; its length.
+            /// The items in `a` that are not in `b`; their number.
             subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
             /// The union of lists, none of them empty, that are [`FEW`] / [`GROUP`] groups at most, each list cut into groups of
             /// [`GROUP`] items. Its length; `out` has room for [`FEW`] and [`ROOM`].
@@ -149,7 +149,7 @@ macro_rules! kernels_struct {
         pub struct Kernels {
             /// The instruction set.
             pub level: Level,
-            /// What is worth doing with it.
+            /// The ways that are quick with it.
             pub traits: Traits,
             $($(#[$doc])* pub $name: fn($($argument: $type),*) -> $result,)*
         }

@@ -13,7 +13,7 @@ use crate::progress::{Observer, tell};
 
 const PHASE: &str = "checking containers";
 
-/// After so many problems the check looks no further.
+/// The check ends after this many problems.
 const MOST_PROBLEMS: usize = 1000;
 
 /// One thing that is wrong with a segment.
@@ -29,7 +29,7 @@ pub struct Problem {
 }
 
 impl Segment<'_> {
-    /// Reads every page of the directory and every container, and returns what is wrong, 1000 problems at most; header,
+    /// Reads every page of the directory and every container, and returns the problems, 1000 at most; header,
     /// trailer and index were checked when the segment was opened.
     ///
     /// An error is one of reading, or of `observer`.

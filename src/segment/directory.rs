@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Owns the directory of an open segment: its index, and its pages, each read and checked when it is first asked for. Must
-//! never know what is in a container.
+//! never know the contents of a container.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use super::layout::{
@@ -13,7 +13,7 @@ use crate::io::bytes::{fill, with_bytes};
 use crate::memory;
 use once_cell::race::OnceBox;
 
-/// Where many pages are wanted, so many are read at once.
+/// The pages that are read at once, where many are wanted.
 const PAGES_AT_ONCE: usize = 64;
 
 const PAGE_BYTES: usize = PAGE_ENTRIES * ENTRY_BYTES;
@@ -121,7 +121,7 @@ impl Directory {
         self.pages.get(number).map_or(self.summary.dirty_granules, |page| page.place.before)
     }
 
-    /// Offset and length of so many pages from `number` on.
+    /// Offset and length of a number of pages from `number` on.
     fn whereabouts(&self, number: usize, pages: usize) -> (u64, usize) {
         let first = number * PAGE_ENTRIES;
         let entries = self.len().saturating_sub(first).min(pages * PAGE_ENTRIES);

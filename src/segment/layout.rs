@@ -19,7 +19,7 @@ pub(super) const VERSION: u32 = 1;
 pub(super) const HEADER_BYTES: usize = 64;
 pub(super) const TRAILER_BYTES: usize = 64;
 pub(super) const ENTRY_BYTES: usize = 40;
-/// So many entries are a page of the directory; the last one may have fewer.
+/// The entries of a page of the directory; the last page may have fewer.
 pub(super) const PAGE_ENTRIES: usize = 64;
 /// What the index has of each page.
 pub(super) const PLACE_BYTES: usize = 24;

@@ -51,7 +51,7 @@ impl Default for MergeOptions {
 /// Every container is read and checked once. Nothing is written before it is known that the segments are of one disk and
 /// that the memory suffices: else [`ErrorKind::SizeMismatch`] or [`ErrorKind::InvalidArgument`]. A container that breaks a
 /// rule is [`ErrorKind::Damaged`]; what `out` refuses is [`ErrorKind::Io`] or [`ErrorKind::NoSpace`]; `observer` can stop it
-/// at any time. What was written until then is no segment: who writes a file writes a temporary one.
+/// at any time. The bytes written until then are no segment: a program that writes a file writes a temporary one.
 pub fn merge(
     segments: &[&Segment<'_>],
     out: &mut dyn Write,
@@ -303,7 +303,7 @@ impl<'a> Job<'a> {
         )
     }
 
-    /// Takes one batch after the other. Whoever takes a batch has a buffer for its result, so the first batch that is not
+    /// Takes one batch after the other. A thread that takes a batch has a buffer for its result, so the first batch that is not
     /// written yet never waits for one.
     fn work(&self, source: &Mutex<Source<impl Iterator<Item = (Planned, u64)>>>, finished: &Sender<Done>) {
         let mut work = None;
@@ -313,7 +313,7 @@ impl<'a> Job<'a> {
             let Some((batch, number)) = source.batches.next() else { return };
             drop(source);
             let end = batch.as_ref().map_or(0, Batch::end);
-            // Whoever waits for the batch must not wait for ever.
+            // A thread that waits for the batch must not wait for ever.
             let pieces = fault::catch(|| {
                 let work = match &mut work {
                     Some(work) => work,
@@ -413,7 +413,7 @@ impl<'a> Job<'a> {
             let bytes = cursor.container(entry, bytes);
             let view = cursor.input.segment.decode(decoder, entry, bytes)?;
             let chunk = Chunk { key: chunk_key, chunks: 1, view, ones: entry.ones, runs: view.run_count() };
-            // Else whoever wrote it did not choose the smallest form.
+            // Else its writer did not choose the smallest form.
             if union.is_smallest(&chunk) {
                 return Ok(match self.count_only {
                     true => pieces.count(&chunk, None),

@@ -153,7 +153,7 @@ impl<'a> Planner<'a> {
             let made = if count == 1 { made } else { most_pieces(entry, input.shift, count) * (PIECE + made) };
             Some(if is_new { len + made } else { made })
         });
-        // What is written is never more than this.
+        // The output is never larger than this.
         PIECE + costs.sum::<u64>()
     }
 }

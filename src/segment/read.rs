@@ -21,7 +21,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What is read where many containers are.
+/// The name in messages of a read of many containers.
 pub(super) const CONTAINERS: &str = "segment containers";
 
 /// Containers are read in pieces of about this many bytes.

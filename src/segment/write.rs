@@ -102,7 +102,7 @@ impl Pieces {
         self.bytes.clear();
     }
 
-    /// Makes room for so many pieces and bytes, no more.
+    /// Makes room for the given numbers of pieces and bytes, no more.
     pub(super) fn reserve(&mut self, pieces: usize, bytes: usize) -> memory::Result<()> {
         self.pieces.try_reserve_exact(pieces)?;
         Ok(self.bytes.try_reserve_exact(bytes)?)

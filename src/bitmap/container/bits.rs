@@ -26,7 +26,7 @@ pub(super) fn count(words: &Words, window: Run) -> u32 {
     ends + middle
 }
 
-/// The `number`-th set bit, from 0; there must be so many.
+/// The `number`-th set bit, from 0; the words must have more bits than that.
 pub(super) fn nth(words: &Words, number: u32) -> u16 {
     let mut rest = number;
     for (index, &word) in (0..).zip(words) {

@@ -6,8 +6,8 @@ use crate::memory::{Result, ThinSlice};
 use bytemuck::Pod;
 use std::ops::{Deref, DerefMut, Range};
 
-/// A full list grows by this part of it, and at least by a block.
-const GROWTH: usize = 8;
+/// A full list grows by one item for this many that it has, and at least by a block.
+const GROW_ONE_IN: usize = 8;
 
 /// The room of a list is a multiple of this size.
 const BLOCK_BYTES: usize = 16;
@@ -22,8 +22,7 @@ fn in_blocks<T>(len: usize) -> usize {
     len.next_multiple_of(BLOCK_BYTES / size_of::<T>())
 }
 
-/// A list that is being changed. Whoever owns it keeps its two parts side by side, so that what tells lists from other
-/// forms fits beside them.
+/// A list that is being changed. Its owner keeps the two parts side by side, so that the tag of the form fits beside them.
 pub(in crate::bitmap) struct List<'a, T> {
     pub(super) len: &'a mut u16,
     pub(super) room: &'a mut ThinSlice<T>,
@@ -36,7 +35,7 @@ impl<T: Pod> List<'_, T> {
         let (start, end, len) = (range.start, range.end, self.len());
         let new_len = len - range.len() + count;
         if new_len > self.room.len() {
-            self.room.grow(in_blocks::<T>(new_len.max(len + len / GROWTH)))?;
+            self.room.grow(in_blocks::<T>(new_len.max(len + len / GROW_ONE_IN)))?;
         }
         if start + count != end {
             self.room.copy_within(end..len, start + count);

@@ -131,7 +131,7 @@ impl Container {
         })
     }
 
-    /// Takes the smallest form for what is held.
+    /// Takes the smallest form for the bits that it holds.
     pub(super) fn optimize(&mut self) -> Result<()> {
         let smallest = match self {
             Self::Full => None,

@@ -7,7 +7,7 @@ use super::{CHUNK, RUNS_MAX, to_u16};
 use crate::kernels::select;
 use crate::memory::{self, Result};
 
-/// Of so many runs those outside of a window are counted sooner than searched for.
+/// In at most this many runs, counting all is faster than searching for those of a window.
 const SCANNED: usize = 256;
 
 /// The first and the last of consecutive set bits of one chunk, as they are kept.

@@ -16,7 +16,7 @@ pub(crate) const LEAST: usize = 3072;
 /// The bits of a chunk.
 const END: usize = 8 * 8 * 8 * MASKS;
 
-/// Where what is packed comes to lie; made when it is first needed.
+/// The room for packed bytes; made when it is first needed.
 #[derive(Debug, Default)]
 pub(super) struct Room(Option<Box<[u64; SPARSE_ROOM / 8]>>);
 
@@ -198,7 +198,7 @@ impl Packer {
         Self { kernels: select(), room: Some(Room::default()) }
     }
 
-    /// Whether what is packed may stay so.
+    /// Whether a packed chunk may stay packed.
     pub(in crate::bitmap) fn is_on(&self) -> bool {
         self.room.is_some()
     }

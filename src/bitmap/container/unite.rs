@@ -22,7 +22,7 @@ const LIST_MAX: usize = 2 * ARRAY_MAX + ROOM;
 /// Above this many runs and single bits of more than two sources, words are the quicker way; at once where registers are wide.
 const SWEEP_MAX: usize = 1024;
 
-/// After so many sources that are added to words follows a look at whether these are full.
+/// After this many sources have been added to words, the union looks whether all words are full.
 const LOOK: usize = 4;
 
 /// What a union came to, in its smallest form; it lies in the workspace, or is one of the sources.
@@ -41,7 +41,7 @@ impl Made<'_> {
 pub(in crate::bitmap) struct Workspace {
     kernels: &'static Kernels,
     words: Option<Box<Words>>,
-    /// Where what is packed comes to lie, if it is wanted.
+    /// The room for packed chunks, if they are wanted.
     sparse: Option<sparse::Room>,
     lists: [Vec<u16>; 2],
     pairs: [Vec<Pair>; 2],
@@ -74,7 +74,7 @@ impl Workspace {
         }
     }
 
-    /// What is set in any of `group`, of which there are two or more.
+    /// The bits that are set in any of `group`, which has two views or more.
     pub(in crate::bitmap) fn unite<'a>(&'a mut self, group: &[View<'a>]) -> Result<Made<'a>> {
         let (mut items, mut groups, mut runs) = (0, 0, 0);
         let (mut first_words, mut is_packed) = (None, false);
@@ -105,7 +105,7 @@ impl Workspace {
             let others = group.iter().enumerate().filter(|&(other, _)| other != index);
             for (added, (_, view)) in (1..).zip(others) {
                 view.add_to(united);
-                // What is full need not be read on; what is not is mostly told by its first words.
+                // A full chunk needs no further source. The first words mostly tell one that is not full.
                 if added % LOOK == 0 && united.iter().all(|&word| word == u64::MAX) {
                     return Ok(Made::FULL);
                 }
@@ -277,7 +277,7 @@ impl Workspace {
         self.of_runs(count)
     }
 
-    /// Unites lists of so many items two by two, neighbours first.
+    /// Unites lists that have `items` items in all, two by two, neighbours first.
     fn merge<'a>(&mut self, mut lists: impl Iterator<Item = &'a [u16]>, items: usize) -> Result<Made<'_>> {
         let (Self { kernels, lists: [from, to], ends, .. }, mut filled) = (&mut *self, 0);
         room_for(from, items)?;
@@ -337,7 +337,7 @@ impl Workspace {
     }
 }
 
-/// Words with whatever they hold.
+/// Words with any contents.
 fn made(words: &mut Option<Box<Words>>) -> Result<&mut Words> {
     Ok(match words {
         Some(words) => words,

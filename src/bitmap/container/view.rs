@@ -51,7 +51,7 @@ impl From<Plain> for Form {
 }
 
 impl Plain {
-    /// The bytes that so many bits in so many runs take.
+    /// The bytes that a number of bits in a number of runs take.
     pub(crate) fn bytes(self, ones: u32, runs: u32) -> usize {
         match self {
             Self::Array => ones as usize * size_of::<u16>(),
@@ -140,7 +140,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The `number`-th set bit, from 0; there must be so many.
+    /// The `number`-th set bit, from 0; the view must have more bits than that.
     pub(in crate::bitmap) fn nth(self, number: u32) -> u16 {
         match self {
             Self::Array(array) => array[number as usize],
@@ -184,7 +184,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether both hold the same bits, in whatever form.
+    /// Whether both hold the same bits, in any form.
     pub(in crate::bitmap) fn same_bits(self, other: View<'_>) -> bool {
         match (self, other) {
             (Self::Array(a), View::Array(b)) => a == b,
@@ -284,7 +284,7 @@ pub(in crate::bitmap) enum RunIter<'a> {
         from: u32,
         to: u32,
     },
-    /// What was packed. The words are shared by copies of the walk, not copied.
+    /// The packed words. They are shared by copies of the walk, not copied.
     Spread {
         #[allow(
             clippy::redundant_allocation,
@@ -308,7 +308,7 @@ pub(in crate::bitmap) enum RunIter<'a> {
 }
 
 impl<'a> RunIter<'a> {
-    /// The runs of what is packed; where `former` walked over words of its own, they are used again.
+    /// The runs of a packed chunk; where `former` walked over words of its own, they are used again.
     pub(in crate::bitmap) fn spread(bytes: &'a [u8], window: Run, former: Self) -> Self {
         let (from, to) = (window.first.into(), window.end());
         let former = match former {

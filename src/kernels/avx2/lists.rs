@@ -85,7 +85,7 @@ fn step_both(low: &mut Stream<'_>, lower: &mut [u16], high: &mut Stream<'_>, upp
     let mut largest = _mm256_set_m128i(high.high, low.high);
     let (mut low_count, mut high_count) = (0, 0);
     loop {
-        // Every step takes a block of one list of each stream, so no list can end within so many.
+        // Every step takes a block of one list of each stream, so no list can end within `steps` steps.
         let left = [low.left(), high.left()].into_iter().flatten().min();
         let steps = left.unwrap_or(0);
         if steps == 0 {
@@ -200,7 +200,7 @@ impl<'a> Stream<'a> {
             (self.low, self.high) = merge(load(select_unpredictable(is_a, block_a, block_b)), self.high);
         }
         let mut count = self.count + store_new(self.before, self.low, &mut out[self.count..]);
-        // What is left: the largest eight, less than eight of one list, and any number of the other.
+        // The rest: the largest eight, less than eight of one list, and any number of the other.
         let (rest_a, rest_b) = (&self.a[self.next_a * LANES..], &self.b[self.next_b * LANES..]);
         let groups = 1 + rest_a.len().div_ceil(LANES) + rest_b.len().div_ceil(LANES);
         if groups <= TAIL {

@@ -72,7 +72,7 @@ fn each_word(sparse: &[u8], words: &mut Words, put_into: impl Fn(&mut u64, u64))
     }
 }
 
-/// The next of `rest` at the places of a mask; 0 where there are not so many.
+/// Takes the next bytes of `rest` to the places of a mask; places for which no byte is left get 0.
 #[target_feature(enable = "bmi1,bmi2,popcnt")]
 fn put(mask: u8, rest: &mut &[u8]) -> u64 {
     let bytes = match rest.first_chunk() {

@@ -258,7 +258,7 @@ fn sort_halves(x: __m512i) -> __m512i {
     settle_halves(order(x, turn(x), 0xffff_0000))
 }
 
-/// What is left of a list: whole blocks, and less than a block.
+/// The rest of a list: whole blocks, and less than a block.
 struct Blocks<'a> {
     list: &'a [u16],
     whole: &'a [[u16; LANES]],

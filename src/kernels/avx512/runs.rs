@@ -125,7 +125,7 @@ fn join(begins: &[__m512i; REGISTERS], ends: &[__m512i; REGISTERS], count: usize
     runs
 }
 
-/// The firsts and the lasts of a register of runs at most, filled up with what is behind all others.
+/// The firsts and the lasts of a register of runs at most, filled up with the last position.
 #[target_feature(enable = "bmi2,avx512f,avx512bw")]
 #[inline]
 fn split(runs: &[Pair]) -> (__m512i, __m512i) {
@@ -199,14 +199,14 @@ fn unite_halves<const HALF: usize>(registers: &mut [__m512i]) {
     }
 }
 
-/// What is behind all positions, or is the last one.
+/// The filler of free lanes: the last position, which no other sorts behind.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn none() -> __m512i {
     _mm512_set1_epi16(-1)
 }
 
-/// Half a register of runs at most, filled up with what is behind all others.
+/// Half a register of runs at most, filled up with the last position.
 #[target_feature(enable = "bmi2,avx512f")]
 #[inline]
 fn load_pairs(runs: &[Pair]) -> __m512i {
@@ -266,7 +266,7 @@ pub(super) fn scatter_runs(runs: &[Pair], words: &mut Words) {
                 words[usize::from(first / 64)] |= mask;
             }
         }
-        // SAFETY: so many were stored.
+        // SAFETY: `count` pairs were stored.
         let going_on = going_on[..count].iter().map(|pair| unsafe { pair.assume_init() });
         for [_, last] in going_on.clone() {
             words[usize::from(last / 64)] |= u64::MAX >> (63 - last % 64);
@@ -311,7 +311,7 @@ pub(super) fn apart_ones(runs: &[Pair]) -> Option<u32> {
     (_mm512_movepi32_mask(wrong) == 0).then_some(ones)
 }
 
-/// The first so many of sixteen lanes.
+/// The mask of the first `count` of sixteen lanes.
 #[allow(clippy::cast_possible_truncation, reason = "there are 16 lanes")]
 fn lanes(count: usize) -> u16 {
     (0xffff_u32 >> 16_usize.saturating_sub(count)) as u16

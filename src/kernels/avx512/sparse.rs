@@ -61,7 +61,7 @@ fn each_block(sparse: &[u8], words: &mut Words, put_into: impl Fn(&mut [u64; 8],
     }
 }
 
-/// The next of `rest` at the places of a mask; 0 where there are not so many.
+/// Takes the next bytes of `rest` to the places of a mask; places for which no byte is left get 0.
 #[target_feature(enable = "bmi1,bmi2,popcnt,avx512f,avx512bw,avx512vbmi2")]
 #[inline]
 fn put(mask: u64, rest: &mut &[u8]) -> __m512i {

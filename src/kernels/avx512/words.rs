@@ -63,7 +63,7 @@ pub(super) fn runs(words: &Words, out: &mut [Pair]) -> usize {
     let mut changed = [MaybeUninit::<u16>::uninit(); WORDS + LANES / 2];
     // The runs of a disk leave most words alone, which then cost nothing more.
     let count = changed_words(words, &mut changes, &mut changed);
-    // SAFETY: so many were stored.
+    // SAFETY: `count` indices were stored.
     let changed = changed[..count].iter().map(|index| unsafe { index.assume_init() });
     let each = numbers();
     let bounds = out.as_flattened_mut();
