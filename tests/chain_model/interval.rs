@@ -204,11 +204,15 @@ impl World {
         }
     }
 
-    /// Deletes several in one step, and one after the other, the oldest first: the image must be the same.
+    /// Deletes several in one step, and one after the other: the image must be the same.
     fn delete_many(&mut self, chain: &Chain, mask: u8, force: bool) {
         let is_meant = |at: &usize| mask & (1 << (at % 8)) != 0;
-        let mut names: Vec<String> =
-            (0..self.truth.len()).filter(is_meant).map(|at| self.truth[at].name.clone()).collect();
+        let mut meant: Vec<usize> = (0..self.truth.len()).filter(is_meant).collect();
+        // With force those go first that need it: their own bitmap cannot be trusted, or the one that would absorb it.
+        let absorber = |at: usize| (0..at).rev().find(|older| !is_meant(older));
+        let needs_force = |at: usize| [Some(at), absorber(at)].into_iter().flatten().any(|at| !self.truth[at].trusted);
+        meant.sort_by_key(|at| !(force && needs_force(*at)));
+        let mut names: Vec<String> = meant.into_iter().map(|at| self.truth[at].name.clone()).collect();
         let (image, truth) = (self.image.clone(), self.truth.clone());
         let mut is_refused = false;
         for name in &names {
