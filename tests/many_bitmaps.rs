@@ -459,8 +459,10 @@ fn what_changed_since_each_checkpoint_is_summed_up_in_one_reading() {
     // Of three granularities, so that the finest of the span is another one as it grows.
     let granularity = |number: usize| [11, 9, 10][number / 4 % 3];
     let bits = |number: usize| {
-        let bytes = (MIB >> granularity(number)) as usize / 8;
-        (0..bytes).map(|byte| if (byte + number) % 7 == 0 { 1 << (number % 8) } else { 0 }).collect::<Vec<u8>>()
+        let bytes = (1 << 20 >> granularity(number)) / 8;
+        (0..bytes)
+            .map(|byte| if (byte + number).is_multiple_of(7) { 1 << (number % 8) } else { 0 })
+            .collect::<Vec<u8>>()
     };
     let (bytes, data) = image(MIB, &intervals(40, granularity, bits));
     let file = Watched::new(bytes);

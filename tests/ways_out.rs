@@ -149,6 +149,34 @@ const CASES: &[Case] = &[
         then: Gone,
     },
     Case {
+        what: "the deletion of several checkpoints of which one is inconsistent",
+        make: || crash(four(&[])),
+        refused: &["delete", "wed..thu"],
+        status: 3,
+        way: With("--force-inconsistent"),
+        then: Gone,
+    },
+    Case {
+        what: "a range whose ends are swapped",
+        make: || four(&[]),
+        refused: &["delete", "wed..tue"],
+        status: 3,
+        way: Words("swap the two", |image| {
+            ok(&image.path, &["delete", "tue..wed"]);
+        }),
+        then: Gone,
+    },
+    Case {
+        what: "a range of cumulative checkpoints",
+        make: || bitmaps(&["+mon", "+tue", "+wed"]),
+        refused: &["delete", "mon..tue"],
+        status: 3,
+        way: Words("name each checkpoint by itself", |image| {
+            ok(&image.path, &["delete", "mon", "tue"]);
+        }),
+        then: Gone,
+    },
+    Case {
         what: "a dump of an inconsistent foreign bitmap",
         make: || changed(bitmaps(&["mon", "+mon->tue", "theirs"]), |raw| raw.put(raw.entry(2) + 15, &[1])),
         refused: &["dump", "--bitmap", "theirs"],

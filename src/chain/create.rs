@@ -58,11 +58,12 @@ impl Chain {
 
         let mut plan = Plan::of(actions);
         plan.warnings.extend(own.warning());
+        // A caller who asks for intervals knows whose checkpoint it is.
         let is_said = options.model == Some(KnownModel::Interval);
         if let Some(root) = newest.filter(|newest| newest.bitmap == newest.name && !is_said) {
             plan.warn(format!(
                 "the bitmap {} stops recording: if libvirt has a checkpoint of that name, libvirt takes it for broken \
-                 from now on (the model cumulative leaves it alone, and who asks for intervals is not warned)",
+                 from now on (the model cumulative leaves it alone)",
                 root.bitmap
             ));
         }

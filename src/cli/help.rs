@@ -81,7 +81,8 @@ one records from now on. Take the backup that belongs to the checkpoint before t
     create wed    |---'mon'----|-'mon->tue'-|-'tue->wed'-->
 
 It is refused while the newest bitmap does not record, or one of the chain is inconsistent: a new checkpoint would hide \
-the gap in the recording. Internal snapshots cannot be applied any more as long as the image has bitmaps: it is said where \
+the gap in the recording. A single plain bitmap may be a checkpoint of libvirt's, which would break: a warning says so, unless --model interval says \
+that it is none. Internal snapshots cannot be applied any more as long as the image has bitmaps: it is said where \
 there are any.";
 
 pub(crate) const CREATE_AFTER: &str = "\

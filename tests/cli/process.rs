@@ -268,7 +268,7 @@ fn progress_is_shown_only_where_asked_for_and_only_on_stderr() {
     assert_eq!(diff("--progress=never").stderr, "");
     let shown = diff("--progress=always");
     shown.json();
-    shown.says("step 1 of 2: looking at what is in use: 100%");
+    shown.says("step 1 of 2: looking at what is in use: 0%");
     shown.says("step 2 of 2: reading bitmaps: 100%");
     checkmap!("delete", image.path, "tue", "--progress=always").says("step 2 of 2: writing bitmaps: 100%");
     checkmap!("check", image.path, "--json", "--progress=always").json();

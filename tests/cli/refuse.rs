@@ -213,3 +213,26 @@ fn usage_errors_end_with_2_before_the_image_is_opened() {
     }
     checkmap!("diff", "/absent", "--since", "a", "--json", "--format", "json").fails(1, "No such file");
 }
+
+#[test]
+fn a_name_that_a_shell_cut_at_its_arrow_is_recognised() {
+    needs_tools!();
+    let image = three_checkpoints();
+    let in_shell = |line: &str| {
+        let program = std::path::Path::new(env!("CARGO_BIN_EXE_checkmap")).parent().unwrap();
+        let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap_or_default());
+        let mut shell = std::process::Command::new("sh");
+        let output = shell.args(["-c", line]).current_dir(image.folder.path()).env("PATH", path).output();
+        crate::Ran::of(output.expect("sh runs"))
+    };
+    in_shell("checkmap dump disk.qcow2 --bitmap mon->tue").fails(3, "if the name is meant, quote it: 'mon->tue'");
+    in_shell("checkmap drop disk.qcow2 --bitmap mon->tue").fails(3, "quote it: 'mon->tue'");
+    in_shell("checkmap merge disk.qcow2 mon->tue --into mon").fails(3, "quote it: 'mon->tue'");
+    in_shell("checkmap delete disk.qcow2 mon->tue").fails(3, "quote it: 'mon->tue'");
+    in_shell("checkmap rename disk.qcow2 mon->tue new").fails(3, "quote it: 'mon->tue'");
+    in_shell("checkmap create disk.qcow2 wed->thu").says("warning: did the shell take the > for a redirection?");
+    // Where stdout goes elsewhere, no shell was asked for a file.
+    let ran = checkmap!("dump", image.path, "--bitmap", "mon-");
+    ran.fails(3, "no bitmap is named 'mon-'");
+    assert!(!ran.stderr.contains("redirection"), "{}", ran.stderr);
+}
