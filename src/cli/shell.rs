@@ -30,13 +30,15 @@ impl Line {
                 (None, b'\\') => word.get_or_insert_default().extend(bytes.next()),
                 (None, b' ' | b'\t' | b'\n') => {
                     // The name of a file that input or output goes to is none of the words.
-                    let ended = word.take().filter(|_| !is_redirected);
-                    is_redirected = is_redirected && bytes.peek().is_some_and(u8::is_ascii_whitespace);
-                    words.extend(ended);
+                    let Some(ended) = word.take() else { continue };
+                    words.extend((!is_redirected).then_some(ended));
+                    is_redirected = false;
                 }
                 (None, b';' | b'|' | b'&' | b'(') => (words, word, is_redirected) = Default::default(),
                 (None, b'<' | b'>') => {
-                    words.extend(word.take().filter(|_| !is_redirected));
+                    // Digits right before it are the number of a descriptor.
+                    let is_word = |word: &Vec<u8>| !is_redirected && !word.iter().all(u8::is_ascii_digit);
+                    words.extend(word.take().filter(is_word));
                     is_redirected = true;
                 }
                 (None, byte) => word.get_or_insert_default().push(byte),
@@ -104,7 +106,7 @@ mod tests {
         assert_eq!(read("a 'b c' \"d\\\"e\\f\" g\\ h"), of(&["a", "b c", "d\"e\\f", "g h"], None));
         assert_eq!(read("a 'b->"), of(&["a", "b->"], Some('\'')));
         assert_eq!(read("a ''"), of(&["a", ""], None));
-        assert_eq!(read("x | a >file 2> file b"), of(&["a", "2", "b"], None));
+        assert_eq!(read("x | a >file 2> file b"), of(&["a", "b"], None));
         assert_eq!(read("a mon->tu"), None);
         assert_eq!(read("a > "), None);
     }

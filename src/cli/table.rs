@@ -190,7 +190,7 @@ mod tests {
         let wide = printed(&columns, &rows, true);
         assert!(wide.contains(&format!("{long}  {long}")) && !wide.contains('…'), "{wide}");
         let short = printed(&columns, &rows[..1], false);
-        assert_eq!(short, "A    B    C          D      E\n'a'  'b'  recording  1 MiB  1\n");
+        assert_eq!(short, "A    B    C              D  E\n'a'  'b'  recording  1 MiB  1\n");
     }
 
     #[test]
