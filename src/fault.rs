@@ -14,25 +14,25 @@ const NAME_BYTES: usize = 100;
 
 thread_local! {
     /// The place of the last panic of this thread, if the hook noted it and it was not taken yet.
-    static LAST: Cell<Option<Place>> = const { Cell::new(None) };
+    static LAST: Cell<Option<SourceLine>> = const { Cell::new(None) };
 }
 
 /// A line of a source.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct SourceLine {
     name: [u8; NAME_BYTES],
     len: usize,
     line: u32,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name.get(..self.len).unwrap_or_default();
         write!(f, "{}:{}", String::from_utf8_lossy(name), self.line)
     }
 }
 
-impl fmt::Debug for Place {
+impl fmt::Debug for SourceLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -45,18 +45,18 @@ pub(crate) fn note(location: &Location<'_>) {
     let kept = &all[all.len().saturating_sub(NAME_BYTES)..];
     let mut name = [0; NAME_BYTES];
     name[..kept.len()].copy_from_slice(kept);
-    LAST.set(Some(Place { name, len: kept.len(), line: location.line() }));
+    LAST.set(Some(SourceLine { name, len: kept.len(), line: location.line() }));
 }
 
 /// Where the last panic of this thread happened, where that was noted.
-pub(crate) fn take() -> Option<Place> {
+pub(crate) fn take() -> Option<SourceLine> {
     LAST.take()
 }
 
 /// A panic that was caught, to go on in another thread.
 pub(crate) struct Fault {
     payload: Box<dyn Any + Send>,
-    place: Option<Box<Place>>,
+    place: Option<Box<SourceLine>>,
 }
 
 impl fmt::Debug for Fault {

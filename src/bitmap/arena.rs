@@ -23,12 +23,12 @@ const EMPTY_ONE_IN: usize = 128;
 
 /// Where a container begins: the block, and the 64-bit word in it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct ArenaOffset {
     block: u32,
     word: u32,
 }
 
-impl Place {
+impl ArenaOffset {
     /// The same place once the block stands after `blocks` others.
     pub(super) fn after(self, blocks: u32) -> Self {
         Self { block: self.block + blocks, ..self }
@@ -52,7 +52,7 @@ impl Arena {
         Self { blocks: Vec::new(), most: words, expected: containers, pushed: 0 }
     }
 
-    pub(super) fn push_list(&mut self, list: &[u16]) -> Result<Place> {
+    pub(super) fn push_list(&mut self, list: &[u16]) -> Result<ArenaOffset> {
         let (place, block) = self.room(list.len().div_ceil(4))?;
         let (words, rest) = list.as_chunks::<4>();
         block.extend(words.iter().map(|word| bytemuck::cast::<_, u64>(*word)));
@@ -64,11 +64,11 @@ impl Arena {
         Ok(place)
     }
 
-    pub(super) fn push_pairs(&mut self, pairs: &[Pair]) -> Result<Place> {
+    pub(super) fn push_pairs(&mut self, pairs: &[Pair]) -> Result<ArenaOffset> {
         self.push_list(pairs.as_flattened())
     }
 
-    pub(super) fn push_bytes(&mut self, bytes: &[u8]) -> Result<Place> {
+    pub(super) fn push_bytes(&mut self, bytes: &[u8]) -> Result<ArenaOffset> {
         let (place, block) = self.room(bytes.len().div_ceil(8))?;
         let (words, rest) = bytes.as_chunks::<8>();
         match bytemuck::try_cast_slice(words.as_flattened()) {
@@ -83,36 +83,36 @@ impl Arena {
         Ok(place)
     }
 
-    pub(super) fn push_words(&mut self, words: &Words) -> Result<Place> {
+    pub(super) fn push_words(&mut self, words: &Words) -> Result<ArenaOffset> {
         let (place, block) = self.room(words.len())?;
         block.extend_from_slice(words);
         Ok(place)
     }
 
-    pub(super) fn list(&self, place: Place, len: usize) -> &[u16] {
+    pub(super) fn list(&self, place: ArenaOffset, len: usize) -> &[u16] {
         &self.rest(place)[..len]
     }
 
     /// The words from `place` to the end of its block.
     #[inline]
-    pub(super) fn rest(&self, place: Place) -> &[u16] {
+    pub(super) fn rest(&self, place: ArenaOffset) -> &[u16] {
         bytemuck::cast_slice(&self.blocks[place.block as usize][place.word as usize..])
     }
 
-    pub(super) fn bytes(&self, place: Place, len: usize) -> &[u8] {
+    pub(super) fn bytes(&self, place: ArenaOffset, len: usize) -> &[u8] {
         &bytemuck::cast_slice(&self.blocks[place.block as usize][place.word as usize..])[..len]
     }
 
-    pub(super) fn pairs(&self, place: Place, len: usize) -> &[Pair] {
+    pub(super) fn pairs(&self, place: ArenaOffset, len: usize) -> &[Pair] {
         self.list(place, 2 * len).as_chunks().0
     }
 
-    pub(super) fn words(&self, place: Place) -> &Words {
+    pub(super) fn words(&self, place: ArenaOffset) -> &Words {
         let rest = &self.blocks[place.block as usize][place.word as usize..];
         rest.first_chunk().expect("the words of a chunk were put here")
     }
 
-    pub(super) fn words_mut(&mut self, place: Place) -> &mut Words {
+    pub(super) fn words_mut(&mut self, place: ArenaOffset) -> &mut Words {
         let rest = &mut self.blocks[place.block as usize][place.word as usize..];
         rest.first_chunk_mut().expect("the words of a chunk were put here")
     }
@@ -164,7 +164,7 @@ impl Arena {
     }
 
     /// A place for `words` words at the end of a block that has room for them.
-    fn room(&mut self, words: usize) -> Result<(Place, &mut Vec<u64>)> {
+    fn room(&mut self, words: usize) -> Result<(ArenaOffset, &mut Vec<u64>)> {
         if self.blocks.last().is_none_or(|block| block.capacity() - block.len() < words) {
             if let Some(block) = self.blocks.last_mut() {
                 shrink(block);
@@ -176,7 +176,7 @@ impl Arena {
         self.pushed += 1;
         let number_of_last = number(self.blocks.len() - 1);
         let block = self.blocks.last_mut().expect("a block was just found or made");
-        Ok((Place { block: number_of_last, word: number(block.len()) }, block))
+        Ok((ArenaOffset { block: number_of_last, word: number(block.len()) }, block))
     }
 }
 

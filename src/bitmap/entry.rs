@@ -2,7 +2,7 @@
 //! Owns what a directory keeps of one chunk: where what it holds lies, and how much that is. Must never know the other
 //! chunks.
 
-use super::arena::{Arena, Place};
+use super::arena::{Arena, ArenaOffset};
 use super::container::{CHUNK, Container, Form, Sparse, View, Words};
 use super::span::Span;
 use crate::kernels::Measure;
@@ -20,11 +20,11 @@ pub(super) struct Entry {
 pub(super) enum Body {
     Full,
     // What is packed knows how many runs there are: of words 32768 at most.
-    Array(Place, u16),
-    Words(Place, u16),
-    Runs(Place, u16),
+    Array(ArenaOffset, u16),
+    Words(ArenaOffset, u16),
+    Runs(ArenaOffset, u16),
     /// With the number of bytes, too.
-    Sparse(Place, u16, u16),
+    Sparse(ArenaOffset, u16, u16),
     /// Never full nor empty.
     Own(Container),
 }
@@ -125,7 +125,7 @@ impl Entry {
     }
 
     /// Where in the arena it begins, if it is packed.
-    pub(super) fn place(&self) -> Option<Place> {
+    pub(super) fn place(&self) -> Option<ArenaOffset> {
         match self.body {
             Body::Array(place, _) | Body::Words(place, _) | Body::Runs(place, _) | Body::Sparse(place, ..) => {
                 Some(place)

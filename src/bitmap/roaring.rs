@@ -93,7 +93,8 @@ impl Bitmap {
         let granules = bitmap.granules();
         let mut reader = Reader { total: bytes.len(), rest: bytes };
         let count = u64::from_le_bytes(reader.array("Roaring header")?);
-        let mut room = Room { list: Vec::new(), words: no_words()?, runs: Vec::new(), packer: Packer::new() };
+        let mut room =
+            ContainerBuffers { list: Vec::new(), words: no_words()?, runs: Vec::new(), packer: Packer::new() };
         let mut least_high = 0;
         for _ in 0..count {
             let at = reader.offset();
@@ -433,7 +434,7 @@ impl<'a> Reader<'a> {
 /// Reads one 32-bit bitmap, whose values have the high 32 bits `high`.
 fn read_group(
     reader: &mut Reader<'_>,
-    room: &mut Room,
+    room: &mut ContainerBuffers,
     high: u32,
     granules: u64,
     directory: &mut Directory,
@@ -480,7 +481,7 @@ fn read_group(
         if base >= granules {
             return Err(damaged("the container is past the end of the disk"));
         }
-        let Room { list, words, runs, packer } = &mut *room;
+        let ContainerBuffers { list, words, runs, packer } = &mut *room;
         let view = if flags.next().unwrap_or(false) {
             read_runs(reader, runs, structure)?
         } else if ones as usize <= ARRAY_MAX {
@@ -511,7 +512,7 @@ fn read_group(
 }
 
 /// Where one container at a time is read to.
-struct Room {
+struct ContainerBuffers {
     list: Vec<u16>,
     words: Box<Words>,
     runs: Vec<Pair>,

@@ -2,7 +2,7 @@
 //! holds its granules.
 
 use super::boundary::{
-    Handle, Room, ask, exclusive, free, give, guard, handle_out, object, offset_or_none, shared, signed,
+    Handle, OutBuffer, ask, exclusive, free, give, guard, handle_out, object, offset_or_none, shared, signed,
 };
 use super::values::{CHECKMAP_EXTENT_DIRTY, checkmap_extent};
 use crate::bitmap::Bitmap;
@@ -320,7 +320,7 @@ pub unsafe extern "C" fn checkmap_bitmap_extents(
         // SAFETY: the caller's promise for `bitmap`.
         let bitmap = unsafe { shared(bitmap) }?;
         // SAFETY: the caller's promise for `out`, which has room for `max` extents.
-        let mut room = unsafe { Room::new(out, max, "the array of extents") }?;
+        let mut room = unsafe { OutBuffer::new(out, max, "the array of extents") }?;
         let mut extents = bitmap.extents(offset, length);
         let mut batch = [Extent { offset: 0, len_bytes: 0 }; BATCH];
         while room.left() > 0 {

@@ -1,7 +1,7 @@
 //! Owns the ways of a bitmap in and out of C as bytes: plain bits and portable Roaring. Must never know either form.
 
 use super::bitmap::checkmap_bitmap;
-use super::boundary::{Room, array, count, exclusive, give, guard, handle_out, shared, signed, too_short};
+use super::boundary::{OutBuffer, array, count, exclusive, give, guard, handle_out, shared, signed, too_short};
 use crate::bitmap::Bitmap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, clip_end};
@@ -47,7 +47,7 @@ pub unsafe extern "C" fn checkmap_bitmap_to_bits(
         }
         let len = usize::try_from(need).ok().filter(|len| *len <= cap).ok_or_else(|| too_short(cap, need))?;
         // SAFETY: the caller's promise for `out`, which has `cap` bytes, and `len` is not above it.
-        let mut room = unsafe { Room::new(out, len, "the buffer") }?;
+        let mut room = unsafe { OutBuffer::new(out, len, "the buffer") }?;
         let bytes = room.bytes(len);
         bitmap.copy_bits(offset, bytes)?;
         if let (Some(last), used @ 1..) = (bytes.last_mut(), granules % 8) {
@@ -106,7 +106,7 @@ pub unsafe extern "C" fn checkmap_bitmap_serialize(bitmap: *const checkmap_bitma
         }
         let len = usize::try_from(need).ok().filter(|len| *len <= cap).ok_or_else(|| too_short(cap, need))?;
         // SAFETY: the caller's promise for `out`, which has `cap` bytes, and `len` is not above it.
-        let mut room = unsafe { Room::new(out, len, "the buffer") }?;
+        let mut room = unsafe { OutBuffer::new(out, len, "the buffer") }?;
         let mut rest = room.bytes(len);
         bitmap.write_roaring(&mut rest).map_err(|error| Error::io("cannot write into the buffer", error))?;
         Ok(count(len - rest.len()))

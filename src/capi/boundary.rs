@@ -416,13 +416,13 @@ pub(super) unsafe fn handles<'a, O: Object>(
 
 /// A buffer that a call fills from its start; nothing is read from it.
 #[derive(Debug)]
-pub(super) struct Room<T> {
+pub(super) struct OutBuffer<T> {
     start: *mut T,
     len: usize,
     filled: usize,
 }
 
-impl<T> Room<T> {
+impl<T> OutBuffer<T> {
     /// Looks at a buffer of `len` elements. One of none is an error: a caller that asks again and again would never end.
     ///
     /// # Safety
@@ -470,7 +470,7 @@ impl<T> Room<T> {
     }
 }
 
-impl Room<u8> {
+impl OutBuffer<u8> {
     /// All of the buffer as zeroed bytes.
     pub(super) fn bytes(&mut self, len: usize) -> &mut [u8] {
         let len = len.min(self.len);

@@ -2,7 +2,7 @@
 //! which bitmaps that takes.
 
 use super::bitmap::checkmap_bitmap;
-use super::boundary::{Room, count, exclusive, give, guard, handle_out, shared, signed};
+use super::boundary::{OutBuffer, count, exclusive, give, guard, handle_out, shared, signed};
 use super::image::{OpenImage, checkmap_image, name};
 use super::lent::Checkpoints;
 use super::options::{CHECKMAP_OPT_DRY_RUN, CHECKMAP_OPT_FORCE_INCONSISTENT, Options, checkmap_opts};
@@ -295,7 +295,7 @@ pub unsafe extern "C" fn checkmap_checkpoint_list(
             return Ok(count(open.image.chain(None)?.checkpoints().len()));
         }
         // SAFETY: the caller's promise for `out`, which has room for `max` checkpoints.
-        let mut room = unsafe { Room::new(out, max, "the array of checkpoints") }?;
+        let mut room = unsafe { OutBuffer::new(out, max, "the array of checkpoints") }?;
         let checkpoints = list(&open)?;
         for (checkpoint, dirty_bytes) in checkpoints.iter().take(room.left()) {
             let parent = checkpoint.parent.as_ref().map(|parent| parent.as_bytes());

@@ -1,6 +1,6 @@
 //! Owns the report of a check, of an image or a segment, as C programs read it. Must never know how anything is checked.
 
-use super::boundary::{Handle, Room, count, free, guard, object, shared, signed};
+use super::boundary::{Handle, OutBuffer, count, free, guard, object, shared, signed};
 use super::image::text;
 use super::values::{
     CHECKMAP_SEVERITY_ERROR, CHECKMAP_SEVERITY_LEAK, CHECKMAP_SEVERITY_UNUSABLE, CHECKMAP_SEVERITY_WARNING,
@@ -27,11 +27,11 @@ pub(super) struct Report {
     errors: u64,
     unusable: u64,
     leaked_bytes: u64,
-    problems: Vec<Problem>,
+    problems: Vec<ProblemText>,
 }
 
 #[derive(Debug)]
-struct Problem {
+struct ProblemText {
     structure: CString,
     message: CString,
     offset: Option<u64>,
@@ -45,7 +45,7 @@ pub(super) fn report_of(found: CheckReport) -> Result<Report> {
         Severity::Leak => CHECKMAP_SEVERITY_LEAK,
         Severity::Warning => CHECKMAP_SEVERITY_WARNING,
     };
-    let problems = found.problems.iter().map(|problem| Problem {
+    let problems = found.problems.iter().map(|problem| ProblemText {
         structure: text(&problem.structure),
         message: text(&problem.message),
         offset: problem.offset,
@@ -59,8 +59,8 @@ pub(super) fn report_of(found: CheckReport) -> Result<Report> {
     })
 }
 
-pub(super) fn report_of_segment(problems: &[segment::Problem]) -> Result<Report> {
-    let as_ours = |problem: &segment::Problem| Problem {
+pub(super) fn report_of_segment(problems: &[segment::Fault]) -> Result<Report> {
+    let as_ours = |problem: &segment::Fault| ProblemText {
         structure: text(&problem.structure),
         message: text(&problem.message),
         offset: Some(problem.offset),
@@ -135,7 +135,7 @@ pub unsafe extern "C" fn checkmap_report_problems(
             return Ok(count(report.problems.len()));
         }
         // SAFETY: the caller's promise for `out`, which has room for `max` findings.
-        let mut room = unsafe { Room::new(out, max, "the array of problems") }?;
+        let mut room = unsafe { OutBuffer::new(out, max, "the array of problems") }?;
         for problem in report.problems.iter().skip(first).take(max) {
             room.push(checkmap_problem {
                 structure: problem.structure.as_ptr(),

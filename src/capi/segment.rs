@@ -3,7 +3,7 @@
 
 use super::bitmap::checkmap_bitmap;
 use super::boundary::{
-    Handle, Room, ask, free, give, guard, handle_out, handles, object, offset_or_none, shared, signed,
+    Handle, OutBuffer, ask, free, give, guard, handle_out, handles, object, offset_or_none, shared, signed,
 };
 use super::image::{duplicate, path};
 use super::options::{Facts, Options, Sized32, checkmap_opts};
@@ -285,7 +285,7 @@ pub unsafe extern "C" fn checkmap_segment_extents(
         // SAFETY: the caller's promise for `segment`.
         let segment = unsafe { shared(segment) }?;
         // SAFETY: the caller's promise for `out`, which has room for `max` extents.
-        let mut room = unsafe { Room::new(out, max, "the array of extents") }?;
+        let mut room = unsafe { OutBuffer::new(out, max, "the array of extents") }?;
         for extent in segment.extents(offset, length).take(max) {
             let Extent { offset, len_bytes } = extent?;
             room.push(checkmap_extent { offset, length: len_bytes, flags: CHECKMAP_EXTENT_DIRTY, reserved: 0 });
@@ -317,7 +317,7 @@ pub unsafe extern "C" fn checkmap_segment_diff(
         // SAFETY: the caller's promise for both, which may be the same one.
         let (first, second) = unsafe { (shared(first)?, shared(second)?) };
         // SAFETY: the caller's promise for `out`, which has room for `max` extents.
-        let mut room = unsafe { Room::new(out, max, "the array of extents") }?;
+        let mut room = unsafe { OutBuffer::new(out, max, "the array of extents") }?;
         for difference in segment::diff(&first, &second, offset, length)?.take(max) {
             let difference = difference?;
             let flags = match difference.dirty_in {

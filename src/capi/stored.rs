@@ -2,7 +2,7 @@
 //! the names. Must never know the meaning of the names.
 
 use super::bitmap::checkmap_bitmap;
-use super::boundary::{Out, Room, array, count, exclusive, give, guard, handle_out, shared, signed};
+use super::boundary::{Out, OutBuffer, array, count, exclusive, give, guard, handle_out, shared, signed};
 use super::checkpoint::{change, conclude};
 use super::image::{OpenImage, checkmap_image, name};
 use super::options::{CHECKMAP_OPT_DRY_RUN, CHECKMAP_OPT_FOREIGN_TOO, Options, checkmap_opts};
@@ -42,7 +42,7 @@ pub unsafe extern "C" fn checkmap_stored_list(
             return Ok(count(bitmaps.len()));
         }
         // SAFETY: the caller's promise for `out`, which has room for `max` bitmaps.
-        let mut room = unsafe { Room::new(out, max, "the array of bitmaps") }?;
+        let mut room = unsafe { OutBuffer::new(out, max, "the array of bitmaps") }?;
         let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
         for state in bitmaps.iter().take(room.left()) {
             room.push(checkmap_stored {

@@ -18,11 +18,11 @@ pub(crate) struct Report {
     pub(crate) errors: u64,
     pub(crate) unusable: u64,
     pub(crate) leaked_bytes: u64,
-    pub(crate) problems: Vec<Problem>,
+    pub(crate) problems: Vec<ProblemRow>,
 }
 
 #[derive(Serialize)]
-pub(crate) struct Problem {
+pub(crate) struct ProblemRow {
     pub(crate) severity: &'static str,
     pub(crate) structure: String,
     pub(crate) offset: Option<u64>,
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &CheckArgs, session: &Session) -> Outcome {
                 errors: 1,
                 unusable: 0,
                 leaked_bytes: 0,
-                problems: vec![Problem {
+                problems: vec![ProblemRow {
                     severity: Severity::Error.as_str(),
                     structure: error.structure().map_or_else(|| format!("{format} image"), str::to_owned),
                     offset: error.offset(),
@@ -60,7 +60,7 @@ pub(crate) fn show(report: &Report, json: bool, session: &Session) -> Outcome {
             serde_json::to_writer_pretty(&mut *out, report).map_err(std::io::Error::from)?;
             return Ok(writeln!(out)?);
         }
-        for Problem { severity, structure, offset, message } in &report.problems {
+        for ProblemRow { severity, structure, offset, message } in &report.problems {
             let place = offset.map_or_else(String::new, |offset| format!(", offset {offset:#x}"));
             writeln!(out, "{severity}: {}", one_line(&format!("{structure}{place}: {message}")))?;
         }
@@ -72,7 +72,7 @@ pub(crate) fn show(report: &Report, json: bool, session: &Session) -> Outcome {
 fn inspect(args: &CheckArgs, session: &Session) -> Result<Report, Failure> {
     let image = session.open(&args.image, Access::Read)?;
     let found = image.check(&mut session.watch())?;
-    let problems = found.problems.into_iter().map(|problem| Problem {
+    let problems = found.problems.into_iter().map(|problem| ProblemRow {
         severity: problem.severity.as_str(),
         structure: problem.structure,
         offset: problem.offset,

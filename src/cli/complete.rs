@@ -46,7 +46,7 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) {
 }
 
 fn for_words(words: &[OsString]) -> Option<Vec<Vec<u8>>> {
-    let place = Place::of(words)?;
+    let place = Cursor::of(words)?;
     Some(place.names(&place.begun))
 }
 
@@ -54,23 +54,23 @@ fn for_words(words: &[OsString]) -> Option<Vec<Vec<u8>>> {
 fn for_bash(line: &[u8], replaced: &[u8]) -> Option<Vec<Vec<u8>>> {
     let line = Line::read(line)?;
     let words: Vec<OsString> = line.words.iter().cloned().map(OsString::from_vec).collect();
-    let place = Place::of(&words)?;
+    let place = Cursor::of(&words)?;
     let names = place.names(&place.begun);
     Some(shell::written(&names, &line, &place.begun, replaced))
 }
 
 /// The place in a command line that is to be completed.
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
+struct Cursor {
     kind: Kind,
     image: OsString,
     /// What was typed of the name.
     begun: Vec<u8>,
 }
 
-impl Place {
+impl Cursor {
     /// `None` where no name of a checkpoint or a bitmap is wanted, or nobody knows of which image.
-    fn of(words: &[OsString]) -> Option<Place> {
+    fn of(words: &[OsString]) -> Option<Cursor> {
         let mut root = Arguments::command();
         root.build();
         let (begun, before) = words.split_last()?;
@@ -112,7 +112,7 @@ impl Place {
             ("dump" | "drop", "bitmap") | ("merge", "sources" | "into") => Kind::Bitmaps,
             _ => return None,
         };
-        Some(Place { kind, image, begun: begun.to_vec() })
+        Some(Cursor { kind, image, begun: begun.to_vec() })
     }
 
     /// The names that begin so, the oldest first.
@@ -256,7 +256,7 @@ mod tests {
     fn place(words: &str) -> Option<(Kind, String, String)> {
         let words: Vec<OsString> = words.split(' ').map(OsString::from).collect();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Place::of(&words).map(|place| (place.kind, text(place.image.as_bytes()), text(&place.begun)))
+        Cursor::of(&words).map(|place| (place.kind, text(place.image.as_bytes()), text(&place.begun)))
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! Owns `checkmap segment`: merge, diff, info and check of bitmaps in files of our own. Must never know an image.
 
 use crate::args::{ListFormat, SegmentDiffArgs, SegmentFileArgs, SegmentMergeArgs, SegmentVerb};
-use crate::check::{Problem, Report, show};
+use crate::check::{ProblemRow, Report, show};
 use crate::exit::{Failure, Outcome, Status};
 use crate::output::{Destination, print};
 use crate::session::Session;
@@ -105,14 +105,14 @@ fn check(args: &SegmentFileArgs, session: &Session) -> Outcome {
     let severity = Severity::Error.as_str();
     let problems = match checked {
         // What cannot be opened has one problem at least.
-        Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Unsupported) => vec![Problem {
+        Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Unsupported) => vec![ProblemRow {
             severity,
             structure: error.structure().unwrap_or("segment").to_owned(),
             offset: error.offset(),
             message: error.message().to_owned(),
         }],
         checked => {
-            let problem = |problem: segment::Problem| Problem {
+            let problem = |problem: segment::Fault| ProblemRow {
                 severity,
                 structure: problem.structure,
                 offset: Some(problem.offset),

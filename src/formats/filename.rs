@@ -13,7 +13,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Below {
     /// A format that holds no bitmaps, above nothing that could; and its file, where it is one of this machine.
-    Bare(Option<Place>),
+    Bare(Option<NamedFile>),
     /// A file that is a qcow2 image, or can be one.
     File(FileBelow),
 }
@@ -21,7 +21,7 @@ pub(crate) enum Below {
 /// A file that is a qcow2 image, or can be one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FileBelow {
-    pub(crate) place: Place,
+    pub(crate) place: NamedFile,
     /// The format, where it is known; else the first bytes tell.
     pub(crate) format: Option<&'static str>,
     /// The part of the file that is the image: its first byte, and its length where it ends before the file does.
@@ -32,7 +32,7 @@ pub(crate) struct FileBelow {
 
 /// A file as a name means it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct NamedFile {
     pub(crate) path: PathBuf,
     /// Where a relative path begins.
     pub(crate) origin: Origin,
@@ -108,7 +108,7 @@ impl Below {
     }
 
     /// The file, where it is one of this machine.
-    pub(crate) fn place(&self) -> Option<&Place> {
+    pub(crate) fn place(&self) -> Option<&NamedFile> {
         match self {
             Below::Bare(place) => place.as_ref(),
             Below::File(file) => Some(&file.place),
@@ -117,7 +117,7 @@ impl Below {
 }
 
 /// The file that a name means which is no JSON.
-fn place(name: &[u8]) -> Result<Place> {
+fn place(name: &[u8]) -> Result<NamedFile> {
     let (path, origin) = match protocol(name) {
         None => (name, Origin::ImageAbove),
         Some((protocol, rest)) if FILES.iter().any(|file| file.as_bytes() == protocol) => {
@@ -127,7 +127,7 @@ fn place(name: &[u8]) -> Result<Place> {
             return Err(unsupported(format!("{} is no file of this machine", String::from_utf8_lossy(protocol))));
         }
     };
-    Ok(Place { path: PathBuf::from(OsStr::from_bytes(path)), origin })
+    Ok(NamedFile { path: PathBuf::from(OsStr::from_bytes(path)), origin })
 }
 
 /// The protocol before the first colon, unless a slash comes earlier, and the text behind it.
@@ -194,7 +194,7 @@ impl Options {
     }
 
     /// The file that the option `name` describes, and which part of it.
-    fn file(&self, name: &str) -> Result<(Place, (u64, Option<u64>))> {
+    fn file(&self, name: &str) -> Result<(NamedFile, (u64, Option<u64>))> {
         self.refuse_reference(name)?;
         let prefix = format!("{name}.");
         match self.text(&prefix, "driver")? {
@@ -213,10 +213,10 @@ impl Options {
         }
     }
 
-    fn path(&self, prefix: &str) -> Result<(Place, (u64, Option<u64>))> {
+    fn path(&self, prefix: &str) -> Result<(NamedFile, (u64, Option<u64>))> {
         match self.text(prefix, "filename")? {
             Some(path) if !path.is_empty() => {
-                Ok((Place { path: path.into(), origin: Origin::WorkingDirectory }, (0, None)))
+                Ok((NamedFile { path: path.into(), origin: Origin::WorkingDirectory }, (0, None)))
             }
             _ => Err(unsupported("it names no file")),
         }
@@ -325,7 +325,7 @@ mod tests {
         ] {
             let below = file(json, None);
             let expected = FileBelow {
-                place: Place { path: "/a".into(), origin: Origin::WorkingDirectory },
+                place: NamedFile { path: "/a".into(), origin: Origin::WorkingDirectory },
                 format: Some("qcow2"),
                 window: (0, None),
                 next: Next::AsRecorded,
@@ -345,7 +345,7 @@ mod tests {
         let nothing = r#"json:{"driver":"qcow2","file.filename":"/a","backing":null}"#;
         assert_eq!(file(nothing, None).next, Next::Nothing);
         let other = r#"json:{"driver":"qcow2","file.filename":"/a","backing":{"driver":"raw","file.filename":"/b"}}"#;
-        let bare = Below::Bare(Some(Place { path: "/b".into(), origin: Origin::WorkingDirectory }));
+        let bare = Below::Bare(Some(NamedFile { path: "/b".into(), origin: Origin::WorkingDirectory }));
         assert_eq!(file(other, None).next, Next::Instead(Box::new(bare)));
     }
 

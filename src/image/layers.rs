@@ -5,7 +5,7 @@
 use super::{Access, Image, OpenOptions, open_file};
 use crate::chain::Name;
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
-use crate::formats::filename::{Below, FileBelow, Next, Origin, Place};
+use crate::formats::filename::{Below, FileBelow, NamedFile, Next, Origin};
 use crate::formats::{Content, probe};
 use crate::host::{Backing, Host};
 use crate::io::locks::{self, Held, Role};
@@ -179,7 +179,7 @@ fn find(below: &FileBelow, above: &Path) -> Result<(PathBuf, File)> {
 }
 
 /// Where the file can be that the image at `above` names: seen from its own folder, and, for some kinds of names, from ours.
-pub(super) fn candidates(place: &Place, above: &Path) -> Vec<PathBuf> {
+pub(super) fn candidates(place: &NamedFile, above: &Path) -> Vec<PathBuf> {
     let mut candidates = vec![above.parent().unwrap_or(Path::new("")).join(&place.path)];
     candidates
         .extend((place.origin == Origin::WorkingDirectory && place.path.is_relative()).then(|| place.path.clone()));

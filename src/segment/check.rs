@@ -16,10 +16,10 @@ const PHASE: &str = "checking containers";
 /// The check ends after this many problems.
 const MOST_PROBLEMS: usize = 1000;
 
-/// One thing that is wrong with a segment.
+/// One broken rule of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Problem {
+pub struct Fault {
     /// The structure that breaks a rule.
     pub structure: String,
     /// Where it is in the file.
@@ -33,7 +33,7 @@ impl Segment<'_> {
     /// trailer and index were checked when the segment was opened.
     ///
     /// An error is one of reading, or of `observer`.
-    pub fn check(&self, observer: &mut dyn Observer) -> Result<Vec<Problem>> {
+    pub fn check(&self, observer: &mut dyn Observer) -> Result<Vec<Fault>> {
         let mut problems = Vec::new();
         let (mut reader, mut decoder) = (SpanReader::default(), Decoder::default());
         // What only the whole file can tell; nothing once a part of it is not known.
@@ -46,7 +46,7 @@ impl Segment<'_> {
             }
             let page = match self.page(number) {
                 Err(error) if error.kind() == ErrorKind::Damaged => {
-                    let problem = Problem::new(DIRECTORY, error.offset().unwrap_or(total), error.message());
+                    let problem = Fault::new(DIRECTORY, error.offset().unwrap_or(total), error.message());
                     memory::push(&mut problems, problem)?;
                     (whole, before) = (None, None);
                     continue;
@@ -57,7 +57,7 @@ impl Segment<'_> {
                 && before.touches(first)
             {
                 let offset = total + (number * PAGE_ENTRIES * ENTRY_BYTES) as u64;
-                memory::push(&mut problems, Problem::new(DIRECTORY, offset, TOUCH))?;
+                memory::push(&mut problems, Fault::new(DIRECTORY, offset, TOUCH))?;
             }
             before = page.last().copied();
             tell(observer, PHASE, page.iter().map(|entry| entry.offset).max().unwrap_or(0).min(total), total)?;
@@ -66,7 +66,7 @@ impl Segment<'_> {
                     return Ok(problems);
                 }
                 let mut wrong = |offset: u64, message: &str| {
-                    memory::push(&mut problems, Problem::new(&entry.structure(), offset, message))
+                    memory::push(&mut problems, Fault::new(&entry.structure(), offset, message))
                 };
                 let bytes = reader.container(self, number * PAGE_ENTRIES + place, READ_BYTES)?;
                 match self.decode(&mut decoder, entry, bytes) {
@@ -85,18 +85,18 @@ impl Segment<'_> {
         let trailer = self.summary().file_bytes - TRAILER_BYTES as u64;
         if whole.as_ref().is_some_and(|whole| whole.chunks != self.summary().chunks) {
             let message = "the number of chunks is not that of the directory";
-            memory::push(&mut problems, Problem::new(TRAILER, trailer, message))?;
+            memory::push(&mut problems, Fault::new(TRAILER, trailer, message))?;
         }
         if whole.is_some_and(|whole| whole.extents != self.summary().extents) {
             let message = "the number of extents is not that of the containers";
-            memory::push(&mut problems, Problem::new(TRAILER, trailer + 16, message))?;
+            memory::push(&mut problems, Fault::new(TRAILER, trailer + 16, message))?;
         }
         tell(observer, PHASE, total, total)?;
         Ok(problems)
     }
 }
 
-impl Problem {
+impl Fault {
     fn new(structure: &str, offset: u64, message: &str) -> Self {
         Self { structure: structure.to_owned(), offset, message: message.to_owned() }
     }

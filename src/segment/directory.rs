@@ -4,7 +4,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use super::layout::{
-    DIRECTORY, ENTRY_BYTES, Entry, INDEX, PAGE_ENTRIES, PLACE_BYTES, PageReader, Place, Summary, check_places,
+    DIRECTORY, ENTRY_BYTES, Entry, INDEX, IndexEntry, PAGE_ENTRIES, PLACE_BYTES, PageReader, Summary, check_places,
 };
 use crate::checksum::crc32c;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,7 +26,7 @@ pub(super) struct Directory {
 
 #[derive(Clone, Debug)]
 struct Page {
-    place: Place,
+    place: IndexEntry,
     /// Empty until somebody asks. Who asks never waits for another who reads them too.
     entries: OnceBox<Box<[Entry]>>,
 }
@@ -46,7 +46,7 @@ impl Directory {
             if crc32c(bytes) != sum {
                 return Err(damaged("the checksum is wrong", base));
             }
-            let places = bytes.as_chunks().0.iter().map(Place::decode);
+            let places = bytes.as_chunks().0.iter().map(IndexEntry::decode);
             pages.extend(places.map(|place| Page { place, entries: OnceBox::new() }));
             Ok(())
         })?;

@@ -361,7 +361,7 @@ impl Entry {
 
 /// What the index has of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct IndexEntry {
     /// The first chunk of its first entry.
     pub(super) key: u32,
     /// The checksum of the page.
@@ -372,7 +372,7 @@ pub(super) struct Place {
     pub(super) data: u64,
 }
 
-impl Place {
+impl IndexEntry {
     pub(super) fn encode(&self) -> [u8; PLACE_BYTES] {
         Fields::new()
             .add(&self.key.to_le_bytes())
@@ -390,7 +390,7 @@ impl Place {
 /// Refuses the first place of an index that breaks a rule, by its number.
 pub(super) fn check_places(
     summary: &Summary,
-    places: impl Iterator<Item = Place>,
+    places: impl Iterator<Item = IndexEntry>,
 ) -> std::result::Result<(), (&'static str, u64)> {
     // All pages but the last one have all their entries, each with one chunk and one granule at least.
     let mut least = (0, 0, HEADER_BYTES as u64);
@@ -416,7 +416,7 @@ pub(super) fn check_places(
 pub(super) struct PageReader<'a> {
     header: Header,
     summary: &'a Summary,
-    place: &'a Place,
+    place: &'a IndexEntry,
     last: Option<Entry>,
     /// Where the next container must begin.
     data: u64,
@@ -424,7 +424,7 @@ pub(super) struct PageReader<'a> {
 }
 
 impl<'a> PageReader<'a> {
-    pub(super) fn new(summary: &'a Summary, place: &'a Place) -> Self {
+    pub(super) fn new(summary: &'a Summary, place: &'a IndexEntry) -> Self {
         Self { header: summary.header(), summary, place, last: None, data: place.data, dirty: place.before }
     }
 
@@ -467,7 +467,7 @@ impl<'a> PageReader<'a> {
     }
 
     /// Checks that the page ends where the next one begins, or the directory's end.
-    pub(super) fn finish(self, next: Option<&Place>) -> std::result::Result<(), &'static str> {
+    pub(super) fn finish(self, next: Option<&IndexEntry>) -> std::result::Result<(), &'static str> {
         let (data, dirty) = match next {
             None => (self.summary.directory_offset(), self.summary.dirty_granules),
             Some(next) => (next.data, next.before),

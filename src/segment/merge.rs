@@ -81,7 +81,7 @@ fn unite(
     let header = Header { size_bytes: first.size_bytes(), granularity };
     let shift = |segment: &Segment<'_>| segment.granularity().bits() - granularity.bits();
     let inputs = memory::gather(segments.iter().map(|segment| Input { segment, shift: shift(segment) }))?;
-    let room = Room::new(&inputs, options)?;
+    let room = Budget::new(&inputs, options)?;
     room.pool.map(memory::copy(segments)?, |segment| segment.touch_all())?.into_iter().collect::<Result<()>>()?;
     let failed = |error| Error::io("cannot write the segment", error);
     let mut writer = Writer::new(out, header.size_bytes, header.granularity).map_err(failed)?;
@@ -113,14 +113,14 @@ const INPUT_BYTES: u64 = 160;
 
 /// How the memory is shared out.
 #[derive(Debug)]
-struct Room {
+struct Budget {
     pool: Pool,
     /// How many batches may be in the works or wait to be written.
     in_flight: usize,
     batch_bytes: u64,
 }
 
-impl Room {
+impl Budget {
     fn new(inputs: &[Input<'_>], options: &MergeOptions) -> Result<Self> {
         // What a batch reads, what it makes, and what describes each chunk that it makes.
         let per_byte = 2 + (Pieces::PIECE_BYTES as u64).div_ceil(64);
@@ -271,7 +271,7 @@ impl<'a> Job<'a> {
     fn process_on_threads(
         &self,
         planner: Planner<'_>,
-        room: &Room,
+        room: &Budget,
         take: &mut dyn FnMut(u64, &Pieces) -> Result<()>,
     ) -> Result<()> {
         let (give_back, free) = channel();

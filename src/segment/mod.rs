@@ -20,7 +20,7 @@ mod plan;
 mod read;
 mod write;
 
-pub use check::Problem;
+pub use check::Fault;
 pub use diff::{Difference, Differences, Side, diff};
 pub use extents::Extents;
 pub use layout::Summary;

@@ -5,7 +5,7 @@
 
 use super::container::encode;
 use super::layout::{
-    ALIGN, ALIGN_LEN, ENTRY_BYTES, Entry, HEADER_BYTES, Header, PAGE_ENTRIES, PLACE_BYTES, Place, Summary,
+    ALIGN, ALIGN_LEN, ENTRY_BYTES, Entry, HEADER_BYTES, Header, IndexEntry, PAGE_ENTRIES, PLACE_BYTES, Summary,
     TRAILER_BYTES, encode_trailer,
 };
 use crate::bitmap::Bitmap;
@@ -177,7 +177,7 @@ struct Contents {
     summary: Summary,
     directory: Vec<u8>,
     /// One for each page of the directory; the checksums come at the end.
-    places: Vec<Place>,
+    places: Vec<IndexEntry>,
     /// Full chunks that may go on.
     full: Option<(u32, u32)>,
     /// The chunk after the last one, and whether the last granule before it is dirty.
@@ -230,7 +230,7 @@ impl Contents {
     fn list(&mut self, entry: &Entry) -> memory::Result<()> {
         if self.summary.entries.is_multiple_of(PAGE_ENTRIES as u64) {
             let data = if entry.is_full() { self.summary.file_bytes } else { entry.offset };
-            memory::push(&mut self.places, Place { key: entry.key, sum: 0, before: entry.before, data })?;
+            memory::push(&mut self.places, IndexEntry { key: entry.key, sum: 0, before: entry.before, data })?;
         }
         self.summary.dirty_granules += entry.total();
         self.summary.entries += 1;

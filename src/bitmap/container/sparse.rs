@@ -18,7 +18,7 @@ const END: usize = 8 * 8 * 8 * MASKS;
 
 /// The room for packed bytes; made when it is first needed.
 #[derive(Debug, Default)]
-pub(super) struct Room(Option<Box<[u64; SPARSE_ROOM / 8]>>);
+pub(super) struct PackedBytes(Option<Box<[u64; SPARSE_ROOM / 8]>>);
 
 /// A chunk in this form.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +53,7 @@ pub(super) fn pack<'r>(
     kernels: &Kernels,
     words: &Words,
     Measure { ones, runs }: Measure,
-    Room(room): &'r mut Room,
+    PackedBytes(room): &'r mut PackedBytes,
 ) -> memory::Result<Option<Sparse<'r>>> {
     let Some(others) = others(ones, runs) else { return Ok(None) };
     let room = match room {
@@ -94,7 +94,7 @@ pub(super) fn count_before(kernels: &Kernels, bytes: &[u8], end: u32) -> u32 {
         END => return (kernels.byte_ones)(parts.bytes),
         _ => {}
     }
-    let place = Place::new(kernels, &parts, end / 8);
+    let place = BytePosition::new(kernels, &parts, end / 8);
     let begun = place.byte(&parts).map_or(0, |byte| ones_below(byte, end % 8));
     (kernels.byte_ones)(&parts.bytes[..place.before]) + begun
 }
@@ -108,7 +108,7 @@ pub(super) fn contains(kernels: &Kernels, bytes: &[u8], bit: u16) -> bool {
         };
     }
     let parts = Parts::new(kernels, bytes);
-    let place = Place::new(kernels, &parts, usize::from(bit / 8));
+    let place = BytePosition::new(kernels, &parts, usize::from(bit / 8));
     place.byte(&parts).is_some_and(|byte| byte >> (bit % 8) & 1 == 1)
 }
 
@@ -146,13 +146,13 @@ impl<'a> Parts<'a> {
 }
 
 /// Where a byte of the words is, or would be.
-struct Place {
+struct BytePosition {
     /// How many bytes come before it.
     before: usize,
     is_there: bool,
 }
 
-impl Place {
+impl BytePosition {
     /// Of byte `index` of the words.
     fn new(kernels: &Kernels, parts: &Parts<'_>, index: usize) -> Self {
         let (group, of_upper) = (index / 8, index / 64);
@@ -177,7 +177,7 @@ fn ones_below(byte: u8, end: usize) -> u32 {
 #[derive(Debug)]
 pub(in crate::bitmap) struct Packer {
     kernels: &'static Kernels,
-    room: Option<Room>,
+    room: Option<PackedBytes>,
 }
 
 impl Default for Packer {
@@ -190,12 +190,12 @@ impl Packer {
     /// Packs for memory: only if the kernels do it quickly.
     pub(in crate::bitmap) fn new() -> Self {
         let kernels = select();
-        Self { kernels, room: kernels.traits.packs_quickly.then(Room::default) }
+        Self { kernels, room: kernels.traits.packs_quickly.then(PackedBytes::default) }
     }
 
     /// Packs for files, which must not depend on the CPU.
     pub(in crate::bitmap) fn for_files() -> Self {
-        Self { kernels: select(), room: Some(Room::default()) }
+        Self { kernels: select(), room: Some(PackedBytes::default()) }
     }
 
     /// Whether a packed chunk may stay packed.

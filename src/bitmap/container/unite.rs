@@ -42,7 +42,7 @@ pub(in crate::bitmap) struct Workspace {
     kernels: &'static Kernels,
     words: Option<Box<Words>>,
     /// The room for packed chunks, if they are wanted.
-    sparse: Option<sparse::Room>,
+    sparse: Option<sparse::PackedBytes>,
     lists: [Vec<u16>; 2],
     pairs: [Vec<Pair>; 2],
     /// Where each of the lists or runs that lie one after the other ends.
@@ -67,7 +67,7 @@ impl Workspace {
         Self {
             kernels: select(),
             words: None,
-            sparse: packs.then(sparse::Room::default),
+            sparse: packs.then(sparse::PackedBytes::default),
             lists: [Vec::new(), Vec::new()],
             pairs: [Vec::new(), Vec::new()],
             ends: Vec::new(),
