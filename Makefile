@@ -2,7 +2,7 @@
 
 include libcheckmap/build.mk
 
-.PHONY: test test-matrix test-soak test-neon test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-package fuzz bench \
+.PHONY: test test-matrix test-soak test-neon test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare fuzz bench \
 	check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-segments bench-python example man \
 	completions
 
@@ -32,10 +32,6 @@ test-qemu-7.2 test-qemu-10.0 test-qemu-11:
 BARE ?=
 test-bare:
 	scripts/test-bare $(BARE)
-
-# Trial packages for Debian 13 by debhelper, looked at by lintian; see packaging/debian. Needs root.
-test-package:
-	scripts/test-package
 
 # Coverage-guided fuzzing, FUZZ_SECONDS for each target; needs cargo-fuzz and a nightly compiler, or RUSTC_BOOTSTRAP=1.
 # cargo-fuzz has no `--locked`, so the lock file is held against the manifest before.
