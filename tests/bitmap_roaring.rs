@@ -81,6 +81,10 @@ proptest! {
             prop_assert_eq!(&read(&theirs).unwrap(), &bitmap);
         }
 
+        // On a big-endian CPU CRoaring refuses these bytes, seen with croaring 2.6 on s390x.
+        if cfg!(target_endian = "big") {
+            return Ok(());
+        }
         let mut map = Bitmap64::try_deserialize::<Portable>(&bytes).unwrap();
         map.internal_validate().unwrap();
         prop_assert!(map.iter().eq(values(&bitmap)));

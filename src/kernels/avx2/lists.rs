@@ -209,7 +209,7 @@ impl<'a> Stream<'a> {
             let parts = rest_a.chunks(LANES).chain(rest_b.chunks(LANES));
             for (register, part) in registers[1..].iter_mut().zip(parts) {
                 let mut group = [u16::MAX; LANES];
-                portable::fill_group(&mut group, part);
+                fill_group(&mut group, part);
                 *register = load(&group);
             }
             sort_groups(&mut registers, groups);
@@ -237,7 +237,7 @@ pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
     let mut items = [[u16::MAX; LANES]; FEW / LANES];
     let mut groups = 0;
     for part in lists.iter().flat_map(|list| list.chunks(LANES)) {
-        portable::fill_group(&mut items[groups % (FEW / LANES)], part);
+        fill_group(&mut items[groups % (FEW / LANES)], part);
         groups += 1;
     }
     assert!(groups <= items.len(), "there are no more groups than are sorted");
@@ -255,6 +255,21 @@ pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
     // What the groups were filled up with is left once, at the end.
     let count = count - usize::from(count > 0 && out[count - 1] == u16::MAX);
     portable::close(lists, out, count)
+}
+
+/// Puts the items of `part` to the front of a group, without a loop whose end would be guessed wrong most often.
+#[inline(always)]
+fn fill_group(group: &mut [u16; GROUP], part: &[u16]) {
+    const HALF: usize = GROUP / 2;
+    let len = part.len().min(GROUP);
+    if let (Some(head), Some(tail)) = (part.first_chunk::<HALF>(), part[..len].last_chunk::<HALF>()) {
+        group[..HALF].copy_from_slice(head);
+        group[len - HALF..len].copy_from_slice(tail);
+    } else if let [first, .., last] = part {
+        (group[0], group[len / 2], group[len - 1]) = (*first, part[len / 2], *last);
+    } else if let [only] = part {
+        group[0] = *only;
+    }
 }
 
 /// Sorts the items of the first `used` of sorted registers; those behind them hold nothing that is smaller.

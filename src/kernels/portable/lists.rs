@@ -2,7 +2,7 @@
 //! Owns the portable loops over sorted lists of positions. Must never ask what the CPU is.
 
 use crate::geometry::Extent;
-use crate::kernels::table::{FEW, GROUP, Words};
+use crate::kernels::table::{FEW, Words};
 use std::hint::select_unpredictable;
 
 /// How many items of a list `scatter` takes between two jumps.
@@ -14,21 +14,6 @@ const BLOCK: usize = 8;
 /// A list that is at least this many times as long as the other is searched for each item of the shorter one; otherwise both
 /// lists are walked from end to end.
 const SEARCHED_FROM_RATIO: usize = 32;
-
-/// Puts the items of `part` to the front of a group, without a loop whose end would be guessed wrong most often.
-#[inline(always)]
-pub(in crate::kernels) fn fill_group(group: &mut [u16; GROUP], part: &[u16]) {
-    const HALF: usize = GROUP / 2;
-    let len = part.len().min(GROUP);
-    if let (Some(head), Some(tail)) = (part.first_chunk::<HALF>(), part[..len].last_chunk::<HALF>()) {
-        group[..HALF].copy_from_slice(head);
-        group[len - HALF..len].copy_from_slice(tail);
-    } else if let [first, .., last] = part {
-        (group[0], group[len / 2], group[len - 1]) = (*first, part[len / 2], *last);
-    } else if let [only] = part {
-        group[0] = *only;
-    }
-}
 
 #[inline(always)]
 pub(in crate::kernels) fn list_runs(list: &[u16]) -> usize {
