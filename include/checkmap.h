@@ -168,7 +168,7 @@
 /** The image is of a version that cannot hold bitmaps. (ENOTSUP) */
 #define CHECKMAP_ERROR_OLD_VERSION 27
 
-/** This image cannot take what was asked for: no room in its header, a disk of size zero, a limit of its format. (ENOTSUP) */
+/** This image cannot take the change: no room in its header, a disk of size zero, a limit of its format. (ENOTSUP) */
 #define CHECKMAP_ERROR_CANNOT_STORE 28
 
 /** A call on this handle was cut short by a fault of checkmap itself: what it holds may be half a state. (ENOTRECOVERABLE) */
@@ -243,11 +243,11 @@ typedef struct checkmap_bitmap checkmap_bitmap;
  */
 typedef struct checkmap_image checkmap_image;
 
-/** What a check found. It outlives what was checked. */
+/** The findings of a check. A report outlives the thing that was checked. */
 typedef struct checkmap_report checkmap_report;
 
 /**
- * A bitmap in a file, which may be larger than memory: what is in memory is its directory.
+ * A bitmap in a file, which may be larger than memory: only its directory is in memory.
  *
  * Calls that take it as const may run concurrently. Every query reads what it needs, and checks it before it
  * believes it: what breaks a rule is -EBADMSG.
@@ -270,7 +270,7 @@ typedef struct checkmap_extent {
  * Told how far a long call has come; returns 0 to go on, anything else to stop.
  *
  * It runs on the thread of the call, inside of it: it may ask other handles anything, and must not use the ones of this
- * call, nor leave by longjmp or an exception. phase says what is being done, and is good until the callback returns.
+ * call, nor leave by longjmp or an exception. phase names the step of the work, and is good until the callback returns.
  * done and total compare only with each other. A call that was stopped returns -ECANCELED and has changed nothing;
  * once a change of an image is being committed, the answer is ignored.
  */
@@ -310,7 +310,7 @@ typedef struct checkmap_opts {
 typedef struct checkmap_problem {
     /** The structure that is wrong, in UTF-8. */
     const char *structure;
-    /** What is wrong with it, in UTF-8. */
+    /** The fault, in UTF-8. */
     const char *message;
     /** Where it is in the file, in bytes; -1 where that cannot be said. */
     int64_t offset;
@@ -447,7 +447,7 @@ uint32_t checkmap_abi_version(void);
 /**
  * The message of the last error of this thread, in UTF-8.
  *
- * It says: file: structure, offset: what is wrong (advice): cause. A call that succeeds leaves it as it is.
+ * Its form: file: structure, offset: fault (advice): cause. A call that succeeds leaves it as it is.
  *
  * Returns: the text, never NULL; "no error" before the first error.
  *
@@ -732,7 +732,7 @@ int checkmap_bitmap_union_with(struct checkmap_bitmap *dst,
                                const struct checkmap_opts *opts);
 
 /**
- * Makes a new bitmap of what is dirty in any of the n bitmaps of src, at granularity, rounded outward.
+ * Makes a new bitmap of all that is dirty in any of the n bitmaps of src, at granularity, rounded outward.
  *
  * A granularity of 0 is the finest of theirs. All are read in one pass, however many they are.
  *
@@ -760,7 +760,7 @@ int checkmap_bitmap_union_new_with(const struct checkmap_bitmap *const *src,
                                    struct checkmap_bitmap **out);
 
 /**
- * Keeps in dst what is dirty in src too; a coarser or finer src rounds outward.
+ * Keeps in dst only granules that are dirty in src too; a coarser or finer src rounds outward.
  *
  * On error nothing changes.
  *
@@ -770,7 +770,7 @@ int checkmap_bitmap_union_new_with(const struct checkmap_bitmap *const *src,
 int checkmap_bitmap_intersect(struct checkmap_bitmap *dst, const struct checkmap_bitmap *src);
 
 /**
- * Removes from dst what is dirty in src; a granule goes only where src covers all of it.
+ * Removes from dst the granules that are dirty in src; a granule goes only where src covers all of it.
  *
  * On error nothing changes.
  *
@@ -780,7 +780,7 @@ int checkmap_bitmap_intersect(struct checkmap_bitmap *dst, const struct checkmap
 int checkmap_bitmap_subtract(struct checkmap_bitmap *dst, const struct checkmap_bitmap *src);
 
 /**
- * Leaves in dst what is dirty in one of the two only.
+ * Leaves in dst the granules that are dirty in one of the two only.
  *
  * On error nothing changes.
  *
@@ -1053,7 +1053,7 @@ const char *checkmap_image_warning(const struct checkmap_image *image,
 /**
  * Verifies every structure and rule of the image, and changes nothing.
  *
- * What is wrong is in the report, and no error.
+ * Faults of the image stand in the report, and are no error.
  *
  * Options: progress.
  *
@@ -1226,7 +1226,7 @@ int64_t checkmap_checkpoint_list(const struct checkmap_image *image,
 /**
  * Makes a bitmap of the blocks that changed since a checkpoint, until another one or, with until NULL, until now.
  *
- * It is never short: a gap in what is known is an error. A diff until now is that of the image as it is stored: a
+ * It is never short: a gap in the knowledge is an error. A diff until now is that of the image as it is stored: a
  * running QEMU holds newer writes.
  *
  * Errors:
@@ -1366,7 +1366,7 @@ int checkmap_stored_drop(struct checkmap_image *image,
  * Drops all bitmaps with their directory, in one atomic step, damaged or not: also where damage in it keeps QEMU from
  * opening the image.
  *
- * What is lost, and what room cannot be reclaimed, is said by checkmap_image_warning(). Without bitmaps nothing
+ * Losses, and room that cannot be reclaimed, are told by checkmap_image_warning(). Without bitmaps nothing
  * happens.
  *
  * Options: progress, DRY_RUN, FOREIGN_TOO.
@@ -1463,7 +1463,7 @@ int64_t checkmap_segment_count_range(const struct checkmap_segment *segment,
  *
  * Errors:
  * - -ERANGE: an offset past the last granule of the disk.
- * - -EBADMSG: what was read breaks a rule of the format.
+ * - -EBADMSG: the bytes that were read break a rule of the format.
  * - what the system says, such as -EIO.
  */
 int checkmap_segment_get(const struct checkmap_segment *segment, uint64_t offset);
@@ -1538,7 +1538,7 @@ int checkmap_segment_load(const struct checkmap_segment *segment,
 /**
  * Reads all of the segment and verifies it.
  *
- * What is wrong is in the report, and no error.
+ * Faults of the segment stand in the report, and are no error.
  *
  * Options: progress.
  *
@@ -1553,8 +1553,8 @@ int checkmap_segment_check(const struct checkmap_segment *segment,
 /**
  * Writes a bitmap as a segment to the file at path, which it replaces in one atomic step, durably.
  *
- * info may be NULL. What was there keeps its mode, and its owner where the system allows that; a symbolic link is
- * followed. On error what was there stays, but for an error of kind CHECKMAP_ERROR_COMMIT_IN_DOUBT: then the new
+ * info may be NULL. A replaced file keeps its mode, and its owner where the system allows that; a symbolic link is
+ * followed. On error the file stays as it was, but for an error of kind CHECKMAP_ERROR_COMMIT_IN_DOUBT: then the new
  * content stands, and may be lost with the power.
  *
  * Errors:
@@ -1573,7 +1573,7 @@ int checkmap_segment_write(const struct checkmap_bitmap *bitmap,
 /**
  * Writes a bitmap as a segment to an open descriptor, from its position on; a pipe will do.
  *
- * The descriptor stays the caller's. info may be NULL. After an error what was written is no segment.
+ * The descriptor stays the caller's. info may be NULL. After an error the written bytes are no segment.
  *
  * Errors:
  * - -EBADF: no open descriptor, or one that cannot be written.
@@ -1594,7 +1594,7 @@ int checkmap_segment_write_fd(const struct checkmap_bitmap *bitmap,
  *
  * Errors:
  * - -EINVAL: disks of different size, an n of 0, or memory that cannot suffice.
- * - -EBADMSG: what was read breaks a rule of the format.
+ * - -EBADMSG: the bytes that were read break a rule of the format.
  * - -ECANCELED: the call was stopped.
  * - as checkmap_segment_write()
  */
@@ -1612,7 +1612,7 @@ int checkmap_segment_merge(const struct checkmap_segment *const *segments,
  *
  * Errors:
  * - -EINVAL: disks of different size, an n of 0, or memory that cannot suffice.
- * - -EBADMSG: what was read breaks a rule of the format.
+ * - -EBADMSG: the bytes that were read break a rule of the format.
  * - -ECANCELED: the call was stopped.
  * - what the system says, such as -EIO.
  */

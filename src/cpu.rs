@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Owns the one look at the CPU: which instruction sets it has, and which of them the environment asks for. Must never
-//! know what is computed with them.
+//! know the computations.
 
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

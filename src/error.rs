@@ -111,7 +111,7 @@ kinds! {
     Changed = 26, "CHECKMAP_ERROR_CHANGED", ESTALE;
     /// The image is of a version that cannot hold bitmaps.
     OldVersion = 27, "CHECKMAP_ERROR_OLD_VERSION", ENOTSUP;
-    /// This image cannot take what was asked for: no room in its header, a disk of size zero, a limit of its format.
+    /// This image cannot take the change: no room in its header, a disk of size zero, a limit of its format.
     CannotStore = 28, "CHECKMAP_ERROR_CANNOT_STORE", ENOTSUP;
     /// A call on this handle was cut short by a fault of checkmap itself: what it holds may be half a state.
     Poisoned = 29, "CHECKMAP_ERROR_POISONED", ENOTRECOVERABLE;

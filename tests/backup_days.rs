@@ -69,7 +69,7 @@ struct Days {
     points: Vec<Point>,
     /// The content of the disk at the end of each day.
     contents: Vec<Vec<u8>>,
-    /// What was written on each day.
+    /// The writes of each day.
     written: Vec<Vec<Extent>>,
     backups: Vec<Backup>,
     deletions: Vec<Which>,

@@ -84,7 +84,7 @@ enum Operation {
     Clear,
     SetAll,
     ClearAll,
-    /// Points at a fixed distance, so many that the form of a chunk has to change.
+    /// Points at a fixed distance, in a number that makes a chunk change its form.
     Scatter,
     Unscatter,
     Resize,

@@ -145,7 +145,7 @@ thread_local! {
     ];
 }
 
-/// What is packed is written in blocks, what was set one by one is not.
+/// Packed containers are written in blocks; those set bit by bit are not.
 #[test]
 fn lists_and_runs_of_every_length_are_written_alike_packed_or_not() {
     let lists = (1..100).map(|count| (count, 1));

@@ -169,7 +169,7 @@ fn run_all(name: &str, flags: &[&str], wrap: &[&str], skip: &[&str]) {
             command.current_dir(&folder).env("CHECKMAP_TEST_IMAGES", images);
             command.env("CHECKMAP_TEST_LIBRARY", library.join("libcheckmap.so.0"));
             command.env("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1");
-            // What was freed is overwritten, so that Rust's side, which is not instrumented, does not find it as it was.
+            // Freed memory is overwritten, so that Rust's side, which is not instrumented, does not find it as it was.
             command.env("ASAN_OPTIONS", "max_free_fill_size=4096:free_fill_byte=221");
             if !wrap.is_empty() {
                 command.env("CHECKMAP_TEST_FORKS", "20");
@@ -468,7 +468,7 @@ fn installed_it_serves_the_examples_and_goes_without_a_trace() {
     assert_eq!(left, "");
 }
 
-/// What is installed has no debug information, and the tools find it beside by the link that is left.
+/// The installed library has no debug information; the tools find it beside, by the link that is left.
 fn is_light_and_can_be_debugged(lib: &Path) {
     let shared = lib.join("libcheckmap.so");
     for file in [&shared, &lib.join("libcheckmap.a")] {

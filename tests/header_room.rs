@@ -75,7 +75,7 @@ fn plain(cluster_bytes: usize) -> Raw {
     raw
 }
 
-/// A name of so many bytes for the file `base`.
+/// A name of `len` bytes for the file `base`.
 fn name_of(len: usize) -> Vec<u8> {
     ["./".repeat((len - 4) / 2), "base".into()].concat().into_bytes()
 }

@@ -181,7 +181,7 @@ impl Storage for Sparse {
         Ok(buffer.len())
     }
 
-    /// The disk is full: what is measured is the way there.
+    /// The disk is full: the test measures the way there.
     fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
         Err(io::Error::from_raw_os_error(28))
     }
@@ -392,7 +392,7 @@ fn an_l2_table_is_read_once_however_many_entries_name_it() {
     measure("one L2 table for the whole disk", claims.file().with_integers(64 << 16, same), SPARSE);
 }
 
-/// Stops after so many steps.
+/// Stops after a number of steps.
 fn stop_after(steps: &mut u32) -> impl FnMut(checkmap::progress::Step) -> std::ops::ControlFlow<()> + '_ {
     move |step| {
         assert!(step.done <= step.total, "{step:?}");

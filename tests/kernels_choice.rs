@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Which set of kernels a process runs with. A process chooses once, so what it was started with is what is held here;
+//! The set of kernels that a process runs with. A process chooses once, so the test checks the choice that its process was started with;
 //! `make test-neon` starts it with each choice.
 
 use checkmap::cpu::Level;

@@ -25,7 +25,7 @@ const GRANULE: u64 = 512;
 const KILLS: u32 = 60;
 const AT_MOST: Duration = Duration::from_secs(30);
 
-/// A checkpoint, and what is dirty in the bitmap that begins there.
+/// A checkpoint, and the dirty extents of the bitmap that begins there.
 #[derive(Clone)]
 struct Point {
     name: String,
@@ -139,7 +139,7 @@ impl Victim {
         newest.dirty = union(&newest.dirty, &ranges);
     }
 
-    /// Starts a change, kills it after `delay`, and looks at what is left; false if it had ended by then.
+    /// Starts a change, kills it after `delay`, and looks at the image; false if it had ended by then.
     fn kill_after(&mut self, delay: Duration, change: Change, tally: &mut Tally) -> bool {
         let mut child = checkmap(&change.args).stderr(Stdio::null()).spawn().expect("checkmap starts");
         std::thread::sleep(delay);

@@ -43,7 +43,7 @@ impl Stack {
         self.layer(0)
     }
 
-    /// The layer so many below the top.
+    /// The layer `below` layers under the top.
     fn layer(&self, below: usize) -> PathBuf {
         match below {
             BELOW => self.bottom.path.clone(),

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! The locks on an image, against other threads of the same process; and what is noticed where there are none.
+//! The locks on an image, against other threads of the same process; and the changes that are noticed where there are none.
 
 mod support;
 

@@ -304,7 +304,7 @@ fn an_observer_stops_an_overview_and_a_diff_at_every_step() {
     (0..all).for_each(|stop_at| assert_eq!(run(&chain, stop_at, &diff(true)), stop_at + 1));
 }
 
-/// What is dirty of a disk, byte by byte of the smallest unit.
+/// The dirty bytes of a disk, one flag for each smallest unit.
 fn naive(drawn: &[Drawn], unit_bits: u8, units: usize) -> Vec<bool> {
     let dirty = |unit: usize| {
         drawn.iter().any(|bitmap| {

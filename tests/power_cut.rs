@@ -445,7 +445,7 @@ fn added_is_counted_by_old(before: &[u8], after: &[u8]) -> bool {
     places(&after).iter().any(|place| !old.contains(place) && is_counted(place))
 }
 
-/// With 512-byte clusters and 64-bit refcounts the first refcount table covers 2 MiB of file. So many clusters before are free
+/// With 512-byte clusters and 64-bit refcounts the first refcount table covers 2 MiB of file. This number of clusters before its end is free
 /// again.
 fn full_refcount_table(holes: u64) -> Vec<u8> {
     let image = TestImage::create("cluster_size=512,refcount_bits=64", "4M");
@@ -466,7 +466,7 @@ fn full_refcount_table(holes: u64) -> Vec<u8> {
     std::fs::read(&image.path).expect("the image can be read")
 }
 
-/// The guest gives up so many clusters.
+/// The guest gives up a number of clusters.
 fn free(image: &TestImage, clusters: u64) {
     if clusters > 0 {
         let discard = format!("discard 32k {}", clusters * 512);

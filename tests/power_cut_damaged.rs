@@ -29,7 +29,7 @@ fn reopen(recorder: Arc<Recorder>) -> Image {
     Image::open_storage(recorder, Path::new("disk.qcow2"), &options).expect("the image opens")
 }
 
-/// The directory as it is read: names and flags, or what is wrong with it.
+/// The directory as it is read: names and flags, or its fault.
 fn directory(image: &Image) -> Vec<String> {
     let trouble = image.trouble().map(|trouble| trouble.message().to_owned());
     let states = image.bitmaps();

@@ -4,7 +4,7 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::{env, fs};
 
 fn root() -> &'static Path {
@@ -24,7 +24,7 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
-/// An environment with the pinned tools, which is made once, and anew when what is asked for changes.
+/// An environment with the pinned tools, which is made once, and anew when the list of tools changes.
 fn environment() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(make_environment)
@@ -66,8 +66,11 @@ fn pip(environment: &Path) -> Command {
     pip
 }
 
-/// Builds with the environment's maturin, in the target folder of the C tests, with arithmetic checked.
+/// Builds with the environment's maturin, in the target folder of the C tests, with arithmetic checked. One at a time, as
+/// maturin moves the library that cargo built.
 fn building(command: &mut Command, environment: &Path) -> Output {
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let path = env::var_os("PATH").expect("a path");
     let folders = [environment.join("bin")].into_iter().chain(env::split_paths(&path));
     command.env("PATH", env::join_paths(folders).expect("a path"));
@@ -84,7 +87,7 @@ fn every_behaviour_in_python() {
     install.args(["install", "--quiet", "--no-build-isolation", "--no-deps", "--force-reinstall"]).arg(&package);
     building(&mut install, environment);
     let python = environment.join("bin/python");
-    // Away from the sources: what is tested is what was installed.
+    // Away from the sources, so that the installed package is tested.
     let away = env!("CARGO_TARGET_TMPDIR");
     let mut pytest = Command::new(&python);
     pytest.args(["-m", "pytest", "--rootdir"]).arg(&package).arg("-c").arg(package.join("pyproject.toml"));

@@ -23,7 +23,7 @@ impl TestImage {
         self.assert_sound("a resize");
     }
 
-    /// What is dirty in a bitmap; QEMU and we must see the same.
+    /// The dirty extents of a bitmap; QEMU and we must see the same.
     fn dirty(&self, since: &str, bitmap: &str) -> Vec<Extent> {
         let ours = self.changed(since, None);
         assert_eq!(ours, nbd::dirty(&self.path, bitmap), "QEMU sees what we see in {bitmap}");
@@ -131,7 +131,7 @@ fn checkpoints_made_before_a_resize_can_be_deleted_after_it() {
     assert_eq!(before, [extent(4 * MIB, 4 * MIB + GRANULE), extent(12 * MIB, 12 * MIB + 512)]);
 }
 
-/// Pins QEMU's behaviour, which nothing in the image lets us tell: whoever makes backups must compare the size with that
+/// Pins QEMU's behaviour, which nothing in the image lets us tell: a backup program must compare the size with that
 /// of the last backup, and after any shrink make a full one.
 #[test]
 fn a_disk_that_shrinks_and_grows_again_forgets_what_was_cut_off_and_no_bitmap_tells() {

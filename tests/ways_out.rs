@@ -13,7 +13,7 @@ use support::{TestImage, run, tools_are_here};
 
 const CHECKMAP: &str = env!("CARGO_BIN_EXE_checkmap");
 
-/// What the message names, and what is done with it.
+/// The control that the message names, and the step that it stands for.
 enum Way {
     /// This command in backticks, with these words behind it, and the image where the command takes it.
     Command(&'static str, &'static [&'static str]),
@@ -547,7 +547,7 @@ fn reclaim(image: &TestImage, way: &Output) {
     }
 }
 
-/// A new checkpoint can be created, and what is written after it, and nothing else, is in the diff.
+/// A new checkpoint can be created, and the diff since then has the writes after it, and nothing else.
 fn recording_goes_on(image: &TestImage, when: &str) {
     let path = &image.path;
     let created = checkmap(path, &["create", "last"]);

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
-//! The words in which people are told: the library speaks no front end's language, and each front end has words of its own
-//! for every way out.
+//! The words for people: the library speaks no front end's language, each front end has words of its own for every way out,
+//! and comments are plain enough for readers whose first language is not English.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -127,4 +127,23 @@ fn every_way_out_has_a_name_in_the_header_and_words_in_each_binding() {
             assert!(text.contains(&format!("\"{name}\"")), "{name} has no words in {binding}");
         }
     }
+}
+
+/// Phrases that make a reader guess the thing they stand for: the thing itself can be named.
+const RIDDLES: &[&str] = &["what is ", "what are ", "what was ", "what were ", "whoever ", "so many "];
+
+#[test]
+fn comments_name_the_things_they_speak_of() {
+    let folders = ["src", "tests", "benches", "fuzz/bodies", "benchmarks/src", "bindings/python/bench/src"];
+    let mut found = Vec::new();
+    for path in folders.iter().flat_map(|folder| sources_below(&root().join(folder))) {
+        let source = fs::read_to_string(&path).expect("a source can be read");
+        for (line, text) in (1..).zip(source.lines()) {
+            let comment = text.split_once("//").map(|(_, comment)| comment.to_lowercase() + " ").unwrap_or_default();
+            if RIDDLES.iter().any(|riddle| comment.contains(riddle)) {
+                found.push(format!("{}:{line}: {}", path.display(), text.trim()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
 }

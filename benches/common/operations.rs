@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// The inputs of the larger unions.
 const MANY: u64 = 8;
 
-/// Whoever takes the costs of operations.
+/// The receiver of the costs of operations.
 pub trait Meter {
     /// Takes the cost of `run` on what `prepare` makes; `check` panics where the result is wrong.
     fn take<S, R>(

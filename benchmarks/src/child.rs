@@ -1,4 +1,4 @@
-//! Owns the waiting for a child process and what it used. Knows nothing of what is measured.
+//! Owns the waiting for a child process and the figures of its use. Knows nothing of the measured work.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};

@@ -11,7 +11,7 @@ use std::cell::Cell as Shared;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What is measured of each scenario.
+/// The measurements of each scenario.
 pub struct Settings {
     pub effort: Effort,
     pub operations: Vec<Operation>,
@@ -146,7 +146,7 @@ impl<E: Engine> Course<'_, E> {
     /// Tries every form once, measures those that may be the best for their number of threads, and verifies the best.
     fn race(&mut self, answer: &Answer, entrants: &[Entrant<'_>]) {
         let mut trials: Vec<Duration> = entrants.iter().map(|entrant| (entrant.trial)()).collect();
-        // Whoever came first has paid for fresh memory that the others found ready.
+        // The first one has paid for fresh memory that the others found ready.
         for (trial, entrant) in trials.iter_mut().zip(entrants).filter(|(trial, _)| **trial < TRIED_AGAIN) {
             *trial = (entrant.trial)().min(*trial);
         }
@@ -260,7 +260,7 @@ impl<E: Engine> Course<'_, E> {
         self.race(&answer, &entrants);
     }
 
-    /// Opens what was written before, in memory, and counts in one window.
+    /// Opens the segment written before, in memory, and counts in one window.
     fn open(&mut self, bitmap: &E::Bitmap, known: u64) {
         let Some(answer) = self.answer(2, Operation::OpenQuery, None) else { return };
         let window = self.scenario.windows[0];

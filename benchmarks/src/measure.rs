@@ -34,7 +34,7 @@ fn weigh(pointer: *mut c_void) {
     }
 }
 
-/// The system's allocator, which weighs what is freed.
+/// The system's allocator, which also counts freed bytes.
 pub struct Scale;
 
 // SAFETY: every call goes to `System` unchanged, which on Unix is the C library's allocator.
@@ -93,13 +93,13 @@ pub fn weigh_croaring() {
 /// How often a cell is run.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// The time for one engine in one cell, after which only what is missing of three runs follows.
+    /// The time for one engine in one cell, after which only the missing ones of three runs follow.
     pub budget: Duration,
     /// The most runs.
     pub runs: usize,
 }
 
-/// What is shorter is run several times between two looks at the clock.
+/// A shorter operation is run several times between two looks at the clock.
 const SHORT: Duration = Duration::from_micros(20);
 
 /// The time of one call.

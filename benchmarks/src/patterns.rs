@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns what is measured: the disks, the patterns of dirty granules on them, and the questions asked. All of it comes from
+//! Owns the subjects of measurement: the disks, the patterns of dirty granules on them, and the questions asked. All of it comes from
 //! one seed, so two runs measure the same.
 
 use crate::input::{CHUNK, Canvas, Input, Span, set_bits};

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns the results: what was measured, the table, the CSV, and the verdict on every bar.
+//! Owns the results: the samples, the table, the CSV, and the verdict on every bar.
 
 use crate::input::{Input, digest};
 use crate::measure::median;
@@ -67,7 +67,7 @@ impl fmt::Display for Cell {
     }
 }
 
-/// What is known of one form of one engine in one cell.
+/// The samples of one form of one engine in one cell.
 #[derive(Default)]
 struct Entry {
     times: Vec<f64>,

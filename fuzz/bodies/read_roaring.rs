@@ -11,7 +11,7 @@ use roaring::RoaringTreemap;
 /// The most granules that a bitmap can have, so that as few values as possible lie past the end.
 const GRANULES: u64 = 1 << 41;
 
-/// Reads the bytes with both, and writes what was read.
+/// Reads the bytes with both, and writes the result.
 pub(crate) fn read_roaring(bytes: &[u8]) {
     let granularity = Granularity::from_bits(21).expect("2 MiB is a granularity");
     let size_bytes = GRANULES << granularity.bits();

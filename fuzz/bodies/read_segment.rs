@@ -61,7 +61,7 @@ fn merge(segment: &Segment) -> checkmap::Result<Vec<u8>> {
     Ok(merged)
 }
 
-/// What was loaded has the values that the roaring crate reads from it.
+/// The loaded bitmap has the values that the roaring crate reads from it.
 fn agree_with_roaring(loaded: &Bitmap) {
     if loaded.dirty_granules() > MOST_GRANULES {
         return;

@@ -3,7 +3,7 @@
 //! each. Knows nothing of disk sizes, granularities or bytes.
 //!
 //! Consecutive full chunks share one entry, so a whole disk of 2^41 granules is one entry. Chunks without dirty granules
-//! have none. Which entries there are depends on the bits alone. What was built in one go lies packed in an arena, in its
+//! have none. Which entries there are depends on the bits alone. Containers built in one go lie packed in an arena, each in its
 //! smallest form; a chunk that is changed afterwards gets a container of its own.
 //!
 //! A change that finds no memory leaves everything as it was: what it needs is asked for before the first step that could not
@@ -226,7 +226,7 @@ impl Directory {
         Some((u64::from(entry.end() - 1) << 16) + u64::from(run.last))
     }
 
-    /// Forgets what was counted, and counts what was added and taken away.
+    /// Forgets the counts before each entry, and adds the change to the total.
     fn recount(&mut self, added: u64, taken: u64) {
         self.before = OnceBox::new();
         self.ones = self.ones + added - taken;

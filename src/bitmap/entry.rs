@@ -12,14 +12,14 @@ use crate::memory::Result;
 pub(super) struct Entry {
     /// The first chunk: its granules' indices shifted right by 16.
     pub(super) key: u32,
-    /// Of full chunks their number, of what is packed the dirty granules.
+    /// For full chunks their number, for a packed container the dirty granules.
     pub(super) size: u32,
     pub(super) body: Body,
 }
 
 pub(super) enum Body {
     Full,
-    // What is packed knows how many runs there are: of words 32768 at most.
+    // A packed container knows its number of runs: of words 32768 at most.
     Array(ArenaOffset, u16),
     Words(ArenaOffset, u16),
     Runs(ArenaOffset, u16),
@@ -173,7 +173,7 @@ impl Entry {
     }
 }
 
-// What is counted stands aside of what is known, so that asking for it is a few instructions wherever it is done.
+// The counting stands apart from the known counts, so that a question for a known one is a few instructions at each call.
 
 #[inline(never)]
 fn ones_of(container: &Container) -> u32 {

@@ -160,7 +160,7 @@ impl<'a> Extents<'a> {
         }
     }
 
-    /// Cuts what was decoded to the range, without what the back has taken; how many are left.
+    /// Cuts the decoded runs to the range, without those that the back has taken; returns how many are left.
     fn cut(&mut self, decoded: &mut [Extent]) -> usize {
         let limit = self.to << self.bits;
         let mut left = decoded.len();
@@ -353,7 +353,7 @@ impl Batch<'_> {
         }
     }
 
-    /// Adds runs, not more than there is room for, of which only the first may touch what is before it.
+    /// Adds runs, not more than there is room for, of which only the first may touch the run before it.
     #[inline]
     fn add_runs(&mut self, base: u64, mut runs: impl ExactSizeIterator<Item = [u32; 2]>) {
         let Some([first, end]) = runs.next() else { return };

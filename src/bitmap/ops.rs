@@ -42,7 +42,7 @@ impl Bitmap {
         self.combine_with(other, Rounding::Outward, Operation::Union)
     }
 
-    /// Keeps only what is dirty in `other` too, once `other` is rounded outward to this bitmap's granularity.
+    /// Keeps only granules that are dirty in `other` too, once `other` is rounded outward to this bitmap's granularity.
     ///
     /// Disks of different size are [`ErrorKind::SizeMismatch`], and nothing changes.
     pub fn intersect_with(&mut self, other: &Self) -> Result<()> {
@@ -66,7 +66,7 @@ impl Bitmap {
         self.combine_with(other, Rounding::Outward, Operation::Xor)
     }
 
-    /// What is dirty in either, at the finer of the two granularities.
+    /// The granules dirty in either, at the finer of the two granularities.
     ///
     /// Disks of different size are [`ErrorKind::SizeMismatch`].
     pub fn union(&self, other: &Self) -> Result<Self> {
@@ -76,23 +76,23 @@ impl Bitmap {
         self.combine(other, Rounding::Outward, Operation::Union)
     }
 
-    /// What is dirty in both, at this bitmap's granularity, see [`Bitmap::intersect_with`].
+    /// The granules dirty in both, at this bitmap's granularity, see [`Bitmap::intersect_with`].
     pub fn intersection(&self, other: &Self) -> Result<Self> {
         self.combine(other, Rounding::Outward, Operation::Intersect)
     }
 
-    /// What is dirty here and not wholly covered by `other`, at this bitmap's granularity, see [`Bitmap::subtract`].
+    /// The granules dirty here and not wholly covered by `other`, at this bitmap's granularity, see [`Bitmap::subtract`].
     pub fn difference(&self, other: &Self) -> Result<Self> {
         self.combine(other, Rounding::Inward, Operation::Subtract)
     }
 
-    /// What is dirty in one of the two only; both must have one granularity, see [`Bitmap::xor_with`].
+    /// The granules dirty in one of the two only; both must have one granularity, see [`Bitmap::xor_with`].
     pub fn symmetric_difference(&self, other: &Self) -> Result<Self> {
         self.check_same_granularity(other)?;
         self.combine(other, Rounding::Outward, Operation::Xor)
     }
 
-    /// What is dirty in any of `bitmaps`, at `granularity` or else at the finest of theirs, rounded outward.
+    /// The granules dirty in any of `bitmaps`, at `granularity` or else at the finest of theirs, rounded outward.
     ///
     /// All are read in one pass, however many they are. No bitmap, or a granularity at which the disk has more than 2^41
     /// granules, is [`ErrorKind::InvalidArgument`]; disks of different size are [`ErrorKind::SizeMismatch`].
@@ -288,7 +288,7 @@ impl<'a> Feed<'a> {
         self.rest.first().map_or(u32::MAX, |head| head.key.max(position))
     }
 
-    /// Where what is held at `position`, or the gap there, ends.
+    /// The end of the run at `position`, or of the gap there.
     fn edge(&self, position: u32) -> u32 {
         match self.rest.first() {
             Some(head) if head.key <= position => head.end(),

@@ -180,7 +180,7 @@ impl Part {
 /// A list of at most this many positions is copied as a block of this length, with the bytes that follow it.
 const SHORT: usize = 32;
 
-/// Where what is short gathers, so that it is copied in blocks, whatever follows in the last of them: a copy of any few
+/// A stage where short pieces gather, so that they are copied in blocks, with any bytes at the end of the last: a copy of any few
 /// bytes costs far more.
 struct Stage {
     bytes: [u8; STAGE],
@@ -188,7 +188,7 @@ struct Stage {
     kernels: &'static Kernels,
 }
 
-/// The bytes of the stage, which has room for any runs: the first cache holds it beside what is read.
+/// The bytes of the stage, which has room for any runs: the first cache holds it beside the bytes that are read.
 const STAGE: usize = 2 + size_of::<[Pair; RUNS_MAX]>() + size_of::<RunBlock>();
 
 impl Stage {

@@ -343,7 +343,7 @@ impl<'a, T> Out<'a, T> {
         if place.is_null() || !place.is_aligned() {
             return Err(invalid("the place for the result is NULL or misaligned".into()));
         }
-        // SAFETY: not NULL, aligned, and writable by the caller's promise; what was there is overwritten, not dropped.
+        // SAFETY: not NULL, aligned, and writable by the caller's promise; the old value is overwritten, not dropped.
         unsafe { place.write(nothing) };
         // SAFETY: it was just initialised, and is this call's alone by the caller's promise.
         Ok(Self(unsafe { &mut *place }))

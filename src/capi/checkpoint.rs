@@ -338,7 +338,7 @@ fn list(open: &OpenImage) -> Result<Arc<Checkpoints>> {
 
 /// Makes a bitmap of the blocks that changed since a checkpoint, until another one or, with `until` NULL, until now.
 ///
-/// It is never short: a gap in what is known is an error. A diff until now is that of the image as it is stored: a
+/// It is never short: a gap in the knowledge is an error. A diff until now is that of the image as it is stored: a
 /// running QEMU holds newer writes.
 ///
 /// Errors:

@@ -62,7 +62,7 @@ pub const CHECKMAP_ERROR_COMMIT_IN_DOUBT: u32 = 25;
 pub const CHECKMAP_ERROR_CHANGED: u32 = 26;
 /// The image is of a version that cannot hold bitmaps. (`ENOTSUP`)
 pub const CHECKMAP_ERROR_OLD_VERSION: u32 = 27;
-/// This image cannot take what was asked for: no room in its header, a disk of size zero, a limit of its format. (`ENOTSUP`)
+/// This image cannot take the change: no room in its header, a disk of size zero, a limit of its format. (`ENOTSUP`)
 pub const CHECKMAP_ERROR_CANNOT_STORE: u32 = 28;
 /// A call on this handle was cut short by a fault of checkmap itself: what it holds may be half a state. (`ENOTRECOVERABLE`)
 pub const CHECKMAP_ERROR_POISONED: u32 = 29;
@@ -218,7 +218,7 @@ pub(super) fn remember(error: &Error) -> c_int {
 
 /// The message of the last error of this thread, in UTF-8.
 ///
-/// It says: file: structure, offset: what is wrong (advice): cause. A call that succeeds leaves it as it is.
+/// Its form: file: structure, offset: fault (advice): cause. A call that succeeds leaves it as it is.
 ///
 /// Returns: the text, never NULL; "no error" before the first error.
 ///

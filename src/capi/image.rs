@@ -411,7 +411,7 @@ pub unsafe extern "C" fn checkmap_image_warning(image: *const checkmap_image, in
 
 /// Verifies every structure and rule of the image, and changes nothing.
 ///
-/// What is wrong is in the report, and no error.
+/// Faults of the image stand in the report, and are no error.
 ///
 /// Options: `progress`.
 ///

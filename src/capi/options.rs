@@ -13,7 +13,7 @@ use std::{mem, ptr};
 /// Told how far a long call has come; returns 0 to go on, anything else to stop.
 ///
 /// It runs on the thread of the call, inside of it: it may ask other handles anything, and must not use the ones of this
-/// call, nor leave by longjmp or an exception. `phase` says what is being done, and is good until the callback returns.
+/// call, nor leave by longjmp or an exception. `phase` names the step of the work, and is good until the callback returns.
 /// `done` and `total` compare only with each other. A call that was stopped returns `-ECANCELED` and has changed nothing;
 /// once a change of an image is being committed, the answer is ignored.
 pub type checkmap_progress_fn =

@@ -12,7 +12,7 @@ use crate::memory;
 use crate::segment;
 use std::ffi::CString;
 
-/// What a check found. It outlives what was checked.
+/// The findings of a check. A report outlives the thing that was checked.
 #[derive(Debug)]
 pub struct checkmap_report {
     #[allow(dead_code, reason = "reached through pointers to the whole")]

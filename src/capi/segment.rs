@@ -23,7 +23,7 @@ use std::io::Write;
 use std::mem;
 use std::sync::Arc;
 
-/// A bitmap in a file, which may be larger than memory: what is in memory is its directory.
+/// A bitmap in a file, which may be larger than memory: only its directory is in memory.
 ///
 /// Calls that take it as `const` may run concurrently. Every query reads what it needs, and checks it before it
 /// believes it: what breaks a rule is `-EBADMSG`.
@@ -224,7 +224,7 @@ pub unsafe extern "C" fn checkmap_segment_count_range(
 ///
 /// Errors:
 /// - `-ERANGE`: an offset past the last granule of the disk.
-/// - `-EBADMSG`: what was read breaks a rule of the format.
+/// - `-EBADMSG`: the bytes that were read break a rule of the format.
 /// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_segment_get(segment: *const checkmap_segment, offset: u64) -> c_int {
@@ -354,7 +354,7 @@ pub unsafe extern "C" fn checkmap_segment_load(
 
 /// Reads all of the segment and verifies it.
 ///
-/// What is wrong is in the report, and no error.
+/// Faults of the segment stand in the report, and are no error.
 ///
 /// Options: `progress`.
 ///
@@ -381,8 +381,8 @@ pub unsafe extern "C" fn checkmap_segment_check(
 
 /// Writes a bitmap as a segment to the file at `path`, which it replaces in one atomic step, durably.
 ///
-/// `info` may be NULL. What was there keeps its mode, and its owner where the system allows that; a symbolic link is
-/// followed. On error what was there stays, but for an error of kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT`: then the new
+/// `info` may be NULL. A replaced file keeps its mode, and its owner where the system allows that; a symbolic link is
+/// followed. On error the file stays as it was, but for an error of kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT`: then the new
 /// content stands, and may be lost with the power.
 ///
 /// Errors:
@@ -413,7 +413,7 @@ pub unsafe extern "C" fn checkmap_segment_write(
 
 /// Writes a bitmap as a segment to an open descriptor, from its position on; a pipe will do.
 ///
-/// The descriptor stays the caller's. `info` may be NULL. After an error what was written is no segment.
+/// The descriptor stays the caller's. `info` may be NULL. After an error the written bytes are no segment.
 ///
 /// Errors:
 /// - `-EBADF`: no open descriptor, or one that cannot be written.
@@ -453,7 +453,7 @@ fn write_bitmap(bitmap: &Bitmap, out: &mut dyn Write) -> Result<Summary> {
 ///
 /// Errors:
 /// - `-EINVAL`: disks of different size, an `n` of 0, or memory that cannot suffice.
-/// - `-EBADMSG`: what was read breaks a rule of the format.
+/// - `-EBADMSG`: the bytes that were read break a rule of the format.
 /// - `-ECANCELED`: the call was stopped.
 /// - as `checkmap_segment_write()`
 #[unsafe(no_mangle)]
@@ -488,7 +488,7 @@ pub unsafe extern "C" fn checkmap_segment_merge(
 ///
 /// Errors:
 /// - `-EINVAL`: disks of different size, an `n` of 0, or memory that cannot suffice.
-/// - `-EBADMSG`: what was read breaks a rule of the format.
+/// - `-EBADMSG`: the bytes that were read break a rule of the format.
 /// - `-ECANCELED`: the call was stopped.
 /// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]

@@ -92,7 +92,7 @@ pub unsafe extern "C" fn checkmap_bitmap_union_with(
     unsafe { union(dst, src, n, opts) }
 }
 
-/// Makes a new bitmap of what is dirty in any of the `n` bitmaps of `src`, at `granularity`, rounded outward.
+/// Makes a new bitmap of all that is dirty in any of the `n` bitmaps of `src`, at `granularity`, rounded outward.
 ///
 /// A `granularity` of 0 is the finest of theirs. All are read in one pass, however many they are.
 ///
@@ -164,7 +164,7 @@ unsafe fn combine(
     })
 }
 
-/// Keeps in `dst` what is dirty in `src` too; a coarser or finer `src` rounds outward.
+/// Keeps in `dst` only granules that are dirty in `src` too; a coarser or finer `src` rounds outward.
 ///
 /// On error nothing changes.
 ///
@@ -176,7 +176,7 @@ pub unsafe extern "C" fn checkmap_bitmap_intersect(dst: *mut checkmap_bitmap, sr
     unsafe { combine(dst, src, Bitmap::intersect_with, |_| ()) }
 }
 
-/// Removes from `dst` what is dirty in `src`; a granule goes only where `src` covers all of it.
+/// Removes from `dst` the granules that are dirty in `src`; a granule goes only where `src` covers all of it.
 ///
 /// On error nothing changes.
 ///
@@ -188,7 +188,7 @@ pub unsafe extern "C" fn checkmap_bitmap_subtract(dst: *mut checkmap_bitmap, src
     unsafe { combine(dst, src, Bitmap::subtract, Bitmap::clear_all) }
 }
 
-/// Leaves in `dst` what is dirty in one of the two only.
+/// Leaves in `dst` the granules that are dirty in one of the two only.
 ///
 /// On error nothing changes.
 ///

@@ -203,7 +203,7 @@ pub unsafe extern "C" fn checkmap_stored_drop(
 /// Drops all bitmaps with their directory, in one atomic step, damaged or not: also where damage in it keeps QEMU from
 /// opening the image.
 ///
-/// What is lost, and what room cannot be reclaimed, is said by `checkmap_image_warning()`. Without bitmaps nothing
+/// Losses, and room that cannot be reclaimed, are told by `checkmap_image_warning()`. Without bitmaps nothing
 /// happens.
 ///
 /// Options: `progress`, `DRY_RUN`, `FOREIGN_TOO`.

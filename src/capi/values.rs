@@ -119,7 +119,7 @@ pub const CHECKMAP_SEVERITY_WARNING: u32 = 4;
 pub struct checkmap_problem {
     /// The structure that is wrong, in UTF-8.
     pub structure: *const c_char,
-    /// What is wrong with it, in UTF-8.
+    /// The fault, in UTF-8.
     pub message: *const c_char,
     /// Where it is in the file, in bytes; -1 where that cannot be said.
     pub offset: i64,

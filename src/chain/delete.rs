@@ -28,7 +28,7 @@ impl Chain {
     ///
     /// Without force the outcome is that of [`Chain::plan_delete`] for one after the other, the oldest first, and it is
     /// refused as a whole where one of those would be. With `force_inconsistent` the checkpoints that need force go first,
-    /// each with all that are older, as in [`Chain::plan_delete_all_inconsistent`]; what is left of the others is then
+    /// each with all that are older, as in [`Chain::plan_delete_all_inconsistent`]; the others that are left are then
     /// deleted as ever, and loses nothing.
     pub fn plan_delete_many(&self, checkpoints: &[impl AsRef<[u8]>], force_inconsistent: bool) -> Result<Plan> {
         let gone = self.places_of(checkpoints)?;

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns what is dropped without being absorbed: all that is older than a checkpoint, or one bitmap by its own name, also
+//! Owns removals that no bitmap absorbs: all that is older than a checkpoint, or one bitmap by its own name, also
 //! where the names form no chain. Knows nothing of the image.
 
 use super::name;

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns what is known of each bitmap and checkpoint, and the detection of the model. Knows nothing of plans.
+//! Owns the facts of each bitmap and checkpoint, and the detection of the model. Knows nothing of plans.
 
 use super::name::Name;
 use crate::geometry::Granularity;

@@ -36,7 +36,7 @@ impl Name {
         &self.0
     }
 
-    /// The name as text, with U+FFFD for what is not UTF-8.
+    /// The name as text, with U+FFFD for bytes that are not UTF-8.
     pub fn to_string_lossy(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.0)
     }
@@ -62,7 +62,7 @@ impl Name {
             && (self.0.starts_with(b"libvirt-tmp-") || self.0.strip_prefix(b"backup-").is_some_and(is_disk_target))
     }
 
-    /// What to warn of when a checkpoint gets this name.
+    /// The warning for a checkpoint that gets this name.
     pub fn warning(&self) -> Option<String> {
         (self.0.len() > MAX_MIGRATED_NAME).then(|| {
             format!(

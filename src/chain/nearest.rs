@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns the question which names somebody may have meant who gave one that does not exist. Knows nothing of what the
+//! Owns suggestions for a name that does not exist: the names that the user may have meant. Knows nothing of what the
 //! names stand for.
 
 use super::Name;
@@ -7,13 +7,13 @@ use super::Name;
 /// No more names than these are suggested.
 const MOST: usize = 5;
 
-/// A name is near if no more than one in so many of its bytes differs.
+/// A name is near if at most one byte in this number differs.
 const BYTES_FOR_EACH_EDIT: usize = 3;
 
 /// Names longer than this are compared in their first bytes only.
 const MOST_BYTES: usize = 128;
 
-/// What to say to somebody who gave a name that none of these is: the near ones, nearest first; else all of a few, or the
+/// The suggestion for a name that is none of these: the near ones, nearest first; else all of a few, or the
 /// newest of many. `names` has the oldest first.
 pub(super) fn suggestion<'a>(wanted: &Name, names: impl Iterator<Item = &'a Name> + Clone) -> String {
     let total = names.clone().count();
@@ -45,8 +45,8 @@ pub(super) fn suggestion<'a>(wanted: &Name, names: impl Iterator<Item = &'a Name
     }
 }
 
-/// How far `name` is from what was wanted; `None` if it is not near. Letters of either case are the same, and a name that
-/// begins with what was wanted is near.
+/// The distance of `name` from the wanted one; `None` if it is not near. Letters of either case are the same, and a name that
+/// begins with the wanted one is near.
 fn nearness(wanted: &[u8], name: &[u8]) -> Option<usize> {
     let (wanted, name) = (head(wanted), head(name));
     let limit = wanted.len().max(name.len()) / BYTES_FOR_EACH_EDIT;
@@ -64,7 +64,7 @@ fn head(bytes: &[u8]) -> &[u8] {
 
 /// How many bytes have to be added, taken away, replaced or swapped with the next to make one of the other.
 fn distance(a: &[u8], b: &[u8]) -> usize {
-    // The distances of what was seen of `a` from every beginning of `b`; the same with one byte less of `a`, and two less.
+    // The distances of the first bytes of `a` from every beginning of `b`; the same for one byte less of `a`, and two less.
     let mut row = [0; MOST_BYTES + 1];
     row.iter_mut().zip(0..).for_each(|(cell, len)| *cell = len);
     let (mut above, mut last) = (row, None);

@@ -68,10 +68,10 @@ impl fmt::Display for Action {
     }
 }
 
-/// What an operation on checkpoints does to the bitmaps. The actions are carried out in their order, in one atomic
+/// The actions on bitmaps that an operation on checkpoints comes to. The actions are carried out in their order, in one atomic
 /// step: all of them or none. A plan without actions has nothing to do.
 ///
-/// A plan cannot be edited: what is committed is what was planned. One that an [`Image`](crate::Image) made belongs to
+/// A plan cannot be edited, so exactly the planned actions are committed. One that an [`Image`](crate::Image) made belongs to
 /// that image as it is then; one that a [`Chain`] made by itself says what would be done, and no image carries it out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -88,12 +88,12 @@ impl Plan {
         &self.actions
     }
 
-    /// What is so once the plan is carried out, and the caller should tell its user then, one sentence each.
+    /// Warnings for the caller's user that are true once the plan is carried out, one sentence each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// What the caller should tell its user before it carries the plan out, one sentence each.
+    /// Warnings for the caller's user before the plan is carried out, one sentence each.
     pub fn risks(&self) -> &[String] {
         &self.risks
     }

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Owns the reading of a chain from the names of the bitmaps, and every way in which names can fail to be one.
-//! Knows nothing of what is done with the chain.
+//! Knows nothing of the use of the chain.
 
 use super::name;
 use super::stretch::{Loose, Stretch, line_up};

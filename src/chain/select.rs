@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
-//! Owns the words that pick checkpoints: a name, or `A..B` for all from one to another. Knows nothing of what is done
-//! with them.
+//! Owns the words that pick checkpoints: a name, or `A..B` for all from one to another. Knows nothing of the use
+//! of them.
 
 use super::{Chain, Model, Name};
 use crate::error::{Error, ErrorKind, Result};

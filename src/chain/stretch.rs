@@ -41,7 +41,7 @@ impl Loose {
 }
 
 /// Puts stretches into one list, oldest first. Only one that records can be the last, and only the one with the root
-/// the first. What is left has an order only if it is a single one.
+/// the first. The rest has an order only if it is a single one.
 pub(super) fn line_up(mut loose: Vec<Loose>) -> Result<(Vec<Checkpoint>, Vec<Stretch>)> {
     let last = take_only(&mut loose, Loose::records);
     let first = take_only(&mut loose, |stretch| stretch.missing.is_none());

@@ -320,7 +320,7 @@ pub(crate) struct SegmentDiffArgs {
     /// Look at the disk from this byte on
     #[arg(long, value_name = "BYTES", value_parser = size::parse, default_value = "0", hide_default_value = true)]
     pub(crate) start: u64,
-    /// Look at so many bytes of the disk; to its end without it
+    /// Look at this many bytes of the disk; to its end without it
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     pub(crate) length: Option<u64>,
 }
@@ -370,7 +370,7 @@ pub(crate) struct MapArgs {
     /// Look at the disk from this byte on; for raw a multiple of 8 granules
     #[arg(long, value_name = "BYTES", value_parser = size::parse, default_value = "0", hide_default_value = true)]
     pub(crate) start: u64,
-    /// Look at so many bytes of the disk; to its end without it
+    /// Look at this many bytes of the disk; to its end without it
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     pub(crate) length: Option<u64>,
 }

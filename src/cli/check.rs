@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns `checkmap check`: the report of what is wrong with an image.
+//! Owns `checkmap check`: the report of the faults of an image.
 
 use crate::args::CheckArgs;
 use crate::exit::{Failure, Outcome, Status};

@@ -17,7 +17,7 @@ use std::path::Path;
 /// The word by which the completions call us, which is no verb for people.
 pub(crate) const WORD: &str = "__names";
 
-/// What is asked for in the place where the cursor stands.
+/// The kind of name that belongs at the cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Checkpoints,
@@ -64,7 +64,7 @@ fn for_bash(line: &[u8], replaced: &[u8]) -> Option<Vec<Vec<u8>>> {
 struct Cursor {
     kind: Kind,
     image: OsString,
-    /// What was typed of the name.
+    /// The typed beginning of the name.
     begun: Vec<u8>,
 }
 

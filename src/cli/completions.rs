@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns what is generated from the arguments: the completions of the shells and the manual page. Must never know what
+//! Owns the texts generated from the arguments: the completions of the shells and the manual page. Must never know what
 //! a verb does.
 
 use crate::args::{Arguments, CompletionsArgs};

@@ -37,7 +37,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Says that what was to be changed is as it was.
+    /// Says that nothing was changed.
     pub(crate) fn nothing_changed(self) -> Self {
         match self {
             Failure::Library(error) => Failure::Library(error.nothing_changed()),

@@ -14,7 +14,7 @@ use checkmap::{Control, Error, ErrorKind, Image, WayOut};
 use serde::Serialize;
 use std::io::Write;
 
-/// What is told, as the contract spells it; keys may be added.
+/// The answer, as the contract spells it; keys may be added.
 #[derive(Serialize)]
 struct Info {
     image: String,
@@ -118,7 +118,7 @@ pub(crate) fn run(args: &InfoArgs, session: &Session) -> Outcome {
     Ok(report_damage(&found.image, &found.overview, session))
 }
 
-/// Reports what is damaged, after everything that can be shown was shown.
+/// Reports damage, after everything that can be shown was shown.
 pub(crate) fn report_damage(image: &Image, overview: &Overview, session: &Session) -> Status {
     let directory = image.trouble().filter(|trouble| status_of(trouble.kind()) == Status::Fault);
     let mut status = Status::Done;
@@ -268,7 +268,7 @@ impl Findings {
         table.write(wide, out)
     }
 
-    /// Says what is wrong, and the way out.
+    /// Prints the fault and the way out.
     fn warn(&self, session: &Session) {
         warn_of_trouble(&self.image, session);
         match &self.overview.chain {

@@ -47,7 +47,7 @@ fn pass<W: Write>(
         Ok(()) => Ok(buffered.into_parts().0.to),
         Err(Failure::Output(..)) if interrupt.came() => Err(Failure::Interrupted),
         Err(Failure::Output(_, error)) => {
-            // What is still in the buffer must not be tried again on its way out.
+            // Bytes still in the buffer must not be written again when it is dropped.
             let _ = buffered.into_parts();
             Err(Failure::Output(what.to_owned(), error))
         }
@@ -116,7 +116,7 @@ impl Destination {
         }
     }
 
-    /// Writes the answer. A file appears, or is replaced, in one step after all of it is on the disk; on failure what was
+    /// Writes the answer. A file appears, or is replaced, in one step after all of it is on the disk; on failure the file that was
     /// there stays, and no temporary file is left.
     pub(crate) fn write(
         self,

@@ -79,7 +79,7 @@ impl Drop for Watch<'_> {
     }
 }
 
-/// What is being done, and which step of how many it is where there are several: every verb that works with bitmaps first
+/// The name of a phase, and its step number where there are several: every verb that works with bitmaps first
 /// looks at what occupies the image, then reads or writes them.
 fn told(phase: &'static str) -> &'static str {
     match phase {

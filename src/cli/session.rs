@@ -57,7 +57,7 @@ impl Session {
         Watch::new(&self.interrupt, self.progress)
     }
 
-    /// Tells what was done.
+    /// Tells the user of a finished change.
     pub(crate) fn say(&self, message: &str) {
         if !self.quiet {
             tell(message);

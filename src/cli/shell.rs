@@ -49,7 +49,7 @@ impl Line {
     }
 }
 
-/// `names` as bash has to put them in the place of `replaced`, the end of the line that it replaces. `begun` is what was
+/// `names` as bash has to put them in the place of `replaced`, the end of the line that it replaces. `begun` is the text that was
 /// typed of the name, without quotes.
 pub(crate) fn written(names: &[Vec<u8>], line: &Line, begun: &[u8], replaced: &[u8]) -> Vec<Vec<u8>> {
     let each = |write: &dyn Fn(&[u8]) -> Vec<u8>| names.iter().map(|name| write(name)).collect();

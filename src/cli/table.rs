@@ -18,7 +18,7 @@ const LEGIBLE: usize = 20;
 /// Names are never shortened below this width.
 const SHORTEST: usize = 5;
 
-/// One column: its heading, and what is in it.
+/// One column: its heading and its cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Column {
     /// Names, which are shortened where there is no room.

@@ -76,7 +76,7 @@ pub(crate) fn hex(name: &Name) -> Option<String> {
 
 /// A number of bytes in the largest unit that leaves something before the point: `64 KiB`, `1.5 MiB`.
 ///
-/// What is no whole number of units has one digit behind the point, and is rounded up: there is never more than is said, so
+/// A size that is no whole number of units has one digit behind the point, and is rounded up: there is never more than is said, so
 /// that nothing reads as 0, and room for what the parts of a sum say is enough for the sum.
 pub(crate) fn amount(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
-//! Owns what a host says of its disk and its bitmaps, as plain data. Must never know how it was found out.
+//! Owns the facts of a disk and its bitmaps, as plain data. Must never know how they were found out.
 
-/// What a disk is, as its host read it.
+/// The facts of a disk, as its host read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Facts<'a> {
@@ -53,7 +53,7 @@ impl<'a> Backing<'a> {
     }
 }
 
-/// What one bitmap amounts to; `None` where that is not known, or its content cannot be trusted.
+/// The sums of one bitmap; `None` where they are not known, or its content cannot be trusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
@@ -65,12 +65,12 @@ pub struct Summary {
     pub stored_bytes: Option<u64>,
 }
 
-/// What a host has to say of a change, one sentence each.
+/// The remarks of a host about a change, one sentence each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Remarks {
-    /// What the user should know before it is carried out.
+    /// Warnings for the user before it is carried out.
     pub risks: Vec<String>,
-    /// What is so once it is carried out.
+    /// Warnings that are true once it is carried out.
     pub warnings: Vec<String>,
 }

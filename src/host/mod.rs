@@ -5,10 +5,10 @@
 //! A program that keeps bitmaps in a place of its own implements [`Host`] and calls
 //! [`Image::on`](crate::Image::on); then checkpoints are created, deleted, renamed, listed and diffed there too.
 //!
-//! # What a host has to keep
+//! # The duties of a host
 //!
-//! * [`Host::bitmaps`] and [`Host::facts`] say what was read once, and change only by a change through this host.
-//!   [`Host::is_unchanged`] says whether somebody else changed it meanwhile.
+//! * [`Host::bitmaps`] and [`Host::facts`] give the state as it was read, which alters only by a change through this host.
+//!   [`Host::is_unchanged`] tells whether another program has changed it since.
 //! * [`Host::apply`] carries out a list of actions in their order, all of them or none. While a bitmap is in use by
 //!   something else, it fails with [`ErrorKind::InUse`] and changes nothing.
 //! * [`Host::union`] answers from bits that can be trusted, and fails where it cannot: it never leaves out a dirty block.
@@ -45,11 +45,11 @@ use crate::progress::Observer;
 use std::fmt;
 use std::sync::Arc;
 
-/// A place that keeps the bitmaps of one disk; see the [module](self) for what it has to keep.
+/// A place that keeps the bitmaps of one disk; its duties stand at the [module](self).
 ///
-/// Errors say in their message what is wrong, and in [`Error::at`] where: the image adds its own name.
+/// An error's message states the fault, and [`Error::at`] its place: the image adds its own name.
 pub trait Host: Send + Sync + fmt::Debug {
-    /// What the disk is. It costs nothing: everything was read when the host was opened.
+    /// The facts of the disk. It costs nothing: everything was read when the host was opened.
     fn facts(&self) -> Facts<'_>;
 
     /// The bitmaps, in the order in which the host keeps them; where its list is damaged, those before the damage.
@@ -75,7 +75,7 @@ pub trait Host: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Whether the list of bitmaps is still what was read. It is asked before and after each question where no locks keep
+    /// Whether the list of bitmaps is still as it was read. It is asked before and after each question where no locks keep
     /// others out.
     fn is_unchanged(&self) -> Result<bool>;
 
@@ -98,7 +98,7 @@ pub trait Host: Send + Sync + fmt::Debug {
         self.check_granularity(largest).map(|()| largest)
     }
 
-    /// Finds out what [`Host::doubt`] has to know, where that takes long enough to be watched. Without it the first call
+    /// Prepares [`Host::doubt`], where that takes long enough to be watched. Without it the first call
     /// that needs it does so.
     fn survey(&self, _observer: &mut dyn Observer) -> Result<()> {
         Ok(())
@@ -117,12 +117,12 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// one after the other passes a reading of one to [`unite`].
     fn union(&self, request: &UnionRequest<'_>, observer: &mut dyn Observer) -> Result<Bitmap>;
 
-    /// What is known of a bitmap without reading its bits; the image counts the rest. An error is damage of the bitmap.
+    /// The sums of a bitmap that are known without reading its bits; the image counts the rest. An error is damage of the bitmap.
     fn summary(&self, _name: &Name) -> Result<Summary> {
         Ok(Summary::default())
     }
 
-    /// What the user should know of these actions, beside what the chain says.
+    /// Remarks for the user about these actions, beside those of the chain.
     fn remarks(&self, _actions: &[Action]) -> Remarks {
         Remarks::default()
     }
@@ -140,13 +140,13 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// which. `observer` can stop it until the step begins.
     fn apply(&mut self, actions: &[Action], observer: &mut dyn Observer) -> Result<Vec<String>>;
 
-    /// Removes every bitmap in one step, as [`Host::apply`] does, whatever is wrong with them.
+    /// Removes every bitmap in one step, as [`Host::apply`] does, damaged ones too.
     fn drop_all(&mut self, observer: &mut dyn Observer) -> Result<Vec<String>> {
         let actions = removals(self.bitmaps())?;
         self.apply(&actions, observer)
     }
 
-    /// What [`Host::rehearse`] is to [`Host::apply`], for [`Host::drop_all`].
+    /// The rehearsal of [`Host::drop_all`], as [`Host::rehearse`] is that of [`Host::apply`].
     fn rehearse_drop_all(&self, observer: &mut dyn Observer) -> Result<Option<Vec<String>>> {
         self.rehearse(&removals(self.bitmaps())?, observer)
     }
@@ -156,7 +156,7 @@ pub trait Host: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Reads what there is after a [`Transaction`] changed it. Where that fails, the host refuses every later call.
+    /// Reads the state anew after a [`Transaction`] changed it. Where that fails, the host refuses every later call.
     fn read_again(&mut self) -> Result<()> {
         Ok(())
     }

@@ -37,12 +37,12 @@ pub struct Problem {
     pub structure: String,
     /// Where it is wrong: a byte offset in the file.
     pub offset: Option<u64>,
-    /// What is wrong.
+    /// The fault.
     pub message: String,
 }
 
 impl Problem {
-    /// What is wrong with `structure`, and how bad it is.
+    /// A fault of `structure`, and how bad it is.
     pub fn new(severity: Severity, structure: impl Into<String>, message: impl Into<String>) -> Self {
         Self { severity, structure: structure.into(), offset: None, message: message.into() }
     }
@@ -54,7 +54,7 @@ impl Problem {
     }
 }
 
-/// What a check of an image found.
+/// The findings of a check of an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckReport {

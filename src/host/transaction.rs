@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns what hosts of several disks share so that they change in one step. Must never know how the step is made.
+//! Owns the step in which the hosts of several disks change together. Must never know how the step is made.
 
 use crate::chain::Action;
 use crate::error::Result;
@@ -28,7 +28,7 @@ pub trait Transaction: Send + Sync + fmt::Debug {
 pub struct Share<'a> {
     /// The disk, by the name that its host has in the transaction.
     pub disk: &'a str,
-    /// What happens to its bitmaps.
+    /// The actions on its bitmaps.
     pub actions: &'a [Action],
 }
 

@@ -33,17 +33,17 @@ impl<'a> UnionRequest<'a> {
         Self { names, granularity, offset: 0, len_bytes: u64::MAX, memory_bytes: 64 << 20, threads: 0 }
     }
 
-    /// Only what lies in a window of the disk, which is cut at the disk's end; a length of `u64::MAX` is "to the end".
+    /// Only the part in a window of the disk, which is cut at the disk's end; a length of `u64::MAX` is "to the end".
     #[must_use]
     pub fn window(self, offset: u64, len_bytes: u64) -> Self {
         Self { offset, len_bytes, ..self }
     }
 }
 
-/// Answers `request` for a host whose bitmaps are read one after the other: `load` reads one, of which at least what touches
+/// Answers `request` for a host whose bitmaps are read one after the other: `load` reads one, of which at least the part that touches
 /// the window counts.
 ///
-/// What fits into the memory that the caller allows is united in one pass. `observer` is told of each bitmap.
+/// Bitmaps that fit together into the memory that the caller allows are united in one pass. `observer` is told of each bitmap.
 pub fn unite(
     request: &UnionRequest<'_>,
     observer: &mut dyn Observer,
@@ -73,7 +73,7 @@ struct Union {
     granularity: Granularity,
     memory_bytes: u64,
     threads: usize,
-    /// What waits to be united; the first may be a union itself.
+    /// Bitmaps that wait to be united; the first may be a union itself.
     held: Vec<Bitmap>,
     held_bytes: u64,
 }

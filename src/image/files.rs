@@ -26,7 +26,7 @@ pub struct ImageFile {
 
 impl Image {
     /// The files that the image consists of, from the top down: itself, the backing file, the backing file's own, and the
-    /// data file of each. What is not there, or cannot be named as a file, is left out, and so is all below it.
+    /// data file of each. A file that is not there, or a layer that is no file, is left out, and so is all below it.
     pub fn files(&self) -> Vec<ImageFile> {
         let mut files = Vec::new();
         files.extend(self.storage.as_ref().and_then(|storage| storage.file_id()).map(|id| ImageFile {

@@ -120,14 +120,14 @@ impl<'a> Group<'a> {
         for place in &places {
             let Some(image) = self.images.get_mut(*place) else { continue };
             let read = image.host.read_again();
-            // Whatever comes of the reading: what was planned before is void.
+            // Plans made before are void, also where the reading fails.
             image.origin = Origin::default();
             unread.push(read.err().map(|error| image.name_it(error)));
         }
         let mut warnings = applied?;
         warnings.resize_with(places.len(), Vec::new);
         for (warnings, error) in warnings.iter_mut().zip(unread) {
-            // What was carried out counts, not that it cannot be read again.
+            // The change is done, also where the image cannot be read again.
             warnings
                 .extend(error.map(|error| format!("done, but the image could not be read again: {}", error.reason())));
         }
@@ -154,7 +154,7 @@ impl<'a> Group<'a> {
         Ok((shares, places))
     }
 
-    /// What was said of the images at these places, with nothing for the others.
+    /// The warnings for the images at these places, with none for the others.
     fn spread(&self, places: &[usize], said: Vec<Vec<String>>) -> Vec<Vec<String>> {
         let mut all: Vec<Vec<String>> = self.images.iter().map(|_| Vec::new()).collect();
         for (place, said) in places.iter().zip(said) {

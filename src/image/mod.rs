@@ -35,7 +35,7 @@ mod steady;
 mod survey;
 
 use crate::bitmap::Bitmap;
-use crate::chain::{BitmapState, Name, Origin};
+use crate::chain::{self, BitmapState, Name, Origin};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::formats;
 use crate::geometry::Granularity;
@@ -149,7 +149,7 @@ impl Image {
     }
 
     /// Makes an image that was opened for reading one that can be changed as well. Its locks keep every writer out the
-    /// whole time, so what was read before is still true. On failure it stays what it was.
+    /// whole time, so earlier answers are still true. On failure it stays as it was.
     ///
     /// Fails with [`ErrorKind::InUse`] where another reader has it, [`ErrorKind::ReadOnly`], [`ErrorKind::NoLocks`], and
     /// with [`ErrorKind::InvalidArgument`] where it was opened for names only.
@@ -349,8 +349,8 @@ impl Image {
         match self.host.bitmap(name).map_err(|error| self.name_it(error))? {
             Some(bitmap) => Ok(self.state(bitmap)),
             None => {
-                let message = format!("there is no bitmap {name}");
-                Err(self.name_it(Error::new(ErrorKind::NotFound, message)))
+                let states = self.states()?;
+                Err(self.name_it(chain::no_bitmap(name, states.iter().map(|state| &state.name))))
             }
         }
     }

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Owns what a handle without locks does instead: it looks whether anybody else changed the image, before it reads and
-//! again before it answers. Must never know what is asked.
+//! again before it answers. Must never know the question.
 
 use super::{Access, Image};
 use crate::error::{Error, ErrorKind, Result};

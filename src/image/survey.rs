@@ -33,7 +33,7 @@ impl Image {
         Ok(states)
     }
 
-    /// Says of a bitmap that counts as inconsistent because it cannot be trusted what is wrong with it, and where.
+    /// Replaces the refusal of a bitmap that counts as inconsistent by the fault, and its place, for which it cannot be trusted.
     pub(super) fn explain(&self, refused: Error, observer: &mut dyn Observer) -> Error {
         if refused.kind() != ErrorKind::Inconsistent || !self.is_surveyable() {
             return refused;

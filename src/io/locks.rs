@@ -18,7 +18,7 @@ const READ: libc::off_t = 0;
 const WRITE: libc::off_t = 1;
 const RESIZE: libc::off_t = 3;
 
-/// What the holder of the locks does with the image.
+/// The use that the holder of the locks makes of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Reader,
@@ -34,7 +34,7 @@ impl Role {
     }
 }
 
-/// What both roles deny to others.
+/// The uses that both roles deny to others.
 const DENIED: &[libc::off_t] = &[WRITE, RESIZE];
 
 /// Locks on an image, released when this is dropped.
@@ -115,7 +115,7 @@ fn take(file: &File, role: Role) -> Result<()> {
     Ok(())
 }
 
-/// Fails where somebody else denies what `role` uses, or uses what it denies.
+/// Fails where another program denies a use of `role`, or has a use that `role` denies.
 fn probe(file: &File, role: Role) -> Result<()> {
     for use_ in role.uses() {
         if held_by_another(file, DENIES + use_)? {
@@ -159,7 +159,7 @@ fn in_use(how: &str) -> Error {
 }
 
 fn no_locks(errno: nix::errno::Errno) -> Error {
-    // The cause is in words: the errno of this kind does not depend on what a file system says of locks.
+    // The cause is in words: the errno of this kind does not depend on the file system's answer.
     let message = format!("the file system cannot lock ({}), so a running QEMU would not be noticed", errno.desc());
     Error::new(ErrorKind::NoLocks, message)
         .advise(WayOut::from("make sure that nothing else uses the image, then insist with ").control(Control::NoLock))

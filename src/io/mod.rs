@@ -14,7 +14,7 @@
 //! assert_eq!(&bytes, b"map");
 //! ```
 
-// Owns how files are come by: must never know what is in them.
+// Owns the access to files. Must never know their content.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub(crate) mod bytes;

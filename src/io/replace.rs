@@ -2,7 +2,7 @@
 //! A whole new file in the place of an old one, in one step: written beside it under a name of its own, made durable, and
 //! renamed. See [`Target`].
 
-// Owns the one way in which a file is written at a path. Must never know what is written.
+// Owns the one way in which a file is written at a path. Must never know the content.
 
 use super::FileId;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,7 +21,7 @@ const MOST_LINKS: usize = 40;
 
 /// A place where a file is to appear, or to be replaced in one step. It was looked at, and nothing was changed yet.
 ///
-/// What was there keeps its mode, and its owner where the system allows that; a new file has the mode that the process's
+/// A replaced file keeps its mode, and its owner where the system allows that; a new file has the mode that the process's
 /// mask leaves it. A symbolic link is followed: the file behind it is replaced.
 ///
 /// ```
@@ -43,7 +43,7 @@ pub struct Target {
     path: PathBuf,
     /// The file behind all links, from the root on.
     behind: PathBuf,
-    /// What stands there now.
+    /// The file that stands there now.
     old: Option<Metadata>,
 }
 
@@ -60,7 +60,7 @@ impl Target {
         &self.path
     }
 
-    /// Refuses to replace `file`, of which the caller says what it is; by whatever name or link it was reached.
+    /// Refuses to replace `file`, which the caller describes; by any name or link that leads to it.
     pub fn refuse(&self, file: FileId, what: &str) -> Result<()> {
         match &self.old {
             Some(old) if FileId::of(old) == file => Err(refused(&format!("it is {what}")).in_file(&self.path)),
@@ -68,14 +68,14 @@ impl Target {
         }
     }
 
-    /// Refuses to replace a disk image: nobody means to put something else in the place of one.
+    /// Refuses to replace a disk image: to put another file in its place is a mistake.
     pub fn refuse_disk_image(&self) -> Result<()> {
         let Some(old) = self.old.as_ref().filter(|old| old.len() > 0) else { return Ok(()) };
         let longest = DISK_IMAGES.iter().map(|start| start.len()).max().unwrap_or(0);
         let mut start = Vec::with_capacity(longest);
         // A pipe that came in between must not block.
         let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&self.behind).and_then(|file| {
-            // What stands there now may not be what was looked at.
+            // Another file may stand there by now.
             match FileId::of(&file.metadata()?) == FileId::of(old) {
                 true => file.take(longest as u64).read_to_end(&mut start),
                 false => Ok(0),
@@ -87,7 +87,7 @@ impl Target {
                 Err(refused("it is a disk image").advise("remove it first if you mean it").in_file(&self.path))
             }
             Ok(_) => Ok(()),
-            // Who may not look at it would replace what cannot be known.
+            // Without the right to look at it, the file to be replaced cannot be known.
             Err(error) => Err(Error::io("cannot look at what would be replaced", error).in_file(&self.path)),
         }
     }
@@ -98,9 +98,9 @@ impl Target {
         self.refuse_disk_image()?;
         let failed = |error: io::Error| cannot_write(error).in_file(&self.path);
         let folder = self.behind.parent().unwrap_or(Path::new("/"));
-        // Opened now, so that what can fail fails before anything is done.
+        // Opened now, so that a failure comes before anything is done.
         let opened = File::open(folder).map_err(|error| failed(of_system(error)))?;
-        // Nobody may read of it more than of the old one, not for a moment.
+        // No user may read more of it than of the old one, not for a moment.
         let mode = self.old.as_ref().map_or(0o666, |old| old.mode() & 0o666);
         let mut builder = tempfile::Builder::new();
         // So short that it fits wherever the name of the target does.
@@ -114,7 +114,7 @@ impl Target {
     }
 }
 
-/// A file in the making. What is written to it is seen by nobody; dropped, it is gone.
+/// A file in the making. Its bytes are visible to no other program; dropped, it is gone.
 #[derive(Debug)]
 pub struct Replacement {
     target: Target,
@@ -166,7 +166,7 @@ impl Synced {
 }
 
 impl Target {
-    /// Refuses what would be refused if the target were looked at now.
+    /// Refuses where the target, looked at now, would be refused.
     fn look_again(&self) -> Result<()> {
         let again = Self::new(&self.behind)?;
         match again.behind == self.behind {
@@ -176,7 +176,7 @@ impl Target {
     }
 }
 
-/// The file behind `path` from the root on, and what it is now.
+/// The file behind `path` from the root on, and its state now.
 fn find(path: &Path) -> Result<(PathBuf, Option<Metadata>)> {
     match fs::metadata(path) {
         Ok(old) if old.is_dir() => Err(refused("it is a directory")),
@@ -215,7 +215,7 @@ fn missing(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::from_raw_os_error(libc::ELOOP))
 }
 
-/// Gives the new file the owner of the old one: what the system does not allow stays as it is.
+/// Gives the new file the owner of the old one: where the system does not allow that, it stays as it is.
 fn keep_owner(file: &File, old: &Metadata) {
     let Ok(new) = file.metadata() else { return };
     if (new.uid(), new.gid()) != (old.uid(), old.gid()) {

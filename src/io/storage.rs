@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Owns the one door to a file or block device: positioned reads and writes, and the flush that makes them durable.
-//! Knows nothing of what the bytes mean. Tests put a double here that cuts the power.
+//! Knows nothing of the meaning of the bytes. Tests put a double here that cuts the power.
 
 use nix::sys::statvfs;
 use std::fs::{File, Metadata};
@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// Tells one file from another, by whatever names or links they are reached.
+/// Tells one file from another, by any names or links that lead to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
     device: u64,
@@ -34,7 +34,7 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// Makes every earlier write durable, as `fdatasync` does.
     fn flush(&self) -> io::Result<()>;
 
-    /// Cuts the file at `len_bytes`, to take back room that a failed change had added; never below what was there before.
+    /// Cuts the file at `len_bytes`, to take back room that a failed change had added; never below its earlier length.
     fn truncate(&self, len_bytes: u64) -> io::Result<()>;
 
     /// The present size in bytes.
@@ -48,7 +48,7 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
         None
     }
 
-    /// When it was last written, where somebody keeps that: a second look then sees whether anybody wrote in between.
+    /// The time of the last write, where the system keeps it: a second look then sees whether another program wrote in between.
     fn last_written(&self) -> io::Result<Option<SystemTime>> {
         Ok(None)
     }
@@ -117,7 +117,7 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// What begins at `offset` of `whole` and has `len_bytes`, or goes to the end.
+    /// The part of `whole` from `offset` on, of `len_bytes` or to the end.
     pub(crate) fn new(whole: Arc<dyn Storage>, offset: u64, len_bytes: Option<u64>) -> Self {
         Self { whole, offset, len_bytes }
     }
@@ -232,7 +232,7 @@ impl Storage for FileStorage {
         if self.is_device {
             return Some(0);
         }
-        // A file system that does not say how large it is says nothing of what is left either.
+        // A file system that does not tell its size does not tell its free room either.
         let system = statvfs::fstatvfs(&self.file).ok().filter(|system| system.blocks() > 0)?;
         Some(system.blocks_available().saturating_mul(system.fragment_size()))
     }

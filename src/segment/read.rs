@@ -29,7 +29,7 @@ pub(super) const READ_BYTES: u64 = 1 << 17;
 
 /// A bitmap in a file, opened to be queried or merged without being loaded.
 ///
-/// What is in memory is the index of the directory, and those pages of the directory that were needed so far: in all 41
+/// In memory are the index of the directory, and those pages of the directory that were needed so far: in all 41
 /// bytes for each chunk of 65536 granules that has dirty ones, and never more than the file itself has. Every query reads
 /// the pages and containers it needs by positioned reads, and checks each one's checksum and rules before it believes it:
 /// one that breaks them is [`ErrorKind::Damaged`], with its place in the file.

@@ -21,7 +21,7 @@ const WRITE_BYTES: usize = 1 << 17;
 
 /// Writes `bitmap` as a segment, without seeking: to a file, a pipe, or into memory.
 ///
-/// Equal bitmaps give equal bytes. Any error is that of `out`, or [`io::ErrorKind::OutOfMemory`]; what was written until then is no segment, since it has
+/// Equal bitmaps give equal bytes. Any error is that of `out`, or [`io::ErrorKind::OutOfMemory`]; the bytes written until then are no segment, since they have
 /// no trailer. Who writes a file writes a temporary one, makes it durable and renames it.
 ///
 /// ```
@@ -111,7 +111,7 @@ impl Pieces {
     /// Appends a chunk in the form in which it is viewed.
     pub(super) fn push(&mut self, chunk: &Chunk<'_>) -> memory::Result<()> {
         let bytes = encode(chunk.view);
-        // Of what is read, not of its copy: reading what was just written waits until that is done.
+        // From the source, not from its copy: a read of bytes just written waits for the write.
         let sum = if chunk.view.form() == Form::Full { 0 } else { crc32c(&bytes) };
         self.push_encoded(chunk, &bytes, sum)
     }

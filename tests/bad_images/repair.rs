@@ -73,7 +73,7 @@ const DAMAGES: &[Damage] = &[
     }),
 ];
 
-/// The image of one damage, and what was written to it.
+/// The image of one damage, and the writes to it.
 struct Patient {
     what: String,
     path: PathBuf,
@@ -303,7 +303,7 @@ fn a_damaged_directory_is_dropped_and_the_disk_goes_on() {
         );
         let dropped = patient.checkmap(&["drop", "--all", "--yes"]);
         assert_eq!(dropped.status.code(), Some(0), "{what}: {}", stderr(&dropped));
-        // QEMU opens it now, and finds no more than what is said to leak.
+        // QEMU opens it now, and finds no more leaks than were announced.
         let leaks = stderr(&dropped).contains("check -r leaks");
         let check = patient.check();
         assert!(check == Some(0) || check == Some(3) && leaks, "{what}: {check:?}: {}", stderr(&dropped));
@@ -368,7 +368,7 @@ fn what_is_advised_for_a_damaged_disk_leads_to_a_sound_one() {
         let said = stderr(&refused);
         assert!(matches!(refused.status.code(), Some(1 | 3)), "{what}: {said}");
         assert_eq!(raw, Raw::read(&path), "{what}: a refusal changed it");
-        // What is said, in the order in which it is said.
+        // The messages, in their order.
         if said.contains("`checkmap drop --all`") {
             let dropped = checkmap(&["drop", "--all", "--yes"], &path);
             assert_eq!(dropped.status.code(), Some(0), "{what}: {}", stderr(&dropped));

@@ -9,7 +9,7 @@ use checkmap::progress::Unobserved;
 use checkmap::{Error, ErrorKind, Image};
 use std::path::Path;
 
-/// What is tried on a bad image.
+/// The verbs tried on a bad image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Open,

@@ -95,7 +95,7 @@ impl World {
             }
             Event::Disable { at } => self.set_recording(at, false),
             Event::EnableFrozen { at } => {
-                // Enabling the last one again would hide its gap: whoever does that from outside is beyond our help.
+                // To enable the last one again would hide its gap: no rule can help where another program does that.
                 if self.pick(at).is_some_and(|at| at + 1 < self.truth.len()) {
                     self.set_recording(at, true);
                 }
@@ -116,7 +116,7 @@ impl World {
         if self.truth.is_empty()
             && let Some((name, stored)) = self.foreign.take()
         {
-            // Whoever begins anew has to say what the foreign bitmap is; here it goes.
+            // A new beginning has to say what the foreign bitmap means; here it goes.
             assert_eq!(self.image.0.remove(&name), Some(stored));
         }
     }

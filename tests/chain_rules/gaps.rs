@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns the tables of chains with gaps: how they are read, what is planned beside a gap, and what is dropped.
+//! Owns the tables of chains with gaps: how they are read, plans beside a gap, and drops.
 
 use super::*;
 use checkmap::chain::{Until, plan_drop_bitmap};
@@ -36,7 +36,7 @@ fn a_missing_link_is_a_gap_with_usable_checkpoints_on_both_sides() {
         (&["1->2 r"], "|2"),
         (&["1->2 -", "2->3 r"], "|2 3"),
         (&["1->2 i", "2->3 ri"], "|2 3"),
-        // What records is the last, whatever its name; what is left has an order only if it is one stretch.
+        // The recording one is the last, whatever its name; the rest has an order only if it is one stretch.
         (&["x->y -", "a->b r"], "|y |b"),
         (&["a->b -", "x->y r"], "|b |y"),
         (&["r -", "x->y -", "a->b r"], "r |y |b"),
@@ -189,7 +189,7 @@ fn forcing_with_gaps_takes_all_older_checkpoints_along() {
     steps(crashed.plan_delete_all_inconsistent(), &["remove 'mon'", "remove 'tue->wed'", "remove 'wed->thu'"]);
     steps(read(&WITHOUT_TUE).plan_delete_all_inconsistent(), &[]);
     steps(read(&["1->2 -", "2->3 r"]).plan_delete_all_inconsistent(), &[]);
-    // Between gaps: what is known to be older goes, the gap stays.
+    // Between gaps: checkpoints known to be older go, the gap stays.
     let between = read(&["r -", "m->n i", "n->o -", "x->y -", "a->b r"]);
     steps(force(&between, "n"), &["remove 'r'", "remove 'm->n'", "rename 'n->o' to 'm->o'"]);
     let two = read(&["r -", "m->n i", "n->o -", "x->y i", "a->b r"]);

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns the tables of what is planned: create, delete, rename, diff and the raw merge.
+//! Owns the tables of plans: create, delete, rename, diff and the raw merge.
 
 use super::*;
 use checkmap::chain::plan_merge;
@@ -108,7 +108,7 @@ fn delete_keeps_a_gap_in_the_recording_visible() {
     refused(delete(&read(&["1 r", "1->2 r"]), "2"), ErrorKind::Recording, "--disable");
     refused(delete(&read(&["1 -", "1->2 r", "2->3 r"]), "2"), ErrorKind::Recording, "'1->2' of a past interval");
     refused(force(&read(&["1 r", "1->2 -"]), "2"), ErrorKind::Recording, "'1'");
-    // What is dropped is nobody's concern, and what is elsewhere neither.
+    // Dropped bitmaps do not matter, nor do those elsewhere.
     steps(delete(&read(&["1 r", "1->2 -"]), "1"), &["remove '1'", "rename '1->2' to '2'"]);
     steps(
         delete(&read(&["1 r", "1->2 -", "2->3 -", "3->4 r"]), "3"),

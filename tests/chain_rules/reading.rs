@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns the tables of what is read from bitmaps: names, models, chains and their order.
+//! Owns the tables of chains read from bitmaps: names, models, chains and their order.
 
 use super::*;
 use checkmap::chain::{Interval, Until, check_checkpoint_name};

@@ -64,7 +64,7 @@ fn a_layer_takes_part_by_the_checkpoints_it_knows() {
         (&["mon", "+mon->tue"][..], &["+tue"][..], "tue", None, Some("tue")),
         (&["+tue"], &["+tue"], "tue", None, Some("tue")),
         (&["mon", "+mon->tue"], &["tue", "+tue->wed"], "tue", Some("wed"), Some("tue")),
-        // What was created in the overlay is younger than all that the base recorded.
+        // A checkpoint created in the overlay is younger than all that the base recorded.
         (&["mon", "+mon->tue"], &["tue", "+tue->wed"], "wed", None, None),
         (&["+mon"], &["+tue"], "tue", None, None),
         // The base lost the start of the span, and knows a later checkpoint: it recorded in between.

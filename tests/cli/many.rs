@@ -158,7 +158,7 @@ fn since(image: &TestImage) -> Vec<(String, Option<u64>)> {
     rows.map(|row| (row["name"].as_str().unwrap().to_owned(), row["since_bytes"].as_u64())).collect()
 }
 
-/// What is listed is what a diff says, and nothing is listed where a diff is refused.
+/// The list says the same as a diff, and nothing where a diff is refused.
 #[track_caller]
 fn assert_as_diff(image: &TestImage) -> usize {
     let mut known = 0;
@@ -182,7 +182,7 @@ fn list_tells_how_much_changed_since_each_checkpoint() {
     assert_eq!(since(&image)[5], ("f".to_owned(), Some(newest)));
     let text = checkmap!("list", image.path).ok().to_owned();
     assert!(text.lines().next().unwrap().ends_with("UNTIL NOW"), "{text}");
-    // What is not known of one is not known of those before it.
+    // A sum not known for one is not known for those before it.
     mark_inconsistent(&image.path, b"b->c");
     assert_eq!(assert_as_diff(&image), 3);
     assert!(checkmap!("list", image.path).ok().lines().nth(1).unwrap().ends_with('?'));

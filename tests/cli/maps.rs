@@ -68,7 +68,7 @@ fn nbdinfo_and_qemu_map_are_byte_for_byte_what_those_tools_print() {
         assert_eq!(ours.ok(), served.nbdinfo(), "{bitmap}");
         let ours = checkmap!("dump", image.path, "--bitmap", bitmap, "--format", "qemu-map");
         let theirs = served.qemu_map();
-        // QEMU 7.2 does not tell yet what is compressed, and is the same otherwise; we print what newer ones do.
+        // QEMU 7.2 prints no "compressed", and is the same otherwise; we print the form of newer ones.
         let tells = theirs.contains("\"compressed\"");
         eprintln!("{}: 'compressed' is {}", qemu_version(), if tells { "printed" } else { "not printed" });
         let ours = if tells { ours.ok().to_owned() } else { ours.ok().replace(", \"compressed\": false", "") };

@@ -1,4 +1,4 @@
-//! What is generated and committed: the manual page and the completions; and the help that people read first.
+//! The generated and committed texts: the manual page and the completions; and the help that people read first.
 
 use crate::{Ran, checkmap};
 use std::fs;

@@ -375,7 +375,7 @@ fn a_signal_during_a_change_leaves_all_of_it_or_nothing() {
         let expected: &[&str] = if deleted { &["mon", "+mon->wed"] } else { &["mon", "mon->tue", "+tue->wed"] };
         assert_eq!(crate::bitmaps(&image), expected, "after {delay} microseconds: {said}");
         image.assert_clean("the signal");
-        // Free clusters may hold what was written before the signal; nothing refers to them.
+        // Free clusters may hold bytes written before the signal; nothing refers to them.
         let len_bytes = fs::metadata(&image.path).unwrap().len();
         assert!(deleted || len_bytes == before.len() as u64, "the file grew to {len_bytes}");
     }

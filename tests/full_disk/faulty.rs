@@ -13,14 +13,14 @@ pub(crate) enum Fault {
     Write(u64),
     /// The flush of this number fails.
     Flush(u64),
-    /// The file can grow by so many sectors only.
+    /// The file can grow by this number of sectors only.
     Growth(u64),
     /// From the write of this number on, nothing works.
     Forever(u64),
 }
 
 impl Fault {
-    /// Whether what was begun can be put back.
+    /// Whether a begun change can be put back.
     pub(crate) fn spares_the_undo(self) -> bool {
         !matches!(self, Fault::Forever(_))
     }

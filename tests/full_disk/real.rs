@@ -85,7 +85,7 @@ fn a_full_file_system_leaves_the_image_as_it_was() {
     let _mounted = Mounted(folder.path());
     let path = folder.path().join("tight.qcow2");
     let before = tight(&path);
-    // What is left of the file system is filled, down to the last page.
+    // The rest of the file system is filled, down to the last page.
     let mut rest = std::fs::File::create(folder.path().join("rest")).expect("a file");
     while std::io::Write::write_all(&mut rest, &[1; 4096]).is_ok() {}
     assert_refused(&path, &before);

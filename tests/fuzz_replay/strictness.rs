@@ -7,7 +7,7 @@ fn words(words: &[u16]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// So many groups, and the high key of the first.
+/// The number of groups, and the high key of the first.
 fn start(groups: u16, high: u16) -> Vec<u8> {
     words(&[groups, 0, 0, 0, high, 0])
 }

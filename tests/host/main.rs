@@ -55,7 +55,7 @@ fn what_fails_on_the_second_disk_leaves_the_first_as_it_was() {
     let mut stop = |_: Step| ControlFlow::Break(());
     assert_eq!(group.commit(&plans, &mut stop).unwrap_err().kind(), ErrorKind::Cancelled);
     assert_eq!(machine.content(), before);
-    // What was planned is good as long as nothing changed, and once.
+    // A plan is good as long as nothing changed, and once.
     group.commit(&plans, &mut Unobserved).unwrap();
     assert!(group.images().all(|image| image.chain(None).unwrap().checkpoint(b"2").is_none()));
     assert_eq!(group.commit(&plans, &mut Unobserved).unwrap_err().kind(), ErrorKind::Changed);

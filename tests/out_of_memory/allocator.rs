@@ -22,7 +22,7 @@ pub(super) enum Failures {
 }
 
 impl Failures {
-    /// Refuses allocation `number` of `call`; its answer, and whether it asked for so many.
+    /// Refuses allocation `number` of `call`; its answer, and whether it asked as often.
     pub(super) fn during<R>(self, number: usize, call: impl FnOnce() -> R) -> (R, bool) {
         REFUSES_ALL.set(matches!(self, Self::AllFrom));
         HAS_REFUSED.set(false);

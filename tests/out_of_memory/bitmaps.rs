@@ -293,7 +293,7 @@ fn questions() {
     }
 }
 
-/// Room for extents, which compares by what was written into it.
+/// Room for extents, which compares by the extents written into it.
 pub(super) struct Extents(pub(super) Vec<checkmap_extent>);
 
 impl Extents {

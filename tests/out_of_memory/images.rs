@@ -41,7 +41,7 @@ fn run(program: &str, arguments: &[&str]) {
     assert!(Command::new(program).args(arguments).status().expect("QEMU's tools").success(), "{program} {arguments:?}");
 }
 
-/// An image with the checkpoints a, b and c, and so many younger ones that even a list of their places is above 1 KiB.
+/// An image with the checkpoints a, b and c, and younger ones whose list of places alone takes more than 1 KiB.
 fn make(folder: &Path) -> PathBuf {
     let path = folder.join("made.qcow2");
     let name = path.to_str().expect("a path in UTF-8");

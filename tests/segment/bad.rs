@@ -207,7 +207,7 @@ fn pages_that_break_a_rule_are_refused_when_they_are_touched() {
     for (what, items, entry) in rows {
         let data: usize = items.iter().map(|item| item.data.len().next_multiple_of(64)).sum();
         let place = (64 + data) as u64 + 40 * entry;
-        // The trailer must not be what is refused.
+        // The trailer must not be the reason of the refusal.
         let few = items.len() as u64;
         let crafted = Crafted { trailer: vec![(0, few), (8, few)], ..Crafted::new(&items) };
         assert_refused(crafted.bytes(), what, "segment directory", place);
@@ -334,7 +334,7 @@ fn trailers_that_break_a_rule_are_refused() {
     ] {
         let bytes = Crafted { trailer: fields, ..Crafted::new(&items) }.bytes();
         match what {
-            // What is asked for does not depend on it.
+            // The memory asked for does not depend on it.
             "chunks that lie" => {
                 let problems = open(bytes).unwrap().check(&mut Unobserved).unwrap();
                 assert_eq!((&*problems[0].structure, problems[0].offset), (structure, offset));

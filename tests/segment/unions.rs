@@ -14,7 +14,7 @@ fn options(memory_bytes: u64, threads: usize) -> MergeOptions {
     options
 }
 
-/// The least memory with which so many segments can be merged, but for a little.
+/// The least memory with which a number of segments can be merged, but for a little.
 fn tight(inputs: usize) -> u64 {
     (200 << 10) + inputs as u64 * (64 << 10)
 }
@@ -200,7 +200,7 @@ fn an_observer_can_stop_a_merge_wherever_it_is() {
     }
 }
 
-/// Takes so many bytes, then the disk is full.
+/// Takes a number of bytes, then the disk is full.
 struct Small(usize);
 
 impl Write for Small {

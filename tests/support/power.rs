@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const SECTOR: usize = 512;
-/// Up to so many unflushed writes every subset is tried.
+/// Up to this number of unflushed writes every subset is tried.
 const ALL_SUBSETS_UP_TO: usize = 8;
 
 #[derive(Clone, Debug)]
@@ -151,7 +151,7 @@ impl Storage for Recorder {
     }
 }
 
-/// The same events without failures: of what a failure may have lost, one write `one_in` so many is kept; none for 0.
+/// The same events without failures: of the writes that a failure may have lost, one in `one_in` is kept; none for 0.
 fn after_failure(events: &[Event], one_in: u64, random: &mut Random) -> Vec<Event> {
     let mut survivors = Vec::new();
     let mut is_kept = || one_in > 0 && random.chance(one_in);
@@ -206,7 +206,7 @@ fn sectors_of(pending: &[Event]) -> Vec<Sector<'_>> {
 }
 
 /// The sets of sectors to try, at most `most`. Where there are few writes or sectors, every set of them; else nothing, all,
-/// each alone, each missing alone and each first so many of them, or an even choice of these, and then any others.
+/// each alone, each missing alone and each beginning of their sequence, or an even choice of these, and then any others.
 fn subsets(writes: usize, sectors: &[Sector<'_>], most: usize, random: &mut Random) -> Vec<Vec<usize>> {
     let mut found = HashSet::new();
     let mut add = |chosen: &dyn Fn(usize, &Sector<'_>) -> bool| {

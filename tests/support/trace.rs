@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Every call that changes a file, its name or what is durable; those that [`events`] does not know fail the test.
+/// Every call that changes a file, its name or the durable state; those that [`events`] does not know fail the test.
 const CALLS: &str = "trace=write,writev,pwrite64,pwritev,pwritev2,ftruncate,truncate,fallocate,copy_file_range,sendfile,\
     splice,fsync,fdatasync,syncfs,sync,sync_file_range,msync,io_uring_enter,rename,renameat,renameat2,link,linkat,unlink,\
     unlinkat,open,openat,openat2,creat";
@@ -37,7 +37,7 @@ pub enum Event {
     Truncate {
         path: PathBuf,
     },
-    /// What was written to the file, or the names in the folder, are durable.
+    /// The bytes written to the file, or the names in the folder, are durable.
     Sync {
         path: PathBuf,
     },
@@ -164,7 +164,7 @@ pub struct Stopped {
 }
 
 impl Stopped {
-    /// Starts `program`, and waits until it stops after read number `read` of `file`. `None` if it ended without so many.
+    /// Starts `program`, and waits until it stops after read number `read` of `file`. `None` if it ended before that read.
     pub fn at_read(file: &Path, read: usize, program: &Path, args: &[OsString]) -> Option<Self> {
         let log = file.with_extension("strace");
         let mut strace = Command::new("strace");

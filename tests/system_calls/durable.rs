@@ -1,4 +1,4 @@
-//! What is on the disk before what: every write of an image and of an output file, beside the flushes, as the kernel saw them.
+//! The order in which bytes reach the disk: every write of an image and of an output file, beside the flushes, as the kernel saw them.
 
 use super::support::raw::Raw;
 use super::support::trace::{Event, trace};

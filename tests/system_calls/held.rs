@@ -124,7 +124,7 @@ fn a_writer_that_opens_an_image_while_its_names_are_read_is_seen() {
             continue;
         }
         let told: serde_json::Value = serde_json::from_slice(&succeeded(&output)).expect("JSON");
-        // One that comes after all was read is not seen, and what is told is true of the moment before.
+        // A writer that comes after the last read is not seen; the answer is true of the moment before.
         seen += u32::from(told["held_by_writer"] == true);
         for bitmap in told["bitmaps"].as_array().expect("a list") {
             assert_eq!(bitmap["inconsistent"], false, "the writer came at read {read}: {told}");

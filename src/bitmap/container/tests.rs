@@ -261,7 +261,7 @@ fn what_takes_few_bytes_is_not_packed_however_few_it_would_take_then() {
         if other == Form::Full {
             continue;
         }
-        // Runs of so many bits, each a bit away from the next.
+        // Runs of `len` bits, each a bit away from the next.
         let len = ones / runs;
         let bits = |part: u32| {
             let runs = (0..runs).filter(move |run| part == 2 || run % 2 == part);

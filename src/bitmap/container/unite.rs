@@ -50,7 +50,7 @@ pub(in crate::bitmap) struct Workspace {
 }
 
 impl Workspace {
-    /// The most memory that a workspace takes: words, what is packed of them, two lists, and two of runs.
+    /// The most memory that a workspace takes: words, their packed form, two lists, and two lists of runs.
     pub(in crate::bitmap) const HEAP_BYTES: u64 = (1 + 2 + 2 * 3 + 2 * 2) * 8192;
 
     /// Packs results only if the kernels do it quickly.

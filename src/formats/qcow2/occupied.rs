@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns the map of what occupies the clusters of a qcow2 file: where two structures claim one cluster, what is in use
+//! Owns the map of the occupied clusters of a qcow2 file: where two structures claim one cluster, which are in use
 //! and not counted, and which bitmaps cannot be trusted for it. Must never take or release a cluster.
 
 use super::directory::Entry;

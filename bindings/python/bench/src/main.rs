@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let begin;
         let mut seen = (0_u64, 0_u64);
         match words[..] {
-            // What is dirty, as portable Roaring in a file.
+            // The dirty granules, as portable Roaring in a file.
             ["load", path, size, granularity] => {
                 begin = Instant::now();
                 bitmap = Bitmap::from_roaring(
