@@ -122,7 +122,7 @@ raw\t'One bit for each granule, least significant bit first (binary)'
 segment\t'A file for `checkmap segment`: indexed, with checksums (binary)'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -s o -l output -d 'Write to FILE, which appears or is replaced in one step when all is on the disk' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l start -d 'Look at the disk from this byte on; for raw a multiple of 8 granules' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l length -d 'Look at so many bytes of the disk; to its end without it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l length -d 'Look at this many bytes of the disk; to its end without it' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l model -d 'What the bitmaps are, where their names and flags do not tell' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
@@ -145,7 +145,7 @@ raw\t'One bit for each granule, least significant bit first (binary)'
 segment\t'A file for `checkmap segment`: indexed, with checksums (binary)'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -s o -l output -d 'Write to FILE, which appears or is replaced in one step when all is on the disk' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l start -d 'Look at the disk from this byte on; for raw a multiple of 8 granules' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l length -d 'Look at so many bytes of the disk; to its end without it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l length -d 'Look at this many bytes of the disk; to its end without it' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
@@ -195,7 +195,7 @@ table\t'For people'
 csv\t'One extent a line'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from diff" -s o -l output -d 'Write to FILE, which appears or is replaced in one step when all is on the disk' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from diff" -l start -d 'Look at the disk from this byte on' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from diff" -l length -d 'Look at so many bytes of the disk; to its end without it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from diff" -l length -d 'Look at this many bytes of the disk; to its end without it' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and __fish_seen_subcommand_from diff" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
