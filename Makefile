@@ -2,8 +2,8 @@
 
 include libcheckmap/build.mk
 
-.PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare miri \
-	deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-segments \
+.PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-package \
+	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-segments \
 	bench-python wheel check-python-types example man completions
 
 test:
@@ -32,6 +32,11 @@ test-qemu-7.2 test-qemu-10.0 test-qemu-11:
 BARE ?=
 test-bare:
 	scripts/test-bare $(BARE)
+
+# Trial packages from packaging/debian, built in a bare Debian 13 by debhelper, looked at by lintian, and used in another;
+# crates come from crates.io. Takes about ten minutes and 5 GB; needs root.
+test-package:
+	scripts/test-package
 
 # Kernels, bitmaps and segments on s390x, which is big-endian, under qemu-user.
 test-s390x:
