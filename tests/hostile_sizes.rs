@@ -1,5 +1,7 @@
 //! Images that claim huge sizes: none of them makes us allocate, or work, in proportion to its claim.
 
+#[path = "support/counting.rs"]
+mod counting;
 #[allow(dead_code, unreachable_pub, reason = "the damage to images needs more of it")]
 #[path = "support/raw.rs"]
 mod raw;
@@ -8,49 +10,12 @@ use checkmap::Image;
 use checkmap::image::{Access, DiffRequest, Layers, OpenOptions};
 use checkmap::io::Storage;
 use checkmap::progress::{Observer, Unobserved};
+use counting::{alone, peak};
 use raw::Raw;
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// Counts the bytes that are allocated now, and the most there ever were.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-static ALONE: Mutex<()> = Mutex::new(());
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn count(size: usize) {
-    let now = NOW.fetch_add(size, Relaxed) + size;
-    PEAK.fetch_max(now, Relaxed);
-}
-
-// SAFETY: every call is passed on to the system's allocator as it came; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        // SAFETY: the caller keeps the rules of `alloc`, which are the system allocator's own.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: `pointer` came from this allocator, and so from the system's, with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 const MIB: usize = 1 << 20;
 
@@ -233,20 +198,13 @@ fn change(file: &Arc<Sparse>) {
 fn measure(name: &str, file: Sparse, most: usize) {
     let file = Arc::new(file);
     for (what, run, most) in [("reading", read as fn(&Arc<Sparse>), most), ("changing", change, most.max(CHANGE))] {
-        let before = NOW.load(Relaxed);
-        PEAK.store(before, Relaxed);
         let read_before = file.read.load(Relaxed);
-        run(&file);
-        let (peak, read) = (PEAK.load(Relaxed) - before, file.read.load(Relaxed) - read_before);
+        let (peak, ()) = peak(|| run(&file));
+        let read = file.read.load(Relaxed) - read_before;
         eprintln!("{name}, {what}: {} KiB allocated, {} MiB read", peak >> 10, read >> 20);
         assert!(peak < most, "{name}: {what} it allocated {peak} bytes");
         assert!(read < MOST_READ, "{name}: {what} it read {read} bytes");
     }
-}
-
-/// The count is of the whole process, so that the tests of this file must not run side by side.
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[test]

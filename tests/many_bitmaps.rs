@@ -1,6 +1,8 @@
 //! Images with many bitmaps: each is read once and no more of them than the answer needs, in bounded memory, and a plan
 //! is good for the image it was made for. Work is counted, since time is nobody's promise.
 
+#[path = "support/counting.rs"]
+mod counting;
 mod support;
 
 use checkmap::chain::{Chain, Model, Name};
@@ -8,49 +10,12 @@ use checkmap::image::{Access, DiffRequest, Layers, Scope};
 use checkmap::io::Storage;
 use checkmap::progress::{Step, Unobserved};
 use checkmap::{Bitmap, ErrorKind, Granularity, Image};
-use std::alloc::{GlobalAlloc, Layout, System};
+use counting::alone;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use support::memory::{Memory, open};
-
-/// Counts the bytes that are allocated now, and the most there ever were.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-static ALONE: Mutex<()> = Mutex::new(());
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn count(size: usize) {
-    let now = NOW.fetch_add(size, Relaxed) + size;
-    PEAK.fetch_max(now, Relaxed);
-}
-
-// SAFETY: every call is passed on to the system's allocator as it came; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        // SAFETY: the caller keeps the rules of `alloc`, which are the system allocator's own.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: `pointer` came from this allocator, and so from the system's, with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-/// The count is of the whole process, so the tests of this file do not run side by side.
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 const CLUSTER: usize = 512;
 const RECORDING: u32 = 2;
@@ -388,11 +353,8 @@ fn a_diff_takes_as_much_memory_as_it_is_allowed_and_says_the_same() {
     let (bytes, _) = image_of(1 << 16, size, &intervals(24, |_| 9, |_| bits.clone()));
     let image = open(&Arc::new(Memory::new(bytes)), Access::Read).expect("an image");
     let peak = |memory: u64| {
-        let before = NOW.load(Relaxed);
-        PEAK.store(before, Relaxed);
         let request = DiffRequest::since(b"0").memory_bytes(memory);
-        let diff = image.diff(&request, &mut Unobserved).expect("a diff").bitmap;
-        (PEAK.load(Relaxed) - before, diff)
+        counting::peak(|| image.diff(&request, &mut Unobserved).expect("a diff").bitmap)
     };
     let (all, answer) = peak(u64::MAX);
     assert!(answer.dirty_granules() > 256 * 20_000);
