@@ -1,5 +1,5 @@
 //! An allocator that counts the bytes of the whole process, so that tests which use it do not run side by side.
-//! Must never know what is allocated.
+//! Must never know the use of the memory.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
