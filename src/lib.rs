@@ -28,9 +28,11 @@ pub mod io;
 #[doc(hidden)]
 pub mod kernels;
 mod memory;
+pub mod nbd;
 #[doc(hidden)]
 pub mod pool;
 pub mod progress;
+pub mod qemu;
 pub mod segment;
 
 pub use bitmap::Bitmap;

@@ -191,7 +191,7 @@ fn is_expected(chain: &Chain, expected: &[Name]) -> Result<bool> {
 }
 
 /// The bitmaps after these actions, by name; refuses an action that cannot be carried out.
-pub(super) fn carry_out(bitmaps: &[BitmapState], actions: &[Action]) -> Result<Vec<BitmapState>> {
+pub(crate) fn carry_out(bitmaps: &[BitmapState], actions: &[Action]) -> Result<Vec<BitmapState>> {
     let mut after = memory::sorted_map(bitmaps.iter().map(|bitmap| (bitmap.name.clone(), bitmap.clone())));
     for action in actions {
         match action {

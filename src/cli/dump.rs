@@ -10,8 +10,9 @@ use checkmap::image::Access;
 use std::os::unix::ffi::OsStrExt;
 
 pub(crate) fn run(args: &DumpArgs, session: &Session) -> Outcome {
-    let wish = Wish::new(&args.map, &args.image)?;
-    let image = session.open(&args.image, Access::Read)?;
+    let target = args.target.only()?;
+    let wish = Wish::new(&args.map, target.image())?;
+    let image = session.open_one(target, Access::Read)?;
     wish.check(&image)?;
     let name = Name::new(args.bitmap.as_bytes());
     let (offset, len_bytes) = wish.window();

@@ -54,7 +54,7 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
-    pub(crate) fn new(args: &MapArgs, image: &Path) -> Result<Self, Failure> {
+    pub(crate) fn new(args: &MapArgs, image: Option<&Path>) -> Result<Self, Failure> {
         let format = match (args.json, args.format) {
             (true, None | Some(Format::Json)) => Format::Json,
             (true, Some(_)) => return Err(Failure::Usage("--json and another --format contradict each other".into())),
@@ -64,7 +64,7 @@ impl Wish {
             return Err(Failure::Usage("--summary is for tables and JSON only".into()));
         }
         let is_binary = matches!(format, Format::Roaring | Format::Raw | Format::Segment);
-        let destination = Destination::new(args.output.as_deref(), Some(image), is_binary)?;
+        let destination = Destination::new(args.output.as_deref(), image, is_binary)?;
         Ok(Self {
             format,
             only_sums: args.summary,

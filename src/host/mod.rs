@@ -65,6 +65,12 @@ pub trait Host: Send + Sync + fmt::Debug {
         self.bitmaps().next().is_some()
     }
 
+    /// Whether a running program keeps the bitmaps, which each reading of their bits disturbs: they are read where the bits are asked
+    /// for, and not for sums alone.
+    fn is_live(&self) -> bool {
+        false
+    }
+
     /// Why no bitmap here can be used or changed, where that is so.
     fn trouble(&self) -> Option<&Error> {
         None

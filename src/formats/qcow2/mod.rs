@@ -21,6 +21,7 @@ mod space;
 mod stages;
 mod table;
 mod walk;
+pub(crate) use directory::check_new;
 
 use crate::chain::{self, Action, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
