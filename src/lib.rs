@@ -28,6 +28,7 @@ pub mod io;
 #[doc(hidden)]
 pub mod kernels;
 mod memory;
+pub mod nbd;
 #[doc(hidden)]
 pub mod pool;
 pub mod progress;
