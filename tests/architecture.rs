@@ -21,6 +21,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("bitmap", &["error", "geometry", "kernels", "memory", "fork", "pool"]),
     ("chain", &["error", "geometry", "memory"]),
     ("segment", &["error", "fault", "geometry", "memory", "progress", "io", "checksum", "pool", "bitmap"]),
+    ("nbd", &["error", "geometry", "memory", "progress", "bitmap"]),
     ("host", &["error", "geometry", "memory", "progress", "io", "bitmap", "chain"]),
     ("formats", &["error", "geometry", "memory", "progress", "io", "pool", "bitmap", "chain", "host"]),
     ("image", &["error", "geometry", "memory", "progress", "io", "bitmap", "chain", "host", "formats"]),
