@@ -52,8 +52,8 @@ pub use model::{BitmapState, Checkpoint, Interval, KnownModel, Model, Until};
 pub use name::{MAX_BITMAP_NAME, MAX_CHECKPOINT_NAME, Name, check_checkpoint_name};
 pub(crate) use name::{list, no_bitmap};
 pub use order::Contents;
-pub(crate) use plan::{Origin, carry_out as after};
 pub use plan::{Action, Plan};
+pub(crate) use plan::{Origin, carry_out as after};
 
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::memory;

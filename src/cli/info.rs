@@ -110,7 +110,12 @@ pub(crate) fn run(args: &InfoArgs, session: &Session) -> Outcome {
     let mut all = Vec::new();
     for disk in disks.disks {
         let overview = disk.image.overview(None, Scope::Bitmaps, &mut session.watch())?;
-        all.push(Findings { states: disk.image.bitmaps(), overview, node: disk.node().map(str::to_owned), image: disk.image });
+        all.push(Findings {
+            states: disk.image.bitmaps(),
+            overview,
+            node: disk.node().map(str::to_owned),
+            image: disk.image,
+        });
     }
     print(session, |out| {
         if args.json {

@@ -85,9 +85,8 @@ fn write_json_lists(all: &[Found], is_single: bool, out: &mut dyn Write) -> std:
     struct List {
         checkpoints: Vec<Row>,
     }
-    let lists = all
-        .iter()
-        .map(|found| OfDisk { node: found.node.as_deref(), answer: List { checkpoints: rows(found) } });
+    let lists =
+        all.iter().map(|found| OfDisk { node: found.node.as_deref(), answer: List { checkpoints: rows(found) } });
     write_json(lists.collect(), false, out)
 }
 

@@ -153,7 +153,8 @@ pub(super) fn check_node(node: &Node) -> Result<()> {
         return refuse(ErrorKind::CannotStore, message, "convert it to qcow2");
     }
     if node.is_read_only {
-        let message = format!("the node {:?} is read-only: a change would be answered with ok and not be stored", node.name);
+        let message =
+            format!("the node {:?} is read-only: a change would be answered with ok and not be stored", node.name);
         return refuse(ErrorKind::ReadOnly, message, "reopen it read-write with `blockdev-reopen`");
     }
     Ok(())

@@ -11,7 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::formats;
 use crate::geometry::Granularity;
 use crate::host::{
-    Backing, CheckReport, Facts, Host, Membership, Problem, Remarks, Severity, Share, Summary, Transaction, UnionRequest,
+    Backing, CheckReport, Facts, Host, Membership, Problem, Remarks, Severity, Share, Summary, Transaction,
+    UnionRequest,
 };
 use crate::progress::{Observer, Unobserved};
 use std::sync::Arc;
@@ -155,11 +156,7 @@ impl Host for DiskHost {
         for bitmap in self.node.kept().filter(|bitmap| bitmap.state.inconsistent) {
             report.unusable += 1;
             let message = "is inconsistent: its writer ended without storing it";
-            report.problems.push(Problem::new(
-                Severity::Unusable,
-                format!("bitmap {}", bitmap.state.name),
-                message,
-            ));
+            report.problems.push(Problem::new(Severity::Unusable, format!("bitmap {}", bitmap.state.name), message));
         }
         for bitmap in self.node.bitmaps.iter().filter(|bitmap| bitmap.is_busy) {
             report.problems.push(Problem::new(

@@ -81,7 +81,8 @@ impl Connection {
     /// Reads the block nodes anew.
     pub(super) fn refresh(&mut self, shared: &Shared, observer: &mut dyn Observer) -> Result<()> {
         let nodes = self.ask(shared, "query-named-block-nodes", &json!({ "flat": true }), observer)?;
-        let tell_children = nodes.as_array().is_some_and(|nodes| nodes.iter().all(|node| node.get("children").is_some()));
+        let tell_children =
+            nodes.as_array().is_some_and(|nodes| nodes.iter().all(|node| node.get("children").is_some()));
         let graph = match tell_children {
             true => Value::Null,
             false => self.ask_if_known(shared, "x-debug-query-block-graph", observer)?,
@@ -128,7 +129,8 @@ impl Connection {
 
 impl Shared {
     pub(super) fn connect(monitor: Monitor, options: Options, observer: &mut dyn Observer) -> Result<Self> {
-        let connection = Connection { conversation: None, nodes: Nodes::default(), targets: Vec::new(), known: BTreeMap::new() };
+        let connection =
+            Connection { conversation: None, nodes: Nodes::default(), targets: Vec::new(), known: BTreeMap::new() };
         let shared = Self { monitor, options, connection: Mutex::new(connection) };
         {
             let mut connection = shared.connection();
@@ -210,11 +212,7 @@ impl Shared {
     }
 
     /// Carries out the actions of all shares in one QMP transaction, if each node still has the bitmaps that its host knows.
-    pub(super) fn change(
-        &self,
-        shares: &[Share<'_>],
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
+    pub(super) fn change(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<()> {
         let mut work = Work::begin(self, observer).map_err(Error::nothing_changed)?;
         let commands = self.prepare(&mut work, shares, observer).map_err(Error::nothing_changed)?;
         if commands.is_empty() {
@@ -250,12 +248,7 @@ impl Shared {
         }
     }
 
-    fn prepare(
-        &self,
-        work: &mut Work<'_>,
-        shares: &[Share<'_>],
-        observer: &mut dyn Observer,
-    ) -> Result<Commands> {
+    fn prepare(&self, work: &mut Work<'_>, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Commands> {
         work.refresh(observer)?;
         for share in shares {
             let node = work.connection.nodes.node(share.disk)?;

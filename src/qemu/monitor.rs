@@ -377,4 +377,3 @@ fn read_target(line: &str) -> Option<(String, String)> {
     let source = rest.trim_end();
     (device == "disk" || device == "lun").then(|| (target.to_owned(), source.to_owned())).filter(|_| source != "-")
 }
-

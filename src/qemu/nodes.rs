@@ -174,9 +174,9 @@ impl Nodes {
         for value in answer::items(&answers.nodes, "query-named-block-nodes")? {
             let node = Node::read(value)?;
             if let Some(children) = value.get("children") {
-                let children = answer::items(children, "children")?.iter().map(|child| {
-                    Ok((String::take(child, "child")?, String::take(child, "node-name")?))
-                });
+                let children = answer::items(children, "children")?
+                    .iter()
+                    .map(|child| Ok((String::take(child, "child")?, String::take(child, "node-name")?)));
                 let children: Result<Vec<_>> = children.collect();
                 all.children.insert(node.name.clone(), children?);
             }
@@ -268,8 +268,7 @@ impl Nodes {
             disks.extend(self.disk(&device.node, &device.names)?);
         }
         if disks.is_empty() {
-            let below: BTreeSet<&str> =
-                self.children.values().flatten().map(|(_, child)| child.as_str()).collect();
+            let below: BTreeSet<&str> = self.children.values().flatten().map(|(_, child)| child.as_str()).collect();
             let tops = self.nodes.keys().filter(|name| !below.contains(name.as_str()) && !name.starts_with(PREFIX));
             for top in tops {
                 disks.extend(self.disk(top, &[])?);
@@ -300,8 +299,7 @@ impl Nodes {
             let top = disk.layers.first().and_then(|top| self.get(top));
             top.is_some_and(|top| names_file(&top.file, wanted))
         };
-        let steps: [&dyn Fn(&DiskNodes) -> bool; 2] =
-            [&|disk| disk.names.iter().any(|name| name == wanted), &is_file];
+        let steps: [&dyn Fn(&DiskNodes) -> bool; 2] = [&|disk| disk.names.iter().any(|name| name == wanted), &is_file];
         for matches in steps {
             let mut found = disks.iter().filter(|disk| matches(disk));
             if let Some(first) = found.next() {

@@ -130,8 +130,10 @@ impl<'w, 'a> Exports<'w, 'a> {
                 })
             }
             Err(failure) => Err(failure.into_error().advise(
-                WayOut::from("the hypervisor must be able to make a socket in the folder; or name that of a server that \
-                     runs with ")
+                WayOut::from(
+                    "the hypervisor must be able to make a socket in the folder; or name that of a server that \
+                     runs with ",
+                )
                 .control(Control::NbdSocket),
             )),
         }
@@ -144,10 +146,8 @@ impl<'w, 'a> Exports<'w, 'a> {
         let empty = json!({ "driver": "null-co", "node-name": id, "size": size, "read-zeroes": true });
         self.work.ask("blockdev-add", &empty, &mut Unobserved)?;
         self.nodes.push(id.clone());
-        let bitmaps: Vec<Value> = names
-            .iter()
-            .map(|name| json!({ "node": node.name, "name": name.to_string_lossy() }))
-            .collect();
+        let bitmaps: Vec<Value> =
+            names.iter().map(|name| json!({ "node": node.name, "name": name.to_string_lossy() })).collect();
         let export = json!({
             "type": "nbd", "id": id, "node-name": id, "name": id, "writable": self.records, "bitmaps": bitmaps,
         });

@@ -2,10 +2,10 @@
 //! Owns a piece of work inside of a hypervisor: the mark that keeps other clients of checkmap out, and the removal of all that dead
 //! ones left. Must never know what the work is about.
 
+use super::answer::{self, Field};
 use super::machine::{Connection, Shared};
 use super::monitor::{Conversation, Failure};
 use super::owner::{self, Life, MARK, Owner};
-use super::answer::{self, Field};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{Observer, Unobserved, tell};
 use serde_json::{Value, json};
@@ -86,12 +86,7 @@ impl<'a> Work<'a> {
     }
 
     /// Removes the exports, the nodes, the bitmaps and the server of a dead client, and last its mark.
-    fn clear(
-        shared: &Shared,
-        connection: &mut Connection,
-        identity: &str,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
+    fn clear(shared: &Shared, connection: &mut Connection, identity: &str, observer: &mut dyn Observer) -> Result<()> {
         let folder = owner::left_by(identity);
         let id = folder.as_ref().and_then(|folder| Some(folder.file_name()?.to_string_lossy().into_owned()));
         connection.refresh(shared, observer)?;
