@@ -29,6 +29,7 @@ pub mod io;
 pub mod kernels;
 mod memory;
 pub mod nbd;
+pub mod planner;
 #[doc(hidden)]
 pub mod pool;
 pub mod progress;

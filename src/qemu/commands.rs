@@ -121,7 +121,7 @@ impl Commands {
     pub(super) fn lines(&self) -> Vec<String> {
         match self.is_empty() {
             true => Vec::new(),
-            false => vec![json!({ "execute": "transaction", "arguments": self.arguments() }).to_string()],
+            false => vec![line("transaction", &self.arguments())],
         }
     }
 
@@ -129,6 +129,11 @@ impl Commands {
     pub(super) fn stall(&self) -> Duration {
         Duration::from_nanos(self.stall_ns)
     }
+}
+
+/// A command as it is sent.
+pub(super) fn line(name: &str, arguments: &Value) -> String {
+    json!({ "execute": name, "arguments": arguments }).to_string()
 }
 
 /// The names that an action uses, those that it makes aside.

@@ -15,7 +15,6 @@ use crate::progress::{Observer, Unobserved};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 /// The hypervisor, shared by the hosts of its disks.
 #[derive(Debug)]
@@ -304,11 +303,4 @@ impl Transaction for Shared {
         self.plan(shares, observer)?;
         Ok(Some(shares.iter().map(|_| Vec::new()).collect()))
     }
-}
-
-/// How long a step stops the machine, in words.
-pub(super) fn stall_in_words(stall: Duration) -> Option<String> {
-    (stall >= Duration::from_millis(10)).then(|| {
-        format!("QEMU stops every disk of the machine while it merges bitmaps: here for about {} ms", stall.as_millis())
-    })
 }

@@ -44,6 +44,8 @@ mod monitor;
 mod nodes;
 mod owner;
 mod read;
+mod snapshot;
+mod state;
 mod work;
 
 use crate::chain::Plan;
@@ -53,6 +55,7 @@ use crate::progress::Observer;
 use disk::DiskHost;
 use machine::Shared;
 pub use monitor::Monitor;
+pub use snapshot::Snapshot;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

@@ -64,10 +64,14 @@ impl Node {
             None => 0,
             Some(_) => u64::take(image, "cluster-size")?,
         };
-        let bitmaps = match value.get("dirty-bitmaps") {
+        let mut bitmaps: Vec<NodeBitmap> = match value.get("dirty-bitmaps") {
             None => Vec::new(),
             Some(bitmaps) => answer::items(bitmaps, "dirty-bitmaps")?.iter().map(read_bitmap).collect::<Result<_>>()?,
         };
+        // QEMU does not let an inconsistent bitmap record; the image still tells whether it did.
+        for bitmap in bitmaps.iter_mut().filter(|bitmap| bitmap.state.inconsistent) {
+            bitmap.state.recording = records_in_image(image, &bitmap.state.name);
+        }
         Ok(Self {
             name: String::take(value, "node-name")?,
             driver: String::take(value, "drv")?,
@@ -89,6 +93,15 @@ impl Node {
     pub(super) fn kept(&self) -> impl Iterator<Item = &NodeBitmap> {
         self.bitmaps.iter().filter(|bitmap| bitmap.is_persistent)
     }
+}
+
+/// Whether the bitmap is stored in the image as one that records.
+fn records_in_image(image: &Value, name: &Name) -> bool {
+    let stored = image.pointer("/format-specific/data/bitmaps").and_then(Value::as_array);
+    let is_it =
+        |one: &&Value| one.get("name").and_then(Value::as_str).is_some_and(|own| own.as_bytes() == name.as_bytes());
+    let flags = stored.and_then(|stored| stored.iter().find(is_it)?.get("flags")?.as_array());
+    flags.is_some_and(|flags| flags.iter().any(|flag| flag == "auto"))
 }
 
 fn read_bitmap(value: &Value) -> Result<NodeBitmap> {

@@ -95,6 +95,18 @@ fn not_with_theirs(error: Error) -> Error {
     )
 }
 
+/// The arguments of `blockdev-add` and `block-export-add` that export bitmaps of a node.
+pub(super) fn export_of(node: &Node, names: &[Name], id: &str, is_writable: bool) -> (Value, Value) {
+    let size = node.size_bytes;
+    let empty = json!({ "driver": "null-co", "node-name": id, "size": size, "read-zeroes": true });
+    let bitmap = |name: &Name| json!({ "node": node.name, "name": name.to_string_lossy() });
+    let bitmaps: Vec<Value> = names.iter().map(bitmap).collect();
+    let export = json!({
+        "type": "nbd", "id": id, "node-name": id, "name": id, "writable": is_writable, "bitmaps": bitmaps,
+    });
+    (empty, export)
+}
+
 /// The exports of a client, and the server where it is the client's own. All go when this is dropped.
 #[derive(Debug)]
 struct Exports<'w, 'a> {
@@ -142,15 +154,9 @@ impl<'w, 'a> Exports<'w, 'a> {
     /// Exports bitmaps of a node.
     fn add(&mut self, node: &Node, names: &[Name]) -> Result<()> {
         let id = format!("{}-{}", self.work.owner.id(), self.exports.len());
-        let size = node.size_bytes;
-        let empty = json!({ "driver": "null-co", "node-name": id, "size": size, "read-zeroes": true });
+        let (empty, export) = export_of(node, names, &id, self.records);
         self.work.ask("blockdev-add", &empty, &mut Unobserved)?;
         self.nodes.push(id.clone());
-        let bitmaps: Vec<Value> =
-            names.iter().map(|name| json!({ "node": node.name, "name": name.to_string_lossy() })).collect();
-        let export = json!({
-            "type": "nbd", "id": id, "node-name": id, "name": id, "writable": self.records, "bitmaps": bitmaps,
-        });
         self.work.ask("block-export-add", &export, &mut Unobserved)?;
         self.exports.push(id);
         Ok(())
