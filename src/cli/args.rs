@@ -221,13 +221,29 @@ pub(crate) struct DiffArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DumpArgs {
+    /// An image; or an export of an NBD server, as nbd+unix:///EXPORT?socket=PATH or nbd://HOST[:PORT]/EXPORT
     #[command(flatten)]
     pub(crate) target: TargetArgs,
-    /// The bitmap's own name, in quotes: 'mon->tue'
-    #[arg(long, value_name = "NAME")]
-    pub(crate) bitmap: OsString,
+    #[command(flatten)]
+    pub(crate) what: Dumped,
+    /// With --context: the granularity of the answer, to which it is rounded outward. NBD does not tell that of the
+    /// bitmap; default: the largest power of two from 512 to 64K of which all bounds are multiples
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_granularity)]
+    pub(crate) granularity: Option<Granularity>,
     #[command(flatten)]
     pub(crate) map: MapArgs,
+}
+
+/// The bitmap that `dump` shows.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Dumped {
+    /// The bitmap's own name, in quotes: 'mon->tue'
+    #[arg(long, value_name = "NAME")]
+    pub(crate) bitmap: Option<OsString>,
+    /// The bitmap as the NBD server names it, in quotes: 'qemu:dirty-bitmap:mon->tue'
+    #[arg(long, value_name = "CONTEXT")]
+    pub(crate) context: Option<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -81,11 +81,17 @@ impl Wish {
 
     /// Refuses what only the image can tell: a window that begins past its disk, an output that is a part of it.
     pub(crate) fn check(&self, image: &Image) -> Result<(), Failure> {
-        if self.start > image.virtual_size() {
-            let message = format!("--start {} is past the end of the disk at {}", self.start, image.virtual_size());
+        self.check_start(image.virtual_size())?;
+        self.destination.refuse_parts_of(image)
+    }
+
+    /// Refuses a window that begins past the end of a disk of this size.
+    pub(crate) fn check_start(&self, size_bytes: u64) -> Result<(), Failure> {
+        if self.start > size_bytes {
+            let message = format!("--start {} is past the end of the disk at {size_bytes}", self.start);
             return Err(Failure::Usage(message));
         }
-        self.destination.refuse_parts_of(image)
+        Ok(())
     }
 
     /// Writes the map of `bitmap`, which is clean outside of the window.

@@ -3,8 +3,10 @@
 //! is done with them.
 
 use crate::exit::Failure;
+use checkmap::nbd::Uri;
 use clap::{Args, ValueHint};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,9 +37,9 @@ pub(crate) struct TargetArgs {
     /// Refuse what is expected to stop the disks of the machine for longer than this
     #[arg(long, value_name = "MS", help_heading = HYPERVISOR)]
     max_stall: Option<u64>,
-    /// How many seconds the monitor may take until it greets; not for the commands themselves [default: 30]
-    #[arg(long, value_name = "S", help_heading = HYPERVISOR)]
-    timeout: Option<u64>,
+    /// How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..), help_heading = HYPERVISOR)]
+    timeout: Option<u32>,
 }
 
 /// The disks that a verb works on.
@@ -106,7 +108,20 @@ impl TargetArgs {
     pub(crate) fn options(&self) -> checkmap::qemu::Options {
         let options = checkmap::qemu::Options::default();
         let options = options.nbd_socket(self.nbd_socket.clone()).max_stall(self.max_stall.map(Duration::from_millis));
-        self.timeout.map_or(options.clone(), |seconds| options.timeout(Duration::from_secs(seconds)))
+        match self.timeout() {
+            Some(timeout) => options.timeout(timeout),
+            None => options,
+        }
+    }
+
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.timeout.map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
+    /// The export of an NBD server that stands in the place of the image.
+    pub(crate) fn nbd_uri(&self) -> Option<&OsStr> {
+        let is_machine = self.qmp.is_some() || self.libvirt.is_some();
+        self.image.as_deref().filter(|image| !is_machine && Uri::is_one(image.as_bytes()))
     }
 
     pub(crate) fn nodes(&self) -> &[String] {

@@ -80,7 +80,7 @@ impl Client {
             return Ok(());
         }
         self.talk(|client| {
-            client.ask_all(window, visit, &mut Waiting::new(observer, "reading bitmaps", window.len_bytes))
+            client.ask_all(window, visit, &mut Waiting::new(observer, "reading from the server", window.len_bytes))
         })
     }
 

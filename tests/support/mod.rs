@@ -7,6 +7,7 @@ pub mod hypervisor;
 pub mod memory;
 pub mod mutate;
 pub mod nbd;
+pub mod nbd_server;
 pub mod ours;
 pub mod power;
 pub mod random;
