@@ -67,7 +67,8 @@ pub fn plan_drop_bitmap(bitmaps: &[BitmapState], bitmap: &[u8]) -> Result<Plan> 
     };
     let mut plan = Plan::of(vec![Action::Remove { name: gone.name.clone() }]);
     let after = carry_out(bitmaps, &plan.actions)?;
-    match Chain::read(bitmaps, None) {
+    let beside = Chain::beside(bitmaps)?.filter(|beside| beside.interval_of(&gone.name).is_some());
+    match beside.map_or_else(|| Chain::read(bitmaps, None), Ok) {
         Ok(chain) => chain.warn_of_dropped(&gone.name, &mut plan),
         Err(error) if error.is_of_the_call() => return Err(error),
         Err(_) => plan.warn(

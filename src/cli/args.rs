@@ -179,7 +179,7 @@ pub(crate) struct Dropped {
     #[arg(long, value_name = "CHECKPOINT")]
     pub(crate) before: Option<OsString>,
     /// Drop one bitmap by its own name, in quotes: 'mon->tue'. It can be of any kind and in any state
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub(crate) bitmap: Option<OsString>,
     /// Drop the whole bitmap directory, damaged or not
     #[arg(long)]
@@ -230,7 +230,7 @@ pub(crate) struct DumpArgs {
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) image: PathBuf,
     /// The bitmap's own name, in quotes: 'mon->tue'
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub(crate) bitmap: OsString,
     #[command(flatten)]
     pub(crate) map: MapArgs,
@@ -245,7 +245,7 @@ pub(crate) struct MergeArgs {
     #[arg(value_name = "SOURCE-BITMAP", required = true)]
     pub(crate) sources: Vec<OsString>,
     /// The bitmap that takes in the others
-    #[arg(long, value_name = "BITMAP")]
+    #[arg(long, value_name = "BITMAP", allow_hyphen_values = true)]
     pub(crate) into: OsString,
     #[command(flatten)]
     pub(crate) dry_run: DryRun,
@@ -413,7 +413,7 @@ impl LayersArg {
 
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct ModelArg {
-    /// What the bitmaps are, where their names and flags do not tell
+    /// What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both
     #[arg(long, value_name = "MODEL", value_enum)]
     model: Option<ModelWord>,
 }

@@ -5,7 +5,7 @@ use crate::args::DumpArgs;
 use crate::exit::{Outcome, Status};
 use crate::map::{Subject, Wish};
 use crate::session::Session;
-use checkmap::chain::{Chain, Name};
+use checkmap::chain::{Name, interval_of};
 use checkmap::image::Access;
 use std::os::unix::ffi::OsStrExt;
 
@@ -18,7 +18,7 @@ pub(crate) fn run(args: &DumpArgs, session: &Session) -> Outcome {
     image.survey(&mut session.watch())?;
     let bitmap = image.read_bitmap(&name, offset, len_bytes)?;
     // Names that form no chain do not keep a bitmap from being dumped.
-    let interval = Chain::read(&image.bitmaps(), None).ok().and_then(|chain| chain.interval_of(&name));
+    let interval = interval_of(&image.bitmaps(), &name)?;
     wish.write(session, &bitmap, &Subject::Bitmap { name, interval })?;
     Ok(Status::Done)
 }

@@ -8,7 +8,7 @@ use crate::output::print;
 use crate::session::Session;
 use crate::table::{Column, Rows};
 use crate::words::{amount, state};
-use checkmap::chain::{Chain, Checkpoint, Model};
+use checkmap::chain::{Chain, Checkpoint, KnownModel, Model};
 use checkmap::image::{Overview, Scope};
 use serde::Serialize;
 use std::io::Write;
@@ -34,19 +34,37 @@ pub(crate) fn run(args: &ListArgs, session: &Session) -> Outcome {
     let overview = image.overview(args.model.wanted(), Scope::Increments, &mut session.watch())?;
     let chain = overview.chain.clone()?;
     chain.check_known().map_err(|error| error.in_file(image.path()))?;
-    print(session, |out| match args.json {
-        true => {
+    // What stands beside the intervals is for people only: scripts get one chain, and pick it.
+    let beside = match overview.beside.is_some() && !args.json {
+        true => Some(image.overview(Some(KnownModel::Cumulative), Scope::Increments, &mut session.watch())?),
+        false => None,
+    };
+    let other = beside.as_ref().map(|beside| beside.chain.clone()).transpose()?;
+    print(session, |out| match (args.json, other.as_ref().zip(beside.as_ref())) {
+        (true, _) => {
             let rows: Vec<Row> = chain.checkpoints().iter().map(|checkpoint| row(checkpoint, &overview)).collect();
             serde_json::to_writer_pretty(&mut *out, &rows).map_err(std::io::Error::from)?;
             Ok(writeln!(out)?)
         }
-        false => Ok(write_table(&chain, &overview, args.table.wide, out)?),
+        (false, None) => Ok(write_table(&chain, &overview, args.table.wide, out)?),
+        (false, Some((other, beside))) => {
+            writeln!(out, "{}:", owned(&chain))?;
+            write_table(&chain, &overview, args.table.wide, out)?;
+            writeln!(out, "\n{}:", owned(other))?;
+            Ok(write_table(other, beside, args.table.wide, out)?)
+        }
     })?;
     warn_of_trouble(&image, session);
-    if !chain.is_ordered() {
+    if !chain.is_ordered() || other.is_some_and(|other| !other.is_ordered()) {
         session.warn("which of these checkpoints is older cannot be told everywhere: such places follow the names");
     }
-    Ok(report_damage(&image, &overview, session))
+    let status = report_damage(&image, &overview, session);
+    Ok(beside.map_or(status, |beside| report_damage(&image, &beside, session)))
+}
+
+/// Whose checkpoints they are, and of which model.
+pub(crate) fn owned(chain: &Chain) -> String {
+    format!("{}, model {}", chain.model().owner(), chain.model())
 }
 
 fn row(checkpoint: &Checkpoint, overview: &Overview) -> Row {
