@@ -99,7 +99,10 @@ impl Chain {
         if others.is_empty() || plan.is_empty() {
             return Ok(());
         }
-        let root = plan.actions.iter().filter_map(given).find(|name| others.contains(*name)).cloned();
+        // A frozen one would be taken for the root as soon as anything follows.
+        let recording = memory::sorted_set(recording_beside(&self.states)?.into_iter().map(|state| &state.name));
+        let is_taken = |name: &&Name| others.contains(name) && recording.contains(name);
+        let root = plan.actions.iter().filter_map(given).find(is_taken).cloned();
         if let Some(root) = root {
             give_instead(&mut plan.actions, &root, &Name::marked_root(&root));
         }
@@ -160,7 +163,7 @@ pub(super) fn lead_beside(broken: Error, bitmaps: &[BitmapState]) -> Error {
             let way_out = broken.way_out().cloned().unwrap_or_default();
             let cumulative = Control::Model(Some(Model::Cumulative.as_str()));
             let way_out = way_out.words("; the cumulative checkpoints beside it answer with ").control(cumulative);
-            broken.advise(way_out)
+            Error::new(broken.kind(), broken.message()).advise(way_out)
         }
         Err(error) => error,
         Ok(_) => broken,
