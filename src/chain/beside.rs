@@ -25,11 +25,7 @@ impl Chain {
     ///
     /// Where `insist` picks none and the image has two, it is that of the intervals, unless the words are names of the other
     /// one only. A name that is in both, or names of both, are [`ErrorKind::Model`].
-    pub fn read_for(
-        bitmaps: &[BitmapState],
-        insist: Option<KnownModel>,
-        words: &[impl AsRef<[u8]>],
-    ) -> Result<Chain> {
+    pub fn read_for(bitmaps: &[BitmapState], insist: Option<KnownModel>, words: &[impl AsRef<[u8]>]) -> Result<Chain> {
         if insist.is_some() {
             return Chain::read(bitmaps, insist);
         }

@@ -275,7 +275,10 @@ impl Findings {
         fact("checkpoints", checkpoints.to_string())?;
         let beside = self.overview.beside.as_ref();
         if let Some(chain) = beside {
-            fact("beside them", format!("{}, {}", owned(chain), count(chain.checkpoints().len() as u64, "checkpoint")))?;
+            fact(
+                "beside them",
+                format!("{}, {}", owned(chain), count(chain.checkpoints().len() as u64, "checkpoint")),
+            )?;
         }
         if self.states.is_empty() {
             return Ok(());

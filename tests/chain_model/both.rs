@@ -11,13 +11,33 @@ use proptest::prelude::*;
 #[derive(Clone, Debug)]
 enum Event {
     Write(u32),
-    Create { ours: bool, number: u8 },
-    Delete { ours: bool, at: usize, force: bool },
-    DeleteMany { ours: bool, mask: u8 },
-    DeleteAllInconsistent { ours: bool },
-    DropBefore { at: usize },
-    Rename { ours: bool, at: usize, to: u8 },
-    Crash { mask: u8 },
+    Create {
+        ours: bool,
+        number: u8,
+    },
+    Delete {
+        ours: bool,
+        at: usize,
+        force: bool,
+    },
+    DeleteMany {
+        ours: bool,
+        mask: u8,
+    },
+    DeleteAllInconsistent {
+        ours: bool,
+    },
+    DropBefore {
+        at: usize,
+    },
+    Rename {
+        ours: bool,
+        at: usize,
+        to: u8,
+    },
+    Crash {
+        mask: u8,
+    },
     /// libvirt makes a checkpoint, or deletes one, and knows nothing of us.
     LibvirtCreates(u8),
     LibvirtDeletes(usize),
@@ -148,7 +168,15 @@ impl World {
         };
         // Without any of libvirt's there is no such chain that could be picked; a single one would be taken for ours.
         let others = self.theirs.len();
-        if others < if !ours { 1 } else if self.ours.is_empty() { 2 } else { 0 } {
+        if others
+            < if !ours {
+                1
+            } else if self.ours.is_empty() {
+                2
+            } else {
+                0
+            }
+        {
             return;
         }
         let chain = self.chain(ours).unwrap();
@@ -263,9 +291,12 @@ impl World {
             }
         }
         // Without a model a name means the chain that has it, and is refused where both have one.
-        for (truth, model) in self.ours.iter().map(|own| (own, Model::Interval)).chain(
-            self.theirs.iter().filter(|_| !self.ours.is_empty()).map(|other| (other, Model::Cumulative)),
-        ) {
+        for (truth, model) in self
+            .ours
+            .iter()
+            .map(|own| (own, Model::Interval))
+            .chain(self.theirs.iter().filter(|_| !self.ours.is_empty()).map(|other| (other, Model::Cumulative)))
+        {
             let sides = [&self.ours, &self.theirs];
             let twins = sides.iter().filter(|side| side.iter().any(|other| other.name == truth.name)).count();
             match Chain::read_for(&states, None, &[truth.name.as_bytes()]) {

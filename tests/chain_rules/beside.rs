@@ -25,7 +25,10 @@ fn both_chains_are_read_from_one_image() {
     let chain = read(&BOTH);
     assert_eq!((checkpoints(&chain), chain.model().owner()), (vec!["i1".into(), "i2".into()], Owner::Checkmap));
     let other = cumulative(&BOTH);
-    assert_eq!((checkpoints(&other), other.model()), (["v.0", "v.1", "v.2"].map(str::to_owned).into(), Model::Cumulative));
+    assert_eq!(
+        (checkpoints(&other), other.model()),
+        (["v.0", "v.1", "v.2"].map(str::to_owned).into(), Model::Cumulative)
+    );
     assert_eq!((other.model().owner().as_str(), Model::Unknown.owner().to_string()), ("libvirt", "unknown".to_owned()));
     assert_eq!(names(other.foreign()), ["i1", "i1->i2"]);
     assert_eq!(names(&diff(&other, "v.1", None).unwrap().bitmaps), ["v.1"]);
@@ -134,8 +137,7 @@ fn a_first_checkpoint_beside_libvirts_is_marked_by_an_arrow() {
     let chain = read(&["v.0 r", "->i1 r"]);
     assert_eq!((checkpoints(&chain), chain.checkpoint(b"i1").unwrap().gap), (vec!["i1".to_owned()], false));
     assert_eq!(names(&diff(&chain, "i1", None).unwrap().bitmaps), ["->i1"]);
-    let plan =
-        steps(create(&chain, "i2"), &["stop recording in '->i1'", "add 'i1->i2', recording, granularity 65536"]);
+    let plan = steps(create(&chain, "i2"), &["stop recording in '->i1'", "add 'i1->i2', recording, granularity 65536"]);
     assert!(plan.warnings().is_empty(), "{:?}", plan.warnings());
     steps(rename(&chain, "i1", "x"), &["rename '->i1' to '->x'"]);
     warned(&steps(delete(&chain, "i1"), &["remove '->i1'"]), "the next backup must be full");

@@ -71,9 +71,7 @@ fn chains_are_always_there() {
     needs_tools!();
     let image = TestImage::create("", "1M");
     let chains = || checkmap!("info", image.path, "--json").json()["chains"].clone();
-    let one = |owner: &str, model: &str, checkpoints: Value| {
-        json!([{"owner": owner, "model": model, "checkpoints": checkpoints}])
-    };
+    let one = |owner: &str, model: &str, checkpoints: Value| json!([{"owner": owner, "model": model, "checkpoints": checkpoints}]);
     let checkpoint = |name: &str| json!({"name": name, "parent": null, "bitmap": name});
     assert_eq!(chains(), json!([]));
     image.bitmap(&["--add"], "a");
@@ -160,7 +158,10 @@ fn a_chain_of_ours_begins_beside_libvirts() {
     assert_eq!(bitmaps(&image), ["+a", "+b", "->i1", "+i1->i2"]);
     let diff = |since: &str| extents(&checkmap!("diff", image.path, "--since", since, "--json").json());
     assert_eq!((diff("i1").len(), diff("i2").len(), diff("a").len()), (2, 1, 2));
-    assert_eq!(extents(&checkmap!("diff", image.path, "--since", "i1", "--until", "i2", "--json").json()), [(0, 65536)]);
+    assert_eq!(
+        extents(&checkmap!("diff", image.path, "--since", "i1", "--until", "i2", "--json").json()),
+        [(0, 65536)]
+    );
     // Its bitmap begins with a dash, and is taken by its own name all the same.
     checkmap!("dump", image.path, "--bitmap", "->i1").ok();
     checkmap!("merge", image.path, "a", "--into", "->i1", "--dry-run").ok();
@@ -205,11 +206,14 @@ fn what_is_wrong_with_one_chain_does_not_matter_to_the_other() {
 fn drop_all_names_libvirts_and_needs_a_yes_for_them() {
     needs_tools!();
     let image = both();
-    checkmap!("drop", image.path, "--all").fails(3, "'virtnbdbackup.0', 'virtnbdbackup.1', 'virtnbdbackup.2' (if nobody");
+    checkmap!("drop", image.path, "--all")
+        .fails(3, "'virtnbdbackup.0', 'virtnbdbackup.1', 'virtnbdbackup.2' (if nobody");
     checkmap!("drop", image.path, "--bitmap", THEIRS[0], "--dry-run").says("libvirt still lists it");
     let dropped = checkmap!("drop", image.path, "--all", "--yes");
     dropped.says("every diff since 'i1', 'i2' is lost");
-    dropped.says("'virtnbdbackup.0', 'virtnbdbackup.1', 'virtnbdbackup.2' are cumulative checkpoints, as libvirt makes them");
+    dropped.says(
+        "'virtnbdbackup.0', 'virtnbdbackup.1', 'virtnbdbackup.2' are cumulative checkpoints, as libvirt makes them",
+    );
     assert_eq!(bitmaps(&image), [""; 0]);
     image.assert_clean("both chains are dropped");
 }
