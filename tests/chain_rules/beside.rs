@@ -118,7 +118,7 @@ fn changes_of_one_chain_leave_the_other_alone() {
     }
     refused(create(&cumulative(&["x->y r", "a r"]), "x"), ErrorKind::Exists, "'x->y', of the chain of intervals");
     refused(rename(&cumulative(&["x->y r", "a r"]), "a", "x"), ErrorKind::Exists, "choose another name");
-    // Neither is kept from a change by what is wrong in the other.
+    // A fault of one keeps nobody from a change of the other.
     let specs = ["i1 -", "i1->i2 ri", "a r", "b ri"];
     refused(create(&read(&specs), "i3"), ErrorKind::Inconsistent, "'i1->i2'");
     refused(create(&cumulative(&specs), "c"), ErrorKind::Inconsistent, "'b'");
