@@ -54,7 +54,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand info" -s U -l force-sh
 complete -c checkmap -n "__fish_checkmap_using_subcommand info" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand info" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l model -d 'What the bitmaps are, where their names and flags do not tell' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
@@ -66,7 +66,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand list" -s q -l quiet -d
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l granularity -d 'How much of the disk one bit stands for: a power of two from 512 to 2G. Default: as the newest checkpoint, else the cluster size, from 4K to 64K; larger where the disk needs it' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l model -d 'What the bitmaps are, where their names and flags do not tell' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
@@ -75,7 +75,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l dry-run -d 
 complete -c checkmap -n "__fish_checkmap_using_subcommand create" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand create" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l model -d 'What the bitmaps are, where their names and flags do not tell' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
@@ -89,7 +89,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l no-lock -d 
 complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l before -d 'Drop the bitmaps of all checkpoints that are older than this one, also before gaps: it becomes the first' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l bitmap -d 'Drop one bitmap by its own name, in quotes: \'mon->tue\'. It can be of any kind and in any state' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l model -d 'What the bitmaps are, where their names and flags do not tell' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
@@ -100,7 +100,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l dry-run -d 'C
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l model -d 'What the bitmaps are, where their names and flags do not tell' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
@@ -123,7 +123,7 @@ segment\t'A file for `checkmap segment`: indexed, with checksums (binary)'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -s o -l output -d 'Write to FILE, which appears or is replaced in one step when all is on the disk' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l start -d 'Look at the disk from this byte on; for raw a multiple of 8 granules' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l length -d 'Look at this many bytes of the disk; to its end without it' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l model -d 'What the bitmaps are, where their names and flags do not tell' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'

@@ -302,7 +302,10 @@ typedef struct checkmap_opts {
     void *user_data;
     /** CHECKMAP_OPT_...; an unknown one is -EINVAL. */
     uint32_t flags;
-    /** The CHECKMAP_MODEL_... to insist on where the image's own is unknown; 0, INTERVAL or CUMULATIVE. */
+    /**
+     * The CHECKMAP_MODEL_... to insist on where the image's own is unknown, or has checkpoints of both; 0, INTERVAL or
+     * CUMULATIVE. With 0 a name picks the chain that has it, and one in both is -EPROTO.
+     */
     uint32_t model;
 } checkmap_opts;
 
@@ -1206,7 +1209,8 @@ int checkmap_checkpoint_rename_with(struct checkmap_image *image,
  * Fills out with the checkpoints, oldest first, max at most; with out NULL it only counts.
  *
  * To say how much is dirty it reads their bitmaps, once for all calls until the next change; what cannot be read is -1.
- * An image with cumulative checkpoints gives an order only as far as the bits tell one.
+ * An image with cumulative checkpoints gives an order only as far as the bits tell one. Where it has intervals and
+ * libvirt's cumulative checkpoints, these are the intervals; checkmap_stored_list() tells the others.
  *
  * Returns: how many checkpoints there are in all; or a negative errno.
  *

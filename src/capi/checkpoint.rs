@@ -270,7 +270,8 @@ pub unsafe extern "C" fn checkmap_checkpoint_rename_with(
 /// Fills `out` with the checkpoints, oldest first, `max` at most; with `out` NULL it only counts.
 ///
 /// To say how much is dirty it reads their bitmaps, once for all calls until the next change; what cannot be read is -1.
-/// An image with cumulative checkpoints gives an order only as far as the bits tell one.
+/// An image with cumulative checkpoints gives an order only as far as the bits tell one. Where it has intervals and
+/// libvirt's cumulative checkpoints, these are the intervals; `checkmap_stored_list()` tells the others.
 ///
 /// Returns: how many checkpoints there are in all; or a negative errno.
 ///

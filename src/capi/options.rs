@@ -74,7 +74,8 @@ pub struct checkmap_opts {
     pub user_data: *mut c_void,
     /// `CHECKMAP_OPT_...`; an unknown one is `-EINVAL`.
     pub flags: u32,
-    /// The `CHECKMAP_MODEL_...` to insist on where the image's own is unknown; 0, INTERVAL or CUMULATIVE.
+    /// The `CHECKMAP_MODEL_...` to insist on where the image's own is unknown, or has checkpoints of both; 0, INTERVAL or
+    /// CUMULATIVE. With 0 a name picks the chain that has it, and one in both is `-EPROTO`.
     pub model: u32,
 }
 

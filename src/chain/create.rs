@@ -43,6 +43,7 @@ impl Chain {
         }
         self.refuse_name_of_gap(&own)?;
         self.refuse_name_of_bitmap(&own)?;
+        self.refuse_name_of_interval(&own)?;
         let newest = self.newest_to_follow(model)?;
 
         let granularity = options.granularity.unwrap_or_else(|| self.newest_granularity(options.default_granularity));
@@ -87,7 +88,7 @@ impl Chain {
                 WayOut::from("leave out ").control(Control::Model(None)).words(", or delete the checkpoints first"),
             ))
         };
-        let alone = self.checkpoints.len() == 1;
+        let alone = matches!(self.checkpoints.as_slice(), [root] if root.bitmap == root.name);
         match (self.model, asked.or(self.insist).map(Model::from)) {
             (Model::None, asked) => Ok(asked.unwrap_or(Model::Interval)),
             (model, None) => Ok(model),

@@ -203,7 +203,9 @@ impl Chain {
             let Some((at, first)) = first.and_then(|at| Some((at, self.checkpoints.get(at)?))) else { continue };
             let is_oldest = left.is_empty() && stretch.placed;
             let follows = if is_oldest { None } else { stretch.missing.as_ref() };
-            if (at > stretch.places.start || is_oldest) && first.bitmap != Name::chained(follows, &first.name) {
+            let hangs = first.bitmap == Name::chained(follows, &first.name)
+                || follows.is_none() && first.bitmap == Name::marked_root(&first.name);
+            if (at > stretch.places.start || is_oldest) && !hangs {
                 memory::push(&mut plan.actions, rehang(first, follows))?;
             }
             let stays = self.checkpoints.iter().take(stretch.places.end).skip(at);

@@ -2,6 +2,7 @@
 //! Owns removals that no bitmap absorbs: all that is older than a checkpoint, or one bitmap by its own name, also
 //! where the names form no chain. Knows nothing of the image.
 
+use super::beside::recording_beside;
 use super::name;
 use super::plan::{Plan, carry_out};
 use super::read::refuse_duplicates;
@@ -51,9 +52,10 @@ pub fn foreign_in(bitmaps: &[BitmapState]) -> Result<Vec<Name>> {
     {
         return Err(error.clone());
     }
+    let beside = memory::sorted_set(recording_beside(bitmaps)?.into_iter().map(|state| &state.name));
     let is_own = |name: &Name| match &chain {
         Ok(chain) => chain.interval_of(name).is_some(),
-        Err(_) => name.has_arrow() || linked.contains(name),
+        Err(_) => name.has_arrow() || linked.contains(name) && !beside.contains(name),
     };
     Ok(memory::gather(bitmaps.iter().map(|state| &state.name).filter(|name| !is_own(name)).cloned())?)
 }
@@ -67,7 +69,8 @@ pub fn plan_drop_bitmap(bitmaps: &[BitmapState], bitmap: &[u8]) -> Result<Plan> 
     };
     let mut plan = Plan::of(vec![Action::Remove { name: gone.name.clone() }]);
     let after = carry_out(bitmaps, &plan.actions)?;
-    match Chain::read(bitmaps, None) {
+    let beside = Chain::beside(bitmaps)?.filter(|beside| beside.interval_of(&gone.name).is_some());
+    match beside.map_or_else(|| Chain::read(bitmaps, None), Ok) {
         Ok(chain) => chain.warn_of_dropped(&gone.name, &mut plan),
         Err(error) if error.is_of_the_call() => return Err(error),
         Err(_) => plan.warn(

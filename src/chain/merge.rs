@@ -4,7 +4,7 @@
 use super::name;
 use super::plan::{self, Action, Plan, carry_out};
 use super::read::refuse_duplicates;
-use super::{BitmapState, Chain, Interval, Name, Until};
+use super::{BitmapState, Interval, Name, Until, interval_of};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::memory;
 use std::collections::HashSet;
@@ -44,8 +44,7 @@ pub fn plan_merge(bitmaps: &[BitmapState], sources: &[&[u8]], into: &[u8]) -> Re
     let sources = memory::gather(from.iter().map(|source| source.name.clone()))?;
     let mut plan = Plan::of(vec![Action::Merge { sources, target: target.name.clone() }]);
     carry_out(bitmaps, &plan.actions)?;
-    let chain = Chain::read(bitmaps, None).ok();
-    if let Some(Interval { since, until }) = chain.and_then(|chain| chain.interval_of(&target.name)) {
+    if let Some(Interval { since, until }) = interval_of(bitmaps, &target.name)? {
         let until = match until {
             Until::Checkpoint(next) => next.to_string(),
             Until::Gap => "the gap".to_owned(),

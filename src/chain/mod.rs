@@ -29,6 +29,7 @@
 // Pure logic over names and flags: it must never know a file, a format or a bit.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+mod beside;
 mod create;
 mod delete;
 mod diff;
@@ -44,11 +45,12 @@ mod rename;
 mod select;
 mod stretch;
 
+pub use beside::interval_of;
 pub use create::CreateOptions;
 pub use diff::Span;
 pub use drop::{foreign_in, plan_drop_bitmap};
 pub use merge::plan_merge;
-pub use model::{BitmapState, Checkpoint, Interval, KnownModel, Model, Until};
+pub use model::{BitmapState, Checkpoint, Interval, KnownModel, Model, Owner, Until};
 pub use name::{MAX_BITMAP_NAME, MAX_CHECKPOINT_NAME, Name, check_checkpoint_name};
 pub(crate) use name::{list, no_bitmap};
 pub use order::Contents;
@@ -90,8 +92,9 @@ impl Chain {
         &self.checkpoints
     }
 
-    /// The plain-named bitmaps of an interval image that are no checkpoints: listed, never touched. A bitmap here can
-    /// record or not, be consistent or not; it belongs to somebody else.
+    /// The bitmaps that are no checkpoints of this chain: listed, never touched. A bitmap here can record or not, be
+    /// consistent or not; it belongs to somebody else, or to the other chain of the image, see [`Chain::beside`]. Empty for
+    /// [`Model::None`] and [`Model::Unknown`].
     pub fn foreign(&self) -> &[Name] {
         &self.foreign
     }
@@ -198,6 +201,10 @@ impl Chain {
 
     fn not_found(&self, name: &Name) -> Error {
         let error = |message: String| Error::new(ErrorKind::NotFound, message);
+        if let Some(other) = self.other_model_of(name) {
+            let message = format!("{name} is a checkpoint of the other chain of this image, which is {other}");
+            return error(message).advise(WayOut::from("ask for ").control(Control::Model(Some(other.as_str()))));
+        }
         if let Some(own) = self.checkpoints.iter().find(|checkpoint| checkpoint.bitmap == *name) {
             return error(format!("{name} is a bitmap, not a checkpoint"))
                 .advise(format!("its checkpoint is {}", own.name));

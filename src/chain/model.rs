@@ -55,6 +55,24 @@ impl Model {
         }
     }
 
+    /// The model as a caller can ask for it; `None` for [`Model::None`] and [`Model::Unknown`].
+    pub const fn known(self) -> Option<KnownModel> {
+        match self {
+            Model::Interval => Some(KnownModel::Interval),
+            Model::Cumulative => Some(KnownModel::Cumulative),
+            Model::None | Model::Unknown => None,
+        }
+    }
+
+    /// Who made checkpoints of this model, as far as the names of their bitmaps tell.
+    pub const fn owner(self) -> Owner {
+        match self {
+            Model::Interval => Owner::Checkmap,
+            Model::Cumulative => Owner::Libvirt,
+            Model::None | Model::Unknown => Owner::Unknown,
+        }
+    }
+
     /// The model of these bitmaps, by their names and by which of them record. Helpers do not count; consistency and
     /// damage do not count either, since a crash must not change the model.
     pub(super) fn of(bitmaps: &[BitmapState]) -> Model {
@@ -68,6 +86,35 @@ impl Model {
             _ if all_record => Model::Cumulative,
             _ => Model::Unknown,
         }
+    }
+}
+
+/// Who made the checkpoints of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Owner {
+    /// checkmap, or another program that keeps a bitmap for each interval.
+    Checkmap,
+    /// libvirt, or another program that keeps a bitmap for each checkpoint.
+    Libvirt,
+    /// Nobody can tell.
+    Unknown,
+}
+
+impl Owner {
+    /// The owner in one lower-case word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Owner::Checkmap => "checkmap",
+            Owner::Libvirt => "libvirt",
+            Owner::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

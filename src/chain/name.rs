@@ -81,14 +81,21 @@ impl Name {
         }
     }
 
+    /// The name of a root's bitmap that cannot be taken for one of somebody else: an arrow with nothing before it.
+    pub(super) fn marked_root(own: &Name) -> Name {
+        Name([ARROW, own.as_bytes()].concat())
+    }
+
     /// The checkpoints that the name of a bitmap speaks of: its own and the one before it, or the name itself. A name
-    /// with several arrows speaks of all that stands between them.
+    /// with several arrows speaks of all that stands between them. Before the arrow of a marked root stands nothing.
     pub fn mentions(&self) -> Vec<Name> {
         let mut rest = self.0.as_slice();
         let mut mentioned = Vec::new();
         while let Some(at) = find_arrow(rest) {
             let (part, from_arrow) = rest.split_at(at);
-            mentioned.push(Name::new(part));
+            if !part.is_empty() {
+                mentioned.push(Name::new(part));
+            }
             rest = from_arrow.strip_prefix(ARROW).unwrap_or_default();
         }
         mentioned.push(Name::new(rest));
@@ -104,13 +111,14 @@ impl Name {
         find_arrow(&self.0).is_some()
     }
 
-    /// The predecessor and the own checkpoint of a chain name. `None` without an arrow, an error if a side is no name
-    /// of a checkpoint: empty, too long, or with an arrow of its own.
-    pub(super) fn split(&self) -> Option<Result<(Name, Name)>> {
+    /// The predecessor, which a marked root has not, and the own checkpoint of a chain name. `None` without an arrow, an
+    /// error if a side is no name of a checkpoint: too long, with an arrow of its own, or, of the own one, empty.
+    pub(super) fn split(&self) -> Option<Result<(Option<Name>, Name)>> {
         let at = find_arrow(&self.0)?;
         let (parent, rest) = self.0.split_at_checked(at)?;
         let own = rest.strip_prefix(ARROW)?;
-        Some(check_checkpoint_name(parent).and_then(|parent| Ok((parent, check_checkpoint_name(own)?))))
+        let parent = (!parent.is_empty()).then(|| check_checkpoint_name(parent)).transpose();
+        Some(parent.and_then(|parent| Ok((parent, check_checkpoint_name(own)?))))
     }
 }
 

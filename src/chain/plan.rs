@@ -2,6 +2,7 @@
 //! Owns the plan: the actions on bitmaps that one operation on checkpoints comes to, and the proof that carrying them
 //! out leaves a chain that reads back as meant. Knows nothing of who carries them out.
 
+use super::beside::has_arrow;
 use super::name::{self, MAX_BITMAP_NAME};
 use super::{BitmapState, Chain, Model, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
@@ -146,21 +147,35 @@ impl PartialEq for Origin {
 impl Eq for Origin {}
 
 impl Chain {
-    /// Ends every plan: refuses one that collides or would leave names that read back as something else than the
-    /// `expected` checkpoints, and warns if the image will be taken for another model than the `intended` one.
+    /// Ends every plan: refuses one that collides, would leave names that read back as something else than the
+    /// `expected` checkpoints, or would change how another chain reads, and warns if the image will be taken for another
+    /// model than the `intended` one.
     pub(super) fn finish(&self, mut plan: Plan, intended: Model, expected: &[Name]) -> Result<Plan> {
+        if intended == Model::Interval {
+            self.mark_root(&mut plan, expected)?;
+        }
         let after = carry_out(&self.states, &plan.actions)?;
-        if intended == Model::Interval && after.iter().any(|bitmap| bitmap.name.has_arrow()) {
+        if intended == Model::Interval && has_arrow(&after) {
             let chain = Chain::read(&after, None)?;
             if !is_expected(&chain, expected)? {
+                let mut silent = self.states.iter().filter(|state| !state.recording).map(|state| &state.name);
+                let foreign = silent.find(|name| self.foreign.binary_search(name).is_ok());
                 let way_out = WayOut::from("drop the plain-named bitmaps that belong to no checkpoint with ")
-                    .control(self.foreign.first().map_or(Control::DropBitmap, Name::drop_it));
+                    .control(foreign.map_or(Control::DropBitmap, Name::drop_it));
                 return Err(Error::new(ErrorKind::BrokenChain, "the bitmaps would no longer read as the same chain")
                     .advise(way_out));
             }
         }
+        self.check_other(&after, expected)?;
+        let is_beside = match self.model {
+            Model::Cumulative => has_arrow(&after),
+            _ => !has_arrow(&after) && expected.is_empty() && Model::of(&after) == Model::Cumulative,
+        };
         if expected.is_empty() && !self.checkpoints.is_empty() {
-            plan.warn("no checkpoint is left: tracking ends, and the next backup must be full");
+            match is_beside {
+                true => plan.warn(format!("no {intended} checkpoint is left: what used them needs a full backup next")),
+                false => plan.warn("no checkpoint is left: tracking ends, and the next backup must be full"),
+            }
         }
         let own = memory::sorted_set(self.foreign.iter().chain(&self.helpers));
         let records = |states: &[BitmapState]| states.iter().any(|state| state.recording && !own.contains(&state.name));
@@ -168,7 +183,7 @@ impl Chain {
             plan.warn("nothing records any more: writes are missing from now on, and the next backup must be full");
         }
         let detected = Model::of(&after);
-        if detected != intended && detected != Model::None && !plan.actions.is_empty() {
+        if detected != intended && detected != Model::None && !is_beside && !plan.actions.is_empty() {
             let left = after.iter().map(|bitmap| &bitmap.name).filter(|name| !name.is_helper());
             plan.warn(format!(
                 "afterwards {} will read as model {detected}: the model {intended} has to be said",

@@ -2,9 +2,8 @@
 //! Owns the reading of a chain from the names of the bitmaps, and every way in which names can fail to be one.
 //! Knows nothing of the use of the chain.
 
-use super::name;
 use super::stretch::{Loose, Stretch, line_up};
-use super::{BitmapState, Chain, Checkpoint, KnownModel, Model, Name};
+use super::{BitmapState, Chain, Checkpoint, KnownModel, Model, Name, beside, name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::memory;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,9 +11,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 impl Chain {
     /// Reads the chain from the bitmaps of an image, in any order.
     ///
-    /// `insist` says what bitmaps of an unknown model are. It is refused
-    /// ([`ErrorKind::Model`]) where the bitmaps contradict it. On an image without bitmaps it decides what
-    /// [`Chain::plan_create`] starts.
+    /// `insist` says what bitmaps of an unknown model are, and picks one of two chains: where cumulative checkpoints stand
+    /// beside a chain of intervals, which is read without it, [`KnownModel::Cumulative`] reads those, also where the names
+    /// of the others form no chain. It is refused ([`ErrorKind::Model`]) where the bitmaps contradict it. On an image without
+    /// bitmaps it decides what [`Chain::plan_create`] starts, and so does [`KnownModel::Interval`] beside several bitmaps
+    /// without arrows that record: none of them can be told for a first checkpoint, so there is none yet.
     ///
     /// A bitmap that follows a checkpoint without one is no error: the chain has a gap, see [`Checkpoint::gap`]. Two
     /// bitmaps for one checkpoint, two children of one and cycles are [`ErrorKind::BrokenChain`]. [`Model::Unknown`] is no error here, but every call
@@ -36,10 +37,13 @@ impl Chain {
         };
         match chain.model {
             Model::None | Model::Unknown => {}
-            Model::Interval => (chain.checkpoints, chain.stretches) = intervals(&others)?,
-            Model::Cumulative => chain.checkpoints = cumulative(&others)?,
+            Model::Interval => {
+                let intervals = intervals(&others).map_err(|broken| beside::lead_beside(broken, bitmaps));
+                (chain.checkpoints, chain.stretches) = intervals?;
+            }
+            Model::Cumulative => chain.checkpoints = cumulative(bitmaps, &others)?,
         }
-        if chain.model == Model::Interval {
+        if matches!(chain.model, Model::Interval | Model::Cumulative) {
             let own = memory::sorted_set(chain.checkpoints.iter().map(|checkpoint| &checkpoint.bitmap));
             let foreign = others.iter().map(|other| &other.name).filter(|name| !own.contains(name)).cloned();
             chain.foreign = memory::gather(foreign)?;
@@ -79,8 +83,10 @@ pub(super) fn refuse_duplicates(bitmaps: &[BitmapState]) -> Result<()> {
     }
 }
 
-fn cumulative(others: &[&BitmapState]) -> Result<Vec<Checkpoint>> {
-    if let Some(link) = others.iter().find(|other| other.name.has_arrow()) {
+fn cumulative(bitmaps: &[BitmapState], others: &[&BitmapState]) -> Result<Vec<Checkpoint>> {
+    let link = others.iter().find(|other| other.name.has_arrow());
+    let beside = if link.is_some() { beside::recording_beside(bitmaps)? } else { Vec::new() };
+    if let (Some(link), []) = (link, beside.as_slice()) {
         return Err(Error::new(
             ErrorKind::Model,
             format!("these are not cumulative checkpoints: {} covers an interval", link.name),
@@ -92,16 +98,17 @@ fn cumulative(others: &[&BitmapState]) -> Result<Vec<Checkpoint>> {
                 .control(Control::Model(Some("interval"))),
         ));
     }
-    let alone = others.len() < 2;
-    let checkpoints = others.iter().map(|other| Checkpoint::of(other, other.name.clone(), None, alone));
+    let own = if link.is_some() { beside.as_slice() } else { others };
+    let alone = own.len() < 2;
+    let checkpoints = own.iter().map(|other| Checkpoint::of(other, other.name.clone(), None, alone));
     let mut checkpoints = memory::gather(checkpoints)?;
     checkpoints.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(checkpoints)
 }
 
-/// A bitmap `parent->own`.
+/// A bitmap `parent->own`, or `->own`: a marked root.
 struct Link<'a> {
-    parent: Name,
+    parent: Option<Name>,
     own: Name,
     bitmap: &'a BitmapState,
 }
@@ -119,7 +126,8 @@ fn intervals(others: &[&BitmapState]) -> Result<(Vec<Checkpoint>, Vec<Stretch>)>
         }
     }
     if links.is_empty() {
-        return line_up(vec![Loose::lone(lone_root(others)?)]);
+        let root = lone_root(others)?;
+        return line_up(memory::gather(root.map(|root| Loose::lone(root, root.name.clone())))?);
     }
 
     let plain = others.iter().filter(|other| !other.name.has_arrow()).map(|other| (&other.name, *other));
@@ -132,38 +140,45 @@ fn intervals(others: &[&BitmapState]) -> Result<(Vec<Checkpoint>, Vec<Stretch>)>
                 format!("both {} and {} begin at checkpoint {}", twin.bitmap.name, link.bitmap.name, link.own);
             return Err(broken(message, &[&twin.bitmap.name, &link.bitmap.name]));
         }
-        if let Some(twin) = by_parent.insert(&link.parent, link) {
+        if let Some(parent) = &link.parent
+            && let Some(twin) = by_parent.insert(parent, link)
+        {
             let message =
-                format!("checkpoint {} has two children, {} and {}", link.parent, twin.bitmap.name, link.bitmap.name);
+                format!("checkpoint {parent} has two children, {} and {}", twin.bitmap.name, link.bitmap.name);
             return Err(broken(message, &[&twin.bitmap.name, &link.bitmap.name]));
         }
     }
 
-    // Every link hangs on another link, or on a plain bitmap, the root, or on nothing: a gap. Where it could hang on a
-    // link and on a plain bitmap, nobody can say which one.
+    // Every link hangs on another link, or on a plain bitmap, the root, or on nothing: a gap; a marked root is one itself.
+    // Where it could hang on a link and on a plain bitmap, nobody can say which one, unless the plain one records: a root is
+    // frozen as soon as anything follows it, so that one belongs to somebody else.
     let mut stretches: Vec<Loose> = Vec::new();
     for link in &links {
-        match (by_own.get(&link.parent), plain.get(&link.parent)) {
-            (Some(other), Some(root)) => {
+        let Some(parent) = &link.parent else {
+            memory::push(&mut stretches, Loose::lone(link.bitmap, link.own.clone()))?;
+            continue;
+        };
+        match (by_own.get(parent), plain.get(parent)) {
+            (Some(other), Some(root)) if !root.recording => {
                 let message = format!(
-                    "{} follows checkpoint {}, where both {} and {} begin",
-                    link.bitmap.name, link.parent, root.name, other.bitmap.name
+                    "{} follows checkpoint {parent}, where both {} and {} begin",
+                    link.bitmap.name, root.name, other.bitmap.name
                 );
                 return Err(broken(message, &[&root.name, &other.bitmap.name]));
             }
-            (None, Some(root)) => memory::push(&mut stretches, Loose::lone(root))?,
+            (None, Some(root)) => memory::push(&mut stretches, Loose::lone(root, root.name.clone()))?,
             (None, None) => {
-                let loose = Loose { missing: Some(link.parent.clone()), checkpoints: Vec::new() };
+                let loose = Loose { missing: Some(parent.clone()), checkpoints: Vec::new() };
                 memory::push(&mut stretches, loose)?;
             }
-            (Some(_), None) => {}
+            (Some(_), _) => {}
         }
     }
     for stretch in &mut stretches {
         let Loose { missing, checkpoints } = stretch;
         let mut after = checkpoints.first().map(|root| root.name.clone()).or_else(|| missing.clone());
         while let Some(link) = after.and_then(|after| by_parent.remove(&after)) {
-            let parent = (!checkpoints.is_empty()).then(|| link.parent.clone());
+            let parent = link.parent.clone().filter(|_| !checkpoints.is_empty());
             memory::push(checkpoints, Checkpoint::of(link.bitmap, link.own.clone(), parent, true))?;
             after = Some(link.own.clone());
         }
@@ -177,24 +192,28 @@ fn intervals(others: &[&BitmapState]) -> Result<(Vec<Checkpoint>, Vec<Stretch>)>
     if stretches.iter().all(|stretch| stretch.missing.is_some()) {
         let mut frozen = plain.values().filter(|plain| !plain.recording);
         if let (Some(root), None) = (frozen.next(), frozen.next()) {
-            memory::push(&mut stretches, Loose::lone(root))?;
+            memory::push(&mut stretches, Loose::lone(root, root.name.clone()))?;
         }
     }
     line_up(stretches)
 }
 
 /// The root of a chain without links: the one plain bitmap that records, else the only one there is. The latter can be
-/// reached only by insisting; it shows the gap in the recording instead of hiding it.
-fn lone_root<'a>(others: &[&'a BitmapState]) -> Result<&'a BitmapState> {
+/// reached only by insisting; it shows the gap in the recording instead of hiding it. Of several that record none is taken
+/// for it: each of them is a valid cumulative checkpoint, and would not be after it was frozen.
+fn lone_root<'a>(others: &[&'a BitmapState]) -> Result<Option<&'a BitmapState>> {
     let recording = memory::gather(others.iter().filter(|other| other.recording).copied())?;
     match (recording.as_slice(), others) {
-        ([root], _) | ([], [root]) => Ok(root),
-        (candidates, _) => {
-            let names = if candidates.is_empty() { others } else { candidates }.iter().map(|other| &other.name);
-            let what = if candidates.is_empty() { "none of them records" } else { "all of them record" };
+        ([root], _) | ([], [root]) => Ok(Some(root)),
+        ([_, _, ..], _) => Ok(None),
+        ([], _) => {
+            let names = others.iter().map(|other| &other.name);
             Err(Error::new(
                 ErrorKind::Model,
-                format!("any of {} could be the first checkpoint of a chain of intervals: {what}", name::list(names)),
+                format!(
+                    "any of {} could be the first checkpoint of a chain of intervals: none of them records",
+                    name::list(names)
+                ),
             )
             .advise(
                 WayOut::from("ask for ")

@@ -17,6 +17,7 @@ impl Chain {
         }
         self.refuse_name_of_gap(&to)?;
         self.refuse_name_of_bitmap(&to)?;
+        self.refuse_name_of_interval(&to)?;
         let Some(own) = self.checkpoints.get(at) else { return Ok(Plan::default()) };
         let follows = own.parent.as_ref().or_else(|| self.missing_before(at));
         let mut plan = Plan::of(vec![Action::Rename { from: own.bitmap.clone(), to: Name::chained(follows, &to) }]);

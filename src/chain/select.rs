@@ -68,7 +68,7 @@ impl Chain {
 }
 
 /// What stands before and behind two dots, at each place where the word has two, unless nothing does.
-fn ends_of(word: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
+pub(super) fn ends_of(word: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
     let dots = word.windows(DOTS.len()).enumerate().filter(|(_, window)| *window == DOTS);
     let ends = dots.filter_map(|(at, _)| Some((word.get(..at)?, word.get(at + DOTS.len()..)?)));
     ends.filter(|(from, to)| !from.is_empty() && !to.is_empty())

@@ -35,8 +35,8 @@ impl Loose {
     }
 
     /// A root that nothing follows any more.
-    pub(super) fn lone(root: &BitmapState) -> Loose {
-        Loose { missing: None, checkpoints: vec![Checkpoint::of(root, root.name.clone(), None, true)] }
+    pub(super) fn lone(root: &BitmapState, own: Name) -> Loose {
+        Loose { missing: None, checkpoints: vec![Checkpoint::of(root, own, None, true)] }
     }
 }
 

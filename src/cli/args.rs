@@ -176,7 +176,7 @@ pub(crate) struct Dropped {
     #[arg(long, value_name = "CHECKPOINT")]
     pub(crate) before: Option<OsString>,
     /// Drop one bitmap by its own name, in quotes: 'mon->tue'. It can be of any kind and in any state
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub(crate) bitmap: Option<OsString>,
     /// Drop the whole bitmap directory, damaged or not
     #[arg(long)]
@@ -239,7 +239,7 @@ pub(crate) struct DumpArgs {
 #[group(required = true, multiple = false)]
 pub(crate) struct Dumped {
     /// The bitmap's own name, in quotes: 'mon->tue'
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub(crate) bitmap: Option<OsString>,
     /// The bitmap as the NBD server names it, in quotes: 'qemu:dirty-bitmap:mon->tue'
     #[arg(long, value_name = "CONTEXT")]
@@ -254,7 +254,7 @@ pub(crate) struct MergeArgs {
     #[arg(value_name = "SOURCE-BITMAP", required_unless_present_any = ["qmp", "libvirt"])]
     pub(crate) sources: Vec<OsString>,
     /// The bitmap that takes in the others
-    #[arg(long, value_name = "BITMAP")]
+    #[arg(long, value_name = "BITMAP", allow_hyphen_values = true)]
     pub(crate) into: OsString,
     #[command(flatten)]
     pub(crate) dry_run: DryRun,
@@ -421,7 +421,7 @@ impl LayersArg {
 
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct ModelArg {
-    /// What the bitmaps are, where their names and flags do not tell
+    /// What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both
     #[arg(long, value_name = "MODEL", value_enum)]
     model: Option<ModelWord>,
 }

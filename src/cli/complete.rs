@@ -5,7 +5,7 @@
 use crate::args::Arguments;
 use crate::shell::{self, Line};
 use checkmap::Image;
-use checkmap::chain::Name;
+use checkmap::chain::{Chain, Name};
 use checkmap::image::{Access, OpenOptions};
 use clap::{Arg, Command, CommandFactory};
 use std::ffi::OsString;
@@ -118,15 +118,19 @@ impl Cursor {
     /// The names that begin so, the oldest first.
     fn names(&self, begun: &[u8]) -> Vec<Vec<u8>> {
         let Some(image) = open(Path::new(&self.image)) else { return Vec::new() };
-        let names: Vec<Name> = match self.kind {
-            Kind::Bitmaps => image.bitmaps().into_iter().map(|bitmap| bitmap.name).collect(),
+        let of = |chain: Option<Chain>| -> Vec<Name> {
+            let checkpoints = chain.iter().flat_map(Chain::checkpoints);
+            checkpoints.map(|checkpoint| checkpoint.name.clone()).collect()
+        };
+        let (names, beside): (Vec<Name>, Vec<Name>) = match self.kind {
+            Kind::Bitmaps => (image.bitmaps().into_iter().map(|bitmap| bitmap.name).collect(), Vec::new()),
             Kind::Checkpoints | Kind::Ranges => {
-                let Ok(chain) = image.chain(None) else { return Vec::new() };
-                chain.checkpoints().iter().map(|checkpoint| checkpoint.name.clone()).collect()
+                (of(image.chain(None).ok()), of(Chain::beside(&image.bitmaps()).ok().flatten()))
             }
         };
         let fits = |name: &[u8]| name.starts_with(begun);
-        let found: Vec<Vec<u8>> = names.iter().map(|name| name.as_bytes().to_vec()).filter(|name| fits(name)).collect();
+        let all = names.iter().chain(&beside).map(|name| name.as_bytes().to_vec());
+        let found: Vec<Vec<u8>> = all.filter(|name| fits(name)).collect();
         match found.is_empty() && self.kind == Kind::Ranges {
             true => ranges(&names).filter(|range| fits(range)).collect(),
             false => found,

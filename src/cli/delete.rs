@@ -35,8 +35,9 @@ fn plan(args: &DeleteArgs, words: &[&OsString], image: &Image) -> checkmap::Resu
     }
     let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
     if words.iter().any(|word| word.windows(2).any(|two| two == b"..")) {
-        let picked = image.chain(model)?.select(&words).map_err(|error| error.in_file(image.path()))?;
-        return image.plan_delete_many(&picked, args.force_inconsistent, layers, model);
+        let chain = image.chain_for(model, &words)?;
+        let picked = chain.select(&words).map_err(|error| error.in_file(image.path()))?;
+        return image.plan_delete_many(&picked, args.force_inconsistent, layers, chain.model().known());
     }
     image.plan_delete_many(&words, args.force_inconsistent, layers, model)
 }

@@ -7,7 +7,7 @@ use crate::exit::{Failure, Outcome, Status};
 use crate::map::{Subject, Wish};
 use crate::session::Session;
 use crate::words::spelled;
-use checkmap::chain::{Chain, Name};
+use checkmap::chain::{Name, interval_of};
 use checkmap::image::Access;
 use checkmap::nbd::{Client, ConnectOptions, DEFAULT_TIMEOUT, DIRTY_BITMAP, Uri};
 use std::ffi::OsStr;
@@ -40,7 +40,7 @@ fn of_image(args: &DumpArgs, bitmap: &OsStr, session: &Session) -> Outcome {
     image.survey(&mut session.watch())?;
     let bitmap = image.read_bitmap(&name, offset, len_bytes)?;
     // Names that form no chain do not keep a bitmap from being dumped.
-    let interval = Chain::read(&image.bitmaps(), None).ok().and_then(|chain| chain.interval_of(&name));
+    let interval = interval_of(&image.bitmaps(), &name)?;
     wish.write(session, &bitmap, &Subject::Bitmap { name, interval })?;
     Ok(Status::Done)
 }

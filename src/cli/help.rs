@@ -22,7 +22,8 @@ what changed since tue is 'mon->tue' and 'tue->wed' together. Deleting a checkpo
 of it, and every other checkpoint stays as good as it was.
 
 This is the interval model. The cumulative model, libvirt's, is read and served too: there each checkpoint has a \
-bitmap of its own name that records until the checkpoint is deleted.";
+bitmap of its own name that records until the checkpoint is deleted. Both can stand in one image: a name picks the chain that has \
+it, and --model cumulative picks libvirt's.";
 
 pub(crate) const AFTER: &str = "\
 Examples:
@@ -71,7 +72,8 @@ The table fits 80 columns, on a terminal and elsewhere: the bitmaps are left out
 their middle (…); --wide shows all. Scripts take --json.
 
 Cumulative checkpoints store no order. An older bitmap contains the younger ones, so the order is told by their bits \
-where those decide it, and by name elsewhere; JSON then says \"ordered\": false.";
+where those decide it, and by name elsewhere; JSON then says \"ordered\": false. Where they stand beside intervals, people see both; \
+JSON has the intervals, or, with --model cumulative, the others.";
 
 pub(crate) const CREATE: &str = "\
 Creates a checkpoint: the point in time to compare with later. The bitmap that recorded until now is frozen, and a new \
@@ -82,7 +84,8 @@ one records from now on. Take the backup that belongs to the checkpoint before t
 
 It is refused while the newest bitmap does not record, or one of the chain is inconsistent: a new checkpoint would hide \
 the gap in the recording. A single plain bitmap may be a checkpoint of libvirt's, which would break: a warning says so, unless --model interval says \
-that it is none. Internal snapshots cannot be applied any more as long as the image has bitmaps: it is said where \
+that it is none. Beside several bitmaps of libvirt's a new one is of their kind; with --model interval a chain of intervals begins \
+beside them, whose first bitmap is named with an arrow, '->mon', so that nobody takes it for libvirt's. Internal snapshots cannot be applied any more as long as the image has bitmaps: it is said where \
 there are any.";
 
 pub(crate) const CREATE_AFTER: &str = "\
@@ -100,7 +103,8 @@ answers; deleting the first one drops its interval.
 
 Several go in one step: all of them, or none where one is refused. A..B stands for A, B and all checkpoints between them, \
 unless a checkpoint has exactly that name; A must not be younger than B. A name that is given twice counts once. \
-Cumulative checkpoints have no order, and are named one by one.
+Cumulative checkpoints have no order, and are named one by one. Where an image has both kinds, a name picks the kind, and one \
+that both have needs --model.
 
 The last checkpoint to go ends the tracking: the next backup must be full.
 

@@ -4,10 +4,11 @@
 
 use crate::args::InfoArgs;
 use crate::exit::{Outcome, Status, status_of};
+use crate::list::owned;
 use crate::output::print;
 use crate::session::Session;
 use crate::table::{Column, Rows};
-use crate::words::{amount, hex, one_line, spelled, state, text};
+use crate::words::{amount, count, hex, one_line, spelled, state, text};
 use checkmap::chain::{BitmapState, Chain, Checkpoint, Interval, Model, Name, Until};
 use checkmap::image::{Overview, Scope};
 use checkmap::{Control, Error, ErrorKind, Image, WayOut};
@@ -29,6 +30,15 @@ struct Info {
     trouble: Option<String>,
     model: &'static str,
     bitmaps: Vec<Bitmap>,
+    checkpoints: Vec<CheckpointNames>,
+    /// Every chain of the image, that of `model` and `checkpoints` first.
+    chains: Vec<ChainFacts>,
+}
+
+#[derive(Serialize)]
+struct ChainFacts {
+    owner: &'static str,
+    model: &'static str,
     checkpoints: Vec<CheckpointNames>,
 }
 
@@ -84,7 +94,8 @@ impl CheckpointNames {
     }
 }
 
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 9] = [
+    Column::Words("OWNER"),
     Column::Names("BITMAP"),
     Column::SpareNames("SINCE"),
     Column::Names("UNTIL"),
@@ -182,10 +193,13 @@ pub(crate) fn warn_of_trouble(image: &Image, session: &Session) {
     if image.is_held_by_writer() {
         session.warn("a running process has the image open for writing; ask it for the contents of its bitmaps");
     } else if image.trouble().is_none() && image.bitmaps().iter().any(|bitmap| bitmap.inconsistent) {
-        session.warn(
+        let is_beside = |chain: &Chain| chain.checkpoints().iter().any(|checkpoint| checkpoint.inconsistent);
+        let beside = Chain::beside(&image.bitmaps()).ok().flatten().is_some_and(|chain| is_beside(&chain));
+        session.warn(&format!(
             "bitmaps marked inconsistent were not stored when their writer ended: take a full backup, then run \
-             `checkmap delete --all-inconsistent`",
-        );
+             `checkmap delete --all-inconsistent`{}",
+            if beside { ", with `--model cumulative` for those of the other chain" } else { "" }
+        ));
     }
 }
 
@@ -200,21 +214,43 @@ fn gap_before(first: &Checkpoint) -> Error {
         .advise(WayOut::from("what lies before it can be dropped with ").control(way_out))
 }
 
+impl ChainFacts {
+    fn of(model: Model, checkpoints: &[Checkpoint]) -> Self {
+        Self {
+            owner: model.owner().as_str(),
+            model: model.as_str(),
+            checkpoints: checkpoints.iter().map(CheckpointNames::of).collect(),
+        }
+    }
+}
+
 impl Findings {
     fn model(&self) -> Model {
         self.overview.chain.as_ref().map_or_else(|_| Chain::model_of(&self.states), Chain::model)
     }
 
     fn interval_of(&self, bitmap: &Name) -> Option<Interval> {
-        self.overview.chain.as_ref().ok()?.interval_of(bitmap)
+        self.owner_of(bitmap)?.interval_of(bitmap)
+    }
+
+    /// The chain to which a bitmap belongs.
+    fn owner_of(&self, bitmap: &Name) -> Option<&Chain> {
+        self.overview.chains().find(|chain| chain.interval_of(bitmap).is_some())
+    }
+
+    /// Every chain; also one that cannot be read.
+    fn chains(&self) -> Vec<ChainFacts> {
+        let broken = self.overview.chain.is_err().then(|| ChainFacts::of(self.model(), &[]));
+        let read = self.overview.chains().map(|chain| ChainFacts::of(chain.model(), chain.checkpoints()));
+        broken.into_iter().chain(read).collect()
     }
 
     /// What a bitmap is to the checkpoints.
     fn role_of(&self, bitmap: &Name) -> &'static str {
         match &self.overview.chain {
+            _ if self.owner_of(bitmap).is_some() => "checkpoint",
             Ok(chain) if chain.helpers().binary_search(bitmap).is_ok() => "helper",
             Ok(chain) if chain.foreign().binary_search(bitmap).is_ok() => "foreign",
-            Ok(chain) if chain.interval_of(bitmap).is_some() => "checkpoint",
             _ => "unknown",
         }
     }
@@ -237,6 +273,7 @@ impl Findings {
             model: self.model().as_str(),
             bitmaps: self.states.iter().map(|state| self.bitmap(state)).collect(),
             checkpoints: checkpoints.iter().map(CheckpointNames::of).collect(),
+            chains: self.chains(),
         }
     }
 
@@ -278,10 +315,19 @@ impl Findings {
         let checkpoints = self.overview.chain.as_ref().map(|chain| chain.checkpoints().len()).unwrap_or_default();
         fact("model", self.model().to_string())?;
         fact("checkpoints", checkpoints.to_string())?;
+        let beside = self.overview.beside.as_ref();
+        if let Some(chain) = beside {
+            fact(
+                "beside them",
+                format!("{}, {}", owned(chain), count(chain.checkpoints().len() as u64, "checkpoint")),
+            )?;
+        }
         if self.states.is_empty() {
             return Ok(());
         }
-        let mut table = Rows::new(&COLUMNS);
+        // Whose a bitmap is needs a word only where there are several owners.
+        let skipped = usize::from(beside.is_none());
+        let mut table = Rows::new(COLUMNS.get(skipped..).unwrap_or_default());
         for bitmap in &self.states {
             let summary = self.overview.summary(&bitmap.name);
             let (since, until) = match self.interval_of(&bitmap.name) {
@@ -295,7 +341,9 @@ impl Findings {
                 }
                 None => (format!("({})", self.role_of(&bitmap.name)), "-".to_owned()),
             };
-            table.add([
+            let owner = self.owner_of(&bitmap.name).map_or("-", |chain| chain.model().owner().as_str());
+            let cells = [
+                owner.to_owned(),
                 bitmap.name.to_string(),
                 since,
                 until,
@@ -304,7 +352,8 @@ impl Findings {
                 summary.dirty_bytes.map_or_else(|| "?".to_owned(), amount),
                 summary.dirty_extents.map_or_else(|| "?".to_owned(), |extents| extents.to_string()),
                 summary.stored_bytes.map_or_else(|| "?".to_owned(), amount),
-            ]);
+            ];
+            table.add(cells.into_iter().skip(skipped).collect::<Vec<_>>());
         }
         writeln!(out)?;
         table.write(wide, out)

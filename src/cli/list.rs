@@ -10,7 +10,7 @@ use crate::session::Session;
 use crate::table::{Column, Rows};
 use crate::words::{amount, one_line, state};
 use checkmap::Image;
-use checkmap::chain::{Chain, Checkpoint, Model};
+use checkmap::chain::{Chain, Checkpoint, KnownModel, Model};
 use checkmap::image::{Overview, Scope};
 use serde::Serialize;
 use std::io::Write;
@@ -39,7 +39,15 @@ pub(crate) fn run(args: &ListArgs, session: &Session) -> Outcome {
         let overview = image.overview(args.model.wanted(), Scope::Increments, &mut session.watch())?;
         let chain = overview.chain.clone()?;
         chain.check_known().map_err(|error| error.in_file(image.path()))?;
-        all.push(Found { image, node: of_machine.map(|own| own.node().to_owned()), overview, chain });
+        // What stands beside the intervals is for people only: scripts get one chain, and pick it.
+        let beside = match overview.beside.is_some() && !args.json {
+            true => {
+                let beside = image.overview(Some(KnownModel::Cumulative), Scope::Increments, &mut session.watch())?;
+                Some((beside.chain.clone()?, beside))
+            }
+            false => None,
+        };
+        all.push(Found { image, node: of_machine.map(|own| own.node().to_owned()), overview, chain, beside });
     }
     print(session, |out| {
         if args.json {
@@ -50,17 +58,28 @@ pub(crate) fn run(args: &ListArgs, session: &Session) -> Outcome {
                 let before = if at > 0 { "\n" } else { "" };
                 writeln!(out, "{before}{}:", one_line(&found.image.path().to_string_lossy()))?;
             }
-            write_table(&found.chain, &found.overview, args.table.wide, out)?;
+            match &found.beside {
+                None => write_table(&found.chain, &found.overview, args.table.wide, out)?,
+                Some((other, beside)) => {
+                    writeln!(out, "{}:", owned(&found.chain))?;
+                    write_table(&found.chain, &found.overview, args.table.wide, out)?;
+                    writeln!(out, "\n{}:", owned(other))?;
+                    write_table(other, beside, args.table.wide, out)?;
+                }
+            }
         }
         Ok(())
     })?;
     let mut status = Status::Done;
-    for found in &all {
-        warn_of_trouble(&found.image, session);
-        if !found.chain.is_ordered() {
+    for Found { image, overview, chain, beside, .. } in &all {
+        warn_of_trouble(image, session);
+        if !chain.is_ordered() || beside.as_ref().is_some_and(|(other, _)| !other.is_ordered()) {
             session.warn("which of these checkpoints is older cannot be told everywhere: such places follow the names");
         }
-        status = status.worse(report_damage(&found.image, &found.overview, session));
+        status = status.worse(report_damage(image, overview, session));
+        if let Some((_, beside)) = beside {
+            status = status.worse(report_damage(image, beside, session));
+        }
     }
     Ok(status)
 }
@@ -71,6 +90,8 @@ struct Found {
     node: Option<String>,
     overview: Overview,
     chain: Chain,
+    /// The checkpoints of somebody else beside them.
+    beside: Option<(Chain, Overview)>,
 }
 
 fn write_json_lists(all: &[Found], is_single: bool, out: &mut dyn Write) -> std::io::Result<()> {
@@ -88,6 +109,11 @@ fn write_json_lists(all: &[Found], is_single: bool, out: &mut dyn Write) -> std:
     let lists =
         all.iter().map(|found| OfDisk { node: found.node.as_deref(), answer: List { checkpoints: rows(found) } });
     write_json(lists.collect(), false, out)
+}
+
+/// Whose checkpoints they are, and of which model.
+pub(crate) fn owned(chain: &Chain) -> String {
+    format!("{}, model {}", chain.model().owner(), chain.model())
 }
 
 fn row(checkpoint: &Checkpoint, overview: &Overview) -> Row {

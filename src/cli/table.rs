@@ -65,7 +65,7 @@ impl<'a> Rows<'a> {
         Self { columns, rows: Vec::new() }
     }
 
-    pub(crate) fn add<const N: usize>(&mut self, row: [String; N]) {
+    pub(crate) fn add(&mut self, row: impl Into<Vec<String>>) {
         self.rows.push(row.into());
     }
 

@@ -14,6 +14,9 @@ use crate::progress::{Observer, Unobserved};
 pub(super) const UNTRIED: &str =
     "the change was planned and not tried: only carrying it out tells whether it can be done";
 
+/// Where no checkpoint tells which of two chains is meant.
+const NO_WORDS: &[&[u8]] = &[];
+
 /// Whether the layers below the image are looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -73,7 +76,8 @@ impl<'a> DiffRequest<'a> {
         Self { layers, ..self }
     }
 
-    /// The model to insist on, where the image's own is unknown.
+    /// The model to insist on, where the image's own is unknown, or where it has two chains. Without it, names that only
+    /// one of two chains has tell which is meant.
     pub fn model(self, model: Option<KnownModel>) -> Self {
         Self { model, ..self }
     }
@@ -100,27 +104,37 @@ pub struct Diff {
 
 impl Image {
     /// The checkpoints of the image, read from names and flags alone: cumulative ones stand in the order of their names,
-    /// and [`Image::overview`] tells which is older. `insist` decides where the model is unknown.
+    /// and [`Image::overview`] tells which is older. `insist` decides where the model is unknown, and picks the cumulative
+    /// ones where they stand beside intervals, see [`Chain::read`].
     pub fn chain(&self, insist: Option<KnownModel>) -> Result<Chain> {
         self.steady(|| self.read_chain(insist))
+    }
+
+    /// The chain that `words` speak of, where the image may have two, see [`Chain::read_for`].
+    pub fn chain_for(&self, insist: Option<KnownModel>, words: &[impl AsRef<[u8]>]) -> Result<Chain> {
+        self.steady(|| self.read_chain_for(insist, words))
+    }
+
+    fn read_chain_for(&self, insist: Option<KnownModel>, words: &[impl AsRef<[u8]>]) -> Result<Chain> {
+        Chain::read_for(&self.states()?, insist, words).map_err(|error| self.name_it(error))
     }
 
     pub(super) fn read_chain(&self, insist: Option<KnownModel>) -> Result<Chain> {
         Chain::read(&self.states()?, insist).map_err(|error| self.name_it(error))
     }
 
-    /// The chain of an image whose bitmaps may be trusted.
-    pub(super) fn usable_chain(&self, insist: Option<KnownModel>) -> Result<Chain> {
+    /// The chain that `words` speak of, of an image whose bitmaps may be trusted.
+    pub(super) fn usable_chain(&self, insist: Option<KnownModel>, words: &[impl AsRef<[u8]>]) -> Result<Chain> {
         self.check_readable()?;
-        self.read_chain(insist)
+        self.read_chain_for(insist, words)
     }
 
-    /// The chain of an image that is to be changed: what cannot be trusted must not be built upon.
-    fn chain_to_change(&self, insist: Option<KnownModel>) -> Result<Chain> {
+    /// As [`Image::usable_chain`], of an image that is to be changed: what cannot be trusted must not be built upon.
+    fn chain_to_change(&self, insist: Option<KnownModel>, words: &[impl AsRef<[u8]>]) -> Result<Chain> {
         self.check_writable()?;
         self.check_readable()?;
         let states = self.surveyed(&mut Unobserved)?;
-        Chain::read(&states, insist).map_err(|error| self.name_it(error))
+        Chain::read_for(&states, insist, words).map_err(|error| self.name_it(error))
     }
 
     /// Plans a new checkpoint. `granularity` is by default that of the newest checkpoint, else QEMU's.
@@ -131,7 +145,7 @@ impl Image {
         model: Option<KnownModel>,
     ) -> Result<Plan> {
         let named = |error: Error| self.name_it(error);
-        let chain = self.chain_to_change(model)?;
+        let chain = self.chain_to_change(model, NO_WORDS)?;
         if let Some(granularity) = granularity {
             self.host.check_granularity(granularity).map_err(named)?;
         }
@@ -181,13 +195,13 @@ impl Image {
         layers: Layers,
         model: Option<KnownModel>,
     ) -> Result<Plan> {
-        let plan = self.chain_to_change(model)?.plan_delete_many(checkpoints, force_inconsistent);
+        let plan = self.chain_to_change(model, checkpoints)?.plan_delete_many(checkpoints, force_inconsistent);
         self.finish_with_layers(plan, layers)
     }
 
     /// Plans the removal of every inconsistent bitmap, and of what depends on it, in one step.
     pub fn plan_delete_all_inconsistent(&self, layers: Layers, model: Option<KnownModel>) -> Result<Plan> {
-        let plan = self.chain_to_change(model)?.plan_delete_all_inconsistent();
+        let plan = self.chain_to_change(model, NO_WORDS)?.plan_delete_all_inconsistent();
         self.finish_with_layers(plan, layers)
     }
 
@@ -199,7 +213,7 @@ impl Image {
         layers: Layers,
         model: Option<KnownModel>,
     ) -> Result<Plan> {
-        let plan = self.chain_to_change(model)?.plan_rename(checkpoint, new_name);
+        let plan = self.chain_to_change(model, &[checkpoint])?.plan_rename(checkpoint, new_name);
         self.finish_with_layers(plan, layers)
     }
 
@@ -305,7 +319,8 @@ impl Image {
 
     fn read_diff(&self, request: &DiffRequest<'_>, observer: &mut dyn Observer) -> Result<Diff> {
         self.survey(observer)?;
-        let chain = self.usable_chain(request.model)?;
+        let words: &[&[u8]] = &[request.since, request.until.unwrap_or(request.since)];
+        let chain = self.usable_chain(request.model, words)?;
         let span = chain.plan_diff(request.since, request.until).map_err(|error| self.name_it(error))?;
         if request.layers == Layers::Check && !span.takes_part.is_empty() {
             self.check_layers(&span.takes_part)?;

@@ -27,7 +27,7 @@ impl Image {
     /// below do not matter, as no answer that is left needs the removed bitmaps.
     pub fn plan_drop_before(&self, checkpoint: &[u8], model: Option<KnownModel>) -> Result<Plan> {
         self.check_writable()?;
-        self.finish(self.usable_chain(model)?.plan_drop_before(checkpoint))
+        self.finish(self.usable_chain(model, &[checkpoint])?.plan_drop_before(checkpoint))
     }
 
     /// Plans the removal of the bitmap that is stored as `bitmap`, in any state and with any meaning.
@@ -42,12 +42,20 @@ impl Image {
         let states = self.states()?;
         let bitmaps = memory::gather(states.iter().map(|state| state.name.clone()))?;
         let mut warnings = Vec::new();
+        let of_libvirt = |chain: &Chain| {
+            let bitmaps = chain.checkpoints().iter().map(|checkpoint| &checkpoint.bitmap);
+            let verb = if bitmaps.len() == 1 { "is a cumulative checkpoint" } else { "are cumulative checkpoints" };
+            format!(
+                "{} {verb}, as libvirt makes them: if it did, it still lists them, so delete their metadata there too",
+                chain::list(bitmaps)
+            )
+        };
+        let beside = match Chain::beside(&states) {
+            Err(error) if error.is_of_the_call() => return Err(error),
+            beside => beside.ok().flatten(),
+        };
         match Chain::read(&states, None) {
-            Ok(chain) if chain.model() == Model::Cumulative => warnings.push(format!(
-                "{} are cumulative checkpoints, as libvirt makes them: if it did, it still lists them, so delete their \
-                 metadata there too",
-                chain::list(&bitmaps)
-            )),
+            Ok(chain) if chain.model() == Model::Cumulative => warnings.push(of_libvirt(&chain)),
             Ok(chain) if !chain.checkpoints().is_empty() => {
                 let names = chain.checkpoints().iter().map(|checkpoint| &checkpoint.name);
                 warnings.push(format!("every diff since {} is lost", chain::list(names)));
@@ -56,6 +64,7 @@ impl Image {
             _ if !bitmaps.is_empty() => warnings.push(format!("the bitmaps {} are lost", chain::list(&bitmaps))),
             _ => {}
         }
+        warnings.extend(beside.as_ref().map(of_libvirt));
         if self.has_damaged_directory() {
             warnings.push("the bitmap directory is damaged: what else it held cannot be told".into());
         }

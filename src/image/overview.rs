@@ -30,12 +30,21 @@ pub enum Scope {
 pub struct Overview {
     /// The checkpoints, oldest first as far as that can be told; or why the names of the bitmaps form no chain.
     pub chain: Result<Chain>,
+    /// The cumulative checkpoints beside those of `chain`, where the caller did not pick one of the two, see
+    /// [`Chain::beside`]. In the order of their names unless the overview is of [`Scope::Bitmaps`], which reads them too.
+    pub beside: Option<Chain>,
     /// The sums of each bitmap that was read, or why it cannot be read.
     pub summaries: BTreeMap<Name, Result<Summary>>,
     since: HashMap<Name, u64>,
 }
 
 impl Overview {
+    /// The chains of the image that can be read: that of `chain`, unless there are no bitmaps, then the one `beside` it.
+    pub fn chains(&self) -> impl Iterator<Item = &Chain> {
+        let own = self.chain.as_ref().ok().filter(|chain| chain.model() != Model::None);
+        own.into_iter().chain(&self.beside)
+    }
+
     /// How many bytes changed since a checkpoint until now: those of [`Image::diff`] since then. `None` where that would be
     /// refused, and where the overview is not of [`Scope::Increments`].
     pub fn since_bytes(&self, checkpoint: &Name) -> Option<u64> {
@@ -71,6 +80,13 @@ impl Image {
             Err(error) if error.is_of_the_call() => return Err(error),
             chain => chain,
         };
+        let mut beside = match insist {
+            None => match Chain::beside(&self.states()?) {
+                Err(error) if error.is_of_the_call() => return Err(error),
+                beside => beside.ok().flatten(),
+            },
+            Some(_) => None,
+        };
         let names: Vec<Name> = match (scope, &chain) {
             (Scope::Bitmaps, _) => memory::gather(self.host.bitmaps().map(|bitmap| bitmap.name))?,
             (Scope::Checkpoints | Scope::Increments, Ok(chain)) => {
@@ -84,6 +100,9 @@ impl Image {
             Ok(chain) if can_read && chain.model() == Model::Cumulative => chain.order_cumulative(&mut reader)?,
             _ => {}
         }
+        if let Some(beside) = beside.as_mut().filter(|_| can_read && scope == Scope::Bitmaps) {
+            beside.order_cumulative(&mut reader)?;
+        }
         let since = match &chain {
             Ok(chain) if can_read && scope == Scope::Increments => reader.sum_up(chain)?,
             _ => HashMap::new(),
@@ -93,7 +112,7 @@ impl Image {
                 reader.summarize(&name)?;
             }
         }
-        Ok(Overview { chain, summaries: reader.finish()?, since })
+        Ok(Overview { chain, beside, summaries: reader.finish()?, since })
     }
 }
 

@@ -31,7 +31,11 @@ impl World {
     fn bitmap(&self, at: usize) -> Name {
         let own = &self.truth[at].name;
         match at {
-            0 => Name::new(own.as_str()),
+            // Beside bitmaps of others, a root that is alone is marked.
+            0 => match Name::new(format!("->{own}")) {
+                marked if self.image.0.contains_key(&marked) => marked,
+                _ => Name::new(own.as_str()),
+            },
             at => Name::new(format!("{}->{own}", self.truth[at - 1].name)),
         }
     }

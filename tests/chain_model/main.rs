@@ -2,6 +2,7 @@
 //! Owns the proof that no sequence of operations on checkpoints ever makes a diff short: a naive log of every write
 //! stands beside an image that knows nothing but names, bits and flags. Must never use what the chain itself believes.
 
+mod both;
 mod cumulative;
 mod gaps;
 mod interval;

@@ -2,6 +2,7 @@
 //! Owns the tables: what each plan does to the bitmaps step by step, and which operation is refused with which kind.
 //! Must never compute an expectation; every one is written down.
 
+mod beside;
 mod gaps;
 mod many;
 mod order;

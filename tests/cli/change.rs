@@ -168,10 +168,10 @@ fn qemu_goes_on_recording_into_what_we_made() {
 fn a_name_of_somebody_else_stays_untouched() {
     needs_tools!();
     let image = three_checkpoints();
-    image.bitmap(&["--add"], "foreign");
+    image.bitmap(&["--add", "--disable"], "foreign");
     let info = checkmap!("info", image.path, "--json").json();
     assert_eq!((&info["bitmaps"][3]["role"], &info["bitmaps"][3]["since"]), (&json!("foreign"), &json!(null)));
     checkmap!("delete", image.path, "mon").ok();
-    assert!(bitmaps(&image).contains(&"+foreign".to_owned()));
+    assert!(bitmaps(&image).contains(&"foreign".to_owned()));
     checkmap!("create", image.path, "foreign").fails(3, "'foreign' exists");
 }

@@ -1,5 +1,6 @@
 //! The binary as a script sees it: its output, its JSON, its exit status, and what it leaves behind.
 
+mod both;
 mod change;
 mod complete;
 mod drop;

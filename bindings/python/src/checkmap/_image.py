@@ -271,7 +271,7 @@ class Image(Handle):
 
         top_layer_only: do not look at the layers below. force_inconsistent: also where what it holds cannot be trusted,
         giving up what older checkpoints know with it. cumulative: what to take the checkpoints for where the image does
-        not tell.
+        not tell, or, where it has intervals and libvirt's checkpoints, which are meant: else the chain that has the name.
         """
         flags = flags_of(top_layer_only, force_inconsistent, dry_run)
         options = Options(progress, flags=flags, model=_model(cumulative))
