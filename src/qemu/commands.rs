@@ -60,6 +60,13 @@ impl Commands {
                     self.first.push(add(node, name, *granularity, true)?);
                     known.insert(name, Known { granularity: *granularity, recording: true, dirty_bytes: 0 });
                 }
+                Action::AddAllocated { name, .. } => {
+                    let message = format!("the bitmap {name} would need the allocation of {:?}", node.name);
+                    return Err(Error::new(ErrorKind::Unsupported, message).advise(
+                        "create the checkpoint while the machine is off, or let snapshots copy the recording bitmap, as \
+                         libvirt does",
+                    ));
+                }
                 Action::Merge { sources, target } => {
                     let own = find(&known, target)?;
                     let mut dirty_bytes = own.dirty_bytes;
@@ -139,7 +146,7 @@ pub(super) fn line(name: &str, arguments: &Value) -> String {
 /// The names that an action uses, those that it makes aside.
 fn names_of(action: &Action) -> Vec<&Name> {
     match action {
-        Action::Add { .. } => Vec::new(),
+        Action::Add { .. } | Action::AddAllocated { .. } => Vec::new(),
         Action::Merge { sources, target } => sources.iter().chain([target]).collect(),
         Action::Remove { name } | Action::SetRecording { name, .. } => vec![name],
         Action::Rename { from, .. } => vec![from],
