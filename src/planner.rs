@@ -19,11 +19,12 @@
 
 // Owns the way from a verb to commands. Brings snapshots and images together; must never know a connection.
 
-use crate::chain::{KnownModel, Name, Plan};
+use crate::chain::{KnownModel, Plan, Stack};
 use crate::error::{Error, ErrorKind, Result};
-use crate::geometry::Granularity;
+use crate::geometry::{Extent, Granularity};
 use crate::image::{Access, Image, Layers, OpenOptions};
-use crate::qemu::Snapshot;
+use crate::nbd::context_of;
+use crate::qemu::{ALLOCATION_DEPTH, Snapshot};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -80,23 +81,36 @@ pub enum Verb<'a> {
 }
 
 /// What an operation comes to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Step {
     /// The QMP commands in their order, one JSON document each. Without one there is nothing to do.
     pub commands: Vec<String>,
     /// How long every disk of the machine is expected to stand still, by measurements on two loaded cores.
     pub stall: Duration,
-    /// For a diff: the bitmaps, each of which is the context `qemu:dirty-bitmap:NAME` of the export.
-    pub bitmaps: Vec<Name>,
+    /// For a diff: the exports that the commands make. The union of all their contexts is the answer.
+    pub exports: Vec<Export>,
+    /// For a diff: stretches of the disk that changed beside.
+    pub cut_off: Vec<Extent>,
     /// For a diff: the finest granularity of the bitmaps.
     pub granularity: Option<Granularity>,
     /// What a person should know, one sentence each.
     pub warnings: Vec<String>,
 }
 
+/// An export of a hypervisor's NBD server, and what to ask it for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Export {
+    /// The name of the export; its node has the same name, where one was made for it.
+    pub name: String,
+    /// The contexts: bits of `qemu:dirty-bitmap:NAME` are dirty where the flag is 1; of `qemu:allocation-depth`, where it is 1.
+    pub contexts: Vec<Vec<u8>>,
+}
+
 impl Step {
-    /// The step as one JSON document: `commands`, `stall_ms`, `warnings`, and for a diff `bitmaps` and `granularity`.
+    /// The step as one JSON document: `commands`, `stall_ms`, `warnings`, and for a diff `granularity`, `exports`
+    /// and `cut_off`.
     pub fn to_json(&self) -> String {
         // Every command was made as JSON.
         let commands = self.commands.iter().map(|command| serde_json::from_str(command).unwrap_or(Value::Null));
@@ -106,9 +120,14 @@ impl Step {
             "warnings": self.warnings,
         });
         if let (Some(granularity), Some(step)) = (self.granularity, step.as_object_mut()) {
-            let names: Vec<_> = self.bitmaps.iter().map(Name::to_string_lossy).collect();
-            step.insert("bitmaps".to_owned(), json!(names));
+            let export = |export: &Export| {
+                let contexts: Vec<_> = export.contexts.iter().map(|one| String::from_utf8_lossy(one)).collect();
+                json!({ "name": export.name, "contexts": contexts })
+            };
+            let cut_off = |extent: &Extent| json!({ "start": extent.offset, "length": extent.len_bytes });
             step.insert("granularity".to_owned(), json!(granularity.bytes()));
+            step.insert("exports".to_owned(), self.exports.iter().map(export).collect());
+            step.insert("cut_off".to_owned(), self.cut_off.iter().map(cut_off).collect());
         }
         step.to_string()
     }
@@ -126,7 +145,7 @@ pub fn plan(nodes: &[u8], chain: &[&str], verb: &Verb<'_>) -> Result<Step> {
     let of_plan = |plan: Plan| {
         let (commands, stall) = snapshot.commands(plan.actions())?;
         let warnings = plan.risks().iter().chain(plan.warnings()).cloned().collect();
-        Ok(Step { commands, stall, bitmaps: Vec::new(), granularity: None, warnings })
+        Ok(Step { commands, stall, warnings, ..Step::default() })
     };
     match *verb {
         Verb::Create { checkpoint, granularity, model } => {
@@ -139,22 +158,39 @@ pub fn plan(nodes: &[u8], chain: &[&str], verb: &Verb<'_>) -> Result<Step> {
             of_plan(image.plan_rename(checkpoint, new_name, layers, model)?)
         }
         Verb::Merge { sources, into } => of_plan(image.plan_merge(sources, into)?),
-        Verb::Diff { since, until, model, export } => {
-            let span = image.chain(model)?.plan_diff(since, until)?;
-            if export.is_empty() {
-                return Err(Error::new(ErrorKind::InvalidArgument, "the export has no name"));
-            }
-            Ok(Step {
-                commands: if span.bitmaps.is_empty() {
-                    Vec::new()
-                } else {
-                    snapshot.export_commands(&span.bitmaps, export)?
-                },
-                stall: Duration::ZERO,
-                bitmaps: span.bitmaps,
-                granularity: Some(span.granularity),
-                warnings: Vec::new(),
-            })
+        Verb::Diff { since, until, model, export } => plan_diff(&snapshot, since, until, model, export),
+    }
+}
+
+fn plan_diff(
+    snapshot: &Snapshot,
+    since: &[u8],
+    until: Option<&[u8]>,
+    model: Option<KnownModel>,
+    export: &str,
+) -> Result<Step> {
+    if export.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidArgument, "the export has no name"));
+    }
+    let span = Stack::read(&snapshot.layers(), false, model)?.plan_diff(since, until)?;
+    let mut step = Step { granularity: Some(span.granularity), ..Step::default() };
+    for part in &span.parts {
+        if !part.bitmaps.is_empty() {
+            let name = format!("{export}-{}", part.layer);
+            step.commands.extend(snapshot.export_commands(part.layer, &part.bitmaps, &name)?);
+            let contexts = part.bitmaps.iter().map(|name| context_of(name.as_bytes()));
+            step.exports.push(Export { name, contexts: contexts.collect::<Result<_>>()? });
+        }
+        if part.allocation {
+            let name = format!("{export}-{}-allocation", part.layer);
+            step.commands.push(snapshot.allocation_command(part.layer, &name)?);
+            step.exports.push(Export { name, contexts: vec![ALLOCATION_DEPTH.to_vec()] });
+        }
+        if !part.cut_off.is_empty() {
+            let (from, to) = (part.cut_off.start, part.cut_off.end);
+            step.warnings.push(format!("bytes {from} to {to} count as changed: a layer ended before them"));
+            step.cut_off.push(Extent { offset: from, len_bytes: to - from });
         }
     }
+    Ok(step)
 }

@@ -22,6 +22,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("chain", &["error", "geometry", "memory"]),
     ("segment", &["error", "fault", "geometry", "memory", "progress", "io", "checksum", "pool", "bitmap"]),
     ("nbd", &["error", "geometry", "memory", "progress", "bitmap"]),
+    ("qemu", &["error", "geometry", "memory", "progress", "bitmap", "chain", "host", "formats", "nbd"]),
+    ("planner", &["error", "geometry", "chain", "image", "nbd", "qemu"]),
     ("host", &["error", "geometry", "memory", "progress", "io", "bitmap", "chain"]),
     ("formats", &["error", "geometry", "memory", "progress", "io", "pool", "bitmap", "chain", "host"]),
     ("image", &["error", "geometry", "memory", "progress", "io", "bitmap", "chain", "host", "formats"]),

@@ -6,9 +6,11 @@ use super::read;
 use super::state::DiskState;
 use crate::bitmap::Bitmap;
 use crate::chain::{Action, BitmapState, Name};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use crate::host::{CheckReport, Facts, Host, Membership, Remarks, Share, Summary, Transaction, UnionRequest};
+use crate::host::{
+    CheckReport, Facts, Host, LayerBelow, Membership, Remarks, Share, Summary, Transaction, UnionRequest,
+};
 use crate::progress::{Observer, Unobserved};
 use std::sync::Arc;
 
@@ -67,6 +69,28 @@ impl Host for DiskHost {
 
     fn union(&self, request: &UnionRequest<'_>, observer: &mut dyn Observer) -> Result<Bitmap> {
         read::union(&self.shared, &self.state.node.name, &self.state.node.bitmaps, request, observer)
+    }
+
+    fn allocated(&self, offset: u64, len_bytes: u64, observer: &mut dyn Observer) -> Result<Option<Bitmap>> {
+        read::allocated(&self.shared, &self.state.node, offset, len_bytes, observer).map(Some)
+    }
+
+    fn layers_below(&self) -> Result<Option<Vec<LayerBelow>>> {
+        let layers = self.shared.connection().nodes.layers(&self.state.node.name)?;
+        let mut below = Vec::new();
+        for (at, node) in layers.iter().enumerate().skip(1) {
+            let host = Self::open(&self.shared, node)?;
+            let title = host.state.title();
+            match (host.state.unfit.is_none(), at + 1 < layers.len()) {
+                (true, _) => below.push(LayerBelow::new(title, Some(Box::new(host)))),
+                (false, false) => below.push(LayerBelow::new(title, None)),
+                (false, true) => {
+                    let message = format!("the layer {title} of format {:?} stands on others", host.state.node.driver);
+                    return Err(Error::new(ErrorKind::BackingLayer, message));
+                }
+            }
+        }
+        Ok(Some(below))
     }
 
     fn summary(&self, name: &Name) -> Result<Summary> {

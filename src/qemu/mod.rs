@@ -55,6 +55,7 @@ use crate::progress::Observer;
 use disk::DiskHost;
 use machine::Shared;
 pub use monitor::Monitor;
+pub use read::ALLOCATION_DEPTH;
 pub use snapshot::Snapshot;
 use std::path::PathBuf;
 use std::sync::Arc;

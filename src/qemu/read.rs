@@ -13,9 +13,10 @@ use super::work::Work;
 use crate::bitmap::Bitmap;
 use crate::chain::{BitmapState, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::geometry::{Granularity, clip_end};
 use crate::host::UnionRequest;
 use crate::memory;
-use crate::nbd::{Address, Client, ConnectOptions, context_of};
+use crate::nbd::{Address, Client, ConnectOptions, Status, context_of};
 use crate::progress::{Observer, Unobserved};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -70,6 +71,42 @@ pub(super) fn union(
     Ok(union)
 }
 
+/// The context that tells for each block how many layers down it is held: 0 for none, 1 for the exported node itself.
+pub const ALLOCATION_DEPTH: &[u8] = b"qemu:allocation-depth";
+
+/// Reads which blocks a node holds itself, data and zeros, instead of leaving them to the node below it.
+pub(super) fn allocated(
+    shared: &Shared,
+    node: &Node,
+    offset: u64,
+    len_bytes: u64,
+    observer: &mut dyn Observer,
+) -> Result<Bitmap> {
+    let granularity = Granularity::from_bits(node.cluster_bytes.checked_ilog2().unwrap_or(16).clamp(9, 31))?;
+    let mut held = Bitmap::new(node.size_bytes, granularity)?;
+    let mut work = Work::begin(shared, observer)?;
+    let mut exports = Exports::begin(&mut work, false)?;
+    let export = exports.add_node(node)?;
+    let options = ConnectOptions::new(export.as_bytes())
+        .contexts(&[ALLOCATION_DEPTH])
+        .timeout(shared.options.timeout)
+        .disk_bytes(node.size_bytes);
+    let mut client = Client::connect(&Address::Unix(exports.address.clone()), &options, observer)?;
+    let size = client.size_bytes();
+    let end = clip_end(offset, len_bytes, node.size_bytes);
+    let mut visit = |status: Status| match status.flags {
+        1 => held.set(status.extent.offset, status.extent.len_bytes),
+        _ => Ok(()),
+    };
+    client.block_status(offset.min(size), end.min(size).saturating_sub(offset.min(size)), &mut visit, observer)?;
+    if end > size {
+        // The export does not have these bytes, so nobody knows.
+        let from = size.max(offset);
+        held.set(from, end - from)?;
+    }
+    Ok(held)
+}
+
 /// Refuses bitmaps that are not as the caller knows them, or cannot be exported.
 fn check(node: &Node, known: &[NodeBitmap], names: &[Name]) -> Result<()> {
     let state = |bitmaps: &[NodeBitmap], name: &Name| -> Option<BitmapState> {
@@ -105,6 +142,13 @@ pub(super) fn export_of(node: &Node, names: &[Name], id: &str, is_writable: bool
         "type": "nbd", "id": id, "node-name": id, "name": id, "writable": is_writable, "bitmaps": bitmaps,
     });
     (empty, export)
+}
+
+/// The arguments of `block-export-add` that export a node for reading, with the map of the layers that hold its blocks.
+pub(super) fn allocation_of(node: &Node, id: &str) -> Value {
+    json!({
+        "type": "nbd", "id": id, "node-name": node.name, "name": id, "writable": false, "allocation-depth": true,
+    })
 }
 
 /// The exports of a client, and the server where it is the client's own. All go when this is dropped.
@@ -160,6 +204,14 @@ impl<'w, 'a> Exports<'w, 'a> {
         self.work.ask("block-export-add", &export, &mut Unobserved)?;
         self.exports.push(id);
         Ok(())
+    }
+
+    /// Exports a node for reading, with the map of the layers that hold its blocks.
+    fn add_node(&mut self, node: &Node) -> Result<String> {
+        let id = format!("{}-{}", self.work.owner.id(), self.exports.len());
+        self.work.ask("block-export-add", &allocation_of(node, &id), &mut Unobserved)?;
+        self.exports.push(id.clone());
+        Ok(id)
     }
 
     /// The bitmaps of the export at this place, whole as far as they touch the window.

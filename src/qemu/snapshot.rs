@@ -6,10 +6,10 @@ use super::nodes::{Answers, Nodes};
 use super::read;
 use super::state::DiskState;
 use crate::bitmap::Bitmap;
-use crate::chain::{Action, BitmapState, Name};
+use crate::chain::{Action, BitmapState, Layer, Name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use crate::host::{CheckReport, Facts, Host, Remarks, Summary, UnionRequest};
+use crate::host::{CheckReport, Facts, Host, LayerBelow, Remarks, Summary, UnionRequest};
 use crate::progress::Observer;
 use serde_json::Value;
 use std::time::Duration;
@@ -18,6 +18,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     state: DiskState,
+    /// The layers below, the nearest first.
+    below: Vec<DiskState>,
 }
 
 impl Snapshot {
@@ -38,7 +40,11 @@ impl Snapshot {
             }
         }
         let layers: Vec<String> = chain.iter().map(|node| (*node).to_owned()).collect();
-        Ok(Self { state: DiskState::of(&nodes, &layers)? })
+        let mut below = Vec::new();
+        for at in 1..layers.len() {
+            below.push(DiskState::of(&nodes, layers.get(at..).unwrap_or_default())?);
+        }
+        Ok(Self { state: DiskState::of(&nodes, &layers)?, below })
     }
 
     /// The QMP commands that carry out these actions, one JSON document each, and how long every disk of the machine is expected to stand
@@ -49,23 +55,36 @@ impl Snapshot {
         Ok((commands.lines(), commands.stall()))
     }
 
-    /// The QMP commands that export these bitmaps on an NBD server that runs, as `export`: an empty node of the disk's size carries them,
-    /// so that nobody can read or write the guest's data through it.
-    pub fn export_commands(&self, bitmaps: &[Name], export: &str) -> Result<Vec<String>> {
-        let own = &self.state.node;
-        let records = bitmaps.iter().any(|name| self.records(name));
-        let (node, exported) = read::export_of(own, bitmaps, export, records);
+    /// The QMP commands that export bitmaps of a layer, the top one being 0, on an NBD server that runs, as `export`: an empty node of the
+    /// layer's size carries them, so that nobody can read or write the guest's data through it.
+    pub fn export_commands(&self, layer: usize, bitmaps: &[Name], export: &str) -> Result<Vec<String>> {
+        let own = &self.layer(layer)?.node;
+        let is_recorded = |name: &Name| own.kept().any(|bitmap| bitmap.state.name == *name && bitmap.state.recording);
+        let (node, exported) = read::export_of(own, bitmaps, export, bitmaps.iter().any(is_recorded));
         Ok(vec![commands::line("blockdev-add", &node), commands::line("block-export-add", &exported)])
     }
 
-    /// Whether the bitmap records.
-    pub fn records(&self, name: &Name) -> bool {
-        self.state.bitmaps().any(|bitmap| bitmap.name == *name && bitmap.recording)
+    /// The QMP command that exports a layer for reading, as `export`, with the context `qemu:allocation-depth`: 1 where the layer holds a
+    /// block itself.
+    pub fn allocation_command(&self, layer: usize, export: &str) -> Result<String> {
+        let arguments = read::allocation_of(&self.layer(layer)?.node, export);
+        Ok(commands::line("block-export-add", &arguments))
+    }
+
+    /// The layers, the top first, as the chain of checkpoints reads them.
+    pub fn layers(&self) -> Vec<Layer> {
+        let all = std::iter::once(&self.state).chain(&self.below);
+        all.map(|one| Layer::new(one.title(), one.bitmaps().collect(), one.node.size_bytes)).collect()
     }
 
     /// The name of the top node.
     pub fn node(&self) -> &str {
         &self.state.node.name
+    }
+
+    fn layer(&self, layer: usize) -> Result<&DiskState> {
+        let state = layer.checked_sub(1).map_or(Some(&self.state), |below| self.below.get(below));
+        state.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("the disk has no layer {layer}")))
     }
 }
 
@@ -105,6 +124,15 @@ impl Host for Snapshot {
 
     fn fitting_granularity(&self, smallest: Granularity) -> Result<Granularity> {
         self.state.fitting_granularity(smallest)
+    }
+
+    fn layers_below(&self) -> Result<Option<Vec<LayerBelow>>> {
+        let below = self.below.iter().enumerate().map(|(at, state)| {
+            let lower = self.below.get(at + 1..).unwrap_or_default().to_vec();
+            let host = Snapshot { state: state.clone(), below: lower };
+            LayerBelow::new(state.title(), state.unfit.is_none().then(|| Box::new(host) as Box<dyn Host>))
+        });
+        Ok(Some(below.collect()))
     }
 
     fn union(&self, _request: &UnionRequest<'_>, _observer: &mut dyn Observer) -> Result<Bitmap> {

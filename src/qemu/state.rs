@@ -41,6 +41,14 @@ impl DiskState {
         Ok(Self { node, backing, unfit })
     }
 
+    /// The name for messages.
+    pub(super) fn title(&self) -> String {
+        match self.node.file.is_empty() {
+            true => self.node.name.clone(),
+            false => format!("{} (node {})", self.node.file, self.node.name),
+        }
+    }
+
     pub(super) fn facts(&self) -> Facts<'_> {
         let mut facts = Facts::new(formats::title_of(&self.node.driver), self.node.size_bytes);
         facts.allocation_bytes = self.node.cluster_bytes;
