@@ -353,13 +353,25 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__dump)
-            opts="-o -q -h --bitmap --format --json --summary --output --start --length --quiet --progress --no-lock --help"
+            opts="-o -q -h --bitmap --context --granularity --timeout --format --json --summary --output --start --length --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --bitmap)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --context)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --granularity)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -135,6 +135,9 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -s q -l quiet -d
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l bitmap -d 'The bitmap\'s own name, in quotes: \'mon->tue\'' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l context -d 'The bitmap as the NBD server names it, in quotes: \'qemu:dirty-bitmap:mon->tue\'' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l granularity -d 'With --context: the granularity of the answer, to which it is rounded outward. NBD does not tell that of the bitmap; default: the largest power of two from 512 to 64K of which all bounds are multiples' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l timeout -d 'With --context: how many seconds the server may take for each answer [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l format -d 'The format of the answer [default: table]' -r -f -a "json\t'One JSON document with the dirty extents'
 table\t'For people'
 csv\t'One dirty extent a line: start,length in bytes'
