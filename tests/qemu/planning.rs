@@ -53,8 +53,11 @@ fn answer(read_only: bool, bitmaps: &[(&str, u64, bool, bool, bool)]) -> Vec<u8>
                 "inconsistent": inconsistent, "persistent": true, "count": 0 })
         })
         .collect();
+    let stored: Vec<Value> =
+        bitmaps.iter().map(|bitmap| json!({ "name": bitmap["name"], "flags": ["in-use", "auto"] })).collect();
     json!([{ "node-name": "d0", "drv": "qcow2", "file": "d0.qcow2", "ro": read_only, "dirty-bitmaps": bitmaps,
-        "image": { "virtual-size": 16_u64 << 40, "cluster-size": 65536 } }])
+        "image": { "virtual-size": 16_u64 << 40, "cluster-size": 65536,
+            "format-specific": { "type": "qcow2", "data": { "bitmaps": stored } } } }])
     .to_string()
     .into_bytes()
 }
