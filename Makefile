@@ -42,7 +42,8 @@ test-package:
 test-s390x:
 	scripts/test-s390x
 
-# What Miri can run: portable kernels, containers, bitmaps, memory; needs a nightly compiler with the component miri.
+# What Miri can run: kernels but those of AVX-512, containers, memory, C calls on bitmaps and segments. Takes about ten minutes;
+# needs a nightly compiler with the component miri.
 miri:
 	scripts/test-miri
 
