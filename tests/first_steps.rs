@@ -37,9 +37,9 @@ impl Machine {
         machine.tool("id", &format!("echo {user}"));
         machine.tool("apt-get", "echo apt-get \"$@\" >&2");
         let known: String = (candidates.iter())
-            .map(|(package, version)| format!("*' {package}') echo '  Candidate: {version}' ;;\n"))
+            .map(|(package, version)| format!("{package}) echo '{package}:'; echo '  Candidate: {version}' ;;\n"))
             .collect();
-        machine.tool("apt-cache", &format!("case \" $*\" in\n{known}esac"));
+        machine.tool("apt-cache", &format!("for package; do case $package in\n{known}esac; done"));
         machine.tool("dpkg-query", "exit 1");
         // `setup` asks it only whether a version of QEMU is older than 8.
         machine.tool("dpkg", "case $2 in 1:7*) exit 0 ;; *) exit 1 ;; esac");
