@@ -55,7 +55,7 @@ pub(crate) use name::{list, no_bitmap};
 pub use order::Contents;
 pub(crate) use plan::Origin;
 pub use plan::{Action, Plan};
-pub use stack::{CommitPlan, Layer, Part, Stack, StackCheckpoint, StackSpan, Taken};
+pub use stack::{CommitPlan, Layer, LayerActions, Part, Stack, StackCheckpoint, StackSpan, Taken};
 
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::memory;

@@ -2,12 +2,14 @@
 //! Owns `checkmap delete`: checkpoints go in one step, those that are named or all whose bitmaps cannot be trusted.
 
 use crate::args::DeleteArgs;
-use crate::change;
-use crate::exit::Outcome;
+use crate::change::{self, say_if_too_late, warn_all};
+use crate::exit::{Failure, Outcome, Status};
+use crate::output::print;
 use crate::session::Session;
 use crate::words::some_of;
 use checkmap::Image;
 use checkmap::chain::{Name, Plan};
+use checkmap::image::{Access, Layers};
 use std::os::unix::ffi::OsStrExt;
 
 pub(crate) fn run(args: &DeleteArgs, session: &Session) -> Outcome {
@@ -17,7 +19,55 @@ pub(crate) fn run(args: &DeleteArgs, session: &Session) -> Outcome {
         1 => format!("deleted checkpoint {}", some_of(names(), ", ")),
         _ => format!("deleted checkpoints {}", some_of(names(), ", ")),
     };
+    if let Some(outcome) = in_layers(args, session, &done)? {
+        return Ok(outcome);
+    }
     change::run(session, &args.image, args.dry_run.dry_run, &done, |image| plan(args, image))
+}
+
+/// Deletes checkpoints that layers below know too; `None` where the image alone has to change.
+fn in_layers(args: &DeleteArgs, session: &Session, done: &str) -> Result<Option<Status>, Failure> {
+    let model = args.model.wanted();
+    let is_plain = !args.all_inconsistent && !args.force_inconsistent && args.layers.wanted() == Layers::Check;
+    if !is_plain {
+        return Ok(None);
+    }
+    let access = if args.dry_run.dry_run { Access::Read } else { Access::Write };
+    let mut image = match session.open(&args.image, access) {
+        Ok(image) if image.backing_file().is_some() => image,
+        // The image alone, or its refusal, is for the deletion as ever.
+        _ => return Ok(None),
+    };
+    let words: Vec<&[u8]> = args.checkpoints.iter().map(|word| word.as_bytes()).collect();
+    let names = match image.chain(model).and_then(|chain| chain.select(&words)) {
+        Ok(names) => names,
+        // Some that only a layer below knows; a range is one of the top layer's chain.
+        Err(_) => words.iter().map(|word| Name::new(*word)).collect(),
+    };
+    if !matches!(image.spans_layers(&names, model), Ok(true)) {
+        return Ok(None);
+    }
+    if args.dry_run.dry_run {
+        let change = image.rehearse_delete_in_layers(&names, model, &mut session.watch())?;
+        print(session, |out| {
+            for (path, actions) in &change.layers {
+                for action in actions {
+                    writeln!(out, "{}: {action}", path.display())?;
+                }
+            }
+            Ok(())
+        })?;
+        return Ok(Some(Status::Done));
+    }
+    session.interrupt().hold();
+    let change = image.delete_in_layers(&names, model, &mut session.watch())?;
+    warn_all(session, &change.warnings);
+    let steps = change.layers.iter().map(|(path, actions)| {
+        format!("{}: {}", path.display(), some_of(actions.iter().map(ToString::to_string), "; "))
+    });
+    session.say(&format!("{done} ({})", some_of(steps, "; ")));
+    say_if_too_late(session);
+    Ok(Some(Status::Done))
 }
 
 fn plan(args: &DeleteArgs, image: &Image) -> checkmap::Result<Plan> {
