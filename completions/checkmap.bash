@@ -19,6 +19,9 @@ _checkmap() {
             checkmap,check)
                 cmd="checkmap__subcmd__check"
                 ;;
+            checkmap,commit-bitmaps)
+                cmd="checkmap__subcmd__commit__subcmd__bitmaps"
+                ;;
             checkmap,completions)
                 cmd="checkmap__subcmd__completions"
                 ;;
@@ -60,6 +63,9 @@ _checkmap() {
                 ;;
             checkmap__subcmd__help,check)
                 cmd="checkmap__subcmd__help__subcmd__check"
+                ;;
+            checkmap__subcmd__help,commit-bitmaps)
+                cmd="checkmap__subcmd__help__subcmd__commit__subcmd__bitmaps"
                 ;;
             checkmap__subcmd__help,completions)
                 cmd="checkmap__subcmd__help__subcmd__completions"
@@ -149,7 +155,7 @@ _checkmap() {
 
     case "${cmd}" in
         checkmap)
-            opts="-q -h -V --quiet --progress --no-lock --help --version info list create delete drop rename diff dump merge check segment completions man help"
+            opts="-q -h -V --quiet --progress --no-lock --help --version info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -168,6 +174,24 @@ _checkmap() {
             ;;
         checkmap__subcmd__check)
             opts="-q -h --json --quiet --progress --no-lock --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --progress)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        checkmap__subcmd__commit__subcmd__bitmaps)
+            opts="-q -h --dry-run --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -429,7 +453,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__help)
-            opts="info list create delete drop rename diff dump merge check segment completions man help"
+            opts="info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -443,6 +467,20 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__help__subcmd__check)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        checkmap__subcmd__help__subcmd__commit__subcmd__bitmaps)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

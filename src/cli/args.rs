@@ -74,6 +74,9 @@ pub(crate) enum Verb {
     /// Merge bitmaps by their own names (the raw operation)
     #[command(long_about = help::MERGE, after_long_help = help::MERGE_AFTER)]
     Merge(MergeArgs),
+    /// Let a base take in the checkpoints of the images above it, before or after their data are committed
+    #[command(long_about = help::COMMIT_BITMAPS, after_long_help = help::COMMIT_BITMAPS_AFTER)]
+    CommitBitmaps(CommitBitmapsArgs),
     /// Verify every structure and rule of an image
     #[command(long_about = help::CHECK)]
     Check(CheckArgs),
@@ -256,6 +259,18 @@ pub(crate) struct MergeArgs {
     /// The bitmap that takes in the others
     #[arg(long, value_name = "BITMAP", allow_hyphen_values = true)]
     pub(crate) into: OsString,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommitBitmapsArgs {
+    /// The image from which on: it and all layers between it and the base are read
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) top: PathBuf,
+    /// The layer below that takes them in
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) base: PathBuf,
     #[command(flatten)]
     pub(crate) dry_run: DryRun,
 }

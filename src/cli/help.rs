@@ -156,7 +156,10 @@ bitmaps in between:
                   |=========================|
 
 It is refused wherever the answer could be short: a bitmap of the span is missing, inconsistent or did not record \
-throughout, or a layer below the image recorded writes of the span too.
+throughout, or a layer below the image cannot be read.
+
+An image with backing files is one disk: the bitmaps of every layer count that took part. A layer that was put on top within \
+the span counts with all that it holds as well, as no bitmap proves that it recorded from its first write on.
 
 After a disk was shrunk and grown again the image cannot tell: keep the virtual_size of the last backup, compare, and \
 make a full backup after any shrink. A disk that only grew is fine; its new end reads as zeros until it is written.";
@@ -185,6 +188,21 @@ Examples:
     checkmap dump disk.qcow2 --bitmap 'mon->tue' --format raw -o bits.raw
     checkmap dump 'nbd+unix:///disk?socket=/run/nbd.sock' --context 'qemu:dirty-bitmap:mon->tue' --json
     checkmap dump nbd://backup.example/disk --context qemu:dirty-bitmap:mon --summary";
+
+pub(crate) const COMMIT_BITMAPS: &str = "\
+Lets BASE, a layer below TOP, take in the checkpoints and the bits of TOP and of all layers between them: afterwards \
+every diff of BASE contains that of TOP. `qemu-img commit` moves the data alone.
+
+Run it before or after the data are committed, and again if it was stopped: bits are only added, in one step of the file \
+BASE. The layers above are read, and not changed. Checkpoints that BASE lacks are added behind its newest one, and BASE \
+goes on recording in the last. What a layer did not record counts with all that the layer holds.
+
+Cumulative checkpoints, as libvirt makes them, are refused: libvirt commits them itself.";
+
+pub(crate) const COMMIT_BITMAPS_AFTER: &str = "\
+Examples:
+    checkmap commit-bitmaps top.qcow2 base.qcow2 --dry-run
+    checkmap commit-bitmaps top.qcow2 base.qcow2 && qemu-img commit top.qcow2";
 
 pub(crate) const MERGE: &str = "\
 The raw operation, for those who know why: a bitmap becomes the union of itself and the sources, which stay as they \

@@ -2,7 +2,7 @@
 //! Owns the look over a whole image: the sums of its bitmaps, and the order of cumulative checkpoints, with each bitmap
 //! read once as far as memory allows. Must never change anything.
 
-use super::{Access, Image};
+use super::{Access, DiffRequest, Image};
 use crate::bitmap::Bitmap;
 use crate::chain::{Chain, Contents, KnownModel, Model, Name};
 use crate::error::{Error, Result};
@@ -185,17 +185,25 @@ impl<'a> Reader<'a> {
                     union.as_ref().map(Bitmap::dirty_bytes)
                 }
             };
-            let Some(known) = known.filter(|_| is_answered) else { continue };
-            match &below {
-                Ok(below) if below.is_empty() => {}
-                Ok(below) => {
-                    let span = chain.plan_diff(own.name.as_bytes(), None)?;
-                    if span.takes_part.iter().any(|name| below.contains(name)) {
-                        continue;
+            let Some(mut known) = known.filter(|_| is_answered) else { continue };
+            if self.image.has_layers() {
+                let of_layers = match &below {
+                    // A copy of a checkpoint whose original is gone.
+                    Ok(below) if below.is_empty() => own.gap,
+                    Ok(below) => {
+                        let span = chain.plan_diff(own.name.as_bytes(), None)?;
+                        own.gap || span.takes_part.iter().any(|name| below.contains(name))
+                    }
+                    Err(error) if error.is_of_the_call() => return Err(error.clone()),
+                    Err(_) => continue,
+                };
+                if of_layers {
+                    match self.image.read_diff(&DiffRequest::since(own.name.as_bytes()), self.observer) {
+                        Err(error) if error.is_of_the_call() => return Err(error),
+                        Err(_) => continue,
+                        Ok(diff) => known = diff.bitmap.dirty_bytes(),
                     }
                 }
-                Err(error) if error.is_of_the_call() => return Err(error.clone()),
-                Err(_) => continue,
             }
             memory::insert(&mut since, own.name.clone(), known)?;
         }
