@@ -7,8 +7,8 @@
 /// The model, in front of everything.
 pub(crate) const ABOUT: &str = "\
 Answers one question for everyone who backs up virtual machines: which blocks of this disk changed between these two \
-points in time? It works on qcow2 images that no QEMU is running on; QEMU itself records the changes while the machine \
-runs.
+points in time? QEMU records the changes while the machine runs. The verbs work on qcow2 images that no QEMU has open, and \
+with --qmp or --libvirt on the disks of a running QEMU.
 
 A checkpoint is a point in time. A bitmap belongs to the interval from its own checkpoint to the next one, and marks \
 the blocks written in it. Only the last bitmap records:
@@ -35,6 +35,16 @@ Examples:
 Notes:
 Quote the names of bitmaps, 'mon->tue': a shell takes a bare > for a redirection. Write --since=-x for a name that \
 begins with a dash, and -- before such a name that stands alone.
+
+Running hypervisors: --qmp SOCKET stands in the place of IMAGE, and so do --libvirt URI --domain NAME. create, delete and \
+rename change every disk of the machine in one step, or those named by --node; diff, dump and merge want one disk. diff and dump \
+read the bitmaps as they are over NBD, so the guest does not wait. delete and rename merge bitmaps inside QEMU, which stops every disk for \
+as long: the expected time is said beforehand, and --max-stall refuses a longer one. A checkpoint made on a running QEMU is in its \
+memory until the disk is closed; after a kill or a power cut the chain of checkpoints has ended. --dry-run prints the QMP \
+commands, one JSON document a line.
+
+    checkmap create --qmp /run/vm/qmp.sock tuesday
+    checkmap diff --qmp /run/vm/qmp.sock --node vda --since monday --until tuesday
 
 Answers go to stdout; messages, warnings and progress go to stderr. Changing commands print nothing on stdout, except \
 for --dry-run. Where the reader of stdout closes it early, checkmap ends quietly, with status 0 if \

@@ -6,3 +6,4 @@ mod manners;
 mod planning;
 #[path = "../support/mod.rs"]
 mod support;
+mod verbs;
