@@ -3,7 +3,7 @@
 include libcheckmap/build.mk
 
 .PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-package \
-	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-segments \
+	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-live bench-segments \
 	bench-python wheel check-python-types example man completions
 
 test:
@@ -88,6 +88,11 @@ bench-delete:
 	cargo build --release --locked --features cli
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-delete -- \
 		target/release/checkmap $(DELETE_RUNS) $(DELETE_CASES)
+
+# A diff of a running disk of 16 TiB beside QEMU's own merge: how long another client waits. Runs of each.
+LIVE_RUNS ?= 5
+bench-live:
+	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-live -- $(LIVE_RUNS)
 
 # The union of eight segments, 4 GiB in all, beside cat and dd; TMPDIR needs 5 GiB. Runs of each, and how many threads.
 SEGMENT_RUNS ?= 5
