@@ -9,7 +9,7 @@ use crate::session::Session;
 use crate::table::{Column, Rows};
 use crate::words::{amount, state};
 use checkmap::chain::{Chain, Checkpoint, Model};
-use checkmap::image::{Overview, Scope};
+use checkmap::image::{CheckpointBelow, Overview, Scope};
 use serde::Serialize;
 use std::io::Write;
 
@@ -36,7 +36,8 @@ pub(crate) fn run(args: &ListArgs, session: &Session) -> Outcome {
     chain.check_known().map_err(|error| error.in_file(image.path()))?;
     print(session, |out| match args.json {
         true => {
-            let rows: Vec<Row> = chain.checkpoints().iter().map(|checkpoint| row(checkpoint, &overview)).collect();
+            let own = chain.checkpoints().iter().map(|checkpoint| row(checkpoint, &overview));
+            let rows: Vec<Row> = overview.below.iter().map(row_below).chain(own).collect();
             serde_json::to_writer_pretty(&mut *out, &rows).map_err(std::io::Error::from)?;
             Ok(writeln!(out)?)
         }
@@ -61,6 +62,19 @@ fn row(checkpoint: &Checkpoint, overview: &Overview) -> Row {
     }
 }
 
+fn row_below(below: &CheckpointBelow) -> Row {
+    let checkpoint = &below.checkpoint;
+    Row {
+        names: CheckpointNames::below(below),
+        granularity: checkpoint.granularity.bytes(),
+        recording: checkpoint.recording,
+        inconsistent: checkpoint.inconsistent,
+        dirty_bytes: below.dirty_bytes,
+        since_bytes: below.since_bytes,
+        ordered: (!checkpoint.ordered).then_some(false),
+    }
+}
+
 const COLUMNS: [Column; 7] = [
     Column::Names("CHECKPOINT"),
     Column::Names("PARENT"),
@@ -72,11 +86,23 @@ const COLUMNS: [Column; 7] = [
 ];
 
 fn write_table(chain: &Chain, overview: &Overview, wide: bool, out: &mut dyn Write) -> std::io::Result<()> {
-    if chain.checkpoints().is_empty() {
+    if chain.checkpoints().is_empty() && overview.below.is_empty() {
         return writeln!(out, "no checkpoints");
     }
     let shown = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), amount);
     let mut table = Rows::new(&COLUMNS);
+    for below in &overview.below {
+        let checkpoint = &below.checkpoint;
+        table.add([
+            checkpoint.name.to_string(),
+            checkpoint.parent.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+            checkpoint.bitmap.to_string(),
+            amount(checkpoint.granularity.bytes()),
+            "below".to_owned(),
+            shown(below.dirty_bytes),
+            shown(below.since_bytes),
+        ]);
+    }
     for checkpoint in chain.checkpoints() {
         let summary = overview.summary(&checkpoint.bitmap);
         let parent = match (&checkpoint.parent, chain.model(), checkpoint.ordered) {
