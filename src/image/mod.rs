@@ -55,7 +55,7 @@ pub use drop::Loss;
 pub use files::ImageFile;
 pub use group::Group;
 use opening::{is_writable, open as open_file, reopen};
-pub use overview::{Overview, Scope};
+pub use overview::{CheckpointBelow, Overview, Scope};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};

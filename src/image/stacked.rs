@@ -68,6 +68,12 @@ impl Stacked<'_> {
         }
     }
 
+    /// The name of a layer in messages.
+    pub(super) fn label(&self, layer: usize) -> String {
+        let below = layer.checked_sub(1).and_then(|below| self.below.layers.get(below));
+        below.map_or_else(|| self.image.path.display().to_string(), |layer| layer.label.clone())
+    }
+
     pub(super) fn named(&self, layer: usize, error: Error) -> Error {
         let label = layer.checked_sub(1).and_then(|below| self.below.layers.get(below)).map(|layer| &layer.label);
         match label {

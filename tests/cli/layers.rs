@@ -339,3 +339,29 @@ fn a_base_takes_in_the_checkpoints_above_it() {
     let above = overlay(&cumulative, "over.qcow2", "disk.qcow2");
     checkmap!("commit-bitmaps", above, cumulative.path).fails(3, "cumulative");
 }
+
+#[test]
+fn list_and_info_show_the_checkpoints_of_all_layers() {
+    needs_tools!();
+    let image = base(&["mon", "+mon->tue"]);
+    support::qemu_io(&image.path, &["write 1M 64k".into()]);
+    let over = overlay(&image, "over.qcow2", "disk.qcow2");
+    support::qemu_io(&over, &["write 2M 64k".into()]);
+    let names = |rows: &serde_json::Value| -> Vec<(String, bool)> {
+        let row = |row: &serde_json::Value| (row["name"].as_str().unwrap().to_owned(), row["layer"].is_string());
+        rows.as_array().unwrap().iter().map(row).collect()
+    };
+    let below = |name: &str| (name.to_owned(), true);
+    let rows = checkmap!("list", over, "--json").json();
+    assert_eq!(names(&rows), [below("mon"), below("tue")]);
+    let sums: Vec<_> = rows.as_array().unwrap().iter().map(|row| (&row["dirty_bytes"], &row["since_bytes"])).collect();
+    assert_eq!(sums, [(&0.into(), &131_072.into()), (&131_072.into(), &131_072.into())]);
+    assert_eq!(names(&checkmap!("info", over, "--json").json()["checkpoints"]), [below("mon"), below("tue")]);
+    assert_eq!(checkmap!("list", over).ok().matches("below").count(), 2);
+    checkmap!("create", over, "wed").ok();
+    let rows = checkmap!("list", over, "--json").json();
+    assert_eq!(names(&rows), [below("mon"), ("tue".to_owned(), false), ("wed".to_owned(), false)]);
+    // No diff since them is answered where the base did not record.
+    image.bitmap(&["--disable"], "mon->tue");
+    assert_eq!(names(&checkmap!("list", over, "--json").json()).len(), 2);
+}
