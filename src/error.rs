@@ -119,6 +119,8 @@ kinds! {
     OutOfMemory = 30, "CHECKMAP_ERROR_OUT_OF_MEMORY", ENOMEM;
     /// A fork caught another thread in the middle of a change of this object: what the child holds may be half a state.
     TornByFork = 31, "CHECKMAP_ERROR_TORN_BY_FORK", EDEADLK;
+    /// A running hypervisor refused a command, or the connection to it broke.
+    Hypervisor = 32, "CHECKMAP_ERROR_HYPERVISOR", EREMOTEIO;
 }
 
 /// A call or an option of checkmap that a way out names. Each front end spells it in the words of its own callers;
@@ -154,6 +156,12 @@ pub enum Control {
     ForeignToo,
     /// Removing the bitmap that is stored by this name, whatever its state.
     DropBitmapNamed(Vec<u8>),
+    /// Creating a checkpoint.
+    Create,
+    /// The socket of the NBD server that runs in a hypervisor already.
+    NbdSocket,
+    /// How long a step may stop a running machine.
+    MaxStall,
 }
 
 impl fmt::Display for Control {
@@ -175,6 +183,9 @@ impl fmt::Display for Control {
                 return write!(f, "Image::plan_drop_before of '{}'", checkpoint.escape_ascii());
             }
             Control::ForeignToo => "foreign_too",
+            Control::Create => "Image::plan_create",
+            Control::NbdSocket => "Options::nbd_socket",
+            Control::MaxStall => "Options::max_stall",
             Control::DropBitmapNamed(bitmap) => {
                 return write!(f, "Image::plan_drop_bitmap of '{}'", bitmap.escape_ascii());
             }

@@ -28,9 +28,12 @@ pub mod io;
 #[doc(hidden)]
 pub mod kernels;
 mod memory;
+pub mod nbd;
+pub mod planner;
 #[doc(hidden)]
 pub mod pool;
 pub mod progress;
+pub mod qemu;
 pub mod segment;
 
 pub use bitmap::Bitmap;

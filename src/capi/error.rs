@@ -169,6 +169,9 @@ fn words(control: &Control) -> (&'static str, Option<Cow<'_, str>>, Cow<'static,
             return ("MODEL", Some((*model).into()), format!("the model {model} of the options").into());
         }
         Control::Until => ("UNTIL", "until"),
+        Control::Create => ("CREATE", "checkmap_checkpoint_create()"),
+        Control::NbdSocket => ("NBD_SOCKET", "the NBD socket of the options"),
+        Control::MaxStall => ("MAX_STALL", "the longest stall of the options"),
         Control::Check => ("CHECK", "checkmap_image_check()"),
         Control::List => ("LIST", "checkmap_checkpoint_list()"),
     };

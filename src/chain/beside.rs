@@ -187,7 +187,7 @@ pub(super) fn recording_beside(bitmaps: &[BitmapState]) -> Result<Vec<&BitmapSta
 fn given(action: &Action) -> Option<&Name> {
     match action {
         Action::Rename { to, .. } => Some(to),
-        Action::Add { name, .. } => Some(name),
+        Action::Add { name, .. } | Action::AddAllocated { name, .. } => Some(name),
         Action::Merge { .. } | Action::Remove { .. } | Action::SetRecording { .. } => None,
     }
 }
@@ -206,6 +206,7 @@ fn give_instead(actions: &mut [Action], old: &Name, new: &Name) -> bool {
             Action::Rename { to, .. } if place == at => change(to),
             Action::Rename { from: name, .. }
             | Action::Add { name, .. }
+            | Action::AddAllocated { name, .. }
             | Action::Remove { name }
             | Action::SetRecording { name, .. } => change(name),
             Action::Merge { sources, target } => sources.iter_mut().chain([target]).for_each(change),

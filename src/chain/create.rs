@@ -101,7 +101,7 @@ impl Chain {
 
     /// The checkpoint that a new one follows, whose bitmap is to be frozen. Refuses where a gap in the recording would
     /// become invisible.
-    fn newest_to_follow(&self, model: Model) -> Result<Option<&Checkpoint>> {
+    pub(super) fn newest_to_follow(&self, model: Model) -> Result<Option<&Checkpoint>> {
         for checkpoint in &self.checkpoints {
             if checkpoint.unusable {
                 return Err(plan::unusable(&checkpoint.bitmap));

@@ -113,7 +113,7 @@ impl Chain {
     }
 
     /// The error for a span that would go on behind the last bitmap before a gap.
-    fn gap_after(&self, bitmap: &Name) -> Error {
+    pub(super) fn gap_after(&self, bitmap: &Name) -> Error {
         let message = format!("a gap follows {bitmap}: the bitmap of the next interval is missing");
         let way_out = WayOut::from("what changed cannot be told; take a full backup");
         let last = self.stretches.last().filter(|last| last.placed && self.stretches.len() > 1);
@@ -129,7 +129,7 @@ impl Chain {
 
     /// All checkpoints but those that are known to be older than the one at this place, with those that only gaps
     /// mention; in the cumulative model that one alone.
-    fn not_older_than(&self, at: usize) -> Result<Vec<Name>> {
+    pub(super) fn not_older_than(&self, at: usize) -> Result<Vec<Name>> {
         let older = self.older_than(at);
         let is_older = |place: usize| older.iter().any(|older| older.contains(&place));
         if self.stretches.is_empty() {

@@ -43,6 +43,7 @@ mod plan;
 mod read;
 mod rename;
 mod select;
+mod stack;
 mod stretch;
 
 pub use beside::interval_of;
@@ -54,8 +55,9 @@ pub use model::{BitmapState, Checkpoint, Interval, KnownModel, Model, Owner, Unt
 pub use name::{MAX_BITMAP_NAME, MAX_CHECKPOINT_NAME, Name, check_checkpoint_name};
 pub(crate) use name::{list, no_bitmap};
 pub use order::Contents;
-pub(crate) use plan::Origin;
 pub use plan::{Action, Plan};
+pub(crate) use plan::{Origin, carry_out as after};
+pub use stack::{CommitPlan, Layer, Part, Stack, StackCheckpoint, StackSpan, Taken};
 
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::memory;

@@ -23,6 +23,15 @@ pub enum Action {
         /// The granularity of the new bitmap.
         granularity: Granularity,
     },
+    /// Adds a bitmap that does not record, in which every block is dirty that this layer of the disk holds itself: data,
+    /// and clusters that read as zeros. It stands for the writes of a time in which nothing recorded. Without anything
+    /// below, every block that is in use is one.
+    AddAllocated {
+        /// The name of the new bitmap.
+        name: Name,
+        /// The granularity of the new bitmap.
+        granularity: Granularity,
+    },
     /// Makes `target` the union of itself and the sources; the sources stay.
     Merge {
         /// The bitmaps to read.
@@ -56,6 +65,10 @@ impl fmt::Display for Action {
         match self {
             Action::Add { name, granularity } => {
                 write!(f, "add {name}, recording, granularity {}", granularity.bytes())
+            }
+            Action::AddAllocated { name, granularity } => {
+                let granularity = granularity.bytes();
+                write!(f, "add {name}, not recording, granularity {granularity}, with all that this layer holds")
             }
             Action::Merge { sources, target } => {
                 let sources: Vec<String> = sources.iter().map(Name::to_string).collect();
@@ -206,12 +219,15 @@ fn is_expected(chain: &Chain, expected: &[Name]) -> Result<bool> {
 }
 
 /// The bitmaps after these actions, by name; refuses an action that cannot be carried out.
-pub(super) fn carry_out(bitmaps: &[BitmapState], actions: &[Action]) -> Result<Vec<BitmapState>> {
+pub(crate) fn carry_out(bitmaps: &[BitmapState], actions: &[Action]) -> Result<Vec<BitmapState>> {
     let mut after = memory::sorted_map(bitmaps.iter().map(|bitmap| (bitmap.name.clone(), bitmap.clone())));
     for action in actions {
         match action {
             Action::Add { name, granularity } => {
                 insert(&mut after, BitmapState::new(name.clone(), *granularity, true))?;
+            }
+            Action::AddAllocated { name, granularity } => {
+                insert(&mut after, BitmapState::new(name.clone(), *granularity, false))?;
             }
             Action::Merge { sources, target } => {
                 for name in sources.iter().chain([target]) {

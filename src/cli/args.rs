@@ -4,6 +4,7 @@
 
 use crate::map::Format;
 use crate::progress::When;
+use crate::target::TargetArgs;
 use crate::{help, size};
 use checkmap::Granularity;
 use checkmap::chain::KnownModel;
@@ -87,9 +88,8 @@ pub(crate) enum Verb {
 
 #[derive(Debug, Args)]
 pub(crate) struct InfoArgs {
-    /// The image: a file or a block device
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
     /// Print one JSON document
     #[arg(long)]
     pub(crate) json: bool,
@@ -101,9 +101,8 @@ pub(crate) struct InfoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// The image: a file or a block device
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
     /// Print one JSON document
     #[arg(long)]
     pub(crate) json: bool,
@@ -117,12 +116,11 @@ pub(crate) struct ListArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// The image: a file or a block device
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
     /// The name of the new checkpoint: 1 to 510 bytes, without '->'
-    #[arg(value_name = "CHECKPOINT")]
-    pub(crate) checkpoint: OsString,
+    #[arg(value_name = "CHECKPOINT", required_unless_present_any = ["qmp", "libvirt"])]
+    pub(crate) checkpoint: Option<OsString>,
     /// How much of the disk one bit stands for: a power of two from 512 to 2G. Default: as the newest checkpoint, else
     /// the cluster size, from 4K to 64K; larger where the disk needs it
     #[arg(long, value_name = "SIZE", value_parser = size::parse_granularity)]
@@ -135,11 +133,10 @@ pub(crate) struct CreateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
-    /// The image: a file or a block device
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
     /// The checkpoints to delete, in one step; A..B is A, B and all between them
-    #[arg(value_name = "CHECKPOINT", required_unless_present = "all_inconsistent")]
+    #[arg(value_name = "CHECKPOINT", required_unless_present_any = ["all_inconsistent", "qmp", "libvirt"])]
     pub(crate) checkpoints: Vec<OsString>,
     /// Delete also those whose bitmap is inconsistent, and then all older checkpoints with them
     #[arg(long)]
@@ -188,15 +185,14 @@ pub(crate) struct Dropped {
 
 #[derive(Debug, Args)]
 pub(crate) struct RenameArgs {
-    /// The image: a file or a block device
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
     /// The checkpoint
-    #[arg(value_name = "CHECKPOINT")]
-    pub(crate) checkpoint: OsString,
+    #[arg(value_name = "CHECKPOINT", required_unless_present_any = ["qmp", "libvirt"])]
+    pub(crate) checkpoint: Option<OsString>,
     /// Its new name: 1 to 510 bytes, without '->'
-    #[arg(value_name = "NEW-NAME")]
-    pub(crate) new_name: OsString,
+    #[arg(value_name = "NEW-NAME", required_unless_present_any = ["qmp", "libvirt"])]
+    pub(crate) new_name: Option<OsString>,
     #[command(flatten)]
     pub(crate) layers: LayersArg,
     #[command(flatten)]
@@ -207,9 +203,8 @@ pub(crate) struct RenameArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
-    /// The image: a file or a block device
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
     /// The checkpoint since which
     #[arg(long, value_name = "CHECKPOINT")]
     pub(crate) since: OsString,
@@ -226,23 +221,37 @@ pub(crate) struct DiffArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DumpArgs {
-    /// The image: a file or a block device
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) image: PathBuf,
-    /// The bitmap's own name, in quotes: 'mon->tue'
-    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
-    pub(crate) bitmap: OsString,
+    /// An image; or an export of an NBD server, as nbd+unix:///EXPORT?socket=PATH or nbd://HOST[:PORT]/EXPORT
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) what: Dumped,
+    /// With --context: the granularity of the answer, to which it is rounded outward. NBD does not tell that of the
+    /// bitmap; default: the largest power of two from 512 to 64K of which all bounds are multiples
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_granularity)]
+    pub(crate) granularity: Option<Granularity>,
     #[command(flatten)]
     pub(crate) map: MapArgs,
 }
 
+/// The bitmap that `dump` shows.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Dumped {
+    /// The bitmap's own name, in quotes: 'mon->tue'
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    pub(crate) bitmap: Option<OsString>,
+    /// The bitmap as the NBD server names it, in quotes: 'qemu:dirty-bitmap:mon->tue'
+    #[arg(long, value_name = "CONTEXT")]
+    pub(crate) context: Option<OsString>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct MergeArgs {
-    /// The image: a file or a block device
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
     /// The bitmaps to merge, by their own names
-    #[arg(value_name = "SOURCE-BITMAP", required = true)]
+    #[arg(value_name = "SOURCE-BITMAP", required_unless_present_any = ["qmp", "libvirt"])]
     pub(crate) sources: Vec<OsString>,
     /// The bitmap that takes in the others
     #[arg(long, value_name = "BITMAP", allow_hyphen_values = true)]
@@ -253,9 +262,8 @@ pub(crate) struct MergeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// The image: a file or a block device
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
     /// Print one JSON document
     #[arg(long)]
     pub(crate) json: bool,
@@ -387,7 +395,7 @@ pub(crate) struct TableArg {
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Sharing {
     /// Show names and flags even of an image that a running QEMU has open; counts are null
-    #[arg(short = 'U', long)]
+    #[arg(short = 'U', long, conflicts_with_all = ["qmp", "libvirt"])]
     pub(crate) force_share: bool,
 }
 

@@ -2,27 +2,29 @@
 //! Owns what all changing verbs do with their plan: say it, and carry it out or leave it at that. Must never know how a
 //! plan is made.
 
+use crate::disks::Disks;
 use crate::exit::{Failure, Outcome, Status};
 use crate::output::print;
 use crate::session::Session;
+use crate::target::Target;
 use crate::words::some_of;
 use checkmap::chain::Plan;
-use checkmap::image::Access;
+use checkmap::image::{Access, Group};
 use checkmap::{ErrorKind, Image};
 use std::path::Path;
 
-/// Plans a change of the image, and carries it out unless it is a dry run. `done` tells of it afterwards.
+/// Plans a change of the disks, and carries it out on all of them in one step, unless it is a dry run. `done` tells of it afterwards.
 ///
 /// A dry run ends with the status that the real run would have. Where only the file's permissions would stop that one,
 /// the plan is shown all the same.
 pub(crate) fn run(
     session: &Session,
-    image: &Path,
+    target: Target<'_>,
     dry_run: bool,
     done: &str,
-    plan: impl FnOnce(&Image) -> checkmap::Result<Plan>,
+    plan: impl Fn(&Image) -> checkmap::Result<Plan>,
 ) -> Outcome {
-    if dry_run { show(session, image, plan) } else { carry_out(session, image, done, plan) }
+    if dry_run { show(session, target, &plan) } else { carry_out(session, target, done, &plan) }
 }
 
 /// Opens an image for a dry run. Where only its permissions would stop the real one, it is opened to be read, and the
@@ -36,44 +38,85 @@ pub(crate) fn open_to_plan(session: &Session, image: &Path) -> Result<(Image, Op
     }
 }
 
-fn show(session: &Session, image: &Path, plan: impl FnOnce(&Image) -> checkmap::Result<Plan>) -> Outcome {
-    let (image, refusal) = open_to_plan(session, image)?;
-    image.survey(&mut session.watch())?;
-    let plan = plan(&image)?;
+/// Opens the disks for a change, without those of a hypervisor that can have no checkpoint.
+fn open_to_change(session: &Session, target: Target<'_>) -> Result<Disks, Failure> {
+    let mut disks = session.open_disks(target, Access::Write).map_err(Failure::nothing_changed)?;
+    for left_out in disks.leave_out_unfit() {
+        let why = left_out.unfit().map(|why| why.reason().to_string()).unwrap_or_default();
+        session.warn(&format!("the disk {} is left out: {why}", left_out.title()));
+    }
+    match disks.disks.is_empty() {
+        true => Err(checkmap::Error::new(ErrorKind::CannotStore, "no disk of the machine can keep bitmaps").into()),
+        false => Ok(disks),
+    }
+}
+
+fn show(session: &Session, target: Target<'_>, plan: &dyn Fn(&Image) -> checkmap::Result<Plan>) -> Outcome {
+    let (disks, refusal) = match target {
+        Target::Image(path) => {
+            let (image, refusal) = open_to_plan(session, path)?;
+            (Disks::of_image(image), refusal)
+        }
+        Target::Machine(_) => (open_to_change(session, target)?, None),
+    };
+    let mut plans = Vec::new();
+    for disk in &disks.disks {
+        disk.image.survey(&mut session.watch())?;
+        plans.push(plan(&disk.image)?);
+    }
+    let commands = match &disks.machine {
+        None => None,
+        Some(machine) => {
+            let of_machine = disks.disks.iter().filter_map(|disk| disk.of_machine.as_ref());
+            Some(machine.commands(&of_machine.zip(&plans).collect::<Vec<_>>())?)
+        }
+    };
     print(session, |out| {
-        for action in plan.actions() {
+        if let Some(commands) = &commands {
+            return Ok(commands.iter().try_for_each(|command| writeln!(out, "{command}"))?);
+        }
+        for action in plans.iter().flat_map(Plan::actions) {
             writeln!(out, "{action}")?;
         }
-        if plan.is_empty() {
+        if plans.iter().all(Plan::is_empty) {
             writeln!(out, "nothing to do")?;
         }
         Ok(())
     })?;
-    warn_all(session, plan.risks().iter().chain(plan.warnings()));
-    warn_all(session, &image.rehearse(&plan, &mut session.watch())?);
+    for (disk, plan) in disks.disks.iter().zip(&plans) {
+        warn_all(session, plan.risks().iter().chain(plan.warnings()));
+        warn_all(session, &disk.image.rehearse(plan, &mut session.watch())?);
+    }
     refusal.map_or(Ok(Status::Done), |error| Err(error.into()))
 }
 
 fn carry_out(
     session: &Session,
-    image: &Path,
+    target: Target<'_>,
     done: &str,
-    plan: impl FnOnce(&Image) -> checkmap::Result<Plan>,
+    plan: &dyn Fn(&Image) -> checkmap::Result<Plan>,
 ) -> Outcome {
-    let mut image = session.open(image, Access::Write).map_err(Failure::nothing_changed)?;
-    image.survey(&mut session.watch()).map_err(checkmap::Error::nothing_changed)?;
-    let plan = plan(&image).map_err(checkmap::Error::nothing_changed)?;
-    warn_all(session, plan.risks());
-    if plan.is_empty() {
+    let mut disks = open_to_change(session, target)?;
+    for disk in &disks.disks {
+        disk.image.survey(&mut session.watch()).map_err(checkmap::Error::nothing_changed)?;
+    }
+    let mut group = Group::new(disks.disks.iter_mut().map(|disk| &mut disk.image))?;
+    let plans = group.plan(plan).map_err(checkmap::Error::nothing_changed)?;
+    warn_each(session, plans.iter().flat_map(Plan::risks));
+    if plans.iter().all(Plan::is_empty) {
         session.say("nothing to do");
         return Ok(Status::Done);
     }
     session.interrupt().hold();
-    let warnings = image.commit(&plan, &mut session.watch())?;
+    let warnings = group.commit(&plans, &mut session.watch())?;
     // Not before: a commit that fails changes nothing of what these tell.
-    warn_all(session, plan.warnings().iter().chain(&warnings));
-    let steps = some_of(plan.actions().iter().map(ToString::to_string), "; ");
-    session.say(&format!("{done} ({steps})"));
+    warn_each(session, plans.iter().flat_map(Plan::warnings).chain(warnings.iter().flatten()));
+    let several = plans.len() > 1;
+    let steps = disks.disks.iter().zip(&plans).flat_map(|(disk, plan)| {
+        let title = if several { format!("{}: ", disk.image.path().display()) } else { String::new() };
+        plan.actions().iter().map(move |action| format!("{title}{action}"))
+    });
+    session.say(&format!("{done} ({})", some_of(steps, "; ")));
     say_if_too_late(session);
     Ok(Status::Done)
 }
@@ -82,6 +125,17 @@ fn carry_out(
 pub(crate) fn say_if_too_late(session: &Session) {
     if session.interrupt().came() {
         session.warn("the signal to stop came too late: the change is complete");
+    }
+}
+
+/// As [`warn_all`], where several disks have the same to say.
+fn warn_each<'a>(session: &Session, warnings: impl IntoIterator<Item = &'a String>) {
+    let mut said: Vec<&String> = Vec::new();
+    for warning in warnings {
+        if !said.contains(&warning) {
+            session.warn(warning);
+            said.push(warning);
+        }
     }
 }
 

@@ -3,11 +3,13 @@
 
 use crate::args::CheckArgs;
 use crate::exit::{Failure, Outcome, Status};
+use crate::info::{OfDisk, write_json};
 use crate::output::print;
 use crate::session::Session;
+use crate::target::Target;
 use crate::words::{amount, count, one_line};
-use checkmap::ErrorKind;
 use checkmap::image::{Access, Severity, format_of};
+use checkmap::{ErrorKind, Image};
 use serde::Serialize;
 
 /// The report, as the contract spells it.
@@ -30,12 +32,18 @@ pub(crate) struct ProblemRow {
 }
 
 pub(crate) fn run(args: &CheckArgs, session: &Session) -> Outcome {
-    let report = match inspect(args, session) {
+    let target = args.target.only()?;
+    let path = match target {
+        Target::Image(path) => path,
+        Target::Machine(_) => return check_machine(args, target, session),
+    };
+    let inspected = session.open(path, Access::Read).and_then(|image| inspect(&image, session));
+    let report = match inspected {
         // A header that cannot be read is a finding like any other.
         Err(Failure::Library(error)) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Unsupported) => {
-            let format = format_of(&args.image)?;
+            let format = format_of(path)?;
             Report {
-                image: args.image.to_string_lossy().into_owned(),
+                image: path.to_string_lossy().into_owned(),
                 format,
                 errors: 1,
                 unusable: 0,
@@ -53,6 +61,25 @@ pub(crate) fn run(args: &CheckArgs, session: &Session) -> Outcome {
     show(&report, args.json, session)
 }
 
+/// Checks the disks of a running hypervisor.
+fn check_machine(args: &CheckArgs, target: Target<'_>, session: &Session) -> Outcome {
+    let disks = session.open_disks(target, Access::Read)?;
+    let mut reports = Vec::new();
+    for disk in &disks.disks {
+        reports.push(OfDisk { node: disk.node(), answer: inspect(&disk.image, session)? });
+    }
+    if args.json {
+        let status = reports.iter().map(|report| status_of_report(&report.answer)).fold(Status::Done, Status::worse);
+        print(session, |out| Ok(write_json(reports, disks.is_single, out)?))?;
+        return Ok(status);
+    }
+    let mut status = Status::Done;
+    for report in &reports {
+        status = status.worse(show(&report.answer, false, session)?);
+    }
+    Ok(status)
+}
+
 /// Prints a report, and turns it into the exit status.
 pub(crate) fn show(report: &Report, json: bool, session: &Session) -> Outcome {
     print(session, |out| {
@@ -66,11 +93,14 @@ pub(crate) fn show(report: &Report, json: bool, session: &Session) -> Outcome {
         }
         Ok(writeln!(out, "{}", summary(report))?)
     })?;
-    Ok(if report.errors + report.unusable > 0 { Status::Fault } else { Status::Done })
+    Ok(status_of_report(report))
 }
 
-fn inspect(args: &CheckArgs, session: &Session) -> Result<Report, Failure> {
-    let image = session.open(&args.image, Access::Read)?;
+fn status_of_report(report: &Report) -> Status {
+    if report.errors + report.unusable > 0 { Status::Fault } else { Status::Done }
+}
+
+fn inspect(image: &Image, session: &Session) -> Result<Report, Failure> {
     let found = image.check(&mut session.watch())?;
     let problems = found.problems.into_iter().map(|problem| ProblemRow {
         severity: problem.severity.as_str(),
@@ -79,7 +109,7 @@ fn inspect(args: &CheckArgs, session: &Session) -> Result<Report, Failure> {
         message: problem.message,
     });
     Ok(Report {
-        image: args.image.to_string_lossy().into_owned(),
+        image: image.path().to_string_lossy().into_owned(),
         format: image.format(),
         errors: found.errors,
         unusable: found.unusable,

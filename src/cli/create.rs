@@ -6,16 +6,18 @@ use crate::change;
 use crate::exit::Outcome;
 use crate::hint;
 use crate::session::Session;
+use crate::target::exactly;
 use checkmap::chain::Name;
 use std::os::unix::ffi::OsStrExt;
 
 pub(crate) fn run(args: &CreateArgs, session: &Session) -> Outcome {
-    let name = args.checkpoint.as_bytes();
+    let (target, words) = args.target.split(&args.checkpoint)?;
+    let [name] = exactly(&words, ["CHECKPOINT"])?.map(|word| word.as_bytes());
     let done = format!("created checkpoint {}", Name::new(name));
     if let Some(hint) = hint::of_redirection([name]) {
         session.warn(&hint);
     }
-    change::run(session, &args.image, args.dry_run.dry_run, &done, |image| {
+    change::run(session, target, args.dry_run.dry_run, &done, |image| {
         image.plan_create(name, args.granularity, args.model.wanted())
     })
 }

@@ -3,29 +3,37 @@
 
 use crate::args::DeleteArgs;
 use crate::change;
-use crate::exit::Outcome;
+use crate::exit::{Failure, Outcome};
 use crate::session::Session;
 use crate::words::some_of;
 use checkmap::Image;
 use checkmap::chain::{Name, Plan};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
 pub(crate) fn run(args: &DeleteArgs, session: &Session) -> Outcome {
-    let names = || args.checkpoints.iter().map(|word| Name::new(word.as_bytes()).to_string());
-    let done = match args.checkpoints.len() {
+    let (target, words) = args.target.split(&args.checkpoints)?;
+    if words.is_empty() && !args.all_inconsistent {
+        return Err(Failure::Usage("CHECKPOINT is missing".into()));
+    }
+    if !words.is_empty() && args.all_inconsistent {
+        return Err(Failure::Usage("--all-inconsistent takes no checkpoints".into()));
+    }
+    let names = || words.iter().map(|word| Name::new(word.as_bytes()).to_string());
+    let done = match words.len() {
         0 => "deleted all inconsistent checkpoints".to_owned(),
         1 => format!("deleted checkpoint {}", some_of(names(), ", ")),
         _ => format!("deleted checkpoints {}", some_of(names(), ", ")),
     };
-    change::run(session, &args.image, args.dry_run.dry_run, &done, |image| plan(args, image))
+    change::run(session, target, args.dry_run.dry_run, &done, |image| plan(args, &words, image))
 }
 
-fn plan(args: &DeleteArgs, image: &Image) -> checkmap::Result<Plan> {
+fn plan(args: &DeleteArgs, words: &[&OsString], image: &Image) -> checkmap::Result<Plan> {
     let (layers, model) = (args.layers.wanted(), args.model.wanted());
     if args.all_inconsistent {
         return image.plan_delete_all_inconsistent(layers, model);
     }
-    let words: Vec<&[u8]> = args.checkpoints.iter().map(|word| word.as_bytes()).collect();
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
     if words.iter().any(|word| word.windows(2).any(|two| two == b"..")) {
         let chain = image.chain_for(model, &words)?;
         let picked = chain.select(&words).map_err(|error| error.in_file(image.path()))?;

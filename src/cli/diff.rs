@@ -9,8 +9,9 @@ use checkmap::image::{Access, DiffRequest};
 use std::os::unix::ffi::OsStrExt;
 
 pub(crate) fn run(args: &DiffArgs, session: &Session) -> Outcome {
-    let wish = Wish::new(&args.map, &args.image)?;
-    let image = session.open(&args.image, Access::Read)?;
+    let target = args.target.only()?;
+    let wish = Wish::new(&args.map, target.image())?;
+    let image = session.open_one(target, Access::Read)?;
     wish.check(&image)?;
     let (offset, len_bytes) = wish.window();
     let (layers, model) = (args.layers.wanted(), args.model.wanted());

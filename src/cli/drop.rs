@@ -6,12 +6,13 @@ use crate::change;
 use crate::exit::{Outcome, Status};
 use crate::output::print;
 use crate::session::Session;
+use crate::target::Target;
 use checkmap::chain::Name;
 use checkmap::image::Access;
 use std::os::unix::ffi::OsStrExt;
 
 pub(crate) fn run(args: &DropArgs, session: &Session) -> Outcome {
-    let (image, dry_run) = (&args.image, args.dry_run.dry_run);
+    let (image, dry_run) = (Target::Image(&args.image), args.dry_run.dry_run);
     if let Some(checkpoint) = &args.what.before {
         let checkpoint = checkpoint.as_bytes();
         let done = format!("dropped what lay before checkpoint {}", Name::new(checkpoint));

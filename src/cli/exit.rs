@@ -23,6 +23,13 @@ pub(crate) enum Status {
     Refused = 3,
 }
 
+impl Status {
+    /// The one of two that tells more of what is wrong.
+    pub(crate) fn worse(self, other: Status) -> Status {
+        if other as u8 > self as u8 { other } else { self }
+    }
+}
+
 /// Why a verb could not end well.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -142,6 +149,7 @@ mod tests {
             Poisoned,
             OutOfMemory,
             TornByFork,
+            Hypervisor,
         ];
         assert_eq!(kinds_of(Status::Fault).collect::<Vec<_>>(), faults);
         let usage = [InvalidArgument, OutOfRange, SizeMismatch, InvalidName, NameTooLong];

@@ -171,12 +171,20 @@ Examples:
 
 pub(crate) const DUMP: &str = "\
 Shows one bitmap as it is stored, by its own name, whatever it means to the checkpoints. For what changed between \
-checkpoints use diff.";
+checkpoints use diff.
+
+With an NBD URI in the place of the image it shows a bitmap that a server exports, such as a running QEMU or qemu-nbd -B; \
+--context names it. A file whose name looks like a URI is given with ./ before it. NBD does not tell the granularity of a \
+bitmap: the answer has the largest power of two from 512 to 64K of which all bounds between dirty and clean are multiples, \
+or that of --granularity. The dirty bytes are those of the bitmap either way, only rounded outward where --granularity is \
+coarser.";
 
 pub(crate) const DUMP_AFTER: &str = "\
 Examples:
     checkmap dump disk.qcow2 --bitmap 'mon->tue'
-    checkmap dump disk.qcow2 --bitmap 'mon->tue' --format raw -o bits.raw";
+    checkmap dump disk.qcow2 --bitmap 'mon->tue' --format raw -o bits.raw
+    checkmap dump 'nbd+unix:///disk?socket=/run/nbd.sock' --context 'qemu:dirty-bitmap:mon->tue' --json
+    checkmap dump nbd://backup.example/disk --context qemu:dirty-bitmap:mon --summary";
 
 pub(crate) const MERGE: &str = "\
 The raw operation, for those who know why: a bitmap becomes the union of itself and the sources, which stay as they \

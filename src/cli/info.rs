@@ -109,24 +109,66 @@ const COLUMNS: [Column; 9] = [
 /// All that is known, before it is put into words.
 struct Findings {
     image: Image,
+    /// The block node of a running hypervisor.
+    node: Option<String>,
     states: Vec<BitmapState>,
     overview: Overview,
 }
 
 pub(crate) fn run(args: &InfoArgs, session: &Session) -> Outcome {
-    let image = session.open_shared(&args.image, args.sharing)?;
-    let overview = image.overview(None, Scope::Bitmaps, &mut session.watch())?;
-    let states = image.bitmaps();
-    let found = Findings { image, states, overview };
-    print(session, |out| match args.json {
-        true => {
-            serde_json::to_writer_pretty(&mut *out, &found.info()).map_err(std::io::Error::from)?;
-            Ok(writeln!(out)?)
+    let disks = session.open_shared(args.target.only()?, args.sharing)?;
+    let is_single = disks.is_single;
+    let mut all = Vec::new();
+    for disk in disks.disks {
+        let overview = disk.image.overview(None, Scope::Bitmaps, &mut session.watch())?;
+        all.push(Findings {
+            states: disk.image.bitmaps(),
+            overview,
+            node: disk.node().map(str::to_owned),
+            image: disk.image,
+        });
+    }
+    print(session, |out| {
+        if args.json {
+            let infos = all.iter().map(|found| OfDisk { node: found.node.as_deref(), answer: found.info() }).collect();
+            return Ok(write_json(infos, is_single, out)?);
         }
-        false => Ok(found.write_table(args.table.wide, out)?),
+        for (at, found) in all.iter().enumerate() {
+            if at > 0 {
+                writeln!(out)?;
+            }
+            found.write_table(args.table.wide, out)?;
+        }
+        Ok(())
     })?;
-    found.warn(session);
-    Ok(report_damage(&found.image, &found.overview, session))
+    let mut status = Status::Done;
+    for found in &all {
+        found.warn(session);
+        status = status.worse(report_damage(&found.image, &found.overview, session));
+    }
+    Ok(status)
+}
+
+/// The answer of one disk among several.
+#[derive(Serialize)]
+pub(crate) struct OfDisk<'a, T> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node: Option<&'a str>,
+    #[serde(flatten)]
+    pub(crate) answer: T,
+}
+
+/// Writes the answer of a single disk as it is, and those of several as a list of disks.
+pub(crate) fn write_json<T: Serialize>(answers: Vec<T>, is_single: bool, out: &mut dyn Write) -> std::io::Result<()> {
+    #[derive(Serialize)]
+    struct Several<T> {
+        disks: Vec<T>,
+    }
+    match (answers.as_slice(), is_single) {
+        ([only], true) => serde_json::to_writer_pretty(&mut *out, only)?,
+        _ => serde_json::to_writer_pretty(&mut *out, &Several { disks: answers })?,
+    }
+    writeln!(out)
 }
 
 /// Reports damage, after everything that can be shown was shown.

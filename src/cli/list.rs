@@ -2,12 +2,14 @@
 //! Owns `checkmap list`: the checkpoints of an image, oldest first.
 
 use crate::args::ListArgs;
-use crate::exit::Outcome;
-use crate::info::{CheckpointNames, report_damage, warn_of_trouble};
+use crate::disks::Disk;
+use crate::exit::{Outcome, Status};
+use crate::info::{CheckpointNames, OfDisk, report_damage, warn_of_trouble, write_json};
 use crate::output::print;
 use crate::session::Session;
 use crate::table::{Column, Rows};
-use crate::words::{amount, state};
+use crate::words::{amount, one_line, state};
+use checkmap::Image;
 use checkmap::chain::{Chain, Checkpoint, KnownModel, Model};
 use checkmap::image::{Overview, Scope};
 use serde::Serialize;
@@ -30,36 +32,83 @@ struct Row {
 }
 
 pub(crate) fn run(args: &ListArgs, session: &Session) -> Outcome {
-    let image = session.open_shared(&args.image, args.sharing)?;
-    let overview = image.overview(args.model.wanted(), Scope::Increments, &mut session.watch())?;
-    let chain = overview.chain.clone()?;
-    chain.check_known().map_err(|error| error.in_file(image.path()))?;
-    // What stands beside the intervals is for people only: scripts get one chain, and pick it.
-    let beside = match overview.beside.is_some() && !args.json {
-        true => Some(image.overview(Some(KnownModel::Cumulative), Scope::Increments, &mut session.watch())?),
-        false => None,
-    };
-    let other = beside.as_ref().map(|beside| beside.chain.clone()).transpose()?;
-    print(session, |out| match (args.json, other.as_ref().zip(beside.as_ref())) {
-        (true, _) => {
-            let rows: Vec<Row> = chain.checkpoints().iter().map(|checkpoint| row(checkpoint, &overview)).collect();
-            serde_json::to_writer_pretty(&mut *out, &rows).map_err(std::io::Error::from)?;
-            Ok(writeln!(out)?)
-        }
-        (false, None) => Ok(write_table(&chain, &overview, args.table.wide, out)?),
-        (false, Some((other, beside))) => {
-            writeln!(out, "{}:", owned(&chain))?;
-            write_table(&chain, &overview, args.table.wide, out)?;
-            writeln!(out, "\n{}:", owned(other))?;
-            Ok(write_table(other, beside, args.table.wide, out)?)
-        }
-    })?;
-    warn_of_trouble(&image, session);
-    if !chain.is_ordered() || other.is_some_and(|other| !other.is_ordered()) {
-        session.warn("which of these checkpoints is older cannot be told everywhere: such places follow the names");
+    let disks = session.open_shared(args.target.only()?, args.sharing)?;
+    let is_single = disks.is_single;
+    let mut all = Vec::new();
+    for Disk { image, of_machine } in disks.disks {
+        let overview = image.overview(args.model.wanted(), Scope::Increments, &mut session.watch())?;
+        let chain = overview.chain.clone()?;
+        chain.check_known().map_err(|error| error.in_file(image.path()))?;
+        // What stands beside the intervals is for people only: scripts get one chain, and pick it.
+        let beside = match overview.beside.is_some() && !args.json {
+            true => {
+                let beside = image.overview(Some(KnownModel::Cumulative), Scope::Increments, &mut session.watch())?;
+                Some((beside.chain.clone()?, beside))
+            }
+            false => None,
+        };
+        all.push(Found { image, node: of_machine.map(|own| own.node().to_owned()), overview, chain, beside });
     }
-    let status = report_damage(&image, &overview, session);
-    Ok(beside.map_or(status, |beside| report_damage(&image, &beside, session)))
+    print(session, |out| {
+        if args.json {
+            return Ok(write_json_lists(&all, is_single, out)?);
+        }
+        for (at, found) in all.iter().enumerate() {
+            if all.len() > 1 {
+                let before = if at > 0 { "\n" } else { "" };
+                writeln!(out, "{before}{}:", one_line(&found.image.path().to_string_lossy()))?;
+            }
+            match &found.beside {
+                None => write_table(&found.chain, &found.overview, args.table.wide, out)?,
+                Some((other, beside)) => {
+                    writeln!(out, "{}:", owned(&found.chain))?;
+                    write_table(&found.chain, &found.overview, args.table.wide, out)?;
+                    writeln!(out, "\n{}:", owned(other))?;
+                    write_table(other, beside, args.table.wide, out)?;
+                }
+            }
+        }
+        Ok(())
+    })?;
+    let mut status = Status::Done;
+    for Found { image, overview, chain, beside, .. } in &all {
+        warn_of_trouble(image, session);
+        if !chain.is_ordered() || beside.as_ref().is_some_and(|(other, _)| !other.is_ordered()) {
+            session.warn("which of these checkpoints is older cannot be told everywhere: such places follow the names");
+        }
+        status = status.worse(report_damage(image, overview, session));
+        if let Some((_, beside)) = beside {
+            status = status.worse(report_damage(image, beside, session));
+        }
+    }
+    Ok(status)
+}
+
+/// A disk and its checkpoints.
+struct Found {
+    image: Image,
+    node: Option<String>,
+    overview: Overview,
+    chain: Chain,
+    /// The checkpoints of somebody else beside them.
+    beside: Option<(Chain, Overview)>,
+}
+
+fn write_json_lists(all: &[Found], is_single: bool, out: &mut dyn Write) -> std::io::Result<()> {
+    let rows = |found: &Found| -> Vec<Row> {
+        found.chain.checkpoints().iter().map(|checkpoint| row(checkpoint, &found.overview)).collect()
+    };
+    if let ([only], true) = (all, is_single) {
+        serde_json::to_writer_pretty(&mut *out, &rows(only))?;
+        return writeln!(out);
+    }
+    #[derive(Serialize)]
+    struct List {
+        checkpoints: Vec<Row>,
+    }
+    let lists =
+        all.iter().map(|found| OfDisk { node: found.node.as_deref(), answer: List { checkpoints: rows(found) } });
+    write_json(lists.collect(), false, out)
 }
 
 /// Whose checkpoints they are, and of which model.

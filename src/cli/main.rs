@@ -12,6 +12,7 @@ mod completions;
 mod create;
 mod delete;
 mod diff;
+mod disks;
 mod drop;
 mod dump;
 mod exit;
@@ -30,6 +31,7 @@ mod session;
 mod shell;
 mod size;
 mod table;
+mod target;
 mod words;
 
 use args::{Arguments, Verb};

@@ -54,7 +54,7 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
-    pub(crate) fn new(args: &MapArgs, image: &Path) -> Result<Self, Failure> {
+    pub(crate) fn new(args: &MapArgs, image: Option<&Path>) -> Result<Self, Failure> {
         let format = match (args.json, args.format) {
             (true, None | Some(Format::Json)) => Format::Json,
             (true, Some(_)) => return Err(Failure::Usage("--json and another --format contradict each other".into())),
@@ -64,7 +64,7 @@ impl Wish {
             return Err(Failure::Usage("--summary is for tables and JSON only".into()));
         }
         let is_binary = matches!(format, Format::Roaring | Format::Raw | Format::Segment);
-        let destination = Destination::new(args.output.as_deref(), Some(image), is_binary)?;
+        let destination = Destination::new(args.output.as_deref(), image, is_binary)?;
         Ok(Self {
             format,
             only_sums: args.summary,
@@ -81,11 +81,17 @@ impl Wish {
 
     /// Refuses what only the image can tell: a window that begins past its disk, an output that is a part of it.
     pub(crate) fn check(&self, image: &Image) -> Result<(), Failure> {
-        if self.start > image.virtual_size() {
-            let message = format!("--start {} is past the end of the disk at {}", self.start, image.virtual_size());
+        self.check_start(image.virtual_size())?;
+        self.destination.refuse_parts_of(image)
+    }
+
+    /// Refuses a window that begins past the end of a disk of this size.
+    pub(crate) fn check_start(&self, size_bytes: u64) -> Result<(), Failure> {
+        if self.start > size_bytes {
+            let message = format!("--start {} is past the end of the disk at {size_bytes}", self.start);
             return Err(Failure::Usage(message));
         }
-        self.destination.refuse_parts_of(image)
+        Ok(())
     }
 
     /// Writes the map of `bitmap`, which is clean outside of the window.

@@ -6,16 +6,18 @@ use crate::change;
 use crate::exit::Outcome;
 use crate::hint;
 use crate::session::Session;
+use crate::target::exactly;
 use checkmap::chain::Name;
 use std::os::unix::ffi::OsStrExt;
 
 pub(crate) fn run(args: &RenameArgs, session: &Session) -> Outcome {
-    let (old, new) = (args.checkpoint.as_bytes(), args.new_name.as_bytes());
+    let (target, words) = args.target.split(args.checkpoint.iter().chain(&args.new_name))?;
+    let [old, new] = exactly(&words, ["CHECKPOINT", "NEW-NAME"])?.map(|word| word.as_bytes());
     let done = format!("renamed checkpoint {} to {}", Name::new(old), Name::new(new));
     if let Some(hint) = hint::of_redirection([new]) {
         session.warn(&hint);
     }
-    change::run(session, &args.image, args.dry_run.dry_run, &done, |image| {
+    change::run(session, target, args.dry_run.dry_run, &done, |image| {
         image.plan_rename(old, new, args.layers.wanted(), args.model.wanted())
     })
 }

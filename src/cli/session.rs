@@ -3,12 +3,15 @@
 //! a verb does.
 
 use crate::args::{Common, Sharing};
+use crate::disks::{Disk, Disks};
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
 use crate::progress::{Watch, When};
+use crate::target::Target;
 use crate::words::one_line;
 use checkmap::Image;
 use checkmap::image::{Access, OpenOptions};
+use checkmap::qemu::{self, Machine};
 use std::io::Write;
 use std::path::Path;
 use std::thread::available_parallelism;
@@ -39,17 +42,51 @@ impl Session {
     pub(crate) fn open(&self, image: &Path, access: Access) -> Result<Image, Failure> {
         // Names take no locks anyway, but they look for those of a running writer.
         let no_lock = self.no_lock && access != Access::Names;
-        let threads = available_parallelism().map_or(1, |threads| threads.get().min(MOST_THREADS));
-        let image = Image::open(image, &OpenOptions::new(access).no_lock(no_lock).threads(threads))?;
+        let image = Image::open(image, &OpenOptions::new(access).no_lock(no_lock).threads(threads()))?;
         for warning in image.warnings() {
             self.warn(warning);
         }
         Ok(image)
     }
 
-    /// Opens the image to be shown: for names only where the person wants to share it with a running QEMU.
-    pub(crate) fn open_shared(&self, image: &Path, sharing: Sharing) -> Result<Image, Failure> {
-        self.open(image, if sharing.force_share { Access::Names } else { Access::Read })
+    /// Opens the disks to be shown: an image for names only where the person wants to share it with a running QEMU.
+    pub(crate) fn open_shared(&self, target: Target<'_>, sharing: Sharing) -> Result<Disks, Failure> {
+        self.open_disks(target, if sharing.force_share { Access::Names } else { Access::Read })
+    }
+
+    /// Opens the image, or the disks of the hypervisor that are meant: all of them where none is named.
+    pub(crate) fn open_disks(&self, target: Target<'_>, access: Access) -> Result<Disks, Failure> {
+        let arguments = match target {
+            Target::Image(path) => return Ok(Disks::of_image(self.open(path, access)?)),
+            Target::Machine(arguments) => arguments,
+        };
+        let machine = Machine::connect(arguments.monitor(), &arguments.options(), &mut self.watch())?;
+        for warning in machine.warnings() {
+            self.warn(&warning);
+        }
+        let mut wanted: Vec<qemu::Disk> = Vec::new();
+        for node in arguments.nodes() {
+            let disk = machine.find(node)?;
+            if wanted.iter().any(|other| other.node() == disk.node()) {
+                return Err(Failure::Usage(format!("--node {node} names a disk that is named already")));
+            }
+            wanted.push(disk);
+        }
+        let is_named = !wanted.is_empty();
+        let wanted = if is_named { wanted } else { machine.disks()? };
+        let mut disks = Disks { disks: Vec::new(), machine: None, is_named, is_single: wanted.len() == 1 && is_named };
+        let options = OpenOptions::new(access).threads(threads());
+        for disk in wanted {
+            let image = Image::on(machine.host(&disk)?, Path::new(disk.title()), &options);
+            disks.disks.push(Disk { image, of_machine: Some(disk) });
+        }
+        disks.machine = Some(machine);
+        Ok(disks)
+    }
+
+    /// Opens the one disk that is meant.
+    pub(crate) fn open_one(&self, target: Target<'_>, access: Access) -> Result<Image, Failure> {
+        self.open_disks(target, access)?.one()
     }
 
     /// The observer of one piece of work: shows how far it is, and stops it when a signal came.
@@ -75,6 +112,10 @@ impl Session {
     pub(crate) fn error(&self, message: &str) {
         tell(message);
     }
+}
+
+fn threads() -> usize {
+    available_parallelism().map_or(1, |threads| threads.get().min(MOST_THREADS))
 }
 
 fn tell(message: &str) {

@@ -13,4 +13,4 @@ pub(crate) mod filename;
 mod probe;
 mod qcow2;
 
-pub(crate) use probe::{Content, name_of, open, probe};
+pub(crate) use probe::{Content, check_bitmap, keeps_bitmaps, name_of, open, probe, title_of};

@@ -2,8 +2,9 @@
 //! Owns the choice of a format by the first bytes of an image: the one place that knows every host in a file. Must never
 //! know the purpose for which an image is opened.
 
-use super::qcow2::{Qcow2, is_qcow2};
+use super::qcow2::{Qcow2, check_new, is_qcow2};
 use crate::error::{Error, ErrorKind, Result};
+use crate::geometry::Granularity;
 use crate::host::Host;
 use crate::io::Storage;
 use crate::io::bytes::read_some;
@@ -18,6 +19,9 @@ pub(crate) enum Content {
     NoBitmaps,
 }
 
+/// QEMU's name of the one format that can.
+const QCOW2: &str = "qcow2";
+
 /// How the images begin that can hold bitmaps.
 const START_BYTES: usize = 16;
 
@@ -31,8 +35,26 @@ fn read_start(storage: &dyn Storage) -> Result<Vec<u8>> {
 /// The name of the format of an image, where it is one that can hold bitmaps.
 pub(crate) fn name_of(storage: &dyn Storage) -> Result<&'static str> {
     match is_qcow2(&read_start(storage)?) {
-        true => Ok("qcow2"),
+        true => Ok(QCOW2),
         false => Err(Error::new(ErrorKind::UnknownFormat, "is no image that can hold bitmaps")),
+    }
+}
+
+/// Whether images of the format that QEMU calls so can hold bitmaps.
+pub(crate) fn keeps_bitmaps(format: &str) -> bool {
+    format == QCOW2
+}
+
+/// The format that QEMU calls so, as it is shown.
+pub(crate) fn title_of(format: &str) -> &'static str {
+    if keeps_bitmaps(format) { QCOW2 } else { "raw" }
+}
+
+/// Refuses a new bitmap that an image of this format and size cannot hold.
+pub(crate) fn check_bitmap(format: &str, size_bytes: u64, granularity: Granularity) -> Result<()> {
+    match keeps_bitmaps(format) {
+        true => check_new(size_bytes, granularity),
+        false => Err(Error::new(ErrorKind::CannotStore, format!("an image of format {format:?} cannot keep bitmaps"))),
     }
 }
 

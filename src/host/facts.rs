@@ -1,6 +1,9 @@
 #![forbid(unsafe_code)]
 //! Owns the facts of a disk and its bitmaps, as plain data. Must never know how they were found out.
 
+use crate::bitmap::Bitmap;
+use crate::chain::Name;
+
 /// The facts of a disk, as its host read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -50,6 +53,23 @@ impl<'a> Backing<'a> {
     /// The image `name`, of `format` where that is stored.
     pub fn new(name: &'a [u8], format: Option<&'a [u8]>) -> Self {
         Self { name, format }
+    }
+}
+
+/// Bits that a bitmap gets in addition to its own.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Fill {
+    /// The bitmap.
+    pub name: Name,
+    /// The bits, of the disk's size and of any granularity.
+    pub bits: Bitmap,
+}
+
+impl Fill {
+    /// `bits` for the bitmap `name`.
+    pub fn new(name: Name, bits: Bitmap) -> Self {
+        Self { name, bits }
     }
 }
 

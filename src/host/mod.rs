@@ -26,11 +26,13 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 mod facts;
+mod layer;
 mod report;
 mod transaction;
 mod unite;
 
-pub use facts::{Backing, Facts, Remarks, Summary};
+pub use facts::{Backing, Facts, Fill, Remarks, Summary};
+pub use layer::LayerBelow;
 pub use report::{CheckReport, Problem, Severity};
 pub use transaction::{Membership, Share, Transaction};
 pub use unite::{UnionRequest, unite};
@@ -63,6 +65,12 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// Whether [`Host::drop_all`] has anything to remove: also a list of bitmaps that is empty, or cannot be read.
     fn has_directory(&self) -> bool {
         self.bitmaps().next().is_some()
+    }
+
+    /// Whether a running program keeps the bitmaps, which each reading of their bits disturbs: they are read where the bits are asked
+    /// for, and not for sums alone.
+    fn is_live(&self) -> bool {
+        false
     }
 
     /// Why no bitmap here can be used or changed, where that is so.
@@ -117,6 +125,20 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// one after the other passes a reading of one to [`unite`].
     fn union(&self, request: &UnionRequest<'_>, observer: &mut dyn Observer) -> Result<Bitmap>;
 
+    /// The blocks inside a window of the disk that this layer holds itself, data and zeros, instead of leaving them to the
+    /// layer below; of the disk's own size, at any granularity, rounded outward. `None` where that cannot be known.
+    ///
+    /// It is asked for layers that were put on top of another one: writes that no bitmap recorded are among these blocks.
+    fn allocated(&self, _offset: u64, _len_bytes: u64, _observer: &mut dyn Observer) -> Result<Option<Bitmap>> {
+        Ok(None)
+    }
+
+    /// The layers below this one, the nearest first, where the host knows them all; `None` where [`Facts::backing`] names
+    /// the next one, which is then looked for among the files.
+    fn layers_below(&self) -> Result<Option<Vec<LayerBelow>>> {
+        Ok(None)
+    }
+
     /// The sums of a bitmap that are known without reading its bits; the image counts the rest. An error is damage of the bitmap.
     fn summary(&self, _name: &Name) -> Result<Summary> {
         Ok(Summary::default())
@@ -139,6 +161,21 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// ([`Error::nothing_changed`]); but for [`ErrorKind::CommitInDoubt`], where all or none of it was done and nobody knows
     /// which. `observer` can stop it until the step begins.
     fn apply(&mut self, actions: &[Action], observer: &mut dyn Observer) -> Result<Vec<String>>;
+
+    /// As [`Host::apply`]; then, in the same step, adds bits to bitmaps that are there afterwards, whether they record or not.
+    fn apply_filled(&mut self, actions: &[Action], fills: &[Fill], observer: &mut dyn Observer) -> Result<Vec<String>> {
+        if fills.is_empty() { self.apply(actions, observer) } else { Err(cannot_fill().nothing_changed()) }
+    }
+
+    /// The rehearsal of [`Host::apply_filled`], as [`Host::rehearse`] is that of [`Host::apply`].
+    fn rehearse_filled(
+        &self,
+        actions: &[Action],
+        fills: &[Fill],
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Vec<String>>> {
+        if fills.is_empty() { self.rehearse(actions, observer) } else { Err(cannot_fill()) }
+    }
 
     /// Removes every bitmap in one step, as [`Host::apply`] does, damaged ones too.
     fn drop_all(&mut self, observer: &mut dyn Observer) -> Result<Vec<String>> {
@@ -172,6 +209,10 @@ pub trait Host: Send + Sync + fmt::Debug {
     fn set_storage(&mut self, _storage: Arc<dyn Storage>) -> Result<()> {
         Err(Error::new(ErrorKind::ReadOnly, "was opened for reading only"))
     }
+}
+
+fn cannot_fill() -> Error {
+    Error::new(ErrorKind::Unsupported, "bits from elsewhere cannot be written into a bitmap here")
 }
 
 fn removals(bitmaps: Box<dyn Iterator<Item = BitmapState> + '_>) -> Result<Vec<Action>> {

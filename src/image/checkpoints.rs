@@ -2,6 +2,7 @@
 //! Owns the operations on checkpoints: each is planned by the chain, checked against the image and its lower layers,
 //! and carried out in one step.
 
+use super::stacked::Stacked;
 use super::{Access, Image};
 use crate::bitmap::Bitmap;
 use crate::chain::{self, Chain, CreateOptions, KnownModel, Name, Origin, Plan};
@@ -82,6 +83,14 @@ impl<'a> DiffRequest<'a> {
         Self { model, ..self }
     }
 
+    pub(super) fn window_bytes(&self) -> (u64, u64) {
+        (self.offset, self.len_bytes)
+    }
+
+    pub(super) fn memory(&self) -> u64 {
+        self.memory_bytes
+    }
+
     /// How many bytes of bitmaps are held at once, beside the one that is being read and the result: 64 MiB by default.
     /// A larger span is united in several passes, with the same answer.
     pub fn memory_bytes(self, memory_bytes: u64) -> Self {
@@ -149,31 +158,46 @@ impl Image {
         if let Some(granularity) = granularity {
             self.host.check_granularity(granularity).map_err(named)?;
         }
+        let stacked = self.layers_to_create_on(model)?;
         let newest = chain.checkpoints().last().map(|newest| newest.granularity);
         let default_granularity = match newest {
             Some(newest) => self.host.fitting_granularity(newest),
             None => self.host.default_granularity(),
         }
         .map_err(named)?;
-        let granularity = Some(granularity.unwrap_or(default_granularity));
+        // The one of the newest checkpoint below, where the top layer has none.
+        let is_open = granularity.is_none() && newest.is_none() && stacked.is_ok();
+        let granularity = if is_open { None } else { Some(granularity.unwrap_or(default_granularity)) };
         let options = CreateOptions { granularity, model, ..CreateOptions::new(default_granularity) };
-        let mut plan = self.finish(chain.plan_create(checkpoint, options))?;
-        self.warn_of_creation(&mut plan)?;
-        Ok(plan)
+        match stacked {
+            Ok(stacked) => {
+                let fit = |granularity| self.host.fitting_granularity(granularity);
+                self.finish(stacked.stack.plan_create(checkpoint, options, &fit))
+            }
+            Err(unread) => {
+                let mut plan = self.finish(chain.plan_create(checkpoint, options))?;
+                if let Some(why) = unread {
+                    plan.warn(format!("the new checkpoint follows none of the layers below: {}", why.reason()));
+                }
+                Ok(plan)
+            }
+        }
     }
 
-    /// Warns of what a new checkpoint means to the layers below.
-    fn warn_of_creation(&self, plan: &mut Plan) -> Result<()> {
-        // A layer that cannot be read does not keep anybody from recording; a diff will say it.
-        match self.known_below(plan.takes_part()) {
-            Ok(Some(known)) => plan.warn(format!(
-                "{}: a diff since then, or since an older checkpoint, needs what both layers recorded, and is refused",
-                known.words()
-            )),
-            Err(error) if error.is_of_the_call() => return Err(error),
-            _ => {}
+    /// The layers with which a new checkpoint has to agree; or why they cannot be read, where there are any: that keeps
+    /// nobody from recording, and a diff will say it.
+    fn layers_to_create_on(
+        &self,
+        insist: Option<KnownModel>,
+    ) -> Result<std::result::Result<Stacked<'_>, Option<Error>>> {
+        if !self.has_layers() {
+            return Ok(Err(None));
         }
-        Ok(())
+        match self.stacked(insist, true) {
+            Err(error) if error.is_of_the_call() => Err(error),
+            Err(unread) => Ok(Err(Some(unread))),
+            Ok(stacked) => Ok(Ok(stacked)),
+        }
     }
 
     /// Plans the deletion of a checkpoint. With `force_inconsistent`, what older checkpoints know is given up with it.
@@ -317,14 +341,17 @@ impl Image {
         self.steady(|| self.read_diff(request, observer))
     }
 
-    fn read_diff(&self, request: &DiffRequest<'_>, observer: &mut dyn Observer) -> Result<Diff> {
+    pub(super) fn read_diff(&self, request: &DiffRequest<'_>, observer: &mut dyn Observer) -> Result<Diff> {
         self.survey(observer)?;
         let words: &[&[u8]] = &[request.since, request.until.unwrap_or(request.since)];
         let chain = self.usable_chain(request.model, words)?;
-        let span = chain.plan_diff(request.since, request.until).map_err(|error| self.name_it(error))?;
-        if request.layers == Layers::Check && !span.takes_part.is_empty() {
-            self.check_layers(&span.takes_part)?;
+        if request.layers == Layers::Check
+            && self.has_layers()
+            && (request.until != Some(request.since) || chain.checkpoint(request.since).is_none())
+        {
+            return self.read_diff_of_layers(request, observer);
         }
+        let span = chain.plan_diff(request.since, request.until).map_err(|error| self.name_it(error))?;
         for name in &span.bitmaps {
             self.check_trusted(name)?;
         }
@@ -337,10 +364,15 @@ impl Image {
                 self.united(&wanted, observer)?
             }
         };
+        Ok(Diff { since: span.since, until: span.until, bitmap })
+    }
+
+    fn read_diff_of_layers(&self, request: &DiffRequest<'_>, observer: &mut dyn Observer) -> Result<Diff> {
+        let stacked = self.stacked(request.model, false)?;
+        let span = stacked.plan_diff(request.since, request.until)?;
+        let bitmap = stacked.unite(&span, request, observer)?;
         // Without locks a layer below may have got a bitmap meanwhile.
-        if request.layers == Layers::Check && !self.is_locked() && !span.takes_part.is_empty() {
-            self.check_layers(&span.takes_part)?;
-        }
+        stacked.check_unchanged()?;
         Ok(Diff { since: span.since, until: span.until, bitmap })
     }
 }

@@ -7,7 +7,7 @@ use crate::chain::Name;
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::formats::filename::{Below, FileBelow, NamedFile, Next, Origin};
 use crate::formats::{Content, probe};
-use crate::host::{Backing, Host};
+use crate::host::{Backing, Host, LayerBelow};
 use crate::io::locks::{self, Held, Role};
 use crate::io::{FileId, FileStorage, Part, Storage};
 use crate::memory;
@@ -81,6 +81,29 @@ impl Image {
 
     /// The first answer of `look` for a bitmap of a layer below, layer by layer.
     fn find_below<T>(&self, look: &mut dyn FnMut(&Path, &Name) -> Option<T>) -> Result<Option<T>> {
+        for layer in &self.layers_below()?.layers {
+            for bitmap in layer.host.bitmaps() {
+                if let Some(found) = look(Path::new(&layer.label), &bitmap.name) {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The layers below, down to the last one that can hold bitmaps; each is locked against writers.
+    pub(super) fn layers_below(&self) -> Result<LayersBelow> {
+        let mut found = LayersBelow::default();
+        if let Some(known) = self.host.layers_below().map_err(|error| self.name_it(error))? {
+            for layer in known {
+                let LayerBelow { name: label, host: Some(host) } = layer else {
+                    found.stands_on_more = true;
+                    break;
+                };
+                memory::push(&mut found.layers, Layer { label, path: PathBuf::new(), host, _locks: None })?;
+            }
+            return Ok(found);
+        }
         let top = self.storage.as_ref().and_then(|storage| storage.file_id());
         let mut seen: Vec<Identity> = top.map(|top| (top, 0)).into_iter().collect();
         let mut above = self.path.clone();
@@ -97,26 +120,32 @@ impl Image {
                 let message = "its name is one of a host that lies in no file";
                 return Err(unreadable(Error::new(ErrorKind::Unsupported, message)));
             }
-            let Below::File(below) = below.map_err(unreadable)? else { return Ok(None) };
-            let layer = Layer::open(&below, &above, &mut seen, &self.options).map_err(unreadable)?;
-            let Some(Layer { path, host, _locks }) = layer else { return Ok(None) };
-            for bitmap in host.bitmaps() {
-                if let Some(found) = look(&path, &bitmap.name) {
-                    return Ok(Some(found));
-                }
-            }
-            if let Some(trouble) = host.trouble().filter(|trouble| trouble.kind() == ErrorKind::Damaged) {
+            found.stands_on_more = true;
+            let Below::File(below) = below.map_err(unreadable)? else { break };
+            let Some(layer) = Layer::open(&below, &above, &mut seen, &self.options).map_err(unreadable)? else { break };
+            if let Some(trouble) = layer.host.trouble().filter(|trouble| trouble.kind() == ErrorKind::Damaged) {
                 return Err(unreadable(trouble.clone()));
             }
             next = match below.next {
-                Next::AsRecorded => host.facts().backing.map(self::below),
+                Next::AsRecorded => layer.host.facts().backing.map(self::below),
                 Next::Nothing => None,
                 Next::Instead(other) => Some((name, Ok(*other))),
             };
-            above = path;
+            above = layer.path.clone();
+            memory::push(&mut found.layers, layer)?;
+            found.stands_on_more = false;
         }
-        Ok(None)
+        Ok(found)
     }
+}
+
+/// The layers below an image.
+#[derive(Default)]
+pub(super) struct LayersBelow {
+    /// The nearest first.
+    pub(super) layers: Vec<Layer>,
+    /// Whether the last of them stands on something that can hold no bitmaps.
+    pub(super) stands_on_more: bool,
 }
 
 /// A layer as it is shown, and what its name means.
@@ -125,9 +154,12 @@ fn below(layer: Backing<'_>) -> (String, Result<Below>) {
 }
 
 /// A layer that may hold bitmaps, locked against writers while it is looked at.
-struct Layer {
-    path: PathBuf,
-    host: Box<dyn Host>,
+pub(super) struct Layer {
+    /// Its name in messages.
+    pub(super) label: String,
+    /// Its file, where it lies in one.
+    pub(super) path: PathBuf,
+    pub(super) host: Box<dyn Host>,
     _locks: Option<Held>,
 }
 
@@ -153,7 +185,7 @@ impl Layer {
             (offset, len_bytes) => Arc::new(Part::new(whole, offset, len_bytes)),
         };
         Ok(match probe(storage, below.format)? {
-            Content::Host(host) => Some(Layer { path, host, _locks: locks }),
+            Content::Host(host) => Some(Layer { label: path.display().to_string(), path, host, _locks: locks }),
             Content::NoBitmaps => None,
         })
     }

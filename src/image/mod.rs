@@ -31,6 +31,7 @@ mod layers;
 mod opening;
 mod overview;
 mod report;
+mod stacked;
 mod steady;
 mod survey;
 

@@ -31,6 +31,9 @@ impl Image {
             return Ok((Summary { stored_bytes, ..Summary::default() }, None));
         }
         let known = known?;
+        if self.host.is_live() {
+            return Ok((known, None));
+        }
         let bitmap = self.load(name, 0, u64::MAX)?;
         let (dirty_bytes, dirty_extents) = (Some(bitmap.dirty_bytes()), Some(bitmap.extent_count()));
         Ok((Summary { dirty_bytes, dirty_extents, ..known }, Some(bitmap)))

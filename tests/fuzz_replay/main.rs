@@ -6,6 +6,8 @@
 mod bitmap_ops;
 #[path = "../../fuzz/bodies/commit_qcow2.rs"]
 mod commit_qcow2;
+#[path = "../../fuzz/bodies/read_nbd.rs"]
+mod read_nbd;
 #[path = "../../fuzz/bodies/read_qcow2.rs"]
 mod read_qcow2;
 #[path = "../../fuzz/bodies/read_roaring.rs"]
@@ -83,6 +85,11 @@ fn reading_any_bytes_as_a_segment_agrees_with_a_full_load_and_the_roaring_crate(
 }
 
 #[test]
+fn any_bytes_of_an_nbd_server_are_refused_or_cover_the_window() {
+    replay("read_nbd", 150_000, read_nbd::read_nbd);
+}
+
+#[test]
 fn any_operations_on_a_bitmap_agree_with_sets() {
     replay("bitmap_ops", 400, bitmap_ops::bitmap_ops);
 }
@@ -102,6 +109,7 @@ fn the_seeds_can_be_made_by_the_qemu_of_this_machine() {
         ("commit_qcow2", commit_qcow2::commit_qcow2),
         ("read_roaring", read_roaring::read_roaring),
         ("read_segment", read_segment::read_segment),
+        ("read_nbd", read_nbd::read_nbd),
     ] {
         for (name, bytes) in read_files(&place(target)) {
             play(target, &name, &bytes, run);

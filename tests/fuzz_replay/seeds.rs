@@ -1,9 +1,12 @@
 //! The seeds of the corpus: small images that QEMU made, one for each thing an image can have; bitmaps as Roaring and as
-//! segments; and sequences of operations.
+//! segments; answers of NBD servers; and sequences of operations.
 
+use super::support::nbd_server::{Context, Server};
 use super::support::random::Random;
 use super::support::raw::{self, Raw};
 use super::support::{TestImage, run};
+use checkmap::nbd::{Client, ConnectOptions};
+use checkmap::progress::Unobserved;
 use checkmap::{Bitmap, Granularity, segment};
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -40,6 +43,9 @@ pub(super) fn write(corpus: &dyn Fn(&str) -> PathBuf) {
         let mut bytes = Vec::new();
         segment::write(&bitmap, &mut bytes).expect("memory can be written");
         keep("read_segment", name, &bytes);
+    }
+    for (name, bytes) in conversations() {
+        keep("read_nbd", name, &bytes);
     }
     let mut random = Random::seeded(7);
     for number in 0..6 {
@@ -197,5 +203,41 @@ fn bitmaps() -> Vec<(&'static str, Bitmap)> {
         ("full", shape(&[(0, 65536, 1)])),
         ("four-runs", shape(&[(0, 99, 1), (65_536, 99, 1), (131_072, 99, 1), (196_608, 99, 1), (262_144, 5, 3)])),
         ("high-keys", shape(&[(1, 9, 3), (1 << 32, 40, 1), ((7 << 32) + 65_530, 20, 1)])),
+    ]
+}
+
+/// All that a server says to a client, and the byte that chooses what the client asks for.
+fn conversations() -> Vec<(&'static str, Vec<u8>)> {
+    let names: [&[u8]; 3] = [b"qemu:dirty-bitmap:mon", b"qemu:dirty-bitmap:tue", b"qemu:dirty-bitmap:wed"];
+    let record = |size: u64, extended: bool, seed: Option<u64>, choice: u8| {
+        let contexts = (2..).zip(names).map(|(number, name)| {
+            let part = size / (2 * number) >> 16 << 16;
+            let mut runs: Vec<(u64, u64)> = (0..2 * number).map(|run| (part, run & 1)).collect();
+            runs.push((size - part * 2 * number, 0));
+            runs.retain(|(len, _)| *len > 0);
+            Context { name: name.to_vec(), runs }
+        });
+        let mut server = Server::new(size, contexts.collect());
+        (server.extended, server.min_block, server.random) = (extended, 512, seed.map(Random::from_seed));
+        let (stream, thread) = server.start();
+        let asked = &names[..usize::from(choice & 3)];
+        let options = ConnectOptions::new(b"disk").contexts(asked);
+        let client = Client::over(Box::new(stream), &options, &mut Unobserved);
+        let (offset, len) = if choice & 4 == 0 { (0, u64::MAX) } else { (size / 3, size / 2) };
+        let answer = client.and_then(|mut client| client.block_status(offset, len, &mut |_| Ok(()), &mut Unobserved));
+        answer.expect("the server does everything right");
+        let mut bytes = thread.join().expect("the server does not panic").sent;
+        bytes.push(choice);
+        bytes
+    };
+    vec![
+        ("extended", record(100 << 20, true, None, 2)),
+        ("extended-split", record(100 << 20, true, Some(1), 3)),
+        ("extended-window", record(16 << 40, true, Some(2), 7)),
+        ("compact", record(100 << 20, false, None, 2)),
+        ("compact-split", record(100 << 20, false, Some(3), 3)),
+        ("compact-large", record(20 << 30, false, None, 1)),
+        ("no-context", record(1 << 20, true, None, 0)),
+        ("empty-disk", record(0, true, None, 3)),
     ]
 }

@@ -3,9 +3,11 @@
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part of it")]
 
 pub mod c_library;
+pub mod hypervisor;
 pub mod memory;
 pub mod mutate;
 pub mod nbd;
+pub mod nbd_server;
 pub mod ours;
 pub mod power;
 pub mod random;
@@ -30,6 +32,20 @@ pub fn tools_are_here() -> bool {
     assert!(std::env::var_os("CI").is_none(), "{missing:?} are missing: install qemu-utils and libnbd-bin");
     eprintln!("SKIPPED, NOT PASSED: {missing:?} are missing: install qemu-utils and libnbd-bin");
     false
+}
+
+/// As [`tools_are_here`], with the hypervisor that runs machines.
+pub fn hypervisors_are_here() -> bool {
+    const SYSTEM: &str = "qemu-system-x86_64";
+    if !tools_are_here() {
+        return false;
+    }
+    let is_here = Command::new(SYSTEM).arg("--version").output().is_ok();
+    assert!(is_here || std::env::var_os("CI").is_none(), "{SYSTEM} is missing: install qemu-system-x86");
+    if !is_here {
+        eprintln!("SKIPPED, NOT PASSED: {SYSTEM} is missing: install qemu-system-x86");
+    }
+    is_here
 }
 
 /// A folder that goes away with the test.

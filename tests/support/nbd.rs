@@ -40,12 +40,16 @@ impl Served {
         served
     }
 
+    /// Where it serves.
+    pub fn uri(&self) -> String {
+        format!("nbd+unix:///?socket={}", self.socket.display())
+    }
+
     /// What `nbdinfo --map --json` prints for the bitmap.
     pub fn nbdinfo(&self) -> String {
         let mut map = OsString::from("--map=qemu:dirty-bitmap:");
         map.push(&self.name);
-        let uri = format!("nbd+unix:///?socket={}", self.socket.display());
-        run("nbdinfo", &[map, "--json".into(), uri.into()])
+        run("nbdinfo", &[map, "--json".into(), self.uri().into()])
     }
 
     /// What `qemu-img map --output=json` prints with `x-dirty-bitmap`; only for names in UTF-8.

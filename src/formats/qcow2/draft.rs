@@ -2,6 +2,7 @@
 //! Owns the bitmaps of an image as a list of actions would leave them, before anything is written.
 //! Must never take room in the file nor write to it.
 
+use super::allocated;
 use super::directory::{self, Entry, FLAG_AUTO, FLAG_IN_USE};
 use super::file::Qcow2File;
 use super::header::Header;
@@ -11,7 +12,9 @@ use super::table::{self, Payload, Shape};
 use crate::bitmap::Bitmap;
 use crate::chain::{Action, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::host::Fill;
 use crate::memory;
+use crate::progress::Unobserved;
 use std::collections::{HashMap, HashSet};
 
 /// The planned content of one cluster of payload.
@@ -173,6 +176,13 @@ impl<'a> Draft<'a> {
                 let born = Drafted { entry, origin: None, content: Content::Clusters(clusters) };
                 memory::push(&mut self.bitmaps, born)?;
             }
+            Action::AddAllocated { name, granularity } => {
+                self.apply(&Action::Add { name: name.clone(), granularity: *granularity })?;
+                let whole = 0..self.file.header.size_bytes;
+                let held = allocated::allocated(self.file, whole, &mut Unobserved)?;
+                self.unite(name, &held)?;
+                self.bitmap(name)?.entry.flags = 0;
+            }
             Action::Remove { name } => {
                 let place = self.place(name)?;
                 self.places.remove(name);
@@ -198,6 +208,31 @@ impl<'a> Draft<'a> {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Adds the bits of `fill` to its bitmap, and nothing where there are none.
+    pub(super) fn fill(&mut self, fill: &Fill) -> Result<()> {
+        let place = self.place(&fill.name)?;
+        self.check_trusted(place)?;
+        self.unite(&fill.name, &fill.bits)
+    }
+
+    fn unite(&mut self, name: &Name, more: &Bitmap) -> Result<()> {
+        if more.is_empty() {
+            return Ok(());
+        }
+        let into = self.bitmap(name)?.try_clone()?;
+        let mut bits = self.bits(&into)?;
+        if bits.size_bytes() != more.size_bytes() {
+            let message = format!("bits of a disk of {} bytes for one of {}", more.size_bytes(), bits.size_bytes());
+            return Err(Error::new(ErrorKind::SizeMismatch, message));
+        }
+        if more.is_subset(&bits)? {
+            return Ok(());
+        }
+        bits.union_with(more)?;
+        self.bitmap(name)?.content = Content::Bits(bits);
         Ok(())
     }
 

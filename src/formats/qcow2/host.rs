@@ -4,12 +4,12 @@
 
 use super::header::INCOMPATIBLE_CORRUPT;
 use super::occupied;
-use super::{Entry, Qcow2, check, directory, table};
+use super::{Entry, Qcow2, allocated, check, directory, table};
 use crate::bitmap::Bitmap;
 use crate::chain::{Action, BitmapState, Name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, clip_end};
-use crate::host::{Backing, CheckReport, Facts, Host, Remarks, Summary, UnionRequest, unite};
+use crate::host::{Backing, CheckReport, Facts, Fill, Host, Remarks, Summary, UnionRequest, unite};
 use crate::io::Storage;
 use crate::progress::{Observer, Unobserved};
 use std::sync::Arc;
@@ -96,13 +96,18 @@ impl Host for Qcow2 {
         })
     }
 
+    fn allocated(&self, offset: u64, len_bytes: u64, observer: &mut dyn Observer) -> Result<Option<Bitmap>> {
+        let window = offset..clip_end(offset, len_bytes, self.header.size_bytes);
+        allocated::allocated(self.file(), window, observer).map(Some)
+    }
+
     fn summary(&self, name: &Name) -> Result<Summary> {
         Ok(Summary { stored_bytes: Some(self.stored_bytes(name)?), ..Summary::default() })
     }
 
     fn remarks(&self, actions: &[Action]) -> Remarks {
         let count = |wanted: fn(&Action) -> bool| actions.iter().filter(|action| wanted(action)).count();
-        let added = count(|action| matches!(action, Action::Add { .. }));
+        let added = count(|action| matches!(action, Action::Add { .. } | Action::AddAllocated { .. }));
         let removed = count(|action| matches!(action, Action::Remove { .. }));
         let mut remarks = Remarks::default();
         if self.header.directory_crosses_sectors() && !actions.is_empty() && self.entries.len() + added > removed {
@@ -123,14 +128,27 @@ impl Host for Qcow2 {
     }
 
     fn rehearse(&self, actions: &[Action], observer: &mut dyn Observer) -> Result<Option<Vec<String>>> {
-        let occupied = self.occupied_to_write(observer)?;
-        self.change(actions, &occupied)?.rehearse(observer).map(Some)
+        self.rehearse_filled(actions, &[], observer)
     }
 
     fn apply(&mut self, actions: &[Action], observer: &mut dyn Observer) -> Result<Vec<String>> {
+        self.apply_filled(actions, &[], observer)
+    }
+
+    fn rehearse_filled(
+        &self,
+        actions: &[Action],
+        fills: &[Fill],
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Vec<String>>> {
+        let occupied = self.occupied_to_write(observer)?;
+        self.change(actions, fills, &occupied)?.rehearse(observer).map(Some)
+    }
+
+    fn apply_filled(&mut self, actions: &[Action], fills: &[Fill], observer: &mut dyn Observer) -> Result<Vec<String>> {
         let occupied = self.occupied_to_write(observer).map_err(Error::nothing_changed)?;
         let mut header = self.header.try_clone().map_err(Error::nothing_changed)?;
-        let change = self.change(actions, &occupied).map_err(Error::nothing_changed)?;
+        let change = self.change(actions, fills, &occupied).map_err(Error::nothing_changed)?;
         let written = change.write(&mut header, observer);
         self.conclude(&header, written)
     }

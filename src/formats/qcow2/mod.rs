@@ -2,6 +2,7 @@
 //! Owns qcow2 images: the bitmaps in them, read and written as QEMU does. Must never know where an image stands in a
 //! backing chain, nor the meaning of its bitmaps to one another.
 
+mod allocated;
 mod check;
 mod commit;
 mod directory;
@@ -21,10 +22,11 @@ mod space;
 mod stages;
 mod table;
 mod walk;
+pub(crate) use directory::check_new;
 
 use crate::chain::{self, Action, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
-use crate::host::Host;
+use crate::host::{Fill, Host};
 use crate::io::Storage;
 use crate::memory;
 use crate::progress::{Observer, Unobserved};
@@ -275,9 +277,10 @@ impl Qcow2 {
         }
     }
 
-    fn change<'a>(&'a self, actions: &[Action], occupied: &'a Occupied) -> Result<commit::Change<'a>> {
+    fn change<'a>(&'a self, actions: &[Action], fills: &[Fill], occupied: &'a Occupied) -> Result<commit::Change<'a>> {
         let mut draft = draft::Draft::new(self.file(), occupied, self.threads)?;
         actions.iter().try_for_each(|action| draft.apply(action))?;
+        fills.iter().try_for_each(|fill| draft.fill(fill))?;
         Ok(commit::Change { file: self.file(), occupied, draft: draft.finish() })
     }
 }

@@ -11,9 +11,9 @@ use crate::memory;
 use std::collections::BTreeMap;
 
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
-const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+pub(super) const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 pub(crate) const COPIED: u64 = 1 << 63;
-const COMPRESSED: u64 = 1 << 62;
+pub(super) const COMPRESSED: u64 = 1 << 62;
 const MAX_SNAPSHOT_EXTRA: u32 = 1024;
 /// A file of a few KiB can claim 65536 snapshots of 32 MiB each; this is enough for a thousand of a disk of 16 TiB.
 const MAX_SNAPSHOT_L1_BYTES: u64 = 256 << 20;

@@ -1,0 +1,2 @@
+#![forbid(unsafe_code)]
+//! Owns the deletion of checkpoints of a disk on several layers.

@@ -1,0 +1,208 @@
+#![forbid(unsafe_code)]
+//! Owns NBD URIs. Must never know why somebody connects.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use super::address::{Address, DEFAULT_PORT};
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+/// Where an export is: what an NBD URI says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uri {
+    /// Where the server listens.
+    pub address: Address,
+    /// The name of the export; the default one's is empty.
+    pub export: Vec<u8>,
+}
+
+impl Uri {
+    /// Whether `text` begins as an NBD URI does: `nbd://`, `nbd+unix://`, or another scheme of that family, supported or not.
+    pub fn is_one(text: &[u8]) -> bool {
+        scheme_of(text).is_some()
+    }
+
+    /// Reads `nbd://HOST[:PORT]/EXPORT` or `nbd+unix:///EXPORT?socket=PATH`.
+    ///
+    /// HOST is a name, an IPv4 address, or an IPv6 address in brackets; without one it is `localhost`. PORT is 10809 unless told.
+    /// Every part can have bytes as `%XX`. A scheme with TLS or over vsock or ssh is [`ErrorKind::Unsupported`]; anything else that
+    /// is no such URI is [`ErrorKind::InvalidArgument`].
+    pub fn parse(text: impl AsRef<[u8]>) -> Result<Self> {
+        let text = text.as_ref();
+        let wrong = |what: &str| {
+            let message = format!("'{}' is no NBD URI: {what}", text.escape_ascii());
+            Error::new(ErrorKind::InvalidArgument, message)
+                .advise("nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH")
+        };
+        let (scheme, rest) = scheme_of(text).ok_or_else(|| wrong("it does not begin with nbd:// or nbd+unix://"))?;
+        if rest.contains(&b'#') {
+            return Err(wrong("it has a fragment"));
+        }
+        let (rest, query) = split_at_byte(rest, b'?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
+        let (authority, export) = split_at_byte(rest, b'/').unwrap_or((rest, b""));
+        let decode = |bytes| decoded(bytes)?.ok_or_else(|| wrong("% is not followed by two hexadecimal digits"));
+        let export = decode(export)?;
+        let mut socket = None;
+        for parameter in query.unwrap_or_default().split(|byte| *byte == b'&').filter(|part| !part.is_empty()) {
+            match split_at_byte(parameter, b'=') {
+                Some((b"socket", path)) if socket.is_none() => socket = Some(decode(path)?),
+                Some((b"socket", _)) => return Err(wrong("it names two sockets")),
+                _ => return Err(wrong(&format!("'{}' is no parameter of it", parameter.escape_ascii()))),
+            }
+        }
+        let address = match (scheme, socket) {
+            (b"nbd+unix", Some(path)) if authority.is_empty() && !path.is_empty() && !path.contains(&0) => {
+                Address::Unix(OsString::from_vec(path).into())
+            }
+            (b"nbd+unix", Some(_)) if authority.is_empty() => return Err(wrong("its socket is no path")),
+            (b"nbd+unix", Some(_)) => return Err(wrong("a Unix socket has no host: there are three slashes")),
+            (b"nbd+unix", None) => return Err(wrong("it has no ?socket=PATH")),
+            (b"nbd", Some(_)) => return Err(wrong("a socket needs nbd+unix://")),
+            (b"nbd", None) => tcp(&decode(authority)?, authority).ok_or_else(|| wrong("its host or port is none"))?,
+            _ => {
+                let message = format!("NBD over {}:// is not supported", scheme.escape_ascii());
+                return Err(Error::new(ErrorKind::Unsupported, message)
+                    .advise("use nbd:// or nbd+unix://, through a tunnel where the way needs protection"));
+            }
+        };
+        Ok(Self { address, export })
+    }
+}
+
+/// The scheme, if it is of NBD's family, and the text behind `://`.
+fn scheme_of(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = text.windows(3).position(|three| three == b"://")?;
+    let (scheme, rest) = text.split_at_checked(at)?;
+    let after = scheme.strip_prefix(b"nbd")?;
+    let after = after.strip_prefix(b"s").unwrap_or(after);
+    let is_family = match after.split_first() {
+        None => true,
+        Some((b'+', transport)) => !transport.is_empty() && transport.iter().all(u8::is_ascii_lowercase),
+        Some(_) => false,
+    };
+    Some((scheme, rest.get(3..)?)).filter(|_| is_family)
+}
+
+fn split_at_byte(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let place = bytes.iter().position(|byte| *byte == at)?;
+    Some((bytes.get(..place)?, bytes.get(place + 1..)?))
+}
+
+/// The bytes with each `%XX` replaced; none where one is cut short or has other digits.
+fn decoded(bytes: &[u8]) -> Result<Option<Vec<u8>>> {
+    let mut plain = memory::room(bytes.len())?;
+    let mut rest = bytes;
+    while let Some((first, after)) = rest.split_first() {
+        let (byte, after) = match (first, after.split_first_chunk::<2>()) {
+            (b'%', Some((digits, after))) => (hexadecimal(digits), after),
+            (b'%', None) => (None, after),
+            (byte, _) => (Some(*byte), after),
+        };
+        let Some(byte) = byte else { return Ok(None) };
+        plain.push(byte);
+        rest = after;
+    }
+    Ok(Some(plain))
+}
+
+fn hexadecimal(digits: &[u8; 2]) -> Option<u8> {
+    let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
+    u8::try_from(high? << 4 | low?).ok()
+}
+
+/// The host and the port of an authority, which is given decoded and as it stands.
+fn tcp(plain: &[u8], raw: &[u8]) -> Option<Address> {
+    let plain = std::str::from_utf8(plain).ok()?;
+    if raw.contains(&b'@') || plain.chars().any(|char| char.is_control() || char.is_whitespace()) {
+        return None;
+    }
+    let (host, port) = match plain.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            host.parse::<std::net::Ipv6Addr>().ok()?;
+            (host, port)
+        }
+        None => plain.find(':').and_then(|at| plain.split_at_checked(at)).unwrap_or((plain, "")),
+    };
+    let port = match port.strip_prefix(':') {
+        None if port.is_empty() => DEFAULT_PORT,
+        None => return None,
+        Some("") => DEFAULT_PORT,
+        Some(port) => port.bytes().all(|byte| byte.is_ascii_digit()).then(|| port.parse().ok()).flatten()?,
+    };
+    let host = if host.is_empty() { "localhost" } else { host };
+    (port != 0).then(|| Address::Tcp(host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: &str, port: u16, export: &str) -> Uri {
+        Uri { address: Address::Tcp(host.into(), port), export: export.into() }
+    }
+
+    #[test]
+    fn uris_of_each_kind() {
+        let unix = |path: &str, export: &str| Uri { address: Address::Unix(path.into()), export: export.into() };
+        for (text, uri) in [
+            ("nbd://host", tcp("host", 10809, "")),
+            ("nbd://host/", tcp("host", 10809, "")),
+            ("nbd://host:1/disk/a", tcp("host", 1, "disk/a")),
+            ("nbd://host:/d", tcp("host", 10809, "d")),
+            ("nbd://127.0.0.1:65535/%2Fa%20b", tcp("127.0.0.1", 65535, "/a b")),
+            ("nbd://[::1]/x", tcp("::1", 10809, "x")),
+            ("nbd://[fe80::1]:99/x", tcp("fe80::1", 99, "x")),
+            ("nbd:///x", tcp("localhost", 10809, "x")),
+            ("nbd+unix:///?socket=/run/a", unix("/run/a", "")),
+            ("nbd+unix:///d%3f?socket=a%26b", unix("a&b", "d?")),
+            ("nbd+unix://?socket=a", unix("a", "")),
+        ] {
+            assert!(Uri::is_one(text.as_bytes()), "{text}");
+            assert_eq!(Uri::parse(text).unwrap(), uri, "{text}");
+        }
+        assert_eq!(Uri::parse("nbd://h/%ff%00").unwrap().export, [0xff, 0]);
+    }
+
+    #[test]
+    fn others_are_refused_with_a_reason() {
+        for text in [
+            "",
+            "disk.qcow2",
+            "./nbd://host",
+            "http://host/",
+            "nbdkit://host",
+            "nbd:unix:/a",
+            "nbd://host:0/",
+            "nbd://host:65536/",
+            "nbd://host:+1/",
+            "nbd://host:1:2/",
+            "nbd://user@host/",
+            "nbd://[::1/",
+            "nbd://[::1]1/",
+            "nbd://[host]/",
+            "nbd://host/%",
+            "nbd://host/%4",
+            "nbd://host/%+1",
+            "nbd://host/#a",
+            "nbd://host/?socket=/a",
+            "nbd://host/?tls=1",
+            "nbd+unix:///a",
+            "nbd+unix://host/?socket=/a",
+            "nbd+unix:///?socket=",
+            "nbd+unix:///?socket=%00",
+            "nbd+unix:///?socket=/a&socket=/b",
+        ] {
+            let error = Uri::parse(text).expect_err(text);
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{text}: {error}");
+        }
+        for text in ["nbds://host/", "nbds+unix:///?socket=/a", "nbd+vsock://2/", "nbd+ssh://host/"] {
+            assert!(Uri::is_one(text.as_bytes()), "{text}");
+            assert_eq!(Uri::parse(text).expect_err(text).kind(), ErrorKind::Unsupported);
+        }
+        for text in ["./nbd://host", "nbdx://host", "nbd:host", "nbd+://", "nbd"] {
+            assert!(!Uri::is_one(text.as_bytes()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,306 @@
+#![forbid(unsafe_code)]
+//! Owns a connection to a running hypervisor: what was read of it, and one step that changes the bitmaps of all its disks. Must
+//! never know what the bitmaps mean to one another.
+
+use super::commands::{self, Commands};
+use super::monitor::{Conversation, Failure, Monitor};
+use super::nodes::{Answers, DiskNodes, Node, NodeBitmap, Nodes};
+use super::owner;
+use super::work::Work;
+use super::{Disk, Options};
+use crate::chain::{self, BitmapState};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::host::{Share, Transaction};
+use crate::progress::{Observer, Unobserved};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The hypervisor, shared by the hosts of its disks.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) monitor: Monitor,
+    pub(super) options: Options,
+    connection: Mutex<Connection>,
+}
+
+/// The open conversation, where there is one, and what was last read through it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    conversation: Option<Conversation>,
+    pub(super) nodes: Nodes,
+    /// The names of the guest's disks in libvirt, each with its source.
+    targets: Vec<(String, String)>,
+    /// The bitmaps of each node for which there is a host, as that host knows them.
+    known: BTreeMap<String, Vec<NodeBitmap>>,
+}
+
+impl Connection {
+    /// The answer to a command. A conversation that broke before is begun anew.
+    pub(super) fn command(
+        &mut self,
+        shared: &Shared,
+        name: &str,
+        arguments: &Value,
+        observer: &mut dyn Observer,
+    ) -> std::result::Result<Value, Failure> {
+        let conversation = match &mut self.conversation {
+            Some(conversation) => conversation,
+            None => {
+                let opened = Conversation::open(&shared.monitor, shared.options.timeout, observer);
+                self.conversation.insert(opened.map_err(Failure::NotSent)?)
+            }
+        };
+        let answer = conversation.command(name, arguments, observer);
+        if matches!(answer, Err(Failure::Broken(_))) {
+            self.conversation = None;
+        }
+        answer
+    }
+
+    /// As [`Connection::command`], where a refusal is an error like any other.
+    pub(super) fn ask(
+        &mut self,
+        shared: &Shared,
+        name: &str,
+        arguments: &Value,
+        observer: &mut dyn Observer,
+    ) -> Result<Value> {
+        self.command(shared, name, arguments, observer).map_err(Failure::into_error)
+    }
+
+    /// The answer, or null where this hypervisor has no such command.
+    fn ask_if_known(&mut self, shared: &Shared, name: &str, observer: &mut dyn Observer) -> Result<Value> {
+        match self.command(shared, name, &Value::Null, observer) {
+            Err(Failure::Refused(refusal)) if refusal.is_unknown_command() => Ok(Value::Null),
+            answer => answer.map_err(Failure::into_error),
+        }
+    }
+
+    /// Reads the block nodes anew.
+    pub(super) fn refresh(&mut self, shared: &Shared, observer: &mut dyn Observer) -> Result<()> {
+        let nodes = self.ask(shared, "query-named-block-nodes", &json!({ "flat": true }), observer)?;
+        let tell_children =
+            nodes.as_array().is_some_and(|nodes| nodes.iter().all(|node| node.get("children").is_some()));
+        let graph = match tell_children {
+            true => Value::Null,
+            false => self.ask_if_known(shared, "x-debug-query-block-graph", observer)?,
+        };
+        let devices = self.ask_if_known(shared, "query-block", observer)?;
+        self.nodes = Nodes::read(&Answers { nodes, graph, devices })?;
+        if let Some(Conversation::Virsh(virsh)) = &self.conversation {
+            self.targets = virsh.targets()?;
+        }
+        Ok(())
+    }
+
+    /// The conversation, where one is open.
+    pub(super) fn conversation(&self) -> Option<&Conversation> {
+        self.conversation.as_ref()
+    }
+
+    /// The disk that is meant by this word.
+    pub(super) fn find(&self, wanted: &str) -> Result<DiskNodes> {
+        match self.targets.iter().find(|(target, _)| target == wanted) {
+            Some((_, source)) => self.nodes.find(source),
+            None => self.nodes.find(wanted),
+        }
+    }
+
+    /// The name that libvirt has for the disk.
+    fn target(&self, node: &Node) -> Option<&str> {
+        self.targets.iter().find(|(_, source)| *source == node.file).map(|(target, _)| target.as_str())
+    }
+
+    fn disk(&self, disk: DiskNodes) -> Result<Disk> {
+        let top = disk.layers.first().map(String::as_str).unwrap_or_default();
+        let node = self.nodes.node(top)?;
+        Ok(Disk {
+            title: self.target(node).map_or(disk.title, str::to_owned),
+            node: node.name.clone(),
+            file: node.file.clone(),
+            driver: node.driver.clone(),
+            size_bytes: node.size_bytes,
+            unfit: commands::check_node(node).err(),
+        })
+    }
+}
+
+impl Shared {
+    pub(super) fn connect(monitor: Monitor, options: Options, observer: &mut dyn Observer) -> Result<Self> {
+        let connection =
+            Connection { conversation: None, nodes: Nodes::default(), targets: Vec::new(), known: BTreeMap::new() };
+        let shared = Self { monitor, options, connection: Mutex::new(connection) };
+        {
+            let mut connection = shared.connection();
+            connection.refresh(&shared, observer)?;
+            Work::clear_dead(&shared, &mut connection, observer)?;
+        }
+        if let Some(folder) = shared.monitor.folder() {
+            owner::sweep(&folder);
+        }
+        Ok(shared)
+    }
+
+    /// The connection, as soon as no other thread uses it. A panic in another one left whole values behind: each is replaced as a whole.
+    pub(super) fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The disks of the machine as they were last read.
+    pub(super) fn disks(&self) -> Result<Vec<Disk>> {
+        let connection = self.connection();
+        connection.nodes.disks()?.into_iter().map(|disk| connection.disk(disk)).collect()
+    }
+
+    pub(super) fn find(&self, wanted: &str) -> Result<Disk> {
+        let connection = self.connection();
+        connection.disk(connection.find(wanted)?)
+    }
+
+    /// The node as it is now.
+    pub(super) fn look_at(&self, node: &str, observer: &mut dyn Observer) -> Result<Node> {
+        let mut connection = self.connection();
+        connection.refresh(self, observer)?;
+        connection.nodes.node(node).cloned()
+    }
+
+    /// The commands that the shares come to.
+    fn commands(&self, nodes: &Nodes, shares: &[Share<'_>]) -> Result<Commands> {
+        let mut commands = Commands::default();
+        for share in shares {
+            let node = nodes.node(share.disk)?;
+            commands.add(node, share.actions).map_err(|error| error.at(format!("node {:?}", share.disk), None))?;
+        }
+        Ok(commands)
+    }
+
+    /// Refuses a step that stops the machine for longer than the caller allows.
+    fn check_stall(&self, commands: &Commands) -> Result<()> {
+        let (stall, most) = (commands.stall(), self.options.max_stall);
+        if most.is_some_and(|most| stall > most) {
+            let message = format!(
+                "the merges of this step would stop every disk of the machine for about {} ms",
+                stall.as_millis()
+            );
+            let way_out = WayOut::from("allow more with ")
+                .control(Control::MaxStall)
+                .words(", or do it while the machine is off");
+            return Err(Error::new(ErrorKind::InUse, message).advise(way_out));
+        }
+        Ok(())
+    }
+
+    /// The expected stall of these actions, and the commands as they would be sent.
+    pub(super) fn plan(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Commands> {
+        let mut connection = self.connection();
+        connection.refresh(self, observer)?;
+        let commands = self.commands(&connection.nodes, shares)?;
+        self.check_stall(&commands)?;
+        Ok(commands)
+    }
+
+    /// As [`Shared::plan`], by what was last read.
+    pub(super) fn plan_from_last(&self, shares: &[Share<'_>]) -> Result<Commands> {
+        self.commands(&self.connection().nodes, shares)
+    }
+
+    /// Notes the bitmaps by which plans for this node are made from now on.
+    pub(super) fn know(&self, node: &Node) {
+        self.connection().known.insert(node.name.clone(), node.bitmaps.clone());
+    }
+
+    /// Carries out the actions of all shares in one QMP transaction, if each node still has the bitmaps that its host knows.
+    pub(super) fn change(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<()> {
+        let mut work = Work::begin(self, observer).map_err(Error::nothing_changed)?;
+        let commands = self.prepare(&mut work, shares, observer).map_err(Error::nothing_changed)?;
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let expected = expected(&work.connection.nodes, shares).map_err(Error::nothing_changed)?;
+        let sent = work.command("transaction", &commands.arguments(), &mut Unobserved);
+        let doubt = match sent {
+            Ok(_) => None,
+            Err(Failure::Refused(refusal)) => return Err(refusal.into_error().nothing_changed()),
+            Err(Failure::NotSent(error)) => return Err(error.nothing_changed()),
+            Err(Failure::Broken(error)) => Some(error),
+        };
+        // A connection that broke leaves open what was done: QEMU 7.2 drops such a command, later ones carry it out.
+        let before: Vec<_> = shares.iter().map(|share| states(&work.connection.nodes, share.disk)).collect();
+        let read = work.refresh(&mut Unobserved);
+        let after: Vec<_> = shares.iter().map(|share| states(&work.connection.nodes, share.disk)).collect();
+        let in_doubt = |why: Error| {
+            let message = "the step may have been carried out or not: all of it, or nothing";
+            Err(Error::new(ErrorKind::CommitInDoubt, message)
+                .with_source(why)
+                .advise(WayOut::from("look at it with ").control(Control::List)))
+        };
+        match (doubt, read) {
+            (Some(broken), Err(_)) => in_doubt(broken),
+            (Some(broken), Ok(())) if after == before => Err(broken.nothing_changed()),
+            (Some(_), Ok(())) if after == expected => Ok(()),
+            (Some(broken), Ok(())) => in_doubt(broken),
+            // The hypervisor said that it is done; the next question will tell why it cannot be read.
+            (None, Err(_)) => Ok(()),
+            (None, Ok(())) if after == expected => Ok(()),
+            (None, Ok(())) => in_doubt(Error::new(ErrorKind::Changed, "somebody else changed the bitmaps meanwhile")),
+        }
+    }
+
+    fn prepare(&self, work: &mut Work<'_>, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Commands> {
+        work.refresh(observer)?;
+        for share in shares {
+            let node = work.connection.nodes.node(share.disk)?;
+            let known = work.connection.known.get(share.disk);
+            if known.is_some_and(|known| !is_same(node.bitmaps.iter(), known.iter())) {
+                return Err(changed(&node.name));
+            }
+        }
+        let commands = self.commands(&work.connection.nodes, shares)?;
+        self.check_stall(&commands)?;
+        Ok(commands)
+    }
+}
+
+/// The error where somebody else changed the bitmaps of a node.
+pub(super) fn changed(node: &str) -> Error {
+    let message = format!("the bitmaps of node {node:?} were changed by somebody else meanwhile");
+    Error::new(ErrorKind::Changed, message).advise("try again")
+}
+
+/// Whether the kept bitmaps are the same, whatever was written meanwhile and whoever reads them.
+pub(super) fn is_same<'a>(
+    one: impl Iterator<Item = &'a NodeBitmap>,
+    other: impl Iterator<Item = &'a NodeBitmap>,
+) -> bool {
+    let kept = |bitmap: &&NodeBitmap| bitmap.is_persistent;
+    one.filter(kept).map(|bitmap| &bitmap.state).eq(other.filter(kept).map(|bitmap| &bitmap.state))
+}
+
+/// The bitmaps of a node, by their names.
+fn states(nodes: &Nodes, node: &str) -> Option<Vec<BitmapState>> {
+    let mut states: Vec<BitmapState> = nodes.get(node)?.kept().map(|bitmap| bitmap.state.clone()).collect();
+    states.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Some(states)
+}
+
+/// The bitmaps as they are to be afterwards.
+fn expected(nodes: &Nodes, shares: &[Share<'_>]) -> Result<Vec<Option<Vec<BitmapState>>>> {
+    let of_share = |share: &Share<'_>| match states(nodes, share.disk) {
+        Some(before) => chain::after(&before, share.actions).map(Some),
+        None => Ok(None),
+    };
+    shares.iter().map(of_share).collect()
+}
+
+impl Transaction for Shared {
+    fn apply(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Vec<Vec<String>>> {
+        self.change(shares, observer)?;
+        Ok(shares.iter().map(|_| Vec::new()).collect())
+    }
+
+    fn rehearse(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Option<Vec<Vec<String>>>> {
+        self.plan(shares, observer)?;
+        Ok(Some(shares.iter().map(|_| Vec::new()).collect()))
+    }
+}

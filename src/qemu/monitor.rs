@@ -1,0 +1,379 @@
+#![forbid(unsafe_code)]
+//! Owns the conversation with a monitor: one command, one answer, over QEMU's own socket or through libvirt. Must never know the
+//! meaning of a command.
+//!
+//! The protocol is QMP: QEMU's `docs/interop/qmp-spec`.
+
+use super::answer;
+use crate::error::{Error, ErrorKind, Result};
+use crate::progress::{Observer, tell};
+use rustix::net::sockopt::socket_peercred;
+use serde_json::{Value, json};
+use std::io::{ErrorKind as IoKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The most bytes of one answer: a machine of 100 nodes with 65,535 bitmaps each stays below. QEMU's own limit for what it
+/// takes in is 64 MiB.
+const MOST_ANSWER_BYTES: usize = 1 << 30;
+
+/// How long a wait lasts before the caller is asked whether to go on.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// The longest argument that Linux passes to a program, less what virsh needs.
+const MOST_ARGUMENT_BYTES: usize = (128 << 10) - 4096;
+
+/// Where a hypervisor is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Monitor {
+    /// The Unix socket of a QMP monitor, which nobody else is connected to.
+    Socket(PathBuf),
+    /// A domain of libvirt, through `virsh qemu-monitor-command`. libvirt marks the domain as tainted (`custom-monitor`).
+    Libvirt {
+        /// The URI of the connection, such as `qemu:///system`.
+        uri: String,
+        /// The domain's name, id or UUID.
+        domain: String,
+    },
+}
+
+impl Monitor {
+    /// The folder of the socket, where it is one.
+    pub(super) fn folder(&self) -> Option<PathBuf> {
+        match self {
+            Monitor::Socket(path) => path.canonicalize().ok()?.parent().map(Path::to_owned),
+            Monitor::Libvirt { .. } => None,
+        }
+    }
+
+    /// The words by which messages name it.
+    pub fn title(&self) -> String {
+        match self {
+            Monitor::Socket(path) => path.display().to_string(),
+            Monitor::Libvirt { uri, domain } => format!("{domain} at {uri}"),
+        }
+    }
+}
+
+/// How a command failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The hypervisor refused it, and did nothing.
+    Refused(Refusal),
+    /// It was not sent, as the caller stopped.
+    NotSent(Error),
+    /// The conversation broke, so nobody knows whether it was carried out.
+    Broken(Error),
+}
+
+/// The hypervisor's answer to a command that it did not carry out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) class: String,
+    pub(super) words: String,
+}
+
+impl Refusal {
+    /// There is no such command in this version.
+    pub(super) fn is_unknown_command(&self) -> bool {
+        self.class == "CommandNotFound"
+    }
+
+    /// The refusal as an error, of a kind that tells callers what to do.
+    pub(super) fn into_error(self) -> Error {
+        let has = |part: &str| self.words.contains(part);
+        let kind = if has("is currently in use by another operation") || has("server already running") {
+            ErrorKind::InUse
+        } else if has("already exists") || has("Bitmap already") {
+            ErrorKind::Exists
+        } else if has("is inconsistent and cannot be used") || has("inconsistent bitmap") {
+            ErrorKind::Inconsistent
+        } else if has("is readonly") || has("read-only") || has("no write access") {
+            ErrorKind::ReadOnly
+        } else if self.is_unknown_command() {
+            ErrorKind::Unsupported
+        } else if self.class == "DeviceNotFound" || has("not found") || has("Cannot find") {
+            ErrorKind::NotFound
+        } else {
+            ErrorKind::Hypervisor
+        };
+        Error::new(kind, format!("the hypervisor refused: {}", self.words))
+    }
+}
+
+impl Failure {
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Failure::Refused(refusal) => refusal.into_error(),
+            Failure::NotSent(error) | Failure::Broken(error) => error,
+        }
+    }
+}
+
+/// An open conversation.
+#[derive(Debug)]
+pub(super) enum Conversation {
+    Socket(Socket),
+    Virsh(Virsh),
+}
+
+impl Conversation {
+    /// Connects, waits for the greeting no longer than `timeout`, and makes the monitor take commands.
+    pub(super) fn open(monitor: &Monitor, timeout: Duration, observer: &mut dyn Observer) -> Result<Self> {
+        match monitor {
+            Monitor::Socket(path) => Socket::open(path, timeout, observer).map(Conversation::Socket),
+            Monitor::Libvirt { uri, domain } => {
+                Ok(Conversation::Virsh(Virsh { uri: uri.clone(), domain: domain.clone() }))
+            }
+        }
+    }
+
+    /// Has a command carried out, and waits for its answer as long as it takes. While it waits, `observer` can give up; a
+    /// command that was sent is carried out all the same.
+    pub(super) fn command(
+        &mut self,
+        name: &str,
+        arguments: &Value,
+        observer: &mut dyn Observer,
+    ) -> std::result::Result<Value, Failure> {
+        tell(observer, WAITING, 0, 0).map_err(Failure::NotSent)?;
+        match self {
+            Conversation::Socket(socket) => socket.command(name, arguments, observer),
+            Conversation::Virsh(virsh) => virsh.command(name, arguments),
+        }
+    }
+}
+
+const WAITING: &str = "waiting for the hypervisor";
+
+fn words_of(name: &str, arguments: &Value) -> Value {
+    match arguments {
+        Value::Null => json!({ "execute": name }),
+        arguments => json!({ "execute": name, "arguments": arguments }),
+    }
+}
+
+/// The answer's content, or the refusal.
+fn content(mut answer: Value) -> std::result::Result<Value, Failure> {
+    if let Some(content) = answer.get_mut("return") {
+        return Ok(content.take());
+    }
+    let Some(error) = answer.get("error") else {
+        return Err(Failure::Broken(answer::wrong("return", "is missing")));
+    };
+    let part = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or("?").to_owned();
+    Err(Failure::Refused(Refusal { class: part("class"), words: part("desc") }))
+}
+
+/// A conversation over QEMU's socket.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: UnixStream,
+    /// What came and is no whole line yet.
+    pending: Vec<u8>,
+    /// How much of it is known to hold no end of a line.
+    searched: usize,
+    next_id: u64,
+    /// Whether the conversation broke: an answer that comes late would be taken for that of another command.
+    is_broken: bool,
+}
+
+impl Socket {
+    fn open(path: &Path, timeout: Duration, observer: &mut dyn Observer) -> Result<Self> {
+        let connect = |error| Error::io("cannot connect to the monitor", error);
+        let stream = UnixStream::connect(path).map_err(|error| {
+            let is_missing = matches!(error.kind(), IoKind::ConnectionRefused | IoKind::NotFound);
+            let error = connect(error);
+            if is_missing {
+                error.advise("is the hypervisor running, with `-qmp unix:PATH,server=on,wait=off`?")
+            } else {
+                error
+            }
+        })?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(connect)?;
+        stream.set_write_timeout(Some(timeout.max(PATIENCE))).map_err(connect)?;
+        let mut socket = Self { stream, pending: Vec::new(), searched: 0, next_id: 0, is_broken: false };
+        let deadline = Instant::now().checked_add(timeout);
+        let greeting = socket.line(deadline, observer)?;
+        let greeting = parse(&greeting)?;
+        answer::field(answer::field(&greeting, "QMP")?, "version")?;
+        match socket.exchange("qmp_capabilities", &Value::Null, deadline, observer) {
+            Ok(_) => Ok(socket),
+            Err(failure) => Err(failure.into_error()),
+        }
+    }
+
+    fn command(
+        &mut self,
+        name: &str,
+        arguments: &Value,
+        observer: &mut dyn Observer,
+    ) -> std::result::Result<Value, Failure> {
+        self.exchange(name, arguments, None, observer)
+    }
+
+    /// The user as whom the other side runs.
+    pub(super) fn peer(&self) -> Option<u32> {
+        socket_peercred(&self.stream).ok().map(|peer| peer.uid.as_raw())
+    }
+
+    fn exchange(
+        &mut self,
+        name: &str,
+        arguments: &Value,
+        deadline: Option<Instant>,
+        observer: &mut dyn Observer,
+    ) -> std::result::Result<Value, Failure> {
+        if self.is_broken {
+            let message = "the connection to the monitor broke before";
+            return Err(Failure::NotSent(Error::new(ErrorKind::Hypervisor, message)));
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        let mut words = words_of(name, arguments);
+        if let Some(words) = words.as_object_mut() {
+            words.insert("id".to_owned(), id.into());
+        }
+        let mut line = words.to_string();
+        line.push('\n');
+        // Until its answer is there.
+        self.is_broken = true;
+        if let Err(error) = self.stream.write_all(line.as_bytes()) {
+            return Err(Failure::Broken(Error::io("the connection to the monitor broke", error)));
+        }
+        let answer = loop {
+            let answer = self.line(deadline, observer).and_then(|line| parse(&line)).map_err(Failure::Broken)?;
+            // Events come between a command and its answer.
+            if answer.get("event").is_none() {
+                break answer;
+            }
+        };
+        // A command that QEMU cannot parse is answered without its id.
+        if answer.get("id").is_some_and(|known| *known != json!(id)) {
+            return Err(Failure::Broken(answer::wrong("id", "is that of another command")));
+        }
+        self.is_broken = false;
+        content(answer)
+    }
+
+    /// The next line. Without a `deadline` it waits as long as the other side lives.
+    fn line(&mut self, deadline: Option<Instant>, observer: &mut dyn Observer) -> Result<Vec<u8>> {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            if let Some(at) = self.pending.iter().skip(self.searched).position(|byte| *byte == b'\n') {
+                let rest = self.pending.split_off(self.searched + at + 1);
+                self.searched = 0;
+                return Ok(std::mem::replace(&mut self.pending, rest));
+            }
+            self.searched = self.pending.len();
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                let message = "the monitor says nothing: another client may be connected to it";
+                return Err(Error::new(ErrorKind::InUse, message)
+                    .advise("end the other client, or give QEMU a second `-qmp` socket; libvirt has the first"));
+            }
+            match self.stream.read(&mut buffer) {
+                Ok(0) => {
+                    let message = "the hypervisor closed the connection to its monitor";
+                    return Err(Error::new(ErrorKind::Hypervisor, message).advise("is it still running?"));
+                }
+                Ok(count) => {
+                    if self.pending.len() + count > MOST_ANSWER_BYTES {
+                        let message = format!("an answer of the monitor is longer than {MOST_ANSWER_BYTES} bytes");
+                        return Err(Error::new(ErrorKind::Damaged, message));
+                    }
+                    self.pending.try_reserve(count)?;
+                    self.pending.extend_from_slice(buffer.get(..count).unwrap_or_default());
+                }
+                Err(error) if matches!(error.kind(), IoKind::WouldBlock | IoKind::TimedOut | IoKind::Interrupted) => {
+                    tell(observer, WAITING, 0, 0)?;
+                }
+                Err(error) => return Err(Error::io("the connection to the monitor broke", error)),
+            }
+        }
+    }
+}
+
+fn parse(line: &[u8]) -> Result<Value> {
+    serde_json::from_slice(line).map_err(|error| {
+        Error::new(ErrorKind::Damaged, format!("the monitor's answer is no JSON: {error}"))
+            .advise("look whether the socket is that of a QMP monitor, and not of a human one (HMP)")
+    })
+}
+
+/// A conversation through `virsh qemu-monitor-command`, one process for each command.
+#[derive(Debug)]
+pub(super) struct Virsh {
+    uri: String,
+    domain: String,
+}
+
+impl Virsh {
+    fn command(&self, name: &str, arguments: &Value) -> std::result::Result<Value, Failure> {
+        let words = words_of(name, arguments).to_string();
+        if words.len() > MOST_ARGUMENT_BYTES {
+            let message = format!("the command {name} has {} bytes, more than virsh can be given", words.len());
+            return Err(Failure::NotSent(
+                Error::new(ErrorKind::Unsupported, message).advise("do it in smaller steps, or over a QMP socket"),
+            ));
+        }
+        let answer = self.run(&["qemu-monitor-command", "--domain", &self.domain, "--cmd", &words]);
+        let answer = answer.map_err(|(is_sent, error)| match is_sent {
+            true => Failure::Broken(error),
+            false => Failure::NotSent(error),
+        })?;
+        content(parse(answer.trim_ascii()).map_err(Failure::Broken)?)
+    }
+
+    /// The target names of the domain's disks, such as `vda`, each with its source.
+    pub(super) fn targets(&self) -> Result<Vec<(String, String)>> {
+        let answer = self.run(&["domblklist", "--domain", &self.domain, "--details"]).map_err(|(_, error)| error)?;
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        Ok(text.lines().filter_map(read_target).collect())
+    }
+
+    /// The output of virsh; the error tells whether a command may have reached the hypervisor.
+    fn run(&self, arguments: &[&str]) -> std::result::Result<Vec<u8>, (bool, Error)> {
+        let output = Command::new("virsh")
+            .args(["--quiet", "--connect", &self.uri])
+            .args(arguments)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| {
+                let message = "cannot run virsh";
+                let error = Error::io(message, error);
+                (false, error.advise("install libvirt's clients (Debian: libvirt-clients)"))
+            })?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        let words = String::from_utf8_lossy(&output.stderr);
+        let words = words.trim().trim_start_matches("error: ").replace('\n', " ");
+        let is_unsent = ["failed to get domain", "failed to connect", "Domain not found", "domain is not running"];
+        let is_sent = !is_unsent.iter().any(|part| words.contains(part));
+        let kind = if words.contains("failed to get domain") || words.contains("Domain not found") {
+            ErrorKind::NotFound
+        } else if words.contains("cannot acquire state change lock") {
+            ErrorKind::InUse
+        } else {
+            ErrorKind::Hypervisor
+        };
+        Err((is_sent, Error::new(kind, format!("virsh failed: {words}"))))
+    }
+}
+
+/// One line of `virsh domblklist --details`: type, device, target, source.
+fn read_target(line: &str) -> Option<(String, String)> {
+    let mut rest = line.trim_start();
+    let mut next = || {
+        let (word, left) = rest.split_once(char::is_whitespace)?;
+        rest = left.trim_start();
+        Some(word)
+    };
+    let (_, device, target) = (next()?, next()?, next()?);
+    let source = rest.trim_end();
+    (device == "disk" || device == "lun").then(|| (target.to_owned(), source.to_owned())).filter(|_| source != "-")
+}

@@ -1,0 +1,160 @@
+#![forbid(unsafe_code)]
+//! Owns who of checkmap's clients is at work in a hypervisor: the mark inside of it, the lock file outside that tells
+//! the living from the dead, and the folder for a socket. Must never know the work.
+//!
+//! The mark is an object of type `authz-simple` with one fixed id. QEMU adds it for one client only, over whatever
+//! monitor that one came, and its `identity` names the folder of the client, whose lock file is locked as long as the client lives.
+
+use super::nodes::PREFIX;
+use crate::error::{Error, ErrorKind, Result};
+use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// The id of the mark.
+pub(super) const MARK: &str = "checkmap-lock";
+
+/// The longest path of a Unix socket on Linux, without the byte that ends it.
+const MOST_SOCKET_PATH_BYTES: usize = 107;
+
+const LOCK_FILE: &str = "lock";
+const SOCKET_FILE: &str = "nbd.sock";
+
+/// The folder of a client, private to it and to the hypervisor. It goes when this is dropped.
+#[derive(Debug)]
+pub(super) struct Owner {
+    folder: TempDir,
+    /// Locked until this is dropped.
+    _lock: File,
+}
+
+impl Owner {
+    /// A folder beside the socket of the monitor, where that can be; else where temporary files go. `hypervisor` is the user
+    /// as whom the hypervisor runs, who has to be able to make a socket there.
+    pub(super) fn new(beside: Option<&Path>, hypervisor: Option<u32>) -> Result<Self> {
+        let beside = beside.and_then(|beside| Self::make(beside).ok());
+        let (folder, lock) = match beside {
+            Some(made) => made,
+            None => {
+                let temporary = std::env::temp_dir();
+                Self::make(&temporary).map_err(|error| {
+                    Error::io("cannot make a private folder for a socket", error).in_file(&temporary)
+                })?
+            }
+        };
+        if let Some(user) = hypervisor.filter(|user| *user != rustix::process::geteuid().as_raw()) {
+            chown(folder.path(), Some(user), None).map_err(|error| {
+                let message = format!("cannot give a folder for a socket to the hypervisor's user {user}");
+                Error::io(message, error).in_file(folder.path()).advise("work as that user, or as root")
+            })?;
+        }
+        Ok(Self { folder, _lock: lock })
+    }
+
+    fn make(parent: &Path) -> std::io::Result<(TempDir, File)> {
+        let folder = tempfile::Builder::new().prefix(PREFIX).permissions(private()).tempdir_in(parent)?;
+        let room = folder.path().as_os_str().len() + 1 + SOCKET_FILE.len();
+        if room > MOST_SOCKET_PATH_BYTES {
+            return Err(std::io::ErrorKind::InvalidFilename.into());
+        }
+        let unready = folder.path().join("unready");
+        let lock = File::options().create_new(true).write(true).mode(0o600).open(&unready)?;
+        lock.lock()?;
+        // Nobody sees a lock file that is not locked yet.
+        fs::rename(&unready, folder.path().join(LOCK_FILE))?;
+        Ok((folder, lock))
+    }
+
+    /// The folder's name, under which names in the hypervisor belong to this client.
+    pub(super) fn id(&self) -> String {
+        self.folder.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// The text of the mark: where this client's lock file is.
+    pub(super) fn identity(&self) -> String {
+        self.folder.path().to_string_lossy().into_owned()
+    }
+
+    /// Where the hypervisor is to listen.
+    pub(super) fn socket(&self) -> PathBuf {
+        self.folder.path().join(SOCKET_FILE)
+    }
+}
+
+fn private() -> fs::Permissions {
+    fs::Permissions::from_mode(0o700)
+}
+
+/// What is known of the client that made a mark.
+#[derive(Debug)]
+pub(super) enum Life {
+    Alive,
+    /// Nobody else finds it dead as long as this lock is held, where the file is still there.
+    Dead(Option<File>),
+    /// Its lock file cannot be looked at from here.
+    Unknown,
+}
+
+/// Whether the client whose mark has this text is alive.
+pub(super) fn life_of(identity: &str) -> Life {
+    match File::options().read(true).open(Path::new(identity).join(LOCK_FILE)) {
+        Ok(lock) => match lock.try_lock() {
+            Ok(()) => Life::Dead(Some(lock)),
+            Err(TryLockError::WouldBlock) => Life::Alive,
+            Err(TryLockError::Error(_)) => Life::Unknown,
+        },
+        // A client removes its folder after its mark.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Life::Dead(None),
+        Err(_) => Life::Unknown,
+    }
+}
+
+/// The folder and the socket that a dead client left, where the text of its mark is one of ours.
+pub(super) fn left_by(identity: &str) -> Option<PathBuf> {
+    let folder = Path::new(identity);
+    let is_ours = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+    (folder.is_absolute() && is_ours).then(|| folder.to_owned())
+}
+
+/// Whether somebody listens at the socket of this folder.
+pub(super) fn listens(folder: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(folder.join(SOCKET_FILE)).is_ok()
+}
+
+/// Removes the folder of a dead client: the two files that it can hold, and nothing else.
+pub(super) fn remove(folder: &Path) {
+    // Another client may be doing the same.
+    for file in [LOCK_FILE, SOCKET_FILE] {
+        let _ = fs::remove_file(folder.join(file));
+    }
+    let _ = fs::remove_dir(folder);
+}
+
+/// Removes what dead clients left beside a monitor's socket: a hypervisor that ended took their marks along.
+pub(super) fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder && entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            let path = entry.path();
+            let has_lock = path.join(LOCK_FILE).exists();
+            if let (true, false, Life::Dead(_lock)) = (has_lock, listens(&path), life_of(&path.to_string_lossy())) {
+                remove(&path);
+            }
+        }
+    }
+}
+
+/// The refusal where another client is at work.
+pub(super) fn in_use(identity: &str, life: &Life) -> Error {
+    let why = match life {
+        Life::Unknown => "and cannot be looked at from here",
+        _ => "and is alive",
+    };
+    let message = format!("another checkmap works in this hypervisor: its folder is {identity}, {why}");
+    Error::new(ErrorKind::InUse, message).advise(match life {
+        Life::Unknown => format!("when it is known to be gone, remove its mark: `object-del` of {MARK} over QMP"),
+        _ => "wait until it is done".to_owned(),
+    })
+}

@@ -1,0 +1,259 @@
+#![forbid(unsafe_code)]
+//! Owns the reading of bitmaps out of a running hypervisor: they are exported as they are, and read over NBD, so that no disk of
+//! the machine waits. Must never know what the bitmaps mean to one another.
+//!
+//! The exports are of an empty node (`null-co`) with the size of the disk, and carry the bitmaps of the disk's node: a client of
+//! the socket can neither read nor write the guest's data. QEMU exports a bitmap that records only with an export that can be
+//! written, and a guest's device lets nobody else write to its own node; to this one anybody may write, and nothing happens.
+
+use super::machine::{self, Shared};
+use super::monitor::Failure;
+use super::nodes::{Node, NodeBitmap};
+use super::work::Work;
+use crate::bitmap::Bitmap;
+use crate::chain::{BitmapState, Name};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::geometry::{Granularity, clip_end};
+use crate::host::UnionRequest;
+use crate::memory;
+use crate::nbd::{Address, Client, ConnectOptions, Status, context_of};
+use crate::progress::{Observer, Unobserved};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// The most bitmaps of one export. All are told of in each answer of the server.
+const MOST_IN_EXPORT: usize = 64;
+
+/// Reads the union of bitmaps of one node, each as it is `known` to the caller.
+///
+/// While they are read they are busy, so nobody can freeze, remove or merge them; writes of the guest go on, and a bitmap that
+/// records holds at least those from before.
+pub(super) fn union(
+    shared: &Shared,
+    node: &str,
+    known: &[NodeBitmap],
+    request: &UnionRequest<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Bitmap> {
+    let records = |name: &Name| known.iter().any(|one| one.state.name == *name && one.state.recording);
+    let records = request.names.iter().any(records);
+    if let (Some(server), true) = (&shared.options.nbd_socket, records) {
+        let message = "a bitmap that records is read over an NBD server of checkmap's own only";
+        return Err(not_with_theirs(Error::new(ErrorKind::InUse, message).in_file(server)));
+    }
+    let mut work = Work::begin(shared, observer)?;
+    work.refresh(observer)?;
+    let own = work.connection.nodes.node(node)?.clone();
+    check(&own, known, request.names)?;
+    let mut exports = Exports::begin(&mut work, records)?;
+    let groups: Vec<&[Name]> = request.names.chunks(MOST_IN_EXPORT).collect();
+    for names in &groups {
+        exports.add(&own, names)?;
+    }
+    // From here on they are busy and cannot change any more; before, another client could have changed them.
+    exports.work.refresh(observer)?;
+    let now = exports.work.connection.nodes.node(node)?.clone();
+    if now.size_bytes != own.size_bytes {
+        let message = format!("the disk {node:?} got another size meanwhile");
+        return Err(Error::new(ErrorKind::Changed, message).advise("try again"));
+    }
+    check(&now, known, request.names)?;
+    let mut bitmaps = Vec::new();
+    for (at, names) in groups.iter().enumerate() {
+        memory::extend(&mut bitmaps, exports.read(at, &own, names, request, observer)?)?;
+    }
+    drop(exports);
+    drop(work);
+    let bitmaps = memory::gather(&bitmaps)?;
+    let mut union = Bitmap::union_many_with(&bitmaps, Some(request.granularity), request.threads)?;
+    // A coarse granule at the edge of the window reaches further than a fine one.
+    union.keep(request.offset, request.len_bytes)?;
+    Ok(union)
+}
+
+/// The context that tells for each block how many layers down it is held: 0 for none, 1 for the exported node itself.
+pub const ALLOCATION_DEPTH: &[u8] = b"qemu:allocation-depth";
+
+/// Reads which blocks a node holds itself, data and zeros, instead of leaving them to the node below it.
+pub(super) fn allocated(
+    shared: &Shared,
+    node: &Node,
+    offset: u64,
+    len_bytes: u64,
+    observer: &mut dyn Observer,
+) -> Result<Bitmap> {
+    let granularity = Granularity::from_bits(node.cluster_bytes.checked_ilog2().unwrap_or(16).clamp(9, 31))?;
+    let mut held = Bitmap::new(node.size_bytes, granularity)?;
+    let mut work = Work::begin(shared, observer)?;
+    let mut exports = Exports::begin(&mut work, false)?;
+    let export = exports.add_node(node)?;
+    let options = ConnectOptions::new(export.as_bytes())
+        .contexts(&[ALLOCATION_DEPTH])
+        .timeout(shared.options.timeout)
+        .disk_bytes(node.size_bytes);
+    let mut client = Client::connect(&Address::Unix(exports.address.clone()), &options, observer)?;
+    let size = client.size_bytes();
+    let end = clip_end(offset, len_bytes, node.size_bytes);
+    let mut visit = |status: Status| match status.flags {
+        1 => held.set(status.extent.offset, status.extent.len_bytes),
+        _ => Ok(()),
+    };
+    client.block_status(offset.min(size), end.min(size).saturating_sub(offset.min(size)), &mut visit, observer)?;
+    if end > size {
+        // The export does not have these bytes, so nobody knows.
+        let from = size.max(offset);
+        held.set(from, end - from)?;
+    }
+    Ok(held)
+}
+
+/// Refuses bitmaps that are not as the caller knows them, or cannot be exported.
+fn check(node: &Node, known: &[NodeBitmap], names: &[Name]) -> Result<()> {
+    let state = |bitmaps: &[NodeBitmap], name: &Name| -> Option<BitmapState> {
+        bitmaps.iter().find(|one| one.state.name == *name).map(|one| one.state.clone())
+    };
+    for name in names {
+        let now = state(&node.bitmaps, name);
+        if now.is_none() || now != state(known, name) {
+            return Err(machine::changed(&node.name));
+        }
+    }
+    Ok(())
+}
+
+fn not_with_theirs(error: Error) -> Error {
+    error.advise(
+        WayOut::from("ask for a diff until a checkpoint with ")
+            .control(Control::Until)
+            .words(": make one now with ")
+            .control(Control::Create)
+            .words(", and name the socket of the server with ")
+            .control(Control::NbdSocket),
+    )
+}
+
+/// The arguments of `blockdev-add` and `block-export-add` that export bitmaps of a node.
+pub(super) fn export_of(node: &Node, names: &[Name], id: &str, is_writable: bool) -> (Value, Value) {
+    let size = node.size_bytes;
+    let empty = json!({ "driver": "null-co", "node-name": id, "size": size, "read-zeroes": true });
+    let bitmap = |name: &Name| json!({ "node": node.name, "name": name.to_string_lossy() });
+    let bitmaps: Vec<Value> = names.iter().map(bitmap).collect();
+    let export = json!({
+        "type": "nbd", "id": id, "node-name": id, "name": id, "writable": is_writable, "bitmaps": bitmaps,
+    });
+    (empty, export)
+}
+
+/// The arguments of `block-export-add` that export a node for reading, with the map of the layers that hold its blocks.
+pub(super) fn allocation_of(node: &Node, id: &str) -> Value {
+    json!({
+        "type": "nbd", "id": id, "node-name": node.name, "name": id, "writable": false, "allocation-depth": true,
+    })
+}
+
+/// The exports of a client, and the server where it is the client's own. All go when this is dropped.
+#[derive(Debug)]
+struct Exports<'w, 'a> {
+    work: &'w mut Work<'a>,
+    address: PathBuf,
+    is_own_server: bool,
+    records: bool,
+    nodes: Vec<String>,
+    exports: Vec<String>,
+}
+
+impl<'w, 'a> Exports<'w, 'a> {
+    /// Starts a server on a socket that is private to this client and the hypervisor, or uses the one that the caller named.
+    fn begin(work: &'w mut Work<'a>, records: bool) -> Result<Self> {
+        let (nodes, exports) = (Vec::new(), Vec::new());
+        if let Some(server) = &work.shared().options.nbd_socket {
+            let address = server.clone();
+            return Ok(Self { work, address, is_own_server: false, records, nodes, exports });
+        }
+        let address = work.owner.socket();
+        let arguments = json!({ "addr": { "type": "unix", "data": { "path": address } } });
+        match work.command("nbd-server-start", &arguments, &mut Unobserved) {
+            Ok(_) => Ok(Self { work, address, is_own_server: true, records, nodes, exports }),
+            Err(Failure::Refused(refusal)) if refusal.words.contains("already running") => {
+                let message = "another NBD server runs in this hypervisor, and QEMU has one at a time: that of a migration, of \
+                     a backup of libvirt's, or of another program";
+                let error = Error::new(ErrorKind::InUse, message);
+                Err(match records {
+                    true => not_with_theirs(error),
+                    false => error.advise(
+                        WayOut::from("wait until it ends, or name its socket with ").control(Control::NbdSocket),
+                    ),
+                })
+            }
+            Err(failure) => Err(failure.into_error().advise(
+                WayOut::from(
+                    "the hypervisor must be able to make a socket in the folder; or name that of a server that \
+                     runs with ",
+                )
+                .control(Control::NbdSocket),
+            )),
+        }
+    }
+
+    /// Exports bitmaps of a node.
+    fn add(&mut self, node: &Node, names: &[Name]) -> Result<()> {
+        let id = format!("{}-{}", self.work.owner.id(), self.exports.len());
+        let (empty, export) = export_of(node, names, &id, self.records);
+        self.work.ask("blockdev-add", &empty, &mut Unobserved)?;
+        self.nodes.push(id.clone());
+        self.work.ask("block-export-add", &export, &mut Unobserved)?;
+        self.exports.push(id);
+        Ok(())
+    }
+
+    /// Exports a node for reading, with the map of the layers that hold its blocks.
+    fn add_node(&mut self, node: &Node) -> Result<String> {
+        let id = format!("{}-{}", self.work.owner.id(), self.exports.len());
+        self.work.ask("block-export-add", &allocation_of(node, &id), &mut Unobserved)?;
+        self.exports.push(id.clone());
+        Ok(id)
+    }
+
+    /// The bitmaps of the export at this place, whole as far as they touch the window.
+    fn read(
+        &self,
+        at: usize,
+        node: &Node,
+        names: &[Name],
+        request: &UnionRequest<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<Bitmap>> {
+        let Some(export) = self.exports.get(at) else { return Ok(Vec::new()) };
+        let contexts: Result<Vec<Vec<u8>>> = names.iter().map(|name| context_of(name.as_bytes())).collect();
+        let contexts = contexts?;
+        let contexts: Vec<&[u8]> = contexts.iter().map(Vec::as_slice).collect();
+        let granularities: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let own = node.bitmaps.iter().find(|bitmap| bitmap.state.name == *name);
+                own.map(|own| own.state.granularity)
+            })
+            .collect();
+        let options = ConnectOptions::new(export.as_bytes())
+            .contexts(&contexts)
+            .timeout(self.work.shared().options.timeout)
+            .disk_bytes(node.size_bytes);
+        let mut client = Client::connect(&Address::Unix(self.address.clone()), &options, observer)?;
+        client.dirty_bitmaps(request.offset, request.len_bytes, &granularities, observer)
+    }
+}
+
+impl Drop for Exports<'_, '_> {
+    fn drop(&mut self) {
+        // An export holds its bitmaps and its node, and the server holds its exports: in this order.
+        for export in self.exports.drain(..).rev() {
+            let _ = self.work.remove_export(&export);
+        }
+        for node in self.nodes.drain(..).rev() {
+            let _ = self.work.ask("blockdev-del", &json!({ "node-name": node }), &mut Unobserved);
+        }
+        if self.is_own_server {
+            let _ = self.work.ask("nbd-server-stop", &Value::Null, &mut Unobserved);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+#![forbid(unsafe_code)]
+//! Owns a piece of work inside of a hypervisor: the mark that keeps other clients of checkmap out, and the removal of all that dead
+//! ones left. Must never know what the work is about.
+
+use super::answer::{self, Field};
+use super::machine::{Connection, Shared};
+use super::monitor::{Conversation, Failure};
+use super::owner::{self, Life, MARK, Owner};
+use crate::error::{Error, ErrorKind, Result};
+use crate::progress::{Observer, Unobserved, tell};
+use serde_json::{Value, json};
+use std::os::unix::fs::MetadataExt;
+use std::sync::MutexGuard;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long it waits between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long an export may take until it is gone: its last requests are answered first.
+const MOST_FOR_AN_EXPORT: Duration = Duration::from_secs(10);
+
+/// Work of this client, of which there is one at a time in a hypervisor. Everything ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Work<'a> {
+    shared: &'a Shared,
+    pub(super) connection: MutexGuard<'a, Connection>,
+    pub(super) owner: Owner,
+}
+
+impl<'a> Work<'a> {
+    /// Begins: waits for a client that is alive, and clears what a dead one left.
+    pub(super) fn begin(shared: &'a Shared, observer: &mut dyn Observer) -> Result<Self> {
+        let mut connection = shared.connection();
+        let beside = shared.monitor.folder();
+        let user = connection.user(shared, observer)?;
+        let owner = Owner::new(beside.as_deref(), user)?;
+        let deadline = Instant::now().checked_add(shared.options.timeout);
+        let arguments = json!({ "qom-type": "authz-simple", "id": MARK, "identity": owner.identity() });
+        loop {
+            match connection.command(shared, "object-add", &arguments, observer) {
+                Ok(_) => return Ok(Self { shared, connection, owner }),
+                Err(Failure::Refused(refusal)) if refusal.words.contains("duplicate property") => {}
+                Err(Failure::Broken(error)) => {
+                    // The mark may be there; the lock file says that its owner is dead.
+                    return Err(error);
+                }
+                Err(failure) => return Err(failure.into_error()),
+            }
+            let Some(identity) = Self::marked(shared, &mut connection, observer)? else { continue };
+            match owner::life_of(&identity) {
+                Life::Dead(_lock) => Self::clear(shared, &mut connection, &identity, observer)?,
+                life if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                    return Err(owner::in_use(&identity, &life));
+                }
+                _ => {
+                    tell(observer, "waiting for another checkmap", 0, 0)?;
+                    sleep(PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Clears what a dead client left, where there is a mark of one.
+    pub(super) fn clear_dead(shared: &Shared, connection: &mut Connection, observer: &mut dyn Observer) -> Result<()> {
+        if let Some(identity) = Self::marked(shared, connection, observer)?
+            && let Life::Dead(_lock) = owner::life_of(&identity)
+        {
+            Self::clear(shared, connection, &identity, observer)?;
+            connection.refresh(shared, observer)?;
+        }
+        Ok(())
+    }
+
+    /// The text of the mark that is there.
+    fn marked(shared: &Shared, connection: &mut Connection, observer: &mut dyn Observer) -> Result<Option<String>> {
+        let arguments = json!({ "path": format!("/objects/{MARK}"), "property": "identity" });
+        match connection.command(shared, "qom-get", &arguments, observer) {
+            Ok(identity) => match identity.as_str() {
+                Some(identity) => Ok(Some(identity.to_owned())),
+                None => Err(answer::wrong("identity", "is no string")),
+            },
+            Err(Failure::Refused(_)) => Ok(None),
+            Err(failure) => Err(failure.into_error()),
+        }
+    }
+
+    /// Removes the exports, the nodes, the bitmaps and the server of a dead client, and last its mark.
+    fn clear(shared: &Shared, connection: &mut Connection, identity: &str, observer: &mut dyn Observer) -> Result<()> {
+        let folder = owner::left_by(identity);
+        let id = folder.as_ref().and_then(|folder| Some(folder.file_name()?.to_string_lossy().into_owned()));
+        connection.refresh(shared, observer)?;
+        let exports = exports(shared, connection, observer)?;
+        let is_of_it = |name: &str| id.as_ref().is_some_and(|id| name.starts_with(id.as_str()));
+        for export in exports.iter().filter(|export| is_of_it(export)) {
+            remove_export(shared, connection, export)?;
+        }
+        let nodes: Vec<String> = connection.nodes.names().filter(|name| is_of_it(name)).map(str::to_owned).collect();
+        for node in nodes {
+            connection.ask(shared, "blockdev-del", &json!({ "node-name": node }), observer)?;
+        }
+        if let Some(folder) = folder.as_ref().filter(|folder| owner::listens(folder)) {
+            let stopped = connection.ask(shared, "nbd-server-stop", &Value::Null, observer);
+            stopped.map_err(|error| error.in_file(folder))?;
+        }
+        remove_mark(shared, connection)?;
+        folder.as_deref().map(owner::remove);
+        Ok(())
+    }
+
+    pub(super) fn command(
+        &mut self,
+        name: &str,
+        arguments: &Value,
+        observer: &mut dyn Observer,
+    ) -> std::result::Result<Value, Failure> {
+        self.connection.command(self.shared, name, arguments, observer)
+    }
+
+    pub(super) fn ask(&mut self, name: &str, arguments: &Value, observer: &mut dyn Observer) -> Result<Value> {
+        self.connection.ask(self.shared, name, arguments, observer)
+    }
+
+    pub(super) fn refresh(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        self.connection.refresh(self.shared, observer)
+    }
+
+    /// Removes an export, and waits until it is gone.
+    pub(super) fn remove_export(&mut self, export: &str) -> Result<()> {
+        remove_export(self.shared, &mut self.connection, export)
+    }
+
+    pub(super) fn shared(&self) -> &'a Shared {
+        self.shared
+    }
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        // Where this fails, the lock file tells the next client that this one is gone.
+        let _ = remove_mark(self.shared, &mut self.connection);
+    }
+}
+
+fn remove_mark(shared: &Shared, connection: &mut Connection) -> Result<()> {
+    connection.ask(shared, "object-del", &json!({ "id": MARK }), &mut Unobserved).map(drop)
+}
+
+/// The ids of all exports.
+fn exports(shared: &Shared, connection: &mut Connection, observer: &mut dyn Observer) -> Result<Vec<String>> {
+    let exports = connection.ask(shared, "query-block-exports", &Value::Null, observer)?;
+    answer::items(&exports, "query-block-exports")?.iter().map(|export| String::take(export, "id")).collect()
+}
+
+fn remove_export(shared: &Shared, connection: &mut Connection, export: &str) -> Result<()> {
+    let arguments = json!({ "id": export, "mode": "hard" });
+    match connection.command(shared, "block-export-del", &arguments, &mut Unobserved) {
+        // It may be on its way out already.
+        Ok(_) | Err(Failure::Refused(_)) => {}
+        Err(failure) => return Err(failure.into_error()),
+    }
+    let deadline = Instant::now() + MOST_FOR_AN_EXPORT;
+    while exports(shared, connection, &mut Unobserved)?.iter().any(|other| other == export) {
+        if Instant::now() >= deadline {
+            return Err(Error::new(ErrorKind::InUse, format!("the export {export:?} does not go away")));
+        }
+        sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+impl Connection {
+    /// The user as whom the hypervisor runs, where that can be told.
+    fn user(&mut self, shared: &Shared, observer: &mut dyn Observer) -> Result<Option<u32>> {
+        // Begins the conversation where it broke.
+        self.ask(shared, "query-version", &Value::Null, observer)?;
+        if let Some(Conversation::Socket(socket)) = self.conversation() {
+            return Ok(socket.peer());
+        }
+        // libvirt does not tell; the thread of a processor does.
+        let processors = match self.command(shared, "query-cpus-fast", &Value::Null, observer) {
+            Ok(processors) => processors,
+            Err(Failure::Refused(_)) => return Ok(None),
+            Err(failure) => return Err(failure.into_error()),
+        };
+        let thread = processors.as_array().and_then(|all| all.first()?.get("thread-id")?.as_u64());
+        let status = thread.and_then(|thread| std::fs::metadata(format!("/proc/{thread}")).ok());
+        Ok(status.map(|status| status.uid()))
+    }
+}
