@@ -2,7 +2,7 @@
 
 include libcheckmap/build.mk
 
-.PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-package \
+.PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-libvirt test-package \
 	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-live bench-segments \
 	bench-python wheel check-python-types example man completions
 
@@ -41,6 +41,10 @@ test-package:
 # Kernels, bitmaps and segments on s390x, which is big-endian, under qemu-user.
 test-s390x:
 	scripts/test-s390x
+
+# Both owners of checkpoints on a domain of a libvirt that the test starts for itself; as root, with libvirt installed.
+test-libvirt:
+	cargo test --locked --test libvirt -- --ignored
 
 # What Miri can run: kernels but those of AVX-512, containers, memory, C calls on bitmaps and segments. Takes about ten minutes;
 # needs a nightly compiler with the component miri.

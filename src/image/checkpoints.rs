@@ -349,7 +349,9 @@ impl Image {
             && self.has_layers()
             && (request.until != Some(request.since) || chain.checkpoint(request.since).is_none())
         {
-            return self.read_diff_of_layers(request, observer);
+            // The names picked this chain where two stand side by side: the layers below are read by the same model.
+            let picked = chain.model().known().filter(|model| *model == KnownModel::Cumulative);
+            return self.read_diff_of_layers(&request.model(request.model.or(picked)), observer);
         }
         let span = chain.plan_diff(request.since, request.until).map_err(|error| self.name_it(error))?;
         for name in &span.bitmaps {

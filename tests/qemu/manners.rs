@@ -139,7 +139,7 @@ fn a_diff_beside_a_writer_has_all_that_was_written_before() {
     if !crate::support::tools_are_here() {
         return;
     }
-    let mut hypervisor = Hypervisor::start(Program::StorageDaemon, &DISKS);
+    let hypervisor = Hypervisor::start(Program::StorageDaemon, &DISKS);
     let machine = connect(&hypervisor);
     let mut images = open(&machine);
     let create = |images: &mut Vec<checkmap::Image>, name: &str| {
