@@ -562,6 +562,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no masks of signals, with which each thread of ours begins")]
     fn a_panic_on_a_thread_of_ours_keeps_them_too() {
         let work = |item: u32| if item == 5 { panic!("item {item}") } else { item };
         let line = line!() - 1;

@@ -24,7 +24,7 @@ pub(crate) enum Status {
 }
 
 impl Status {
-    /// The one of two that tells more of what is wrong.
+    /// The worse one of two.
     pub(crate) fn worse(self, other: Status) -> Status {
         if other as u8 > self as u8 { other } else { self }
     }

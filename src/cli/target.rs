@@ -34,7 +34,7 @@ pub(crate) struct TargetArgs {
     /// The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = HYPERVISOR)]
     nbd_socket: Option<PathBuf>,
-    /// Refuse what is expected to stop the disks of the machine for longer than this
+    /// Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds
     #[arg(long, value_name = "MS", help_heading = HYPERVISOR)]
     max_stall: Option<u64>,
     /// How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]

@@ -89,8 +89,9 @@ impl fmt::Debug for Client {
 impl Client {
     /// Connects to the server and chooses the export, with extended headers where the server has them.
     ///
-    /// The resolution of a host name is the system's, and takes its time; all else ends when the timeout is over.
-    /// `observer` is asked several times a second whether to go on.
+    /// The resolution of a host name is the system's, and takes its time; a Unix socket whose queue of connections is full waits
+    /// for room. Each address of a host is tried until the timeout is over, and each answer is waited for as long. While it waits
+    /// for answers, `observer` is asked several times a second whether to go on.
     ///
     /// [`ErrorKind::NotFound`]: no such export, or it has no map for one of the contexts; the error names those that it has.
     /// [`ErrorKind::Unsupported`]: the server wants TLS, or speaks a form of the protocol without maps.

@@ -162,7 +162,7 @@ pub(super) fn check_node(node: &Node) -> Result<()> {
     }
     if !can_keep(node) {
         let message = format!("a disk of format {:?} cannot keep bitmaps", node.driver);
-        return refuse(ErrorKind::CannotStore, message, "convert it to qcow2");
+        return refuse(ErrorKind::CannotStore, message, "convert it to a format that keeps bitmaps");
     }
     if node.is_read_only {
         let message =

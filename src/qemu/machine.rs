@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
-//! Owns a connection to a running hypervisor: what was read of it, and one step that changes the bitmaps of all its disks. Must
-//! never know what the bitmaps mean to one another.
+//! Owns a connection to a running hypervisor, the block nodes that it told of, and the one step that changes the bitmaps of all its
+//! disks. Must never know the meaning of the bitmaps to one another.
 
 use super::commands::{self, Commands};
 use super::monitor::{Conversation, Failure, Monitor};
@@ -24,7 +24,7 @@ pub(super) struct Shared {
     connection: Mutex<Connection>,
 }
 
-/// The open conversation, where there is one, and what was last read through it.
+/// The open conversation, where there is one, and the last answers that came through it.
 #[derive(Debug)]
 pub(super) struct Connection {
     conversation: Option<Conversation>,
@@ -200,7 +200,7 @@ impl Shared {
         Ok(commands)
     }
 
-    /// As [`Shared::plan`], by what was last read.
+    /// As [`Shared::plan`], by the nodes that were read last.
     pub(super) fn plan_from_last(&self, shares: &[Share<'_>]) -> Result<Commands> {
         self.commands(&self.connection().nodes, shares)
     }
@@ -225,7 +225,7 @@ impl Shared {
             Err(Failure::NotSent(error)) => return Err(error.nothing_changed()),
             Err(Failure::Broken(error)) => Some(error),
         };
-        // A connection that broke leaves open what was done: QEMU 7.2 drops such a command, later ones carry it out.
+        // A connection that broke does not tell the outcome: QEMU 7.2 drops such a command, later ones carry it out.
         let before: Vec<_> = shares.iter().map(|share| states(&work.connection.nodes, share.disk)).collect();
         let read = work.refresh(&mut Unobserved);
         let after: Vec<_> = shares.iter().map(|share| states(&work.connection.nodes, share.disk)).collect();
@@ -268,7 +268,7 @@ pub(super) fn changed(node: &str) -> Error {
     Error::new(ErrorKind::Changed, message).advise("try again")
 }
 
-/// Whether the kept bitmaps are the same, whatever was written meanwhile and whoever reads them.
+/// Whether the kept bitmaps have the same names and flags. Their dirty bytes, and whether an export uses them, do not count.
 pub(super) fn is_same<'a>(
     one: impl Iterator<Item = &'a NodeBitmap>,
     other: impl Iterator<Item = &'a NodeBitmap>,

@@ -125,6 +125,10 @@ impl Conversation {
     pub(super) fn open(monitor: &Monitor, timeout: Duration, observer: &mut dyn Observer) -> Result<Self> {
         match monitor {
             Monitor::Socket(path) => Socket::open(path, timeout, observer).map(Conversation::Socket),
+            Monitor::Libvirt { domain, .. } if domain.is_empty() || domain.starts_with('-') => {
+                let message = format!("{domain:?} cannot be the name of a domain");
+                Err(Error::new(ErrorKind::InvalidArgument, message))
+            }
             Monitor::Libvirt { uri, domain } => {
                 Ok(Conversation::Virsh(Virsh { uri: uri.clone(), domain: domain.clone() }))
             }
@@ -319,7 +323,7 @@ impl Virsh {
                 Error::new(ErrorKind::Unsupported, message).advise("do it in smaller steps, or over a QMP socket"),
             ));
         }
-        let answer = self.run(&["qemu-monitor-command", "--domain", &self.domain, "--cmd", &words]);
+        let answer = self.run(&["qemu-monitor-command", &self.domain, &words]);
         let answer = answer.map_err(|(is_sent, error)| match is_sent {
             true => Failure::Broken(error),
             false => Failure::NotSent(error),
@@ -329,7 +333,7 @@ impl Virsh {
 
     /// The target names of the domain's disks, such as `vda`, each with its source.
     pub(super) fn targets(&self) -> Result<Vec<(String, String)>> {
-        let answer = self.run(&["domblklist", "--domain", &self.domain, "--details"]).map_err(|(_, error)| error)?;
+        let answer = self.run(&["domblklist", &self.domain]).map_err(|(_, error)| error)?;
         let text = String::from_utf8_lossy(&answer).into_owned();
         Ok(text.lines().filter_map(read_target).collect())
     }
@@ -337,7 +341,7 @@ impl Virsh {
     /// The output of virsh; the error tells whether a command may have reached the hypervisor.
     fn run(&self, arguments: &[&str]) -> std::result::Result<Vec<u8>, (bool, Error)> {
         let output = Command::new("virsh")
-            .args(["--quiet", "--connect", &self.uri])
+            .args(["-q", "-c", &self.uri])
             .args(arguments)
             .env("LC_ALL", "C")
             .stdin(Stdio::null())
@@ -365,15 +369,9 @@ impl Virsh {
     }
 }
 
-/// One line of `virsh domblklist --details`: type, device, target, source.
+/// One line of `virsh domblklist`: target and source.
 fn read_target(line: &str) -> Option<(String, String)> {
-    let mut rest = line.trim_start();
-    let mut next = || {
-        let (word, left) = rest.split_once(char::is_whitespace)?;
-        rest = left.trim_start();
-        Some(word)
-    };
-    let (_, device, target) = (next()?, next()?, next()?);
-    let source = rest.trim_end();
-    (device == "disk" || device == "lun").then(|| (target.to_owned(), source.to_owned())).filter(|_| source != "-")
+    let (target, source) = line.trim().split_once(char::is_whitespace)?;
+    let source = source.trim_start();
+    (source != "-").then(|| (target.to_owned(), source.to_owned()))
 }

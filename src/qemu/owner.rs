@@ -86,7 +86,7 @@ fn private() -> fs::Permissions {
     fs::Permissions::from_mode(0o700)
 }
 
-/// What is known of the client that made a mark.
+/// Whether the client that made a mark is alive.
 #[derive(Debug)]
 pub(super) enum Life {
     Alive,

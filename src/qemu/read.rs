@@ -35,8 +35,10 @@ pub(super) fn union(
     request: &UnionRequest<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Bitmap> {
+    let is_written = !shared.connection().nodes.node(node)?.is_read_only;
     let records = |name: &Name| known.iter().any(|one| one.state.name == *name && one.state.recording);
-    let records = request.names.iter().any(records);
+    // A bitmap of a layer that nobody writes to is frozen, whatever its flag says.
+    let records = is_written && request.names.iter().any(records);
     if let (Some(server), true) = (&shared.options.nbd_socket, records) {
         let message = "a bitmap that records is read over an NBD server of checkmap's own only";
         return Err(not_with_theirs(Error::new(ErrorKind::InUse, message).in_file(server)));

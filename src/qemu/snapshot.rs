@@ -60,7 +60,8 @@ impl Snapshot {
     pub fn export_commands(&self, layer: usize, bitmaps: &[Name], export: &str) -> Result<Vec<String>> {
         let own = &self.layer(layer)?.node;
         let is_recorded = |name: &Name| own.kept().any(|bitmap| bitmap.state.name == *name && bitmap.state.recording);
-        let (node, exported) = read::export_of(own, bitmaps, export, bitmaps.iter().any(is_recorded));
+        let (node, exported) =
+            read::export_of(own, bitmaps, export, !own.is_read_only && bitmaps.iter().any(is_recorded));
         Ok(vec![commands::line("blockdev-add", &node), commands::line("block-export-add", &exported)])
     }
 

@@ -211,7 +211,7 @@ fn conversations() -> Vec<(&'static str, Vec<u8>)> {
     let names: [&[u8]; 3] = [b"qemu:dirty-bitmap:mon", b"qemu:dirty-bitmap:tue", b"qemu:dirty-bitmap:wed"];
     let record = |size: u64, extended: bool, seed: Option<u64>, choice: u8| {
         let contexts = (2..).zip(names).map(|(number, name)| {
-            let part = size / (2 * number) >> 16 << 16;
+            let part = ((size / (2 * number)) >> 16) << 16;
             let mut runs: Vec<(u64, u64)> = (0..2 * number).map(|run| (part, run & 1)).collect();
             runs.push((size - part * 2 * number, 0));
             runs.retain(|(len, _)| *len > 0);

@@ -303,7 +303,6 @@ fn replies_that_break_a_rule() {
             Damaged,
             "has 0 bytes",
         ),
-        ("no whole block", |extended, bytes| bytes[field(extended, 27, 47)] = 1, Damaged, "an extent at 0 has"),
         (
             "past the end",
             |extended, bytes| put(bytes, field(extended, 24, 44), &[0x7f]),
@@ -368,6 +367,30 @@ fn extended_headers_have_rules_of_their_own() {
     for (what, when, change, kind, text) in rows {
         let (answer, _) = talk_within(Duration::from_secs(5), meddled(server(true), *when, *change), NAMES, all);
         assert_fails(what, answer, *kind, text);
+    }
+}
+
+/// Extents that are no whole blocks are fine, but a reply that never gets past its first block is none.
+#[test]
+fn replies_that_do_not_go_on() {
+    for extended in [false, true] {
+        let mut server = server(extended);
+        server.min_block = 4096;
+        server.meddle = Box::new(move |message, bytes| {
+            if matches!(message, Message::Chunk(_)) {
+                // One clean extent of 512 bytes.
+                bytes.truncate(field(extended, 32, 56));
+                put(bytes, field(extended, 19, 31), &[if extended { 24 } else { 12 }]);
+                put(bytes, field(extended, 24, 44), &512_u32.to_be_bytes());
+                if extended {
+                    put(bytes, 36, &1_u32.to_be_bytes());
+                }
+            }
+            Deed::Send
+        });
+        let (answer, seen) = talk_within(Duration::from_secs(5), server, NAMES, all);
+        assert_fails("no progress", answer, Damaged, "a reply ends at 512, as the one before it did");
+        assert_eq!(seen.requests, [(0, SIZE), (0, SIZE)]);
     }
 }
 

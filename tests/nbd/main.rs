@@ -7,6 +7,7 @@ mod program;
 mod real;
 #[path = "../support/mod.rs"]
 mod support;
+mod uri;
 
 use checkmap::nbd::{Client, ConnectOptions};
 use checkmap::progress::Unobserved;

@@ -28,7 +28,7 @@ pub(crate) fn image() -> TestImage {
         image.bitmap(&["--add", "-g", &granularity.to_string()], name);
         let mut writes: Vec<String> = (0..20)
             .map(|_| {
-                let offset = random.below(SIZE - 200_000) >> 9 << 9;
+                let offset = random.below((SIZE - 200_000) >> 9) << 9;
                 format!("write -P 1 {offset} {}", (1 + random.below(300)) * 512)
             })
             .collect();
@@ -49,6 +49,11 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// On a Unix socket, or on a TCP port of this machine.
     pub(crate) fn start(image: &Path, bitmaps: &[&str], tcp: bool) -> Self {
+        Self::with_blocks(image, bitmaps, tcp, 1)
+    }
+
+    /// The same, where the smallest block of the export has `block_bytes` bytes.
+    fn with_blocks(image: &Path, bitmaps: &[&str], tcp: bool, block_bytes: u64) -> Self {
         let folder = support::folder();
         let socket = folder.path().join("nbd.sock");
         let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
@@ -63,11 +68,14 @@ impl Daemon {
             ),
         };
         let export = serde_json::json!({
-            "type": "nbd", "id": "export", "node-name": "disk", "name": "disk", "writable": false, "bitmaps": bitmaps,
+            "type": "nbd", "id": "export", "node-name": "blocks", "name": "disk", "writable": false, "bitmaps": bitmaps,
         });
         let node = serde_json::json!({
-            "driver": "qcow2", "node-name": "disk", "read-only": true,
-            "file": {"driver": "file", "filename": image.to_str(), "read-only": true},
+            "driver": "blkdebug", "node-name": "blocks", "read-only": true, "align": block_bytes,
+            "image": {
+                "driver": "qcow2", "node-name": "disk", "read-only": true,
+                "file": {"driver": "file", "filename": image.to_str(), "read-only": true},
+            },
         });
         let process = Command::new("qemu-storage-daemon")
             .args(["--blockdev", &node.to_string(), "--nbd-server", &format!(r#"{{"addr": {address}}}"#)])
@@ -186,6 +194,29 @@ fn qemu_nbd_serves_one_bitmap() {
         assert_eq!(missing.kind(), checkmap::ErrorKind::NotFound, "{missing}");
         assert!(missing.to_string().contains("nowhere"), "{missing}");
     }
+}
+
+/// QEMU tells the bounds of such a bitmap as they are, inside of blocks.
+#[test]
+fn a_bitmap_that_is_finer_than_the_blocks_of_its_export() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let image = TestImage::create("cluster_size=64k", "10M");
+    image.bitmap(&["--add", "-g", "512"], "mon");
+    image.io(&["write 512 512".into(), "write 8192 1536".into(), format!("write {} 512", (10 << 20) - 512)]);
+    image.bitmap(&["--disable"], "mon");
+    let daemon = Daemon::with_blocks(&image.path, &["mon"], false, 4096);
+    let mut client = connect(&daemon.uri, &[context_of(b"mon").expect("memory")], None).expect("a client");
+    assert_eq!(client.min_block_bytes(), 4096);
+    for (offset, len_bytes) in [(0, u64::MAX), (700, 8000), (8200, 100)] {
+        let bitmaps = client.dirty_bitmaps(offset, len_bytes, &[granularity(512)], &mut Unobserved).expect("a bitmap");
+        assert!(bitmaps[0] == in_file(&image.path, "mon", offset, len_bytes), "{offset}");
+    }
+    let theirs = dirty_by_nbdinfo(&daemon.nbdinfo("mon"));
+    assert_eq!(theirs.len(), 3);
+    let bitmaps = client.dirty_bitmaps(0, u64::MAX, &[None], &mut Unobserved).expect("a bitmap");
+    assert!(bitmaps[0].extents(0, u64::MAX).eq(theirs));
 }
 
 /// QEMU leaves out the bytes that fill no sector; nobody knows of them, so they count as dirty.

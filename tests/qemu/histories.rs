@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Two disks of different size and granularity; the last granule of the second is cut by the disk's end.
-const DISKS: [DiskSpec; 2] = [
+pub(crate) const DISKS: [DiskSpec; 2] = [
     DiskSpec { node: "d0", size_bytes: 64 << 20, options: "" },
     DiskSpec { node: "d1", size_bytes: (6 << 20) + 512, options: "cluster_size=4096" },
 ];
@@ -49,11 +49,7 @@ impl Log {
                 let request = until.map_or(request, |until: &String| request.until(until.as_bytes()));
                 let diff = image.diff(&request, &mut Unobserved).unwrap_or_else(|error| panic!("{error}"));
                 let granule = GRANULE_BYTES[disk];
-                let found: BTreeSet<u64> = diff
-                    .bitmap
-                    .extents(0, u64::MAX)
-                    .flat_map(|extent| extent.offset / granule..(extent.offset + extent.len_bytes).div_ceil(granule))
-                    .collect();
+                let found = dirty_granules(&diff.bitmap, granule);
                 let expected = self.dirty(disk, moment[disk], end[disk]);
                 assert_eq!(found, expected, "{}: {since} to {until:?}", DISKS[disk].node);
             }
@@ -61,12 +57,19 @@ impl Log {
     }
 }
 
-fn connect(hypervisor: &Hypervisor) -> Machine {
+/// The granules of this size that are dirty.
+pub(crate) fn dirty_granules(bitmap: &checkmap::Bitmap, granule: u64) -> BTreeSet<u64> {
+    let granules =
+        |extent: checkmap::Extent| extent.offset / granule..(extent.offset + extent.len_bytes).div_ceil(granule);
+    bitmap.extents(0, u64::MAX).flat_map(granules).collect()
+}
+
+pub(crate) fn connect(hypervisor: &Hypervisor) -> Machine {
     let options = Options::default().nbd_socket(hypervisor.nbd_socket());
     Machine::connect(Monitor::Socket(hypervisor.qmp()), &options, &mut Unobserved).expect("checkmap connects")
 }
 
-fn open(machine: &Machine) -> Vec<Image> {
+pub(crate) fn open(machine: &Machine) -> Vec<Image> {
     let disks = machine.disks().expect("disks");
     let host = |disk| machine.host(disk).expect("a host");
     disks.iter().map(|disk| Image::on(host(disk), Path::new(disk.title()), &OpenOptions::new(Access::Write))).collect()

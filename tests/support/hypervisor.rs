@@ -143,6 +143,11 @@ impl Hypervisor {
         }
     }
 
+    /// A writer of its own, for another thread; over NBD only.
+    pub fn another_writer(&self, disk: usize) -> NbdWriter {
+        NbdWriter::connect(&self.nbd_socket().expect("a server"), self.disks[disk].node)
+    }
+
     /// Whether nothing of checkmap's is in the hypervisor.
     pub fn assert_tidy(&mut self) {
         let exports = self.command("query-block-exports", json!({}));
