@@ -233,6 +233,47 @@ def test_323_plan(fails):
         checkmap.plan_qmp(7, ["d0"], "create", "b")
 
 
+class Monitor:
+    """A client of QMP: what a hypervisor manager has of its own."""
+
+    def __init__(self):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect("qmp")
+        self.lines = self.socket.makefile("r")
+        self.lines.readline()
+        self.command({"execute": "qmp_capabilities"})
+
+    def command(self, command):
+        self.socket.sendall(json.dumps(command).encode() + b"\n")
+        while True:
+            answer = json.loads(self.lines.readline())
+            if "event" not in answer:
+                return answer
+
+    def close(self):
+        self.lines.close()
+        self.socket.close()
+
+
+def test_323_a_plan_does_what_it_says(daemon):
+    monitor = Monitor()
+
+    def carry_out(*verb, **options):
+        nodes = json.dumps(monitor.command({"execute": "query-named-block-nodes", "arguments": {"flat": True}}))
+        for command in checkmap.plan_qmp(nodes, ["d1"], *verb, **options)["commands"]:
+            assert "return" in monitor.command(command), command
+
+    carry_out("create", "d")
+    daemon.write("d1", "8M 64k")
+    carry_out("create", "e")
+    carry_out("rename", "b", "z")
+    carry_out("delete", names=["c"])
+    monitor.close()
+    with checkmap.Machine("qmp", nbd_socket=NBD) as machine, machine.image("d1") as image:
+        assert [point.name for point in image.checkpoints()] == ["a", "z", "d", "e"]
+        assert extents(image, "d", "e") == [(8 * MIB, 64 * KIB)]
+
+
 def test_324_list_with(image_copy):
     path = image_copy("chain.qcow2")
     subprocess.run(["qemu-img", "bitmap", "--add", path, "daily"], check=True)
