@@ -3,7 +3,7 @@
 include libcheckmap/build.mk
 
 .PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-package \
-	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-segments \
+	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-live bench-segments \
 	bench-python wheel check-python-types example man completions
 
 test:
@@ -42,14 +42,17 @@ test-package:
 test-s390x:
 	scripts/test-s390x
 
-# What Miri can run: portable kernels, containers, bitmaps, memory; needs a nightly compiler with the component miri.
+# What Miri can run: kernels but those of AVX-512, containers, memory, C calls on bitmaps and segments. Takes about ten minutes;
+# needs a nightly compiler with the component miri.
 miri:
 	scripts/test-miri
 
-# Licences, sources and known advisories of all crates, by cargo-deny; the advisories need the network.
+# Licences, sources and known advisories of all crates, by cargo-deny. The advisories come from github.com; where that is out
+# of reach, `DENY='bans licenses sources'` checks the rest.
+DENY ?=
 deny:
 	@command -v cargo-deny >/dev/null || { echo "deny: cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
-	cargo deny --locked --all-features check
+	cargo deny --locked --all-features check $(DENY)
 
 # Coverage-guided fuzzing, FUZZ_SECONDS for each target; needs cargo-fuzz and a nightly compiler, or RUSTC_BOOTSTRAP=1.
 # cargo-fuzz has no `--locked`, so the lock file is held against the manifest before.
@@ -85,6 +88,11 @@ bench-delete:
 	cargo build --release --locked --features cli
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-delete -- \
 		target/release/checkmap $(DELETE_RUNS) $(DELETE_CASES)
+
+# A diff of a running disk of 16 TiB beside QEMU's own merge: how long another client waits. Runs of each.
+LIVE_RUNS ?= 5
+bench-live:
+	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-live -- $(LIVE_RUNS)
 
 # The union of eight segments, 4 GiB in all, beside cat and dd; TMPDIR needs 5 GiB. Runs of each, and how many threads.
 SEGMENT_RUNS ?= 5

@@ -40,11 +40,19 @@ complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "rename" -d 'Renam
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "commit-bitmaps" -d 'Let a base take in the checkpoints of the images above it, before or after their data are committed'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "check" -d 'Verify every structure and rule of an image'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "segment" -d 'Work with bitmaps in files of checkmap\'s own, which may be larger than memory'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "completions" -d 'Print the completions for a shell'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "man" -d 'Print the manual page, for man -l'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
@@ -54,6 +62,13 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand info" -s U -l force-sh
 complete -c checkmap -n "__fish_checkmap_using_subcommand info" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand info" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
@@ -65,6 +80,13 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand list" -s U -l force-sh
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l granularity -d 'How much of the disk one bit stands for: a power of two from 512 to 2G. Default: as the newest checkpoint, else the cluster size, from 4K to 64K; larger where the disk needs it' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
@@ -75,6 +97,13 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l dry-run -d 
 complete -c checkmap -n "__fish_checkmap_using_subcommand create" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand create" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
@@ -100,6 +129,13 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l dry-run -d 'C
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
@@ -110,6 +146,13 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l dry-run -d 
 complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l since -d 'The checkpoint since which' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l until -d 'The checkpoint until which; now without it' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l format -d 'The format of the answer [default: table]' -r -f -a "json\t'One JSON document with the dirty extents'
@@ -134,10 +177,16 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l top-layer-onl
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l bitmap -d 'The bitmap\'s own name, in quotes: \'mon->tue\'' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l context -d 'The bitmap as the NBD server names it, in quotes: \'qemu:dirty-bitmap:mon->tue\'' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l granularity -d 'With --context: the granularity of the answer, to which it is rounded outward. NBD does not tell that of the bitmap; default: the largest power of two from 512 to 64K of which all bounds are multiples' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l timeout -d 'With --context: how many seconds the server may take for each answer [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l format -d 'The format of the answer [default: table]' -r -f -a "json\t'One JSON document with the dirty extents'
 table\t'For people'
 csv\t'One dirty extent a line: start,length in bytes'
@@ -157,6 +206,13 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l summary -d 'P
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l into -d 'The bitmap that takes in the others' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
@@ -165,6 +221,20 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l dry-run -d '
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l dry-run -d 'Change nothing: print what would be done, one step a line; the exit status is that of the real run'
+complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
@@ -237,20 +307,21 @@ never\t'Never, as with --quiet'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand man" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand man" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "info" -d 'Show an image, its bitmaps and the intervals they cover'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "list" -d 'List the checkpoints, oldest first'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "create" -d 'Create a checkpoint'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "delete" -d 'Delete checkpoints, in one step, or all that cannot be trusted'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "drop" -d 'Drop what lies before a checkpoint, one bitmap, or all bitmaps, damaged or not'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "rename" -d 'Rename a checkpoint'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "check" -d 'Verify every structure and rule of an image'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "segment" -d 'Work with bitmaps in files of checkmap\'s own, which may be larger than memory'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "completions" -d 'Print the completions for a shell'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "man" -d 'Print the manual page, for man -l'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge check segment completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "info" -d 'Show an image, its bitmaps and the intervals they cover'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "list" -d 'List the checkpoints, oldest first'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "create" -d 'Create a checkpoint'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "delete" -d 'Delete checkpoints, in one step, or all that cannot be trusted'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "drop" -d 'Drop what lies before a checkpoint, one bitmap, or all bitmaps, damaged or not'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "rename" -d 'Rename a checkpoint'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "commit-bitmaps" -d 'Let a base take in the checkpoints of the images above it, before or after their data are committed'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "check" -d 'Verify every structure and rule of an image'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "segment" -d 'Work with bitmaps in files of checkmap\'s own, which may be larger than memory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "completions" -d 'Print the completions for a shell'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "man" -d 'Print the manual page, for man -l'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "merge" -d 'Unite segments into a new one, with bounded memory'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "diff" -d 'Show where two segments differ, and which of them is dirty there'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "info" -d 'Show what a segment holds'

@@ -24,7 +24,8 @@
  *   changes the image succeeds: one that fails, or only rehearses, leaves it.
  * - After fork() without exec a child may go on with bitmaps and segments. A bitmap that another thread was changing at the
  *   fork, or putting in order to read it, is -EDEADLK there at every call but the one that frees it. A child must not use
- *   or close images, whose locks it shares with its parent. What the first calls of a process prepare, no child waits for.
+ *   or close images and machines, whose locks and connections it shares with its parent. What the first calls of a process
+ *   prepare, no child waits for.
  */
 
 #ifndef CHECKMAP_H
@@ -180,6 +181,9 @@
 /** A fork caught another thread in the middle of a change of this object: what the child holds may be half a state. (EDEADLK) */
 #define CHECKMAP_ERROR_TORN_BY_FORK 31
 
+/** A running hypervisor refused a command, or the connection to it broke. (EREMOTEIO) */
+#define CHECKMAP_ERROR_HYPERVISOR 32
+
 /** Do not look at the layers below the image: the caller knows that they do not matter. */
 #define CHECKMAP_OPT_TOP_LAYER_ONLY 1
 
@@ -229,6 +233,24 @@
 /** No bitmap of this image can be used; checkmap_image_trouble() says why. */
 #define CHECKMAP_IMAGE_TROUBLE 4
 
+/** No checkpoint can be made on the disk: its format keeps no bitmaps, or it is read-only. */
+#define CHECKMAP_DISK_UNFIT 1
+
+/** A new checkpoint: name, granularity, model. */
+#define CHECKMAP_PLAN_CREATE 1
+
+/** Checkpoints deleted in one step: names, model, flags. */
+#define CHECKMAP_PLAN_DELETE 2
+
+/** Another name for a checkpoint: name, other, model. */
+#define CHECKMAP_PLAN_RENAME 3
+
+/** The union of stored bitmaps into one of them: names, and name for the one that grows. */
+#define CHECKMAP_PLAN_MERGE 4
+
+/** The exports whose union is a diff, on an NBD server that runs: since name, until other or now, export_name, model. */
+#define CHECKMAP_PLAN_DIFF 5
+
 /**
  * Which granules of a disk are dirty: one bit for each.
  *
@@ -242,6 +264,14 @@ typedef struct checkmap_bitmap checkmap_bitmap;
  * Calls that take it as const may run concurrently.
  */
 typedef struct checkmap_image checkmap_image;
+
+/**
+ * A running hypervisor: one connection, which all images of its disks share.
+ *
+ * A monitor of QEMU talks to one client at a time. So disks that a program uses together come from one machine, by
+ * checkmap_machine_image(); a second connection to the same socket would wait for the first one, and be -EBUSY.
+ */
+typedef struct checkmap_machine checkmap_machine;
 
 /** The findings of a check. A report outlives the thing that was checked. */
 typedef struct checkmap_report checkmap_report;
@@ -404,6 +434,98 @@ typedef struct checkmap_summary {
     int64_t reserved;
 } checkmap_summary;
 
+/**
+ * How a running hypervisor is worked with; begin with CHECKMAP_QMP_OPTS_INIT. NULL stands for the defaults. It can grow,
+ * see checkmap_opts.
+ */
+typedef struct checkmap_qmp_opts {
+    /** sizeof(struct checkmap_qmp_opts) */
+    uint32_t size;
+    /**
+     * How long to wait for a monitor that says nothing, as another client has it, for each answer of an NBD server, and for
+     * another client of checkmap at work, in milliseconds; 0 is 30 seconds.
+     */
+    uint32_t timeout_ms;
+    /**
+     * A change that is expected to stop the disks of the machine for longer than these milliseconds is -EBUSY; 0 is no
+     * limit.
+     */
+    uint64_t max_stall_ms;
+    /**
+     * The Unix socket of the NBD server that runs in the hypervisor already; NULL where none runs: one is started for as
+     * long as a diff needs it.
+     */
+    const char *nbd_socket;
+    /** The bytes of that path. */
+    size_t nbd_socket_len;
+    /** Told of the opening, and asked whether to go on; or NULL. The images take that of checkmap_opts. */
+    checkmap_progress_fn progress;
+    /** Handed to progress. */
+    void *user_data;
+} checkmap_qmp_opts;
+
+/** A disk of a running hypervisor. Frozen. */
+typedef struct checkmap_disk {
+    /** The name of its device, or of its node where there is no device: UTF-8 without a NUL behind it. */
+    const char *title;
+    /** The bytes of that name. */
+    size_t title_len;
+    /** The name of the block node at its top, without a NUL behind it. */
+    const char *node;
+    /** The bytes of that name. */
+    size_t node_len;
+    /** The file of that node, as the hypervisor names it, without a NUL behind it. */
+    const char *file;
+    /** The bytes of that name. */
+    size_t file_len;
+    /** Its size in bytes. */
+    uint64_t disk_size;
+    /** CHECKMAP_DISK_... */
+    uint32_t flags;
+    /** 0. */
+    uint32_t reserved;
+    /** 0. */
+    uint64_t reserved2[4];
+} checkmap_disk;
+
+/** What to plan; begin with CHECKMAP_PLAN_REQUEST_INIT. It can grow, see checkmap_opts. */
+typedef struct checkmap_plan_request {
+    /** sizeof(struct checkmap_plan_request) */
+    uint32_t size;
+    /** CHECKMAP_PLAN_... */
+    uint32_t verb;
+    /** The names of the disk's block nodes in UTF-8, the top one first. */
+    const char *const *nodes;
+    /** The bytes of each of these names. */
+    const size_t *node_lens;
+    /** The number of the nodes. */
+    size_t node_count;
+    /** The checkpoint or the bitmap that the verb is about. */
+    const char *name;
+    /** The bytes of that name. */
+    size_t name_len;
+    /** The second checkpoint, or the new name; NULL for none. */
+    const char *other;
+    /** The bytes of that name. */
+    size_t other_len;
+    /** The checkpoints to delete, or the bitmaps to merge. */
+    const char *const *names;
+    /** The bytes of each of these names. */
+    const size_t *name_lens;
+    /** The number of these names. */
+    size_t name_count;
+    /** What the exports of a diff and their nodes are called, in UTF-8. */
+    const char *export_name;
+    /** The bytes of that name. */
+    size_t export_name_len;
+    /** The granularity of a new bitmap in bytes; 0 is the default. */
+    uint64_t granularity;
+    /** The CHECKMAP_MODEL_... to insist on, as that of checkmap_opts. */
+    uint32_t model;
+    /** 0, or CHECKMAP_OPT_FORCE_INCONSISTENT. */
+    uint32_t flags;
+} checkmap_plan_request;
+
 /** What a segment holds, and what it takes; begin with CHECKMAP_SEGMENT_INFO_INIT. It can grow, see checkmap_opts. */
 typedef struct checkmap_segment_info {
     /** sizeof(struct checkmap_segment_info) */
@@ -465,8 +587,8 @@ const char *checkmap_last_error(void);
  * It is for programs and other languages that have words of their own for them. A mark is the byte 0x1e, a name, the
  * byte 0x1f, what checkmap_last_error() has in this place, and the byte 0x1e again. The names are OPEN_FOR_NAMES,
  * NO_LOCK, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DELETE_INCONSISTENT, DROP_BEFORE, DROP_BITMAP, DROP_ALL, FOREIGN_TOO,
- * MODEL, UNTIL, CHECK and LIST; one may be followed by = and what to call it with, as in MODEL=interval. More can come,
- * so take the second part for a name that is unknown.
+ * MODEL, UNTIL, CHECK, LIST, CREATE, NBD_SOCKET and MAX_STALL; one may be followed by = and what to call it with, as in
+ * MODEL=interval. More can come, so take the second part for a name that is unknown.
  *
  * Returns: the text, never NULL; "no error" before the first error.
  *
@@ -1088,6 +1210,9 @@ int checkmap_image_check(const struct checkmap_image *image,
  * - -EBADMSG: the image is damaged.
  * - -ENOSPC: the disk that holds the image is full.
  * - -ESTALE: the image changed under a handle that holds no locks.
+ * - -EBUSY: of a running hypervisor: another client of checkmap is at work, a bitmap that takes part is in use, or the step
+ *   would stop the machine for longer than max_stall_ms.
+ * - -EREMOTEIO: a running hypervisor refused a command, or the connection to it broke.
  * - -EIO: with kind CHECKMAP_ERROR_COMMIT_IN_DOUBT writing failed after the commit began: then the image holds the
  *   state before or the state after, whole.
  * - what the system says, such as -EIO with kind CHECKMAP_ERROR_IO.
@@ -1210,7 +1335,7 @@ int checkmap_checkpoint_rename_with(struct checkmap_image *image,
  *
  * To say how much is dirty it reads their bitmaps, once for all calls until the next change; what cannot be read is -1.
  * An image with cumulative checkpoints gives an order only as far as the bits tell one. Where it has intervals and
- * libvirt's cumulative checkpoints, these are the intervals; checkmap_stored_list() tells the others.
+ * libvirt's cumulative checkpoints, these are the intervals; checkmap_checkpoint_list_with() lists the others.
  *
  * Returns: how many checkpoints there are in all; or a negative errno.
  *
@@ -1228,10 +1353,29 @@ int64_t checkmap_checkpoint_list(const struct checkmap_image *image,
                                  size_t max);
 
 /**
+ * checkmap_checkpoint_list() with options: of an image with intervals and libvirt's cumulative checkpoints, model says
+ * which are listed.
+ *
+ * Options: progress, model.
+ *
+ * Returns: how many checkpoints there are in all; or a negative errno.
+ *
+ * Ownership: the names live until a call that changes the image succeeds, or its end, and may be passed to that call.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped.
+ * - as checkmap_checkpoint_list()
+ */
+int64_t checkmap_checkpoint_list_with(const struct checkmap_image *image,
+                                      const struct checkmap_opts *opts,
+                                      struct checkmap_checkpoint *out,
+                                      size_t max);
+
+/**
  * Makes a bitmap of the blocks that changed since a checkpoint, until another one or, with until NULL, until now.
  *
  * It is never short: a gap in the knowledge is an error. A diff until now is that of the image as it is stored: a
- * running QEMU holds newer writes.
+ * running QEMU holds newer writes, but where it is asked itself, see checkmap_machine_image().
  *
  * Errors:
  * - -ENOENT: no checkpoint has this name, with kind CHECKMAP_ERROR_NOT_FOUND. A missing file has the same errno, and
@@ -1244,6 +1388,8 @@ int64_t checkmap_checkpoint_list(const struct checkmap_image *image,
  * - -EINVAL: a name that cannot be.
  * - -ENAMETOOLONG: a name of more than 510 bytes.
  * - -ESTALE: the image changed under a handle that holds no locks.
+ * - -EBUSY: of a running hypervisor: another client of checkmap is at work, or a bitmap of the span is in use.
+ * - -EREMOTEIO: a running hypervisor refused a command, or the connection to it broke.
  * - what the system says, such as -EIO.
  */
 int checkmap_diff(const struct checkmap_image *image,
@@ -1382,6 +1528,175 @@ int checkmap_stored_drop(struct checkmap_image *image,
  */
 int checkmap_stored_drop_all(struct checkmap_image *image,
                              const struct checkmap_opts *opts);
+
+/**
+ * Connects to the QMP monitor of a running QEMU, and removes what clients that were killed left in it.
+ *
+ * The monitor is the caller's from now on until the machine and all images of it are closed: give it one of its own, as QEMU
+ * serves one client a monitor. The call reads which disks there are; nothing is changed for the guest.
+ *
+ * Ownership: the paths in opts are copied.
+ *
+ * Errors:
+ * - -EBUSY: the monitor said nothing in time, as another client has it, or another client of checkmap was at work all
+ *   the time.
+ * - -ENOENT: no such socket, with kind CHECKMAP_ERROR_IO.
+ * - -ECONNREFUSED: nobody listens there, with kind CHECKMAP_ERROR_IO.
+ * - -EBADMSG: the answers are not those of QEMU.
+ * - -EREMOTEIO: QEMU refused a command, or the connection broke.
+ * - -EINVAL: an empty path, or one with a NUL inside.
+ * - -ENAMETOOLONG: a path that is too long.
+ * - -ECANCELED: the call was stopped.
+ * - what the system says, such as -EACCES.
+ */
+int checkmap_machine_open(const char *socket,
+                          size_t len,
+                          const struct checkmap_qmp_opts *opts,
+                          struct checkmap_machine **out);
+
+/**
+ * Fills out with the disks of the machine, max at most; with out NULL it only counts.
+ *
+ * They are those of the guest's devices at the time of the opening, in the order of the hypervisor; where it has no devices, all
+ * images that nothing stands on.
+ *
+ * Returns: how many disks there are in all; or a negative errno.
+ *
+ * Ownership: the texts live as long as the machine.
+ */
+int64_t checkmap_machine_disks(const struct checkmap_machine *machine,
+                               struct checkmap_disk *out,
+                               size_t max);
+
+/**
+ * Opens a disk of a machine as an image, whose calls go to the hypervisor over the machine's connection.
+ *
+ * node has node_len bytes: the name of a node, of a device or its id, or the file of an image. Every call on images
+ * serves this one; a checkpoint exists in the hypervisor's memory until the disk is closed there, so after a crash of it the
+ * chain has ended. Images of one machine change in one step by checkmap_checkpoint_create_many(). The image may outlive the
+ * handle of the machine.
+ *
+ * Errors:
+ * - -ENOENT: no disk is called so, with kind CHECKMAP_ERROR_NOT_FOUND.
+ * - -EEXIST: two disks are called so.
+ * - -EINVAL: an empty name, or one that is no UTF-8.
+ * - -EPROTO: the layers below the disk form none that can be read.
+ * - -EBADMSG: the answers are not those of QEMU.
+ * - -EREMOTEIO: QEMU refused a command, or the connection broke.
+ */
+int checkmap_machine_image(const struct checkmap_machine *machine,
+                           const char *node,
+                           size_t node_len,
+                           struct checkmap_image **out);
+
+/**
+ * Ends a machine, a poisoned one too; its connection ends with the last image of it.
+ *
+ * NULL is fine.
+ */
+void checkmap_machine_close(struct checkmap_machine *machine);
+
+/**
+ * Opens one disk of a running QEMU as an image, with a connection of its own.
+ *
+ * It is checkmap_machine_open() and checkmap_machine_image() in one, for programs that need one disk. A second call on the
+ * same socket while the image is open is -EBUSY: several disks come from one machine.
+ *
+ * Ownership: the paths in opts are copied.
+ *
+ * Errors:
+ * - -ENOENT: no such socket, with kind CHECKMAP_ERROR_IO; no disk is called so, with kind CHECKMAP_ERROR_NOT_FOUND.
+ * - -EINVAL: an empty path or name, a path with a NUL inside, or a name that is no UTF-8.
+ * - as checkmap_machine_open() without -ENOENT, -EINVAL
+ * - as checkmap_machine_image() without -ENOENT, -EINVAL
+ */
+int checkmap_image_open_qmp(const char *socket,
+                            size_t len,
+                            const char *node,
+                            size_t node_len,
+                            const struct checkmap_qmp_opts *opts,
+                            struct checkmap_image **out);
+
+/**
+ * Creates a checkpoint of the same moment on n images, in one atomic step: on all of them, or on none.
+ *
+ * The images are disks of one machine, see checkmap_machine_image(); a single one may be of any kind. Name and granularity
+ * are those of checkmap_checkpoint_create(). On every error but the one of kind CHECKMAP_ERROR_COMMIT_IN_DOUBT no image has
+ * changed; the message names the image. After that one all of them hold the state before, or all the state after.
+ *
+ * Options: progress, model, DRY_RUN.
+ *
+ * Errors:
+ * - -EINVAL: no image, the same one twice, a name or a granularity that cannot be.
+ * - -ENOTSUP: the images cannot change in one step, or one cannot take it: a limit of its format, a version without
+ *   bitmaps.
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_checkpoint_create() without -EINVAL, -ENOTSUP
+ */
+int checkmap_checkpoint_create_many(struct checkmap_image *const *images,
+                                    size_t n,
+                                    const char *name,
+                                    size_t len,
+                                    uint64_t granularity,
+                                    const struct checkmap_opts *opts);
+
+/**
+ * Deletes checkpoints on n images, in one atomic step: on all of them, or on none.
+ *
+ * names and lens have count elements each; the images are as those of checkmap_checkpoint_create_many(). Each image has
+ * all of these checkpoints. On every error but the one of kind CHECKMAP_ERROR_COMMIT_IN_DOUBT no image has changed; the message
+ * names the image. In a running hypervisor the bitmaps are merged inside of it, which stops every disk of the machine:
+ * max_stall_ms of checkmap_qmp_opts limits that.
+ *
+ * Options: progress, model, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DRY_RUN.
+ *
+ * Errors:
+ * - -EINVAL: no image, the same one twice, no name, or one that cannot be.
+ * - -ENOTSUP: the images cannot change in one step, or one cannot take it: a limit of its format, a version without
+ *   bitmaps.
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_checkpoint_delete() without -EINVAL, -ENOTSUP
+ */
+int checkmap_checkpoint_delete_many(struct checkmap_image *const *images,
+                                    size_t n,
+                                    const char *const *names,
+                                    const size_t *lens,
+                                    size_t count,
+                                    const struct checkmap_opts *opts);
+
+/**
+ * Plans a change or a diff of a disk of a running QEMU, for programs that send commands themselves: nothing is sent.
+ *
+ * nodes_json has len bytes: the answer to query-named-block-nodes. The result is JSON in UTF-8 without a NUL behind it:
+ * commands, the QMP commands to send in their order, without one there is nothing to do; stall_ms, how long every disk of the
+ * machine is expected to stand still; warnings. For a diff also granularity, exports, each with its name and the contexts
+ * to ask for, and cut_off, stretches that changed beside. The union of all these is the diff. With out_json NULL it only tells
+ * how many bytes the JSON takes. The same input always gives the same JSON. Between the answer and the commands nobody else may
+ * change the bitmaps.
+ *
+ * Returns: how many bytes the JSON takes; or a negative errno.
+ *
+ * Ownership: the texts of request are read during the call only.
+ *
+ * Errors:
+ * - -ERANGE: a cap that is too small.
+ * - -EBADMSG: nodes_json is none of QEMU's.
+ * - -ENOENT: a node, checkpoint or bitmap that is not there.
+ * - -EEXIST: a checkpoint of the new name is there already.
+ * - -EINVAL: an unknown verb, flag or model, no node, a name or a granularity that cannot be.
+ * - -ENAMETOOLONG: a name of more than 510 bytes.
+ * - -EUCLEAN: a bitmap that takes part is inconsistent.
+ * - -EPROTO: a gap in the recording, an order that cannot be, names that form no chain, an unknown model, or a layer below
+ *   that takes part.
+ * - -EBUSY: a bitmap that takes part is in use in the hypervisor.
+ * - -EROFS: the node is read-only.
+ * - -ENOTSUP: the node keeps no bitmaps.
+ */
+int64_t checkmap_plan_qmp(const char *nodes_json,
+                          size_t len,
+                          const struct checkmap_plan_request *request,
+                          char *out_json,
+                          size_t cap);
 
 /**
  * Opens the segment in the file at path: reads and checks its header, its trailer and its directory.
@@ -1632,6 +1947,11 @@ int checkmap_segment_merge_info(const struct checkmap_segment *const *segments,
     { sizeof(struct checkmap_image_info), 0, NULL, 0, 0, 0, NULL, 0, NULL, 0, 0, 0 }
 /** A place for the facts of a segment. */
 #define CHECKMAP_SEGMENT_INFO_INIT { sizeof(struct checkmap_segment_info), 0, 0, 0, 0, 0, 0, 0, 0 }
+/** The defaults of a running hypervisor. */
+#define CHECKMAP_QMP_OPTS_INIT { sizeof(struct checkmap_qmp_opts), 0, 0, NULL, 0, NULL, NULL }
+/** An empty request. */
+#define CHECKMAP_PLAN_REQUEST_INIT \
+    { sizeof(struct checkmap_plan_request), 0, NULL, NULL, 0, NULL, 0, NULL, 0, NULL, NULL, 0, NULL, 0, 0, 0, 0 }
 
 #ifdef __cplusplus
 }

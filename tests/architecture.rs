@@ -31,7 +31,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "capi",
         &[
             "error", "fault", "fork", "memory", "geometry", "progress", "io", "pool", "bitmap", "segment", "chain",
-            "image",
+            "image", "qemu", "planner",
         ],
     ),
 ];

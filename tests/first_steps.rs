@@ -37,9 +37,9 @@ impl Machine {
         machine.tool("id", &format!("echo {user}"));
         machine.tool("apt-get", "echo apt-get \"$@\" >&2");
         let known: String = (candidates.iter())
-            .map(|(package, version)| format!("*' {package}') echo '  Candidate: {version}' ;;\n"))
+            .map(|(package, version)| format!("{package}) echo '{package}:'; echo '  Candidate: {version}' ;;\n"))
             .collect();
-        machine.tool("apt-cache", &format!("case \" $*\" in\n{known}esac"));
+        machine.tool("apt-cache", &format!("for package; do case $package in\n{known}esac; done"));
         machine.tool("dpkg-query", "exit 1");
         // `setup` asks it only whether a version of QEMU is older than 8.
         machine.tool("dpkg", "case $2 in 1:7*) exit 0 ;; *) exit 1 ;; esac");
@@ -85,6 +85,7 @@ fn a_plain_user_is_told_all_that_is_missing() {
                 "clang",
                 "make",
                 "qemu-utils",
+                "qemu-system-x86=1:10.0.13+ds-0",
                 "libnbd-bin",
                 "libnbd-dev",
                 "mandoc",
@@ -163,8 +164,8 @@ fn all_of_qemu_is_of_one_suite() {
         let qemu = named.iter().filter(|package| package.starts_with("qemu-")).map(|package| (*package).to_owned());
         qemu.collect::<Vec<_>>()
     };
-    assert_eq!(daemon(&Machine::new(1000, TRIXIE)), ["qemu-utils"]);
-    let pinned = ["qemu-system-common=1:7.2+dfsg-7+b3", "qemu-utils"];
+    assert_eq!(daemon(&Machine::new(1000, TRIXIE)), ["qemu-system-x86=1:10.0.13+ds-0", "qemu-utils"]);
+    let pinned = ["qemu-system-common=1:7.2+dfsg-7+b3", "qemu-system-x86=1:7.2+dfsg-7+b3", "qemu-utils"];
     assert_eq!(daemon(&Machine::new(1000, BOOKWORM)), pinned);
     // A newer one of backports stays as it is: the missing package is asked for in its very version, or not at all.
     let machine = Machine::new(1000, BOOKWORM);
@@ -172,7 +173,7 @@ fn all_of_qemu_is_of_one_suite() {
     for tool in ["qemu-img", "qemu-io", "qemu-nbd"] {
         machine.tool(tool, "");
     }
-    assert_eq!(daemon(&machine), ["qemu-system-common=1:10.0.2~bpo12"]);
+    assert_eq!(daemon(&machine), ["qemu-system-common=1:10.0.2~bpo12", "qemu-system-x86=1:10.0.2~bpo12"]);
 }
 
 fn cargo(arguments: &[&str]) -> String {

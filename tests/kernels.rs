@@ -11,6 +11,19 @@ use proptest::prelude::*;
 use proptest::sample::select as choose;
 use std::collections::BTreeSet;
 
+/// One case of 23, and fewer places in each, where Miri runs them: it is a thousand times slower than the
+/// machine.
+const THIN: usize = if cfg!(miri) { 23 } else { 1 };
+/// There one round with runs, of few positions each.
+const ROUND: usize = if cfg!(miri) { 1003 } else { 1 };
+const PLACES: usize = if cfg!(miri) { 2 } else { 40 };
+const CASES: u32 = if cfg!(miri) { 1 } else { 400 };
+
+/// The sets of kernels to try; under Miri the chosen one.
+fn sets() -> Vec<&'static Kernels> {
+    if cfg!(miri) { vec![select()] } else { all_available() }
+}
+
 fn words_of(list: &[u16]) -> Box<Words> {
     let mut words = Box::new([0; WORDS]);
     list.iter().for_each(|&item| words[usize::from(item) / 64] |= 1 << (item % 64));
@@ -109,7 +122,7 @@ fn check_lists(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     }
     assert_eq!((kernels.list_runs)(a), runs_of(a).len());
     assert!((kernels.is_ascending)(a));
-    for place in 1..a.len().min(40) {
+    for place in 1..a.len().min(PLACES) {
         let mut broken = a.to_vec();
         broken.swap(place - 1, place);
         assert!(!(kernels.is_ascending)(&broken));
@@ -142,7 +155,7 @@ fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     assert!(bytes.iter().copied().eq(expected.flat_map(u16::to_le_bytes)), "{:?}", kernels.level);
     assert!(beyond.iter().all(|byte| *byte == 7), "{:?}", kernels.level);
     assert_eq!((kernels.apart_ones)(&x), Some(a.len() as u32), "{:?}", kernels.level);
-    for place in 0..x.len().min(40) {
+    for place in 0..x.len().min(PLACES) {
         for (first, last) in [(0, -1), (1, 0), (-1, 0), (-2, 0), (0, 1), (0, 2), (30_000, 30_000)] {
             let mut broken = x.clone();
             let [from, to] = &mut broken[place];
@@ -256,7 +269,7 @@ fn lists() -> impl Strategy<Value = Vec<u16>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_is_spread_or_unpacked_comes_to_the_same_bits(
@@ -269,7 +282,7 @@ proptest! {
 
     #[test]
     fn pairs_that_are_no_runs_change_nothing_beside_the_words(
-        runs in prop::collection::vec(any::<(u16, u16)>(), 0..60), near in any::<bool>(),
+        runs in prop::collection::vec(any::<(u16, u16)>(), 0..3 * PLACES / 2), near in any::<bool>(),
     ) {
         let runs: Vec<Pair> =
             runs.into_iter().map(|(first, last)| [first, if near { first ^ (last % 128) } else { last }]).collect();
@@ -277,6 +290,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it lists all positions of a chunk again and again: hours")]
     fn every_set_agrees_with_plain_loops(
         a in lists(), b in lists(), start in 0usize..17, window in any::<(u16, u16)>(),
     ) {
@@ -290,8 +304,9 @@ fn bytes_of_every_kind_at_the_limits_of_what_is_packed() {
     for len in [0, 1, 63, 64, MASKS - 1, MASKS, MASKS + 1, 9 * MASKS - 1, 9 * MASKS, 9 * MASKS + 63, 9 * MASKS + 64]
         .into_iter()
         .chain([most - 65, most - 64, most - 63, most - 1, most, most + 1, most + 56])
+        .step_by(THIN.min(9))
     {
-        for byte in [0xff, 0x80, 1, 0] {
+        for byte in [0xff, 0x80, 1, 0].into_iter().step_by(THIN.min(3)) {
             let mut bytes = vec![byte; len];
             check_any_bytes(&bytes);
             bytes.iter_mut().take(MASKS).for_each(|mask| *mask = 0xff);
@@ -303,9 +318,9 @@ fn bytes_of_every_kind_at_the_limits_of_what_is_packed() {
 #[test]
 fn every_length_and_alignment_of_two_lists() {
     let pool: Vec<u16> = (0..2000u32).map(|item| (item.wrapping_mul(0x9e37_79b9) >> 21) as u16).collect();
-    for kernels in all_available() {
-        for len in 0..70 {
-            for other in [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, len, 300] {
+    for kernels in sets() {
+        for len in (0..70).step_by(2 * THIN - 1) {
+            for other in [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, len, 300].into_iter().step_by(THIN.min(7)) {
                 let mut a: Vec<u16> = pool[..len].to_vec();
                 let mut b: Vec<u16> = pool[1000..1000 + other].to_vec();
                 for list in [&mut a, &mut b] {
@@ -329,8 +344,8 @@ fn every_length_and_alignment_of_two_lists() {
 #[test]
 fn extents_of_every_length_behind_any_number_of_others() {
     let mut state = 1u32;
-    for kernels in all_available() {
-        for len in 0..300 {
+    for kernels in sets() {
+        for len in (0..300).step_by(6 * THIN - 5) {
             for most in [1, 2, 3, 60] {
                 let mut item = (len % 3) as u16;
                 let mut list: Vec<u16> = (0..len)
@@ -356,7 +371,7 @@ fn few_runs_are_united_at_once() {
         state = state.wrapping_mul(0x915f_77f5).wrapping_add(0x3c6e_f35f);
         (state >> 8) % below
     };
-    for round in 0..2000 {
+    for round in (0..2000).step_by(ROUND) {
         let (mut all, mut groups) = (BTreeSet::new(), 0);
         let (mut runs, mut bits): (Vec<Vec<Pair>>, Vec<Vec<u16>>) = (Vec::new(), Vec::new());
         let wanted = round % (FEW_RUNS + 1);
@@ -383,7 +398,7 @@ fn few_runs_are_united_at_once() {
         let most = runs.iter().map(Vec::len).chain(bits.iter().map(Vec::len)).sum();
         let runs: Vec<&[Pair]> = runs.iter().map(|list| &list[..]).collect();
         let bits: Vec<&[u16]> = bits.iter().map(|list| &list[..]).collect();
-        for kernels in all_available() {
+        for kernels in sets() {
             let found = filled(most, 1, [7, 7], |out| (kernels.unite_few_runs)(&runs, &bits, out));
             assert_eq!(found, expected, "{:?} {round}", kernels.level);
         }
@@ -392,10 +407,10 @@ fn few_runs_are_united_at_once() {
 
 #[test]
 fn few_items_are_sorted_and_kept_once() {
-    for kernels in all_available() {
-        for count in 0..=FEW / GROUP {
-            for spread in [1u32, 7, 50, 65_536] {
-                for most in [1, 5, GROUP, 11, 15, 16, 17, 31, 32, 33] {
+    for kernels in sets() {
+        for count in (0..=FEW / GROUP).step_by(THIN.min(7)) {
+            for spread in [1u32, 7, 50, 65_536].into_iter().step_by(THIN.min(3)) {
+                for most in [1, 5, GROUP, 11, 15, 16, 17, 31, 32, 33].into_iter().step_by(THIN.min(7)) {
                     let mut groups = 0;
                     let list = |number: u32| {
                         let items = (0..most as u32).map(|place| (8 * number + place + 3).wrapping_mul(0x9e37_79b9));
@@ -424,7 +439,7 @@ fn few_items_are_sorted_and_kept_once() {
 
 #[test]
 fn the_last_position_may_be_the_only_one() {
-    for kernels in all_available() {
+    for kernels in sets() {
         for lists in
             [&[&[u16::MAX][..]][..], &[&[u16::MAX], &[u16::MAX]], &[&[7], &[u16::MAX]], &[&[0, u16::MAX], &[1]]]
         {
@@ -437,6 +452,7 @@ fn the_last_position_may_be_the_only_one() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "its lists have all positions of a chunk: hours")]
 fn the_ends_of_the_chunk() {
     let all: Vec<u16> = (0..=u16::MAX).collect();
     let even: Vec<u16> = (0..=u16::MAX).step_by(2).collect();
@@ -451,9 +467,9 @@ fn the_ends_of_the_chunk() {
 #[test]
 fn checksums_of_every_length_and_alignment() {
     let bytes: Vec<u8> = (0..9000u32).map(|item| (item.wrapping_mul(0x9e37_79b9) >> 21) as u8).collect();
-    for kernels in all_available() {
+    for kernels in sets() {
         assert_eq!((kernels.crc32c)(b"123456789"), 0xe306_9283, "the definition's own test");
-        for len in (0..1400).chain([2048, 4095, 4096, 8192, 8191, 8193]) {
+        for len in (0..1400).chain([2048, 4095, 4096, 8192, 8191, 8193]).step_by(THIN * THIN) {
             let part = &bytes[len % 67..][..len];
             assert_eq!((kernels.crc32c)(part), crc32c::crc32c(part), "{:?} {len}", kernels.level);
         }

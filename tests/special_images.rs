@@ -232,7 +232,8 @@ fn a_bitmap_in_a_lower_layer_is_never_silently_left_out() {
     let top = base.folder.path().join("top.qcow2");
     let text = top.to_str().expect("UTF-8");
     run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", "disk.qcow2", "-F", "qcow2", text]);
-    create(&top, "1").expect("create on an overlay is fine");
+    assert_eq!(create(&top, "1").expect_err("the base has a checkpoint 1").kind(), ErrorKind::Exists);
+    run("qemu-img", &["bitmap", "--add", text, "1"]);
     create(&top, "2").expect("create on an overlay is fine");
     assert_eq!(delete(&top, "1").expect_err("the base has a bitmap 1").kind(), ErrorKind::BackingLayer);
     let mut image = open(&top, Access::Write).expect("it opens");

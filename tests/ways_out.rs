@@ -119,7 +119,11 @@ fn overlay(recorded: &str) -> TestImage {
     let args = ["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", recorded].map(OsStr::new);
     run("qemu-img", &[args.as_slice(), &[path.as_os_str(), OsStr::new("16M")]].concat());
     let image = TestImage { path, ..base };
-    ok(&image.path, &["create", "tue"]);
+    // By somebody who makes it anew after the snapshot: checkmap itself takes no name twice.
+    match recorded {
+        "disk.qcow2" => image.bitmap(&["--add"], "tue"),
+        _ => drop(ok(&image.path, &["create", "tue"])),
+    }
     image
 }
 
@@ -419,7 +423,7 @@ const CASES: &[Case] = &[
     Case {
         what: "a layer below that knows the checkpoint",
         make: || overlay("disk.qcow2"),
-        refused: &["diff", "--since", "tue"],
+        refused: &["rename", "tue", "t"],
         status: 3,
         way: With("--top-layer-only"),
         then: Works,

@@ -1,6 +1,7 @@
 #include "bridge.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "_cgo_export.h"
 
@@ -23,4 +24,24 @@ struct checkmap_opts *checkmap_go_opts(uint32_t threads, uint64_t memory_bytes, 
         opts->user_data = (void *)handle;
     }
     return opts;
+}
+
+struct checkmap_qmp_opts *checkmap_go_qmp_opts(const struct checkmap_opts *opts, uint32_t timeout_ms, uint64_t max_stall_ms,
+                                               const char *nbd_socket, size_t nbd_socket_len)
+{
+    struct checkmap_qmp_opts *own = calloc(1, sizeof *own + nbd_socket_len);
+    if (own != NULL) {
+        own->size = sizeof *own;
+        own->timeout_ms = timeout_ms;
+        own->max_stall_ms = max_stall_ms;
+        if (nbd_socket_len > 0) {
+            own->nbd_socket = memcpy(own + 1, nbd_socket, nbd_socket_len);
+            own->nbd_socket_len = nbd_socket_len;
+        }
+        if (opts != NULL) {
+            own->progress = opts->progress;
+            own->user_data = opts->user_data;
+        }
+    }
+    return own;
 }

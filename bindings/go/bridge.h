@@ -8,4 +8,8 @@
 struct checkmap_opts *checkmap_go_opts(uint32_t threads, uint64_t memory_bytes, uint32_t flags, uint32_t model,
                                        uintptr_t handle);
 
+/* Options of a machine in C memory, with a copy of the path behind them; NULL without memory. The progress is that of opts. */
+struct checkmap_qmp_opts *checkmap_go_qmp_opts(const struct checkmap_opts *opts, uint32_t timeout_ms, uint64_t max_stall_ms,
+                                               const char *nbd_socket, size_t nbd_socket_len);
+
 #endif

@@ -48,6 +48,7 @@ const (
 	ErrPoisoned        Kind = C.CHECKMAP_ERROR_POISONED         // A fault of the library cut a call short; ENOTRECOVERABLE.
 	ErrOutOfMemory     Kind = C.CHECKMAP_ERROR_OUT_OF_MEMORY    // No memory for what the call needs; nothing changed; ENOMEM.
 	ErrTornByFork      Kind = C.CHECKMAP_ERROR_TORN_BY_FORK     // A fork caught another thread changing the value; EDEADLK.
+	ErrHypervisor      Kind = C.CHECKMAP_ERROR_HYPERVISOR       // A running hypervisor refused, or the connection broke; EREMOTEIO.
 )
 
 // Error is the name of the kind in C, such as "CHECKMAP_ERROR_NOT_FOUND".
@@ -102,6 +103,9 @@ var words = map[string]string{
 	"UNTIL":               "until",
 	"CHECK":               "Image.Check",
 	"LIST":                "Image.Checkpoints",
+	"CREATE":              "Image.Create",
+	"NBD_SOCKET":          "MachineOptions.NBDSocket",
+	"MAX_STALL":           "MachineOptions.MaxStall",
 }
 
 // A mark: its name, and what C calls it.

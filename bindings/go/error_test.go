@@ -86,6 +86,7 @@ func Test004ErrorNames(t *testing.T) {
 		ErrBackingLayer: "BACKING_LAYER", ErrCancelled: "CANCELLED", ErrCommitInDoubt: "COMMIT_IN_DOUBT",
 		ErrChanged: "CHANGED", ErrOldVersion: "OLD_VERSION", ErrCannotStore: "CANNOT_STORE", ErrPoisoned: "POISONED",
 		ErrOutOfMemory: "OUT_OF_MEMORY", ErrTornByFork: "TORN_BY_FORK",
+		ErrHypervisor: "HYPERVISOR",
 	}
 	for kind := Kind(1); ; kind++ {
 		if kind.Errno() == 0 {

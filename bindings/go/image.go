@@ -270,17 +270,27 @@ func (i *Image) RenameWith(name, to string, options *Options) error {
 }
 
 // Checkpoints lists the checkpoints, oldest first. ErrBrokenChain where the bitmaps form no chain.
-func (i *Image) Checkpoints() ([]Checkpoint, error) {
+func (i *Image) Checkpoints() ([]Checkpoint, error) { return i.CheckpointsWith(nil) }
+
+// CheckpointsWith is Checkpoints with options: progress, and the model, which says which are listed where libvirt's
+// checkpoints stand beside intervals.
+func (i *Image) CheckpointsWith(options *Options) ([]Checkpoint, error) {
 	defer runtime.KeepAlive(i)
-	total, err := number(func() int64 { return int64(C.checkmap_checkpoint_list(i.handle, nil, 0)) })
-	if err != nil || total == 0 {
+	var total C.int64_t
+	listed := func(out *C.struct_checkmap_checkpoint, max int) error {
+		return options.with(func(opts *C.struct_checkmap_opts) C.int {
+			total = C.checkmap_checkpoint_list_with(i.handle, opts, out, C.size_t(max))
+			if total < 0 {
+				return C.int(total)
+			}
+			return 0
+		})
+	}
+	if err := listed(nil, 0); err != nil || total == 0 {
 		return nil, err
 	}
 	list := make([]C.struct_checkmap_checkpoint, total)
-	_, err = number(func() int64 {
-		return int64(C.checkmap_checkpoint_list(i.handle, &list[0], C.size_t(len(list))))
-	})
-	if err != nil {
+	if err := listed(&list[0], len(list)); err != nil {
 		return nil, err
 	}
 	checkpoints := make([]Checkpoint, total)

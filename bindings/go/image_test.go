@@ -340,7 +340,7 @@ func Test316Inconsistent(t *testing.T) {
 func Test317Layers(t *testing.T) {
 	path := imageCopy(t, "overlay.qcow2", "chain.qcow2")
 	image := openImage(t, path, ReadWrite)
-	fails(t, second(image.Diff("a", Now)), ErrBackingLayer, syscall.EPROTO)
+	ok(image.Diff("a", Now))
 	fails(t, image.Delete("a"), ErrBackingLayer, syscall.EPROTO)
 	top := &Options{Flags: TopLayerOnly}
 	ok(image.DiffWith("a", Now, 0, ToEnd, top))

@@ -48,7 +48,7 @@ type Options struct {
 	// stops the call, which then has changed nothing and fails with ErrCancelled; errors.Is finds that error too. It
 	// must not use the values of this call, nor end the goroutine. While an image is being committed the answer is ignored.
 	Progress func(phase string, done, total uint64) error
-	Flags OptionFlags
+	Flags    OptionFlags
 	// Model is to insist on where the image's own is unknown, or where libvirt's checkpoints stand beside intervals and
 	// both have one of that name: else a name picks the chain that has it.
 	Model Model

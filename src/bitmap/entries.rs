@@ -209,6 +209,11 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
+    /// As many that new ones wait.
+    const MANY: usize = if cfg!(miri) { 2 } else { 12 } * MOVES_MAX;
+    /// Cases, and the most steps of each: Miri takes a second for a few hundred entries.
+    const CASES: (u32, usize) = if cfg!(miri) { (1, 20) } else { (64, 400) };
+
     fn one_bit(key: u32) -> Entry {
         let mut container = Container::empty();
         container.set(Run { first: 7, last: 7 }).unwrap();
@@ -227,18 +232,18 @@ mod tests {
     /// Every other key, from `first` on: long enough that new ones wait.
     fn long(first: u32) -> Entries {
         let mut entries = Entries::default();
-        let count = u32::try_from(12 * MOVES_MAX).unwrap();
+        let count = u32::try_from(MANY).unwrap();
         (0..count).for_each(|n| entries.all_mut().push(one_bit(first + 2 * n)));
         entries
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig::with_cases(CASES.0))]
 
         #[test]
         fn each_entry_is_found_wherever_it_waits(
             first in 0..3u32,
-            steps in prop::collection::vec((0..13_000u32, 0..200u32), 1..400),
+            steps in prop::collection::vec((0..u32::try_from(2 * MANY + 700).unwrap(), 0..200u32), 1..CASES.1),
         ) {
             let mut entries = long(first);
             let mut model: BTreeSet<u32> = keys(&entries).into_iter().collect();
@@ -266,7 +271,8 @@ mod tests {
     fn a_long_full_entry_holds_all_of_its_chunks() {
         let mut entries = Entries::default();
         entries.all_mut().push(Entry::full(10, 1_000_000));
-        (0..5000).for_each(|n| entries.all_mut().push(one_bit(1_000_001 + 3 * n)));
+        let more = u32::try_from(MANY).unwrap();
+        (0..more).for_each(|n| entries.all_mut().push(one_bit(1_000_001 + 3 * n)));
         for (key, holder_key) in
             [(9, None), (10, Some(10)), (999_999, Some(10)), (1_000_000, None), (1_000_004, Some(1_000_004))]
         {
@@ -277,9 +283,10 @@ mod tests {
     #[test]
     fn readers_on_many_threads_see_all_that_waits() {
         let mut entries = long(0);
-        (0..60).for_each(|n| insert(&mut entries, 101 * (2 * n + 1)));
+        let more = MANY / 102;
+        (0..u32::try_from(more).unwrap()).for_each(|n| insert(&mut entries, 101 * (2 * n + 1)));
         assert!(entries.joined.get().is_none(), "nothing waits, so this tests nothing");
-        let count = 12 * MOVES_MAX + 60;
+        let count = MANY + more;
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| assert_eq!(entries.all().len(), count));

@@ -414,6 +414,31 @@ pub(super) unsafe fn handles<'a, O: Object>(
     Ok(looked_at)
 }
 
+/// An array of different handles that this call has alone, each of them looked at.
+///
+/// # Safety
+///
+/// As [`array`], and as [`exclusive`] for each handle in it.
+pub(super) unsafe fn exclusives<'a, O: Object>(
+    handles: *const *mut O,
+    len: usize,
+    what: &str,
+) -> Result<Vec<Exclusive<'a, O::Value>>> {
+    // SAFETY: the caller's promise is the same.
+    let handles = unsafe { array(handles, len, what) }?;
+    let mut sorted = memory::gather(handles.iter().copied())?;
+    sorted.sort_unstable();
+    if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(invalid(format!("{what} has the same {} twice", O::NAME)));
+    }
+    let mut alone = memory::room(handles.len())?;
+    for handle in handles {
+        // SAFETY: the caller's promise is the same for each of them, and no two are the same.
+        alone.push(unsafe { exclusive(*handle) }?);
+    }
+    Ok(alone)
+}
+
 /// A buffer that a call fills from its start; nothing is read from it.
 #[derive(Debug)]
 pub(super) struct OutBuffer<T> {
@@ -537,6 +562,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no masks of signals, with which each thread of ours begins")]
     fn a_panic_on_a_thread_of_ours_keeps_them_too() {
         let work = |item: u32| if item == 5 { panic!("item {item}") } else { item };
         let line = line!() - 1;

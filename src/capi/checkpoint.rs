@@ -15,7 +15,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use crate::image::{DiffRequest, Image, Scope};
 use crate::memory;
-use crate::progress::Unobserved;
 use std::ffi::{c_char, c_int};
 use std::ptr;
 use std::sync::Arc;
@@ -95,6 +94,9 @@ pub(super) fn conclude(
 /// - `-EBADMSG`: the image is damaged.
 /// - `-ENOSPC`: the disk that holds the image is full.
 /// - `-ESTALE`: the image changed under a handle that holds no locks.
+/// - `-EBUSY`: of a running hypervisor: another client of checkmap is at work, a bitmap that takes part is in use, or the step
+///   would stop the machine for longer than `max_stall_ms`.
+/// - `-EREMOTEIO`: a running hypervisor refused a command, or the connection to it broke.
 /// - `-EIO`: with kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT` writing failed after the commit began: then the image holds the
 ///   state before or the state after, whole.
 /// - what the system says, such as `-EIO` with kind `CHECKMAP_ERROR_IO`.
@@ -271,7 +273,7 @@ pub unsafe extern "C" fn checkmap_checkpoint_rename_with(
 ///
 /// To say how much is dirty it reads their bitmaps, once for all calls until the next change; what cannot be read is -1.
 /// An image with cumulative checkpoints gives an order only as far as the bits tell one. Where it has intervals and
-/// libvirt's cumulative checkpoints, these are the intervals; `checkmap_stored_list()` tells the others.
+/// libvirt's cumulative checkpoints, these are the intervals; `checkmap_checkpoint_list_with()` lists the others.
 ///
 /// Returns: how many checkpoints there are in all; or a negative errno.
 ///
@@ -289,15 +291,40 @@ pub unsafe extern "C" fn checkmap_checkpoint_list(
     out: *mut checkmap_checkpoint,
     max: usize,
 ) -> i64 {
+    // SAFETY: the caller's promise for both.
+    unsafe { checkmap_checkpoint_list_with(image, ptr::null(), out, max) }
+}
+
+/// `checkmap_checkpoint_list()` with options: of an image with intervals and libvirt's cumulative checkpoints, `model` says
+/// which are listed.
+///
+/// Options: `progress`, `model`.
+///
+/// Returns: how many checkpoints there are in all; or a negative errno.
+///
+/// Ownership: the names live until a call that changes the image succeeds, or its end, and may be passed to that call.
+///
+/// Errors:
+/// - `-ECANCELED`: the call was stopped.
+/// - as `checkmap_checkpoint_list()`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_checkpoint_list_with(
+    image: *const checkmap_image,
+    opts: *const checkmap_opts,
+    out: *mut checkmap_checkpoint,
+    max: usize,
+) -> i64 {
     guard(|| {
+        // SAFETY: the caller's promise for `opts`.
+        let mut options = unsafe { Options::read(opts) }?;
         // SAFETY: the caller's promise for `image`.
         let open = unsafe { shared(image) }?;
         if out.is_null() {
-            return Ok(count(open.image.chain(None)?.checkpoints().len()));
+            return Ok(count(open.image.chain(options.model)?.checkpoints().len()));
         }
         // SAFETY: the caller's promise for `out`, which has room for `max` checkpoints.
         let mut room = unsafe { OutBuffer::new(out, max, "the array of checkpoints") }?;
-        let checkpoints = list(&open)?;
+        let checkpoints = list(&open, &mut options)?;
         for (checkpoint, dirty_bytes) in checkpoints.iter().take(room.left()) {
             let parent = checkpoint.parent.as_ref().map(|parent| parent.as_bytes());
             room.push(checkmap_checkpoint {
@@ -326,10 +353,15 @@ fn flags_of(checkpoint: &Checkpoint) -> u32 {
 }
 
 /// The checkpoints, kept in the handle for as long as C may hold pointers to their names.
-fn list(open: &OpenImage) -> Result<Arc<Checkpoints>> {
+fn list(open: &OpenImage, options: &mut Options) -> Result<Arc<Checkpoints>> {
     let image = open.fresh()?;
-    open.lent().checkpoints(|| {
-        let overview = image.overview(None, Scope::Checkpoints, &mut Unobserved)?;
+    let model = options.model;
+    if let Some(listed) = open.lent().listed(model) {
+        return Ok(listed);
+    }
+    // Not while the list is locked: the callback may ask this image, too.
+    let overview = image.overview(model, Scope::Checkpoints, options)?;
+    open.lent().checkpoints(model, || {
         let amount = |checkpoint: &Checkpoint| overview.summary(&checkpoint.bitmap).dirty_bytes.map_or(-1, signed);
         let chain = overview.chain.as_ref().map_err(Error::clone)?;
         let listed = chain.checkpoints().iter().map(|checkpoint| (checkpoint.clone(), amount(checkpoint)));
@@ -340,7 +372,7 @@ fn list(open: &OpenImage) -> Result<Arc<Checkpoints>> {
 /// Makes a bitmap of the blocks that changed since a checkpoint, until another one or, with `until` NULL, until now.
 ///
 /// It is never short: a gap in the knowledge is an error. A diff until now is that of the image as it is stored: a
-/// running QEMU holds newer writes.
+/// running QEMU holds newer writes, but where it is asked itself, see `checkmap_machine_image()`.
 ///
 /// Errors:
 /// - `-ENOENT`: no checkpoint has this name, with kind `CHECKMAP_ERROR_NOT_FOUND`. A missing file has the same errno, and
@@ -353,6 +385,8 @@ fn list(open: &OpenImage) -> Result<Arc<Checkpoints>> {
 /// - `-EINVAL`: a name that cannot be.
 /// - `-ENAMETOOLONG`: a name of more than 510 bytes.
 /// - `-ESTALE`: the image changed under a handle that holds no locks.
+/// - `-EBUSY`: of a running hypervisor: another client of checkmap is at work, or a bitmap of the span is in use.
+/// - `-EREMOTEIO`: a running hypervisor refused a command, or the connection to it broke.
 /// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_diff(

@@ -52,7 +52,7 @@ pub(super) struct OpenImage {
 }
 
 impl OpenImage {
-    fn new(image: Image) -> Self {
+    pub(super) fn new(image: Image) -> Self {
         let mut lent = Lent::default();
         lent.warn(image.warnings());
         Self { image, lent: Mutex::new(lent) }

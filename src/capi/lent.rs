@@ -2,7 +2,7 @@
 //! succeeds. Must never know the use of the pointers.
 
 use super::image::text;
-use crate::chain::{BitmapState, Checkpoint};
+use crate::chain::{BitmapState, Checkpoint, KnownModel};
 use crate::error::Result;
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -23,7 +23,8 @@ pub(super) struct Files {
 /// The values that were handed out.
 #[derive(Debug, Default)]
 pub(super) struct Lent {
-    checkpoints: Option<Arc<Checkpoints>>,
+    /// By the model that was insisted on.
+    checkpoints: Vec<(Option<KnownModel>, Arc<Checkpoints>)>,
     bitmaps: Option<Arc<Vec<BitmapState>>>,
     files: Option<Arc<Files>>,
     /// Values of an earlier state of the image, which C may still use.
@@ -35,9 +36,23 @@ pub(super) struct Lent {
 }
 
 impl Lent {
-    /// The checkpoints, listed once.
-    pub(super) fn checkpoints(&mut self, list: impl FnOnce() -> Result<Checkpoints>) -> Result<Arc<Checkpoints>> {
-        once(&mut self.checkpoints, list)
+    /// The checkpoints of a model, where they were listed before.
+    pub(super) fn listed(&self, model: Option<KnownModel>) -> Option<Arc<Checkpoints>> {
+        self.checkpoints.iter().find(|(own, _)| *own == model).map(|(_, listed)| Arc::clone(listed))
+    }
+
+    /// The checkpoints of a model, listed once.
+    pub(super) fn checkpoints(
+        &mut self,
+        model: Option<KnownModel>,
+        list: impl FnOnce() -> Result<Checkpoints>,
+    ) -> Result<Arc<Checkpoints>> {
+        if let Some(listed) = self.listed(model) {
+            return Ok(listed);
+        }
+        let listed = Arc::new(list()?);
+        self.checkpoints.push((model, Arc::clone(&listed)));
+        Ok(listed)
     }
 
     /// The bitmaps, listed once.
@@ -70,10 +85,11 @@ impl Lent {
 
     /// Notes that the image may hold something else now, although no change succeeded: the next call lists it anew.
     pub(super) fn outdate(&mut self) {
-        let checkpoints = self.checkpoints.take().map(|all| all as Arc<dyn Any + Send + Sync>);
+        let checkpoints = std::mem::take(&mut self.checkpoints);
+        self.outdated.extend(checkpoints.into_iter().map(|(_, all)| all as Arc<dyn Any + Send + Sync>));
         let bitmaps = self.bitmaps.take().map(|all| all as Arc<dyn Any + Send + Sync>);
         let files = self.files.take().map(|all| all as Arc<dyn Any + Send + Sync>);
-        self.outdated.extend([checkpoints, bitmaps, files].into_iter().flatten());
+        self.outdated.extend([bitmaps, files].into_iter().flatten());
     }
 
     /// Notes that a change succeeded: no pointer that was handed out before is good any more.

@@ -96,8 +96,24 @@ pub(super) struct Options {
     user_data: *mut c_void,
 }
 
-fn invalid(message: String) -> Error {
+pub(super) fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidArgument, message)
+}
+
+/// The model that a caller insists on.
+pub(super) fn known_model(model: u32) -> Result<Option<KnownModel>> {
+    match model {
+        CHECKMAP_MODEL_NONE => Ok(None),
+        CHECKMAP_MODEL_INTERVAL => Ok(Some(KnownModel::Interval)),
+        CHECKMAP_MODEL_CUMULATIVE => Ok(Some(KnownModel::Cumulative)),
+        other => Err(invalid(format!("{other} is no model to insist on"))),
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { threads: 0, memory_bytes: 0, flags: 0, model: None, progress: None, user_data: ptr::null_mut() }
+    }
 }
 
 impl Options {
@@ -108,14 +124,7 @@ impl Options {
     /// As every call: `opts` is NULL or readable for as many bytes as its size says.
     pub(super) unsafe fn read(opts: *const checkmap_opts) -> Result<Self> {
         if opts.is_null() {
-            return Ok(Self {
-                threads: 0,
-                memory_bytes: 0,
-                flags: 0,
-                model: None,
-                progress: None,
-                user_data: ptr::null_mut(),
-            });
+            return Ok(Self::default());
         }
         // SAFETY: not NULL; the alignment and the size are looked at before more than the size is read.
         let opts = unsafe { read_sized(opts, FIRST_OPTS, "checkmap_opts") }?;
@@ -123,12 +132,7 @@ impl Options {
         if opts.flags & !FLAGS != 0 {
             return Err(invalid(format!("the options have unknown flags: {:#x}", opts.flags)));
         }
-        let model = match opts.model {
-            CHECKMAP_MODEL_NONE => None,
-            CHECKMAP_MODEL_INTERVAL => Some(KnownModel::Interval),
-            CHECKMAP_MODEL_CUMULATIVE => Some(KnownModel::Cumulative),
-            other => return Err(invalid(format!("{other} is no model to insist on"))),
-        };
+        let model = known_model(opts.model)?;
         Ok(Self {
             threads,
             memory_bytes: opts.memory_bytes,
@@ -137,6 +141,11 @@ impl Options {
             progress: opts.progress,
             user_data: opts.user_data,
         })
+    }
+
+    /// Options that only tell how far the call has come.
+    pub(super) fn observed_by(progress: checkmap_progress_fn, user_data: *mut c_void) -> Self {
+        Self { progress, user_data, ..Self::default() }
     }
 
     pub(super) fn layers(&self) -> Layers {
@@ -201,7 +210,7 @@ fn too_new(what: &str) -> Error {
 /// # Safety
 ///
 /// As every call: `given` is not NULL, and readable for as many bytes as its size says.
-unsafe fn read_sized<T: Sized32>(given: *const T, first: usize, what: &str) -> Result<T> {
+pub(super) unsafe fn read_sized<T: Sized32>(given: *const T, first: usize, what: &str) -> Result<T> {
     // SAFETY: the caller's promise is the same.
     let size = unsafe { size_of_given(given, first, what) }?;
     let known = size.min(mem::size_of::<T>());

@@ -2,9 +2,10 @@
 //! the names. Must never know the meaning of the names.
 
 use super::bitmap::checkmap_bitmap;
-use super::boundary::{Out, OutBuffer, array, count, exclusive, give, guard, handle_out, shared, signed};
+use super::boundary::{Out, OutBuffer, count, exclusive, give, guard, handle_out, shared, signed};
 use super::checkpoint::{change, conclude};
 use super::image::{OpenImage, checkmap_image, name};
+use super::many::several_names;
 use super::options::{CHECKMAP_OPT_DRY_RUN, CHECKMAP_OPT_FOREIGN_TOO, Options, checkmap_opts};
 use super::values::{
     CHECKMAP_CHECKPOINT_INCONSISTENT, CHECKMAP_CHECKPOINT_RECORDING, CHECKMAP_CHECKPOINT_UNUSABLE, checkmap_stored,
@@ -157,13 +158,7 @@ pub unsafe extern "C" fn checkmap_stored_merge(
 ) -> c_int {
     let plan = |image: &Image, _: &Options| {
         // SAFETY: the caller's promise for `names` and `lens`, of `n` elements each.
-        let (names, lens) = unsafe { (array(names, n, "the array of names")?, array(lens, n, "their lengths")?) };
-        // SAFETY: the caller's promise for each name, and for `into`.
-        let sources = names.iter().zip(lens).map(|(name, len)| unsafe { self::name(*name, *len) });
-        let mut copied = memory::room(names.len())?;
-        for source in sources {
-            copied.push(source?);
-        }
+        let copied = unsafe { several_names(names, lens, n) }?;
         if copied.is_empty() {
             return Err(Error::new(ErrorKind::InvalidArgument, "there is no bitmap to merge"));
         }

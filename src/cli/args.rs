@@ -48,34 +48,37 @@ pub(crate) struct Common {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Show an image, its bitmaps and the intervals they cover
-    #[command(long_about = help::INFO)]
+    #[command(long_about = help::INFO, override_usage = "checkmap info [OPTIONS] IMAGE\n       checkmap info [OPTIONS] --qmp SOCKET [--node NODE]...")]
     Info(InfoArgs),
     /// List the checkpoints, oldest first
-    #[command(long_about = help::LIST)]
+    #[command(long_about = help::LIST, override_usage = "checkmap list [OPTIONS] IMAGE\n       checkmap list [OPTIONS] --qmp SOCKET [--node NODE]...")]
     List(ListArgs),
     /// Create a checkpoint
-    #[command(long_about = help::CREATE, after_long_help = help::CREATE_AFTER)]
+    #[command(long_about = help::CREATE, after_long_help = help::CREATE_AFTER, override_usage = "checkmap create [OPTIONS] IMAGE CHECKPOINT\n       checkmap create [OPTIONS] --qmp SOCKET [--node NODE]... CHECKPOINT")]
     Create(CreateArgs),
     /// Delete checkpoints, in one step, or all that cannot be trusted
-    #[command(long_about = help::DELETE, after_long_help = help::DELETE_AFTER)]
+    #[command(long_about = help::DELETE, after_long_help = help::DELETE_AFTER, override_usage = "checkmap delete [OPTIONS] IMAGE CHECKPOINT...\n       checkmap delete [OPTIONS] IMAGE --all-inconsistent\n       checkmap delete [OPTIONS] --qmp SOCKET [--node NODE]... CHECKPOINT...")]
     Delete(DeleteArgs),
     /// Drop what lies before a checkpoint, one bitmap, or all bitmaps, damaged or not
     #[command(long_about = help::DROP, after_long_help = help::DROP_AFTER)]
     Drop(DropArgs),
     /// Rename a checkpoint
-    #[command(long_about = help::RENAME)]
+    #[command(long_about = help::RENAME, override_usage = "checkmap rename [OPTIONS] IMAGE CHECKPOINT NEW-NAME\n       checkmap rename [OPTIONS] --qmp SOCKET [--node NODE]... CHECKPOINT NEW-NAME")]
     Rename(RenameArgs),
     /// Show which blocks changed between two checkpoints, or since one
-    #[command(long_about = help::DIFF, after_long_help = help::DIFF_AFTER)]
+    #[command(long_about = help::DIFF, after_long_help = help::DIFF_AFTER, override_usage = "checkmap diff [OPTIONS] IMAGE --since CHECKPOINT [--until CHECKPOINT]\n       checkmap diff [OPTIONS] --qmp SOCKET [--node NODE]... --since CHECKPOINT [--until CHECKPOINT]")]
     Diff(DiffArgs),
     /// Show one bitmap as it is stored, by its own name
-    #[command(long_about = help::DUMP, after_long_help = help::DUMP_AFTER)]
+    #[command(long_about = help::DUMP, after_long_help = help::DUMP_AFTER, override_usage = "checkmap dump [OPTIONS] IMAGE --bitmap NAME\n       checkmap dump [OPTIONS] NBD-URI --context qemu:dirty-bitmap:NAME\n       checkmap dump [OPTIONS] --qmp SOCKET [--node NODE]... --bitmap NAME")]
     Dump(DumpArgs),
     /// Merge bitmaps by their own names (the raw operation)
-    #[command(long_about = help::MERGE, after_long_help = help::MERGE_AFTER)]
+    #[command(long_about = help::MERGE, after_long_help = help::MERGE_AFTER, override_usage = "checkmap merge [OPTIONS] IMAGE SOURCE-BITMAP... --into BITMAP\n       checkmap merge [OPTIONS] --qmp SOCKET [--node NODE]... SOURCE-BITMAP... --into BITMAP")]
     Merge(MergeArgs),
+    /// Let a base take in the checkpoints of the images above it, before or after their data are committed
+    #[command(long_about = help::COMMIT_BITMAPS, after_long_help = help::COMMIT_BITMAPS_AFTER)]
+    CommitBitmaps(CommitBitmapsArgs),
     /// Verify every structure and rule of an image
-    #[command(long_about = help::CHECK)]
+    #[command(long_about = help::CHECK, override_usage = "checkmap check [OPTIONS] IMAGE\n       checkmap check [OPTIONS] --qmp SOCKET [--node NODE]...")]
     Check(CheckArgs),
     /// Work with bitmaps in files of checkmap's own, which may be larger than memory
     #[command(long_about = help::SEGMENT, after_long_help = help::SEGMENT_AFTER)]
@@ -256,6 +259,18 @@ pub(crate) struct MergeArgs {
     /// The bitmap that takes in the others
     #[arg(long, value_name = "BITMAP", allow_hyphen_values = true)]
     pub(crate) into: OsString,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommitBitmapsArgs {
+    /// The image from which on: it and all layers between it and the base are read
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) top: PathBuf,
+    /// The layer below that takes them in
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) base: PathBuf,
     #[command(flatten)]
     pub(crate) dry_run: DryRun,
 }

@@ -7,8 +7,8 @@
 /// The model, in front of everything.
 pub(crate) const ABOUT: &str = "\
 Answers one question for everyone who backs up virtual machines: which blocks of this disk changed between these two \
-points in time? It works on qcow2 images that no QEMU is running on; QEMU itself records the changes while the machine \
-runs.
+points in time? QEMU records the changes while the machine runs. The verbs work on qcow2 images that no QEMU has open, and \
+with --qmp or --libvirt on the disks of a running QEMU.
 
 A checkpoint is a point in time. A bitmap belongs to the interval from its own checkpoint to the next one, and marks \
 the blocks written in it. Only the last bitmap records:
@@ -35,6 +35,16 @@ Examples:
 Notes:
 Quote the names of bitmaps, 'mon->tue': a shell takes a bare > for a redirection. Write --since=-x for a name that \
 begins with a dash, and -- before such a name that stands alone.
+
+Running hypervisors: --qmp SOCKET stands in the place of IMAGE, and so do --libvirt URI --domain NAME. create, delete and \
+rename change every disk of the machine in one step, or those named by --node; diff, dump and merge want one disk. diff and dump \
+read the bitmaps as they are over NBD, so the guest does not wait. delete and rename merge bitmaps inside QEMU, which stops every disk for \
+as long: the expected time is said beforehand, and --max-stall refuses a longer one. A checkpoint made on a running QEMU is in its \
+memory until the disk is closed; after a kill or a power cut the chain of checkpoints has ended. --dry-run prints the QMP \
+commands, one JSON document a line.
+
+    checkmap create --qmp /run/vm/qmp.sock tuesday
+    checkmap diff --qmp /run/vm/qmp.sock --node vda --since monday --until tuesday
 
 Answers go to stdout; messages, warnings and progress go to stderr. Changing commands print nothing on stdout, except \
 for --dry-run. Where the reader of stdout closes it early, checkmap ends quietly, with status 0 if \
@@ -156,7 +166,10 @@ bitmaps in between:
                   |=========================|
 
 It is refused wherever the answer could be short: a bitmap of the span is missing, inconsistent or did not record \
-throughout, or a layer below the image recorded writes of the span too.
+throughout, or a layer below the image cannot be read.
+
+An image with backing files is one disk: the bitmaps of every layer count that took part. A layer that was put on top within \
+the span counts with all that it holds as well, as no bitmap proves that it recorded from its first write on.
 
 After a disk was shrunk and grown again the image cannot tell: keep the virtual_size of the last backup, compare, and \
 make a full backup after any shrink. A disk that only grew is fine; its new end reads as zeros until it is written.";
@@ -185,6 +198,21 @@ Examples:
     checkmap dump disk.qcow2 --bitmap 'mon->tue' --format raw -o bits.raw
     checkmap dump 'nbd+unix:///disk?socket=/run/nbd.sock' --context 'qemu:dirty-bitmap:mon->tue' --json
     checkmap dump nbd://backup.example/disk --context qemu:dirty-bitmap:mon --summary";
+
+pub(crate) const COMMIT_BITMAPS: &str = "\
+Lets BASE, a layer below TOP, take in the checkpoints and the bits of TOP and of all layers between them: afterwards \
+every diff of BASE contains that of TOP. `qemu-img commit` moves the data alone.
+
+Run it before or after the data are committed, and again if it was stopped: bits are only added, in one step of the file \
+BASE. The layers above are read, and not changed. Checkpoints that BASE lacks are added behind its newest one, and BASE \
+goes on recording in the last. What a layer did not record counts with all that the layer holds.
+
+Cumulative checkpoints, as libvirt makes them, are refused: libvirt commits them itself.";
+
+pub(crate) const COMMIT_BITMAPS_AFTER: &str = "\
+Examples:
+    checkmap commit-bitmaps top.qcow2 base.qcow2 --dry-run
+    checkmap commit-bitmaps top.qcow2 base.qcow2 && qemu-img commit top.qcow2";
 
 pub(crate) const MERGE: &str = "\
 The raw operation, for those who know why: a bitmap becomes the union of itself and the sources, which stay as they \

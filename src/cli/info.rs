@@ -10,7 +10,7 @@ use crate::session::Session;
 use crate::table::{Column, Rows};
 use crate::words::{amount, count, hex, one_line, spelled, state, text};
 use checkmap::chain::{BitmapState, Chain, Checkpoint, Interval, Model, Name, Until};
-use checkmap::image::{Overview, Scope};
+use checkmap::image::{CheckpointBelow, Overview, Scope};
 use checkmap::{Control, Error, ErrorKind, Image, WayOut};
 use serde::Serialize;
 use std::io::Write;
@@ -78,6 +78,9 @@ pub(crate) struct CheckpointNames {
     bitmap: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     bitmap_hex: Option<String>,
+    /// The layer below that has it; told only where the image itself does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layer: Option<String>,
 }
 
 impl CheckpointNames {
@@ -90,7 +93,12 @@ impl CheckpointNames {
             gap: checkpoint.gap.then_some(true),
             bitmap: text(&checkpoint.bitmap),
             bitmap_hex: hex(&checkpoint.bitmap),
+            layer: None,
         }
+    }
+
+    pub(crate) fn below(below: &CheckpointBelow) -> Self {
+        Self { layer: Some(below.layer.clone()), ..Self::of(&below.checkpoint) }
     }
 }
 
@@ -272,7 +280,13 @@ impl Findings {
             trouble: image.trouble().or(self.overview.chain.as_ref().err()).map(ToString::to_string),
             model: self.model().as_str(),
             bitmaps: self.states.iter().map(|state| self.bitmap(state)).collect(),
-            checkpoints: checkpoints.iter().map(CheckpointNames::of).collect(),
+            checkpoints: self
+                .overview
+                .below
+                .iter()
+                .map(CheckpointNames::below)
+                .chain(checkpoints.iter().map(CheckpointNames::of))
+                .collect(),
             chains: self.chains(),
         }
     }

@@ -11,7 +11,7 @@ use crate::table::{Column, Rows};
 use crate::words::{amount, one_line, state};
 use checkmap::Image;
 use checkmap::chain::{Chain, Checkpoint, KnownModel, Model};
-use checkmap::image::{Overview, Scope};
+use checkmap::image::{CheckpointBelow, Overview, Scope};
 use serde::Serialize;
 use std::io::Write;
 
@@ -96,7 +96,8 @@ struct Found {
 
 fn write_json_lists(all: &[Found], is_single: bool, out: &mut dyn Write) -> std::io::Result<()> {
     let rows = |found: &Found| -> Vec<Row> {
-        found.chain.checkpoints().iter().map(|checkpoint| row(checkpoint, &found.overview)).collect()
+        let own = found.chain.checkpoints().iter().map(|checkpoint| row(checkpoint, &found.overview));
+        found.overview.below.iter().map(row_below).chain(own).collect()
     };
     if let ([only], true) = (all, is_single) {
         serde_json::to_writer_pretty(&mut *out, &rows(only))?;
@@ -128,6 +129,19 @@ fn row(checkpoint: &Checkpoint, overview: &Overview) -> Row {
     }
 }
 
+fn row_below(below: &CheckpointBelow) -> Row {
+    let checkpoint = &below.checkpoint;
+    Row {
+        names: CheckpointNames::below(below),
+        granularity: checkpoint.granularity.bytes(),
+        recording: checkpoint.recording,
+        inconsistent: checkpoint.inconsistent,
+        dirty_bytes: below.dirty_bytes,
+        since_bytes: below.since_bytes,
+        ordered: (!checkpoint.ordered).then_some(false),
+    }
+}
+
 const COLUMNS: [Column; 7] = [
     Column::Names("CHECKPOINT"),
     Column::Names("PARENT"),
@@ -139,11 +153,23 @@ const COLUMNS: [Column; 7] = [
 ];
 
 fn write_table(chain: &Chain, overview: &Overview, wide: bool, out: &mut dyn Write) -> std::io::Result<()> {
-    if chain.checkpoints().is_empty() {
+    if chain.checkpoints().is_empty() && overview.below.is_empty() {
         return writeln!(out, "no checkpoints");
     }
     let shown = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), amount);
     let mut table = Rows::new(&COLUMNS);
+    for below in &overview.below {
+        let checkpoint = &below.checkpoint;
+        table.add([
+            checkpoint.name.to_string(),
+            checkpoint.parent.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+            checkpoint.bitmap.to_string(),
+            amount(checkpoint.granularity.bytes()),
+            "below".to_owned(),
+            shown(below.dirty_bytes),
+            shown(below.since_bytes),
+        ]);
+    }
     for checkpoint in chain.checkpoints() {
         let summary = overview.summary(&checkpoint.bitmap);
         let parent = match (&checkpoint.parent, chain.model(), checkpoint.ordered) {

@@ -7,6 +7,7 @@
 mod args;
 mod change;
 mod check;
+mod commit_bitmaps;
 mod complete;
 mod completions;
 mod create;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Diff(args) => diff::run(args, &session),
         Verb::Dump(args) => dump::run(args, &session),
         Verb::Merge(args) => merge::run(args, &session),
+        Verb::CommitBitmaps(args) => commit_bitmaps::run(args, &session),
         Verb::Check(args) => check::run(args, &session),
         Verb::Segment(args) => segment::run(&args.verb, &session),
         Verb::Completions(args) => completions::run_completions(args, &session),

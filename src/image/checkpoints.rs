@@ -193,7 +193,7 @@ impl Image {
         if !self.has_layers() {
             return Ok(Err(None));
         }
-        match self.stacked(insist, true) {
+        match self.stacked(insist, true, &[]) {
             Err(error) if error.is_of_the_call() => Err(error),
             Err(unread) => Ok(Err(Some(unread))),
             Ok(stacked) => Ok(Ok(stacked)),
@@ -368,7 +368,7 @@ impl Image {
     }
 
     fn read_diff_of_layers(&self, request: &DiffRequest<'_>, observer: &mut dyn Observer) -> Result<Diff> {
-        let stacked = self.stacked(request.model, false)?;
+        let stacked = self.stacked(request.model, false, &[])?;
         let span = stacked.plan_diff(request.since, request.until)?;
         let bitmap = stacked.unite(&span, request, observer)?;
         // Without locks a layer below may have got a bitmap meanwhile.

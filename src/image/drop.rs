@@ -115,7 +115,18 @@ impl Image {
         if foreign.is_empty() || foreign_too {
             return Ok(());
         }
-        let message = format!("bitmaps that belong to no checkpoint would go too: {}", chain::list(&foreign));
+        let beside = Chain::beside(&self.states()?).ok().flatten();
+        let is_theirs = |name: &&Name| beside.as_ref().is_some_and(|chain| chain.interval_of(name).is_some());
+        let (theirs, others): (Vec<&Name>, Vec<&Name>) = foreign.iter().partition(is_theirs);
+        let message = match (theirs.is_empty(), others.is_empty()) {
+            (true, _) => format!("bitmaps that belong to no checkpoint would go too: {}", chain::list(others)),
+            (false, true) => format!("bitmaps of libvirt's checkpoints would go too: {}", chain::list(theirs)),
+            (false, false) => format!(
+                "bitmaps of libvirt's checkpoints would go too, {}, and some that belong to no checkpoint: {}",
+                chain::list(theirs),
+                chain::list(others)
+            ),
+        };
         let way_out = WayOut::from("if nobody needs them, insist with ")
             .control(Control::ForeignToo)
             .words("; single bitmaps go with ")

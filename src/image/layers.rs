@@ -81,7 +81,7 @@ impl Image {
 
     /// The first answer of `look` for a bitmap of a layer below, layer by layer.
     fn find_below<T>(&self, look: &mut dyn FnMut(&Path, &Name) -> Option<T>) -> Result<Option<T>> {
-        for layer in &self.layers_below()?.layers {
+        for layer in &self.layers_below(&[])?.layers {
             for bitmap in layer.host.bitmaps() {
                 if let Some(found) = look(Path::new(&layer.label), &bitmap.name) {
                     return Ok(Some(found));
@@ -91,8 +91,9 @@ impl Image {
         Ok(None)
     }
 
-    /// The layers below, down to the last one that can hold bitmaps; each is locked against writers.
-    pub(super) fn layers_below(&self) -> Result<LayersBelow> {
+    /// The layers below, down to the last one that can hold bitmaps; each is locked against writers, but for the files
+    /// `ours`, which the caller has locked.
+    pub(super) fn layers_below(&self, ours: &[FileId]) -> Result<LayersBelow> {
         let mut found = LayersBelow::default();
         if let Some(known) = self.host.layers_below().map_err(|error| self.name_it(error))? {
             for layer in known {
@@ -100,7 +101,7 @@ impl Image {
                     found.stands_on_more = true;
                     break;
                 };
-                memory::push(&mut found.layers, Layer { label, path: PathBuf::new(), host, _locks: None })?;
+                memory::push(&mut found.layers, Layer { label, path: PathBuf::new(), id: None, host, _locks: None })?;
             }
             return Ok(found);
         }
@@ -122,7 +123,9 @@ impl Image {
             }
             found.stands_on_more = true;
             let Below::File(below) = below.map_err(unreadable)? else { break };
-            let Some(layer) = Layer::open(&below, &above, &mut seen, &self.options).map_err(unreadable)? else { break };
+            let Some(layer) = Layer::open(&below, &above, &mut seen, &self.options, ours).map_err(unreadable)? else {
+                break;
+            };
             if let Some(trouble) = layer.host.trouble().filter(|trouble| trouble.kind() == ErrorKind::Damaged) {
                 return Err(unreadable(trouble.clone()));
             }
@@ -159,23 +162,33 @@ pub(super) struct Layer {
     pub(super) label: String,
     /// Its file, where it lies in one.
     pub(super) path: PathBuf,
+    /// That file, where the layer is all of it.
+    pub(super) id: Option<FileId>,
     pub(super) host: Box<dyn Host>,
     _locks: Option<Held>,
 }
 
 impl Layer {
     /// The layer, or `None` for one that turns out to be of a format that holds no bitmaps.
-    fn open(below: &FileBelow, above: &Path, seen: &mut Vec<Identity>, options: &OpenOptions) -> Result<Option<Layer>> {
+    fn open(
+        below: &FileBelow,
+        above: &Path,
+        seen: &mut Vec<Identity>,
+        options: &OpenOptions,
+        ours: &[FileId],
+    ) -> Result<Option<Layer>> {
         let (path, file) = find(below, above)?;
         let file = Arc::new(file);
         remember(&file, below.window.0, seen)?;
-        let wants_locks = !options.no_lock && options.access != Access::Names;
+        let id = identity(&file)?;
+        let is_ours = ours.contains(&id);
+        let wants_locks = !is_ours && !options.no_lock && options.access != Access::Names;
         let locks = match wants_locks.then(|| locks::acquire(&file, Role::Reader)).transpose() {
             // Said already of the image above, which is on the same file system most often.
             Err(error) if error.kind() == ErrorKind::NoLocks => None,
             locked => locked?,
         };
-        if locks.is_none() && options.access != Access::Names {
+        if locks.is_none() && !is_ours && options.access != Access::Names {
             locks::check_no_writer(&file)?;
         }
         let whole: Arc<dyn Storage> =
@@ -185,7 +198,10 @@ impl Layer {
             (offset, len_bytes) => Arc::new(Part::new(whole, offset, len_bytes)),
         };
         Ok(match probe(storage, below.format)? {
-            Content::Host(host) => Some(Layer { label: path.display().to_string(), path, host, _locks: locks }),
+            Content::Host(host) => {
+                let id = (below.window == (0, None)).then_some(id);
+                Some(Layer { label: path.display().to_string(), path, id, host, _locks: locks })
+            }
             Content::NoBitmaps => None,
         })
     }

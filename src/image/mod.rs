@@ -24,6 +24,8 @@
 // is called.
 
 mod checkpoints;
+mod commit_bitmaps;
+mod delete_in_layers;
 mod drop;
 mod files;
 mod group;
@@ -47,11 +49,13 @@ use crate::io::{FileStorage, Storage};
 use crate::memory;
 use crate::progress::{Observer, Unobserved};
 pub use checkpoints::{Diff, DiffRequest, Layers};
+pub use commit_bitmaps::Committed;
+pub use delete_in_layers::LayersChange;
 pub use drop::Loss;
 pub use files::ImageFile;
 pub use group::Group;
 use opening::{is_writable, open as open_file, reopen};
-pub use overview::{Overview, Scope};
+pub use overview::{CheckpointBelow, Overview, Scope};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};

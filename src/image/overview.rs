@@ -2,9 +2,9 @@
 //! Owns the look over a whole image: the sums of its bitmaps, and the order of cumulative checkpoints, with each bitmap
 //! read once as far as memory allows. Must never change anything.
 
-use super::{Access, Image};
+use super::{Access, DiffRequest, Image};
 use crate::bitmap::Bitmap;
-use crate::chain::{Chain, Contents, KnownModel, Model, Name};
+use crate::chain::{Chain, Checkpoint, Contents, KnownModel, Model, Name, StackCheckpoint};
 use crate::error::{Error, Result};
 use crate::host::Summary;
 use crate::memory;
@@ -35,7 +35,23 @@ pub struct Overview {
     pub beside: Option<Chain>,
     /// The sums of each bitmap that was read, or why it cannot be read.
     pub summaries: BTreeMap<Name, Result<Summary>>,
+    /// The checkpoints that only layers below the image have, oldest first, where a diff since them is answered.
+    pub below: Vec<CheckpointBelow>,
     since: HashMap<Name, u64>,
+}
+
+/// A checkpoint that the image has from a layer below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckpointBelow {
+    /// The checkpoint, as that layer has it.
+    pub checkpoint: Checkpoint,
+    /// The layer, by the name that it has in messages.
+    pub layer: String,
+    /// How many bytes changed until the next checkpoint; `None` where the scope does not ask for it, or nobody can tell.
+    pub dirty_bytes: Option<u64>,
+    /// How many bytes changed until now, likewise.
+    pub since_bytes: Option<u64>,
 }
 
 impl Overview {
@@ -112,7 +128,57 @@ impl Image {
                 reader.summarize(&name)?;
             }
         }
-        Ok(Overview { chain, beside, summaries: reader.finish()?, since })
+        let summaries = reader.finish()?;
+        let below = match can_read && self.has_layers() {
+            true => self.look_below(insist, scope, observer)?,
+            false => Vec::new(),
+        };
+        Ok(Overview { chain, beside, summaries, below, since })
+    }
+}
+
+impl Image {
+    /// The checkpoints that only layers below have. Where these cannot be read, there are none to be shown.
+    fn look_below(
+        &self,
+        insist: Option<KnownModel>,
+        scope: Scope,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<CheckpointBelow>> {
+        let stacked = match self.stacked(insist, false, &[]) {
+            Err(error) if error.is_of_the_call() => return Err(error),
+            Err(_) => return Ok(Vec::new()),
+            Ok(stacked) => stacked,
+        };
+        let all = stacked.stack.checkpoints()?;
+        let own = self.read_chain(insist).ok();
+        let mut below = Vec::new();
+        for (at, StackCheckpoint { checkpoint, layer, .. }) in all.iter().enumerate() {
+            let is_own = own.as_ref().is_some_and(|own| own.checkpoint(checkpoint.name.as_bytes()).is_some());
+            if is_own || stacked.plan_diff(checkpoint.name.as_bytes(), None).is_err() {
+                continue;
+            }
+            let mut dirty = |until: Option<&Name>| -> Result<Option<u64>> {
+                if scope != Scope::Increments || self.host.is_live() {
+                    return Ok(None);
+                }
+                let mut request = DiffRequest::since(checkpoint.name.as_bytes()).model(insist);
+                if let Some(until) = until {
+                    request = request.until(until.as_bytes());
+                }
+                match self.read_diff(&request, observer) {
+                    Err(error) if error.is_of_the_call() => Err(error),
+                    diff => Ok(diff.ok().map(|diff| diff.bitmap.dirty_bytes())),
+                }
+            };
+            let next = all.get(at + 1).map(|next| &next.checkpoint.name);
+            let next = next.filter(|_| stacked.stack.model() == Model::Interval);
+            let (dirty_bytes, since_bytes) = (dirty(next)?, dirty(None)?);
+            let layer = stacked.label(*layer);
+            let checkpoint = checkpoint.clone();
+            memory::push(&mut below, CheckpointBelow { checkpoint, layer, dirty_bytes, since_bytes })?;
+        }
+        Ok(below)
     }
 }
 
@@ -185,17 +251,25 @@ impl<'a> Reader<'a> {
                     union.as_ref().map(Bitmap::dirty_bytes)
                 }
             };
-            let Some(known) = known.filter(|_| is_answered) else { continue };
-            match &below {
-                Ok(below) if below.is_empty() => {}
-                Ok(below) => {
-                    let span = chain.plan_diff(own.name.as_bytes(), None)?;
-                    if span.takes_part.iter().any(|name| below.contains(name)) {
-                        continue;
+            let Some(mut known) = known.filter(|_| is_answered) else { continue };
+            if self.image.has_layers() {
+                let of_layers = match &below {
+                    // A copy of a checkpoint whose original is gone.
+                    Ok(below) if below.is_empty() => own.gap,
+                    Ok(below) => {
+                        let span = chain.plan_diff(own.name.as_bytes(), None)?;
+                        own.gap || span.takes_part.iter().any(|name| below.contains(name))
+                    }
+                    Err(error) if error.is_of_the_call() => return Err(error.clone()),
+                    Err(_) => continue,
+                };
+                if of_layers {
+                    match self.image.read_diff(&DiffRequest::since(own.name.as_bytes()), self.observer) {
+                        Err(error) if error.is_of_the_call() => return Err(error),
+                        Err(_) => continue,
+                        Ok(diff) => known = diff.bitmap.dirty_bytes(),
                     }
                 }
-                Err(error) if error.is_of_the_call() => return Err(error.clone()),
-                Err(_) => continue,
             }
             memory::insert(&mut since, own.name.clone(), known)?;
         }

@@ -9,6 +9,7 @@ use crate::chain::{BitmapState, KnownModel, Layer, Name, Part, Stack, StackSpan}
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use crate::host::{Host, UnionRequest};
+use crate::io::FileId;
 use crate::memory;
 use crate::progress::{Observer, Unobserved};
 use std::path::Path;
@@ -27,9 +28,9 @@ impl Image {
     }
 
     /// The image and the layers below it. `surveyed` says whether bitmaps count as inconsistent that cannot be trusted for
-    /// the place where they lie: else they are refused when they are read.
-    pub(super) fn stacked(&self, insist: Option<KnownModel>, surveyed: bool) -> Result<Stacked<'_>> {
-        let below = self.layers_below()?;
+    /// the place where they lie: else they are refused when they are read. The file `ours` is locked already.
+    pub(super) fn stacked(&self, insist: Option<KnownModel>, surveyed: bool, ours: &[FileId]) -> Result<Stacked<'_>> {
+        let below = self.layers_below(ours)?;
         let mut layers = memory::room(below.layers.len() + 1)?;
         let own = if surveyed { self.surveyed(&mut Unobserved)? } else { self.states()? };
         layers.push(Layer::new(self.path.display().to_string(), own, self.virtual_size()));
@@ -58,7 +59,7 @@ fn states_of(host: &dyn Host, surveyed: bool) -> Result<Vec<BitmapState>> {
 
 impl Stacked<'_> {
     /// The host of a layer; the top one is 0.
-    fn host(&self, layer: usize) -> Result<&dyn Host> {
+    pub(super) fn host(&self, layer: usize) -> Result<&dyn Host> {
         let below = layer.checked_sub(1).map(|below| self.below.layers.get(below));
         match below {
             None => Ok(&*self.image.host),
@@ -67,7 +68,13 @@ impl Stacked<'_> {
         }
     }
 
-    fn named(&self, layer: usize, error: Error) -> Error {
+    /// The name of a layer in messages.
+    pub(super) fn label(&self, layer: usize) -> String {
+        let below = layer.checked_sub(1).and_then(|below| self.below.layers.get(below));
+        below.map_or_else(|| self.image.path.display().to_string(), |layer| layer.label.clone())
+    }
+
+    pub(super) fn named(&self, layer: usize, error: Error) -> Error {
         let label = layer.checked_sub(1).and_then(|below| self.below.layers.get(below)).map(|layer| &layer.label);
         match label {
             Some(label) => error.in_file(Path::new(label)),
@@ -136,7 +143,13 @@ impl Stacked<'_> {
     }
 
     /// All that a layer holds itself, of its own size.
-    fn allocated(&self, layer: usize, offset: u64, len_bytes: u64, observer: &mut dyn Observer) -> Result<Bitmap> {
+    pub(super) fn allocated(
+        &self,
+        layer: usize,
+        offset: u64,
+        len_bytes: u64,
+        observer: &mut dyn Observer,
+    ) -> Result<Bitmap> {
         let held = match self.host(layer)?.allocated(offset, len_bytes, observer) {
             Err(error) if error.is_of_the_call() => return Err(error),
             held => held,
@@ -169,7 +182,7 @@ impl Stacked<'_> {
 }
 
 /// Refuses a bitmap whose content cannot be trusted.
-fn check_trusted(host: &dyn Host, name: &Name, observer: &mut dyn Observer) -> Result<()> {
+pub(super) fn check_trusted(host: &dyn Host, name: &Name, observer: &mut dyn Observer) -> Result<()> {
     if let Some(trouble) = host.trouble() {
         return Err(trouble.clone());
     }
@@ -177,7 +190,7 @@ fn check_trusted(host: &dyn Host, name: &Name, observer: &mut dyn Observer) -> R
 }
 
 /// Bits of a layer for the disk: cut at its end, and clean where the layer ends before it.
-fn fitted(mut bits: Bitmap, own_bytes: u64, size_bytes: u64) -> Result<Bitmap> {
+pub(super) fn fitted(mut bits: Bitmap, own_bytes: u64, size_bytes: u64) -> Result<Bitmap> {
     if bits.size_bytes() != own_bytes {
         let message = format!("the bits are of a disk of {} bytes, the layer has {own_bytes}", bits.size_bytes());
         return Err(Error::new(ErrorKind::SizeMismatch, message));
@@ -187,7 +200,7 @@ fn fitted(mut bits: Bitmap, own_bytes: u64, size_bytes: u64) -> Result<Bitmap> {
 }
 
 /// A bitmap in which this range is dirty.
-fn marked(range: &std::ops::Range<u64>, size_bytes: u64, granularity: Granularity) -> Result<Bitmap> {
+pub(super) fn marked(range: &std::ops::Range<u64>, size_bytes: u64, granularity: Granularity) -> Result<Bitmap> {
     let mut bits = Bitmap::new(size_bytes, granularity)?;
     let end = range.end.min(size_bytes);
     if range.start < end {

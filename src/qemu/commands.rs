@@ -75,6 +75,7 @@ impl Commands {
                         continue;
                     }
                     for source in sources {
+                        check_consistent(node, source)?;
                         let source = find(&known, source)?;
                         self.stall_ns = self.stall_ns.saturating_add(merge_ns(node, &source, &own));
                         dirty_bytes = dirty_bytes.saturating_add(source.dirty_bytes);
@@ -84,6 +85,7 @@ impl Commands {
                 }
                 Action::Rename { from, to } => {
                     let own = find(&known, from)?;
+                    check_consistent(node, from)?;
                     refuse_known(&known, to)?;
                     self.first.push(add(node, to, own.granularity, own.recording)?);
                     self.first.push(merge(node, std::slice::from_ref(from), to)?);
@@ -185,6 +187,18 @@ fn check_free(node: &Node, name: &Name) -> Result<()> {
         return Err(Error::new(ErrorKind::InUse, message).advise(way_out));
     }
     Ok(())
+}
+
+/// Refuses a bitmap that QEMU would not read: a merge of it fails, and a rename is a merge.
+fn check_consistent(node: &Node, name: &Name) -> Result<()> {
+    match node.bitmaps.iter().any(|bitmap| bitmap.state.name == *name && bitmap.state.inconsistent) {
+        true => {
+            let message = format!("the bitmap {name} of {:?} is inconsistent, so QEMU cannot read it", node.name);
+            let way_out = WayOut::from("do it while the machine is off, or drop it with ").control(name.drop_it());
+            Err(Error::new(ErrorKind::Inconsistent, message).advise(way_out))
+        }
+        false => Ok(()),
+    }
 }
 
 fn find(known: &BTreeMap<&Name, Known>, name: &Name) -> Result<Known> {

@@ -1,4 +1,4 @@
-/* A layer below that takes part makes an answer from the top layer short. */
+/* A layer below that takes part counts, and one that cannot be read makes an answer short. */
 #include "check.h"
 
 int main(void)
@@ -6,7 +6,8 @@ int main(void)
     image_copy("chain.qcow2");
     checkmap_image *image = image_open(image_copy("overlay.qcow2"), CHECKMAP_OPEN_RDWR);
     checkmap_bitmap *bitmap = NULL;
-    FAILS(checkmap_diff(image, "a", 1, NULL, 0, &bitmap), EPROTO, CHECKMAP_ERROR_BACKING_LAYER);
+    EQUAL(checkmap_diff(image, "a", 1, NULL, 0, &bitmap), 0);
+    checkmap_bitmap_free(bitmap);
     FAILS(checkmap_checkpoint_delete(image, TEXT("a")), EPROTO, CHECKMAP_ERROR_BACKING_LAYER);
     struct checkmap_opts opts = CHECKMAP_OPTS_INIT;
     opts.flags = CHECKMAP_OPT_TOP_LAYER_ONLY;

@@ -206,8 +206,10 @@ fn what_is_wrong_with_one_chain_does_not_matter_to_the_other() {
 fn drop_all_names_libvirts_and_needs_a_yes_for_them() {
     needs_tools!();
     let image = both();
-    checkmap!("drop", image.path, "--all")
-        .fails(3, "'virtnbdbackup.0', 'virtnbdbackup.1', 'virtnbdbackup.2' (if nobody");
+    checkmap!("drop", image.path, "--all").fails(
+        3,
+        "libvirt's checkpoints would go too: 'virtnbdbackup.0', 'virtnbdbackup.1', 'virtnbdbackup.2' (if nobody",
+    );
     checkmap!("drop", image.path, "--bitmap", THEIRS[0], "--dry-run").says("libvirt still lists it");
     let dropped = checkmap!("drop", image.path, "--all", "--yes");
     dropped.says("every diff since 'i1', 'i2' is lost");

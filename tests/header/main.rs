@@ -18,12 +18,31 @@ const MACROS: &str = "\
     { sizeof(struct checkmap_image_info), 0, NULL, 0, 0, 0, NULL, 0, NULL, 0, 0, 0 }
 /** A place for the facts of a segment. */
 #define CHECKMAP_SEGMENT_INFO_INIT { sizeof(struct checkmap_segment_info), 0, 0, 0, 0, 0, 0, 0, 0 }
+/** The defaults of a running hypervisor. */
+#define CHECKMAP_QMP_OPTS_INIT { sizeof(struct checkmap_qmp_opts), 0, 0, NULL, 0, NULL, NULL }
+/** An empty request. */
+#define CHECKMAP_PLAN_REQUEST_INIT \\
+    { sizeof(struct checkmap_plan_request), 0, NULL, NULL, 0, NULL, 0, NULL, 0, NULL, NULL, 0, NULL, 0, 0, 0, 0 }
 
 ";
 
 /// The sources in the order in which a reader wants them.
-const SOURCES: &[&str] =
-    &["values", "error", "options", "bitmap", "sets", "bits", "report", "image", "checkpoint", "stored", "segment"];
+const SOURCES: &[&str] = &[
+    "values",
+    "error",
+    "options",
+    "bitmap",
+    "sets",
+    "bits",
+    "report",
+    "image",
+    "checkpoint",
+    "stored",
+    "machine",
+    "many",
+    "plan",
+    "segment",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -142,7 +142,8 @@ impl Material<'_> {
             let is_shared = match c_type {
                 CType::Pointer { is_const, to } => match &**to {
                     CType::Pointer { is_const: true, .. } => true,
-                    // The place for a new handle.
+                    // An array of handles, or the place for a new one.
+                    CType::Pointer { .. } if *is_const => false,
                     CType::Pointer { .. } => return None,
                     CType::Named(_) => *is_const,
                 },

@@ -9,3 +9,4 @@ mod planning;
 #[path = "../support/mod.rs"]
 mod support;
 mod transactions;
+mod verbs;

@@ -6,6 +6,7 @@ import errno
 import pickle
 import struct
 
+import numpy
 import pytest
 
 import checkmap
@@ -167,7 +168,6 @@ def test_106_extents_of_many_batches():
 
 
 def test_106_extents_into_numpy():
-    numpy = pytest.importorskip("numpy")
     from checkmap import EXTENT_FIELDS
 
     bitmap = Bitmap(MIB, KIB)
@@ -424,7 +424,6 @@ def test_142_cancel(fails):
 
 
 def test_extents_from_buffers():
-    numpy = pytest.importorskip("numpy")
     expected = [(0, 8 * KIB), (MIB, 4 * KIB), (GIB, MIB)]
     flat = [number for pair in expected for number in pair]
     source = Bitmap(TIB, 4 * KIB)
@@ -477,7 +476,6 @@ def test_extents_from_buffers():
 
 
 def test_extents_that_cannot_be_read_are_refused(fails):
-    numpy = pytest.importorskip("numpy")
     bitmap = Bitmap(GIB, 4 * KIB)
     bitmap.set(0, MIB)
     before = bitmap.copy()

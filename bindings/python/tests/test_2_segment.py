@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import subprocess
 
 import pytest
@@ -149,6 +150,12 @@ def test_205_segment_diff(here):
     assert list(a.diff(a)) == list(a.diff(b, 4 * KIB, 2 * KIB)) == []
 
 
+def seen_from_outside(path):
+    """All that lstat tells but the time of the last access, which is when a link was followed."""
+    facts = os.lstat(path)
+    return facts[: stat.ST_ATIME] + facts[stat.ST_MTIME :]
+
+
 def test_206_segment_places(here, fails):
     bitmap = Bitmap(MIB, KIB)
     bitmap.set(0, 3 * KIB)
@@ -160,13 +167,13 @@ def test_206_segment_places(here, fails):
     os.symlink("disk", "image")
     with Image("disk", writable=True), Segment("source") as source:
         for place in ["folder", "pipe", "device", "disk", "image"]:
-            before = os.lstat(place)
+            before = seen_from_outside(place)
             with fails(InvalidArgumentError, errno.EINVAL) as caught:
                 Segment.write(bitmap, place)
             assert "cannot be replaced" in str(caught.value)
             with fails(InvalidArgumentError, errno.EINVAL):
                 Segment.merge([source], place)
-            assert os.lstat(place) == before
+            assert seen_from_outside(place) == before
         os.symlink("folder/new", "link")
         Segment.write(bitmap, "link")
         os.chmod("folder/new", 0o640)

@@ -485,8 +485,7 @@ def test_316_inconsistent(image_copy, fails):
 def test_317_layers(image_copy, fails):
     image_copy("chain.qcow2")
     with Image(image_copy("overlay.qcow2")) as image:
-        with fails(BackingLayerError, errno.EPROTO):
-            image.diff("a")
+        image.diff("a")
         with fails(BackingLayerError, errno.EPROTO):
             image.delete("a")
         image.diff("a", top_layer_only=True)

@@ -14,8 +14,35 @@ fn container(positions: impl Iterator<Item = u32>) -> Container {
     Container::from_words(words).unwrap()
 }
 
+/// How many containers of each form there are at least: lists, runs, words.
+const FEWEST: [usize; 3] = if cfg!(miri) { [1, 1, 1] } else { [5, 5, 4] };
+
+/// Every case, but one of 29 pairs, and few of the other lists, under Miri: it takes 20 seconds for a pair.
+const STEP: usize = if cfg!(miri) { 29 } else { 1 };
+
+/// How many positions of a view are compared with those that it counts.
+const COUNTED: usize = if cfg!(miri) { 1 } else { usize::MAX };
+
+/// The most positions of a container that are listed one by one.
+const LISTED: u32 = if cfg!(miri) { 1000 } else { CHUNK };
+
+/// One container of each form, for Miri, which takes minutes to make all of the others.
+fn few_containers() -> Vec<Container> {
+    let words = Box::new([0x5555_5555_5555_5555; 1024]);
+    vec![
+        Container::empty(),
+        Container::Full,
+        Container::from_sorted(&[0, 63, 64, 127, 128, 65_472, 65_535]).unwrap(),
+        Container::from_runs(&[[5, 70], [128, 191], [65_000, 65_535]]).unwrap(),
+        Container::from_words(words).unwrap(),
+    ]
+}
+
 /// Containers of every form, at and around the limits between the forms.
 fn containers() -> Vec<Container> {
+    if cfg!(miri) {
+        return few_containers();
+    }
     let mut all = vec![
         Container::empty(),
         Container::Full,
@@ -66,6 +93,9 @@ fn views<'a>(all: &'a [Container], packed: &'a [Vec<u8>]) -> Vec<View<'a>> {
 }
 
 fn windows() -> Vec<Run> {
+    if cfg!(miri) {
+        return vec![Run { first: 60, last: 300 }];
+    }
     let edges = [0, 1, 63, 64, 65, 127, 4095, 4096, 30_000, 65_471, 65_472, 65_534, 65_535];
     let pairs = edges.iter().flat_map(|&first| edges.iter().map(move |&last| Run { first, last }));
     pairs.filter(|run| run.first <= run.last).collect()
@@ -84,7 +114,7 @@ fn words_in(view: View<'_>) -> Words {
     assert_eq!(view.ones(), bits::count_ones(&words));
     assert_eq!(view.run_count(), bits::run_count(&words));
     let all = view.runs(Run::WHOLE).flat_map(|run| run.first..=run.last);
-    let mut some = (0..).zip(all).step_by(997);
+    let mut some = (0..).zip(all).step_by(997).take(COUNTED);
     assert!(some.all(|(number, bit)| view.nth(number) == bit));
     words
 }
@@ -97,9 +127,9 @@ fn zip(a: &Words, b: &Words, operation: fn(u64, u64) -> u64) -> Words {
 fn the_list_has_every_form() {
     let all = containers();
     let count = |is: fn(&Container) -> bool| all.iter().filter(|container| is(container)).count();
-    assert!(count(|container| matches!(container, Container::Array { .. })) >= 5);
-    assert!(count(|container| matches!(container, Container::Runs { .. })) >= 5);
-    assert!(count(|container| matches!(container, Container::Bits { .. })) >= 4);
+    assert!(count(|container| matches!(container, Container::Array { .. })) >= FEWEST[0]);
+    assert!(count(|container| matches!(container, Container::Runs { .. })) >= FEWEST[1]);
+    assert!(count(|container| matches!(container, Container::Bits { .. })) >= FEWEST[2]);
 }
 
 #[test]
@@ -108,7 +138,7 @@ fn operations_agree_with_words_for_every_pair_of_forms() {
     let packed = packed(&all[2..]);
     let views = views(&all, &packed);
     let mut workspace = Workspace::new();
-    for (a, b) in views.iter().flat_map(|&a| views.iter().map(move |&b| (a, b))) {
+    for (a, b) in views.iter().flat_map(|&a| views.iter().map(move |&b| (a, b))).step_by(STEP) {
         let (x, y) = (words_in(a), words_in(b));
         let mut united = Container::copy(a, a.ones()).unwrap();
         let added = united.unite_with(b, &mut workspace).unwrap();
@@ -139,7 +169,8 @@ fn unions_of_many_agree_with_words_for_every_mix_of_forms() {
     let sparse: Vec<View<'_>> = packed.iter().map(|bytes| View::Sparse(Sparse::uncounted(bytes))).collect();
     let mixed: Vec<View<'_>> = sparse.iter().zip(&every).flat_map(|(&a, &b)| [a, b]).collect();
     for list in [&arrays, &runs, &both, &every, &sparse, &mixed] {
-        for group in (0..list.len()).flat_map(|from| (from + 2..=list.len()).map(move |to| &list[from..to])) {
+        let groups = (0..list.len()).flat_map(|from| (from + 2..=list.len()).map(move |to| &list[from..to]));
+        for group in groups.step_by(STEP.min(9)) {
             let mut expected = [0; 1024];
             group.iter().for_each(|view| view.add_to(&mut expected));
             let made = workspace.unite(group).unwrap();
@@ -193,7 +224,7 @@ fn ranges_agree_with_words_for_every_form() {
 
 #[test]
 fn the_smallest_form_does_not_depend_on_the_way_to_it() {
-    for container in containers() {
+    for container in containers().into_iter().filter(|container| container.ones() <= LISTED) {
         let from_words = Container::from_words(Box::new(*container.view().words())).unwrap();
         let from_runs =
             Container::from_runs(&Vec::from_iter(container.view().runs(Run::WHOLE).map(Run::pair))).unwrap();
@@ -253,7 +284,10 @@ fn what_takes_few_bytes_is_not_packed_however_few_it_would_take_then() {
         (3076, 3 * 769, 769, Form::Runs),
         (8192, 30_000, 15_000, Form::Words),
         (0, CHUNK, 1, Form::Full),
-    ] {
+    ]
+    .into_iter()
+    .step_by(STEP.min(4))
+    {
         let is_kept = bytes >= SPARSE_FROM;
         for (len, is_less) in [(0, true), (bytes.saturating_sub(1), true), (bytes, false), (bytes + 1, false)] {
             assert_eq!(sparse::is_smallest(len, ones, runs), is_kept && is_less, "{len} {bytes} {other:?}");
@@ -282,6 +316,7 @@ fn what_takes_few_bytes_is_not_packed_however_few_it_would_take_then() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "each step looks at all bytes of the chunk: more than ten minutes, however few the steps")]
 fn runs_of_what_could_not_be_spread_are_the_same() {
     let all = containers();
     for bytes in packed(&all[2..]) {

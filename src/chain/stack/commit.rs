@@ -128,14 +128,18 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// The newest checkpoint that a layer below `layer` has.
+    /// The newest checkpoint from before `layer` was put on top: of the newest that a layer below has, the first one of which
+    /// `layer` itself does not tell the two sides apart.
     fn newest_below(&self, layer: usize) -> Result<Option<Name>> {
+        let own = self.stack.layers.get(layer).and_then(|read| read.chain.as_ref().ok());
+        let is_born_here =
+            |name: &Name| own.is_some_and(|own| own.place_of(name).is_some_and(|at| own.neighbours(at).0.is_some()));
         for below in self.stack.layers.iter().skip(layer + 1) {
-            if let Some(newest) = below.checkpoints().last() {
-                return Ok(Some(newest.name.clone()));
-            }
             if let Err(why) = &below.chain {
                 return Err(why.clone().in_file(Path::new(&below.label)));
+            }
+            if let Some(newest) = below.checkpoints().iter().rev().find(|own| !is_born_here(&own.name)) {
+                return Ok(Some(newest.name.clone()));
             }
         }
         Ok(None)

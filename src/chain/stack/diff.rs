@@ -95,7 +95,12 @@ impl Stack {
         if after.contains(since) && !known.contains(until) {
             return Err(Error::new(ErrorKind::Order, format!("{until} is older than {since}")).advise("swap the two"));
         }
-        if !known.contains(until) {
+        // Of two that nothing links, the one that only upper layers know is the younger.
+        let (of_until, of_since) = (self.lowest(&after), self.lowest(known));
+        if !known.contains(until) && of_until > of_since {
+            return Err(Error::new(ErrorKind::Order, format!("{until} is older than {since}")).advise("swap the two"));
+        }
+        if !known.contains(until) && of_until == of_since {
             // In the chain of one layer this has a better reason.
             for layer in &self.layers {
                 if let Ok(chain) = &layer.chain
@@ -275,7 +280,7 @@ fn check(own: &Checkpoint) -> Result<()> {
 
 impl Chain {
     /// The place of this checkpoint; `None` where it has no bitmap here.
-    fn place_of(&self, name: &Name) -> Option<usize> {
+    pub(super) fn place_of(&self, name: &Name) -> Option<usize> {
         self.checkpoints.iter().position(|own| own.name == *name)
     }
 

@@ -10,6 +10,7 @@ mod delete;
 mod diff;
 
 pub use commit::{CommitPlan, Taken};
+pub use delete::LayerActions;
 pub use diff::{Part, StackSpan};
 
 use super::{BitmapState, Chain, Checkpoint, KnownModel, Model, Name, nearest};

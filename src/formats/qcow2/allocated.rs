@@ -14,7 +14,7 @@ use std::ops::Range;
 
 const PHASE: &str = "reading the allocation";
 /// A piece of an L1 table that is read at once, in entries.
-const L1_PIECE: u64 = 1 << 16;
+const L1_PIECE: usize = 1 << 16;
 /// With extended L2 entries a cluster has this many subclusters.
 const SUBCLUSTER_BITS: u32 = 5;
 
@@ -35,8 +35,8 @@ pub(super) fn allocated(file: Qcow2File<'_>, window: Range<u64>, observer: &mut 
     }
     let tables = window.start / reach..end.div_ceil(reach);
     check_l1(header, tables.end)?;
-    for first in (tables.start..tables.end).step_by(L1_PIECE as usize) {
-        let count = L1_PIECE.min(tables.end - first);
+    for first in (tables.start..tables.end).step_by(L1_PIECE) {
+        let count = (L1_PIECE as u64).min(tables.end - first);
         for (number, entry) in (first..).zip(l1_piece(file, first, count)?) {
             tell(observer, PHASE, number - tables.start, tables.end - tables.start)?;
             if entry & OFFSET_MASK != 0 {

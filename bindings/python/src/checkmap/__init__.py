@@ -9,6 +9,7 @@ from ._bitmap import Bitmap
 from ._errors import *  # noqa: F403
 from ._extents import EXTENT_FIELDS
 from ._image import Checkpoint, Image, ImageInfo, StoredBitmap, Summary
+from ._machine import Disk, Machine, create_many, delete_many, plan_qmp
 from ._native import ffi as _ffi
 from ._native import lib as _lib
 from ._report import Problem, Report
@@ -22,14 +23,19 @@ if _lib.checkmap_abi_version() < _lib.CHECKMAP_ABI_VERSION:
 __all__ = [
     "Bitmap",
     "Checkpoint",
+    "Disk",
     "EXTENT_FIELDS",
     "Image",
     "ImageInfo",
+    "Machine",
     "Problem",
     "Report",
     "Segment",
     "SegmentInfo",
     "StoredBitmap",
     "Summary",
+    "create_many",
+    "delete_many",
+    "plan_qmp",
 ]
 __all__ += _errors.__all__

@@ -181,3 +181,10 @@ def flags_of(
         | (lib.CHECKMAP_OPT_DRY_RUN if dry_run else 0)
         | (lib.CHECKMAP_OPT_FOREIGN_TOO if foreign_too else 0)
     )
+
+
+def model_of(cumulative: Optional[bool]) -> int:
+    """The model of the options."""
+    models = {None: lib.CHECKMAP_MODEL_NONE, True: lib.CHECKMAP_MODEL_CUMULATIVE, False: lib.CHECKMAP_MODEL_INTERVAL}
+    model: int = models[None if cumulative is None else bool(cumulative)]
+    return model

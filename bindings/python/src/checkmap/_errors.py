@@ -20,6 +20,7 @@ __all__ = [
     "ExistsError",
     "ClosedPipeError",
     "FileMissingError",
+    "HypervisorError",
     "InUseError",
     "InconsistentError",
     "InvalidArgumentError",
@@ -224,6 +225,10 @@ class TornByForkError(CheckmapError):
     """A fork caught another thread in the middle of a change of this object: what the child holds may be half a state."""
 
 
+class HypervisorError(CheckmapError):
+    """A running hypervisor refused a command, or the connection to it broke."""
+
+
 _KINDS: Dict[int, Type[CheckmapError]] = {
     lib.CHECKMAP_ERROR_IO: SystemCallError,
     lib.CHECKMAP_ERROR_NO_SPACE: NoSpaceError,
@@ -256,6 +261,7 @@ _KINDS: Dict[int, Type[CheckmapError]] = {
     lib.CHECKMAP_ERROR_POISONED: PoisonedError,
     lib.CHECKMAP_ERROR_OUT_OF_MEMORY: OutOfMemoryError,
     lib.CHECKMAP_ERROR_TORN_BY_FORK: TornByForkError,
+    lib.CHECKMAP_ERROR_HYPERVISOR: HypervisorError,
 }
 
 # The classes that are an exception of Python's own too, as the errno says.
@@ -287,6 +293,9 @@ _WORDS = {
     "UNTIL": "until",
     "CHECK": "Image.check()",
     "LIST": "Image.checkpoints()",
+    "CREATE": "Image.create()",
+    "NBD_SOCKET": "Machine(..., nbd_socket=...)",
+    "MAX_STALL": "Machine(..., max_stall=...)",
 }
 
 # A mark: its name, and what C calls it.

@@ -15,6 +15,7 @@ from ._arguments import (
     descriptor,
     flags_of,
     granularity_or_zero,
+    model_of,
     name_bytes,
     name_text,
     naming,
@@ -160,9 +161,6 @@ class Image(Handle):
         if a writer is seen, ChangedError if somebody wrote. force_share: names and flags only, while a running QEMU
         holds the image. threads: how many may be used where there is much to do; 0 and 1 both mean the caller's alone.
         """
-        self._upgrade = writable is None and not force_share
-        self._path = path
-        self._process = process = os.getpid()
         flags = (
             (lib.CHECKMAP_OPEN_RDWR if writable else 0)
             | (lib.CHECKMAP_OPEN_NO_LOCK if no_lock else 0)
@@ -177,12 +175,26 @@ class Image(Handle):
                 name = path_bytes(path)
                 checked(lib.checkmap_image_open(name, len(name), flags, out))
 
+        self._take(out[0], path, threads, upgrade=writable is None and not force_share)
+
+    @classmethod
+    def _of(cls, pointer: Any, path: Path, threads: int) -> Image:
+        """An image that the library opened otherwise, for changes as well."""
+        self = cls.__new__(cls)
+        self._take(pointer, path, threads, upgrade=False)
+        return self
+
+    def _take(self, pointer: Any, path: Union[Path, int], threads: int, *, upgrade: bool) -> None:
+        self._upgrade = upgrade
+        self._path = path
+        self._process = process = os.getpid()
+
         def close(pointer: Any) -> None:
             # A forked child shares its parent's locks.
             if os.getpid() == process:
                 lib.checkmap_image_close(pointer)
 
-        super().__init__(out[0], close)
+        super().__init__(pointer, close)
         try:
             checked(self._change(lib.checkmap_image_set_threads, whole(threads, "threads", MOST_32), upgrade=False))
         except BaseException:
@@ -194,20 +206,30 @@ class Image(Handle):
 
     def _begin(self, alone: bool) -> Any:
         pointer = super()._begin(alone)
-        if os.getpid() != self._process:
+        try:
+            self._check_process()
+        except RuntimeError:
             self._end(alone)
-            raise RuntimeError("a forked child must not use an image of its parent's")
+            raise
         return pointer
 
     def _change(self, function: Callable[..., Result], *arguments: Any, upgrade: bool = True) -> Result:
         pointer = self._begin(True)
         try:
-            if upgrade and self._upgrade:
-                checked(lib.checkmap_image_upgrade(pointer))
-                self._upgrade = False
+            if upgrade:
+                self._lock_for_writing(pointer)
             return function(pointer, *arguments)
         finally:
             self._end(True)
+
+    def _lock_for_writing(self, pointer: Any) -> None:
+        if self._upgrade:
+            checked(lib.checkmap_image_upgrade(pointer))
+            self._upgrade = False
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError("a forked child must not use an image of its parent's")
 
     def _named(self, function: Callable[..., Any], options: Options, *names: Name, more: Iterable[Any] = ()) -> None:
         arguments: List[Any] = []
@@ -217,13 +239,21 @@ class Image(Handle):
 
     # Checkpoints.
 
-    def checkpoints(self) -> List[Checkpoint]:
-        """The checkpoints, oldest first."""
+    def checkpoints(
+        self, *, cumulative: Optional[bool] = None, progress: Optional[Progress] = None
+    ) -> List[Checkpoint]:
+        """The checkpoints, oldest first.
+
+        cumulative: of an image with intervals and libvirt's cumulative checkpoints, which are listed; by default the
+        intervals.
+        """
+        options = Options(progress, model=model_of(cumulative))
 
         def ask(pointer: Any) -> List[Checkpoint]:
-            room = checked(lib.checkmap_checkpoint_list(pointer, ffi.NULL, 0)) or 1
+            listed = lib.checkmap_checkpoint_list_with
+            room = checked(listed(pointer, options.pointer, ffi.NULL, 0)) or 1
             out = ffi.new("struct checkmap_checkpoint[]", room)
-            count = min(checked(lib.checkmap_checkpoint_list(pointer, out, room)), room)
+            count = min(options.checked(listed(pointer, options.pointer, out, room)), room)
             return [
                 Checkpoint(
                     name_text(each.name, each.name_len),
@@ -254,7 +284,7 @@ class Image(Handle):
 
         cumulative: the model of an image that has no checkpoints yet, or whose own is unknown; by default intervals.
         """
-        options = Options(progress, flags=flags_of(dry_run=dry_run), model=_model(cumulative))
+        options = Options(progress, flags=flags_of(dry_run=dry_run), model=model_of(cumulative))
         self._named(lib.checkmap_checkpoint_create_with, options, name, more=(granularity_or_zero(granularity),))
 
     def delete(
@@ -274,7 +304,7 @@ class Image(Handle):
         not tell, or, where it has intervals and libvirt's checkpoints, which are meant: else the chain that has the name.
         """
         flags = flags_of(top_layer_only, force_inconsistent, dry_run)
-        options = Options(progress, flags=flags, model=_model(cumulative))
+        options = Options(progress, flags=flags, model=model_of(cumulative))
         self._named(lib.checkmap_checkpoint_delete_with, options, name)
 
     def delete_inconsistent(
@@ -286,7 +316,7 @@ class Image(Handle):
         progress: Optional[Progress] = None,
     ) -> None:
         """Deletes every inconsistent checkpoint, and all that depend on them; the next backup is full."""
-        options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run), model=_model(cumulative))
+        options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run), model=model_of(cumulative))
         self._named(lib.checkmap_checkpoint_delete_inconsistent, options)
 
     def drop_before(
@@ -298,7 +328,7 @@ class Image(Handle):
         progress: Optional[Progress] = None,
     ) -> None:
         """Makes a checkpoint the first one: the bitmaps of all older ones are dropped, also those before gaps."""
-        options = Options(progress, flags=flags_of(dry_run=dry_run), model=_model(cumulative))
+        options = Options(progress, flags=flags_of(dry_run=dry_run), model=model_of(cumulative))
         self._named(lib.checkmap_checkpoint_drop_before, options, name)
 
     def rename(
@@ -312,7 +342,7 @@ class Image(Handle):
         progress: Optional[Progress] = None,
     ) -> None:
         """Renames a checkpoint, in one atomic step."""
-        options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run), model=_model(cumulative))
+        options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run), model=model_of(cumulative))
         self._named(lib.checkmap_checkpoint_rename_with, options, name, to)
 
     def diff(
@@ -333,7 +363,7 @@ class Image(Handle):
         offset = whole(offset, "offset")
         first = name_bytes(since)
         last = b"" if until is None else name_bytes(until)
-        options = Options(progress, flags=flags_of(top_layer_only), model=_model(cumulative))
+        options = Options(progress, flags=flags_of(top_layer_only), model=model_of(cumulative))
         out = ffi.new("checkmap_bitmap **")
         options.checked(
             self._read(
@@ -463,9 +493,3 @@ class Image(Handle):
         """
         options = Options(progress, flags=flags_of(dry_run=dry_run, foreign_too=foreign_too))
         self._named(lib.checkmap_stored_drop_all, options)
-
-
-def _model(cumulative: Optional[bool]) -> int:
-    models = {None: lib.CHECKMAP_MODEL_NONE, True: lib.CHECKMAP_MODEL_CUMULATIVE, False: lib.CHECKMAP_MODEL_INTERVAL}
-    model: int = models[None if cumulative is None else bool(cumulative)]
-    return model
