@@ -11,7 +11,7 @@ use crate::geometry::Granularity;
 use crate::host::{
     CheckReport, Facts, Host, LayerBelow, Membership, Remarks, Share, Summary, Transaction, UnionRequest,
 };
-use crate::progress::{Observer, Unobserved};
+use crate::progress::Observer;
 use std::sync::Arc;
 
 /// A disk, as it was read.
@@ -47,7 +47,7 @@ impl Host for DiskHost {
 
     fn is_unchanged(&self) -> Result<bool> {
         let own = &self.state.node;
-        let now = self.shared.look_at(&own.name, &mut Unobserved)?;
+        let now = self.shared.look_at(&own.name)?;
         Ok(now.size_bytes == own.size_bytes && machine::is_same(now.bitmaps.iter(), own.bitmaps.iter()))
     }
 
@@ -108,8 +108,11 @@ impl Host for DiskHost {
 
     fn apply(&mut self, actions: &[Action], observer: &mut dyn Observer) -> Result<Vec<String>> {
         self.shared.change(&[Share::new(&self.state.node.name, actions)], observer)?;
-        self.read_again()?;
-        Ok(Vec::new())
+        // The change is done, also where the disk cannot be read again.
+        let unread = self.read_again().err();
+        let warning =
+            |error: Error| format!("done, but the hypervisor's disk could not be read again: {}", error.reason());
+        Ok(unread.map(warning).into_iter().collect())
     }
 
     fn membership(&self) -> Option<Membership> {
@@ -118,7 +121,7 @@ impl Host for DiskHost {
     }
 
     fn read_again(&mut self) -> Result<()> {
-        self.state.node = self.shared.look_at(&self.state.node.name, &mut Unobserved)?;
+        self.state.node = self.shared.look_at(&self.state.node.name)?;
         self.shared.know(&self.state.node);
         Ok(())
     }

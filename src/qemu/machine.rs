@@ -2,11 +2,12 @@
 //! Owns a connection to a running hypervisor, the block nodes that it told of, and the one step that changes the bitmaps of all its
 //! disks. Must never know the meaning of the bitmaps to one another.
 
+use super::answer;
 use super::commands::{self, Commands};
 use super::monitor::{Conversation, Failure, Monitor};
 use super::nodes::{Answers, DiskNodes, Node, NodeBitmap, Nodes};
 use super::owner;
-use super::work::Work;
+use super::work::{Until, Work, silent};
 use super::{Disk, Options};
 use crate::chain::{self, BitmapState};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
@@ -69,6 +70,20 @@ impl Connection {
         self.command(shared, name, arguments, observer).map_err(Failure::into_error)
     }
 
+    /// As [`Connection::command`], where the hypervisor may be silent only so long as the caller told. For commands that can be carried out
+    /// twice: where the conversation breaks, it is tried once more.
+    pub(super) fn surely(
+        &mut self,
+        shared: &Shared,
+        name: &str,
+        arguments: &Value,
+    ) -> std::result::Result<Value, Failure> {
+        match self.command(shared, name, arguments, &mut Until::timeout(shared)) {
+            Err(Failure::Broken(_)) => self.command(shared, name, arguments, &mut Until::timeout(shared)),
+            answer => answer,
+        }
+    }
+
     /// The answer, or null where this hypervisor has no such command.
     fn ask_if_known(&mut self, shared: &Shared, name: &str, observer: &mut dyn Observer) -> Result<Value> {
         match self.command(shared, name, &Value::Null, observer) {
@@ -80,11 +95,11 @@ impl Connection {
     /// Reads the block nodes anew.
     pub(super) fn refresh(&mut self, shared: &Shared, observer: &mut dyn Observer) -> Result<()> {
         let nodes = self.ask(shared, "query-named-block-nodes", &json!({ "flat": true }), observer)?;
-        let tell_children =
-            nodes.as_array().is_some_and(|nodes| nodes.iter().all(|node| node.get("children").is_some()));
+        let tells_children = |node: &Value| !node.is_object() || node.get("children").is_some();
+        let tell_children = answer::items(&nodes, "query-named-block-nodes")?.iter().all(tells_children);
         let graph = match tell_children {
             true => Value::Null,
-            false => self.ask_if_known(shared, "x-debug-query-block-graph", observer)?,
+            false => self.ask(shared, "x-debug-query-block-graph", &Value::Null, observer)?,
         };
         let devices = self.ask_if_known(shared, "query-block", observer)?;
         self.nodes = Nodes::read(&Answers { nodes, graph, devices })?;
@@ -159,9 +174,9 @@ impl Shared {
     }
 
     /// The node as it is now.
-    pub(super) fn look_at(&self, node: &str, observer: &mut dyn Observer) -> Result<Node> {
+    pub(super) fn look_at(&self, node: &str) -> Result<Node> {
         let mut connection = self.connection();
-        connection.refresh(self, observer)?;
+        connection.refresh(self, &mut Until::timeout(self)).map_err(silent)?;
         connection.nodes.node(node).cloned()
     }
 
@@ -227,7 +242,7 @@ impl Shared {
         };
         // A connection that broke does not tell the outcome: QEMU 7.2 drops such a command, later ones carry it out.
         let before: Vec<_> = shares.iter().map(|share| states(&work.connection.nodes, share.disk)).collect();
-        let read = work.refresh(&mut Unobserved);
+        let read = work.refresh(&mut Until::timeout(self));
         let after: Vec<_> = shares.iter().map(|share| states(&work.connection.nodes, share.disk)).collect();
         let in_doubt = |why: Error| {
             let message = "the step may have been carried out or not: all of it, or nothing";
@@ -237,7 +252,9 @@ impl Shared {
         };
         match (doubt, read) {
             (Some(broken), Err(_)) => in_doubt(broken),
-            (Some(broken), Ok(())) if after == before => Err(broken.nothing_changed()),
+            // Merges alone leave no trace in these states.
+            (Some(broken), Ok(())) if after == before && before != expected => Err(broken.nothing_changed()),
+            (Some(broken), Ok(())) if before == expected => in_doubt(broken),
             (Some(_), Ok(())) if after == expected => Ok(()),
             (Some(broken), Ok(())) => in_doubt(broken),
             // The hypervisor said that it is done; the next question will tell why it cannot be read.

@@ -76,8 +76,9 @@ impl Default for Options {
 }
 
 impl Options {
-    /// How long a monitor may stay silent at the beginning, an NBD server with each answer, and another client of checkmap at work: 30 seconds without
-    /// it. It does not run while a command of ours is carried out.
+    /// How long a monitor may stay silent at the beginning and while it is asked about a change that was sent or tidied up, an NBD server
+    /// with each answer, and another client of checkmap at work: 30 seconds without it. It does not run while a transaction of ours is
+    /// carried out, nor while an observer is asked whether to go on.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
@@ -138,6 +139,22 @@ impl Disk {
     /// Why no checkpoint can be made on it, where that is so: its format keeps no bitmaps, or it is read-only.
     pub fn unfit(&self) -> Option<&Error> {
         self.unfit.as_ref()
+    }
+}
+
+/// Reads bytes as a JSON list of three answers, to the questions for block nodes, their graph and the devices, and looks for the disks in
+/// them: for fuzzing, as the answers come from another process.
+#[doc(hidden)]
+pub fn read_answers(bytes: &[u8]) {
+    let Ok([nodes, graph, devices]) = serde_json::from_slice::<[serde_json::Value; 3]>(bytes) else { return };
+    let Ok(nodes) = nodes::Nodes::read(&nodes::Answers { nodes, graph, devices }) else { return };
+    let Ok(disks) = nodes.disks() else { return };
+    for disk in &disks {
+        // It is an error where two are called so.
+        let _ = nodes.find(&disk.title);
+        let layers = disk.layers.iter().filter(|layer| nodes.get(layer).is_none()).count();
+        debug_assert_eq!(layers, 0, "a layer that is not described");
+        let _ = state::DiskState::of(&nodes, &disk.layers);
     }
 }
 

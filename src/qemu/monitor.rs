@@ -4,7 +4,7 @@
 //!
 //! The protocol is QMP: QEMU's `docs/interop/qmp-spec`.
 
-use super::answer;
+use super::answer::{self, Field};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{Observer, tell};
 use rustix::net::sockopt::socket_peercred;
@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The most bytes of one answer: a machine of 100 nodes with 65,535 bitmaps each stays below. QEMU's own limit for what it
-/// takes in is 64 MiB.
-const MOST_ANSWER_BYTES: usize = 1 << 30;
+/// The most bytes of one answer, QEMU's own limit for the other direction: 100 disks of 2,000 bitmaps each stay below, and libvirt
+/// stops at 10 MiB. In memory, the values of JSON take up to a hundred times their text.
+const MOST_ANSWER_BYTES: usize = 64 << 20;
 
 /// How long a wait lasts before the caller is asked whether to go on.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -82,6 +82,12 @@ impl Refusal {
         self.class == "CommandNotFound"
     }
 
+    /// The thing that the command is about is not there.
+    pub(super) fn is_of_absence(&self) -> bool {
+        self.class == "DeviceNotFound"
+            || ["not found", "Cannot find", "Failed to find"].iter().any(|part| self.words.contains(part))
+    }
+
     /// The refusal as an error, of a kind that tells callers what to do.
     pub(super) fn into_error(self) -> Error {
         let has = |part: &str| self.words.contains(part);
@@ -95,7 +101,7 @@ impl Refusal {
             ErrorKind::ReadOnly
         } else if self.is_unknown_command() {
             ErrorKind::Unsupported
-        } else if self.class == "DeviceNotFound" || has("not found") || has("Cannot find") {
+        } else if self.is_of_absence() {
             ErrorKind::NotFound
         } else {
             ErrorKind::Hypervisor
@@ -168,8 +174,9 @@ fn content(mut answer: Value) -> std::result::Result<Value, Failure> {
     let Some(error) = answer.get("error") else {
         return Err(Failure::Broken(answer::wrong("return", "is missing")));
     };
-    let part = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or("?").to_owned();
-    Err(Failure::Refused(Refusal { class: part("class"), words: part("desc") }))
+    // Only a refusal as QEMU makes it says that nothing was done.
+    let part = |key: &str| String::take(error, key).map_err(Failure::Broken);
+    Err(Failure::Refused(Refusal { class: part("class")?, words: part("desc")? }))
 }
 
 /// A conversation over QEMU's socket.
@@ -181,6 +188,8 @@ pub(super) struct Socket {
     /// How much of it is known to hold no end of a line.
     searched: usize,
     next_id: u64,
+    /// When the caller was asked last whether to go on.
+    asked: Instant,
     /// Whether the conversation broke: an answer that comes late would be taken for that of another command.
     is_broken: bool,
 }
@@ -199,7 +208,8 @@ impl Socket {
         })?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(connect)?;
         stream.set_write_timeout(Some(timeout.max(PATIENCE))).map_err(connect)?;
-        let mut socket = Self { stream, pending: Vec::new(), searched: 0, next_id: 0, is_broken: false };
+        let mut socket =
+            Self { stream, pending: Vec::new(), searched: 0, next_id: 0, asked: Instant::now(), is_broken: false };
         let deadline = Instant::now().checked_add(timeout);
         let greeting = socket.line(deadline, observer)?;
         let greeting = parse(&greeting)?;
@@ -255,9 +265,12 @@ impl Socket {
                 break answer;
             }
         };
-        // A command that QEMU cannot parse is answered without its id.
-        if answer.get("id").is_some_and(|known| *known != json!(id)) {
-            return Err(Failure::Broken(answer::wrong("id", "is that of another command")));
+        match answer.get("id") {
+            Some(known) if *known == json!(id) => {}
+            Some(_) => return Err(Failure::Broken(answer::wrong("id", "is that of another command"))),
+            // A command that QEMU cannot parse is answered without its id.
+            None if answer.get("return").is_none() => {}
+            None => return Err(Failure::Broken(answer::wrong("id", "is missing"))),
         }
         self.is_broken = false;
         content(answer)
@@ -273,7 +286,13 @@ impl Socket {
                 return Ok(std::mem::replace(&mut self.pending, rest));
             }
             self.searched = self.pending.len();
+            if !matches!(self.pending.trim_ascii_start().first(), None | Some(b'{')) {
+                return Err(not_qmp("begins with no brace"));
+            }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                if !self.pending.is_empty() {
+                    return Err(not_qmp("stops in the middle"));
+                }
                 let message = "the monitor says nothing: another client may be connected to it";
                 return Err(Error::new(ErrorKind::InUse, message)
                     .advise("end the other client, or give QEMU a second `-qmp` socket; libvirt has the first"));
@@ -290,21 +309,32 @@ impl Socket {
                     }
                     self.pending.try_reserve(count)?;
                     self.pending.extend_from_slice(buffer.get(..count).unwrap_or_default());
+                    // One that talks all the time gives no pause in which to ask.
+                    if self.asked.elapsed() >= PATIENCE {
+                        self.ask_whether_to_go_on(observer)?;
+                    }
                 }
                 Err(error) if matches!(error.kind(), IoKind::WouldBlock | IoKind::TimedOut | IoKind::Interrupted) => {
-                    tell(observer, WAITING, 0, 0)?;
+                    self.ask_whether_to_go_on(observer)?;
                 }
                 Err(error) => return Err(Error::io("the connection to the monitor broke", error)),
             }
         }
     }
+
+    fn ask_whether_to_go_on(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        self.asked = Instant::now();
+        tell(observer, WAITING, 0, 0)
+    }
 }
 
 fn parse(line: &[u8]) -> Result<Value> {
-    serde_json::from_slice(line).map_err(|error| {
-        Error::new(ErrorKind::Damaged, format!("the monitor's answer is no JSON: {error}"))
-            .advise("look whether the socket is that of a QMP monitor, and not of a human one (HMP)")
-    })
+    serde_json::from_slice(line).map_err(|error| not_qmp(format_args!("is no JSON: {error}")))
+}
+
+fn not_qmp(why: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Damaged, format!("the monitor's answer {why}"))
+        .advise("look whether the socket is that of a QMP monitor, and not of a human one (HMP)")
 }
 
 /// A conversation through `virsh qemu-monitor-command`, one process for each command.

@@ -28,8 +28,14 @@ const FILTERS: [&str; 10] = [
 /// The beginning of every name that checkmap gives to things in somebody's process.
 pub(super) const PREFIX: &str = "checkmap-";
 
+/// The roles that the one node below a filter has, by driver.
+const BELOW_A_FILTER: [&str; 3] = ["file", "backing", "image"];
+
 /// More layers than these are taken for a loop.
 const MOST_LAYERS: usize = 256;
+
+/// The largest disk: QEMU counts bytes in 63 bits.
+const MOST_DISK_BYTES: u64 = i64::MAX as u64;
 
 /// A bitmap of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +74,11 @@ impl Node {
             None => Vec::new(),
             Some(bitmaps) => answer::items(bitmaps, "dirty-bitmaps")?.iter().map(read_bitmap).collect::<Result<_>>()?,
         };
+        refuse_twins(&bitmaps)?;
+        let size_bytes = u64::take(image, "virtual-size")?;
+        if size_bytes > MOST_DISK_BYTES {
+            return Err(answer::wrong("virtual-size", "is larger than a disk can be"));
+        }
         // QEMU does not let an inconsistent bitmap record; the image still tells whether it did.
         for bitmap in bitmaps.iter_mut().filter(|bitmap| bitmap.state.inconsistent) {
             bitmap.state.recording = records_in_image(image, &bitmap.state.name);
@@ -76,7 +87,7 @@ impl Node {
             name: String::take(value, "node-name")?,
             driver: String::take(value, "drv")?,
             file: String::take(value, "file")?,
-            size_bytes: u64::take(image, "virtual-size")?,
+            size_bytes,
             cluster_bytes,
             is_read_only: bool::take(value, "ro")?,
             // QEMU before 10.0 does not tell.
@@ -104,12 +115,27 @@ fn records_in_image(image: &Value, name: &Name) -> bool {
     flags.is_some_and(|flags| flags.iter().any(|flag| flag == "auto"))
 }
 
+/// Refuses names that are there twice: nobody could tell which of the two a command means.
+fn refuse_twins(bitmaps: &[NodeBitmap]) -> Result<()> {
+    let mut names = BTreeSet::new();
+    // Transient bitmaps can be without a name, and names that are no UTF-8 can look alike.
+    let told = bitmaps.iter().filter(|bitmap| !bitmap.state.unusable && !bitmap.state.name.as_bytes().is_empty());
+    match told.map(|bitmap| &bitmap.state.name).find(|name| !names.insert(*name)) {
+        Some(name) => Err(answer::wrong("dirty-bitmaps", format_args!("has the name {name} twice"))),
+        None => Ok(()),
+    }
+}
+
 fn read_bitmap(value: &Value) -> Result<NodeBitmap> {
     // A transient bitmap can have no name.
     let name = match value.get("name") {
         None => String::new(),
         Some(_) => String::take(value, "name")?,
     };
+    let is_persistent = bool::take(value, "persistent")?;
+    if is_persistent && name.is_empty() {
+        return Err(answer::wrong("dirty-bitmaps", "has a persistent bitmap without a name"));
+    }
     // QEMU writes U+FFFD for bytes that are no UTF-8: such a bitmap cannot be addressed over QMP.
     let is_lossy = name.contains(char::REPLACEMENT_CHARACTER);
     let granularity = Granularity::from_bytes(u64::take(value, "granularity")?)
@@ -119,7 +145,7 @@ fn read_bitmap(value: &Value) -> Result<NodeBitmap> {
     state.unusable = is_lossy;
     Ok(NodeBitmap {
         state,
-        is_persistent: bool::take(value, "persistent")?,
+        is_persistent,
         is_busy: bool::take(value, "busy")?,
         dirty_bytes: u64::take(value, "count")?,
     })
@@ -136,8 +162,7 @@ impl Device {
     /// The device, where it has a medium.
     fn read(value: &Value) -> Result<Option<Self>> {
         let Some(inserted) = value.get("inserted") else { return Ok(None) };
-        let Some(node) = inserted.get("node-name") else { return Ok(None) };
-        let node = node.as_str().ok_or_else(|| answer::wrong("node-name", "is no string"))?.to_owned();
+        let node = String::take(inserted, "node-name")?;
         let mut names = Vec::new();
         for key in ["device", "qdev"] {
             let Some(name) = value.get(key).and_then(Value::as_str).filter(|name| !name.is_empty()) else { continue };
@@ -193,6 +218,9 @@ impl Nodes {
                 let children: Result<Vec<_>> = children.collect();
                 all.children.insert(node.name.clone(), children?);
             }
+            if all.nodes.contains_key(&node.name) {
+                return Err(answer::wrong("node-name", format_args!("is {:?} for two nodes", node.name)));
+            }
             all.nodes.insert(node.name.clone(), node);
         }
         if !answers.graph.is_null() {
@@ -240,36 +268,43 @@ impl Nodes {
         })
     }
 
-    fn child(&self, node: &str, role: &str) -> Option<&Node> {
-        let children = self.children.get(node)?;
-        children.iter().find(|(own, _)| own == role).and_then(|(_, child)| self.nodes.get(child))
+    /// The node below in this role, where there is one. A node that is told of and not described is an error: without it the layers
+    /// below would be missing.
+    fn child(&self, node: &str, role: &str) -> Result<Option<&Node>> {
+        let children = self.children.get(node).map(Vec::as_slice).unwrap_or_default();
+        let child = children.iter().find(|(own, _)| own == role);
+        child.map(|(_, child)| self.node(child)).transpose()
     }
 
     /// The node itself, or the first below it that is no filter.
-    fn below_filters(&self, node: &str) -> Option<&Node> {
-        let mut node = self.nodes.get(node)?;
+    fn below_filters(&self, top: &str) -> Result<&Node> {
+        let mut node = self.node(top)?;
         for _ in 0..MOST_LAYERS {
             if !node.is_filter() {
-                return Some(node);
+                return Ok(node);
             }
-            node = self.child(&node.name, "file").or_else(|| self.child(&node.name, "backing"))?;
+            let mut below = None;
+            for role in BELOW_A_FILTER {
+                below = below.or(self.child(&node.name, role)?);
+            }
+            let nothing =
+                || answer::wrong("children", format_args!("of the filter {:?} has nothing below it", node.name));
+            node = below.ok_or_else(nothing)?;
         }
-        None
+        Err(a_loop(top))
     }
 
     /// The nodes of the layers from this one on, the top first.
     pub(super) fn layers(&self, top: &str) -> Result<Vec<String>> {
         let mut layers: Vec<String> = Vec::new();
-        let mut next = self.below_filters(top);
+        let mut next = Some(self.below_filters(top)?);
         while let Some(node) = next {
             if layers.contains(&node.name) || layers.len() >= MOST_LAYERS {
-                return Err(Error::new(ErrorKind::Damaged, "the backing nodes form a loop").at(top, None));
+                return Err(a_loop(top));
             }
             layers.push(node.name.clone());
-            next = match self.child(&node.name, "backing") {
-                Some(below) => self.below_filters(&below.name),
-                None => None,
-            };
+            let below = self.child(&node.name, "backing")?;
+            next = below.map(|below| self.below_filters(&below.name)).transpose()?;
         }
         Ok(layers)
     }
@@ -340,6 +375,10 @@ impl Nodes {
             }
         }
     }
+}
+
+fn a_loop(top: &str) -> Error {
+    Error::new(ErrorKind::Damaged, "the backing nodes form a loop").at(format!("node {top:?}"), None)
 }
 
 /// Whether a node's file is the one that is meant: the same path, or the same file by two paths.

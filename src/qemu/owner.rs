@@ -7,6 +7,7 @@
 
 use super::nodes::PREFIX;
 use crate::error::{Error, ErrorKind, Result};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -76,6 +77,16 @@ impl Owner {
         self.folder.path().to_string_lossy().into_owned()
     }
 
+    /// Whether the hypervisor still listens at the socket of this client.
+    pub(super) fn is_listened_at(&self) -> bool {
+        listens(self.folder.path())
+    }
+
+    /// Leaves the folder, with a lock file that says that this client is gone: something of it may still be in the hypervisor.
+    pub(super) fn leave(&mut self) {
+        self.folder.disable_cleanup(true);
+    }
+
     /// Where the hypervisor is to listen.
     pub(super) fn socket(&self) -> PathBuf {
         self.folder.path().join(SOCKET_FILE)
@@ -96,9 +107,12 @@ pub(super) enum Life {
     Unknown,
 }
 
-/// Whether the client whose mark has this text is alive.
+/// Whether the client whose mark has this text is alive. The text comes from the hypervisor: no link is followed, and no pipe waited for.
 pub(super) fn life_of(identity: &str) -> Life {
-    match File::options().read(true).open(Path::new(identity).join(LOCK_FILE)) {
+    let Some(folder) = left_by(identity) else { return Life::Unknown };
+    let lock = open_folder(&folder)
+        .and_then(|folder| Ok(openat(&folder, LOCK_FILE, UNFOLLOWED | OFlags::NONBLOCK, Mode::empty())?));
+    match lock.map(File::from) {
         Ok(lock) => match lock.try_lock() {
             Ok(()) => Life::Dead(Some(lock)),
             Err(TryLockError::WouldBlock) => Life::Alive,
@@ -110,10 +124,18 @@ pub(super) fn life_of(identity: &str) -> Life {
     }
 }
 
+const UNFOLLOWED: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC);
+
+fn open_folder(folder: &Path) -> std::io::Result<File> {
+    let flags = UNFOLLOWED | OFlags::DIRECTORY;
+    Ok(openat(rustix::fs::CWD, folder, flags, Mode::empty())?.into())
+}
+
 /// The folder and the socket that a dead client left, where the text of its mark is one of ours.
 pub(super) fn left_by(identity: &str) -> Option<PathBuf> {
     let folder = Path::new(identity);
-    let is_ours = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+    let own = folder.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX));
+    let is_ours = own.is_some_and(|own| !own.is_empty());
     (folder.is_absolute() && is_ours).then(|| folder.to_owned())
 }
 
@@ -125,8 +147,9 @@ pub(super) fn listens(folder: &Path) -> bool {
 /// Removes the folder of a dead client: the two files that it can hold, and nothing else.
 pub(super) fn remove(folder: &Path) {
     // Another client may be doing the same.
+    let Ok(open) = open_folder(folder) else { return };
     for file in [LOCK_FILE, SOCKET_FILE] {
-        let _ = fs::remove_file(folder.join(file));
+        let _ = unlinkat(&open, file, AtFlags::empty());
     }
     let _ = fs::remove_dir(folder);
 }

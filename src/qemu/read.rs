@@ -9,7 +9,7 @@
 use super::machine::{self, Shared};
 use super::monitor::Failure;
 use super::nodes::{Node, NodeBitmap};
-use super::work::Work;
+use super::work::{Until, Work, silent};
 use crate::bitmap::Bitmap;
 use crate::chain::{BitmapState, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
@@ -17,7 +17,7 @@ use crate::geometry::{Granularity, clip_end};
 use crate::host::UnionRequest;
 use crate::memory;
 use crate::nbd::{Address, Client, ConnectOptions, Status, context_of};
-use crate::progress::{Observer, Unobserved};
+use crate::progress::Observer;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -174,8 +174,15 @@ impl<'w, 'a> Exports<'w, 'a> {
         }
         let address = work.owner.socket();
         let arguments = json!({ "addr": { "type": "unix", "data": { "path": address } } });
-        match work.command("nbd-server-start", &arguments, &mut Unobserved) {
+        let until = &mut Until::timeout(work.shared());
+        match work.command("nbd-server-start", &arguments, until) {
             Ok(_) => Ok(Self { work, address, is_own_server: true, records, nodes, exports }),
+            Err(Failure::Broken(error)) => {
+                // It was started, where somebody listens at a socket that nobody else knows.
+                let is_own_server = work.owner.is_listened_at();
+                drop(Self { work, address, is_own_server, records, nodes, exports });
+                Err(silent(error))
+            }
             Err(Failure::Refused(refusal)) if refusal.words.contains("already running") => {
                 let message = "another NBD server runs in this hypervisor, and QEMU has one at a time: that of a migration, of \
                      a backup of libvirt's, or of another program";
@@ -201,19 +208,43 @@ impl<'w, 'a> Exports<'w, 'a> {
     fn add(&mut self, node: &Node, names: &[Name]) -> Result<()> {
         let id = format!("{}-{}", self.work.owner.id(), self.exports.len());
         let (empty, export) = export_of(node, names, &id, self.records);
-        self.work.ask("blockdev-add", &empty, &mut Unobserved)?;
+        // Noted before: where the answer does not come, it may be there.
         self.nodes.push(id.clone());
-        self.work.ask("block-export-add", &export, &mut Unobserved)?;
+        self.work.ask("blockdev-add", &empty)?;
         self.exports.push(id);
-        Ok(())
+        self.work.ask("block-export-add", &export).map(drop)
     }
 
     /// Exports a node for reading, with the map of the layers that hold its blocks.
     fn add_node(&mut self, node: &Node) -> Result<String> {
         let id = format!("{}-{}", self.work.owner.id(), self.exports.len());
-        self.work.ask("block-export-add", &allocation_of(node, &id), &mut Unobserved)?;
         self.exports.push(id.clone());
+        self.work.ask("block-export-add", &allocation_of(node, &id))?;
         Ok(id)
+    }
+
+    /// Removes the exports and the nodes, and stops the server where it is the client's own; false where that stopped in the middle.
+    fn clean_up(&mut self) -> bool {
+        for export in self.exports.iter().rev() {
+            if self.work.remove_export(export).is_err() {
+                return false;
+            }
+        }
+        for node in self.nodes.iter().rev() {
+            match self.work.surely("blockdev-del", &json!({ "node-name": node })) {
+                Ok(_) => {}
+                // Its making was refused.
+                Err(Failure::Refused(refusal)) if refusal.is_of_absence() => {}
+                Err(_) => return false,
+            }
+        }
+        if !self.is_own_server {
+            return true;
+        }
+        let until = &mut Until::timeout(self.work.shared());
+        let stopped = self.work.command("nbd-server-stop", &Value::Null, until);
+        // After a conversation that broke, the socket tells: another server may run by now.
+        stopped.is_ok() || !self.work.owner.is_listened_at()
     }
 
     /// The bitmaps of the export at this place, whole as far as they touch the window.
@@ -248,14 +279,8 @@ impl<'w, 'a> Exports<'w, 'a> {
 impl Drop for Exports<'_, '_> {
     fn drop(&mut self) {
         // An export holds its bitmaps and its node, and the server holds its exports: in this order.
-        for export in self.exports.drain(..).rev() {
-            let _ = self.work.remove_export(&export);
-        }
-        for node in self.nodes.drain(..).rev() {
-            let _ = self.work.ask("blockdev-del", &json!({ "node-name": node }), &mut Unobserved);
-        }
-        if self.is_own_server {
-            let _ = self.work.ask("nbd-server-stop", &Value::Null, &mut Unobserved);
+        if !self.clean_up() {
+            self.work.is_untidy();
         }
     }
 }

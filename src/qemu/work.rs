@@ -7,8 +7,9 @@ use super::machine::{Connection, Shared};
 use super::monitor::{Conversation, Failure};
 use super::owner::{self, Life, MARK, Owner};
 use crate::error::{Error, ErrorKind, Result};
-use crate::progress::{Observer, Unobserved, tell};
+use crate::progress::{Observer, Step, tell};
 use serde_json::{Value, json};
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::sync::MutexGuard;
 use std::thread::sleep;
@@ -20,12 +21,43 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// How long an export may take until it is gone: its last requests are answered first.
 const MOST_FOR_AN_EXPORT: Duration = Duration::from_secs(10);
 
+/// An observer that stops what lasts longer than it should: nobody waits for a clean-up in a hypervisor that does not answer.
+#[derive(Debug)]
+pub(super) struct Until(Option<Instant>);
+
+impl Until {
+    /// So long as a hypervisor may be silent.
+    pub(super) fn timeout(shared: &Shared) -> Self {
+        Self(Instant::now().checked_add(shared.options.timeout))
+    }
+}
+
+/// The error where [`Until`] stopped the waiting.
+pub(super) fn silent(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Cancelled => Error::new(ErrorKind::InUse, "the hypervisor does not answer in time")
+            .advise("look whether it hangs, or allow more time"),
+        _ => error,
+    }
+}
+
+impl Observer for Until {
+    fn step(&mut self, _: Step) -> ControlFlow<()> {
+        match self.0.is_some_and(|end| Instant::now() >= end) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+}
+
 /// Work of this client, of which there is one at a time in a hypervisor. Everything ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Work<'a> {
     shared: &'a Shared,
     pub(super) connection: MutexGuard<'a, Connection>,
     pub(super) owner: Owner,
+    /// Whether something of this client may still be in the hypervisor, so that the mark has to stay for the next one.
+    is_untidy: bool,
 }
 
 impl<'a> Work<'a> {
@@ -37,9 +69,10 @@ impl<'a> Work<'a> {
         let owner = Owner::new(beside.as_deref(), user)?;
         let deadline = Instant::now().checked_add(shared.options.timeout);
         let arguments = json!({ "qom-type": "authz-simple", "id": MARK, "identity": owner.identity() });
+        let mut has_cleared = false;
         loop {
             match connection.command(shared, "object-add", &arguments, observer) {
-                Ok(_) => return Ok(Self { shared, connection, owner }),
+                Ok(_) => return Ok(Self { shared, connection, owner, is_untidy: false }),
                 Err(Failure::Refused(refusal)) if refusal.words.contains("duplicate property") => {}
                 Err(Failure::Broken(error)) => {
                     // The mark may be there; the lock file says that its owner is dead.
@@ -47,17 +80,22 @@ impl<'a> Work<'a> {
                 }
                 Err(failure) => return Err(failure.into_error()),
             }
-            let Some(identity) = Self::marked(shared, &mut connection, observer)? else { continue };
-            match owner::life_of(&identity) {
-                Life::Dead(_lock) => Self::clear(shared, &mut connection, &identity, observer)?,
-                life if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
-                    return Err(owner::in_use(&identity, &life));
-                }
-                _ => {
-                    tell(observer, "waiting for another checkmap", 0, 0)?;
-                    sleep(PAUSE);
-                }
+            let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            match Self::marked(shared, &mut connection, observer)? {
+                // It went meanwhile, or something else has this id.
+                None if is_late => return Err(owner::in_use("unknown", &Life::Unknown)),
+                None => {}
+                Some(identity) => match owner::life_of(&identity) {
+                    Life::Dead(_lock) if !is_late || !has_cleared => {
+                        Self::clear(shared, &mut connection, &identity, observer)?;
+                        has_cleared = true;
+                    }
+                    life if is_late => return Err(owner::in_use(&identity, &life)),
+                    _ => {}
+                },
             }
+            tell(observer, "waiting for another checkmap", 0, 0)?;
+            sleep(PAUSE);
         }
     }
 
@@ -90,8 +128,10 @@ impl<'a> Work<'a> {
         let folder = owner::left_by(identity);
         let id = folder.as_ref().and_then(|folder| Some(folder.file_name()?.to_string_lossy().into_owned()));
         connection.refresh(shared, observer)?;
-        let exports = exports(shared, connection, observer)?;
-        let is_of_it = |name: &str| id.as_ref().is_some_and(|id| name.starts_with(id.as_str()));
+        let exports = exports(shared, connection)?;
+        let is_of_it = |name: &str| {
+            id.as_ref().and_then(|id| name.strip_prefix(id.as_str())).is_some_and(|rest| rest.starts_with('-'))
+        };
         for export in exports.iter().filter(|export| is_of_it(export)) {
             remove_export(shared, connection, export)?;
         }
@@ -117,12 +157,23 @@ impl<'a> Work<'a> {
         self.connection.command(self.shared, name, arguments, observer)
     }
 
-    pub(super) fn ask(&mut self, name: &str, arguments: &Value, observer: &mut dyn Observer) -> Result<Value> {
-        self.connection.ask(self.shared, name, arguments, observer)
+    /// The answer to a command that QEMU carries out at once, in the time that the caller told.
+    pub(super) fn ask(&mut self, name: &str, arguments: &Value) -> Result<Value> {
+        self.connection.ask(self.shared, name, arguments, &mut Until::timeout(self.shared)).map_err(silent)
+    }
+
+    /// As [`Work::ask`], of commands that can be carried out twice: tried once more where the conversation breaks.
+    pub(super) fn surely(&mut self, name: &str, arguments: &Value) -> std::result::Result<Value, Failure> {
+        self.connection.surely(self.shared, name, arguments)
     }
 
     pub(super) fn refresh(&mut self, observer: &mut dyn Observer) -> Result<()> {
         self.connection.refresh(self.shared, observer)
+    }
+
+    /// Notes that something may have been left behind.
+    pub(super) fn is_untidy(&mut self) {
+        self.is_untidy = true;
     }
 
     /// Removes an export, and waits until it is gone.
@@ -137,30 +188,37 @@ impl<'a> Work<'a> {
 
 impl Drop for Work<'_> {
     fn drop(&mut self) {
-        // Where this fails, the lock file tells the next client that this one is gone.
-        let _ = remove_mark(self.shared, &mut self.connection);
+        // A mark that stays has the next client look for the rest: the lock file tells it that this one is gone.
+        let is_tidy = !self.is_untidy && remove_mark(self.shared, &mut self.connection).is_ok();
+        if !is_tidy && self.owner.is_listened_at() {
+            self.owner.leave();
+        }
     }
 }
 
 fn remove_mark(shared: &Shared, connection: &mut Connection) -> Result<()> {
-    connection.ask(shared, "object-del", &json!({ "id": MARK }), &mut Unobserved).map(drop)
+    match connection.command(shared, "object-del", &json!({ "id": MARK }), &mut Until::timeout(shared)) {
+        Ok(_) => Ok(()),
+        Err(failure) => Err(silent(failure.into_error())),
+    }
 }
 
 /// The ids of all exports.
-fn exports(shared: &Shared, connection: &mut Connection, observer: &mut dyn Observer) -> Result<Vec<String>> {
-    let exports = connection.ask(shared, "query-block-exports", &Value::Null, observer)?;
+fn exports(shared: &Shared, connection: &mut Connection) -> Result<Vec<String>> {
+    let exports = connection.surely(shared, "query-block-exports", &Value::Null);
+    let exports = exports.map_err(|failure| silent(failure.into_error()))?;
     answer::items(&exports, "query-block-exports")?.iter().map(|export| String::take(export, "id")).collect()
 }
 
 fn remove_export(shared: &Shared, connection: &mut Connection, export: &str) -> Result<()> {
     let arguments = json!({ "id": export, "mode": "hard" });
-    match connection.command(shared, "block-export-del", &arguments, &mut Unobserved) {
+    match connection.surely(shared, "block-export-del", &arguments) {
         // It may be on its way out already.
         Ok(_) | Err(Failure::Refused(_)) => {}
-        Err(failure) => return Err(failure.into_error()),
+        Err(failure) => return Err(silent(failure.into_error())),
     }
     let deadline = Instant::now() + MOST_FOR_AN_EXPORT;
-    while exports(shared, connection, &mut Unobserved)?.iter().any(|other| other == export) {
+    while exports(shared, connection)?.iter().any(|other| other == export) {
         if Instant::now() >= deadline {
             return Err(Error::new(ErrorKind::InUse, format!("the export {export:?} does not go away")));
         }

@@ -8,6 +8,8 @@ mod bitmap_ops;
 mod commit_qcow2;
 #[path = "../../fuzz/bodies/read_nbd.rs"]
 mod read_nbd;
+#[path = "../../fuzz/bodies/read_nodes.rs"]
+mod read_nodes;
 #[path = "../../fuzz/bodies/read_qcow2.rs"]
 mod read_qcow2;
 #[path = "../../fuzz/bodies/read_roaring.rs"]
@@ -90,6 +92,11 @@ fn any_bytes_of_an_nbd_server_are_refused_or_cover_the_window() {
 }
 
 #[test]
+fn any_bytes_of_a_monitor_are_refused_or_planned_without_harm() {
+    replay("read_nodes", 100_000, read_nodes::read_nodes);
+}
+
+#[test]
 fn any_operations_on_a_bitmap_agree_with_sets() {
     replay("bitmap_ops", 400, bitmap_ops::bitmap_ops);
 }
@@ -110,6 +117,7 @@ fn the_seeds_can_be_made_by_the_qemu_of_this_machine() {
         ("read_roaring", read_roaring::read_roaring),
         ("read_segment", read_segment::read_segment),
         ("read_nbd", read_nbd::read_nbd),
+        ("read_nodes", read_nodes::read_nodes),
     ] {
         for (name, bytes) in read_files(&place(target)) {
             play(target, &name, &bytes, run);

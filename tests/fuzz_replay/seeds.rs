@@ -8,6 +8,7 @@ use super::support::{TestImage, run};
 use checkmap::nbd::{Client, ConnectOptions};
 use checkmap::progress::Unobserved;
 use checkmap::{Bitmap, Granularity, segment};
+use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
@@ -46,6 +47,9 @@ pub(super) fn write(corpus: &dyn Fn(&str) -> PathBuf) {
     }
     for (name, bytes) in conversations() {
         keep("read_nbd", name, &bytes);
+    }
+    for (name, bytes) in answers() {
+        keep("read_nodes", &name, &bytes);
     }
     let mut random = Random::seeded(7);
     for number in 0..6 {
@@ -204,6 +208,46 @@ fn bitmaps() -> Vec<(&'static str, Bitmap)> {
         ("four-runs", shape(&[(0, 99, 1), (65_536, 99, 1), (131_072, 99, 1), (196_608, 99, 1), (262_144, 5, 3)])),
         ("high-keys", shape(&[(1, 9, 3), (1 << 32, 40, 1), ((7 << 32) + 65_530, 20, 1)])),
     ]
+}
+
+/// What QEMUs tell of their block nodes, and the byte that chooses the verb and the chain: with the children of each node, as since 10.1,
+/// and with the graph and the devices beside them, as before.
+fn answers() -> Vec<(String, Vec<u8>)> {
+    let bitmap = |name: &str, granularity: u64, recording: bool| {
+        json!({ "name": name, "granularity": granularity, "recording": recording, "busy": false, "persistent": true,
+            "inconsistent": false, "count": 3 * granularity })
+    };
+    let node = |name: &str, backing: Option<&str>| {
+        let mut children = vec![json!({ "child": "file", "node-name": "f" })];
+        children.extend(backing.map(|below| json!({ "child": "backing", "node-name": below })));
+        json!({ "node-name": name, "drv": "qcow2", "file": format!("{name}.qcow2"), "ro": name == "d1", "active": true,
+            "children": children, "image": { "virtual-size": 98816, "cluster-size": 65536 },
+            "dirty-bitmaps": [bitmap("mon", 4096, false), bitmap("mon->tue", 4096, false),
+                bitmap("tue->wed", 65536, true), bitmap("x", 4096, false), bitmap("y", 4096, false)] })
+    };
+    let file = json!({ "node-name": "f", "drv": "file", "file": "f", "ro": false, "children": [],
+        "image": { "virtual-size": 98816 } });
+    let filter = json!({ "node-name": "top", "drv": "mirror_top", "file": "", "ro": false,
+        "children": [{ "child": "backing", "node-name": "d0" }], "image": { "virtual-size": 98816 } });
+    let nodes = json!([filter, node("d0", Some("d1")), node("d1", None), file]);
+    let graph = json!({
+        "nodes": [{ "type": "block-driver", "id": 1, "name": "d0" }, { "type": "block-driver", "id": 2, "name": "d1" }],
+        "edges": [{ "parent": 1, "child": 2, "name": "backing" }],
+    });
+    let devices = json!([{ "device": "", "qdev": "/machine/peripheral/v/virtio-backend",
+        "inserted": { "node-name": "top" } }]);
+    let mut all: Vec<(String, Vec<u8>)> = (0..7_u8)
+        .map(|choice| {
+            let mut bytes = nodes.to_string().into_bytes();
+            bytes.push(choice | if choice < 5 { 0 } else { 16 });
+            (format!("verb-{choice}"), bytes)
+        })
+        .collect();
+    let whole = json!({ "return": nodes, "id": 1 }).to_string();
+    all.push(("whole-answer".to_owned(), [whole.as_bytes(), &[0]].concat()));
+    all.push(("three-answers".to_owned(), json!([nodes, graph, devices]).to_string().into_bytes()));
+    all.push(("no-devices".to_owned(), json!([nodes, Value::Null, Value::Null]).to_string().into_bytes()));
+    all
 }
 
 /// All that a server says to a client, and the byte that chooses what the client asks for.

@@ -1,9 +1,12 @@
 //! Owns the proof that the verbs work on running QEMUs: real ones, beside a log of what the guest wrote.
 
 mod histories;
+mod hostile;
+mod killed;
 mod layers;
 mod manners;
 mod planning;
 #[path = "../support/mod.rs"]
 mod support;
+mod transactions;
 mod verbs;

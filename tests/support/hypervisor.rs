@@ -105,6 +105,11 @@ impl Hypervisor {
         hypervisor
     }
 
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The socket of the monitor that is for checkmap.
     pub fn qmp(&self) -> PathBuf {
         self.folder.path().join("qmp")

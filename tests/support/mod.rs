@@ -10,6 +10,7 @@ pub mod nbd;
 pub mod nbd_server;
 pub mod ours;
 pub mod power;
+pub mod qmp_server;
 pub mod random;
 pub mod raw;
 pub mod trace;
