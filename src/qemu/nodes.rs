@@ -28,7 +28,7 @@ const FILTERS: [&str; 10] = [
 /// The beginning of every name that checkmap gives to things in somebody's process.
 pub(super) const PREFIX: &str = "checkmap-";
 
-/// The roles that the one node below a filter has, by driver.
+/// The roles that the node below a filter can have: each driver has one of them.
 const BELOW_A_FILTER: [&str; 3] = ["file", "backing", "image"];
 
 /// More layers than these are taken for a loop.
