@@ -51,7 +51,7 @@ impl Commands {
                 check_free(node, name)?;
                 if gone.contains(name) {
                     let message = format!("the bitmap {name} would be removed and used again in one step");
-                    return Err(Error::new(ErrorKind::Unsupported, message).advise("do it in two steps"));
+                    return Err(Error::new(ErrorKind::CannotStore, message).advise("do it in two steps"));
                 }
             }
             match action {
@@ -62,7 +62,7 @@ impl Commands {
                 }
                 Action::AddAllocated { name, .. } => {
                     let message = format!("the bitmap {name} would need the allocation of {:?}", node.name);
-                    return Err(Error::new(ErrorKind::Unsupported, message).advise(
+                    return Err(Error::new(ErrorKind::BackingLayer, message).advise(
                         "create the checkpoint while the machine is off, or let snapshots copy the recording bitmap, as \
                          libvirt does",
                     ));
