@@ -268,7 +268,7 @@ fn a_layer_below_that_gets_a_bitmap_while_a_diff_reads_is_noticed() {
     let handle = unlocked(&top, Access::Read).expect("nobody has it");
     handle.diff(&request(b"mon"), &mut Unobserved).expect("no layer below takes part");
     let mut meddle = At { step: 1, what: Some(|| image.bitmap(&["--add"], "mon")) };
-    assert_eq!(kind(handle.diff(&request(b"mon"), &mut meddle)), ErrorKind::BackingLayer);
+    assert_eq!(kind(handle.diff(&request(b"mon"), &mut meddle)), ErrorKind::Changed);
     assert!(meddle.what.is_none(), "nobody meddled");
     let _guest = Holder::open(&image.path, &[]);
     let refused = handle.diff(&request(b"mon"), &mut Unobserved).expect_err("a writer has the layer below");
