@@ -201,7 +201,7 @@ fn both_owners_work_on_one_domain() {
     let words = ["--since", "ours1", "--until", "ours2", "--nbd-socket", socket.to_str().expect("UTF-8")];
     assert_eq!(libvirt.diff(&words), BTreeSet::from([3]));
     libvirt.virsh(&["domjobabort", DOMAIN]);
-    // A snapshot carries the recording bitmaps of both; what is below is read there.
+    // A snapshot carries the recording bitmaps of both; older bitmaps are read from the layer below.
     libvirt.virsh(&["snapshot-create-as", DOMAIN, "snap", "--disk-only", "--no-metadata"]);
     libvirt.write(5);
     assert_eq!(libvirt.diff(&["--since", "ours1"]), BTreeSet::from([3, 4, 5]));
