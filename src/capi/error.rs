@@ -334,7 +334,7 @@ mod tests {
             assert_eq!(name.to_str(), Ok(kind.c_name()));
             assert_eq!(checkmap_error_errno(kind.number()), kind.errno());
         }
-        assert!(name_of(0).is_none() && name_of(CHECKMAP_ERROR_TORN_BY_FORK + 1).is_none());
+        assert!(name_of(0).is_none() && name_of(CHECKMAP_ERROR_HYPERVISOR + 1).is_none());
         assert!(checkmap_error_name(u32::MAX).is_null());
     }
 
