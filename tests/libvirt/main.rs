@@ -127,7 +127,7 @@ impl Log {
         self.note(name);
     }
 
-    /// Every diff has what was written since its checkpoint, and nothing that nobody wrote.
+    /// Every diff has all writes since its checkpoint, and nothing that nobody wrote.
     #[track_caller]
     fn compare(&self, when: &str, diff: impl Fn(usize, &'static str) -> BTreeSet<u64>) {
         for (name, moment) in &self.checkpoints {
