@@ -42,9 +42,9 @@ test-package:
 test-s390x:
 	scripts/test-s390x
 
-# Both owners of checkpoints on a domain of a libvirt that the test starts for itself; as root, with libvirt installed.
+# Both owners of checkpoints on domains of a libvirt that the test starts for itself; as root.
 test-libvirt:
-	cargo test --locked --test libvirt -- --ignored
+	./run-tests --test libvirt
 
 # What Miri can run: kernels but those of AVX-512, containers, memory, C calls on bitmaps and segments. Takes about ten minutes;
 # needs a nightly compiler with the component miri.

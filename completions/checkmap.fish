@@ -52,7 +52,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l domain -d 'Th
 complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand info" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
@@ -68,7 +68,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l domain -d 'Th
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
@@ -86,7 +86,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l domain -d '
 complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l granularity -d 'How much of the disk one bit stands for: a power of two from 512 to 2G. Default: as the newest checkpoint, else the cluster size, from 4K to 64K; larger where the disk needs it' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand create" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
@@ -103,7 +103,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l domain -d '
 complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand delete" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
@@ -135,7 +135,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l domain -d '
 complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand rename" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
@@ -152,7 +152,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l domain -d 'Th
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l since -d 'The checkpoint since which' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l until -d 'The checkpoint until which; now without it' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l format -d 'The format of the answer [default: table]' -r -f -a "json\t'One JSON document with the dirty extents'
@@ -183,7 +183,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l domain -d 'Th
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l bitmap -d 'The bitmap\'s own name, in quotes: \'mon->tue\'' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l context -d 'The bitmap as the NBD server names it, in quotes: \'qemu:dirty-bitmap:mon->tue\'' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l granularity -d 'With --context: the granularity of the answer, to which it is rounded outward. NBD does not tell that of the bitmap; default: the largest power of two from 512 to 64K of which all bounds are multiples' -r
@@ -212,7 +212,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l domain -d 'T
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l into -d 'The bitmap that takes in the others' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
@@ -234,7 +234,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l domain -d 'T
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"

@@ -39,6 +39,8 @@ enum Verb {
     /// A range, and another one.
     DeleteMany,
     Rename,
+    /// One frozen bitmap into another one, by their own names.
+    Merge,
 }
 
 /// What the killed program left, and how often.
@@ -89,6 +91,12 @@ impl Victim {
                 let from = std::mem::replace(&mut after[at].name, fresh.clone());
                 vec!["rename".into(), from, fresh]
             }
+            Verb::Merge => {
+                let (from, into) = (self.random.index(after.len() - 1), self.random.index(after.len() - 1));
+                let into = if from == into { after.len() - 1 } else { into };
+                after[into].dirty = union(&after[into].dirty, &after[from].dirty);
+                vec!["merge".into(), bitmap_name(&after, from), "--into".into(), bitmap_name(&after, into)]
+            }
             Verb::Delete => {
                 let at = self.random.index(after.len());
                 vec!["delete".into(), delete(&mut after, at)]
@@ -110,7 +118,10 @@ impl Victim {
         match self.points.len() {
             ..=3 => Verb::Create,
             9.. => Verb::Delete,
-            _ => *self.random.pick(&[Verb::Create, Verb::Create, Verb::Delete, Verb::DeleteMany, Verb::Rename]),
+            _ => {
+                let verbs = [Verb::Create, Verb::Create, Verb::Delete, Verb::DeleteMany, Verb::Rename, Verb::Merge];
+                *self.random.pick(&verbs)
+            }
         }
     }
 
@@ -230,15 +241,16 @@ fn delete(points: &mut Vec<Point>, at: usize) -> String {
 
 /// The bitmaps that these checkpoints have, in the order of their names.
 fn bitmaps_of(points: &[Point]) -> Vec<(String, bool, Vec<Extent>)> {
-    let mut parent: Option<&str> = None;
-    let mut bitmaps = Vec::new();
-    for (at, point) in points.iter().enumerate() {
-        let name = parent.map_or(point.name.clone(), |parent| format!("{parent}->{}", point.name));
-        bitmaps.push((name, at + 1 == points.len(), point.dirty.clone()));
-        parent = Some(&point.name);
-    }
+    let bitmap = |(at, point): (usize, &Point)| (bitmap_name(points, at), at + 1 == points.len(), point.dirty.clone());
+    let mut bitmaps: Vec<_> = points.iter().enumerate().map(bitmap).collect();
     bitmaps.sort();
     bitmaps
+}
+
+/// The name of the bitmap of the checkpoint at this place.
+fn bitmap_name(points: &[Point], at: usize) -> String {
+    let own = &points[at].name;
+    at.checked_sub(1).map_or(own.clone(), |before| format!("{}->{own}", points[before].name))
 }
 
 fn checkmap(args: &[String]) -> Command {
@@ -255,7 +267,7 @@ fn a_killed_change_leaves_the_bitmaps_of_before_or_of_after() {
     let asked: Option<u32> = std::env::var("CHECKMAP_KILLS").ok().and_then(|kills| kills.parse().ok());
     let started = Instant::now();
     let mut victim = Victim::new();
-    let mut window = [Verb::Create, Verb::Rename, Verb::Delete, Verb::DeleteMany].map(|verb| {
+    let mut window = [Verb::Create, Verb::Rename, Verb::Merge, Verb::Delete, Verb::DeleteMany].map(|verb| {
         let change = victim.change(verb);
         (verb, victim.run_whole(change))
     });

@@ -295,9 +295,19 @@ const CASES: &[Case] = &[
     Case {
         what: "a past bitmap that still records",
         make: || bitmaps(&["+mon", "+mon->tue"]),
-        refused: &["diff", "--since", "mon"],
+        refused: &["diff", "--since", "mon", "--until", "tue"],
         status: 3,
         way: Named("qemu-img bitmap --disable", &["mon"]),
+        then: Works,
+    },
+    Case {
+        what: "a past bitmap that still records, as libvirt leaves it",
+        make: || bitmaps(&["mon", "+mon->tue", "+tue->wed"]),
+        refused: &["delete", "tue"],
+        status: 3,
+        way: Words("make a checkpoint with `checkmap create`", |image| {
+            ok(&image.path, &["create", "thu"]);
+        }),
         then: Works,
     },
     Case {

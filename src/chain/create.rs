@@ -54,11 +54,21 @@ impl Chain {
                 .map_err(|error| error.advise("rename that checkpoint first"))?;
             actions.push(Action::SetRecording { name: newest.bitmap.clone(), recording: false });
         }
+        let late = self.late_recorders(newest)?;
+        let stop = late.iter().map(|own| Action::SetRecording { name: own.bitmap.clone(), recording: false });
+        memory::extend(&mut actions, stop)?;
         let name = Name::chained(newest.map(|newest| &newest.name), &own);
         actions.push(Action::Add { name, granularity });
 
         let mut plan = Plan::of(actions);
         plan.warnings.extend(own.warning());
+        for own in late {
+            plan.warn(format!(
+                "the bitmap {} of a past interval stops recording only now: diffs until a checkpoint after {} hold later \
+                 writes too",
+                own.bitmap, own.name
+            ));
+        }
         // A caller who asks for intervals knows whose checkpoint it is.
         let is_said = options.model == Some(KnownModel::Interval);
         if let Some(root) = newest.filter(|newest| newest.bitmap == newest.name && !is_said) {
@@ -124,6 +134,13 @@ impl Chain {
             ([], Some(newest)) => Err(not_recording(newest)),
             (newest, _) => Ok(newest.first().copied()),
         }
+    }
+
+    /// The checkpoints in the chain of `newest` that go on recording beside it: where libvirt commits a snapshot, the bitmap
+    /// that recorded when the snapshot was made is not stopped.
+    fn late_recorders(&self, newest: Option<&Checkpoint>) -> Result<Vec<&Checkpoint>> {
+        let Some(newest) = newest else { return Ok(Vec::new()) };
+        Ok(memory::gather(self.checkpoints.iter().filter(|own| own.recording && own.name != newest.name))?)
     }
 
     /// The granularity of the newest checkpoint. Where nobody can tell which is the newest, the finest of all: it is

@@ -314,5 +314,9 @@ pub(super) fn not_frozen(checkpoint: &Checkpoint) -> Error {
         ErrorKind::Recording,
         format!("the bitmap {} of a past interval still records, so it holds later writes too", checkpoint.bitmap),
     )
-    .advise("stop its recording with `qemu-img bitmap --disable`")
+    .advise(
+        WayOut::from("make a checkpoint with ")
+            .control(Control::Create)
+            .words(", which stops its recording, or stop that with `qemu-img bitmap --disable`"),
+    )
 }

@@ -31,7 +31,8 @@ pub struct Span {
 impl Chain {
     /// Plans the difference between two checkpoints, or since a checkpoint until now.
     ///
-    /// Every bitmap of the span has to be consistent. Until now, the last one has to record; all others of the span
+    /// Every bitmap of the span has to be consistent. Until now, the last one has to record; one before it that records
+    /// too, as libvirt leaves it when a snapshot is committed, holds nothing that is not of the span. Until a checkpoint, all
     /// have to be frozen. Bitmaps outside of the span do not matter. The cumulative model knows "until now" only.
     pub fn plan_diff(&self, since: &[u8], until: Option<&[u8]>) -> Result<Span> {
         self.check_known()?;
@@ -64,7 +65,7 @@ impl Chain {
             }
             match (must_record, part.recording) {
                 (true, false) => return Err(not_recording(part)),
-                (false, true) => return Err(not_frozen(part)),
+                (false, true) if until.is_some() => return Err(not_frozen(part)),
                 _ => {}
             }
         }
@@ -88,7 +89,7 @@ impl Chain {
         let mut younger = false;
         for (at, (answers, own)) in answers.iter_mut().zip(&self.checkpoints).enumerate().rev() {
             let ends = self.stretch_of(at).is_none_or(|stretch| stretch.places.end == at + 1);
-            let goes_on = if ends { own.recording } else { !own.recording && younger };
+            let goes_on = if ends { own.recording } else { younger };
             *answers = goes_on && !own.inconsistent && !own.unusable;
             younger = *answers;
         }

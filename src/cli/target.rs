@@ -37,7 +37,9 @@ pub(crate) struct TargetArgs {
     /// Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds
     #[arg(long, value_name = "MS", help_heading = HYPERVISOR)]
     max_stall: Option<u64>,
-    /// How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]
+    /// How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each
+    /// answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again
+    /// after a change. A change itself takes as long as it takes [default: 30]
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..), help_heading = HYPERVISOR)]
     timeout: Option<u32>,
 }

@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// The way out of a refusal that has no other.
+const LOOK: &str = "look at the hypervisor's log, and whether another program works on its disks";
+
 /// The hypervisor, shared by the hosts of its disks.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -67,7 +70,7 @@ impl Connection {
         arguments: &Value,
         observer: &mut dyn Observer,
     ) -> Result<Value> {
-        self.command(shared, name, arguments, observer).map_err(Failure::into_error)
+        self.command(shared, name, arguments, observer).map_err(|failure| failure.into_error().advise(LOOK))
     }
 
     /// As [`Connection::command`], where the hypervisor may be silent only so long as the caller told. For commands that can be carried out
@@ -104,7 +107,7 @@ impl Connection {
         let devices = self.ask_if_known(shared, "query-block", observer)?;
         self.nodes = Nodes::read(&Answers { nodes, graph, devices })?;
         if let Some(Conversation::Virsh(virsh)) = &self.conversation {
-            self.targets = virsh.targets()?;
+            self.targets = virsh.targets(observer)?;
         }
         Ok(())
     }
@@ -151,9 +154,7 @@ impl Shared {
             connection.refresh(&shared, observer)?;
             Work::clear_dead(&shared, &mut connection, observer)?;
         }
-        if let Some(folder) = shared.monitor.folder() {
-            owner::sweep(&folder);
-        }
+        owner::sweep(&shared.monitor.folder().unwrap_or_else(std::env::temp_dir));
         Ok(shared)
     }
 
@@ -235,8 +236,9 @@ impl Shared {
         let expected = expected(&work.connection.nodes, shares).map_err(Error::nothing_changed)?;
         let sent = work.command("transaction", &commands.arguments(), &mut Unobserved);
         let doubt = match sent {
-            Ok(_) => None,
-            Err(Failure::Refused(refusal)) => return Err(refusal.into_error().nothing_changed()),
+            Ok(answer) if answer.is_object() => None,
+            Ok(_) => Some(answer::wrong("return", "is no object")),
+            Err(Failure::Refused(refusal)) => return Err(refusal.into_error().advise(LOOK).nothing_changed()),
             Err(Failure::NotSent(error)) => return Err(error.nothing_changed()),
             Err(Failure::Broken(error)) => Some(error),
         };

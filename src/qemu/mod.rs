@@ -46,6 +46,7 @@ mod owner;
 mod read;
 mod snapshot;
 mod state;
+mod virsh;
 mod work;
 
 use crate::chain::Plan;
@@ -76,8 +77,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// How long a monitor may stay silent at the beginning and while it is asked about a change that was sent or tidied up, an NBD server
-    /// with each answer, and another client of checkmap at work: 30 seconds without it. It does not run while a transaction of ours is
+    /// How long a monitor may stay silent at the beginning and while it is asked about a change that was sent or tidied up, virsh with each
+    /// answer but that of a change, an NBD server with each answer, and another client of checkmap at work: 30 seconds without it. It does not run while a transaction of ours is
     /// carried out, nor while an observer is asked whether to go on.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {

@@ -5,6 +5,7 @@
 //! The protocol is QMP: QEMU's `docs/interop/qmp-spec`.
 
 use super::answer::{self, Field};
+use super::virsh::Virsh;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{Observer, tell};
 use rustix::net::sockopt::socket_peercred;
@@ -12,18 +13,14 @@ use serde_json::{Value, json};
 use std::io::{ErrorKind as IoKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The most bytes of one answer, QEMU's own limit for the other direction: 100 disks of 2,000 bitmaps each stay below, and libvirt
 /// stops at 10 MiB. In memory, the values of JSON take up to a hundred times their text.
-const MOST_ANSWER_BYTES: usize = 64 << 20;
+pub(super) const MOST_ANSWER_BYTES: usize = 64 << 20;
 
 /// How long a wait lasts before the caller is asked whether to go on.
-const PATIENCE: Duration = Duration::from_millis(200);
-
-/// The longest argument that Linux passes to a program, less what virsh needs.
-const MOST_ARGUMENT_BYTES: usize = (128 << 10) - 4096;
+pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Where a hypervisor is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,13 +128,7 @@ impl Conversation {
     pub(super) fn open(monitor: &Monitor, timeout: Duration, observer: &mut dyn Observer) -> Result<Self> {
         match monitor {
             Monitor::Socket(path) => Socket::open(path, timeout, observer).map(Conversation::Socket),
-            Monitor::Libvirt { domain, .. } if domain.is_empty() || domain.starts_with('-') => {
-                let message = format!("{domain:?} cannot be the name of a domain");
-                Err(Error::new(ErrorKind::InvalidArgument, message))
-            }
-            Monitor::Libvirt { uri, domain } => {
-                Ok(Conversation::Virsh(Virsh { uri: uri.clone(), domain: domain.clone() }))
-            }
+            Monitor::Libvirt { uri, domain } => Virsh::open(uri, domain, timeout).map(Conversation::Virsh),
         }
     }
 
@@ -152,12 +143,14 @@ impl Conversation {
         tell(observer, WAITING, 0, 0).map_err(Failure::NotSent)?;
         match self {
             Conversation::Socket(socket) => socket.command(name, arguments, observer),
-            Conversation::Virsh(virsh) => virsh.command(name, arguments),
+            Conversation::Virsh(virsh) => {
+                content(virsh.command(name, &words_of(name, arguments).to_string(), observer)?)
+            }
         }
     }
 }
 
-const WAITING: &str = "waiting for the hypervisor";
+pub(super) const WAITING: &str = "waiting for the hypervisor";
 
 fn words_of(name: &str, arguments: &Value) -> Value {
     match arguments {
@@ -335,73 +328,4 @@ fn parse(line: &[u8]) -> Result<Value> {
 fn not_qmp(why: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Damaged, format!("the monitor's answer {why}"))
         .advise("look whether the socket is that of a QMP monitor, and not of a human one (HMP)")
-}
-
-/// A conversation through `virsh qemu-monitor-command`, one process for each command.
-#[derive(Debug)]
-pub(super) struct Virsh {
-    uri: String,
-    domain: String,
-}
-
-impl Virsh {
-    fn command(&self, name: &str, arguments: &Value) -> std::result::Result<Value, Failure> {
-        let words = words_of(name, arguments).to_string();
-        if words.len() > MOST_ARGUMENT_BYTES {
-            let message = format!("the command {name} has {} bytes, more than virsh can be given", words.len());
-            return Err(Failure::NotSent(
-                Error::new(ErrorKind::Unsupported, message).advise("do it in smaller steps, or over a QMP socket"),
-            ));
-        }
-        let answer = self.run(&["qemu-monitor-command", &self.domain, &words]);
-        let answer = answer.map_err(|(is_sent, error)| match is_sent {
-            true => Failure::Broken(error),
-            false => Failure::NotSent(error),
-        })?;
-        content(parse(answer.trim_ascii()).map_err(Failure::Broken)?)
-    }
-
-    /// The target names of the domain's disks, such as `vda`, each with its source.
-    pub(super) fn targets(&self) -> Result<Vec<(String, String)>> {
-        let answer = self.run(&["domblklist", &self.domain]).map_err(|(_, error)| error)?;
-        let text = String::from_utf8_lossy(&answer).into_owned();
-        Ok(text.lines().filter_map(read_target).collect())
-    }
-
-    /// The output of virsh; the error tells whether a command may have reached the hypervisor.
-    fn run(&self, arguments: &[&str]) -> std::result::Result<Vec<u8>, (bool, Error)> {
-        let output = Command::new("virsh")
-            .args(["-q", "-c", &self.uri])
-            .args(arguments)
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| {
-                let message = "cannot run virsh";
-                let error = Error::io(message, error);
-                (false, error.advise("install libvirt's clients (Debian: libvirt-clients)"))
-            })?;
-        if output.status.success() {
-            return Ok(output.stdout);
-        }
-        let words = String::from_utf8_lossy(&output.stderr);
-        let words = words.trim().trim_start_matches("error: ").replace('\n', " ");
-        let is_unsent = ["failed to get domain", "failed to connect", "Domain not found", "domain is not running"];
-        let is_sent = !is_unsent.iter().any(|part| words.contains(part));
-        let kind = if words.contains("failed to get domain") || words.contains("Domain not found") {
-            ErrorKind::NotFound
-        } else if words.contains("cannot acquire state change lock") {
-            ErrorKind::InUse
-        } else {
-            ErrorKind::Hypervisor
-        };
-        Err((is_sent, Error::new(kind, format!("virsh failed: {words}"))))
-    }
-}
-
-/// One line of `virsh domblklist`: target and source.
-fn read_target(line: &str) -> Option<(String, String)> {
-    let (target, source) = line.trim().split_once(char::is_whitespace)?;
-    let source = source.trim_start();
-    (source != "-").then(|| (target.to_owned(), source.to_owned()))
 }

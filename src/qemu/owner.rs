@@ -20,6 +20,14 @@ pub(super) const MARK: &str = "checkmap-lock";
 const MOST_SOCKET_PATH_BYTES: usize = 107;
 
 const LOCK_FILE: &str = "lock";
+/// The lock file before it is locked.
+const UNREADY_FILE: &str = "unready";
+
+/// How many random letters and digits the name of a folder ends with: no other program has such names.
+const RANDOM_BYTES: usize = 12;
+
+/// How often a folder is made anew that another client removes.
+const MOST_TRIES: usize = 8;
 const SOCKET_FILE: &str = "nbd.sock";
 
 /// The folder of a client, private to it and to the hypervisor. It goes when this is dropped.
@@ -54,12 +62,25 @@ impl Owner {
     }
 
     fn make(parent: &Path) -> std::io::Result<(TempDir, File)> {
-        let folder = tempfile::Builder::new().prefix(PREFIX).permissions(private()).tempdir_in(parent)?;
+        let mut made = Self::try_to_make(parent);
+        // Another client took the folder for that of a dead one, before its lock was there.
+        for _ in 0..MOST_TRIES {
+            match &made {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => made = Self::try_to_make(parent),
+                _ => break,
+            }
+        }
+        made
+    }
+
+    fn try_to_make(parent: &Path) -> std::io::Result<(TempDir, File)> {
+        let mut builder = tempfile::Builder::new();
+        let folder = builder.prefix(PREFIX).rand_bytes(RANDOM_BYTES).permissions(private()).tempdir_in(parent)?;
         let room = folder.path().as_os_str().len() + 1 + SOCKET_FILE.len();
         if room > MOST_SOCKET_PATH_BYTES {
             return Err(std::io::ErrorKind::InvalidFilename.into());
         }
-        let unready = folder.path().join("unready");
+        let unready = folder.path().join(UNREADY_FILE);
         let lock = File::options().create_new(true).write(true).mode(0o600).open(&unready)?;
         lock.lock()?;
         // Nobody sees a lock file that is not locked yet.
@@ -159,14 +180,32 @@ pub(super) fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_folder && entry.file_name().to_string_lossy().starts_with(PREFIX) {
+        if is_folder && is_of_a_client(&entry.file_name().to_string_lossy()) {
             let path = entry.path();
-            let has_lock = path.join(LOCK_FILE).exists();
-            if let (true, false, Life::Dead(_lock)) = (has_lock, listens(&path), life_of(&path.to_string_lossy())) {
-                remove(&path);
+            match path.join(LOCK_FILE).try_exists() {
+                Ok(true) => {
+                    if let (false, Life::Dead(_lock)) = (listens(&path), life_of(&path.to_string_lossy())) {
+                        remove(&path);
+                    }
+                }
+                Ok(false) => remove_unready(&path),
+                Err(_) => {}
             }
         }
     }
+}
+
+fn is_of_a_client(name: &str) -> bool {
+    let random = name.strip_prefix(PREFIX).unwrap_or_default();
+    random.len() == RANDOM_BYTES && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// Removes the folder of a client that was killed before its lock file was there. One that is alive finds it gone, and makes
+/// another one; its lock file is never touched, so where that comes meanwhile the folder stays.
+fn remove_unready(folder: &Path) {
+    let Ok(open) = open_folder(folder) else { return };
+    let _ = unlinkat(&open, UNREADY_FILE, AtFlags::empty());
+    let _ = fs::remove_dir(folder);
 }
 
 /// The refusal where another client is at work.

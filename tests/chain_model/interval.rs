@@ -165,9 +165,8 @@ impl World {
         assert_eq!(plan.as_ref().err().map(|error| error.kind()), expected);
         let Ok(plan) = plan else { return };
         self.image.carry_out(&plan);
-        if let Some(last) = self.truth.last_mut() {
-            last.recording = false;
-        }
+        // One that went on recording beside the last one stops too.
+        self.truth.iter_mut().for_each(|truth| truth.recording = false);
         self.truth.push(Truth {
             name: name.to_owned(),
             writes: Blocks::new(),
@@ -276,7 +275,8 @@ impl World {
                 }
                 let span = &self.truth[since..until];
                 let answerable = span.iter().enumerate().all(|(at, truth)| {
-                    truth.trusted && truth.recording == (until_name.is_none() && at + 1 == span.len())
+                    let must_record = until_name.is_none() && at + 1 == span.len();
+                    truth.trusted && (truth.recording || !must_record) && !(truth.recording && until_name.is_some())
                 });
                 let Ok(diff) = diff else {
                     assert!(!answerable, "a sound diff is refused");

@@ -113,7 +113,7 @@ impl Verb {
 }
 
 /// The next verb finds a hypervisor as it should be, and clears it.
-fn tidy_afterwards(mock: &Mock, context: &str) {
+pub(crate) fn tidy_afterwards(mock: &Mock, context: &str) {
     mock.behave();
     open(mock, &mut Unobserved).unwrap_or_else(|error| panic!("{context}: {error}"));
     mock.assert_tidy(context);

@@ -10,3 +10,4 @@ mod planning;
 mod support;
 mod transactions;
 mod verbs;
+mod virsh;

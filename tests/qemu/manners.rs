@@ -94,14 +94,20 @@ fn a_client_that_is_killed_is_cleared_away_by_the_next() {
     }
     let mut random = Random::seeded(16);
     let mut hypervisor = Hypervisor::start(Program::System, &DISKS);
-    let mut known = 1;
+    let mut known = vec!["c0".to_owned()];
+    let mut written = BTreeSet::new();
     assert!(run(&hypervisor, "create", &["c0"]).status.success());
-    for round in 0..24 {
-        let name = format!("c{known}");
-        let words: &[&str] = match round % 3 {
-            0 => &["diff", "--node", "d0", "--since", "c0"],
-            1 => &["create", &name],
-            _ => &["rename", "c0", "x", "--quiet"],
+    for round in 0..36 {
+        let fresh = format!("new{round}");
+        // That of the checkpoint after the first one.
+        let second = known.get(1).map(|name| (name.as_str(), format!("c0->{name}")));
+        let words: &[&str] = match (round % 6, &second) {
+            (0, _) => &["diff", "--node", "d0", "--since", "c0"],
+            (2, _) => &["rename", "c0", "x"],
+            (3, Some((name, _))) if known.len() > 2 => &["delete", name],
+            (4, Some((_, bitmap))) => &["merge", "c0", "--into", bitmap],
+            (5, _) => &["dump", "--node", "d0", "--bitmap", "c0"],
+            _ => &["create", &fresh],
         };
         let mut child = checkmap(&hypervisor, words[0], &words[1..])
             .stdout(Stdio::null())
@@ -111,25 +117,32 @@ fn a_client_that_is_killed_is_cleared_away_by_the_next() {
         std::thread::sleep(Duration::from_micros(random.below(40_000)));
         child.kill().expect("it can be killed");
         child.wait().expect("it ends");
-        hypervisor.write(0, random.below(1000) * 65536, 512);
-        let output = run(&hypervisor, "list", &["--node", "d0", "--json"]);
-        assert!(output.status.success(), "{}", told(&output));
-        hypervisor.assert_tidy();
-        // Both disks have the same checkpoints, and their diffs are there.
-        let listed: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        let names = |value: &serde_json::Value| -> Vec<String> {
-            let all = value.as_array().expect("a list");
-            all.iter().map(|one| one["name"].as_str().expect("a name").to_owned()).collect()
+        let granule = random.below(1000);
+        hypervisor.write(0, granule * 65536, 512);
+        written.insert(granule);
+        let context = format!("{words:?}");
+        let names = |disk: &str| -> Vec<String> {
+            let output = run(&hypervisor, "list", &["--node", disk, "--json"]);
+            assert!(output.status.success(), "{context}: {}", told(&output));
+            let listed: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            let all = listed.as_array().expect("a list").iter();
+            all.map(|one| one["name"].as_str().expect("a name").to_owned()).collect()
         };
-        let other = run(&hypervisor, "list", &["--node", "d1", "--json"]);
-        let other: serde_json::Value = serde_json::from_slice(&other.stdout).expect("JSON");
-        assert_eq!(names(&listed), names(&other));
-        if names(&listed).contains(&"x".to_owned()) {
-            assert!(run(&hypervisor, "rename", &["x", "c0"]).status.success());
+        // Both disks have the same checkpoints.
+        known = names("d0");
+        assert_eq!(known, names("d1"), "{context}");
+        hypervisor.assert_tidy();
+        if let Some(renamed) = known.iter_mut().find(|name| *name == "x") {
+            assert!(run(&hypervisor, "rename", &["x", "c0"]).status.success(), "{context}");
+            *renamed = "c0".to_owned();
         }
-        known = names(&listed).len();
-        let output = run(&hypervisor, "diff", &["--node", "d1", "--since", "c0", "--summary"]);
-        assert!(output.status.success(), "{}", told(&output));
+        // Nothing that was written since is missing.
+        let machine = connect(&hypervisor);
+        for (disk, image) in open(&machine).iter().enumerate() {
+            let diff = image.diff(&DiffRequest::since(b"c0"), &mut Unobserved).expect("a diff");
+            let found = dirty_granules(&diff.bitmap, 65536);
+            assert!(disk > 0 || found.is_superset(&written), "{context}: {:?}", written.difference(&found));
+        }
     }
 }
 

@@ -211,7 +211,7 @@ impl Draft<'_> {
                 };
                 if is_in {
                     let ends = at + 1 == chain.checkpoints().len();
-                    if own.recording && !ends {
+                    if own.recording && !ends && until.is_some() {
                         return Err(self.in_layer(layer, not_frozen(own)));
                     }
                     if !own.recording && ends && layer == 0 && until.is_none() {
