@@ -209,7 +209,7 @@ impl Disk {
         Ok(all)
     }
 
-    /// Every diff that is answered holds what was written in its span; returns all answers until now.
+    /// Every diff that is answered holds the blocks that were written in its span; returns all answers until now.
     fn assert_right(&self, when: &str) -> BTreeMap<String, Option<Blocks>> {
         let mut answers = BTreeMap::new();
         for since in &self.moments {
@@ -335,8 +335,11 @@ impl Disk {
         }
         let steps = match self.plan_rename(&from.name, to) {
             Ok(steps) => steps,
-            // A commit took what was the alias's layer.
-            Err(_) => return,
+            // A commit emptied the layer of the alias, or a new layer got both names: to delete the old one is the same.
+            Err(_) => match self.stack().plan_delete(&[&from.name]) {
+                Ok(steps) => steps,
+                Err(_) => return,
+            },
         };
         seen.finished_later += 1;
         for done in 1..steps.len() {
@@ -412,8 +415,9 @@ fn play(seed: u64, model: KnownModel, seen: &mut Seen) {
             8..=9 => disk.snapshot(&mut random),
             10 => disk.commit(&mut random),
             11..=13 => disk.rename(&mut random, seen),
+            14 if random.chance(2) => disk.rebase(&mut random),
             14 => disk.delete(&mut random, seen),
-            _ if random.chance(3) => disk.rebase(&mut random),
+            _ if random.chance(2) => disk.rebase(&mut random),
             _ => disk.write(&mut random),
         }
         disk.assert_right(&format!("seed {seed}"));

@@ -153,7 +153,12 @@ impl Image {
 
 impl Stacked<'_> {
     /// One bitmap of a layer, of that layer's size.
-    fn read_bitmap(&self, layer: usize, name: &crate::chain::Name, observer: &mut dyn Observer) -> Result<Bitmap> {
+    pub(super) fn read_bitmap(
+        &self,
+        layer: usize,
+        name: &crate::chain::Name,
+        observer: &mut dyn Observer,
+    ) -> Result<Bitmap> {
         let read = |observer: &mut dyn Observer| {
             let host = self.host(layer)?;
             check_trusted(host, name, observer)?;

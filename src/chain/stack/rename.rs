@@ -126,9 +126,8 @@ impl<'a> Renaming<'a> {
     /// Refuses a new name that a layer knows, unless a renaming that was stopped gave it to this checkpoint.
     fn check_new_name(&self) -> Result<()> {
         for (layer, read) in self.stack.layers.iter().enumerate() {
-            let is_ours = self.is_half_done
-                && (layer == self.origin
-                    || layer < self.origin && (read.own(&self.from).is_none() || read.own(&self.to).is_none()));
+            let is_changed = layer < self.origin && read.own(&self.from).is_none();
+            let is_ours = self.is_half_done && (layer == self.origin || is_changed);
             if is_ours || !read.mentions.contains(&self.to) {
                 continue;
             }
@@ -136,7 +135,13 @@ impl<'a> Renaming<'a> {
                 0 => format!("a checkpoint named {} exists already", self.to),
                 _ => format!("the layer {} below it knows a checkpoint {} already", read.label, self.to),
             };
-            return Err(Error::new(ErrorKind::Exists, message).advise("choose another name"));
+            let error = Error::new(ErrorKind::Exists, message);
+            return Err(match self.is_half_done {
+                true => {
+                    error.advise(format!("choose another name; if both stand for one moment, delete {}", self.from))
+                }
+                false => error.advise("choose another name"),
+            });
         }
         Ok(())
     }
@@ -209,7 +214,7 @@ impl<'a> Renaming<'a> {
     fn renamed(&self, layer: usize) -> Result<Vec<Action>> {
         let Some(Ok(chain)) = self.stack.layers.get(layer).map(|read| &read.chain) else { return Ok(Vec::new()) };
         let named = |error: Error| self.stack.in_layer(layer, error);
-        let Some(at) = chain.place_of(&self.from) else {
+        if chain.place_of(&self.from).is_none() {
             // A copy of the next checkpoint's bitmap, which follows this one by its name.
             let mut actions = Vec::new();
             for (at, own) in chain.checkpoints().iter().enumerate() {
@@ -219,20 +224,8 @@ impl<'a> Renaming<'a> {
                 }
             }
             return Ok(actions);
-        };
-        // Made from the layer of the alias since then: it follows the alias, which gives way to the checkpoint before it.
-        let own = chain.checkpoints().get(at).filter(|_| chain.missing_before(at) == Some(&self.to));
-        let Some(own) = own else {
-            let plan = chain.plan_rename(self.from.as_bytes(), self.to.as_bytes()).map_err(named)?;
-            return Ok(plan.actions);
-        };
-        let to =
-            self.chain.checkpoint(self.to.as_bytes()).map_or_else(|| self.to.clone(), |alias| alias.bitmap.clone());
-        let mut actions = vec![Action::Rename { from: own.bitmap.clone(), to }];
-        if let Some(after) = chain.neighbours(at).1 {
-            let to = Name::chained(Some(&self.to), &after.name);
-            memory::push(&mut actions, Action::Rename { from: after.bitmap.clone(), to })?;
         }
-        Ok(actions)
+        let plan = chain.plan_rename(self.from.as_bytes(), self.to.as_bytes()).map_err(named)?;
+        Ok(plan.actions)
     }
 }
