@@ -10,6 +10,7 @@ use checkmap::image::{Access, DiffRequest, Edit, Layers};
 use checkmap::progress::{Step, Unobserved};
 use checkmap::{Bitmap, Error, ErrorKind, Granularity, Image};
 use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use support::ours::open;
 use support::random::Random;
@@ -196,7 +197,7 @@ impl Disk {
         self.layers.iter().map(of).collect()
     }
 
-    /// Changes every layer. Stopped at each moment at which it can be, every state that this leaves is looked at, and finished.
+    /// Changes every layer. Ended at each moment at which it tells of itself, every state that this leaves is looked at, and finished.
     fn change_layers(&mut self, edit: &Edit<'_>, renamed: Option<(usize, &str)>) -> bool {
         let (before, old) = (self.files(), self.bitmaps());
         let change = open(self.top(), Access::Write).change_layers(edit, None, &mut Unobserved);
@@ -212,14 +213,20 @@ impl Disk {
         for last in 0.. {
             self.put(&before);
             let mut told = 0;
-            let mut stop = |_: Step| {
+            let mut end = |_: Step| {
                 told += 1;
-                if told > last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                if told > last {
+                    std::panic::resume_unwind(Box::new(()));
+                }
+                ControlFlow::Continue(())
             };
-            match open(self.top(), Access::Write).change_layers(edit, None, &mut stop) {
-                Ok(_) => break,
-                Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled, "{error} {:?}", self.done),
+            let mut image = open(self.top(), Access::Write);
+            let until_the_end = AssertUnwindSafe(|| image.change_layers(edit, None, &mut end));
+            if let Ok(changed) = std::panic::catch_unwind(until_the_end) {
+                changed.expect("it is changed");
+                break;
             }
+            drop(image);
             let half = self.bitmaps();
             if seen.contains(&half) {
                 continue;

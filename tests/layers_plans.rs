@@ -20,6 +20,7 @@ type Blocks = BTreeSet<u64>;
 struct Level {
     bitmaps: BTreeMap<String, (Blocks, bool)>,
     held: Blocks,
+    inconsistent: BTreeSet<String>,
 }
 
 impl Level {
@@ -44,8 +45,14 @@ impl Level {
                     let all: Vec<u64> = sources.iter().flat_map(|name| self.bitmaps[&text(name)].0.clone()).collect();
                     self.bitmaps.get_mut(&text(target)).expect("it is there").0.extend(all);
                 }
-                Action::Remove { name } => assert!(self.bitmaps.remove(&text(name)).is_some(), "{action}"),
+                Action::Remove { name } => {
+                    assert!(self.bitmaps.remove(&text(name)).is_some(), "{action}");
+                    self.inconsistent.remove(&text(name));
+                }
                 Action::Rename { from, to } => {
+                    if self.inconsistent.remove(&text(from)) {
+                        self.inconsistent.insert(text(to));
+                    }
                     let moved = self.bitmaps.remove(&text(from)).expect("it is there");
                     assert_eq!(self.bitmaps.insert(text(to), moved), None, "{action}");
                 }
@@ -89,7 +96,9 @@ impl Disk {
             .zip(self.levels.iter().rev())
             .map(|(number, level)| {
                 let state = |(name, (_, recording)): (&String, &(Blocks, bool))| {
-                    BitmapState::new(Name::new(name.as_str()), granularity, *recording)
+                    let mut state = BitmapState::new(Name::new(name.as_str()), granularity, *recording);
+                    state.inconsistent = level.inconsistent.contains(name);
+                    state
                 };
                 Layer::new(format!("layer {number}"), level.bitmaps.iter().map(state).collect(), BLOCKS * 65536)
             })
@@ -386,6 +395,60 @@ impl Disk {
         self.assert_right("deleted");
     }
 
+    /// Bitmaps of some layers were not stored; they are deleted by force.
+    fn crash(&mut self, random: &mut Random, seen: &mut Seen) {
+        let before = self.assert_right("before a crash");
+        for level in &mut self.levels {
+            let from = if random.chance(2) { 0 } else { random.index(level.bitmaps.len() + 1) };
+            for (name, (blocks, _)) in level.bitmaps.iter_mut().skip(from).filter(|_| random.chance(2)) {
+                level.inconsistent.insert(name.clone());
+                blocks.clear();
+            }
+        }
+        self.assert_right("crashed");
+        for names in [1, 0] {
+            let names: Vec<Name> = self
+                .moments
+                .iter()
+                .filter(|_| names == 1 && random.chance(3))
+                .map(|moment| Name::new(moment.name.as_str()))
+                .collect();
+            let plan = match self.stack().plan_delete_forced((!names.is_empty()).then_some(&names)) {
+                Ok(plan) => plan,
+                Err(error) => {
+                    // A copy whose original is gone, or a newest bitmap that records before a younger one.
+                    assert!(self.has_lost_layer || !names.is_empty(), "{error}: {names:?} {self:#?}");
+                    continue;
+                }
+            };
+            for done in 0..plan.steps.len() {
+                self.after(&plan.steps[..done]).assert_right("half given up");
+            }
+            *self = self.after(&plan.steps);
+            self.done.push(format!("deleted {names:?} by force, lost {:?}", plan.lost));
+            self.moments.retain(|moment| {
+                let name = Name::new(moment.name.as_str());
+                !names.contains(&name) && !plan.lost.contains(&name)
+            });
+            let answers = self.assert_right("given up");
+            let is_sound = self.levels.iter().all(|level| level.inconsistent.is_empty());
+            for (name, answer) in answers {
+                assert!(answer.is_some() || before[&name].is_none() || !is_sound, "since {name}: {self:#?}");
+            }
+            seen.given_up += plan.lost.len();
+            assert!(is_sound || !names.is_empty(), "{self:#?}");
+        }
+        // Nothing more can be forced.
+        for level in &mut self.levels {
+            assert!(self.has_lost_layer || level.inconsistent.is_empty());
+            level.inconsistent.clear();
+        }
+        if self.has_lost_layer {
+            self.moments.clear();
+            self.levels.iter_mut().for_each(|level| level.bitmaps.clear());
+        }
+    }
+
     fn states_of_top(&self) -> Vec<BitmapState> {
         let granularity = Granularity::from_bytes(65536).expect("a granularity");
         let top = self.levels.last().expect("a layer");
@@ -402,6 +465,7 @@ struct Seen {
     refused: usize,
     half_done: usize,
     finished_later: usize,
+    given_up: usize,
     deleted: usize,
 }
 
@@ -417,7 +481,8 @@ fn play(seed: u64, model: KnownModel, seen: &mut Seen) {
             11..=13 => disk.rename(&mut random, seen),
             14 if random.chance(2) => disk.rebase(&mut random),
             14 => disk.delete(&mut random, seen),
-            _ if random.chance(2) => disk.rebase(&mut random),
+            _ if random.chance(3) => disk.rebase(&mut random),
+            _ if random.chance(2) => disk.crash(&mut random, seen),
             _ => disk.write(&mut random),
         }
         disk.assert_right(&format!("seed {seed}"));

@@ -28,17 +28,12 @@ pub(crate) fn run(args: &DeleteArgs, session: &Session) -> Outcome {
         1 => format!("deleted checkpoint {}", some_of(names(), ", ")),
         _ => format!("deleted checkpoints {}", some_of(names(), ", ")),
     };
-    if let (Some(path), true) = (target.image(), is_plain(args))
+    if let (Some(path), Layers::Check) = (target.image(), args.layers.wanted())
         && let Some(outcome) = delete_in_layers(args, path, &words, session, &done)?
     {
         return Ok(outcome);
     }
     change::run(session, target, args.dry_run.dry_run, &done, |image| plan(args, &words, image))
-}
-
-/// Whether the layers below may have to change too.
-fn is_plain(args: &DeleteArgs) -> bool {
-    !args.all_inconsistent && !args.force_inconsistent && args.layers.wanted() == Layers::Check
 }
 
 /// Deletes checkpoints that layers below know too; `None` where the image alone has to change.
@@ -57,7 +52,12 @@ fn delete_in_layers(
         // Some that only a layer below knows; a range is one of the top layer's chain.
         Err(_) => words.iter().map(|word| Name::new(*word)).collect(),
     };
-    in_layers::run(session, image, &Edit::Delete(&names), model, dry_run, done)
+    let edit = match (args.all_inconsistent, args.force_inconsistent) {
+        (true, _) => Edit::DeleteAllInconsistent,
+        (false, true) => Edit::ForceDelete(&names),
+        (false, false) => Edit::Delete(&names),
+    };
+    in_layers::run(session, image, &edit, model, dry_run, done)
 }
 
 fn plan(args: &DeleteArgs, words: &[&OsString], image: &Image) -> checkmap::Result<Plan> {

@@ -28,12 +28,8 @@ pub(crate) fn run(
     dry_run: bool,
     done: &str,
 ) -> Result<Option<Status>, Failure> {
-    match image.spans_layers(edit, model) {
-        Ok(true) => {}
-        Ok(false) => return Ok(None),
-        // The image alone has them: its own plan says whether that matters.
-        Err(_) if image.has_checkpoints(edit, model) => return Ok(None),
-        Err(error) => return Err(error.into()),
+    if !image.spans_layers(edit, model)? {
+        return Ok(None);
     }
     if dry_run {
         let change = image.rehearse_layers(edit, model, &mut session.watch())?;

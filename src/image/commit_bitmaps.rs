@@ -87,7 +87,7 @@ impl Image {
         let Some(place) = place else {
             let message = format!("{} is no layer below it", base.path.display());
             return Err(self.name_it(
-                Error::new(ErrorKind::BackingLayer, message).advise("`qemu-img info --backing-chain` shows them"),
+                Error::new(ErrorKind::BackingLayer, message).advise("`qemu-img info` names the file below each image"),
             ));
         };
         let CommitPlan { actions, taken } =

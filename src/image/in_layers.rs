@@ -4,58 +4,81 @@
 
 use super::stacked::Stacked;
 use super::{Access, Image, OpenOptions};
-use crate::chain::{Action, KnownModel, LayerActions, Model, Name};
+use crate::chain::{self, Action, Chain, ForcedDeletion, KnownModel, LayerActions, Model, Name, Stack};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::io::FileId;
 use crate::memory;
-use crate::progress::Observer;
+use crate::progress::{Observer, Step};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// A change of checkpoints that can reach the layers below an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Edit<'a> {
-    /// These checkpoints go.
+    /// These checkpoints go, and lose nothing.
     Delete(&'a [Name]),
+    /// These checkpoints go, with all that is lost where their bitmaps cannot be trusted.
+    ForceDelete(&'a [Name]),
+    /// All bitmaps of checkpoints go that cannot be trusted, with all that is lost.
+    DeleteAllInconsistent,
     /// The first checkpoint gets the second one's name.
     Rename(&'a Name, &'a Name),
 }
+
+/// The steps of a change, each of which is one change of one layer, and warnings once they are done.
+type Steps = (Vec<LayerActions>, Vec<String>);
 
 impl Edit<'_> {
     /// The checkpoints that it is about.
     fn checkpoints(&self) -> &[Name] {
         match self {
-            Edit::Delete(checkpoints) => checkpoints,
+            Edit::Delete(checkpoints) | Edit::ForceDelete(checkpoints) => checkpoints,
+            Edit::DeleteAllInconsistent => &[],
             Edit::Rename(checkpoint, _) => std::slice::from_ref(*checkpoint),
         }
     }
 
-    /// The steps, each of which is one change of one layer.
-    fn steps(&self, stacked: &Stacked<'_>, observer: &mut dyn Observer) -> Result<Vec<LayerActions>> {
+    fn plan(&self, stacked: &Stacked<'_>, observer: &mut dyn Observer) -> Result<Steps> {
+        let stack = &stacked.stack;
         match self {
-            Edit::Delete(checkpoints) => stacked.stack.plan_delete(checkpoints),
+            Edit::Delete(checkpoints) => Ok((stack.plan_delete(checkpoints)?, Vec::new())),
+            Edit::ForceDelete(checkpoints) => stack.plan_delete_forced(Some(checkpoints)).map(with_losses),
+            Edit::DeleteAllInconsistent => stack.plan_delete_forced(None).map(with_losses),
             Edit::Rename(checkpoint, new_name) => {
                 let observer = std::cell::RefCell::new(observer);
                 let is_alias = |layer: usize, alias: &Name, own: &Name| {
                     stacked.is_alias(layer, alias, own, &mut **observer.borrow_mut())
                 };
-                stacked.stack.plan_rename(checkpoint.as_bytes(), new_name.as_bytes(), &is_alias)
+                let steps = stack.plan_rename(checkpoint.as_bytes(), new_name.as_bytes(), &is_alias)?;
+                let of_libvirt = || {
+                    format!("if libvirt made this checkpoint, libvirt goes on looking for a bitmap named {checkpoint}")
+                };
+                let of_libvirt = (stack.model() == Model::Cumulative).then(of_libvirt);
+                Ok((steps, new_name.warning().into_iter().chain(of_libvirt).collect()))
             }
         }
     }
 
-    /// Warnings of the change, once it is carried out.
-    fn warnings(&self, model: Model) -> Vec<String> {
-        let Edit::Rename(checkpoint, new_name) = self else { return Vec::new() };
-        let of_libvirt =
-            || format!("if libvirt made this checkpoint, libvirt goes on looking for a bitmap named {checkpoint}");
-        new_name.warning().into_iter().chain((model == Model::Cumulative).then(of_libvirt)).collect()
+    /// Whether the layers below take part.
+    fn spans(&self, stack: &Stack) -> Result<bool> {
+        let forced = match self {
+            Edit::Delete(_) | Edit::Rename(..) => return Ok(stack.is_known_to_lower(self.checkpoints())),
+            Edit::ForceDelete(checkpoints) => stack.plan_delete_forced(Some(checkpoints))?,
+            Edit::DeleteAllInconsistent => stack.plan_delete_forced(None)?,
+        };
+        let removed = forced.steps.iter().flat_map(|step| &step.actions).filter_map(|action| match action {
+            Action::Remove { name } => name.mentions().pop(),
+            _ => None,
+        });
+        Ok(forced.steps.iter().any(|step| step.layer > 0)
+            || removed.clone().any(|name| stack.is_known_to_lower(&[name])))
     }
 
     /// The same change again, in words.
     fn again(&self) -> &'static str {
         match self {
-            Edit::Delete(_) => "delete the same checkpoints again",
+            Edit::Delete(_) | Edit::ForceDelete(_) | Edit::DeleteAllInconsistent => "delete the same checkpoints again",
             Edit::Rename(..) => "rename it again, to the same name",
         }
     }
@@ -71,6 +94,37 @@ pub struct LayersChange {
     pub warnings: Vec<String>,
 }
 
+/// Tells how far the work is, and goes on whatever the answer.
+struct Unstoppable<'a>(&'a mut dyn Observer);
+
+impl Observer for Unstoppable<'_> {
+    fn step(&mut self, step: Step) -> ControlFlow<()> {
+        let _ = self.0.step(step);
+        ControlFlow::Continue(())
+    }
+}
+
+/// The steps of a forced deletion, and warnings of the losses.
+fn with_losses(forced: ForcedDeletion) -> Steps {
+    let mut warnings = Vec::new();
+    if !forced.lost.is_empty() {
+        warnings.push(format!("every diff since {} is lost", chain::list(&forced.lost)));
+    }
+    if !forced.leaves_any {
+        warnings.push("no checkpoint is left: tracking ends, and the next backup must be full".to_owned());
+    } else if !forced.records {
+        warnings.push(
+            "nothing records any more: until the next checkpoint all that the image holds counts as changed".to_owned(),
+        );
+    }
+    (forced.steps, warnings)
+}
+
+/// The model to read the layers by: where two chains stand side by side, the names picked one.
+fn picked(chain: &Chain, model: Option<KnownModel>) -> Option<KnownModel> {
+    model.or(chain.model().known().filter(|model| *model == KnownModel::Cumulative))
+}
+
 /// A change that was tried: its steps, and the layers below that they change.
 struct Prepared {
     steps: Vec<LayerActions>,
@@ -79,28 +133,30 @@ struct Prepared {
 }
 
 impl Image {
-    /// Whether a layer below knows one of the checkpoints, so that [`Image::change_layers`] has to change them.
+    /// Whether a layer below knows one of the checkpoints, so that [`Image::change_layers`] has to change them. Else a plan for this
+    /// image does it, as for an image that lies in no file: its host answers for its layers.
     ///
-    /// Fails with [`ErrorKind::BackingLayer`] where a layer cannot be read.
+    /// A layer that cannot be read is [`ErrorKind::BackingLayer`], but where this image has all of the checkpoints: its own plan
+    /// says whether that matters.
     pub fn spans_layers(&self, edit: &Edit<'_>, model: Option<KnownModel>) -> Result<bool> {
-        if !self.has_layers() {
+        if !self.has_layers() || self.storage.is_none() {
             return Ok(false);
         }
-        let model = self.picked(edit, model)?;
-        Ok(self.stacked(model, false, &[])?.stack.is_known_to_lower(edit.checkpoints()))
-    }
-
-    /// Whether this image has bitmaps of all the checkpoints.
-    pub fn has_checkpoints(&self, edit: &Edit<'_>, model: Option<KnownModel>) -> bool {
-        let chain = self.chain_for(model, edit.checkpoints());
-        chain.is_ok_and(|chain| edit.checkpoints().iter().all(|name| chain.checkpoint(name.as_bytes()).is_some()))
+        let chain = self.chain_for(model, edit.checkpoints())?;
+        let has_all = edit.checkpoints().iter().all(|name| chain.checkpoint(name.as_bytes()).is_some());
+        match self.stacked(picked(&chain, model), true, &[]) {
+            Ok(stacked) => edit.spans(&stacked.stack).map_err(|error| self.name_it(error)),
+            Err(error) if has_all && !error.is_of_the_call() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Changes checkpoints in this image and in every layer below that knows them; see `docs/layers.md`.
     ///
-    /// Each step is one atomic change of one layer, after all layers were opened for writing and tried. A stop between two
-    /// steps loses no dirty block, and the same call finishes it. On an error nothing has changed, unless it says that some
-    /// layers did.
+    /// Each step is one atomic change of one layer, after all layers were opened for writing and tried. `observer` can stop the
+    /// work until the first of them is done. A kill between two steps loses no dirty block, and the same call finishes it. On any
+    /// error nothing has changed, except [`ErrorKind::CommitInDoubt`]: then each layer is as it was before or after a step, whole,
+    /// and the same call finishes it too.
     pub fn change_layers(
         &mut self,
         edit: &Edit<'_>,
@@ -119,14 +175,17 @@ impl Image {
                 below => lower.iter_mut().find(|(layer, _)| *layer == below).map(|(_, image)| image),
             };
             let Some(image) = image else { continue };
-            let applied = image.look().and_then(|_| image.host.apply(&step.actions, observer));
+            let applied = image.look().and_then(|_| match done {
+                0 => image.host.apply(&step.actions, observer),
+                _ => image.host.apply(&step.actions, &mut Unstoppable(observer)),
+            });
             let mut warnings = match image.note_change(applied) {
                 Ok(warnings) => warnings,
                 Err(error) if done == 0 => return Err(error),
                 Err(error) => {
                     let message = format!("{}; some layers are changed already", error.message());
                     let way_out = format!("{}: that finishes it, and no diff is short meanwhile", edit.again());
-                    return Err(Error::new(error.kind(), message)
+                    return Err(Error::new(ErrorKind::CommitInDoubt, message)
                         .in_file(&image.path)
                         .with_source(error)
                         .advise(way_out));
@@ -147,12 +206,6 @@ impl Image {
         self.prepare(edit, model, Access::Read, observer).map(|prepared| prepared.change)
     }
 
-    /// The model to read the layers by: where two chains stand side by side, the names pick one.
-    fn picked(&self, edit: &Edit<'_>, model: Option<KnownModel>) -> Result<Option<KnownModel>> {
-        let chain = self.chain_for(model, edit.checkpoints())?;
-        Ok(model.or(chain.model().known().filter(|model| *model == KnownModel::Cumulative)))
-    }
-
     fn prepare(
         &self,
         edit: &Edit<'_>,
@@ -162,11 +215,11 @@ impl Image {
     ) -> Result<Prepared> {
         self.check_writable()?;
         self.check_readable()?;
-        let model = self.picked(edit, model)?;
+        let model = picked(&self.chain_for(model, edit.checkpoints())?, model);
         // Read once to know which layers change; then again, with these locked.
         let files = {
             let stacked = self.stacked(model, true, &[])?;
-            let steps = edit.steps(&stacked, observer).map_err(|error| self.name_it(error))?;
+            let (steps, _) = edit.plan(&stacked, observer).map_err(|error| self.name_it(error))?;
             stacked.files_of(&steps)?
         };
         let options = OpenOptions { access, ..self.options };
@@ -177,13 +230,13 @@ impl Image {
         let ours: Vec<FileId> =
             memory::gather(lower.iter().filter_map(|(_, image)| image.storage.as_ref().and_then(|s| s.file_id())))?;
         let stacked = self.stacked(model, true, &ours)?;
-        let steps = edit.steps(&stacked, observer).map_err(|error| self.name_it(error))?;
+        let (steps, warnings) = edit.plan(&stacked, observer).map_err(|error| self.name_it(error))?;
         if stacked.files_of(&steps)? != files {
             let error =
                 Error::new(ErrorKind::Changed, "a layer below was changed by somebody else").advise("try again");
             return Err(self.name_it(error));
         }
-        let mut change = LayersChange { warnings: edit.warnings(stacked.stack.model()), ..LayersChange::default() };
+        let mut change = LayersChange { warnings, ..LayersChange::default() };
         for (at, step) in steps.iter().enumerate() {
             let below = lower.iter().find(|(layer, _)| *layer == step.layer).map(|(_, image)| image);
             let image = below.unwrap_or(self);

@@ -140,10 +140,47 @@ fn a_deletion_changes_every_layer() {
     assert_eq!(below.iter().map(|bitmap| (&*bitmap.name, bitmap.recording)).collect::<Vec<_>>(), [("mon", true)]);
     checkmap!("diff", both.path, "--since", "mon").ok();
     checkmap!("delete", both.path, "tue").fails(3, "no checkpoint is named 'tue'");
+}
 
+#[test]
+fn a_forced_deletion_gives_up_what_no_layer_below_knows() {
+    needs_tools!();
+    let layers = || {
+        let image = base(&["mon", "+mon->tue"]);
+        let over = overlay(&image, "over.qcow2", "disk.qcow2");
+        add(&over, &["mon->tue", "tue->wed", "+wed->thu"]);
+        TestImage { path: over, ..image }
+    };
+    // A crash spoils the top layer alone: what the base knows is answered by what the overlay holds.
     let crashed = layers();
     drop(crate::Holder::open(&crashed.path, &[]));
-    checkmap!("delete", crashed.path, "--all-inconsistent").says("every diff since");
+    checkmap!("delete", crashed.path, "wed").fails(3, "--force-inconsistent");
+    let dry = checkmap!("delete", crashed.path, "--all-inconsistent", "--dry-run");
+    assert_eq!(dry.ok().lines().count(), 3, "{}", dry.ok());
+    checkmap!("delete", crashed.path, "--all-inconsistent").says("every diff since 'thu', 'wed' is lost");
+    assert_eq!(bitmaps(&crashed), [""; 0]);
+    for since in ["mon", "tue"] {
+        diff(&crashed.path, since, None).ok();
+    }
+    checkmap!("create", crashed.path, "fri").says("add 'mon->tue', not recording");
+    // One by its name goes from the base too, where nothing stands in its way.
+    let crashed = layers();
+    drop(crate::Holder::open(&crashed.path, &[]));
+    checkmap!("delete", crashed.path, "tue", "--force-inconsistent").says("deleted checkpoint 'tue'");
+    assert_eq!(names(&crashed.folder.path().join("disk.qcow2")), ["+mon"]);
+    diff(&crashed.path, "mon", None).fails(3, "--all-inconsistent");
+    checkmap!("delete", crashed.path, "--all-inconsistent").ok();
+    diff(&crashed.path, "mon", None).ok();
+    // A crash of the base: what it knows is lost in both.
+    let crashed = layers();
+    let disk = crashed.folder.path().join("disk.qcow2");
+    drop(crate::Holder::open(&disk, &[]));
+    diff(&crashed.path, "tue", None).fails(3, "inconsistent");
+    checkmap!("delete", crashed.path, "tue").fails(3, "disk.qcow2");
+    checkmap!("delete", crashed.path, "tue", "--force-inconsistent").says("every diff since 'mon', 'tue' is lost");
+    assert_eq!((names(&disk), bitmaps(&crashed)), (Vec::new(), vec!["wed".to_owned(), "+wed->thu".into()]));
+    diff(&crashed.path, "wed", None).ok();
+    checkmap!("delete", crashed.path, "--all-inconsistent").says("nothing to do");
 }
 
 fn names(path: &Path) -> Vec<String> {

@@ -126,7 +126,7 @@ impl Stack {
     }
 
     /// Refuses to make a root of a copy whose original is gone: nothing would tell any more that it is one.
-    fn refuse_lone_copy(&self, layer: usize, own: &Checkpoint) -> Result<()> {
+    pub(super) fn refuse_lone_copy(&self, layer: usize, own: &Checkpoint) -> Result<()> {
         let is_below = self.layers.iter().skip(layer + 1).any(|below| below.own(&own.name).is_some());
         if is_below || !self.stands_on(layer) {
             return Ok(());

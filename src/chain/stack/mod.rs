@@ -8,11 +8,13 @@ mod commit;
 mod create;
 mod delete;
 mod diff;
+mod forced;
 mod rename;
 
 pub use commit::{CommitPlan, Taken};
 pub use delete::LayerActions;
 pub use diff::{Part, StackSpan};
+pub use forced::ForcedDeletion;
 pub use rename::IsAlias;
 
 use super::{BitmapState, Chain, Checkpoint, KnownModel, Model, Name, nearest};
