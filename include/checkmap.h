@@ -184,7 +184,7 @@
 /** A running hypervisor refused a command, or the connection to it broke. (EREMOTEIO) */
 #define CHECKMAP_ERROR_HYPERVISOR 32
 
-/** Do not look at the layers below the image: the caller knows that they do not matter. */
+/** Do not look at the layers below the image, and change none of them: the caller knows that they do not matter. */
 #define CHECKMAP_OPT_TOP_LAYER_ONLY 1
 
 /** Delete the checkpoint even if what it holds is inconsistent, giving up what older checkpoints know with it. */
@@ -1240,15 +1240,21 @@ int checkmap_checkpoint_create_with(struct checkmap_image *image,
 /**
  * Deletes a checkpoint in one atomic step: the interval before it absorbs the one after it; the first one's is dropped.
  *
- * On every error but the one of kind CHECKMAP_ERROR_COMMIT_IN_DOUBT nothing changed.
+ * Where layers below the image know the checkpoint too, each of them changes in an atomic step of its own, after all of them were
+ * opened for writing and tried: the answers of the disk stay right in between, and the same call finishes what a kill left. On
+ * every error but the one of kind CHECKMAP_ERROR_COMMIT_IN_DOUBT nothing changed; after that one a part of the layers can
+ * have changed, and the same call finishes it.
  *
  * Errors:
  * - -ENOENT: no checkpoint has this name.
  * - -EUCLEAN: a bitmap that takes part is inconsistent, the image is marked dirty or corrupt, or software that knows
  *   nothing of bitmaps wrote to it.
- * - -EPROTO: a layer below the image takes part or cannot be read, the names form no chain, or the model is unknown.
+ * - -EPROTO: a layer below the image cannot be read, or not be changed together with it, the names form no chain, or the model is
+ *   unknown.
+ * - -EROFS: the image was opened for reading, or a layer that has to change cannot be written.
+ * - -EBUSY: somebody else uses a layer that has to change; of a running hypervisor as checkmap_checkpoint_create().
  * - -EINVAL: a name that cannot be.
- * - as checkmap_checkpoint_create() without -EEXIST, -EINVAL, -EUCLEAN, -EPROTO
+ * - as checkmap_checkpoint_create() without -EEXIST, -EINVAL, -EUCLEAN, -EPROTO, -EROFS, -EBUSY
  */
 int checkmap_checkpoint_delete(struct checkmap_image *image,
                                const char *name,
@@ -1271,7 +1277,8 @@ int checkmap_checkpoint_delete_with(struct checkmap_image *image,
 /**
  * Deletes every inconsistent checkpoint, and all that depend on them, in one atomic step; the next backup is full.
  *
- * Where nothing is inconsistent nothing happens.
+ * Where nothing is inconsistent nothing happens. Layers below with an inconsistent bitmap change too, each in an atomic step of its
+ * own, as for checkmap_checkpoint_delete(); what a layer below knows of a checkpoint stays.
  *
  * Options: progress, model, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DRY_RUN.
  *
@@ -1302,10 +1309,11 @@ int checkmap_checkpoint_drop_before(struct checkmap_image *image,
 /**
  * Renames a checkpoint in one atomic step.
  *
- * On every error but the one of kind CHECKMAP_ERROR_COMMIT_IN_DOUBT nothing changed.
+ * Where layers below the image know the checkpoint too, each of them changes as for checkmap_checkpoint_delete(): a diff since
+ * either name is right in between.
  *
  * Errors:
- * - -EEXIST: a checkpoint of the new name is there already.
+ * - -EEXIST: a checkpoint of the new name is there already, or a layer below knows one.
  * - as checkmap_checkpoint_delete()
  */
 int checkmap_checkpoint_rename(struct checkmap_image *image,
@@ -1420,6 +1428,29 @@ int checkmap_diff_with(const struct checkmap_image *image,
                        uint64_t length,
                        const struct checkmap_opts *opts,
                        struct checkmap_bitmap **out);
+
+/**
+ * Lets base, a layer below top, take in the checkpoints and the bits of top and of all layers between them, in one
+ * atomic step of that file: afterwards every diff of base contains that of top.
+ *
+ * It is called before or after the data of the layers are committed there, and can be called again: bits are only added. base
+ * was opened for reading and writing, top may be open for reading. The layers above base are not changed. On every error
+ * but the one of kind CHECKMAP_ERROR_COMMIT_IN_DOUBT nothing changed.
+ *
+ * Options: progress, DRY_RUN.
+ *
+ * Errors:
+ * - -EINVAL: both are the same image.
+ * - -EUCLEAN: a bitmap of a layer is inconsistent, base is marked dirty or corrupt, or software that knows nothing of
+ *   bitmaps wrote to it.
+ * - -EPROTO: base is no layer below top, a layer cannot be read, the checkpoints are cumulative, or the names would form no
+ *   chain.
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_checkpoint_create() without -EEXIST, -EINVAL, -EUCLEAN, -EPROTO, -EREMOTEIO
+ */
+int checkmap_commit_bitmaps(const struct checkmap_image *top,
+                            struct checkmap_image *base,
+                            const struct checkmap_opts *opts);
 
 /**
  * Fills out with the bitmaps in the order of the image, max at most; with out NULL it only counts.
@@ -1553,6 +1584,29 @@ int checkmap_machine_open(const char *socket,
                           size_t len,
                           const struct checkmap_qmp_opts *opts,
                           struct checkmap_machine **out);
+
+/**
+ * Connects to a domain of libvirt, and removes what clients that were killed left in its QEMU.
+ *
+ * uri is that of a connection, such as qemu:///system; domain is the domain's name, id or UUID. Each command is one run of
+ * virsh qemu-monitor-command, which is found by PATH; nothing of libvirt is linked. libvirt marks the domain as tainted
+ * (custom-monitor). The call reads which disks there are; nothing is changed for the guest.
+ *
+ * Ownership: the paths in opts are copied.
+ *
+ * Errors:
+ * - -EBUSY: libvirt or another client of checkmap was at work all the time.
+ * - -ENOENT: no such domain, with kind CHECKMAP_ERROR_NOT_FOUND; no virsh, with kind CHECKMAP_ERROR_IO.
+ * - -EINVAL: an empty text, one that is no UTF-8, or an empty path.
+ * - -EREMOTEIO: the connection to libvirt failed, or libvirt or QEMU refused a command.
+ * - as checkmap_machine_open() without -EBUSY, -ENOENT, -ECONNREFUSED, -EREMOTEIO, -EINVAL
+ */
+int checkmap_machine_open_libvirt(const char *uri,
+                                  size_t uri_len,
+                                  const char *domain,
+                                  size_t domain_len,
+                                  const struct checkmap_qmp_opts *opts,
+                                  struct checkmap_machine **out);
 
 /**
  * Fills out with the disks of the machine, max at most; with out NULL it only counts.

@@ -5,6 +5,7 @@
 
 mod support;
 
+use checkmap::chain::Name;
 use checkmap::image::Access;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -68,7 +69,12 @@ impl Layers {
 
     /// Every diff of the disk that is answered holds the blocks written since; those in `must` are answered.
     fn assert_holds(&self, disk: &str, must: &[&str], when: &str) {
-        for (name, first) in [("mon", 0), ("tue", 1), ("wed", 3)] {
+        self.assert_names_hold(disk, [("mon", 0), ("tue", 1), ("wed", 3)], must, when);
+    }
+
+    /// As [`Layers::assert_holds`], of checkpoints of other names; each with the first block that was written since.
+    fn assert_names_hold(&self, disk: &str, names: [(&str, u64); 3], must: &[&str], when: &str) {
+        for (name, first) in names {
             let image = open(&self.path(disk), Access::Read);
             let request = checkmap::image::DiffRequest::since(name.as_bytes());
             if !must.contains(&name) && image.diff(&request, &mut checkmap::progress::Unobserved).is_err() {
@@ -142,5 +148,26 @@ fn a_kill_of_a_deletion_in_layers_loses_nothing() {
         let knows = |name: &str| qemu_bitmaps(&layers.path(name)).iter().any(|bitmap| bitmap.name.contains("tue"));
         assert!(!is_done || !knows("top") && !knows("base"));
         assert!(knows("base") || !knows("top"), "the base goes last");
+    });
+}
+
+#[test]
+fn a_kill_of_a_renaming_in_layers_loses_nothing() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let args = |layers: &Layers| vec!["rename".into(), text(&layers.path("top")).into(), "tue".into(), "t".into()];
+    kill(args, 173, |layers, is_done| {
+        let knows = |layer: &str, name: &str| {
+            let bitmaps = qemu_bitmaps(&layers.path(layer));
+            bitmaps.iter().any(|bitmap| Name::new(bitmap.name.as_str()).mentions().contains(&name.into()))
+        };
+        let old = if knows("base", "tue") { Some("tue") } else { None };
+        let new = if knows("base", "t") { Some("t") } else { None };
+        assert!(old.is_some() || new.is_some());
+        assert!(!is_done || old.is_none() && !knows("top", "tue"));
+        for tuesday in old.into_iter().chain(new) {
+            layers.assert_names_hold("top", [("mon", 0), (tuesday, 1), ("wed", 3)], &["mon", tuesday, "wed"], "rename");
+        }
     });
 }

@@ -431,8 +431,14 @@ const CASES: &[Case] = &[
         then: Works,
     },
     Case {
-        what: "a layer below that knows the checkpoint",
-        make: || overlay("disk.qcow2"),
+        what: "a layer below that knows the checkpoint, and has no bitmap of it",
+        make: || {
+            let image = overlay("disk.qcow2");
+            let base = TestImage { path: image.folder.path().join("disk.qcow2"), folder: image.folder };
+            base.bitmap(&["--remove"], "mon->tue");
+            base.bitmap(&["--add"], "tue->wed");
+            TestImage { path: base.folder.path().join("over.qcow2"), ..base }
+        },
         refused: &["rename", "tue", "t"],
         status: 3,
         way: With("--top-layer-only"),

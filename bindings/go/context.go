@@ -80,6 +80,11 @@ func (i *Image) DropBeforeContext(ctx context.Context, name string, options *Opt
 	return i.DropBefore(name, options.WithContext(ctx))
 }
 
+// CommitBitmapsContext is CommitBitmaps that stops when ctx is done.
+func (i *Image) CommitBitmapsContext(ctx context.Context, base *Image, options *Options) error {
+	return i.CommitBitmaps(base, options.WithContext(ctx))
+}
+
 // RenameContext is RenameWith that stops when ctx is done.
 func (i *Image) RenameContext(ctx context.Context, name, to string, options *Options) error {
 	return i.RenameWith(name, to, options.WithContext(ctx))

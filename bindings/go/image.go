@@ -222,8 +222,10 @@ func (i *Image) CreateWith(name string, granularity uint64, options *Options) er
 	})
 }
 
-// Delete deletes a checkpoint in one atomic step: the interval before it absorbs the one after it. It fails with
-// ErrNotFound, ErrInconsistent, ErrBackingLayer, ErrBrokenChain, and as Create. Changes the image.
+// Delete deletes a checkpoint in one atomic step: the interval before it absorbs the one after it. Layers below that know it
+// change too, each in an atomic step of its own after all were tried; the same call finishes what was cut short, after
+// ErrCommitInDoubt too. It fails with ErrNotFound, ErrInconsistent, ErrBackingLayer, ErrBrokenChain, and as Create. Changes the
+// image.
 func (i *Image) Delete(name string) error { return i.DeleteWith(name, nil) }
 
 // DeleteWith is Delete with options: progress, model, TopLayerOnly, ForceInconsistent, DryRun.
@@ -255,7 +257,7 @@ func (i *Image) DropBefore(name string, options *Options) error {
 	})
 }
 
-// Rename renames a checkpoint in one atomic step. It fails with ErrNotFound, ErrExists, ErrInvalidName,
+// Rename renames a checkpoint in one atomic step; layers below that know it change as those of Delete. It fails with ErrNotFound, ErrExists, ErrInvalidName,
 // ErrNameTooLong, and as Delete. Changes the image.
 func (i *Image) Rename(name, to string) error { return i.RenameWith(name, to, nil) }
 
@@ -266,6 +268,18 @@ func (i *Image) RenameWith(name, to string, options *Options) error {
 	toBytes, toLength := textOf(to)
 	return options.with(func(opts *C.struct_checkmap_opts) C.int {
 		return C.checkmap_checkpoint_rename_with(i.handle, bytes, length, toBytes, toLength, opts)
+	})
+}
+
+// CommitBitmaps lets base, a layer below this image, take in the checkpoints of this one and of the layers between, in one
+// atomic step: before or after the data are committed there, and again, as bits are only added. It fails with ErrBackingLayer
+// where base is no layer below, ErrModel for cumulative checkpoints, ErrInvalidArgument for the image itself, and as Create.
+// Options: progress, DryRun. Changes base.
+func (i *Image) CommitBitmaps(base *Image, options *Options) error {
+	defer runtime.KeepAlive(i)
+	defer runtime.KeepAlive(base)
+	return options.with(func(opts *C.struct_checkmap_opts) C.int {
+		return C.checkmap_commit_bitmaps(i.handle, base.handle, opts)
 	})
 }
 

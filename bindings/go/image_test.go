@@ -1,6 +1,7 @@
 package checkmap
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -341,12 +342,66 @@ func Test317Layers(t *testing.T) {
 	path := imageCopy(t, "overlay.qcow2", "chain.qcow2")
 	image := openImage(t, path, ReadWrite)
 	ok(image.Diff("a", Now))
-	fails(t, image.Delete("a"), ErrBackingLayer, syscall.EPROTO)
+	fine(t, image.DeleteWith("a", &Options{Flags: DryRun}))
+	used := openImage(t, filepath.Join(filepath.Dir(path), "chain.qcow2"), ReadOnly)
+	fails(t, image.Delete("a"), ErrInUse, syscall.EBUSY)
+	fine(t, used.Close())
 	top := &Options{Flags: TopLayerOnly}
 	ok(image.DiffWith("a", Now, 0, ToEnd, top))
 	fine(t, os.Remove(filepath.Join(filepath.Dir(path), "chain.qcow2")))
 	fails(t, second(image.Diff("a", Now)), ErrBackingLayer, syscall.EPROTO)
 	fine(t, image.DeleteWith("a", top))
+}
+
+func Test325ChangeLayers(t *testing.T) {
+	folder := filepath.Dir(imageCopy(t, "chain.qcow2"))
+	qemuIn(folder, "qemu-img", "create", "-q", "-f", "qcow2", "-b", "chain.qcow2", "-F", "qcow2", "top.qcow2")
+	qemuIn(folder, "qemu-img", "bitmap", "--add", "--disable", "top.qcow2", "b->c")
+	qemuIn(folder, "qemu-img", "bitmap", "--add", "top.qcow2", "c->d")
+	has := func(file string, names ...string) {
+		t.Helper()
+		image := ok(Open(filepath.Join(folder, file), ReadOnly))
+		defer image.Close()
+		list := ok(image.Checkpoints())
+		equal(t, len(list), len(names))
+		for at, point := range list {
+			equal(t, point.Name, names[at])
+		}
+	}
+	image := openImage(t, filepath.Join(folder, "top.qcow2"), ReadWrite)
+	fails(t, image.Rename("c", "a"), ErrExists, syscall.EEXIST)
+	fails(t, image.Rename("d", "a"), ErrExists, syscall.EEXIST)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	check(t, errors.Is(image.RenameWith("c", "x", (*Options)(nil).WithContext(ctx)), context.Canceled))
+	has("chain.qcow2", "a", "b", "c")
+	fine(t, image.Rename("c", "x"))
+	has("chain.qcow2", "a", "b", "x")
+	fine(t, image.Delete("x"))
+	fails(t, image.Delete("x"), ErrNotFound, syscall.ENOENT)
+	fine(t, image.Close())
+	has("chain.qcow2", "a", "b")
+	has("top.qcow2", "b", "d")
+}
+
+func Test326CommitBitmaps(t *testing.T) {
+	folder := filepath.Dir(imageCopy(t, "chain.qcow2", "plain.qcow2"))
+	qemuIn(folder, "qemu-img", "create", "-q", "-f", "qcow2", "-b", "chain.qcow2", "-F", "qcow2", "top.qcow2")
+	top := openImage(t, filepath.Join(folder, "top.qcow2"), ReadWrite)
+	fine(t, top.Create("d", 0))
+	other := openImage(t, filepath.Join(folder, "plain.qcow2"), ReadWrite)
+	fails(t, top.CommitBitmaps(other, nil), ErrBackingLayer, syscall.EPROTO)
+	fails(t, top.CommitBitmaps(top, nil), ErrInvalidArgument, syscall.EINVAL)
+	base := openImage(t, filepath.Join(folder, "chain.qcow2"), ReadOnly)
+	fails(t, top.CommitBitmaps(base, nil), ErrReadOnly, syscall.EROFS)
+	fine(t, base.Upgrade())
+	fine(t, top.CommitBitmaps(base, &Options{Flags: DryRun}))
+	equal(t, len(ok(base.Checkpoints())), 3)
+	fine(t, top.CommitBitmapsContext(context.Background(), base, nil))
+	fine(t, top.CommitBitmaps(base, nil))
+	list := ok(base.Checkpoints())
+	equal(t, len(list), 4)
+	equal(t, list[3].Name, "d")
 }
 
 func Test318Damaged(t *testing.T) {

@@ -86,11 +86,32 @@ func OpenMachine(socket string, options *MachineOptions) (*Machine, error) {
 // OpenMachineContext is OpenMachine that stops when ctx is done.
 func OpenMachineContext(ctx context.Context, socket string, options *MachineOptions) (*Machine, error) {
 	bytes, length := textOf(socket)
-	var out *C.struct_checkmap_machine
-	err := options.with(ctx, func(opts *C.struct_checkmap_qmp_opts) C.int {
-		return C.checkmap_machine_open(bytes, length, opts, &out)
+	return openedMachine(ctx, options, func(opts *C.struct_checkmap_qmp_opts, out **C.struct_checkmap_machine) C.int {
+		return C.checkmap_machine_open(bytes, length, opts, out)
 	})
-	if err != nil {
+}
+
+// OpenLibvirt connects to a domain of libvirt, by its name, id or UUID; uri is such as "qemu:///system". Each command is one run
+// of `virsh qemu-monitor-command`, and libvirt marks the domain as tainted (custom-monitor). It fails with ErrNotFound without
+// such a domain, ErrIO with ENOENT without virsh, and as OpenMachine.
+func OpenLibvirt(uri, domain string, options *MachineOptions) (*Machine, error) {
+	return OpenLibvirtContext(context.Background(), uri, domain, options)
+}
+
+// OpenLibvirtContext is OpenLibvirt that stops when ctx is done.
+func OpenLibvirtContext(ctx context.Context, uri, domain string, options *MachineOptions) (*Machine, error) {
+	bytes, length := textOf(uri)
+	domainBytes, domainLength := textOf(domain)
+	return openedMachine(ctx, options, func(opts *C.struct_checkmap_qmp_opts, out **C.struct_checkmap_machine) C.int {
+		return C.checkmap_machine_open_libvirt(bytes, length, domainBytes, domainLength, opts, out)
+	})
+}
+
+// openedMachine is the machine that a call connects to.
+func openedMachine(ctx context.Context, options *MachineOptions,
+	open func(opts *C.struct_checkmap_qmp_opts, out **C.struct_checkmap_machine) C.int) (*Machine, error) {
+	var out *C.struct_checkmap_machine
+	if err := options.with(ctx, func(opts *C.struct_checkmap_qmp_opts) C.int { return open(opts, &out) }); err != nil {
 		return nil, err
 	}
 	machine := &Machine{out}

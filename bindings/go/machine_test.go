@@ -84,6 +84,46 @@ func isDirty(t *testing.T, image *Image, since, until string, offset, length uin
 	check(t, extent.Offset == offset && extent.Length == length && !extents.Next())
 }
 
+func Test327Libvirt(t *testing.T) {
+	folder := startDaemon(t)
+	virsh := func(script string) {
+		fine(t, os.WriteFile(filepath.Join(folder, "virsh"), []byte(script), 0o755))
+	}
+	open := func() (*Machine, error) { return OpenLibvirt("qemu:///system", "vm", nil) }
+	path := os.Getenv("PATH")
+	t.Setenv("PATH", folder)
+	fails(t, second(open()), ErrIO, syscall.ENOENT)
+	t.Setenv("PATH", folder+":"+path)
+	fails(t, second(OpenLibvirt("", "vm", nil)), ErrInvalidArgument, syscall.EINVAL)
+	virsh("#!/bin/sh\necho \"error: failed to get domain 'vm'\" >&2\nexit 1\n")
+	fails(t, second(open()), ErrNotFound, syscall.ENOENT)
+	virsh("#!/bin/sh\necho 'error: failed to connect to the hypervisor' >&2\nexit 1\n")
+	fails(t, second(open()), ErrHypervisor, syscall.EREMOTEIO)
+	virsh(`#!/usr/bin/python3 -IS
+import json, os, socket, sys
+assert sys.argv[1:4] == ["-q", "-c", "qemu:///system"] and sys.argv[5] == "vm", sys.argv
+if sys.argv[4] == "domblklist":
+    sys.exit()
+monitor = socket.socket(socket.AF_UNIX)
+monitor.connect(os.path.join(os.path.dirname(os.path.abspath(__file__)), "qmp"))
+lines = monitor.makefile("rw")
+lines.readline()
+for command in ['{"execute": "qmp_capabilities"}', sys.argv[6]]:
+    lines.write(command + "\n")
+    lines.flush()
+    answer = json.loads(lines.readline())
+    while "event" in answer:
+        answer = json.loads(lines.readline())
+print(json.dumps(answer))
+`)
+	machine := ok(open())
+	equal(t, len(ok(machine.Disks())), 2)
+	image := machineImage(t, machine, "d1")
+	fine(t, machine.Close())
+	fine(t, image.Create("d", 0))
+	equal(t, len(ok(image.Checkpoints())), 4)
+}
+
 func Test321Machine(t *testing.T) {
 	folder := startDaemon(t)
 	machine := openMachine(t, folder)

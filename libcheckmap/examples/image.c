@@ -136,6 +136,23 @@ static int keep_one(checkmap_image *image, const char *last)
     return status < 0 ? status : checkmap_checkpoint_drop_before(image, "newest", 6, NULL);
 }
 
+/* EXAMPLE checkmap_commit_bitmaps */
+/* Before or after `qemu-img commit`: the base goes on with the checkpoints of the snapshot. */
+static int take_in(const char *snapshot, const char *base)
+{
+    checkmap_image *top = NULL, *below = NULL;
+    int status = checkmap_image_open(snapshot, strlen(snapshot), 0, &top);
+    if (status == 0) {
+        status = checkmap_image_open(base, strlen(base), CHECKMAP_OPEN_RDWR, &below);
+    }
+    if (status == 0) {
+        status = checkmap_commit_bitmaps(top, below, NULL);
+    }
+    checkmap_image_close(below);
+    checkmap_image_close(top);
+    return status;
+}
+
 /* EXAMPLE checkmap_checkpoint_delete_inconsistent */
 /* After a crash of the hypervisor: forgets what cannot be trusted, so that the next backup is full. */
 static int after_a_crash(checkmap_image *image)

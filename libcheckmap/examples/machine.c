@@ -36,6 +36,18 @@ static int checkpoint_of_all(const char *socket, const char *name)
     return status;
 }
 
+/* EXAMPLE checkmap_machine_open_libvirt */
+/* How many disks a domain of libvirt has. */
+static int64_t disks_of(const char *domain)
+{
+    static const char uri[] = "qemu:///system";
+    checkmap_machine *machine = NULL;
+    int status = checkmap_machine_open_libvirt(uri, sizeof uri - 1, domain, strlen(domain), NULL, &machine);
+    int64_t count = status < 0 ? status : checkmap_machine_disks(machine, NULL, 0);
+    checkmap_machine_close(machine);
+    return count;
+}
+
 /* EXAMPLE checkmap_image_open_qmp */
 /* What changed on one disk of a running QEMU between two checkpoints, read without stopping the machine. */
 static int changed_on(const char *socket, const char *node, checkmap_bitmap **changed)

@@ -10,14 +10,14 @@ use super::values::{
     CHECKMAP_CHECKPOINT_GAP, CHECKMAP_CHECKPOINT_INCONSISTENT, CHECKMAP_CHECKPOINT_RECORDING,
     CHECKMAP_CHECKPOINT_UNORDERED, CHECKMAP_CHECKPOINT_UNUSABLE, checkmap_checkpoint,
 };
-use crate::chain::{BitmapState, Checkpoint, Plan};
+use crate::chain::{BitmapState, Checkpoint, Name, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use crate::image::{DiffRequest, Image, Scope};
+use crate::image::{DiffRequest, Edit, Image, Layers, Scope};
 use crate::memory;
 use std::ffi::{c_char, c_int};
-use std::ptr;
 use std::sync::Arc;
+use std::{ptr, slice};
 
 /// Plans a change of an image and carries it out, or rehearses it.
 ///
@@ -31,23 +31,120 @@ pub(super) unsafe fn change(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise for `opts`.
+        let options = unsafe { Options::read(opts) }?;
+        // SAFETY: the caller's promise for `image`.
+        let mut open = unsafe { exclusive(image) }?;
+        open.lent().begin_change();
+        change_open(&mut open, options, plan)
+    })
+}
+
+fn change_open(
+    open: &mut OpenImage,
+    mut options: Options,
+    plan: impl FnOnce(&Image, &Options) -> Result<Plan>,
+) -> Result<c_int> {
+    open.image.survey(&mut options).map_err(Error::nothing_changed)?;
+    let plan = plan(&open.image, &options).map_err(Error::nothing_changed)?;
+    open.lent().warn(plan.risks());
+    if options.has(CHECKMAP_OPT_DRY_RUN) {
+        let warnings = open.image.rehearse(&plan, &mut options)?;
+        let mut lent = open.lent();
+        lent.warn(plan.warnings());
+        lent.warn(&warnings);
+        return Ok(0);
+    }
+    let before = open.image.states().map_err(Error::nothing_changed)?;
+    let committed = open.image.commit(&plan, &mut options);
+    conclude(open, &before, plan.warnings(), committed)
+}
+
+/// Plans a new checkpoint; a granularity of 0 is the default.
+///
+/// # Safety
+///
+/// As every call: `name` is NULL or has `len` bytes.
+pub(super) unsafe fn plan_creation(
+    image: &Image,
+    options: &Options,
+    name: *const c_char,
+    len: usize,
+    granularity: u64,
+) -> Result<Plan> {
+    // SAFETY: the caller's promise is the same.
+    let checkpoint = unsafe { self::name(name, len) }?;
+    let granularity = if granularity == 0 { None } else { Some(Granularity::from_bytes(granularity)?) };
+    image.plan_create(&checkpoint, granularity, options.model)
+}
+
+/// A change that can reach the layers below the image.
+enum Wanted {
+    Delete(Name),
+    DeleteInconsistent,
+    Rename(Name, Name),
+}
+
+impl Wanted {
+    /// The change of all layers, where the caller wants these changed.
+    fn edit(&self, options: &Options) -> Option<Edit<'_>> {
+        let edit = match self {
+            Wanted::Delete(checkpoint) if options.has(CHECKMAP_OPT_FORCE_INCONSISTENT) => {
+                Edit::ForceDelete(slice::from_ref(checkpoint))
+            }
+            Wanted::Delete(checkpoint) => Edit::Delete(slice::from_ref(checkpoint)),
+            Wanted::DeleteInconsistent => Edit::DeleteAllInconsistent,
+            Wanted::Rename(checkpoint, new_name) => Edit::Rename(checkpoint, new_name),
+        };
+        (options.layers() == Layers::Check).then_some(edit)
+    }
+
+    /// The change of this image alone.
+    fn plan(&self, image: &Image, options: &Options) -> Result<Plan> {
+        match self {
+            Wanted::Delete(checkpoint) => {
+                let force = options.has(CHECKMAP_OPT_FORCE_INCONSISTENT);
+                image.plan_delete(checkpoint.as_bytes(), force, options.layers(), options.model)
+            }
+            Wanted::DeleteInconsistent => image.plan_delete_all_inconsistent(options.layers(), options.model),
+            Wanted::Rename(checkpoint, new_name) => {
+                image.plan_rename(checkpoint.as_bytes(), new_name.as_bytes(), options.layers(), options.model)
+            }
+        }
+    }
+}
+
+/// Changes an image, and the layers below it that know the checkpoint.
+///
+/// # Safety
+///
+/// As every call, for an image that this one has alone.
+unsafe fn change_layers(
+    image: *mut checkmap_image,
+    opts: *const checkmap_opts,
+    wanted: impl FnOnce() -> Result<Wanted>,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `opts`.
         let mut options = unsafe { Options::read(opts) }?;
         // SAFETY: the caller's promise for `image`.
         let mut open = unsafe { exclusive(image) }?;
         open.lent().begin_change();
-        open.image.survey(&mut options).map_err(Error::nothing_changed)?;
-        let plan = plan(&open.image, &options).map_err(Error::nothing_changed)?;
-        open.lent().warn(plan.risks());
+        let wanted = wanted().map_err(Error::nothing_changed)?;
+        let edit = wanted.edit(&options);
+        let spans = edit.map_or(Ok(false), |edit| open.image.spans_layers(&edit, options.model));
+        let Some(edit) = edit.filter(|_| !matches!(spans, Ok(false))) else {
+            return change_open(&mut open, options, |image, options| wanted.plan(image, options));
+        };
+        spans.map_err(Error::nothing_changed)?;
+        let model = options.model;
         if options.has(CHECKMAP_OPT_DRY_RUN) {
-            let warnings = open.image.rehearse(&plan, &mut options)?;
-            let mut lent = open.lent();
-            lent.warn(plan.warnings());
-            lent.warn(&warnings);
+            let change = open.image.rehearse_layers(&edit, model, &mut options)?;
+            open.lent().warn(&change.warnings);
             return Ok(0);
         }
         let before = open.image.states().map_err(Error::nothing_changed)?;
-        let committed = open.image.commit(&plan, &mut options);
-        conclude(&open, &before, plan.warnings(), committed)
+        let changed = open.image.change_layers(&edit, model, &mut options);
+        conclude(&open, &before, &[], changed.map(|change| change.warnings))
     })
 }
 
@@ -126,27 +223,29 @@ pub unsafe extern "C" fn checkmap_checkpoint_create_with(
     granularity: u64,
     opts: *const checkmap_opts,
 ) -> c_int {
-    let plan = |image: &Image, options: &Options| {
-        // SAFETY: the caller's promise for `name`.
-        let checkpoint = unsafe { self::name(name, len) }?;
-        let granularity = if granularity == 0 { None } else { Some(Granularity::from_bytes(granularity)?) };
-        image.plan_create(&checkpoint, granularity, options.model)
-    };
+    // SAFETY: the caller's promise for `name`.
+    let plan = |image: &Image, options: &Options| unsafe { plan_creation(image, options, name, len, granularity) };
     // SAFETY: the caller's promise for `image` and `opts`.
     unsafe { change(image, opts, plan) }
 }
 
 /// Deletes a checkpoint in one atomic step: the interval before it absorbs the one after it; the first one's is dropped.
 ///
-/// On every error but the one of kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT` nothing changed.
+/// Where layers below the image know the checkpoint too, each of them changes in an atomic step of its own, after all of them were
+/// opened for writing and tried: the answers of the disk stay right in between, and the same call finishes what a kill left. On
+/// every error but the one of kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT` nothing changed; after that one a part of the layers can
+/// have changed, and the same call finishes it.
 ///
 /// Errors:
 /// - `-ENOENT`: no checkpoint has this name.
 /// - `-EUCLEAN`: a bitmap that takes part is inconsistent, the image is marked dirty or corrupt, or software that knows
 ///   nothing of bitmaps wrote to it.
-/// - `-EPROTO`: a layer below the image takes part or cannot be read, the names form no chain, or the model is unknown.
+/// - `-EPROTO`: a layer below the image cannot be read, or not be changed together with it, the names form no chain, or the model is
+///   unknown.
+/// - `-EROFS`: the image was opened for reading, or a layer that has to change cannot be written.
+/// - `-EBUSY`: somebody else uses a layer that has to change; of a running hypervisor as `checkmap_checkpoint_create()`.
 /// - `-EINVAL`: a name that cannot be.
-/// - as `checkmap_checkpoint_create()` without `-EEXIST`, `-EINVAL`, `-EUCLEAN`, `-EPROTO`
+/// - as `checkmap_checkpoint_create()` without `-EEXIST`, `-EINVAL`, `-EUCLEAN`, `-EPROTO`, `-EROFS`, `-EBUSY`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_checkpoint_delete(
     image: *mut checkmap_image,
@@ -171,19 +270,16 @@ pub unsafe extern "C" fn checkmap_checkpoint_delete_with(
     len: usize,
     opts: *const checkmap_opts,
 ) -> c_int {
-    let plan = |image: &Image, options: &Options| {
-        // SAFETY: the caller's promise for `name`.
-        let checkpoint = unsafe { self::name(name, len) }?;
-        let force = options.has(CHECKMAP_OPT_FORCE_INCONSISTENT);
-        image.plan_delete(&checkpoint, force, options.layers(), options.model)
-    };
+    // SAFETY: the caller's promise for `name`.
+    let wanted = || Ok(Wanted::Delete(Name::new(unsafe { self::name(name, len) }?)));
     // SAFETY: the caller's promise for `image` and `opts`.
-    unsafe { change(image, opts, plan) }
+    unsafe { change_layers(image, opts, wanted) }
 }
 
 /// Deletes every inconsistent checkpoint, and all that depend on them, in one atomic step; the next backup is full.
 ///
-/// Where nothing is inconsistent nothing happens.
+/// Where nothing is inconsistent nothing happens. Layers below with an inconsistent bitmap change too, each in an atomic step of its
+/// own, as for `checkmap_checkpoint_delete()`; what a layer below knows of a checkpoint stays.
 ///
 /// Options: `progress`, `model`, `TOP_LAYER_ONLY`, `FORCE_INCONSISTENT`, `DRY_RUN`.
 ///
@@ -195,9 +291,8 @@ pub unsafe extern "C" fn checkmap_checkpoint_delete_inconsistent(
     image: *mut checkmap_image,
     opts: *const checkmap_opts,
 ) -> c_int {
-    let plan = |image: &Image, options: &Options| image.plan_delete_all_inconsistent(options.layers(), options.model);
     // SAFETY: the caller's promise for `image` and `opts`.
-    unsafe { change(image, opts, plan) }
+    unsafe { change_layers(image, opts, || Ok(Wanted::DeleteInconsistent)) }
 }
 
 /// Makes a checkpoint the first one, in one atomic step: the bitmaps of all older ones are dropped, also those before
@@ -227,10 +322,11 @@ pub unsafe extern "C" fn checkmap_checkpoint_drop_before(
 
 /// Renames a checkpoint in one atomic step.
 ///
-/// On every error but the one of kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT` nothing changed.
+/// Where layers below the image know the checkpoint too, each of them changes as for `checkmap_checkpoint_delete()`: a diff since
+/// either name is right in between.
 ///
 /// Errors:
-/// - `-EEXIST`: a checkpoint of the new name is there already.
+/// - `-EEXIST`: a checkpoint of the new name is there already, or a layer below knows one.
 /// - as `checkmap_checkpoint_delete()`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_checkpoint_rename(
@@ -260,13 +356,11 @@ pub unsafe extern "C" fn checkmap_checkpoint_rename_with(
     to_len: usize,
     opts: *const checkmap_opts,
 ) -> c_int {
-    let plan = |image: &Image, options: &Options| {
-        // SAFETY: the caller's promise for both names.
-        let (checkpoint, new_name) = unsafe { (self::name(name, len)?, self::name(to, to_len)?) };
-        image.plan_rename(&checkpoint, &new_name, options.layers(), options.model)
-    };
+    // SAFETY: the caller's promise for both names.
+    let wanted =
+        || unsafe { Ok(Wanted::Rename(Name::new(self::name(name, len)?), Name::new(self::name(to, to_len)?))) };
     // SAFETY: the caller's promise for `image` and `opts`.
-    unsafe { change(image, opts, plan) }
+    unsafe { change_layers(image, opts, wanted) }
 }
 
 /// Fills `out` with the checkpoints, oldest first, `max` at most; with `out` NULL it only counts.

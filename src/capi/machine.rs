@@ -96,8 +96,8 @@ const FIRST_QMP_OPTS: usize = mem::size_of::<checkmap_qmp_opts>();
 ///
 /// # Safety
 ///
-/// As every call: `socket` is NULL or has `len` bytes, and `opts` is NULL or readable for as many bytes as its size says.
-unsafe fn connect(socket: *const c_char, len: usize, opts: *const checkmap_qmp_opts) -> Result<Machine> {
+/// As every call: `opts` is NULL or readable for as many bytes as its size says.
+unsafe fn connect(monitor: Monitor, opts: *const checkmap_qmp_opts) -> Result<Machine> {
     let mut options = qemu::Options::default();
     let mut observer = Options::default();
     if !opts.is_null() {
@@ -115,9 +115,7 @@ unsafe fn connect(socket: *const c_char, len: usize, opts: *const checkmap_qmp_o
         }
         observer = Options::observed_by(given.progress, given.user_data);
     }
-    // SAFETY: the caller's promise for `socket`.
-    let socket = unsafe { path(socket, len) }?;
-    Machine::connect(Monitor::Socket(socket), &options, &mut observer)
+    Machine::connect(monitor, &options, &mut observer)
 }
 
 /// The image of the disk that is meant by the name.
@@ -175,8 +173,48 @@ pub unsafe extern "C" fn checkmap_machine_open(
     guard(|| {
         // SAFETY: the caller's promise for `out`.
         let out = unsafe { handle_out(out) }?;
-        // SAFETY: the caller's promise for `socket` and `opts`.
-        let machine = unsafe { connect(socket, len, opts) }?;
+        // SAFETY: the caller's promise for `socket`.
+        let monitor = Monitor::Socket(unsafe { path(socket, len) }?);
+        // SAFETY: the caller's promise for `opts`.
+        let machine = unsafe { connect(monitor, opts) }?;
+        let disks = machine.disks()?;
+        out.put(give(OpenMachine { machine, disks }));
+        Ok(0)
+    })
+}
+
+/// Connects to a domain of libvirt, and removes what clients that were killed left in its QEMU.
+///
+/// `uri` is that of a connection, such as `qemu:///system`; `domain` is the domain's name, id or UUID. Each command is one run of
+/// `virsh qemu-monitor-command`, which is found by `PATH`; nothing of libvirt is linked. libvirt marks the domain as tainted
+/// (`custom-monitor`). The call reads which disks there are; nothing is changed for the guest.
+///
+/// Ownership: the paths in `opts` are copied.
+///
+/// Errors:
+/// - `-EBUSY`: libvirt or another client of checkmap was at work all the time.
+/// - `-ENOENT`: no such domain, with kind `CHECKMAP_ERROR_NOT_FOUND`; no `virsh`, with kind `CHECKMAP_ERROR_IO`.
+/// - `-EINVAL`: an empty text, one that is no UTF-8, or an empty path.
+/// - `-EREMOTEIO`: the connection to libvirt failed, or libvirt or QEMU refused a command.
+/// - as `checkmap_machine_open()` without `-EBUSY`, `-ENOENT`, `-ECONNREFUSED`, `-EREMOTEIO`, `-EINVAL`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_machine_open_libvirt(
+    uri: *const c_char,
+    uri_len: usize,
+    domain: *const c_char,
+    domain_len: usize,
+    opts: *const checkmap_qmp_opts,
+    out: *mut *mut checkmap_machine,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `out`.
+        let out = unsafe { handle_out(out) }?;
+        // SAFETY: the caller's promise for `uri`.
+        let uri = unsafe { text_of(uri, uri_len, "the URI of libvirt") }?;
+        // SAFETY: the caller's promise for `domain`.
+        let domain = unsafe { text_of(domain, domain_len, "the name of the domain") }?;
+        // SAFETY: the caller's promise for `opts`.
+        let machine = unsafe { connect(Monitor::Libvirt { uri, domain }, opts) }?;
         let disks = machine.disks()?;
         out.put(give(OpenMachine { machine, disks }));
         Ok(0)
@@ -290,8 +328,10 @@ pub unsafe extern "C" fn checkmap_image_open_qmp(
         let out = unsafe { handle_out(out) }?;
         // SAFETY: the caller's promise for `node`, which is looked at before anybody is asked.
         unsafe { text_of(node, node_len, "the name of the node") }?;
-        // SAFETY: the caller's promise for `socket` and `opts`.
-        let machine = unsafe { connect(socket, len, opts) }?;
+        // SAFETY: the caller's promise for `socket`.
+        let monitor = Monitor::Socket(unsafe { path(socket, len) }?);
+        // SAFETY: the caller's promise for `opts`.
+        let machine = unsafe { connect(monitor, opts) }?;
         // SAFETY: the caller's promise for `node`.
         out.put(give(unsafe { image_of(&machine, node, node_len) }?));
         Ok(0)

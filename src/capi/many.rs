@@ -1,12 +1,11 @@
 //! Owns the change of several images in one step, as C programs see it. Must never know how their hosts make it one.
 
 use super::boundary::{Exclusive, array, exclusives, guard};
-use super::checkpoint::conclude;
+use super::checkpoint::{conclude, plan_creation};
 use super::image::{OpenImage, checkmap_image, name};
 use super::options::{CHECKMAP_OPT_DRY_RUN, CHECKMAP_OPT_FORCE_INCONSISTENT, Options, checkmap_opts};
 use crate::chain::Plan;
 use crate::error::{Error, ErrorKind, Result};
-use crate::geometry::Granularity;
 use crate::image::{Group, Image};
 use crate::memory;
 use std::ffi::{c_char, c_int};
@@ -96,12 +95,8 @@ pub unsafe extern "C" fn checkmap_checkpoint_create_many(
     granularity: u64,
     opts: *const checkmap_opts,
 ) -> c_int {
-    let plan = |image: &Image, options: &Options| {
-        // SAFETY: the caller's promise for `name`.
-        let checkpoint = unsafe { self::name(name, len) }?;
-        let granularity = if granularity == 0 { None } else { Some(Granularity::from_bytes(granularity)?) };
-        image.plan_create(&checkpoint, granularity, options.model)
-    };
+    // SAFETY: the caller's promise for `name`.
+    let plan = |image: &Image, options: &Options| unsafe { plan_creation(image, options, name, len, granularity) };
     // SAFETY: the caller's promise for `images` and `opts`.
     unsafe { change_many(images, n, opts, plan) }
 }

@@ -22,6 +22,7 @@ mod boundary;
 pub mod checkpoint;
 pub mod error;
 pub mod image;
+pub mod layers;
 mod lent;
 pub mod machine;
 pub mod many;

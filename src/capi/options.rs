@@ -19,7 +19,7 @@ use std::{mem, ptr};
 pub type checkmap_progress_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, phase: *const c_char, done: u64, total: u64) -> c_int>;
 
-/// Do not look at the layers below the image: the caller knows that they do not matter.
+/// Do not look at the layers below the image, and change none of them: the caller knows that they do not matter.
 pub const CHECKMAP_OPT_TOP_LAYER_ONLY: u32 = 1;
 /// Delete the checkpoint even if what it holds is inconsistent, giving up what older checkpoints know with it.
 pub const CHECKMAP_OPT_FORCE_INCONSISTENT: u32 = 2;

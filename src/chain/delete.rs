@@ -109,7 +109,7 @@ impl Chain {
 
     /// The checkpoints among these that cannot go without force, each with the inconsistent bitmap that is the reason:
     /// its own, or the one that would absorb it.
-    fn need_force(&self, gone: &[bool]) -> Result<Vec<(usize, &Checkpoint)>> {
+    pub(super) fn need_force(&self, gone: &[bool]) -> Result<Vec<(usize, &Checkpoint)>> {
         let mut spoiled = Vec::new();
         for stretch in &self.stretches {
             let mut before: Option<&Checkpoint> = None;
@@ -154,7 +154,7 @@ impl Chain {
     }
 
     /// For each checkpoint, whether it stands at one of these places, which ascend, or is older than one that does.
-    fn cut(&self, spoiled: &[usize]) -> Result<Vec<bool>> {
+    pub(super) fn cut(&self, spoiled: &[usize]) -> Result<Vec<bool>> {
         let mut gone = memory::gather(self.checkpoints.iter().map(|_| false))?;
         let mut mark =
             |places: Range<usize>| gone.iter_mut().take(places.end).skip(places.start).for_each(|gone| *gone = true);

@@ -57,7 +57,9 @@ pub(crate) use name::{list, no_bitmap};
 pub use order::Contents;
 pub use plan::{Action, Plan};
 pub(crate) use plan::{Origin, carry_out as after};
-pub use stack::{CommitPlan, Layer, LayerActions, Part, Stack, StackCheckpoint, StackSpan, Taken};
+pub use stack::{
+    CommitPlan, ForcedDeletion, IsAlias, Layer, LayerActions, Part, Stack, StackCheckpoint, StackSpan, Taken,
+};
 
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::memory;

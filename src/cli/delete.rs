@@ -2,14 +2,14 @@
 //! Owns `checkmap delete`: checkpoints go in one step, those that are named or all whose bitmaps cannot be trusted.
 
 use crate::args::DeleteArgs;
-use crate::change::{self, say_if_too_late, warn_all};
+use crate::change;
 use crate::exit::{Failure, Outcome, Status};
-use crate::output::print;
+use crate::in_layers;
 use crate::session::Session;
 use crate::words::some_of;
 use checkmap::Image;
 use checkmap::chain::{Name, Plan};
-use checkmap::image::{Access, Layers};
+use checkmap::image::{Edit, Layers};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -28,64 +28,36 @@ pub(crate) fn run(args: &DeleteArgs, session: &Session) -> Outcome {
         1 => format!("deleted checkpoint {}", some_of(names(), ", ")),
         _ => format!("deleted checkpoints {}", some_of(names(), ", ")),
     };
-    if let (Some(path), true) = (target.image(), is_plain(args))
-        && let Some(outcome) = in_layers(args, path, &words, session, &done)?
+    if let (Some(path), Layers::Check) = (target.image(), args.layers.wanted())
+        && let Some(outcome) = delete_in_layers(args, path, &words, session, &done)?
     {
         return Ok(outcome);
     }
     change::run(session, target, args.dry_run.dry_run, &done, |image| plan(args, &words, image))
 }
 
-/// Whether the layers below may have to change too.
-fn is_plain(args: &DeleteArgs) -> bool {
-    !args.all_inconsistent && !args.force_inconsistent && args.layers.wanted() == Layers::Check
-}
-
 /// Deletes checkpoints that layers below know too; `None` where the image alone has to change.
-fn in_layers(
+fn delete_in_layers(
     args: &DeleteArgs,
     path: &Path,
     words: &[&OsString],
     session: &Session,
     done: &str,
 ) -> Result<Option<Status>, Failure> {
-    let model = args.model.wanted();
-    let access = if args.dry_run.dry_run { Access::Read } else { Access::Write };
-    let mut image = match session.open(path, access) {
-        Ok(image) if image.backing_file().is_some() => image,
-        // The image alone, or its refusal, is for the deletion as ever.
-        _ => return Ok(None),
-    };
+    let (model, dry_run) = (args.model.wanted(), args.dry_run.dry_run);
+    let Some(image) = in_layers::open(session, path, dry_run) else { return Ok(None) };
     let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
     let names = match image.chain(model).and_then(|chain| chain.select(&words)) {
         Ok(names) => names,
         // Some that only a layer below knows; a range is one of the top layer's chain.
         Err(_) => words.iter().map(|word| Name::new(*word)).collect(),
     };
-    if !matches!(image.spans_layers(&names, model), Ok(true)) {
-        return Ok(None);
-    }
-    if args.dry_run.dry_run {
-        let change = image.rehearse_delete_in_layers(&names, model, &mut session.watch())?;
-        print(session, |out| {
-            for (path, actions) in &change.layers {
-                for action in actions {
-                    writeln!(out, "{}: {action}", path.display())?;
-                }
-            }
-            Ok(())
-        })?;
-        return Ok(Some(Status::Done));
-    }
-    session.interrupt().hold();
-    let change = image.delete_in_layers(&names, model, &mut session.watch())?;
-    warn_all(session, &change.warnings);
-    let steps = change.layers.iter().map(|(path, actions)| {
-        format!("{}: {}", path.display(), some_of(actions.iter().map(ToString::to_string), "; "))
-    });
-    session.say(&format!("{done} ({})", some_of(steps, "; ")));
-    say_if_too_late(session);
-    Ok(Some(Status::Done))
+    let edit = match (args.all_inconsistent, args.force_inconsistent) {
+        (true, _) => Edit::DeleteAllInconsistent,
+        (false, true) => Edit::ForceDelete(&names),
+        (false, false) => Edit::Delete(&names),
+    };
+    in_layers::run(session, image, &edit, model, dry_run, done)
 }
 
 fn plan(args: &DeleteArgs, words: &[&OsString], image: &Image) -> checkmap::Result<Plan> {

@@ -121,7 +121,10 @@ The last checkpoint to go ends the tracking: the next backup must be full.
 A bitmap that was not stored when its writer ended is inconsistent, and nothing can restore it. --force-inconsistent \
 deletes such a checkpoint together with all older ones, whose answers needed it; --all-inconsistent does so for all of \
 them in one step. Where several are named with --force-inconsistent, those that need it go first in this way, and the others \
-are then deleted as ever, which loses nothing.";
+are then deleted as ever, which loses nothing.
+
+Where layers below the image know a checkpoint too, each of them is changed, one file after the other. A stop between two \
+of them makes no diff short, and the same command finishes the work.";
 
 pub(crate) const DELETE_AFTER: &str = "\
 Examples:
@@ -152,6 +155,9 @@ Examples:
 
 pub(crate) const RENAME: &str = "\
 Gives a checkpoint another name: the bitmaps that carry the old one are renamed, their content stays.
+
+Where layers below the image know the checkpoint too, each of them is changed, one file after the other. A stop between two \
+of them makes no diff short, and the same command finishes the work.
 
 A libvirt domain that knows the checkpoint goes on looking for the old name.";
 

@@ -19,6 +19,7 @@ mod dump;
 mod exit;
 mod help;
 mod hint;
+mod in_layers;
 mod info;
 mod interrupt;
 mod list;

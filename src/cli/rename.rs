@@ -5,9 +5,11 @@ use crate::args::RenameArgs;
 use crate::change;
 use crate::exit::Outcome;
 use crate::hint;
+use crate::in_layers;
 use crate::session::Session;
 use crate::target::exactly;
 use checkmap::chain::Name;
+use checkmap::image::{Edit, Layers};
 use std::os::unix::ffi::OsStrExt;
 
 pub(crate) fn run(args: &RenameArgs, session: &Session) -> Outcome {
@@ -16,6 +18,15 @@ pub(crate) fn run(args: &RenameArgs, session: &Session) -> Outcome {
     let done = format!("renamed checkpoint {} to {}", Name::new(old), Name::new(new));
     if let Some(hint) = hint::of_redirection([new]) {
         session.warn(&hint);
+    }
+    if let (Some(path), Layers::Check) = (target.image(), args.layers.wanted())
+        && let Some(image) = in_layers::open(session, path, args.dry_run.dry_run)
+    {
+        let (old, new) = (Name::new(old), Name::new(new));
+        let (edit, model) = (Edit::Rename(&old, &new), args.model.wanted());
+        if let Some(outcome) = in_layers::run(session, image, &edit, model, args.dry_run.dry_run, &done)? {
+            return Ok(outcome);
+        }
     }
     change::run(session, target, args.dry_run.dry_run, &done, |image| {
         image.plan_rename(old, new, args.layers.wanted(), args.model.wanted())

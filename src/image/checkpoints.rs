@@ -229,7 +229,7 @@ impl Image {
         self.finish_with_layers(plan, layers)
     }
 
-    /// Plans the renaming of a checkpoint.
+    /// Plans the renaming of a checkpoint. No layer below may know the new name.
     pub fn plan_rename(
         &self,
         checkpoint: &[u8],
@@ -238,7 +238,11 @@ impl Image {
         model: Option<KnownModel>,
     ) -> Result<Plan> {
         let plan = self.chain_to_change(model, &[checkpoint])?.plan_rename(checkpoint, new_name);
-        self.finish_with_layers(plan, layers)
+        let plan = self.finish_with_layers(plan, layers)?;
+        if layers == Layers::Check {
+            self.refuse_known_below(&Name::new(new_name))?;
+        }
+        Ok(plan)
     }
 
     /// Plans the union of bitmaps into one of them, by their stored names; the sources stay.

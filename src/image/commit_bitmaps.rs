@@ -87,7 +87,7 @@ impl Image {
         let Some(place) = place else {
             let message = format!("{} is no layer below it", base.path.display());
             return Err(self.name_it(
-                Error::new(ErrorKind::BackingLayer, message).advise("`qemu-img info --backing-chain` shows them"),
+                Error::new(ErrorKind::BackingLayer, message).advise("`qemu-img info` names the file below each image"),
             ));
         };
         let CommitPlan { actions, taken } =
@@ -153,7 +153,12 @@ impl Image {
 
 impl Stacked<'_> {
     /// One bitmap of a layer, of that layer's size.
-    fn read_bitmap(&self, layer: usize, name: &crate::chain::Name, observer: &mut dyn Observer) -> Result<Bitmap> {
+    pub(super) fn read_bitmap(
+        &self,
+        layer: usize,
+        name: &crate::chain::Name,
+        observer: &mut dyn Observer,
+    ) -> Result<Bitmap> {
         let read = |observer: &mut dyn Observer| {
             let host = self.host(layer)?;
             check_trusted(host, name, observer)?;

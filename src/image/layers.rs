@@ -59,6 +59,13 @@ impl Image {
         }
     }
 
+    /// Refuses a new name that a layer below knows: its checkpoint would be taken for this one.
+    pub(super) fn refuse_known_below(&self, new_name: &Name) -> Result<()> {
+        let Some(known) = self.known_below(std::slice::from_ref(new_name))? else { return Ok(()) };
+        let message = format!("the layer {} below it knows a checkpoint {new_name} already", known.layer.display());
+        Err(self.name_it(Error::new(ErrorKind::Exists, message).advise("choose another name")))
+    }
+
     /// The first layer below that knows one of these checkpoints: its name is that of a bitmap, or stands on either side
     /// of an arrow in one. What the bitmaps of the layer mean to one another does not matter.
     pub(super) fn known_below(&self, checkpoints: &[Name]) -> Result<Option<Known>> {

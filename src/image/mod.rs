@@ -25,10 +25,10 @@
 
 mod checkpoints;
 mod commit_bitmaps;
-mod delete_in_layers;
 mod drop;
 mod files;
 mod group;
+mod in_layers;
 mod layers;
 mod opening;
 mod overview;
@@ -50,10 +50,10 @@ use crate::memory;
 use crate::progress::{Observer, Unobserved};
 pub use checkpoints::{Diff, DiffRequest, Layers};
 pub use commit_bitmaps::Committed;
-pub use delete_in_layers::LayersChange;
 pub use drop::Loss;
 pub use files::ImageFile;
 pub use group::Group;
+pub use in_layers::{Edit, LayersChange};
 use opening::{is_writable, open as open_file, reopen};
 pub use overview::{CheckpointBelow, Overview, Scope};
 use std::fs::File;

@@ -67,6 +67,7 @@ int main(void)
     INVALID(checkmap_checkpoint_delete(NULL, "a", 1));
     INVALID(checkmap_checkpoint_delete_inconsistent(NULL, NULL));
     INVALID(checkmap_checkpoint_rename(NULL, "a", 1, "b", 1));
+    INVALID(checkmap_commit_bitmaps(NULL, NULL, NULL));
     INVALID(checkmap_checkpoint_list(NULL, checkpoints, 1));
     INVALID(checkmap_diff(NULL, "a", 1, NULL, 0, &bitmap));
     INVALID(checkmap_stored_list(NULL, stored, 1));

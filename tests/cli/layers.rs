@@ -110,7 +110,7 @@ fn a_layer_takes_part_by_the_checkpoints_it_knows() {
 }
 
 #[test]
-fn a_deletion_changes_every_layer_and_a_renaming_is_refused() {
+fn a_deletion_changes_every_layer() {
     needs_tools!();
     let layers = || {
         let image = base(&["mon", "+mon->tue"]);
@@ -120,7 +120,7 @@ fn a_deletion_changes_every_layer_and_a_renaming_is_refused() {
     };
     let image = layers();
     let path = &image.path;
-    checkmap!("rename", path, "tue", "t").fails(3, "knows the checkpoint 'tue' too, by its bitmap 'mon->tue'");
+    checkmap!("rename", path, "wed", "mon").fails(3, "disk.qcow2 below it knows a checkpoint 'mon' already");
     checkmap!("rename", path, "wed", "w").ok();
     checkmap!("delete", path, "w").ok();
     assert_eq!(bitmaps(&image), ["tue", "+tue->thu"]);
@@ -140,10 +140,115 @@ fn a_deletion_changes_every_layer_and_a_renaming_is_refused() {
     assert_eq!(below.iter().map(|bitmap| (&*bitmap.name, bitmap.recording)).collect::<Vec<_>>(), [("mon", true)]);
     checkmap!("diff", both.path, "--since", "mon").ok();
     checkmap!("delete", both.path, "tue").fails(3, "no checkpoint is named 'tue'");
+}
 
+#[test]
+fn a_forced_deletion_gives_up_what_no_layer_below_knows() {
+    needs_tools!();
+    let layers = || {
+        let image = base(&["mon", "+mon->tue"]);
+        let over = overlay(&image, "over.qcow2", "disk.qcow2");
+        add(&over, &["mon->tue", "tue->wed", "+wed->thu"]);
+        TestImage { path: over, ..image }
+    };
+    // A crash spoils the top layer alone: what the base knows is answered by what the overlay holds.
     let crashed = layers();
     drop(crate::Holder::open(&crashed.path, &[]));
-    checkmap!("delete", crashed.path, "--all-inconsistent").says("every diff since");
+    checkmap!("delete", crashed.path, "wed").fails(3, "--force-inconsistent");
+    let dry = checkmap!("delete", crashed.path, "--all-inconsistent", "--dry-run");
+    assert_eq!(dry.ok().lines().count(), 3, "{}", dry.ok());
+    checkmap!("delete", crashed.path, "--all-inconsistent").says("every diff since 'thu', 'wed' is lost");
+    assert_eq!(bitmaps(&crashed), [""; 0]);
+    for since in ["mon", "tue"] {
+        diff(&crashed.path, since, None).ok();
+    }
+    checkmap!("create", crashed.path, "fri").says("add 'mon->tue', not recording");
+    // One by its name goes from the base too, where nothing stands in its way.
+    let crashed = layers();
+    drop(crate::Holder::open(&crashed.path, &[]));
+    checkmap!("delete", crashed.path, "tue", "--force-inconsistent").says("deleted checkpoint 'tue'");
+    assert_eq!(names(&crashed.folder.path().join("disk.qcow2")), ["+mon"]);
+    diff(&crashed.path, "mon", None).fails(3, "--all-inconsistent");
+    checkmap!("delete", crashed.path, "--all-inconsistent").ok();
+    diff(&crashed.path, "mon", None).ok();
+    // A crash of the base: what it knows is lost in both.
+    let crashed = layers();
+    let disk = crashed.folder.path().join("disk.qcow2");
+    drop(crate::Holder::open(&disk, &[]));
+    diff(&crashed.path, "tue", None).fails(3, "inconsistent");
+    checkmap!("delete", crashed.path, "tue").fails(3, "disk.qcow2");
+    checkmap!("delete", crashed.path, "tue", "--force-inconsistent").says("every diff since 'mon', 'tue' is lost");
+    assert_eq!((names(&disk), bitmaps(&crashed)), (Vec::new(), vec!["wed".to_owned(), "+wed->thu".into()]));
+    diff(&crashed.path, "wed", None).ok();
+    checkmap!("delete", crashed.path, "--all-inconsistent").says("nothing to do");
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let mark = |recording| if recording { "+" } else { "" };
+    support::qemu_bitmaps(path).into_iter().map(|bitmap| format!("{}{}", mark(bitmap.recording), bitmap.name)).collect()
+}
+
+#[test]
+fn a_renaming_changes_every_layer() {
+    needs_tools!();
+    let image = base(&["mon", "+mon->tue"]);
+    let below = image.path.clone();
+    let middle = overlay(&image, "middle.qcow2", "disk.qcow2");
+    add(&middle, &["mon->tue", "+tue->wed"]);
+    let top = overlay(&image, "top.qcow2", "middle.qcow2");
+    add(&top, &["tue->wed", "+wed->thu"]);
+    let said = checkmap!("rename", top, "tue", "t", "--dry-run");
+    let steps: Vec<&str> = said.ok().lines().map(|line| line.rsplit_once('/').expect("a path").1).collect();
+    let alias = [
+        "disk.qcow2: rename 'mon->tue' to 't->tue'",
+        "disk.qcow2: add 'mon->t', recording, granularity 65536",
+        "disk.qcow2: stop recording in 'mon->t'",
+    ];
+    let above = [
+        "middle.qcow2: rename 'mon->tue' to 'mon->t'",
+        "middle.qcow2: rename 'tue->wed' to 't->wed'",
+        "top.qcow2: rename 'tue->wed' to 't->wed'",
+    ];
+    let end = [
+        "disk.qcow2: merge 't->tue' into 'mon->t'",
+        "disk.qcow2: start recording in 'mon->t'",
+        "disk.qcow2: remove 't->tue'",
+    ];
+    assert_eq!(steps, [alias.as_slice(), &above[..2], &above[2..], &end].concat());
+    assert_eq!(names(&below), ["mon", "+mon->tue"]);
+    // A name that is known anywhere is refused, and so is a change of a file that somebody uses.
+    checkmap!("rename", top, "tue", "mon").fails(3, "middle.qcow2 below it knows a checkpoint 'mon' already");
+    checkmap!("rename", top, "tue", "wed").fails(3, "exists already");
+    checkmap!("rename", top, "tue", "a->b").fails(2, "a->b");
+    checkmap!("rename", top, "fri", "f").fails(3, "no checkpoint is named 'fri'");
+    let holder = crate::Holder::open(&middle, &[]);
+    checkmap!("rename", top, "tue", "t").fails(3, "open for writing");
+    drop(holder);
+    assert_eq!(names(&below), ["mon", "+mon->tue"], "nothing is changed before all are tried");
+
+    let image = base(&["mon", "+mon->tue"]);
+    let over = overlay(&image, "over.qcow2", "disk.qcow2");
+    add(&over, &["mon->tue", "+tue->wed"]);
+    checkmap!("rename", over, "tue", "t").says("renamed checkpoint 'tue' to 't'");
+    assert_eq!(
+        (names(&image.path), names(&over)),
+        (vec!["mon".into(), "+mon->t".into()], vec!["mon->t".into(), "+t->wed".into()])
+    );
+    for since in ["mon", "t", "wed"] {
+        diff(&over, since, None).ok();
+    }
+    checkmap!("rename", over, "tue", "t").fails(3, "no checkpoint is named 'tue'");
+    // A checkpoint right before it is no half-done renaming, even if nothing was written in between.
+    checkmap!("rename", over, "t", "mon").fails(3, "a checkpoint named 'mon' exists already");
+    // Cumulative ones.
+    let image = base(&["+c1", "+c2"]);
+    let over = overlay(&image, "over.qcow2", "disk.qcow2");
+    add(&over, &["+c1", "+c2"]);
+    checkmap!("rename", over, "c1", "c").says("libvirt goes on looking for a bitmap named 'c1'");
+    assert_eq!(
+        (names(&image.path), names(&over)),
+        (vec!["+c2".to_owned(), "+c".into()], vec!["+c".into(), "+c2".into()])
+    );
 }
 
 #[test]

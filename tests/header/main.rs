@@ -37,6 +37,7 @@ const SOURCES: &[&str] = &[
     "report",
     "image",
     "checkpoint",
+    "layers",
     "stored",
     "machine",
     "many",

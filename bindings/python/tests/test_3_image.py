@@ -486,13 +486,66 @@ def test_317_layers(image_copy, fails):
     image_copy("chain.qcow2")
     with Image(image_copy("overlay.qcow2")) as image:
         image.diff("a")
-        with fails(BackingLayerError, errno.EPROTO):
-            image.delete("a")
+        image.delete("a", dry_run=True)
+        with Image("chain.qcow2", writable=False):
+            with fails(InUseError, errno.EBUSY):
+                image.delete("a")
         image.diff("a", top_layer_only=True)
         os.unlink("chain.qcow2")
         with fails(BackingLayerError, errno.EPROTO):
             image.diff("a")
         image.delete("a", top_layer_only=True)
+
+
+def overlay_of_chain(image_copy, *bitmaps):
+    image_copy("chain.qcow2")
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "chain.qcow2", "-F", "qcow2", "top.qcow2"]
+    subprocess.run(create, check=True)
+    for bitmap in bitmaps:
+        subprocess.run(["qemu-img", "bitmap", "--add", *bitmap], check=True)
+
+
+def test_325_change_layers(image_copy, fails):
+    overlay_of_chain(image_copy, ["--disable", "top.qcow2", "b->c"], ["top.qcow2", "c->d"])
+
+    def has(path):
+        with Image(path) as image:
+            return names(image)
+
+    with Image("top.qcow2") as image:
+        for name in ("c", "d"):
+            with fails(ExistsError, errno.EEXIST):
+                image.rename(name, "a")
+        with fails(CancelledError, errno.ECANCELED):
+            image.rename("c", "x", progress=lambda *_: True)
+        assert has("chain.qcow2") == ["a", "b", "c"]
+        image.rename("c", "x")
+        assert has("chain.qcow2") == ["a", "b", "x"]
+        image.delete("x")
+        with fails(NotFoundError, errno.ENOENT):
+            image.delete("x")
+    assert (has("chain.qcow2"), has("top.qcow2")) == (["a", "b"], ["b", "d"])
+
+
+def test_326_commit_bitmaps(image_copy, fails):
+    overlay_of_chain(image_copy)
+    image_copy("plain.qcow2")
+    with Image("top.qcow2") as top:
+        top.create("d")
+        with Image("plain.qcow2") as other, fails(BackingLayerError, errno.EPROTO):
+            top.commit_bitmaps(other)
+        with fails(InvalidArgumentError, errno.EINVAL):
+            top.commit_bitmaps(top)
+        with pytest.raises(TypeError):
+            top.commit_bitmaps("chain.qcow2")
+        with Image("chain.qcow2", writable=False) as base, fails(ReadOnlyError, errno.EROFS):
+            top.commit_bitmaps(base)
+        with Image("chain.qcow2") as base:
+            top.commit_bitmaps(base, dry_run=True)
+            assert names(base) == ["a", "b", "c"]
+            top.commit_bitmaps(base)
+            top.commit_bitmaps(base)
+            assert names(base) == ["a", "b", "c", "d"]
 
 
 def test_318_damaged(image_copy):

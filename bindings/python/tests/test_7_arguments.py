@@ -49,6 +49,7 @@ CALLS = {
         "rename": ("b", "new"),
         "diff": ("a", "b"),
         "check": (None,),
+        "commit_bitmaps": (None,),
         "delete_inconsistent": (),
         "drop_before": ("b",),
         "drop_stored": ("a->b",),
@@ -182,6 +183,8 @@ def test_what_is_closed_or_was_never_opened_says_so(kind, subjects):
                 continue
             if (kind, method) == (Segment, "diff"):
                 valid = (subjects(Segment), 0, KIB)
+            if (kind, method) == (Image, "commit_bitmaps"):
+                valid = (subjects(Image),)
             with pytest.raises(ValueError, match="closed"):
                 ask(subject, method, valid, {})
         for name in NO_ARGUMENTS[kind].split():

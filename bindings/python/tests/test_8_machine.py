@@ -112,6 +112,50 @@ def test_321_machine(daemon, fails):
         assert extents(image, "m") == [(8 * MIB, 128 * KIB)]
 
 
+PASSES = """#!/usr/bin/python3 -IS
+import json, socket, sys
+assert sys.argv[1:4] == ["-q", "-c", "qemu:///system"] and sys.argv[5] == "vm", sys.argv
+if sys.argv[4] == "domblklist":
+    sys.exit()
+monitor = socket.socket(socket.AF_UNIX)
+monitor.connect("qmp")
+lines = monitor.makefile("rw")
+lines.readline()
+for command in ['{"execute": "qmp_capabilities"}', sys.argv[6]]:
+    lines.write(command + "\\n")
+    lines.flush()
+    answer = json.loads(lines.readline())
+    while "event" in answer:
+        answer = json.loads(lines.readline())
+print(json.dumps(answer))
+"""
+
+
+def test_327_libvirt(daemon, fails, monkeypatch):
+    def virsh(script):
+        with open("virsh", "w") as file:
+            file.write(script)
+        os.chmod("virsh", 0o755)
+
+    path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", os.getcwd())
+    with fails(checkmap.FileMissingError, 2):
+        checkmap.Machine.libvirt("qemu:///system", "vm")
+    monkeypatch.setenv("PATH", f"{os.getcwd()}:{path}")
+    with fails(checkmap.InvalidArgumentError, 22):
+        checkmap.Machine.libvirt("qemu:///system", "")
+    virsh("#!/bin/sh\necho \"error: failed to get domain 'vm'\" >&2\nexit 1\n")
+    with fails(checkmap.NotFoundError, 2):
+        checkmap.Machine.libvirt("qemu:///system", "vm")
+    virsh(PASSES)
+    with checkmap.Machine.libvirt("qemu:///system", "vm", timeout=30) as machine:
+        assert repr(machine) == "<checkmap.Machine 'qemu:///system/vm'>"
+        assert len(machine.disks()) == 2
+        with machine.image("d1") as image:
+            image.create("d")
+            assert len(image.checkpoints()) == 4
+
+
 def test_322_machine_refused(daemon, fails):
     with fails(checkmap.FileMissingError, 2) as caught:
         checkmap.Machine("nowhere")

@@ -107,7 +107,7 @@ impl Draft<'_> {
         let Some(read) = self.stack.layers.get(layer) else { return Ok(()) };
         // Writes that the layer did not record are younger than all that is known below it.
         if let Some(newest) = self.newest_below(layer)? {
-            self.admit(&newest, None)?;
+            self.admit(&newest, None, layer)?;
             let cut_off = self.stack.cut_off(layer, self.stack.layers.len().saturating_sub(1));
             let taken = self.taken(&newest)?;
             taken.count_all_of(layer, cut_off)?;
@@ -116,7 +116,7 @@ impl Draft<'_> {
         for (at, own) in read.checkpoints().iter().enumerate() {
             let chain = read.chain.as_ref().map_err(Error::clone)?;
             let missing = chain.missing_before(at);
-            self.admit(&own.name, before.or(missing))?;
+            self.admit(&own.name, before.or(missing), layer)?;
             let taken = self.taken(&own.name)?;
             memory::push(&mut taken.bitmaps, (layer, own.bitmap.clone()))?;
             // A copy whose original is gone.
@@ -145,8 +145,8 @@ impl Draft<'_> {
         Ok(None)
     }
 
-    /// Makes sure that the base has a bitmap for this checkpoint, which follows the one `before`.
-    fn admit(&mut self, checkpoint: &Name, before: Option<&Name>) -> Result<()> {
+    /// Makes sure that the base has a bitmap for this checkpoint of `layer`, which follows the one `before`.
+    fn admit(&mut self, checkpoint: &Name, before: Option<&Name>, layer: usize) -> Result<()> {
         if self.order.iter().any(|(own, _)| own == checkpoint) {
             return Ok(());
         }
@@ -173,14 +173,16 @@ impl Draft<'_> {
         }
         let add = Action::Add { name: name.clone(), granularity: original.granularity };
         memory::push(&mut self.plan.actions, add)?;
-        // A bitmap made for the base lacks what the base itself got since the checkpoint, unless that is younger.
+        // A bitmap made for the base lacks what the base and the layers up to that one got since the checkpoint, unless it was
+        // created there.
         let is_older = self.stack.layers.iter().skip(self.base + 1).any(|below| below.own(checkpoint).is_some());
         memory::push(&mut self.order, (checkpoint.clone(), name))?;
         if is_older {
-            let (base, last) = (self.base, self.stack.layers.len().saturating_sub(1));
-            let cut_off = self.stack.cut_off(base, last);
-            let taken = self.taken(checkpoint)?;
-            taken.count_all_of(base, cut_off)?;
+            let last = self.stack.layers.len().saturating_sub(1);
+            for layer in layer..=self.base {
+                let cut_off = self.stack.cut_off(layer, last);
+                self.taken(checkpoint)?.count_all_of(layer, cut_off)?;
+            }
         }
         Ok(())
     }

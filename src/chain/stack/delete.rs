@@ -3,12 +3,11 @@
 //! bits.
 
 use super::super::plan::{self, Action, carry_out};
-use super::super::{BitmapState, Chain, KnownModel, Model, Name};
+use super::super::{BitmapState, Chain, Checkpoint, KnownModel, Model, Name};
 use super::{Layer, Stack};
-use crate::error::{Error, Result};
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::memory;
 use std::collections::BTreeSet;
-use std::path::Path;
 
 /// The actions on one layer of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,10 +47,7 @@ impl Stack {
             }
             let before = now.before(&checkpoint);
             for (layer, (plan, states)) in plans.iter_mut().zip(&mut states).enumerate() {
-                let named = |error: Error| match self.layers.get(layer).filter(|_| layer > 0) {
-                    Some(read) => error.in_file(Path::new(&read.label)),
-                    None => error,
-                };
+                let named = |error: Error| self.in_layer(layer, error);
                 let actions = now.actions(layer, &checkpoint, before.as_ref()).map_err(named)?;
                 *states = carry_out(states, &actions).map_err(named)?;
                 memory::extend(&mut plan.actions, actions)?;
@@ -63,7 +59,7 @@ impl Stack {
     }
 
     /// The same layers with other bitmaps; refuses those whose names form no chain.
-    fn with(&self, states: &[Vec<BitmapState>]) -> Result<Stack> {
+    pub(super) fn with(&self, states: &[Vec<BitmapState>]) -> Result<Stack> {
         let insist = match self.model {
             Model::Interval => Some(KnownModel::Interval),
             Model::Cumulative => Some(KnownModel::Cumulative),
@@ -120,9 +116,28 @@ impl Stack {
         for (at, own) in chain.checkpoints().iter().enumerate() {
             if chain.missing_before(at) == Some(checkpoint) {
                 let to = Name::chained(before.map(|(before, _)| before), &own.name);
+                if before.is_none() {
+                    self.refuse_lone_copy(layer, own)?;
+                }
                 memory::push(&mut actions, Action::Rename { from: own.bitmap.clone(), to })?;
             }
         }
         Ok(actions)
+    }
+
+    /// Refuses to make a root of a copy whose original is gone: nothing would tell any more that it is one.
+    pub(super) fn refuse_lone_copy(&self, layer: usize, own: &Checkpoint) -> Result<()> {
+        let is_below = self.layers.iter().skip(layer + 1).any(|below| below.own(&own.name).is_some());
+        if is_below || !self.stands_on(layer) {
+            return Ok(());
+        }
+        let message = format!(
+            "the bitmap {} is a copy, and its original is gone: without its place it would pass for it",
+            own.bitmap
+        );
+        let way_out =
+            WayOut::from(format!("delete {} first, or insist with ", own.name)).control(Control::TopLayerOnly);
+        Err(Error::new(ErrorKind::BackingLayer, message)
+            .advise(way_out.words(" if what the layers below recorded does not matter")))
     }
 }

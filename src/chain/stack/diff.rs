@@ -11,7 +11,6 @@ use crate::geometry::Granularity;
 use crate::memory;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::path::Path;
 
 /// The parts of several layers whose union is the difference between two points in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +134,7 @@ impl Read {
 impl Draft<'_> {
     fn add(&mut self, layer: usize, from: &[&Checkpoint], allocation: bool, cut_off: Range<u64>) -> Result<()> {
         for own in from {
-            check(own).map_err(|error| self.in_layer(layer, error))?;
+            check(own).map_err(|error| self.stack.in_layer(layer, error))?;
             self.finest = self.finest.into_iter().chain([own.granularity]).min();
         }
         let bitmaps = memory::gather(from.iter().map(|own| own.bitmap.clone()))?;
@@ -145,20 +144,12 @@ impl Draft<'_> {
         Ok(memory::push(&mut self.parts, Part { layer, bitmaps, allocation, cut_off })?)
     }
 
-    /// Names the layer, where it is not the top one.
-    fn in_layer(&self, layer: usize, error: Error) -> Error {
-        match self.stack.layers.get(layer).filter(|_| layer > 0) {
-            Some(read) => error.in_file(Path::new(&read.label)),
-            None => error,
-        }
-    }
-
     fn cumulative(&mut self, since: &Name, lowest: usize) -> Result<()> {
         let stack = self.stack;
         for (layer, read) in stack.layers.iter().enumerate().take(lowest + 1) {
             let own = read.own(since);
             if let Some(silent) = own.filter(|own| !own.recording) {
-                return Err(self.in_layer(layer, not_recording(silent)));
+                return Err(self.stack.in_layer(layer, not_recording(silent)));
             }
             let own: Vec<&Checkpoint> = own.into_iter().collect();
             self.add(layer, &own, layer < lowest, stack.cut_off(layer, lowest))?;
@@ -197,7 +188,7 @@ impl Draft<'_> {
         self.add(lowest, &part, missing.is_some(), 0..0)?;
 
         for (layer, read) in stack.layers.iter().enumerate().take(lowest).rev() {
-            let chain = read.chain.as_ref().map_err(|error| self.in_layer(layer, error.clone()))?;
+            let chain = read.chain.as_ref().map_err(|error| self.stack.in_layer(layer, error.clone()))?;
             let exact = chain.place_of(since).filter(|at| chain.neighbours(*at).0.is_some());
             // Whether this layer was put on top after the end of the span.
             let is_later = after.is_some_and(|after| stack.is_known_below(layer, after));
@@ -212,7 +203,7 @@ impl Draft<'_> {
                 if is_in {
                     let ends = at + 1 == chain.checkpoints().len();
                     if own.recording && !ends && until.is_some() {
-                        return Err(self.in_layer(layer, not_frozen(own)));
+                        return Err(self.stack.in_layer(layer, not_frozen(own)));
                     }
                     if !own.recording && ends && layer == 0 && until.is_none() {
                         return Err(not_recording(own));
@@ -237,7 +228,7 @@ impl Draft<'_> {
     ) -> Result<Vec<&'c Checkpoint>> {
         let all = chain.checkpoints();
         let Some(from) = all.get(first) else { return Ok(Vec::new()) };
-        let in_layer = |error: Error| self.in_layer(layer, error);
+        let in_layer = |error: Error| self.stack.in_layer(layer, error);
         // Until the end of the layer, or until a checkpoint that it knows: the chain of the layer answers that.
         let until = until.filter(|until| chain.place_of(until).is_some_and(|at| at > first));
         let span = chain.plan_diff(from.name.as_bytes(), until.map(|until| until.as_bytes())).map_err(in_layer)?;

@@ -8,15 +8,20 @@ mod commit;
 mod create;
 mod delete;
 mod diff;
+mod forced;
+mod rename;
 
 pub use commit::{CommitPlan, Taken};
 pub use delete::LayerActions;
 pub use diff::{Part, StackSpan};
+pub use forced::ForcedDeletion;
+pub use rename::IsAlias;
 
 use super::{BitmapState, Chain, Checkpoint, KnownModel, Model, Name, nearest};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::memory;
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// The facts of one layer of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,6 +218,14 @@ impl Stack {
         Ok(older != younger
             && self.not_older_than(older)?.contains(younger)
             && !self.not_older_than(younger)?.contains(older))
+    }
+
+    /// Names the layer, where it is not the top one.
+    fn in_layer(&self, layer: usize, error: Error) -> Error {
+        match self.layers.get(layer).filter(|_| layer > 0) {
+            Some(read) => error.in_file(Path::new(&read.label)),
+            None => error,
+        }
     }
 
     fn not_found(&self, name: &Name) -> Error {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from typing import Dict, Match, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, Match, Optional, Tuple, Type
 
 from ._native import ffi, lib
 
@@ -332,6 +332,14 @@ def checked(status: int) -> int:
     if status < 0:
         raise last_error(status)
     return status
+
+
+def listed(struct: str, call: Callable[[Any, int], int], look: Callable[[int], int] = checked) -> Iterator[Any]:
+    """The structs that a call fills in, after it has told how many there are; good while this goes on."""
+    room = look(call(ffi.NULL, 0)) or 1
+    out = ffi.new(f"struct {struct}[]", room)
+    yield from out[0 : min(look(call(out, room)), room)]
+
 
 
 def found(offset: int) -> Optional[int]:

@@ -27,8 +27,8 @@ from ._arguments import (
     whole,
 )
 from ._bitmap import Bitmap
-from ._errors import CheckmapError, checked, last_error
-from ._handle import Handle, Result
+from ._errors import CheckmapError, checked, last_error, listed
+from ._handle import Handle, Result, _begin_all, _end_all
 from ._native import ffi, lib
 from ._report import Report, report_of
 
@@ -250,10 +250,9 @@ class Image(Handle):
         options = Options(progress, model=model_of(cumulative))
 
         def ask(pointer: Any) -> List[Checkpoint]:
-            listed = lib.checkmap_checkpoint_list_with
-            room = checked(listed(pointer, options.pointer, ffi.NULL, 0)) or 1
-            out = ffi.new("struct checkmap_checkpoint[]", room)
-            count = min(options.checked(listed(pointer, options.pointer, out, room)), room)
+            def call(out: Any, room: int) -> Any:
+                return lib.checkmap_checkpoint_list_with(pointer, options.pointer, out, room)
+
             return [
                 Checkpoint(
                     name_text(each.name, each.name_len),
@@ -266,7 +265,7 @@ class Image(Handle):
                     bool(each.flags & lib.CHECKMAP_CHECKPOINT_UNORDERED),
                     bool(each.flags & lib.CHECKMAP_CHECKPOINT_GAP),
                 )
-                for each in out[0:count]
+                for each in listed("checkmap_checkpoint", call, options.checked)
             ]
 
         return self._read(ask)
@@ -299,7 +298,8 @@ class Image(Handle):
     ) -> None:
         """Deletes a checkpoint, in one atomic step: the interval before it absorbs the one after it.
 
-        top_layer_only: do not look at the layers below. force_inconsistent: also where what it holds cannot be trusted,
+        Layers below that know it change too, each in an atomic step of its own after all were tried; the same call finishes
+        what was cut short, after a CommitInDoubtError too. top_layer_only: do not look at them. force_inconsistent: also where what it holds cannot be trusted,
         giving up what older checkpoints know with it. cumulative: what to take the checkpoints for where the image does
         not tell, or, where it has intervals and libvirt's checkpoints, which are meant: else the chain that has the name.
         """
@@ -341,9 +341,30 @@ class Image(Handle):
         cumulative: Optional[bool] = None,
         progress: Optional[Progress] = None,
     ) -> None:
-        """Renames a checkpoint, in one atomic step."""
+        """Renames a checkpoint, in one atomic step; layers below that know it change as those of delete."""
         options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run), model=model_of(cumulative))
         self._named(lib.checkmap_checkpoint_rename_with, options, name, to)
+
+    def commit_bitmaps(self, base: Image, *, dry_run: bool = False, progress: Optional[Progress] = None) -> None:
+        """Lets a layer below this image take in the checkpoints of this one and of the layers between, in one atomic step.
+
+        Before or after the data are committed there, and again: bits are only added. `base.warnings` says what to know.
+        """
+        if not isinstance(base, Image):
+            raise TypeError(f"an Image is needed, not {type(base).__name__}")
+        options = Options(progress, flags=flags_of(dry_run=dry_run))
+        if base is self:
+            options.checked(self._change(lambda pointer: lib.checkmap_commit_bitmaps(pointer, pointer, options.pointer)))
+        uses = ((self, False), (base, True))
+        top, below = _begin_all(uses)
+        try:
+            self._check_process()
+            base._check_process()
+            base._lock_for_writing(below)
+            status = lib.checkmap_commit_bitmaps(top, below, options.pointer)
+        finally:
+            _end_all(uses)
+        options.checked(status)
 
     def diff(
         self,
@@ -432,9 +453,6 @@ class Image(Handle):
         """The bitmaps in the order of the image."""
 
         def ask(pointer: Any) -> List[StoredBitmap]:
-            room = checked(lib.checkmap_stored_list(pointer, ffi.NULL, 0)) or 1
-            out = ffi.new("struct checkmap_stored[]", room)
-            count = min(checked(lib.checkmap_stored_list(pointer, out, room)), room)
             return [
                 StoredBitmap(
                     name_text(each.name, each.name_len),
@@ -443,7 +461,7 @@ class Image(Handle):
                     bool(each.flags & lib.CHECKMAP_CHECKPOINT_INCONSISTENT),
                     bool(each.flags & lib.CHECKMAP_CHECKPOINT_UNUSABLE),
                 )
-                for each in out[0:count]
+                for each in listed("checkmap_stored", lambda out, room: lib.checkmap_stored_list(pointer, out, room))
             ]
 
         return self._read(ask)

@@ -24,7 +24,7 @@ from ._arguments import (
     several,
     source,
 )
-from ._errors import checked
+from ._errors import checked, listed
 from ._handle import Handle, _begin_all, _end_all
 from ._image import Image
 from ._native import ffi, lib
@@ -82,7 +82,43 @@ class Machine(Handle):
         without it one is started for as long as a diff needs it. max_stall: refuses a change that is expected to stop the
         disks of the machine for more seconds.
         """
-        self._path = socket
+        with naming(socket):
+            path = path_bytes(socket)
+            self._connect(lib.checkmap_machine_open, socket, (path,), timeout, nbd_socket, max_stall, progress)
+
+    @classmethod
+    def libvirt(
+        cls,
+        uri: str,
+        domain: str,
+        *,
+        timeout: Optional[float] = None,
+        nbd_socket: Optional[Path] = None,
+        max_stall: Optional[float] = None,
+        progress: Optional[Progress] = None,
+    ) -> Machine:
+        """Connects to a domain of libvirt, such as "vm1" at "qemu:///system", by its name, id or UUID.
+
+        Each command is one run of `virsh qemu-monitor-command`, and libvirt marks the domain as tainted (custom-monitor).
+        NotFoundError without such a domain, FileMissingError without virsh. The other arguments are those of Machine.
+        """
+        self = cls.__new__(cls)
+        texts = (name_bytes(uri), name_bytes(domain))
+        function = lib.checkmap_machine_open_libvirt
+        self._connect(function, f"{uri}/{domain}", texts, timeout, nbd_socket, max_stall, progress)
+        return self
+
+    def _connect(
+        self,
+        function: Any,
+        path: Path,
+        texts: Tuple[bytes, ...],
+        timeout: Optional[float],
+        nbd_socket: Optional[Path],
+        max_stall: Optional[float],
+        progress: Optional[Progress],
+    ) -> None:
+        self._path = path
         self._process = process = os.getpid()
         options = Options(progress)
         opts = ffi.new("struct checkmap_qmp_opts *")
@@ -94,9 +130,8 @@ class Machine(Handle):
             nbd_path = ffi.from_buffer("char[]", path_bytes(nbd_socket))
             opts.nbd_socket, opts.nbd_socket_len = nbd_path, len(nbd_path)
         out = ffi.new("checkmap_machine **")
-        with naming(socket):
-            path = path_bytes(socket)
-            options.checked(lib.checkmap_machine_open(path, len(path), opts, out))
+        arguments = [argument for each in texts for argument in (each, len(each))]
+        options.checked(function(*arguments, opts, out))
 
         def close(pointer: Any) -> None:
             # A forked child shares its parent's connection.
@@ -119,9 +154,6 @@ class Machine(Handle):
         """The disks of the guest's devices as they were at the opening; without devices, all images that nothing stands on."""
 
         def ask(pointer: Any) -> List[Disk]:
-            room = checked(lib.checkmap_machine_disks(pointer, ffi.NULL, 0)) or 1
-            out = ffi.new("struct checkmap_disk[]", room)
-            count = min(checked(lib.checkmap_machine_disks(pointer, out, room)), room)
             return [
                 Disk(
                     name_text(each.title, each.title_len),
@@ -130,7 +162,7 @@ class Machine(Handle):
                     each.disk_size,
                     bool(each.flags & lib.CHECKMAP_DISK_UNFIT),
                 )
-                for each in out[0:count]
+                for each in listed("checkmap_disk", lambda out, room: lib.checkmap_machine_disks(pointer, out, room))
             ]
 
         return self._read(ask)
