@@ -3,9 +3,9 @@
 //! and carried out in one step.
 
 use super::stacked::Stacked;
-use super::{Access, Image};
+use super::{Access, Group, Image};
 use crate::bitmap::Bitmap;
-use crate::chain::{self, Chain, CreateOptions, KnownModel, Name, Origin, Plan};
+use crate::chain::{self, Chain, CreateOptions, KnownModel, Name, Origin, Plan, Stack};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use crate::host::UnionRequest;
@@ -124,7 +124,7 @@ impl Image {
         self.steady(|| self.read_chain_for(insist, words))
     }
 
-    fn read_chain_for(&self, insist: Option<KnownModel>, words: &[impl AsRef<[u8]>]) -> Result<Chain> {
+    pub(super) fn read_chain_for(&self, insist: Option<KnownModel>, words: &[impl AsRef<[u8]>]) -> Result<Chain> {
         Chain::read_for(&self.states()?, insist, words).map_err(|error| self.name_it(error))
     }
 
@@ -219,8 +219,14 @@ impl Image {
         layers: Layers,
         model: Option<KnownModel>,
     ) -> Result<Plan> {
-        let plan = self.chain_to_change(model, checkpoints)?.plan_delete_many(checkpoints, force_inconsistent);
-        self.finish_with_layers(plan, layers)
+        let chain = self.chain_to_change(model, checkpoints)?;
+        if layers == Layers::Check && !force_inconsistent {
+            let at_once = self.plan_at_once(checkpoints, model, |stack| stack.plan_delete(checkpoints))?;
+            if let Some(plan) = at_once {
+                return Ok(plan);
+            }
+        }
+        self.finish_with_layers(chain.plan_delete_many(checkpoints, force_inconsistent), layers)
     }
 
     /// Plans the removal of every inconsistent bitmap, and of what depends on it, in one step.
@@ -237,8 +243,15 @@ impl Image {
         layers: Layers,
         model: Option<KnownModel>,
     ) -> Result<Plan> {
-        let plan = self.chain_to_change(model, &[checkpoint])?.plan_rename(checkpoint, new_name);
-        self.finish_with_layers(plan, layers)
+        let chain = self.chain_to_change(model, &[checkpoint])?;
+        if layers == Layers::Check {
+            let both = |stack: &Stack| stack.plan_rename_at_once(checkpoint, new_name);
+            if let Some(mut plan) = self.plan_at_once(&[checkpoint, new_name], model, both)? {
+                Name::new(new_name).warning().into_iter().for_each(|warning| plan.warn(warning));
+                return Ok(plan);
+            }
+        }
+        self.finish_with_layers(chain.plan_rename(checkpoint, new_name), layers)
     }
 
     /// Plans the union of bitmaps into one of them, by their stored names; the sources stay.
@@ -252,9 +265,7 @@ impl Image {
         self.look()?;
         let mut plan = plan.map_err(|error| self.name_it(self.explain(error, &mut Unobserved)))?;
         let remarks = self.host.remarks(plan.actions());
-        remarks.risks.into_iter().for_each(|risk| plan.warn_before(risk));
-        remarks.warnings.into_iter().for_each(|warning| plan.warn(warning));
-        plan.bind(&self.origin);
+        self.end_plan(&mut plan, remarks);
         Ok(plan)
     }
 
@@ -283,6 +294,10 @@ impl Image {
         self.check_commit(plan)?;
         if plan.is_empty() {
             return Ok(Vec::new());
+        }
+        if !plan.below().is_empty() {
+            let all = Group::new([&mut *self])?.commit(std::slice::from_ref(plan), observer)?;
+            return Ok(all.into_iter().flatten().collect());
         }
         self.look().map_err(Error::nothing_changed)?;
         let applied = self.host.apply(plan.actions(), observer);
@@ -315,7 +330,12 @@ impl Image {
             return Ok(Vec::new());
         }
         self.check_bound(plan)?;
-        self.steady(|| self.rehearsed(self.host.rehearse(plan.actions(), observer)))
+        self.steady(|| {
+            self.rehearsed(match plan.below().is_empty() {
+                true => self.host.rehearse(plan.actions(), observer),
+                false => self.rehearse_at_once(plan, observer),
+            })
+        })
     }
 
     /// The warnings of a rehearsal, or that there was none.

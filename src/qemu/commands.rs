@@ -6,6 +6,7 @@
 //! file. So every remove stands behind all other actions, of all disks.
 
 use super::nodes::{Node, NodeBitmap};
+use super::reopen::{self, Access};
 use crate::chain::{Action, Name};
 use crate::error::{Error, ErrorKind, Result, WayOut};
 use crate::geometry::Granularity;
@@ -19,6 +20,17 @@ pub(super) struct Commands {
     first: Vec<Value>,
     removes: Vec<Value>,
     stall_ns: u64,
+    /// The layers that have to be writable meanwhile, each by its node.
+    reopened: Vec<String>,
+}
+
+/// Where a node stands in its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It gets the guest's writes.
+    Top,
+    /// A layer below: it can be read-only, and is made writable for the step.
+    Below,
 }
 
 /// A bitmap as far as a transaction has come.
@@ -32,13 +44,19 @@ struct Known {
 impl Commands {
     /// Adds the actions on the bitmaps of one node.
     ///
-    /// Refuses a node that keeps no bitmaps or is read-only, where QEMU would answer ok and store nothing; a bitmap that is in use; and a name
-    /// that QMP cannot carry.
-    pub(super) fn add(&mut self, node: &Node, actions: &[Action]) -> Result<()> {
+    /// Refuses a node that keeps no bitmaps, or a top one that is read-only, where QEMU would answer ok and store nothing; a bitmap that is
+    /// in use; and a name that QMP cannot carry.
+    pub(super) fn add(&mut self, node: &Node, actions: &[Action], place: Place) -> Result<()> {
         if actions.is_empty() {
             return Ok(());
         }
-        check_node(node)?;
+        match check_node(node) {
+            Err(error) if error.kind() == ErrorKind::ReadOnly && place == Place::Below => {
+                reopen::line(&node.name, Access::Write)?;
+                self.reopened.push(node.name.clone());
+            }
+            checked => checked?,
+        }
         let mut known: BTreeMap<&Name, Known> = BTreeMap::new();
         for bitmap in &node.bitmaps {
             let NodeBitmap { state, dirty_bytes, .. } = bitmap;
@@ -126,12 +144,28 @@ impl Commands {
         json!({ "actions": actions })
     }
 
-    /// The commands as they are sent, one JSON document each.
-    pub(super) fn lines(&self) -> Vec<String> {
-        match self.is_empty() {
-            true => Vec::new(),
-            false => vec![line("transaction", &self.arguments())],
+    /// The read-only layers that have to be writable while the transaction is carried out.
+    pub(super) fn reopened(&self) -> &[String] {
+        &self.reopened
+    }
+
+    /// The commands as they are sent, one JSON document each; the layers are made writable before the transaction, and read-only again
+    /// behind it.
+    pub(super) fn lines(&self) -> Result<Vec<String>> {
+        if self.is_empty() {
+            return Ok(Vec::new());
         }
+        let reopen = |node: &String, access| {
+            let (name, arguments) = reopen::line(node, access)?;
+            Ok(line(name, &arguments))
+        };
+        let mut lines: Vec<String> =
+            self.reopened.iter().map(|node| reopen(node, Access::Write)).collect::<Result<_>>()?;
+        lines.push(line("transaction", &self.arguments()));
+        for node in self.reopened.iter().rev() {
+            lines.push(reopen(node, Access::Read)?);
+        }
+        Ok(lines)
     }
 
     /// How long every disk of the machine stands still while it is carried out, as expected from measurements.

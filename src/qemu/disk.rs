@@ -107,12 +107,13 @@ impl Host for DiskHost {
     }
 
     fn apply(&mut self, actions: &[Action], observer: &mut dyn Observer) -> Result<Vec<String>> {
-        self.shared.change(&[Share::new(&self.state.node.name, actions)], observer)?;
+        let mut warnings = self.shared.change(&[Share::new(&self.state.node.name, actions)], observer)?;
         // The change is done, also where the disk cannot be read again.
         let unread = self.read_again().err();
         let warning =
             |error: Error| format!("done, but the hypervisor's disk could not be read again: {}", error.reason());
-        Ok(unread.map(warning).into_iter().collect())
+        warnings.extend(unread.map(warning));
+        Ok(warnings)
     }
 
     fn membership(&self) -> Option<Membership> {

@@ -2,11 +2,12 @@
 //! Owns a connection to a running hypervisor, the block nodes that it told of, and the one step that changes the bitmaps of all its
 //! disks. Must never know the meaning of the bitmaps to one another.
 
-use super::answer;
-use super::commands::{self, Commands};
+use super::answer::{self, Field};
+use super::commands::{self, Commands, Place};
 use super::monitor::{Conversation, Failure, Monitor};
 use super::nodes::{Answers, DiskNodes, Node, NodeBitmap, Nodes};
 use super::owner;
+use super::reopen::Reopened;
 use super::work::{Until, Work, silent};
 use super::{Disk, Options};
 use crate::chain::{self, BitmapState};
@@ -185,7 +186,17 @@ impl Shared {
         let mut commands = Commands::default();
         for share in shares {
             let node = nodes.node(share.disk)?;
-            commands.add(node, share.actions).map_err(|error| error.at(format!("node {:?}", share.disk), None))?;
+            let above = nodes.count_above(share.disk);
+            let place = if above == 0 { Place::Top } else { Place::Below };
+            let added = match above {
+                0 | 1 => commands.add(node, share.actions, place),
+                _ => {
+                    let message = "several disks of the machine stand on this layer";
+                    Err(Error::new(ErrorKind::BackingLayer, message)
+                        .advise("change it while the machine is off, and look at every disk on it first"))
+                }
+            };
+            added.map_err(|error| error.at(format!("node {:?}", share.disk), None))?;
         }
         Ok(commands)
     }
@@ -225,13 +236,39 @@ impl Shared {
         self.connection().known.insert(node.name.clone(), node.bitmaps.clone());
     }
 
-    /// Carries out the actions of all shares in one QMP transaction, if each node still has the bitmaps that its host knows.
-    pub(super) fn change(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<()> {
+    /// Carries out the actions of all shares in one QMP transaction, if each node still has the bitmaps that its host knows. Read-only
+    /// layers are writable meanwhile. The strings are warnings.
+    pub(super) fn change(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Vec<String>> {
         let mut work = Work::begin(self, observer).map_err(Error::nothing_changed)?;
-        let commands = self.prepare(&mut work, shares, observer).map_err(Error::nothing_changed)?;
+        let mut commands = self.prepare(&mut work, shares, observer).map_err(Error::nothing_changed)?;
         if commands.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
+        if commands.reopened().is_empty() {
+            return self.send(&mut work, &commands, shares).map(|()| Vec::new());
+        }
+        refuse_jobs(self, &mut work, observer).map_err(Error::nothing_changed)?;
+        let opened = Reopened::begin(&mut work, commands.reopened(), observer).map_err(Error::nothing_changed)?;
+        let again = self.prepare(opened.work, shares, observer).map_err(Error::nothing_changed);
+        let outcome = again.and_then(|again| {
+            commands = again;
+            match commands.reopened() {
+                [] => self.send(opened.work, &commands, shares),
+                [node, ..] => Err(changed(node).nothing_changed()),
+            }
+        });
+        match (outcome, opened.end()) {
+            (Ok(()), left) => Ok(left.into_iter().collect()),
+            (Err(error), None) => Err(error),
+            (Err(error), Some(left)) => {
+                let both = Error::new(error.kind(), format!("{}; {left}", error.reason()));
+                Err(error.way_out().map_or(both.clone(), |way_out| both.advise(way_out.clone())))
+            }
+        }
+    }
+
+    /// Sends the transaction, and finds out what became of it.
+    fn send(&self, work: &mut Work<'_>, commands: &Commands, shares: &[Share<'_>]) -> Result<()> {
         let expected = expected(&work.connection.nodes, shares).map_err(Error::nothing_changed)?;
         let sent = work.command("transaction", &commands.arguments(), &mut Unobserved);
         let doubt = match sent {
@@ -272,11 +309,28 @@ impl Shared {
             if known.is_some_and(|known| !is_same(node.bitmaps.iter(), known.iter())) {
                 return Err(changed(&node.name));
             }
+            let planned_on = share.planned_on.map(|states| states.iter());
+            if planned_on.is_some_and(|planned_on| !node.kept().map(|bitmap| &bitmap.state).eq(planned_on)) {
+                return Err(changed(&node.name));
+            }
         }
         let commands = self.commands(&work.connection.nodes, shares)?;
         self.check_stall(&commands)?;
         Ok(commands)
     }
+}
+
+/// Refuses to work on layers below while a job moves data between layers: it takes them out, or writes to them.
+fn refuse_jobs(shared: &Shared, work: &mut Work<'_>, observer: &mut dyn Observer) -> Result<()> {
+    let jobs = work.connection.ask(shared, "query-jobs", &Value::Null, observer)?;
+    for job in answer::items(&jobs, "query-jobs")? {
+        let (kind, id) = (String::take(job, "type")?, String::take(job, "id")?);
+        if ["commit", "stream", "mirror"].contains(&kind.as_str()) {
+            let message = format!("the job {id:?} ({kind}) moves data between layers of this machine");
+            return Err(Error::new(ErrorKind::InUse, message).advise("wait until it is done"));
+        }
+    }
+    Ok(())
 }
 
 /// The error where somebody else changed the bitmaps of a node.
@@ -312,8 +366,10 @@ fn expected(nodes: &Nodes, shares: &[Share<'_>]) -> Result<Vec<Option<Vec<Bitmap
 
 impl Transaction for Shared {
     fn apply(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Vec<Vec<String>>> {
-        self.change(shares, observer)?;
-        Ok(shares.iter().map(|_| Vec::new()).collect())
+        let warnings = self.change(shares, observer)?;
+        let mut all: Vec<Vec<String>> = shares.iter().map(|_| Vec::new()).collect();
+        all.first_mut().into_iter().for_each(|first| first.clone_from(&warnings));
+        Ok(all)
     }
 
     fn rehearse(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Option<Vec<Vec<String>>>> {

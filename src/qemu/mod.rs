@@ -44,6 +44,7 @@ mod monitor;
 mod nodes;
 mod owner;
 mod read;
+mod reopen;
 mod snapshot;
 mod state;
 mod work;
@@ -196,11 +197,15 @@ impl Machine {
     }
 
     /// The QMP commands, one JSON document each, that the plans for these disks come to: nothing is sent. `transaction` carries out all
-    /// of them or none.
+    /// of them or none; layers below are made writable before it, and read-only behind it.
     pub fn commands(&self, plans: &[(&Disk, &Plan)]) -> Result<Vec<String>> {
-        let shares: Vec<Share<'_>> = plans.iter().map(|(disk, plan)| Share::new(&disk.node, plan.actions())).collect();
-        let commands = self.shared.plan_from_last(&shares).map_err(|error| self.name_it(error))?;
-        Ok(commands.lines())
+        let mut shares = Vec::new();
+        for (disk, plan) in plans {
+            shares.push(Share::new(&disk.node, plan.actions()));
+            shares.extend(plan.below().iter().map(|below| Share::new(&below.disk, &below.actions)));
+        }
+        let lines = self.shared.plan_from_last(&shares).and_then(|commands| commands.lines());
+        lines.map_err(|error| self.name_it(error))
     }
 
     /// What the caller should tell its user of this way to the hypervisor.

@@ -309,6 +309,31 @@ impl Nodes {
         Ok(layers)
     }
 
+    /// How many nodes stand on this one as on a layer below them, past filters.
+    pub(super) fn count_above(&self, node: &str) -> usize {
+        let is_on_it = |(_, children): &(&String, &Vec<(String, String)>)| {
+            let below = children.iter().filter(|(role, _)| role == "backing");
+            let mut below = below.filter_map(|(_, child)| self.below_filters(child).ok());
+            below.any(|below| below.name == node)
+        };
+        // A filter stands on nothing of its own.
+        let disks = self.children.iter().filter(|(name, _)| self.get(name).is_some_and(|own| !own.is_filter()));
+        disks.filter(is_on_it).count()
+    }
+
+    /// Whether a node that can be written to lies in this file node.
+    pub(super) fn is_file_of_writable(&self, file: &str) -> bool {
+        let holds =
+            |children: &[(String, String)]| children.iter().any(|(role, child)| role == "file" && child == file);
+        let mut in_it = self.children.iter().filter(|(_, children)| holds(children)).map(|(name, _)| name);
+        in_it.any(|name| self.get(name).is_some_and(|node| !node.is_read_only))
+    }
+
+    /// The node of a layer's image file, and that of an external data file.
+    pub(super) fn files(&self, node: &str) -> Result<(Option<&Node>, Option<&Node>)> {
+        Ok((self.child(node, "file")?, self.child(node, "data-file")?))
+    }
+
     /// The disks of the machine: behind each device of the guest, or, where there are no devices, each node on which none stands.
     pub(super) fn disks(&self) -> Result<Vec<DiskNodes>> {
         let mut disks = Vec::new();

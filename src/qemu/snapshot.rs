@@ -1,17 +1,20 @@
 #![forbid(unsafe_code)]
 //! Owns a disk as a hypervisor told of it once, without a connection: what to send is planned, and nothing is sent. Pure.
 
-use super::commands::{self, Commands};
+use super::commands::{self, Commands, Place};
 use super::nodes::{Answers, Nodes};
 use super::read;
 use super::state::DiskState;
 use crate::bitmap::Bitmap;
-use crate::chain::{Action, BitmapState, Layer, Name};
+use crate::chain::{Action, BitmapState, Layer, Name, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use crate::host::{CheckReport, Facts, Host, LayerBelow, Remarks, Summary, UnionRequest};
+use crate::host::{
+    CheckReport, Facts, Host, LayerBelow, Membership, Remarks, Share, Summary, Transaction, UnionRequest,
+};
 use crate::progress::Observer;
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A disk in an answer to `query-named-block-nodes`. As a [`Host`] it can be planned on; nothing can be read or carried out.
@@ -20,6 +23,18 @@ pub struct Snapshot {
     state: DiskState,
     /// The layers below, the nearest first.
     below: Vec<DiskState>,
+    /// The step in which the layers would change.
+    step: Arc<Unsent>,
+}
+
+/// A step that is planned only.
+#[derive(Debug, Default)]
+struct Unsent;
+
+impl Transaction for Unsent {
+    fn apply(&self, _shares: &[Share<'_>], _observer: &mut dyn Observer) -> Result<Vec<Vec<String>>> {
+        not_here()
+    }
 }
 
 impl Snapshot {
@@ -44,15 +59,21 @@ impl Snapshot {
         for at in 1..layers.len() {
             below.push(DiskState::of(&nodes, layers.get(at..).unwrap_or_default())?);
         }
-        Ok(Self { state: DiskState::of(&nodes, &layers)?, below })
+        Ok(Self { state: DiskState::of(&nodes, &layers)?, below, step: Arc::default() })
     }
 
-    /// The QMP commands that carry out these actions, one JSON document each, and how long every disk of the machine is expected to stand
+    /// The QMP commands that carry out a plan, one JSON document each, and how long every disk of the machine is expected to stand
     /// still.
-    pub fn commands(&self, actions: &[Action]) -> Result<(Vec<String>, Duration)> {
+    pub fn commands(&self, plan: &Plan) -> Result<(Vec<String>, Duration)> {
         let mut commands = Commands::default();
-        commands.add(&self.state.node, actions)?;
-        Ok((commands.lines(), commands.stall()))
+        commands.add(&self.state.node, plan.actions(), Place::Top)?;
+        for below in plan.below() {
+            let layer = self.below.iter().find(|layer| layer.node.name == below.disk);
+            let layer = layer
+                .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("the disk has no layer {:?}", below.disk)))?;
+            commands.add(&layer.node, &below.actions, Place::Below)?;
+        }
+        Ok((commands.lines()?, commands.stall()))
     }
 
     /// The QMP commands that export bitmaps of a layer, the top one being 0, on an NBD server that runs, as `export`: an empty node of the
@@ -130,7 +151,7 @@ impl Host for Snapshot {
     fn layers_below(&self) -> Result<Option<Vec<LayerBelow>>> {
         let below = self.below.iter().enumerate().map(|(at, state)| {
             let lower = self.below.get(at + 1..).unwrap_or_default().to_vec();
-            let host = Snapshot { state: state.clone(), below: lower };
+            let host = Snapshot { state: state.clone(), below: lower, step: Arc::clone(&self.step) };
             LayerBelow::new(state.title(), state.unfit.is_none().then(|| Box::new(host) as Box<dyn Host>))
         });
         Ok(Some(below.collect()))
@@ -146,6 +167,11 @@ impl Host for Snapshot {
 
     fn remarks(&self, actions: &[Action]) -> Remarks {
         self.state.remarks(actions)
+    }
+
+    fn membership(&self) -> Option<Membership> {
+        let step = Arc::clone(&self.step) as Arc<dyn Transaction>;
+        Some(Membership::new(step, self.state.node.name.clone()))
     }
 
     fn apply(&mut self, _actions: &[Action], _observer: &mut dyn Observer) -> Result<Vec<String>> {

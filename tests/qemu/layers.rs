@@ -9,11 +9,11 @@ use checkmap::{ErrorKind, Image};
 use serde_json::json;
 use std::collections::BTreeSet;
 
-const GRANULE: u64 = 65536;
-const DISK: [DiskSpec; 1] = [DiskSpec { node: "d0", size_bytes: 64 << 20, options: "" }];
+pub(crate) const GRANULE: u64 = 65536;
+pub(crate) const DISK: [DiskSpec; 1] = [DiskSpec { node: "d0", size_bytes: 64 << 20, options: "" }];
 
 /// Puts an overlay on top of a node. With `copied`, these bitmaps go on recording there, as libvirt does it.
-fn snapshot(hypervisor: &mut Hypervisor, node: &str, overlay: &str, copied: &[&str]) {
+pub(crate) fn snapshot(hypervisor: &mut Hypervisor, node: &str, overlay: &str, copied: &[&str]) {
     let path = hypervisor.folder.path().join(format!("{overlay}.qcow2"));
     let below = hypervisor.folder.path().join(format!("{node}.qcow2"));
     let (path, below) = (path.to_str().expect("UTF-8"), below.to_str().expect("UTF-8"));
@@ -29,7 +29,7 @@ fn snapshot(hypervisor: &mut Hypervisor, node: &str, overlay: &str, copied: &[&s
     hypervisor.command("transaction", json!({ "actions": actions }));
 }
 
-fn create(images: &mut [Image], name: &str) {
+pub(crate) fn create(images: &mut [Image], name: &str) {
     let mut group = Group::new(images).expect("one machine");
     let plans = group.plan(|image| image.plan_create(name.as_bytes(), None, None)).expect("planned");
     group.commit(&plans, &mut Unobserved).expect("created");

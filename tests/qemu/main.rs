@@ -4,6 +4,8 @@ mod histories;
 mod hostile;
 mod killed;
 mod layers;
+mod layers_history;
+mod layers_killed;
 mod manners;
 mod planning;
 #[path = "../support/mod.rs"]

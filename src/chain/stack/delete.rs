@@ -63,7 +63,7 @@ impl Stack {
     }
 
     /// The same layers with other bitmaps; refuses those whose names form no chain.
-    fn with(&self, states: &[Vec<BitmapState>]) -> Result<Stack> {
+    pub(super) fn with(&self, states: &[Vec<BitmapState>]) -> Result<Stack> {
         let insist = match self.model {
             Model::Interval => Some(KnownModel::Interval),
             Model::Cumulative => Some(KnownModel::Cumulative),

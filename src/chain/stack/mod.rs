@@ -8,6 +8,7 @@ mod commit;
 mod create;
 mod delete;
 mod diff;
+mod rename_at_once;
 
 pub use commit::{CommitPlan, Taken};
 pub use delete::LayerActions;
