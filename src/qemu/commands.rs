@@ -22,6 +22,7 @@ pub(super) struct Commands {
     stall_ns: u64,
     /// The layers that have to be writable meanwhile, each by its node.
     reopened: Vec<String>,
+    changes_below: bool,
 }
 
 /// Where a node stands in its disk.
@@ -50,6 +51,7 @@ impl Commands {
         if actions.is_empty() {
             return Ok(());
         }
+        self.changes_below |= place == Place::Below;
         match check_node(node) {
             Err(error) if error.kind() == ErrorKind::ReadOnly && place == Place::Below => {
                 reopen::line(&node.name, Access::Write)?;
@@ -147,6 +149,11 @@ impl Commands {
     /// The read-only layers that have to be writable while the transaction is carried out.
     pub(super) fn reopened(&self) -> &[String] {
         &self.reopened
+    }
+
+    /// Whether a layer below changes.
+    pub(super) fn changes_below(&self) -> bool {
+        self.changes_below
     }
 
     /// The commands as they are sent, one JSON document each; the layers are made writable before the transaction, and read-only again

@@ -244,10 +244,12 @@ impl Shared {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
+        if commands.changes_below() {
+            refuse_jobs(self, &mut work, observer).map_err(Error::nothing_changed)?;
+        }
         if commands.reopened().is_empty() {
             return self.send(&mut work, &commands, shares).map(|()| Vec::new());
         }
-        refuse_jobs(self, &mut work, observer).map_err(Error::nothing_changed)?;
         let opened = Reopened::begin(&mut work, commands.reopened(), observer).map_err(Error::nothing_changed)?;
         let again = self.prepare(opened.work, shares, observer).map_err(Error::nothing_changed);
         let outcome = again.and_then(|again| {

@@ -6,6 +6,7 @@ mod killed;
 mod layers;
 mod layers_history;
 mod layers_killed;
+mod layers_kinds;
 mod manners;
 mod planning;
 #[path = "../support/mod.rs"]
