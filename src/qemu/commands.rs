@@ -23,6 +23,15 @@ pub(super) struct Commands {
     /// The layers that have to be writable meanwhile, each by its node.
     reopened: Vec<String>,
     changes_below: bool,
+    /// The bitmaps that stand for the allocation of their nodes and have nothing of it yet.
+    unfilled: Vec<(String, Name)>,
+}
+
+/// A bitmap that is not the disk's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Bits {
+    pub(super) node: String,
+    pub(super) bitmap: String,
 }
 
 /// Where a node stands in its disk.
@@ -80,12 +89,14 @@ impl Commands {
                     self.first.push(add(node, name, *granularity, true)?);
                     known.insert(name, Known { granularity: *granularity, recording: true, dirty_bytes: 0 });
                 }
-                Action::AddAllocated { name, .. } => {
-                    let message = format!("the bitmap {name} would need the allocation of {:?}", node.name);
-                    return Err(Error::new(ErrorKind::BackingLayer, message).advise(
-                        "create the checkpoint while the machine is off, or let snapshots copy the recording bitmap, as \
-                         libvirt does",
-                    ));
+                Action::AddAllocated { name, granularity } => {
+                    refuse_known(&known, name)?;
+                    self.first.push(add(node, name, *granularity, false)?);
+                    let own = Known { granularity: *granularity, recording: false, dirty_bytes: 0 };
+                    // Of the blocks that the layer holds, and of those that are written meanwhile.
+                    self.stall_ns = self.stall_ns.saturating_add(merge_ns(node, &own, &own).saturating_mul(2));
+                    known.insert(name, own);
+                    self.unfilled.push((node.name.clone(), name.clone()));
                 }
                 Action::Merge { sources, target } => {
                     let own = find(&known, target)?;
@@ -128,6 +139,33 @@ impl Commands {
             }
         }
         Ok(())
+    }
+
+    /// Adds bits from elsewhere to a bitmap as it is behind all other actions but removes.
+    pub(super) fn fill(&mut self, node: &str, target: &Name, sources: &[Bits]) -> Result<()> {
+        self.unfilled.retain(|(own, name)| own != node || name != target);
+        if sources.is_empty() {
+            return Ok(());
+        }
+        let sources: Vec<Value> =
+            sources.iter().map(|bits| json!({ "node": bits.node, "name": bits.bitmap })).collect();
+        self.first.push(json!({ "type": "block-dirty-bitmap-merge", "data": {
+            "node": node, "target": text(target)?, "bitmaps": sources,
+        } }));
+        Ok(())
+    }
+
+    /// Refuses where a bitmap would be left without the allocation that it stands for.
+    pub(super) fn check_filled(&self) -> Result<()> {
+        match self.unfilled.first() {
+            None => Ok(()),
+            Some((node, name)) => {
+                let message =
+                    format!("the bitmap {name} needs the allocation of {node:?}, which QMP commands alone do not give");
+                Err(Error::new(ErrorKind::BackingLayer, message)
+                    .advise("let checkmap make the checkpoint itself, or let snapshots copy the recording bitmap, as libvirt does"))
+            }
+        }
     }
 
     /// The actions of the transaction, in their order.

@@ -103,11 +103,14 @@ impl Host for DiskHost {
 
     fn rehearse(&self, actions: &[Action], observer: &mut dyn Observer) -> Result<Option<Vec<String>>> {
         self.shared.plan(&[Share::new(&self.state.node.name, actions)], observer)?;
-        Ok(Some(Vec::new()))
+        let reads = actions.iter().any(|action| matches!(action, Action::AddAllocated { .. }));
+        let reading = "before the transaction, the blocks that the disk's own layer holds are read over NBD, and zeroes are \
+             written over the same blocks of the empty node, whose bitmap then has them";
+        Ok(Some(reads.then(|| reading.to_owned()).into_iter().collect()))
     }
 
     fn apply(&mut self, actions: &[Action], observer: &mut dyn Observer) -> Result<Vec<String>> {
-        let mut warnings = self.shared.change(&[Share::new(&self.state.node.name, actions)], observer)?;
+        let mut warnings = self.shared.change(&[Share::new(&self.state.node.name, actions)], &[], observer)?;
         // The change is done, also where the disk cannot be read again.
         let unread = self.read_again().err();
         let warning =

@@ -4,13 +4,14 @@
 
 use super::answer::{self, Field};
 use super::commands::{self, Commands, Place};
+use super::fill::{self, Fill, Filled, Wanted};
 use super::monitor::{Conversation, Failure, Monitor};
 use super::nodes::{Answers, DiskNodes, Node, NodeBitmap, Nodes};
 use super::owner;
 use super::reopen::Reopened;
 use super::work::{Until, Work, silent};
 use super::{Disk, Options};
-use crate::chain::{self, BitmapState};
+use crate::chain::{self, Action, BitmapState};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::host::{Share, Transaction};
 use crate::progress::{Observer, Unobserved};
@@ -226,9 +227,21 @@ impl Shared {
         Ok(commands)
     }
 
-    /// As [`Shared::plan`], by the nodes that were read last.
-    pub(super) fn plan_from_last(&self, shares: &[Share<'_>]) -> Result<Commands> {
-        self.commands(&self.connection().nodes, shares)
+    /// The commands of these actions, by the nodes that were read last. Bits that are to be written are left out: only the commands
+    /// around that are told.
+    pub(super) fn lines_from_last(&self, shares: &[Share<'_>]) -> Result<Vec<String>> {
+        let connection = self.connection();
+        let mut commands = self.commands(&connection.nodes, shares)?;
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for (at, wanted) in allocations(shares).into_iter().enumerate() {
+            let node = connection.nodes.node(&wanted.node)?;
+            let around = fill::around(node, at, wanted.granularity);
+            commands.fill(&wanted.node, &wanted.target, &around.sources)?;
+            before.extend(around.before);
+            after.extend(around.after);
+        }
+        let lines = commands.lines()?;
+        Ok(before.into_iter().chain(lines).chain(after).collect())
     }
 
     /// Notes the bitmaps by which plans for this node are made from now on.
@@ -236,28 +249,49 @@ impl Shared {
         self.connection().known.insert(node.name.clone(), node.bitmaps.clone());
     }
 
-    /// Carries out the actions of all shares in one QMP transaction, if each node still has the bitmaps that its host knows. Read-only
-    /// layers are writable meanwhile. The strings are warnings.
-    pub(super) fn change(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Vec<String>> {
+    /// Carries out the actions of all shares in one QMP transaction, if each node still has the bitmaps that its host knows, and in
+    /// the same step adds bits to bitmaps. Read-only layers are writable meanwhile. The strings are warnings.
+    pub(super) fn change(
+        &self,
+        shares: &[Share<'_>],
+        fills: &[Wanted<'_>],
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<String>> {
         let mut work = Work::begin(self, observer).map_err(Error::nothing_changed)?;
-        let mut commands = self.prepare(&mut work, shares, observer).map_err(Error::nothing_changed)?;
-        if commands.is_empty() {
-            return Ok(Vec::new());
-        }
+        let commands = self.prepare(&mut work, shares, observer).map_err(Error::nothing_changed)?;
         if commands.changes_below() {
             refuse_jobs(self, &mut work, observer).map_err(Error::nothing_changed)?;
         }
-        if commands.reopened().is_empty() {
-            return self.send(&mut work, &commands, shares).map(|()| Vec::new());
-        }
-        let opened = Reopened::begin(&mut work, commands.reopened(), observer).map_err(Error::nothing_changed)?;
-        let again = self.prepare(opened.work, shares, observer).map_err(Error::nothing_changed);
-        let outcome = again.and_then(|again| {
-            commands = again;
-            match commands.reopened() {
-                [] => self.send(opened.work, &commands, shares),
-                [node, ..] => Err(changed(node).nothing_changed()),
+        let wanted: Vec<Wanted<'_>> = fills.iter().cloned().chain(allocations(shares)).collect();
+        match (wanted.as_slice(), commands.is_empty()) {
+            ([], true) => Ok(Vec::new()),
+            ([], false) => self.change_open(&mut work, &commands, shares, &[], observer),
+            (wanted, _) => {
+                let mut filled = Filled::begin(&mut work, wanted, observer).map_err(Error::nothing_changed)?;
+                let ready = filled.ready().to_vec();
+                self.change_open(filled.work(), &commands, shares, &ready, observer)
             }
+        }
+    }
+
+    /// As [`Shared::change`], with bits that are ready to be merged.
+    fn change_open(
+        &self,
+        work: &mut Work<'_>,
+        commands: &Commands,
+        shares: &[Share<'_>],
+        fills: &[Fill],
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<String>> {
+        let opened = Reopened::begin(work, commands.reopened(), observer).map_err(Error::nothing_changed)?;
+        let again = self.prepare(opened.work, shares, observer).and_then(|mut again| {
+            fills.iter().try_for_each(|fill| again.fill(&fill.node, &fill.target, &fill.sources))?;
+            again.check_filled()?;
+            Ok(again)
+        });
+        let outcome = again.map_err(Error::nothing_changed).and_then(|again| match again.reopened() {
+            [] => self.send(opened.work, &again, shares),
+            [node, ..] => Err(changed(node).nothing_changed()),
         });
         match (outcome, opened.end()) {
             (Ok(()), left) => Ok(left.into_iter().collect()),
@@ -350,6 +384,19 @@ pub(super) fn is_same<'a>(
     one.filter(kept).map(|bitmap| &bitmap.state).eq(other.filter(kept).map(|bitmap| &bitmap.state))
 }
 
+/// The bitmaps that are to hold the allocation of their nodes.
+fn allocations<'b>(shares: &[Share<'_>]) -> Vec<Wanted<'b>> {
+    let of_share = |share: &Share<'_>| {
+        let allocated = share.actions.iter().filter_map(|action| match action {
+            Action::AddAllocated { name, granularity } => Some((name.clone(), *granularity)),
+            _ => None,
+        });
+        let wanted = |(target, granularity)| Wanted { node: share.disk.to_owned(), target, granularity, bits: None };
+        allocated.map(wanted).collect::<Vec<_>>()
+    };
+    shares.iter().flat_map(of_share).collect()
+}
+
 /// The bitmaps of a node, by their names.
 fn states(nodes: &Nodes, node: &str) -> Option<Vec<BitmapState>> {
     let mut states: Vec<BitmapState> = nodes.get(node)?.kept().map(|bitmap| bitmap.state.clone()).collect();
@@ -368,7 +415,7 @@ fn expected(nodes: &Nodes, shares: &[Share<'_>]) -> Result<Vec<Option<Vec<Bitmap
 
 impl Transaction for Shared {
     fn apply(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Vec<Vec<String>>> {
-        let warnings = self.change(shares, observer)?;
+        let warnings = self.change(shares, &[], observer)?;
         let mut all: Vec<Vec<String>> = shares.iter().map(|_| Vec::new()).collect();
         all.first_mut().into_iter().for_each(|first| first.clone_from(&warnings));
         Ok(all)

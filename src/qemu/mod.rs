@@ -39,6 +39,8 @@
 mod answer;
 mod commands;
 mod disk;
+mod exports;
+mod fill;
 mod machine;
 mod monitor;
 mod nodes;
@@ -204,8 +206,7 @@ impl Machine {
             shares.push(Share::new(&disk.node, plan.actions()));
             shares.extend(plan.below().iter().map(|below| Share::new(&below.disk, &below.actions)));
         }
-        let lines = self.shared.plan_from_last(&shares).and_then(|commands| commands.lines());
-        lines.map_err(|error| self.name_it(error))
+        self.shared.lines_from_last(&shares).map_err(|error| self.name_it(error))
     }
 
     /// What the caller should tell its user of this way to the hypervisor.

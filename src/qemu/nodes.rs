@@ -309,6 +309,14 @@ impl Nodes {
         Ok(layers)
     }
 
+    /// The bitmaps with such a name that are not kept, each with its node.
+    pub(super) fn transient_bitmaps(&self, has_name: &dyn Fn(&str) -> bool) -> Vec<(String, String)> {
+        let all = self.nodes.values().flat_map(|node| node.bitmaps.iter().map(move |bitmap| (node, bitmap)));
+        let named = all.filter(|(_, bitmap)| !bitmap.is_persistent);
+        let named = named.map(|(node, bitmap)| (node.name.clone(), bitmap.state.name.to_string_lossy().into_owned()));
+        named.filter(|(_, bitmap)| has_name(bitmap)).collect()
+    }
+
     /// How many nodes stand on this one as on a layer below them, past filters.
     pub(super) fn count_above(&self, node: &str) -> usize {
         let is_on_it = |(_, children): &(&String, &Vec<(String, String)>)| {

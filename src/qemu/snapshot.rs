@@ -2,8 +2,8 @@
 //! Owns a disk as a hypervisor told of it once, without a connection: what to send is planned, and nothing is sent. Pure.
 
 use super::commands::{self, Commands, Place};
+use super::exports;
 use super::nodes::{Answers, Nodes};
-use super::read;
 use super::state::DiskState;
 use crate::bitmap::Bitmap;
 use crate::chain::{Action, BitmapState, Layer, Name, Plan};
@@ -73,6 +73,7 @@ impl Snapshot {
                 .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("the disk has no layer {:?}", below.disk)))?;
             commands.add(&layer.node, &below.actions, Place::Below)?;
         }
+        commands.check_filled()?;
         Ok((commands.lines()?, commands.stall()))
     }
 
@@ -82,14 +83,14 @@ impl Snapshot {
         let own = &self.layer(layer)?.node;
         let is_recorded = |name: &Name| own.kept().any(|bitmap| bitmap.state.name == *name && bitmap.state.recording);
         let (node, exported) =
-            read::export_of(own, bitmaps, export, !own.is_read_only && bitmaps.iter().any(is_recorded));
+            exports::export_of(own, bitmaps, export, !own.is_read_only && bitmaps.iter().any(is_recorded));
         Ok(vec![commands::line("blockdev-add", &node), commands::line("block-export-add", &exported)])
     }
 
     /// The QMP command that exports a layer for reading, as `export`, with the context `qemu:allocation-depth`: 1 where the layer holds a
     /// block itself.
     pub fn allocation_command(&self, layer: usize, export: &str) -> Result<String> {
-        let arguments = read::allocation_of(&self.layer(layer)?.node, export);
+        let arguments = exports::allocation_of(&self.layer(layer)?.node, export);
         Ok(commands::line("block-export-add", &arguments))
     }
 

@@ -3,6 +3,7 @@
 //! ones left. Must never know what the work is about.
 
 use super::answer::{self, Field};
+use super::fill;
 use super::machine::{Connection, Shared};
 use super::monitor::{Conversation, Failure};
 use super::owner::{self, Life, MARK, Owner};
@@ -137,6 +138,7 @@ impl<'a> Work<'a> {
         for export in exports.iter().filter(|export| is_of_it(export)) {
             remove_export(shared, connection, export)?;
         }
+        fill::clear(shared, connection, &is_of_it, observer)?;
         let nodes: Vec<String> = connection.nodes.names().filter(|name| is_of_it(name)).map(str::to_owned).collect();
         for node in nodes {
             connection.ask(shared, "blockdev-del", &json!({ "node-name": node }), observer)?;

@@ -61,7 +61,7 @@ fn history(seed: u64, steps: usize, most_layers: usize) {
     let mut random = Random::from_seed(seed);
     let mut hypervisor = Hypervisor::start(Program::System, &DISK);
     let (mut log, mut layers, mut names) = (Log::default(), vec!["d0".to_owned()], 0);
-    let (mut changed_below, mut too_much) = (0, 0);
+    let (mut changed_below, mut gathered, mut too_much) = (0, 0, 0);
     for step in 0..steps {
         let machine = connect(&hypervisor);
         let mut images = open(&machine);
@@ -77,10 +77,10 @@ fn history(seed: u64, steps: usize, most_layers: usize) {
             (5 | 6, _) => {
                 let name = format!("c{names}");
                 names += 1;
-                match change(image, |image| image.plan_create(name.as_bytes(), None, None)) {
-                    Err(error) if error.kind() == checkmap::ErrorKind::BackingLayer => continue,
-                    created => created.unwrap_or_else(|error| panic!("{context}: {error}")),
-                };
+                let plan = |image: &Image| image.plan_create(name.as_bytes(), None, None);
+                let (before, was_empty) = (image.bitmaps().is_empty(), layers.len() > 1);
+                gathered += usize::from(before && was_empty && !log.checkpoints.is_empty());
+                change(image, plan).unwrap_or_else(|error| panic!("{context}: {error}"));
                 log.checkpoints.push((name, log.writes.len()));
             }
             (7 | 8, Some(at)) => {
@@ -115,7 +115,9 @@ fn history(seed: u64, steps: usize, most_layers: usize) {
     let machine = connect(&hypervisor);
     let image = open(&machine).remove(0);
     too_much += log.compare(&image, "at the end");
-    eprintln!("seed {seed}: {changed_below} changes below, {too_much} granules too much");
+    eprintln!(
+        "seed {seed}: {changed_below} changes below, {gathered} allocations gathered, {too_much} granules too much"
+    );
     drop((image, machine));
     let folder = hypervisor.quit();
     let top = folder.path().join(format!("{}.qcow2", layers.last().expect("a layer")));
