@@ -97,6 +97,52 @@ fn a_layer_is_read_only_again_after_a_kill_at_any_moment() {
 }
 
 #[test]
+fn a_checkpoint_that_gathers_an_allocation_leaves_nothing_behind() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let mut hypervisor = Hypervisor::start(Program::System, &DISK);
+    create(&mut open(&connect(&hypervisor)), "mon");
+    hypervisor.write(0, GRANULE, 512);
+    snapshot(&mut hypervisor, "d0", "o1", &[]);
+    hypervisor.write(0, 5 * GRANULE, 512);
+    let mut kill_at = 0;
+    for victim in [true, false] {
+        loop {
+            let pid = Arc::new(Mutex::new(None));
+            let strike = if victim { Victim::Client(Arc::clone(&pid)) } else { Victim::Connection };
+            let proxy = Proxy::start(&hypervisor, kill_at, kill_at % 2 == 0, strike);
+            let mut command = Command::new(env!("CARGO_BIN_EXE_checkmap"));
+            command.args(["create", "tue", "--qmp"]).arg(&proxy.socket).stdin(Stdio::null()).stderr(Stdio::null());
+            let mut client = command.spawn().expect("checkmap runs");
+            *pid.lock().expect("nothing panics") = Some(client.id());
+            let status = client.wait().expect("it ends");
+            let context = format!("struck at {kill_at}");
+            let is_over = proxy.sent().len() <= kill_at;
+            assert!(status.success() || !is_over, "{context}");
+            let listed = checkmap(&["list", "--json", "--node", "o1"], &hypervisor.qmp());
+            assert!(listed.status.success(), "{}", told(&listed));
+            hypervisor.assert_tidy();
+            if String::from_utf8_lossy(&listed.stdout).contains("\"tue\"") {
+                let image = &open(&connect(&hypervisor))[0];
+                let held = image.read_bitmap(&"mon".into(), 0, u64::MAX).expect("it is read");
+                assert_eq!(dirty_granules(&held, GRANULE), BTreeSet::from([5]), "{context}");
+                for name in ["mon", "mon->tue"] {
+                    let bitmap = json!({ "node": "o1", "name": name });
+                    hypervisor.command("block-dirty-bitmap-remove", bitmap);
+                }
+            }
+            if is_over {
+                break;
+            }
+            kill_at += 1;
+        }
+        assert!(kill_at > 20, "it has more commands than {kill_at}");
+        kill_at = 0;
+    }
+}
+
+#[test]
 fn a_connection_that_breaks_leaves_no_layer_writable() {
     if !crate::support::hypervisors_are_here() {
         return;
