@@ -245,7 +245,7 @@ impl Image {
     ) -> Result<Plan> {
         let chain = self.chain_to_change(model, &[checkpoint])?;
         if layers == Layers::Check {
-            let both = |stack: &Stack| stack.plan_rename_at_once(checkpoint, new_name);
+            let both = |stack: &Stack| stack.plan_rename_in_one_step(checkpoint, new_name);
             if let Some(mut plan) = self.plan_at_once(&[checkpoint, new_name], model, both)? {
                 Name::new(new_name).warning().into_iter().for_each(|warning| plan.warn(warning));
                 return Ok(plan);

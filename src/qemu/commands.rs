@@ -60,14 +60,7 @@ impl Commands {
         if actions.is_empty() {
             return Ok(());
         }
-        self.changes_below |= place == Place::Below;
-        match check_node(node) {
-            Err(error) if error.kind() == ErrorKind::ReadOnly && place == Place::Below => {
-                reopen::line(&node.name, Access::Write)?;
-                self.reopened.push(node.name.clone());
-            }
-            checked => checked?,
-        }
+        self.open(node, place)?;
         let mut known: BTreeMap<&Name, Known> = BTreeMap::new();
         for bitmap in &node.bitmaps {
             let NodeBitmap { state, dirty_bytes, .. } = bitmap;
@@ -138,6 +131,36 @@ impl Commands {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Looks whether bitmaps of a node can be changed where it stands.
+    fn open(&mut self, node: &Node, place: Place) -> Result<()> {
+        self.changes_below |= place == Place::Below;
+        match check_node(node) {
+            Err(error) if error.kind() == ErrorKind::ReadOnly && place == Place::Below => {
+                reopen::line(&node.name, Access::Write)?;
+                if !self.reopened.contains(&node.name) {
+                    self.reopened.push(node.name.clone());
+                }
+            }
+            checked => checked?,
+        }
+        Ok(())
+    }
+
+    /// Adds what it costs that a bitmap gets bits from elsewhere, and whether that can be; see [`Commands::fill`].
+    pub(super) fn expect_fill(
+        &mut self,
+        node: &Node,
+        place: Place,
+        target: &Name,
+        (granularity, dirty_bytes): (Granularity, u64),
+    ) -> Result<()> {
+        self.open(node, place)?;
+        check_free(node, target)?;
+        let own = Known { granularity, recording: false, dirty_bytes };
+        self.stall_ns = self.stall_ns.saturating_add(merge_ns(node, &own, &own));
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use super::owner;
 use super::reopen::Reopened;
 use super::work::{Until, Work, silent};
 use super::{Disk, Options};
+use crate::bitmap::Bitmap;
 use crate::chain::{self, Action, BitmapState};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::host::{Share, Transaction};
@@ -175,6 +176,12 @@ impl Shared {
         connection.disk(connection.find(wanted)?)
     }
 
+    pub(super) fn layers_below(&self, node: &str) -> Result<Vec<Disk>> {
+        let connection = self.connection();
+        let layers = connection.nodes.layers(node)?;
+        layers.iter().skip(1).map(|layer| connection.disk(connection.nodes.find(layer)?)).collect()
+    }
+
     /// The node as it is now.
     pub(super) fn look_at(&self, node: &str) -> Result<Node> {
         let mut connection = self.connection();
@@ -185,19 +192,9 @@ impl Shared {
     /// The commands that the shares come to.
     fn commands(&self, nodes: &Nodes, shares: &[Share<'_>]) -> Result<Commands> {
         let mut commands = Commands::default();
-        for share in shares {
-            let node = nodes.node(share.disk)?;
-            let above = nodes.count_above(share.disk);
-            let place = if above == 0 { Place::Top } else { Place::Below };
-            let added = match above {
-                0 | 1 => commands.add(node, share.actions, place),
-                _ => {
-                    let message = "several disks of the machine stand on this layer";
-                    Err(Error::new(ErrorKind::BackingLayer, message)
-                        .advise("change it while the machine is off, and look at every disk on it first"))
-                }
-            };
-            added.map_err(|error| error.at(format!("node {:?}", share.disk), None))?;
+        for share in shares.iter().filter(|share| !share.actions.is_empty()) {
+            let place = place_of(nodes, share.disk)?;
+            commands.add(nodes.node(share.disk)?, share.actions, place).map_err(|error| at(error, share.disk))?;
         }
         Ok(commands)
     }
@@ -251,25 +248,21 @@ impl Shared {
 
     /// Carries out the actions of all shares in one QMP transaction, if each node still has the bitmaps that its host knows, and in
     /// the same step adds bits to bitmaps. Read-only layers are writable meanwhile. The strings are warnings.
-    pub(super) fn change(
-        &self,
-        shares: &[Share<'_>],
-        fills: &[Wanted<'_>],
-        observer: &mut dyn Observer,
-    ) -> Result<Vec<String>> {
+    pub(super) fn change(&self, step: Step<'_>, observer: &mut dyn Observer) -> Result<Vec<String>> {
         let mut work = Work::begin(self, observer).map_err(Error::nothing_changed)?;
-        let commands = self.prepare(&mut work, shares, observer).map_err(Error::nothing_changed)?;
+        let commands = self.prepare(&mut work, step, observer).map_err(Error::nothing_changed)?;
         if commands.changes_below() {
             refuse_jobs(self, &mut work, observer).map_err(Error::nothing_changed)?;
         }
+        let (shares, fills) = step;
         let wanted: Vec<Wanted<'_>> = fills.iter().cloned().chain(allocations(shares)).collect();
         match (wanted.as_slice(), commands.is_empty()) {
             ([], true) => Ok(Vec::new()),
-            ([], false) => self.change_open(&mut work, &commands, shares, &[], observer),
+            ([], false) => self.change_open(&mut work, &commands, (step, &[]), observer),
             (wanted, _) => {
                 let mut filled = Filled::begin(&mut work, wanted, observer).map_err(Error::nothing_changed)?;
                 let ready = filled.ready().to_vec();
-                self.change_open(filled.work(), &commands, shares, &ready, observer)
+                self.change_open(filled.work(), &commands, (step, &ready), observer)
             }
         }
     }
@@ -279,18 +272,17 @@ impl Shared {
         &self,
         work: &mut Work<'_>,
         commands: &Commands,
-        shares: &[Share<'_>],
-        fills: &[Fill],
+        (step, fills): (Step<'_>, &[Fill]),
         observer: &mut dyn Observer,
     ) -> Result<Vec<String>> {
         let opened = Reopened::begin(work, commands.reopened(), observer).map_err(Error::nothing_changed)?;
-        let again = self.prepare(opened.work, shares, observer).and_then(|mut again| {
+        let again = self.prepare(opened.work, step, observer).and_then(|mut again| {
             fills.iter().try_for_each(|fill| again.fill(&fill.node, &fill.target, &fill.sources))?;
             again.check_filled()?;
             Ok(again)
         });
         let outcome = again.map_err(Error::nothing_changed).and_then(|again| match again.reopened() {
-            [] => self.send(opened.work, &again, shares),
+            [] => self.send(opened.work, &again, step.0),
             [node, ..] => Err(changed(node).nothing_changed()),
         });
         match (outcome, opened.end()) {
@@ -337,7 +329,7 @@ impl Shared {
         }
     }
 
-    fn prepare(&self, work: &mut Work<'_>, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Commands> {
+    fn prepare(&self, work: &mut Work<'_>, (shares, fills): Step<'_>, observer: &mut dyn Observer) -> Result<Commands> {
         work.refresh(observer)?;
         for share in shares {
             let node = work.connection.nodes.node(share.disk)?;
@@ -350,9 +342,36 @@ impl Shared {
                 return Err(changed(&node.name));
             }
         }
-        let commands = self.commands(&work.connection.nodes, shares)?;
+        let nodes = &work.connection.nodes;
+        let mut commands = self.commands(nodes, shares)?;
+        for Wanted { node, target, granularity, bits } in fills {
+            let bytes = bits.map_or(0, Bitmap::dirty_bytes);
+            let expected =
+                commands.expect_fill(nodes.node(node)?, place_of(nodes, node)?, target, (*granularity, bytes));
+            expected.map_err(|error| at(error, node))?;
+        }
         self.check_stall(&commands)?;
         Ok(commands)
+    }
+}
+
+/// The part of each disk in a step, and bits that bitmaps get in it.
+type Step<'a> = (&'a [Share<'a>], &'a [Wanted<'a>]);
+
+fn at(error: Error, node: &str) -> Error {
+    error.at(format!("node {node:?}"), None)
+}
+
+/// Where a node stands whose bitmaps are to change.
+fn place_of(nodes: &Nodes, node: &str) -> Result<Place> {
+    match nodes.count_above(node) {
+        0 => Ok(Place::Top),
+        1 => Ok(Place::Below),
+        _ => {
+            let error = Error::new(ErrorKind::BackingLayer, "several disks of the machine stand on this layer");
+            let way_out = "change it while the machine is off, and look at every disk on it first";
+            Err(at(error.advise(way_out), node))
+        }
     }
 }
 
@@ -415,7 +434,7 @@ fn expected(nodes: &Nodes, shares: &[Share<'_>]) -> Result<Vec<Option<Vec<Bitmap
 
 impl Transaction for Shared {
     fn apply(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Vec<Vec<String>>> {
-        let warnings = self.change(shares, &[], observer)?;
+        let warnings = self.change((shares, &[]), observer)?;
         let mut all: Vec<Vec<String>> = shares.iter().map(|_| Vec::new()).collect();
         all.first_mut().into_iter().for_each(|first| first.clone_from(&warnings));
         Ok(all)

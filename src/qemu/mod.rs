@@ -192,6 +192,11 @@ impl Machine {
         self.shared.find(name).map_err(|error| self.name_it(error))
     }
 
+    /// The layers below a disk, the nearest first, each as a disk of its own.
+    pub fn layers_below(&self, disk: &Disk) -> Result<Vec<Disk>> {
+        self.shared.layers_below(&disk.node).map_err(|error| self.name_it(error))
+    }
+
     /// The host of the disk's bitmaps, for [`Image::on`](crate::Image::on). Hosts of one machine change in one step.
     pub fn host(&self, disk: &Disk) -> Result<Box<dyn Host>> {
         let host = DiskHost::open(&self.shared, &disk.node).map_err(|error| self.name_it(error))?;

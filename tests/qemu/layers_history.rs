@@ -8,9 +8,11 @@ use crate::support::random::Random;
 use checkmap::chain::Plan;
 use checkmap::image::{Access, DiffRequest, Group, Layers, OpenOptions};
 use checkmap::progress::Unobserved;
-use checkmap::{Image, Result};
+use checkmap::qemu::Machine;
+use checkmap::{ErrorKind, Image, Result};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// The granules that were written, in their order, and the checkpoints with the number of writes before them.
 #[derive(Default)]
@@ -57,11 +59,56 @@ fn are_read_only(hypervisor: &mut Hypervisor, below: &[String]) {
     }
 }
 
+/// Lets a layer take in the bitmaps above it. False where its checkpoints do not let that be, as the rules say.
+fn commit_bitmaps(machine: &Machine, base: &str, context: &str) -> bool {
+    let disk = &machine.disks().expect("disks")[0];
+    let below = machine.layers_below(disk).expect("layers");
+    let layer = below.iter().find(|layer| layer.node() == base).expect("the base");
+    let top = open(machine).remove(0);
+    let host = machine.host(layer).expect("a host");
+    let mut base = Image::on(host, Path::new(layer.node()), &OpenOptions::new(Access::Write));
+    match top.commit_bitmaps(&mut base, &mut Unobserved) {
+        Ok(_) => {}
+        Err(error) => {
+            let is_fit = [ErrorKind::BrokenChain, ErrorKind::Recording].contains(&error.kind());
+            assert!(is_fit, "{context}: {error}");
+            return false;
+        }
+    }
+    // A second one can round outward, as BASE knows more by then; a third one has nothing to do.
+    let mut again = || {
+        let committed = top.commit_bitmaps(&mut base, &mut Unobserved);
+        committed.unwrap_or_else(|error| panic!("{context}: {error}"))
+    };
+    again();
+    let third = again();
+    assert!(third.is_empty(), "{context}: {third:?}");
+    true
+}
+
+/// Moves the data of all layers above the base into it, while the guest writes; the base is the top one then.
+fn commit(hypervisor: &mut Hypervisor, layers: &mut Vec<String>, base: usize, log: &mut Log, random: &mut Random) {
+    let gone = layers.split_off(base + 1);
+    let arguments = json!({ "job-id": "c", "device": gone.last(), "base-node": layers[base] });
+    hypervisor.command("block-commit", arguments);
+    for _ in 0..2 {
+        let granule = random.below(DISK[0].size_bytes / GRANULE);
+        hypervisor.write(0, granule * GRANULE, 512);
+        log.writes.push(granule);
+    }
+    while hypervisor.command("query-jobs", json!({}))[0]["status"] != "ready" {}
+    hypervisor.command("block-job-complete", json!({ "device": "c" }));
+    while hypervisor.command("query-jobs", json!({})) != json!([]) {}
+    for overlay in gone.iter().rev() {
+        hypervisor.command("blockdev-del", json!({ "node-name": overlay }));
+    }
+}
+
 fn history(seed: u64, steps: usize, most_layers: usize) {
     let mut random = Random::from_seed(seed);
     let mut hypervisor = Hypervisor::start(Program::System, &DISK);
     let (mut log, mut layers, mut names) = (Log::default(), vec!["d0".to_owned()], 0);
-    let (mut changed_below, mut gathered, mut too_much) = (0, 0, 0);
+    let (mut changed_below, mut gathered, mut committed, mut overlays, mut too_much) = (0, 0, 0, 0, 0);
     for step in 0..steps {
         let machine = connect(&hypervisor);
         let mut images = open(&machine);
@@ -99,12 +146,23 @@ fn history(seed: u64, steps: usize, most_layers: usize) {
                 log.checkpoints[at].0 = new;
             }
             (11, _) if layers.len() < most_layers => {
-                let overlay = format!("o{}", layers.len());
+                let overlay = format!("o{overlays}");
+                overlays += 1;
                 let recording = image.bitmaps().into_iter().find(|bitmap| bitmap.recording);
                 let copied: Vec<String> = recording.iter().map(|one| one.name.to_string_lossy().into_owned()).collect();
                 let copied: Vec<&str> = copied.iter().map(String::as_str).filter(|_| random.below(2) == 0).collect();
                 snapshot(&mut hypervisor, layers.last().expect("a layer"), &overlay, &copied);
                 layers.push(overlay);
+            }
+            (12, Some(_)) if layers.len() > 1 => {
+                let base = random.index(layers.len() - 1);
+                if commit_bitmaps(&machine, &layers[base], &context) {
+                    committed += 1;
+                    if random.below(3) > 0 {
+                        drop((images, machine));
+                        commit(&mut hypervisor, &mut layers, base, &mut log, &mut random);
+                    }
+                }
             }
             _ => too_much += log.compare(image, &context),
         }
@@ -116,7 +174,7 @@ fn history(seed: u64, steps: usize, most_layers: usize) {
     let image = open(&machine).remove(0);
     too_much += log.compare(&image, "at the end");
     eprintln!(
-        "seed {seed}: {changed_below} changes below, {gathered} allocations gathered, {too_much} granules too much"
+        "seed {seed}: {changed_below} changes below, {gathered} allocations gathered, {committed} committed, {too_much} granules too much"
     );
     drop((image, machine));
     let folder = hypervisor.quit();

@@ -8,7 +8,7 @@ mod commit;
 mod create;
 mod delete;
 mod diff;
-mod rename_at_once;
+mod rename_in_one_step;
 
 pub use commit::{CommitPlan, Taken};
 pub use delete::LayerActions;

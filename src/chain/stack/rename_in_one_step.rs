@@ -13,7 +13,7 @@ impl Stack {
     /// Plans a new name for a checkpoint in every layer that knows it: for its own bitmap, and for those that follow it by their names.
     ///
     /// All layers have to change in one step: between two of them a diff would be short.
-    pub fn plan_rename_at_once(&self, checkpoint: &[u8], new_name: &[u8]) -> Result<Vec<LayerActions>> {
+    pub fn plan_rename_in_one_step(&self, checkpoint: &[u8], new_name: &[u8]) -> Result<Vec<LayerActions>> {
         self.top()?;
         let (old, new) = (Name::new(checkpoint), check_checkpoint_name(new_name)?);
         self.refuse_unreadable(&BTreeSet::from([old.clone(), new.clone()]))?;
