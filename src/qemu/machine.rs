@@ -362,16 +362,17 @@ fn at(error: Error, node: &str) -> Error {
     error.at(format!("node {node:?}"), None)
 }
 
-/// Where a node stands whose bitmaps are to change.
+/// Where a node stands whose bitmaps are to change. The scratch of a backup can stand on the top one of a disk.
 fn place_of(nodes: &Nodes, node: &str) -> Result<Place> {
     match nodes.count_above(node) {
         0 => Ok(Place::Top),
-        1 => Ok(Place::Below),
-        _ => {
+        _ if nodes.is_top(node)? => Ok(Place::Top),
+        2.. if nodes.node(node)?.is_read_only => {
             let error = Error::new(ErrorKind::BackingLayer, "several disks of the machine stand on this layer");
             let way_out = "change it while the machine is off, and look at every disk on it first";
             Err(at(error.advise(way_out), node))
         }
+        _ => Ok(Place::Below),
     }
 }
 

@@ -317,6 +317,11 @@ impl Nodes {
         named.filter(|(_, bitmap)| has_name(bitmap)).collect()
     }
 
+    /// Whether this node is the top one of a disk, past filters.
+    pub(super) fn is_top(&self, node: &str) -> Result<bool> {
+        Ok(self.disks()?.iter().any(|disk| disk.layers.first().is_some_and(|top| top == node)))
+    }
+
     /// How many nodes stand on this one as on a layer below them, past filters.
     pub(super) fn count_above(&self, node: &str) -> usize {
         let is_on_it = |(_, children): &(&String, &Vec<(String, String)>)| {

@@ -161,7 +161,10 @@ fn restore(shared: &Shared, connection: &mut Connection, nodes: &[String]) -> Re
             let all = &connection.nodes;
             let Some(node) = all.get(name).filter(|node| commands::can_keep(node) == are_layers) else { continue };
             // Since a commit, a layer can be the top one of its disk, and gets the guest's writes.
-            let is_free = if are_layers { all.count_above(name) > 0 } else { !all.is_file_of_writable(name) };
+            let is_free = match are_layers {
+                true => all.count_above(name) > 0 && !all.is_top(name)?,
+                false => !all.is_file_of_writable(name),
+            };
             if !node.is_read_only
                 && is_free
                 && let Some(words) = set(shared, connection, name, Access::Read)?

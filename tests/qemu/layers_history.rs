@@ -169,7 +169,6 @@ fn history(seed: u64, steps: usize, most_layers: usize) {
         are_read_only(&mut hypervisor, &layers[..layers.len() - 1]);
         hypervisor.assert_tidy();
     }
-    assert!(changed_below > 0, "seed {seed} changed no layer below");
     let machine = connect(&hypervisor);
     let image = open(&machine).remove(0);
     too_much += log.compare(&image, "at the end");
@@ -193,7 +192,8 @@ fn every_diff_holds_what_was_written_to_any_layer() {
     if !crate::support::hypervisors_are_here() {
         return;
     }
-    for seed in 0..4 {
+    let rounds: u64 = std::env::var("CHECKMAP_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
+    for seed in 0..4 * rounds {
         history(seed, 60, 3);
     }
 }

@@ -197,6 +197,17 @@ fn a_layer_that_others_use_is_left_alone() {
     hypervisor.command("blockdev-add", second);
     refused(&mut hypervisor, &["delete", "tue"], "several disks");
     hypervisor.command("blockdev-del", json!({ "node-name": "second" }));
+    // On the top one it is a scratch, as a backup has it.
+    for name in ["second", "third"] {
+        let path = hypervisor.folder.path().join(format!("{name}.qcow2"));
+        run("qemu-img", &["create", "-q", "-f", "qcow2", path.to_str().expect("UTF-8"), "64M"]);
+        let scratch = json!({ "driver": "qcow2", "node-name": name, "backing": "o1",
+            "file": { "driver": "file", "filename": path, "node-name": format!("{name}-file") } });
+        hypervisor.command("blockdev-add", scratch);
+    }
+    ok(&hypervisor, &["create", "thu"]);
+    ok(&hypervisor, &["rename", "tue", "x"]);
+    ok(&hypervisor, &["rename", "x", "tue"]);
     refused(&mut hypervisor, &["delete", "never"], "never");
     refused(&mut hypervisor, &["rename", "tue", "wed"], "already");
     ok(&hypervisor, &["delete", "tue"]);
