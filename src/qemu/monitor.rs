@@ -212,8 +212,8 @@ impl Socket {
         stream.set_read_timeout(Some(PATIENCE)).map_err(connect)?;
         stream.set_write_timeout(Some(timeout.max(PATIENCE))).map_err(connect)?;
         // No number of another client is taken for one of ours.
-        let next_id =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_micros() as u64 & MOST_FIRST_ID);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let next_id = (now.as_secs().wrapping_mul(1_000_000) + u64::from(now.subsec_micros())) & MOST_FIRST_ID;
         let mut socket =
             Self { stream, pending: Vec::new(), searched: 0, next_id, asked: Instant::now(), is_broken: false };
         let deadline = Instant::now().checked_add(timeout);

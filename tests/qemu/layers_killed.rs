@@ -5,7 +5,7 @@ use crate::histories::{connect, dirty_granules, open};
 use crate::killed::{Proxy, Victim, checkmap, told};
 use crate::layers::{DISK, GRANULE, create, snapshot};
 use crate::support::hypervisor::{Hypervisor, Program};
-use checkmap::image::DiffRequest;
+use checkmap::image::{Access, DiffRequest, OpenOptions};
 use checkmap::progress::Unobserved;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -140,6 +140,48 @@ fn a_checkpoint_that_gathers_an_allocation_leaves_nothing_behind() {
         assert!(kill_at > 20, "it has more commands than {kill_at}");
         kill_at = 0;
     }
+}
+
+#[test]
+fn a_base_is_read_only_again_after_a_kill_at_any_moment() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let mut hypervisor = machine_of_layers();
+    let (mut kill_at, mut left_writable) = (0, 0);
+    loop {
+        // So that there is something to do each time.
+        hypervisor.write(0, (10 + kill_at as u64) * GRANULE, 512);
+        let pid = Arc::new(Mutex::new(None));
+        let proxy = Proxy::start(&hypervisor, kill_at, kill_at % 2 == 1, Victim::Client(Arc::clone(&pid)));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_checkmap"));
+        command.args(["commit-bitmaps", "--node", "o2", "d0", "--qmp"]).arg(&proxy.socket);
+        let mut client = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("checkmap runs");
+        *pid.lock().expect("nothing panics") = Some(client.id());
+        let status = client.wait().expect("it ends");
+        let context = format!("killed at {kill_at}");
+        let is_over = proxy.sent().len() <= kill_at;
+        assert_eq!(status.success(), is_over, "{context}");
+        left_writable += usize::from(!writable(&mut hypervisor).is_empty());
+        let listed = checkmap(&["list", "--node", "o2"], &hypervisor.qmp());
+        assert!(listed.status.success(), "{context}: {}", told(&listed));
+        assert_eq!(writable(&mut hypervisor), Vec::<String>::new(), "{context}");
+        hypervisor.assert_tidy();
+        if is_over {
+            break;
+        }
+        kill_at += 1;
+    }
+    assert!(left_writable > 2, "it was never killed while a layer was writable");
+    // The base alone answers for the disk.
+    let machine = connect(&hypervisor);
+    let disk = &machine.disks().expect("disks")[0];
+    let base = machine.layers_below(disk).expect("layers").into_iter().next_back().expect("a base");
+    let host = machine.host(&base).expect("a host");
+    let image = checkmap::Image::on(host, std::path::Path::new("base"), &OpenOptions::new(Access::Read));
+    let diff = image.diff(&DiffRequest::since(b"mon"), &mut Unobserved).expect("a diff");
+    let written: BTreeSet<u64> = (1..=4).chain((0..=kill_at as u64).map(|at| at + 10)).collect();
+    assert_eq!(dirty_granules(&diff.bitmap, GRANULE), written);
 }
 
 #[test]

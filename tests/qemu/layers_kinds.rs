@@ -5,6 +5,7 @@ use crate::killed::{checkmap, told};
 use crate::layers::{DISK, GRANULE, snapshot};
 use crate::support::hypervisor::{Hypervisor, Program};
 use crate::support::run;
+use checkmap::ErrorKind;
 use checkmap::planner::{Verb, plan};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -211,6 +212,57 @@ fn a_layer_that_others_use_is_left_alone() {
     refused(&mut hypervisor, &["delete", "never"], "never");
     refused(&mut hypervisor, &["rename", "tue", "wed"], "already");
     ok(&hypervisor, &["delete", "tue"]);
+}
+
+#[test]
+fn a_base_is_named_by_its_node_or_its_file() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let mut hypervisor = with_layers();
+    let file = hypervisor.image(0).to_str().expect("UTF-8").to_owned();
+    let before = nodes(&mut hypervisor);
+    let planned = ok(&hypervisor, &["commit-bitmaps", "--node", "o1", &file, "--dry-run"]);
+    assert!(planned.contains("add 'tue->wed', recording"), "{planned}");
+    assert_eq!(nodes(&mut hypervisor), before);
+    refused(&mut hypervisor, &["commit-bitmaps", "--node", "o1", "o1"], "there are d0");
+    refused(&mut hypervisor, &["commit-bitmaps", "--node", "o1", "d0", "--max-stall", "0"], "--max-stall");
+    ok(&hypervisor, &["commit-bitmaps", "--node", "o1", "d0"]);
+    let again = checkmap(&["commit-bitmaps", "--node", "o1", &file], &hypervisor.qmp());
+    assert!(again.status.success() && told(&again).contains("nothing to do"), "{}", told(&again));
+    let of_base = nodes(&mut hypervisor).into_iter().find(|node| node[0] == "d0").expect("the base");
+    assert_eq!((&of_base[1], of_base[2].as_array().map(Vec::len)), (&json!(true), Some(3)), "{of_base}");
+    hypervisor.assert_tidy();
+}
+
+#[test]
+fn a_dry_run_on_an_overlay_without_bitmaps_prints_what_is_around_the_map() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let mut hypervisor = Hypervisor::start(Program::System, &DISK);
+    ok(&hypervisor, &["create", "mon"]);
+    snapshot(&mut hypervisor, "d0", "o1", &[]);
+    hypervisor.write(0, GRANULE, 512);
+    let before = nodes(&mut hypervisor);
+    let printed = checkmap(&["create", "tue", "--dry-run"], &hypervisor.qmp());
+    assert!(told(&printed).contains("are read over NBD"), "{}", told(&printed));
+    assert_eq!(nodes(&mut hypervisor), before);
+    let printed = String::from_utf8(printed.stdout).expect("UTF-8");
+    let lines: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    // QEMU takes them as they are; nobody wrote the map, so the merge adds nothing.
+    for line in &lines {
+        hypervisor.command(line["execute"].as_str().expect("a name"), line["arguments"].clone());
+    }
+    hypervisor.assert_tidy();
+    // Commands alone do not give the map, so the pure planner refuses.
+    for name in ["mon", "mon->tue"] {
+        hypervisor.command("block-dirty-bitmap-remove", json!({ "node": "o1", "name": name }));
+    }
+    let told = hypervisor.command("query-named-block-nodes", json!({ "flat": true })).to_string();
+    let create = Verb::Create { checkpoint: b"tue", granularity: None, model: None };
+    let refused = plan(told.as_bytes(), &["o1", "d0"], &create).expect_err("refused");
+    assert_eq!(refused.kind(), ErrorKind::BackingLayer);
 }
 
 /// The filter of a job makes another node the top of the disk, so nothing but the refusal is compared.
