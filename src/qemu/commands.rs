@@ -22,6 +22,8 @@ pub(super) struct Commands {
     stall_ns: u64,
     /// The layers that have to be writable meanwhile, each by its node.
     reopened: Vec<String>,
+    /// The commands that make each of them writable, and read-only again.
+    reopening: Vec<[String; 2]>,
     changes_below: bool,
     /// The bitmaps that stand for the allocation of their nodes and have nothing of it yet.
     unfilled: Vec<(String, Name)>,
@@ -139,9 +141,10 @@ impl Commands {
         self.changes_below |= place == Place::Below;
         match check_node(node) {
             Err(error) if error.kind() == ErrorKind::ReadOnly && place == Place::Below => {
-                reopen::line(&node.name, Access::Write)?;
+                let lines = [reopen::line(node, Access::Write)?, reopen::line(node, Access::Read)?];
                 if !self.reopened.contains(&node.name) {
                     self.reopened.push(node.name.clone());
+                    self.reopening.push(lines.map(|(name, arguments)| line(name, &arguments)));
                     self.stall_ns = self.stall_ns.saturating_add(node.kept().map(|one| store_ns(node, one)).sum());
                 }
             }
@@ -220,21 +223,13 @@ impl Commands {
 
     /// The commands as they are sent, one JSON document each; the layers are made writable before the transaction, and read-only again
     /// behind it.
-    pub(super) fn lines(&self) -> Result<Vec<String>> {
+    pub(super) fn lines(&self) -> Vec<String> {
         if self.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        let reopen = |node: &String, access| {
-            let (name, arguments) = reopen::line(node, access)?;
-            Ok(line(name, &arguments))
-        };
-        let mut lines: Vec<String> =
-            self.reopened.iter().map(|node| reopen(node, Access::Write)).collect::<Result<_>>()?;
-        lines.push(line("transaction", &self.arguments()));
-        for node in self.reopened.iter().rev() {
-            lines.push(reopen(node, Access::Read)?);
-        }
-        Ok(lines)
+        let before = self.reopening.iter().map(|[before, _]| before.clone());
+        let after = self.reopening.iter().rev().map(|[_, after]| after.clone());
+        before.chain([line("transaction", &self.arguments())]).chain(after).collect()
     }
 
     /// How long every disk of the machine stands still while it is carried out, as expected from measurements.

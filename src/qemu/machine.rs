@@ -105,7 +105,12 @@ impl Connection {
             false => self.ask(shared, "x-debug-query-block-graph", &Value::Null, observer)?,
         };
         let devices = self.ask_if_known(shared, "query-block", observer)?;
-        self.nodes = Nodes::read(&Answers { nodes, graph, devices })?;
+        let answers = Answers { nodes, graph, devices };
+        self.nodes = Nodes::read(&answers)?;
+        // A hypervisor without guests has no state of running.
+        if self.nodes.may_be_of_daemon() && self.ask_if_known(shared, "query-status", observer)?.is_null() {
+            self.nodes.set_daemon(&answers.nodes)?;
+        }
         if let Some(Conversation::Virsh(virsh)) = &self.conversation {
             self.targets = virsh.targets()?;
         }
@@ -237,7 +242,7 @@ impl Shared {
             before.extend(around.before);
             after.extend(around.after);
         }
-        let lines = commands.lines()?;
+        let lines = commands.lines();
         Ok(before.into_iter().chain(lines).chain(after).collect())
     }
 
@@ -285,8 +290,9 @@ impl Shared {
             [] => self.send(opened.work, &again, step.0),
             [node, ..] => Err(changed(node).nothing_changed()),
         });
-        match (outcome, opened.end()) {
-            (Ok(()), left) => Ok(left.into_iter().collect()),
+        let (warnings, left) = opened.end();
+        match (outcome, left) {
+            (Ok(()), left) => Ok(warnings.into_iter().chain(left).collect()),
             (Err(error), None) => Err(error),
             (Err(error), Some(left)) => {
                 let both = Error::new(error.kind(), format!("{}; {left}", error.reason()));

@@ -150,7 +150,9 @@ impl Disk {
 #[doc(hidden)]
 pub fn read_answers(bytes: &[u8]) {
     let Ok([nodes, graph, devices]) = serde_json::from_slice::<[serde_json::Value; 3]>(bytes) else { return };
-    let Ok(nodes) = nodes::Nodes::read(&nodes::Answers { nodes, graph, devices }) else { return };
+    let Ok(nodes) = nodes::Nodes::read(&nodes::Answers { nodes, graph, devices }) else {
+        return;
+    };
     let Ok(disks) = nodes.disks() else { return };
     for disk in &disks {
         // It is an error where two are called so.

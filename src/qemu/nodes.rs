@@ -8,7 +8,7 @@ use super::answer::{self, Field};
 use crate::chain::{BitmapState, Name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Drivers that pass everything on to one node below, and keep no bitmaps of a disk. While a job runs, the top of a disk is one.
@@ -61,6 +61,19 @@ pub(super) struct Node {
     /// Whether this process may use the image: not the source of a finished migration.
     pub(super) is_active: bool,
     pub(super) bitmaps: Vec<NodeBitmap>,
+    pub(super) reopening: Reopening,
+}
+
+/// How a node can be opened for another access.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Reopening {
+    /// By the monitor for people, which keeps every option.
+    #[default]
+    ByPeople,
+    /// By the options that QMP tells of; the others get their defaults.
+    ByOptions(Value),
+    /// Its options are not told.
+    Untold,
 }
 
 impl Node {
@@ -93,6 +106,7 @@ impl Node {
             // QEMU before 10.0 does not tell.
             is_active: answer::flag(value, "active", true)?,
             bitmaps,
+            reopening: Reopening::default(),
         })
     }
 
@@ -232,6 +246,38 @@ impl Nodes {
             }
         }
         Ok(all)
+    }
+
+    /// Whether there are layers and no device of a guest: only then it can be a hypervisor without a monitor for people.
+    pub(super) fn may_be_of_daemon(&self) -> bool {
+        self.devices.is_empty() && self.children.values().flatten().any(|(role, _)| role == "backing")
+    }
+
+    /// Notes that there is no monitor for people, with the answer from which these nodes were read.
+    pub(super) fn set_daemon(&mut self, nodes: &Value) -> Result<()> {
+        for value in answer::items(nodes, "query-named-block-nodes")? {
+            let name = String::take(value, "node-name")?;
+            let reopening = self.reopening(&name, value);
+            self.nodes.get_mut(&name).into_iter().for_each(|node| node.reopening = reopening.clone());
+        }
+        Ok(())
+    }
+
+    /// The options of a node, as far as QMP tells of them.
+    fn reopening(&self, node: &str, told: &Value) -> Reopening {
+        let child = |role: &str| {
+            let children = self.children.get(node).into_iter().flatten();
+            children.clone().find(|(own, _)| own == role).map(|(_, child)| child)
+        };
+        let is_told = told.get("encrypted") == Some(&Value::Bool(false)) && child("data-file").is_none();
+        match (told.get("drv"), child("file"), told.get("cache")) {
+            (Some(driver), Some(file), Some(cache)) if is_told => Reopening::ByOptions(json!({
+                "driver": driver, "node-name": node, "file": file, "backing": child("backing"),
+                "cache": { "direct": cache.get("direct"), "no-flush": cache.get("no-flush") },
+                "detect-zeroes": told.get("detect_zeroes"),
+            })),
+            _ => Reopening::Untold,
+        }
     }
 
     fn read_graph(&mut self, graph: &Value) -> Result<()> {

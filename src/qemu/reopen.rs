@@ -3,7 +3,8 @@
 //! in between. Must never know what changes in them.
 //!
 //! The monitor for people has a way that keeps every option of a node: `qemu-io NODE "reopen -w"`, with the answer empty where it
-//! was done. `blockdev-reopen` would set back each option that it is not told of, and QMP does not tell the options.
+//! was done. `blockdev-reopen` sets back each option that it is not told of, and QMP tells of a few only: it is for
+//! `qemu-storage-daemon`, which has no such monitor.
 //!
 //! An object in the hypervisor, beside the mark of the client, names the nodes before the first one changes, so that the next
 //! client finds those that a dead one left writable. It lives exactly as long as the nodes.
@@ -12,6 +13,7 @@ use super::answer;
 use super::commands;
 use super::machine::{Connection, Shared};
 use super::monitor::{Failure, Refusal};
+use super::nodes::{Node, Reopening};
 use super::work::{Until, Work, silent};
 use crate::error::{Error, ErrorKind, Result, WayOut};
 use crate::progress::{Observer, Unobserved};
@@ -28,15 +30,30 @@ pub(super) enum Access {
 }
 
 /// The command that opens a node for this access, with its arguments.
-pub(super) fn line(node: &str, access: Access) -> Result<(&'static str, Value)> {
+pub(super) fn line(node: &Node, access: Access) -> Result<(&'static str, Value)> {
+    let name = &node.name;
+    match &node.reopening {
+        Reopening::ByPeople => {}
+        Reopening::ByOptions(options) => {
+            let mut options = options.clone();
+            options.as_object_mut().map(|all| all.insert("read-only".to_owned(), json!(access == Access::Read)));
+            return Ok(("blockdev-reopen", json!({ "options": [options] })));
+        }
+        Reopening::Untold => {
+            let message = format!(
+                "the node {name:?} has options that this hypervisor does not tell of, so it cannot be opened anew"
+            );
+            return Err(Error::new(ErrorKind::BackingLayer, message).advise("do it while the disk is not in use"));
+        }
+    }
     // QEMU allows letters, digits and these, and puts '#' before the names that it makes up.
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._#".contains(&byte);
-    if node.is_empty() || node.starts_with('-') || !node.bytes().all(is_plain) {
-        let message = format!("the node {node:?} cannot be said to the monitor that makes it writable");
+    if name.is_empty() || name.starts_with('-') || !name.bytes().all(is_plain) {
+        let message = format!("the node {name:?} cannot be said to the monitor that makes it writable");
         return Err(Error::new(ErrorKind::InvalidName, message).advise("give it a node-name of letters and digits"));
     }
     let option = if access == Access::Write { "-w" } else { "-r" };
-    Ok(("human-monitor-command", json!({ "command-line": format!("qemu-io {node} \"reopen {option}\"") })))
+    Ok(("human-monitor-command", json!({ "command-line": format!("qemu-io {name} \"reopen {option}\"") })))
 }
 
 /// Layers that are writable until this ends.
@@ -45,6 +62,8 @@ pub(super) struct Reopened<'w, 'a> {
     pub(super) work: &'w mut Work<'a>,
     /// The nodes that were read-only, in the order in which they are to be so again.
     nodes: Vec<String>,
+    /// What a person should know of the way back.
+    warnings: Vec<String>,
     is_over: bool,
 }
 
@@ -62,7 +81,7 @@ impl<'w, 'a> Reopened<'w, 'a> {
             files.push(file.filter(|file| file.is_read_only).map(|file| file.name.clone()));
         }
         nodes.extend(files.iter().flatten().cloned());
-        let mut reopened = Self { work, nodes, is_over: layers.is_empty() };
+        let mut reopened = Self { work, nodes, warnings: Vec::new(), is_over: layers.is_empty() };
         if reopened.is_over {
             return Ok(reopened);
         }
@@ -72,8 +91,8 @@ impl<'w, 'a> Reopened<'w, 'a> {
         for (layer, file) in layers.iter().zip(&files) {
             let said = reopened.set(layer, Access::Write)?;
             let Some(words) = said else { continue };
-            let by_file = file.as_deref().filter(|_| words.contains("read-only"));
             // A file whose own node was opened read-only.
+            let by_file = file.as_deref().filter(|_| words.contains("read-only"));
             let said = match by_file.map(|file| reopened.set(file, Access::Write)).transpose()?.flatten() {
                 Some(words) => Some(words),
                 None if by_file.is_some() => reopened.set(layer, Access::Write)?,
@@ -85,8 +104,15 @@ impl<'w, 'a> Reopened<'w, 'a> {
         }
         reopened.work.refresh(observer)?;
         for layer in layers {
-            if reopened.work.connection.nodes.node(layer)?.is_read_only {
+            let node = reopened.work.connection.nodes.node(layer)?;
+            if node.is_read_only {
                 return Err(refused(layer, "it is read-only all the same"));
+            }
+            if matches!(node.reopening, Reopening::ByOptions(_)) {
+                reopened.warnings.push(format!(
+                    "the node {layer:?} was opened anew: options of which QMP does not tell, such as the sizes of its caches, \
+                     have their defaults now"
+                ));
             }
         }
         Ok(reopened)
@@ -104,9 +130,10 @@ impl<'w, 'a> Reopened<'w, 'a> {
         set(shared, &mut self.work.connection, node, access)
     }
 
-    /// Makes the layers read-only again; a warning tells where that fails.
-    pub(super) fn end(mut self) -> Option<String> {
-        self.undo()
+    /// Makes the layers read-only again. Warnings, and what is left to do where that fails.
+    pub(super) fn end(mut self) -> (Vec<String>, Option<String>) {
+        let left = self.undo();
+        (std::mem::take(&mut self.warnings), left)
     }
 
     fn undo(&mut self) -> Option<String> {
@@ -131,23 +158,20 @@ impl Drop for Reopened<'_, '_> {
 
 /// Opens a node for this access; the words of the hypervisor where it did not.
 fn set(shared: &Shared, connection: &mut Connection, node: &str, access: Access) -> Result<Option<String>> {
-    let (name, arguments) = line(node, access)?;
+    let (name, arguments) = line(connection.nodes.node(node)?, access)?;
     // It stores bitmaps, so it takes as long as it takes; and it can be done twice.
     let said = match connection.command(shared, name, &arguments, &mut Unobserved) {
         Err(Failure::Broken(_)) => connection.command(shared, name, &arguments, &mut Until::timeout(shared)),
         said => said,
     };
     match said {
+        Ok(said) if said == json!({}) => Ok(None),
         Ok(said) => match said.as_str().map(str::trim) {
             Some("") => Ok(None),
             Some(words) => Ok(Some(words.to_owned())),
             None => Err(answer::wrong("return", "is no string")),
         },
-        Err(Failure::Refused(refusal)) if refusal.is_unknown_command() => {
-            let message = "this hypervisor has no monitor for people, by which alone a layer below can be made writable with \
-                 all its options kept";
-            Err(Error::new(ErrorKind::BackingLayer, message).advise("do it while the disk is not in use"))
-        }
+        Err(Failure::Refused(refusal)) => Ok(Some(refusal.words)),
         Err(failure) => Err(silent(failure.into_error())),
     }
 }

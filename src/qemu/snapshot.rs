@@ -74,7 +74,7 @@ impl Snapshot {
             commands.add(&layer.node, &below.actions, Place::Below)?;
         }
         commands.check_filled()?;
-        Ok((commands.lines()?, commands.stall()))
+        Ok((commands.lines(), commands.stall()))
     }
 
     /// The QMP commands that export bitmaps of a layer, the top one being 0, on an NBD server that runs, as `export`: an empty node of the

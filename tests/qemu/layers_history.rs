@@ -23,12 +23,12 @@ struct Log {
 
 impl Log {
     /// Compares every diff that can be asked for; returns how many granules too much they had.
-    fn compare(&self, image: &Image, context: &str) -> usize {
+    fn compare(&self, image: &Image, until_now: bool, context: &str) -> usize {
         let all: BTreeSet<u64> = self.writes.iter().copied().collect();
         let mut too_much = 0;
         for (at, (since, from)) in self.checkpoints.iter().enumerate() {
             let later = self.checkpoints[at..].iter().map(|(name, moment)| (Some(name), *moment));
-            for (until, to) in later.chain([(None, self.writes.len())]) {
+            for (until, to) in later.chain(until_now.then_some((None, self.writes.len()))) {
                 let request = DiffRequest::since(since.as_bytes());
                 let request = until.map_or(request, |until| request.until(until.as_bytes()));
                 let diff = image.diff(&request, &mut Unobserved);
@@ -104,9 +104,11 @@ fn commit(hypervisor: &mut Hypervisor, layers: &mut Vec<String>, base: usize, lo
     }
 }
 
-fn history(seed: u64, steps: usize, most_layers: usize) {
+fn history(program: Program, seed: u64, steps: usize, most_layers: usize) {
     let mut random = Random::from_seed(seed);
-    let mut hypervisor = Hypervisor::start(Program::System, &DISK);
+    // The server by which the other one is written to leaves no room for an own one, by which alone bitmaps that record are read.
+    let is_system = program == Program::System;
+    let mut hypervisor = Hypervisor::start(program, &DISK);
     let (mut log, mut layers, mut names) = (Log::default(), vec!["d0".to_owned()], 0);
     let (mut changed_below, mut gathered, mut committed, mut overlays, mut too_much) = (0, 0, 0, 0, 0);
     for step in 0..steps {
@@ -135,7 +137,7 @@ fn history(seed: u64, steps: usize, most_layers: usize) {
                 let plan = |image: &Image| image.plan_delete(name.as_bytes(), false, Layers::Check, None);
                 changed_below += usize::from(plan(image).is_ok_and(|plan| !plan.below().is_empty()));
                 let warnings = change(image, plan).unwrap_or_else(|error| panic!("{context}: {error}"));
-                assert_eq!(warnings, [Vec::<String>::new()], "{context}");
+                assert!(!is_system || warnings == [Vec::<String>::new()], "{context}: {warnings:?}");
             }
             (9 | 10, Some(at)) => {
                 let (old, new) = (log.checkpoints[at].0.clone(), format!("r{names}"));
@@ -154,7 +156,7 @@ fn history(seed: u64, steps: usize, most_layers: usize) {
                 snapshot(&mut hypervisor, layers.last().expect("a layer"), &overlay, &copied);
                 layers.push(overlay);
             }
-            (12, Some(_)) if layers.len() > 1 => {
+            (12, Some(_)) if layers.len() > 1 && is_system => {
                 let base = random.index(layers.len() - 1);
                 if commit_bitmaps(&machine, &layers[base], &context) {
                     committed += 1;
@@ -164,14 +166,14 @@ fn history(seed: u64, steps: usize, most_layers: usize) {
                     }
                 }
             }
-            _ => too_much += log.compare(image, &context),
+            _ => too_much += log.compare(image, is_system, &context),
         }
         are_read_only(&mut hypervisor, &layers[..layers.len() - 1]);
         hypervisor.assert_tidy();
     }
     let machine = connect(&hypervisor);
     let image = open(&machine).remove(0);
-    too_much += log.compare(&image, "at the end");
+    too_much += log.compare(&image, is_system, "at the end");
     eprintln!(
         "seed {seed}: {changed_below} changes below, {gathered} allocations gathered, {committed} committed, {too_much} granules too much"
     );
@@ -179,7 +181,7 @@ fn history(seed: u64, steps: usize, most_layers: usize) {
     let folder = hypervisor.quit();
     let top = folder.path().join(format!("{}.qcow2", layers.last().expect("a layer")));
     let image = Image::open(&top, &OpenOptions::new(Access::Read)).expect("it opens offline");
-    log.compare(&image, "offline");
+    log.compare(&image, true, "offline");
     for layer in &layers {
         let path = folder.path().join(format!("{layer}.qcow2"));
         let bitmaps = Image::open(&path, &OpenOptions::new(Access::Read)).expect("it opens").bitmaps();
@@ -194,6 +196,9 @@ fn every_diff_holds_what_was_written_to_any_layer() {
     }
     let rounds: u64 = std::env::var("CHECKMAP_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
     for seed in 0..4 * rounds {
-        history(seed, 60, 3);
+        history(Program::System, seed, 60, 3);
+    }
+    for seed in 0..rounds {
+        history(Program::StorageDaemon, 1000 + seed, 60, 3);
     }
 }

@@ -276,14 +276,40 @@ fn refused_during_job(hypervisor: &mut Hypervisor) {
 }
 
 #[test]
-fn a_storage_daemon_has_no_way_that_keeps_all_options() {
+fn a_storage_daemon_opens_a_layer_by_the_options_that_it_tells() {
     if !crate::support::tools_are_here() {
         return;
     }
     let mut hypervisor = Hypervisor::start(Program::StorageDaemon, &DISK);
-    ok(&hypervisor, &["create", "mon"]);
-    ok(&hypervisor, &["create", "tue"]);
+    let writer = hypervisor.nbd_socket().expect("a server");
+    let writer = writer.to_str().expect("UTF-8");
+    for name in ["mon", "tue"] {
+        ok(&hypervisor, &["create", name]);
+        hypervisor.write(0, GRANULE, 512);
+    }
     snapshot(&mut hypervisor, "d0", "o1", &["mon->tue"]);
     ok(&hypervisor, &["create", "wed"]);
-    refused(&mut hypervisor, &["delete", "tue"], "monitor for people");
+    let printed = ok(&hypervisor, &["delete", "tue", "--dry-run"]);
+    assert!(printed.starts_with("{\"arguments\":{\"options\":[{"), "{printed}");
+    let told_before = hypervisor.command("query-named-block-nodes", json!({ "flat": true }));
+    let renamed = checkmap(&["rename", "tue", "x"], &hypervisor.qmp());
+    assert!(renamed.status.success() && told(&renamed).contains("have their defaults"), "{}", told(&renamed));
+    let told_after = hypervisor.command("query-named-block-nodes", json!({ "flat": true }));
+    let strip = |told: &Value| {
+        let mut nodes = told.as_array().expect("nodes").clone();
+        for node in &mut nodes {
+            let node = node.as_object_mut().expect("a node");
+            node.remove("dirty-bitmaps");
+            node.remove("image");
+        }
+        nodes
+    };
+    assert_eq!(strip(&told_after), strip(&told_before));
+    ok(&hypervisor, &["delete", "x"]);
+    let diff = ok(
+        &hypervisor,
+        &["diff", "--since", "mon", "--until", "wed", "--node", "o1", "--nbd-socket", writer, "--json"],
+    );
+    assert!(diff.contains("65536"), "{diff}");
+    hypervisor.assert_tidy();
 }
