@@ -3,7 +3,7 @@
 
 use crate::killed::{checkmap, told};
 use crate::layers::{DISK, GRANULE, snapshot};
-use crate::support::hypervisor::{Hypervisor, Program};
+use crate::support::hypervisor::{DiskSpec, Hypervisor, Program};
 use crate::support::run;
 use checkmap::ErrorKind;
 use checkmap::planner::{Verb, plan};
@@ -82,6 +82,40 @@ fn a_dry_run_prints_the_commands_in_their_order() {
     assert_eq!(listed.as_array().map(Vec::len), Some(2), "{listed}");
     assert_eq!(hypervisor.command("query-block", json!({}))[0]["inserted"]["ro"], false);
     ok(&hypervisor, &["delete", "mon"]);
+}
+
+#[test]
+fn all_layers_of_all_disks_change_in_one_step() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let disks = [DISK[0], DiskSpec { node: "e0", ..DISK[0] }];
+    let mut hypervisor = Hypervisor::start(Program::System, &disks);
+    for name in ["mon", "tue"] {
+        ok(&hypervisor, &["create", name]);
+        (0..2).for_each(|disk| hypervisor.write(disk, GRANULE, 512));
+    }
+    snapshot(&mut hypervisor, "d0", "d1", &["mon->tue"]);
+    snapshot(&mut hypervisor, "e0", "e1", &[]);
+    hypervisor.write(1, 3 * GRANULE, 512);
+    ok(&hypervisor, &["create", "wed"]);
+    // Refused on one disk, so nothing changes on the other.
+    let foreign = json!({ "node": "e1", "name": "x", "persistent": true });
+    hypervisor.command("block-dirty-bitmap-add", foreign);
+    refused(&mut hypervisor, &["rename", "tue", "x"], "x");
+    hypervisor.command("block-dirty-bitmap-remove", json!({ "node": "e1", "name": "x" }));
+    let printed = ok(&hypervisor, &["rename", "tue", "x", "--dry-run"]);
+    assert_eq!(printed.lines().count(), 5, "two layers there and back, and one transaction: {printed}");
+    ok(&hypervisor, &["rename", "tue", "x"]);
+    ok(&hypervisor, &["delete", "x"]);
+    for (node, expected) in [("d1", json!([65536])), ("e1", json!([65536, 3 * 65536]))] {
+        let diff: Value = serde_json::from_str(&ok(&hypervisor, &["diff", "--since", "mon", "--node", node, "--json"]))
+            .expect("JSON");
+        let starts: Vec<Value> =
+            diff["extents"].as_array().expect("extents").iter().map(|extent| extent["start"].clone()).collect();
+        assert_eq!(json!(starts), expected, "{node}");
+    }
+    hypervisor.assert_tidy();
 }
 
 /// The options of the nodes of a base, as they are given to QEMU.
