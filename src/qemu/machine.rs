@@ -373,7 +373,8 @@ fn place_of(nodes: &Nodes, node: &str) -> Result<Place> {
     match nodes.count_above(node) {
         0 => Ok(Place::Top),
         _ if nodes.is_top(node)? => Ok(Place::Top),
-        2.. if nodes.node(node)?.is_read_only => {
+        // Without devices, one that is written to can be the top of a disk with two scratches on it.
+        2.. if nodes.has_devices() || nodes.node(node)?.is_read_only => {
             let error = Error::new(ErrorKind::BackingLayer, "several disks of the machine stand on this layer");
             let way_out = "change it while the machine is off, and look at every disk on it first";
             Err(at(error.advise(way_out), node))

@@ -368,6 +368,11 @@ impl Nodes {
         Ok(self.disks()?.iter().any(|disk| disk.layers.first().is_some_and(|top| top == node)))
     }
 
+    /// Whether there are devices of a guest, which tell the top of each disk.
+    pub(super) fn has_devices(&self) -> bool {
+        !self.devices.is_empty()
+    }
+
     /// How many nodes stand on this one as on a layer below them, past filters.
     pub(super) fn count_above(&self, node: &str) -> usize {
         let is_on_it = |(_, children): &(&String, &Vec<(String, String)>)| {
