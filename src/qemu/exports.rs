@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns the exports of a client in a hypervisor's NBD server, and that server where it is the client's own. Must never know what is read
+//! Owns the exports of a client in a hypervisor's NBD server, and that server where it is the client's own. Must never know which bits are read
 //! or written through them.
 
 use super::commands::Bits;

@@ -130,7 +130,7 @@ impl<'w, 'a> Reopened<'w, 'a> {
         set(shared, &mut self.work.connection, node, access)
     }
 
-    /// Makes the layers read-only again. Warnings, and what is left to do where that fails.
+    /// Makes the layers read-only again. Warnings, and the words for one that stays writable.
     pub(super) fn end(mut self) -> (Vec<String>, Option<String>) {
         let left = self.undo();
         (std::mem::take(&mut self.warnings), left)

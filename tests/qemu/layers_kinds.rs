@@ -1,4 +1,4 @@
-//! Owns the contract for layers below of a running disk: how they can be opened, what a dry run prints, and what is refused with nothing
+//! Owns the contract for layers below of a running disk: how they can be opened, the lines of a dry run, and refusals with nothing
 //! changed.
 
 use crate::killed::{checkmap, told};
