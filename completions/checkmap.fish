@@ -221,6 +221,13 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l dry-run -d '
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"

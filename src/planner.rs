@@ -143,7 +143,7 @@ pub fn plan(nodes: &[u8], chain: &[&str], verb: &Verb<'_>) -> Result<Step> {
     let image = Image::on(Box::new(snapshot.clone()), Path::new(&title), &OpenOptions::new(Access::Write));
     let layers = Layers::Check;
     let of_plan = |plan: Plan| {
-        let (commands, stall) = snapshot.commands(plan.actions())?;
+        let (commands, stall) = snapshot.commands(&plan)?;
         let warnings = plan.risks().iter().chain(plan.warnings()).cloned().collect();
         Ok(Step { commands, stall, warnings, ..Step::default() })
     };

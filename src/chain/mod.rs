@@ -55,7 +55,7 @@ pub use model::{BitmapState, Checkpoint, Interval, KnownModel, Model, Owner, Unt
 pub use name::{MAX_BITMAP_NAME, MAX_CHECKPOINT_NAME, Name, check_checkpoint_name};
 pub(crate) use name::{list, no_bitmap};
 pub use order::Contents;
-pub use plan::{Action, Plan};
+pub use plan::{Action, BelowActions, Plan};
 pub(crate) use plan::{Origin, carry_out as after};
 pub use stack::{
     CommitPlan, ForcedDeletion, IsAlias, Layer, LayerActions, Part, Stack, StackCheckpoint, StackSpan, Taken,

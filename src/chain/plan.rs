@@ -93,13 +93,40 @@ pub struct Plan {
     pub(super) warnings: Vec<String>,
     pub(super) risks: Vec<String>,
     pub(super) takes_part: Vec<Name>,
+    below: Vec<BelowActions>,
     origin: Option<Origin>,
 }
 
+/// The actions of a plan on a layer below the top one of its disk, in the same step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BelowActions {
+    /// The name of the layer in messages.
+    pub label: String,
+    /// The name by which its host takes part in the step.
+    pub disk: String,
+    /// The actions on its bitmaps, in order.
+    pub actions: Vec<Action>,
+    /// The bitmaps that it had when this was planned.
+    pub planned_on: Vec<BitmapState>,
+}
+
+impl BelowActions {
+    pub(crate) fn new(label: String, disk: String, actions: Vec<Action>, planned_on: Vec<BitmapState>) -> Self {
+        Self { label, disk, actions, planned_on }
+    }
+}
+
 impl Plan {
-    /// The actions, in order.
+    /// The actions, in order; on a disk of several layers those on the top one.
     pub fn actions(&self) -> &[Action] {
         &self.actions
+    }
+
+    /// The actions on layers below the top one, which are carried out in the same step: where a running hypervisor changes all
+    /// layers at once.
+    pub fn below(&self) -> &[BelowActions] {
+        &self.below
     }
 
     /// Warnings for the caller's user that are true once the plan is carried out, one sentence each.
@@ -120,7 +147,12 @@ impl Plan {
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.actions.is_empty()
+        self.actions.is_empty() && self.below.is_empty()
+    }
+
+    /// A plan for several layers of a disk.
+    pub(crate) fn in_layers(actions: Vec<Action>, below: Vec<BelowActions>) -> Plan {
+        Plan { below, ..Self::of(actions) }
     }
 
     pub(super) fn of(actions: Vec<Action>) -> Plan {

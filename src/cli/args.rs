@@ -75,7 +75,7 @@ pub(crate) enum Verb {
     #[command(long_about = help::MERGE, after_long_help = help::MERGE_AFTER, override_usage = "checkmap merge [OPTIONS] IMAGE SOURCE-BITMAP... --into BITMAP\n       checkmap merge [OPTIONS] --qmp SOCKET [--node NODE]... SOURCE-BITMAP... --into BITMAP")]
     Merge(MergeArgs),
     /// Let a base take in the checkpoints of the images above it, before or after their data are committed
-    #[command(long_about = help::COMMIT_BITMAPS, after_long_help = help::COMMIT_BITMAPS_AFTER)]
+    #[command(long_about = help::COMMIT_BITMAPS, after_long_help = help::COMMIT_BITMAPS_AFTER, override_usage = "checkmap commit-bitmaps [OPTIONS] IMAGE BASE\n       checkmap commit-bitmaps [OPTIONS] --qmp SOCKET --node NODE BASE")]
     CommitBitmaps(CommitBitmapsArgs),
     /// Verify every structure and rule of an image
     #[command(long_about = help::CHECK, override_usage = "checkmap check [OPTIONS] IMAGE\n       checkmap check [OPTIONS] --qmp SOCKET [--node NODE]...")]
@@ -265,12 +265,11 @@ pub(crate) struct MergeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CommitBitmapsArgs {
-    /// The image from which on: it and all layers between it and the base are read
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) top: PathBuf,
-    /// The layer below that takes them in
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) base: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// The layer below that takes them in: an image file, or in a running hypervisor also the name of its node
+    #[arg(value_name = "BASE", value_hint = ValueHint::FilePath, required_unless_present_any = ["qmp", "libvirt"])]
+    pub(crate) base: Option<OsString>,
     #[command(flatten)]
     pub(crate) dry_run: DryRun,
 }

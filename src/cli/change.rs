@@ -114,7 +114,12 @@ fn carry_out(
     let several = plans.len() > 1;
     let steps = disks.disks.iter().zip(&plans).flat_map(|(disk, plan)| {
         let title = if several { format!("{}: ", disk.image.path().display()) } else { String::new() };
-        plan.actions().iter().map(move |action| format!("{title}{action}"))
+        let own = plan.actions().iter().map(move |action| format!("{title}{action}"));
+        let of_layers = plan
+            .below()
+            .iter()
+            .flat_map(|below| below.actions.iter().map(move |action| format!("{}: {action}", below.label)));
+        own.chain(of_layers)
     });
     session.say(&format!("{done} ({})", some_of(steps, "; ")));
     say_if_too_late(session);

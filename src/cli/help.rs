@@ -206,19 +206,23 @@ Examples:
     checkmap dump nbd://backup.example/disk --context qemu:dirty-bitmap:mon --summary";
 
 pub(crate) const COMMIT_BITMAPS: &str = "\
-Lets BASE, a layer below TOP, take in the checkpoints and the bits of TOP and of all layers between them: afterwards \
-every diff of BASE contains that of TOP. `qemu-img commit` moves the data alone.
+Lets BASE, a layer below IMAGE, take in the checkpoints and the bits of IMAGE and of all layers between them: afterwards \
+every diff of BASE contains that of IMAGE. `qemu-img commit` moves the data alone.
 
 Run it before or after the data are committed, and again if it was stopped: bits are only added, in one step of the file \
 BASE. The layers above are read, and not changed. Checkpoints that BASE lacks are added behind its newest one, and BASE \
 goes on recording in the last. What a layer did not record counts with all that the layer holds.
+
+In a running hypervisor run it before block-commit; while such a job runs it is refused. BASE is writable for the step, and \
+bits are written to it over NBD by way of an empty node.
 
 Cumulative checkpoints, as libvirt makes them, are refused: libvirt commits them itself.";
 
 pub(crate) const COMMIT_BITMAPS_AFTER: &str = "\
 Examples:
     checkmap commit-bitmaps top.qcow2 base.qcow2 --dry-run
-    checkmap commit-bitmaps top.qcow2 base.qcow2 && qemu-img commit top.qcow2";
+    checkmap commit-bitmaps top.qcow2 base.qcow2 && qemu-img commit top.qcow2
+    checkmap commit-bitmaps --qmp /run/vm/qmp.sock --node vda /var/lib/vm/base.qcow2";
 
 pub(crate) const MERGE: &str = "\
 The raw operation, for those who know why: a bitmap becomes the union of itself and the sources, which stay as they \

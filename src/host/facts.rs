@@ -3,6 +3,7 @@
 
 use crate::bitmap::Bitmap;
 use crate::chain::Name;
+use std::time::Duration;
 
 /// The facts of a disk, as its host read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,4 +94,20 @@ pub struct Remarks {
     pub risks: Vec<String>,
     /// Warnings that are true once it is carried out.
     pub warnings: Vec<String>,
+    /// How long every disk of the machine is expected to stand still while it is carried out.
+    pub stall: Duration,
+}
+
+impl Remarks {
+    /// Adds those about another layer that changes in the same step.
+    pub(crate) fn add(&mut self, other: Remarks) {
+        self.stall = self.stall.saturating_add(other.stall);
+        for (all, more) in [(&mut self.risks, other.risks), (&mut self.warnings, other.warnings)] {
+            more.into_iter().for_each(|one| {
+                if !all.contains(&one) {
+                    all.push(one);
+                }
+            });
+        }
+    }
 }

@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! Owns the step in which the hosts of several disks change together. Must never know how the step is made.
 
-use crate::chain::Action;
+use crate::chain::{Action, BitmapState};
 use crate::error::Result;
 use crate::progress::Observer;
 use std::fmt;
@@ -30,12 +30,20 @@ pub struct Share<'a> {
     pub disk: &'a str,
     /// The actions on its bitmaps.
     pub actions: &'a [Action],
+    /// The bitmaps for which they were planned, where the disk's own host does not know: on others they are not carried out.
+    pub planned_on: Option<&'a [BitmapState]>,
 }
 
 impl<'a> Share<'a> {
     /// These actions on the bitmaps of `disk`.
     pub fn new(disk: &'a str, actions: &'a [Action]) -> Self {
-        Self { disk, actions }
+        Self { disk, actions, planned_on: None }
+    }
+
+    /// The same, which was planned for these bitmaps.
+    #[must_use]
+    pub fn planned_on(self, bitmaps: &'a [BitmapState]) -> Self {
+        Self { planned_on: Some(bitmaps), ..self }
     }
 }
 

@@ -3,12 +3,14 @@
 //! and carried out in one step.
 
 use super::stacked::Stacked;
-use super::{Access, Image};
+use super::in_layers::Edit;
+use super::{Access, Group, Image};
 use crate::bitmap::Bitmap;
 use crate::chain::{self, Chain, CreateOptions, KnownModel, Name, Origin, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use crate::host::UnionRequest;
+use crate::memory;
 use crate::progress::{Observer, Unobserved};
 
 /// The warning of a rehearsal that a host does not offer.
@@ -124,7 +126,7 @@ impl Image {
         self.steady(|| self.read_chain_for(insist, words))
     }
 
-    fn read_chain_for(&self, insist: Option<KnownModel>, words: &[impl AsRef<[u8]>]) -> Result<Chain> {
+    pub(super) fn read_chain_for(&self, insist: Option<KnownModel>, words: &[impl AsRef<[u8]>]) -> Result<Chain> {
         Chain::read_for(&self.states()?, insist, words).map_err(|error| self.name_it(error))
     }
 
@@ -219,12 +221,24 @@ impl Image {
         layers: Layers,
         model: Option<KnownModel>,
     ) -> Result<Plan> {
-        let plan = self.chain_to_change(model, checkpoints)?.plan_delete_many(checkpoints, force_inconsistent);
-        self.finish_with_layers(plan, layers)
+        let chain = self.chain_to_change(model, checkpoints)?;
+        if layers == Layers::Check {
+            let names: Vec<Name> = memory::gather(checkpoints.iter().map(|name| Name::new(name.as_ref())))?;
+            let edit = if force_inconsistent { Edit::ForceDelete(&names) } else { Edit::Delete(&names) };
+            if let Some(plan) = self.plan_at_once(&edit, model)? {
+                return Ok(plan);
+            }
+        }
+        self.finish_with_layers(chain.plan_delete_many(checkpoints, force_inconsistent), layers)
     }
 
     /// Plans the removal of every inconsistent bitmap, and of what depends on it, in one step.
     pub fn plan_delete_all_inconsistent(&self, layers: Layers, model: Option<KnownModel>) -> Result<Plan> {
+        if layers == Layers::Check
+            && let Some(plan) = self.plan_at_once(&Edit::DeleteAllInconsistent, model)?
+        {
+            return Ok(plan);
+        }
         let plan = self.chain_to_change(model, NO_WORDS)?.plan_delete_all_inconsistent();
         self.finish_with_layers(plan, layers)
     }
@@ -237,6 +251,13 @@ impl Image {
         layers: Layers,
         model: Option<KnownModel>,
     ) -> Result<Plan> {
+        if layers == Layers::Check {
+            let names = [Name::new(checkpoint), Name::new(new_name)];
+            let [from, to] = &names;
+            if let Some(plan) = self.plan_at_once(&Edit::Rename(from, to), model)? {
+                return Ok(plan);
+            }
+        }
         let plan = self.chain_to_change(model, &[checkpoint])?.plan_rename(checkpoint, new_name);
         let plan = self.finish_with_layers(plan, layers)?;
         if layers == Layers::Check {
@@ -256,9 +277,7 @@ impl Image {
         self.look()?;
         let mut plan = plan.map_err(|error| self.name_it(self.explain(error, &mut Unobserved)))?;
         let remarks = self.host.remarks(plan.actions());
-        remarks.risks.into_iter().for_each(|risk| plan.warn_before(risk));
-        remarks.warnings.into_iter().for_each(|warning| plan.warn(warning));
-        plan.bind(&self.origin);
+        self.end_plan(&mut plan, remarks);
         Ok(plan)
     }
 
@@ -287,6 +306,10 @@ impl Image {
         self.check_commit(plan)?;
         if plan.is_empty() {
             return Ok(Vec::new());
+        }
+        if !plan.below().is_empty() {
+            let all = Group::new([&mut *self])?.commit(std::slice::from_ref(plan), observer)?;
+            return Ok(all.into_iter().flatten().collect());
         }
         self.look().map_err(Error::nothing_changed)?;
         let applied = self.host.apply(plan.actions(), observer);
@@ -319,7 +342,12 @@ impl Image {
             return Ok(Vec::new());
         }
         self.check_bound(plan)?;
-        self.steady(|| self.rehearsed(self.host.rehearse(plan.actions(), observer)))
+        self.steady(|| {
+            self.rehearsed(match plan.below().is_empty() {
+                true => self.host.rehearse(plan.actions(), observer),
+                false => self.rehearse_at_once(plan, observer),
+            })
+        })
     }
 
     /// The warnings of a rehearsal, or that there was none.

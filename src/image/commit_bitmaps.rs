@@ -2,6 +2,7 @@
 //! Owns the way of an image's checkpoints into a layer below it, before or after its data are committed there. Must never
 //! know how a layer is found.
 
+use super::layers::Layer;
 use super::stacked::{Stacked, check_trusted, fitted, marked};
 use super::{Access, Image};
 use crate::bitmap::Bitmap;
@@ -83,7 +84,12 @@ impl Image {
 
     fn commit_into(&self, stacked: &Stacked<'_>, base: &Image, observer: &mut dyn Observer) -> Result<Change> {
         let id = base.storage.as_ref().and_then(|storage| storage.file_id());
-        let place = stacked.below.layers.iter().position(|layer| layer.id.is_some() && layer.id == id);
+        let member = base.host.membership();
+        let is_base = |layer: &Layer| match (&member, layer.host.membership()) {
+            (Some(base), Some(own)) => base.shares_with(&own) && base.disk == own.disk,
+            _ => layer.id.is_some() && layer.id == id,
+        };
+        let place = stacked.below.layers.iter().position(is_base);
         let Some(place) = place else {
             let message = format!("{} is no layer below it", base.path.display());
             return Err(self.name_it(

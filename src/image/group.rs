@@ -1,8 +1,8 @@
 #![forbid(unsafe_code)]
 //! Owns the change of several images in one step. Must never know how their hosts make it one.
 
-use super::Image;
 use super::checkpoints::UNTRIED;
+use super::{Image, at_once};
 use crate::chain::{Origin, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Membership, Share};
@@ -82,7 +82,7 @@ impl<'a> Group<'a> {
     /// commit would give; where the transaction cannot be tried, one says so.
     pub fn rehearse(&self, plans: &[Plan], observer: &mut dyn Observer) -> Result<Vec<Vec<String>>> {
         self.check(plans)?;
-        let (Some(member), true) = (self.members.first(), self.images.len() > 1) else {
+        let (Some(member), true) = (self.members.first(), self.is_one_step(plans)) else {
             return self.images().zip(plans).map(|(image, plan)| image.rehearse(plan, observer)).collect();
         };
         let (shares, places) = self.shares(plans)?;
@@ -101,7 +101,7 @@ impl<'a> Group<'a> {
         for (image, plan) in self.images().zip(plans) {
             image.check_commit(plan)?;
         }
-        let (Some(member), true) = (self.members.first(), self.images.len() > 1) else {
+        let (Some(member), true) = (self.members.first(), self.is_one_step(plans)) else {
             return self.images.iter_mut().zip(plans).map(|(image, plan)| image.commit(plan, observer)).collect();
         };
         for image in self.images() {
@@ -111,27 +111,33 @@ impl<'a> Group<'a> {
         if shares.is_empty() {
             return Ok(self.spread(&places, Vec::new()));
         }
+        let mut changed = memory::gather(places.iter().copied())?;
+        changed.dedup();
         let applied = member.transaction.apply(&shares, observer);
         drop(shares);
         if applied.as_ref().is_err_and(|error| error.kind() != ErrorKind::CommitInDoubt) {
             return applied.map_err(Error::nothing_changed);
         }
         let mut unread = Vec::new();
-        for place in &places {
+        for place in &changed {
             let Some(image) = self.images.get_mut(*place) else { continue };
             let read = image.host.read_again();
             // Plans made before are void, also where the reading fails.
             image.origin = Origin::default();
-            unread.push(read.err().map(|error| image.name_it(error)));
+            unread.push((*place, read.err().map(|error| image.name_it(error))));
         }
-        let mut warnings = applied?;
-        warnings.resize_with(places.len(), Vec::new);
-        for (warnings, error) in warnings.iter_mut().zip(unread) {
+        let mut warnings = self.spread(&places, applied?);
+        for (place, error) in unread {
             // The change is done, also where the image cannot be read again.
-            warnings
-                .extend(error.map(|error| format!("done, but the image could not be read again: {}", error.reason())));
+            let warning = error.map(|error| format!("done, but the image could not be read again: {}", error.reason()));
+            warnings.get_mut(place).into_iter().for_each(|own| own.extend(warning.clone()));
         }
-        Ok(self.spread(&places, warnings))
+        Ok(warnings)
+    }
+
+    /// Whether several disks change, or several layers of one.
+    fn is_one_step(&self, plans: &[Plan]) -> bool {
+        self.images.len() > 1 || plans.iter().any(|plan| !plan.below().is_empty())
     }
 
     fn check(&self, plans: &[Plan]) -> Result<()> {
@@ -142,14 +148,13 @@ impl<'a> Group<'a> {
         Err(Error::new(ErrorKind::InvalidArgument, message).nothing_changed())
     }
 
-    /// The shares of the images that have something to do, and the places of these images.
+    /// The shares of the images that have something to do, those of their layers among them, and the place of the image of each.
     fn shares<'p>(&'p self, plans: &'p [Plan]) -> Result<(Vec<Share<'p>>, Vec<usize>)> {
         let (mut shares, mut places) = (Vec::new(), Vec::new());
         for (place, (member, plan)) in self.members.iter().zip(plans).enumerate() {
-            if !plan.is_empty() {
-                memory::push(&mut shares, Share::new(&member.disk, plan.actions()))?;
-                memory::push(&mut places, place)?;
-            }
+            let before = shares.len();
+            at_once::add_shares(&mut shares, &member.disk, plan)?;
+            memory::extend(&mut places, (before..shares.len()).map(|_| place))?;
         }
         Ok((shares, places))
     }
@@ -159,7 +164,7 @@ impl<'a> Group<'a> {
         let mut all: Vec<Vec<String>> = self.images.iter().map(|_| Vec::new()).collect();
         for (place, said) in places.iter().zip(said) {
             if let Some(own) = all.get_mut(*place) {
-                *own = said;
+                own.extend(said);
             }
         }
         all

@@ -4,7 +4,7 @@
 
 use super::stacked::Stacked;
 use super::{Access, Image, OpenOptions};
-use crate::chain::{self, Action, Chain, ForcedDeletion, KnownModel, LayerActions, Model, Name, Stack};
+use crate::chain::{self, Action, Chain, ForcedDeletion, IsAlias, KnownModel, LayerActions, Model, Name, Stack};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::io::FileId;
 use crate::memory;
@@ -29,9 +29,12 @@ pub enum Edit<'a> {
 /// The steps of a change, each of which is one change of one layer, and warnings once they are done.
 type Steps = (Vec<LayerActions>, Vec<String>);
 
+/// One of the two ways in which [`Stack`] plans a renaming.
+type PlanRename = fn(&Stack, &[u8], &[u8], IsAlias<'_>) -> Result<Vec<LayerActions>>;
+
 impl Edit<'_> {
     /// The checkpoints that it is about.
-    fn checkpoints(&self) -> &[Name] {
+    pub(super) fn checkpoints(&self) -> &[Name] {
         match self {
             Edit::Delete(checkpoints) | Edit::ForceDelete(checkpoints) => checkpoints,
             Edit::DeleteAllInconsistent => &[],
@@ -39,7 +42,17 @@ impl Edit<'_> {
         }
     }
 
+    /// The steps where layers change one after the other.
     fn plan(&self, stacked: &Stacked<'_>, observer: &mut dyn Observer) -> Result<Steps> {
+        self.steps(stacked, Stack::plan_rename, observer)
+    }
+
+    /// The steps where all layers change at the same moment.
+    pub(super) fn plan_at_once(&self, stacked: &Stacked<'_>, observer: &mut dyn Observer) -> Result<Steps> {
+        self.steps(stacked, Stack::plan_rename_at_once, observer)
+    }
+
+    fn steps(&self, stacked: &Stacked<'_>, rename: PlanRename, observer: &mut dyn Observer) -> Result<Steps> {
         let stack = &stacked.stack;
         match self {
             Edit::Delete(checkpoints) => Ok((stack.plan_delete(checkpoints)?, Vec::new())),
@@ -50,7 +63,7 @@ impl Edit<'_> {
                 let is_alias = |layer: usize, alias: &Name, own: &Name| {
                     stacked.is_alias(layer, alias, own, &mut **observer.borrow_mut())
                 };
-                let steps = stack.plan_rename(checkpoint.as_bytes(), new_name.as_bytes(), &is_alias)?;
+                let steps = rename(stack, checkpoint.as_bytes(), new_name.as_bytes(), &is_alias)?;
                 let of_libvirt = || {
                     format!("if libvirt made this checkpoint, libvirt goes on looking for a bitmap named {checkpoint}")
                 };
@@ -61,7 +74,7 @@ impl Edit<'_> {
     }
 
     /// Whether the layers below take part.
-    fn spans(&self, stack: &Stack) -> Result<bool> {
+    pub(super) fn spans(&self, stack: &Stack) -> Result<bool> {
         let forced = match self {
             Edit::Delete(_) | Edit::Rename(..) => return Ok(stack.is_known_to_lower(self.checkpoints())),
             Edit::ForceDelete(checkpoints) => stack.plan_delete_forced(Some(checkpoints))?,
@@ -121,7 +134,7 @@ fn with_losses(forced: ForcedDeletion) -> Steps {
 }
 
 /// The model to read the layers by: where two chains stand side by side, the names picked one.
-fn picked(chain: &Chain, model: Option<KnownModel>) -> Option<KnownModel> {
+pub(super) fn picked(chain: &Chain, model: Option<KnownModel>) -> Option<KnownModel> {
     model.or(chain.model().known().filter(|model| *model == KnownModel::Cumulative))
 }
 

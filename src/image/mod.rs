@@ -23,6 +23,7 @@
 // Owns the operations on images. Brings hosts, chain and bitmaps together; must never know the bytes of a format, nor how it
 // is called.
 
+mod at_once;
 mod checkpoints;
 mod commit_bitmaps;
 mod drop;

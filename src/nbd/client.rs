@@ -162,11 +162,17 @@ impl Client {
         len_bytes: u64,
         waiting: &mut Waiting<'_>,
     ) -> Result<u64> {
-        self.cookie = self.cookie.wrapping_add(1);
-        let request = Request { command, cookie: self.cookie, offset, len_bytes };
+        let cookie = self.next_cookie();
+        let request = Request { command, cookie, offset, len_bytes };
         self.wire.begin();
         self.wire.send(&request.encode(self.agreed.extended)?, waiting)?;
-        Ok(self.cookie)
+        Ok(cookie)
+    }
+
+    /// The number of another request.
+    pub(super) fn next_cookie(&mut self) -> u64 {
+        self.cookie = self.cookie.wrapping_add(1);
+        self.cookie
     }
 
     /// Lets `work` talk to the server. After an error nobody knows which bytes come next, so the connection is not used again.

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! A client of the NBD protocol that asks a server which blocks of an export are dirty.
+//! A client of the NBD protocol that asks a server which blocks of an export are dirty, and marks blocks by zeroes.
 //!
 //! ```no_run
 //! use checkmap::nbd::{Client, ConnectOptions, Uri};
@@ -25,6 +25,7 @@ mod address;
 mod bitmaps;
 mod client;
 mod handshake;
+mod marking;
 mod protocol;
 mod status;
 mod uri;

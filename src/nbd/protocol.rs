@@ -62,6 +62,7 @@ pub(super) mod info {
 /// Commands.
 pub(super) mod command {
     pub(in super::super) const DISCONNECT: u16 = 2;
+    pub(in super::super) const WRITE_ZEROES: u16 = 6;
     pub(in super::super) const BLOCK_STATUS: u16 = 7;
 }
 

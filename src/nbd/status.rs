@@ -139,7 +139,7 @@ impl Client {
                 }
                 chunk::NONE if done && len == 0 => {}
                 chunk::NONE => return Err(broken("an empty chunk has data, or is not the last one")),
-                kind if kind & chunk::ANY_ERROR != 0 => return Err(self.take_error(kind, len, waiting)?),
+                kind if kind & chunk::ANY_ERROR != 0 => return Err(self.take_error(UNTOLD, kind, len, waiting)?),
                 kind => return Err(broken(format!("a chunk has the unknown type {kind}"))),
             }
             if done {
@@ -166,7 +166,7 @@ impl Client {
                 same_cookie(cookie)?;
                 Err(match error {
                     0 => broken("a request for the status of blocks has a simple reply"),
-                    error => reported(error, &[]),
+                    error => reported(UNTOLD, error, &[]),
                 })
             }
             ReplyHead::Chunk { done, kind, cookie, offset, len } => {
@@ -257,7 +257,7 @@ impl Client {
     }
 
     /// The error that a chunk of `len` bytes reports.
-    fn take_error(&mut self, kind: u16, len: u64, waiting: &mut Waiting<'_>) -> Result<Error> {
+    pub(super) fn take_error(&mut self, what: &str, kind: u16, len: u64, waiting: &mut Waiting<'_>) -> Result<Error> {
         let tail = if kind == chunk::ERROR_OFFSET { 8 } else { 0 };
         let rest = len.checked_sub(6 + tail).filter(|rest| *rest <= 2 * MOST_STRING_BYTES as u64);
         let rest = rest.ok_or_else(|| broken(format!("an error is told in {len} bytes")))?;
@@ -267,13 +267,15 @@ impl Client {
         if u64::from(text_len) > rest || code == 0 || (kind == chunk::ERROR && u64::from(text_len) != rest) {
             return Err(broken(format!("an error {code} is told in {len} bytes, {text_len} of them text")));
         }
-        Ok(reported(code, &self.wire.bytes(text_len.into(), waiting)?))
+        Ok(reported(what, code, &self.wire.bytes(text_len.into(), waiting)?))
     }
 }
 
+const UNTOLD: &str = "the NBD server cannot tell the status of blocks";
+
 /// An error that the server reports.
-fn reported(code: u32, text: &[u8]) -> Error {
-    let mut message = String::from("the NBD server cannot tell the status of blocks");
+pub(super) fn reported(what: &str, code: u32, text: &[u8]) -> Error {
+    let mut message = what.to_owned();
     if !text.is_empty() {
         message = format!("{message}; it says '{}'", String::from_utf8_lossy(text));
     }

@@ -1,16 +1,18 @@
 #![forbid(unsafe_code)]
 //! Owns one disk of a running hypervisor as a host of bitmaps. Must never know who asks.
 
+use super::fill::Wanted;
 use super::machine::{self, Shared};
 use super::read;
 use super::state::DiskState;
 use crate::bitmap::Bitmap;
-use crate::chain::{Action, BitmapState, Name};
+use crate::chain::{self, Action, BitmapState, Name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use crate::host::{
-    CheckReport, Facts, Host, LayerBelow, Membership, Remarks, Share, Summary, Transaction, UnionRequest,
+    CheckReport, Facts, Fill, Host, LayerBelow, Membership, Remarks, Share, Summary, Transaction, UnionRequest,
 };
+use crate::memory;
 use crate::progress::Observer;
 use std::sync::Arc;
 
@@ -103,16 +105,45 @@ impl Host for DiskHost {
 
     fn rehearse(&self, actions: &[Action], observer: &mut dyn Observer) -> Result<Option<Vec<String>>> {
         self.shared.plan(&[Share::new(&self.state.node.name, actions)], observer)?;
-        Ok(Some(Vec::new()))
+        let reads = actions.iter().any(|action| matches!(action, Action::AddAllocated { .. }));
+        let reading = "before the transaction, the blocks that the disk's own layer holds are read over NBD, and zeroes are \
+             written over the same blocks of the empty node, whose bitmap then has them";
+        Ok(Some(reads.then(|| reading.to_owned()).into_iter().collect()))
     }
 
     fn apply(&mut self, actions: &[Action], observer: &mut dyn Observer) -> Result<Vec<String>> {
-        self.shared.change(&[Share::new(&self.state.node.name, actions)], observer)?;
+        self.apply_filled(actions, &[], observer)
+    }
+
+    fn apply_filled(&mut self, actions: &[Action], fills: &[Fill], observer: &mut dyn Observer) -> Result<Vec<String>> {
+        let after =
+            memory::gather(self.state.bitmaps()).map_err(Error::from).and_then(|own| chain::after(&own, actions));
+        let after = after.map_err(Error::nothing_changed)?;
+        let mut wanted = Vec::new();
+        for Fill { name, bits, .. } in fills {
+            let target = after.iter().find(|bitmap| bitmap.name == *name);
+            let target = target.ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, format!("no bitmap is named {name}")).nothing_changed()
+            })?;
+            let (node, granularity) = (self.state.node.name.clone(), target.granularity);
+            wanted.push(Wanted { node, target: name.clone(), granularity, bits: Some(bits) });
+        }
+        let mut warnings = self.shared.change((&[Share::new(&self.state.node.name, actions)], &wanted), observer)?;
         // The change is done, also where the disk cannot be read again.
         let unread = self.read_again().err();
         let warning =
             |error: Error| format!("done, but the hypervisor's disk could not be read again: {}", error.reason());
-        Ok(unread.map(warning).into_iter().collect())
+        warnings.extend(unread.map(warning));
+        Ok(warnings)
+    }
+
+    fn rehearse_filled(
+        &self,
+        actions: &[Action],
+        _fills: &[Fill],
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Vec<String>>> {
+        self.rehearse(actions, observer)
     }
 
     fn membership(&self) -> Option<Membership> {

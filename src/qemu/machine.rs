@@ -2,14 +2,17 @@
 //! Owns a connection to a running hypervisor, the block nodes that it told of, and the one step that changes the bitmaps of all its
 //! disks. Must never know the meaning of the bitmaps to one another.
 
-use super::answer;
-use super::commands::{self, Commands};
+use super::answer::{self, Field};
+use super::commands::{self, Commands, Place};
+use super::fill::{self, Fill, Filled, Wanted};
 use super::monitor::{Conversation, Failure, Monitor};
 use super::nodes::{Answers, DiskNodes, Node, NodeBitmap, Nodes};
 use super::owner;
+use super::reopen::Reopened;
 use super::work::{Until, Work, silent};
 use super::{Disk, Options};
-use crate::chain::{self, BitmapState};
+use crate::bitmap::Bitmap;
+use crate::chain::{self, Action, BitmapState};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::host::{Share, Transaction};
 use crate::progress::{Observer, Unobserved};
@@ -105,7 +108,12 @@ impl Connection {
             false => self.ask(shared, "x-debug-query-block-graph", &Value::Null, observer)?,
         };
         let devices = self.ask_if_known(shared, "query-block", observer)?;
-        self.nodes = Nodes::read(&Answers { nodes, graph, devices })?;
+        let answers = Answers { nodes, graph, devices };
+        self.nodes = Nodes::read(&answers)?;
+        // A hypervisor without guests has no state of running.
+        if self.nodes.may_be_of_daemon() && self.ask_if_known(shared, "query-status", observer)?.is_null() {
+            self.nodes.set_daemon(&answers.nodes)?;
+        }
         if let Some(Conversation::Virsh(virsh)) = &self.conversation {
             self.targets = virsh.targets(observer)?;
         }
@@ -174,6 +182,12 @@ impl Shared {
         connection.disk(connection.find(wanted)?)
     }
 
+    pub(super) fn layers_below(&self, node: &str) -> Result<Vec<Disk>> {
+        let connection = self.connection();
+        let layers = connection.nodes.layers(node)?;
+        layers.iter().skip(1).map(|layer| connection.disk(connection.nodes.find(layer)?)).collect()
+    }
+
     /// The node as it is now.
     pub(super) fn look_at(&self, node: &str) -> Result<Node> {
         let mut connection = self.connection();
@@ -184,9 +198,9 @@ impl Shared {
     /// The commands that the shares come to.
     fn commands(&self, nodes: &Nodes, shares: &[Share<'_>]) -> Result<Commands> {
         let mut commands = Commands::default();
-        for share in shares {
-            let node = nodes.node(share.disk)?;
-            commands.add(node, share.actions).map_err(|error| error.at(format!("node {:?}", share.disk), None))?;
+        for share in shares.iter().filter(|share| !share.actions.is_empty()) {
+            let place = place_of(nodes, share.disk)?;
+            commands.add(nodes.node(share.disk)?, share.actions, place).map_err(|error| at(error, share.disk))?;
         }
         Ok(commands)
     }
@@ -216,9 +230,21 @@ impl Shared {
         Ok(commands)
     }
 
-    /// As [`Shared::plan`], by the nodes that were read last.
-    pub(super) fn plan_from_last(&self, shares: &[Share<'_>]) -> Result<Commands> {
-        self.commands(&self.connection().nodes, shares)
+    /// The commands of these actions, by the nodes that were read last. Bits that are to be written are left out: only the commands
+    /// around that are told.
+    pub(super) fn lines_from_last(&self, shares: &[Share<'_>]) -> Result<Vec<String>> {
+        let connection = self.connection();
+        let mut commands = self.commands(&connection.nodes, shares)?;
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for (at, wanted) in allocations(shares).into_iter().enumerate() {
+            let node = connection.nodes.node(&wanted.node)?;
+            let around = fill::around(node, at, wanted.granularity);
+            commands.fill(&wanted.node, &wanted.target, &around.sources)?;
+            before.extend(around.before);
+            after.extend(around.after);
+        }
+        let lines = commands.lines();
+        Ok(before.into_iter().chain(lines).chain(after).collect())
     }
 
     /// Notes the bitmaps by which plans for this node are made from now on.
@@ -226,13 +252,58 @@ impl Shared {
         self.connection().known.insert(node.name.clone(), node.bitmaps.clone());
     }
 
-    /// Carries out the actions of all shares in one QMP transaction, if each node still has the bitmaps that its host knows.
-    pub(super) fn change(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<()> {
+    /// Carries out the actions of all shares in one QMP transaction, if each node still has the bitmaps that its host knows, and in
+    /// the same step adds bits to bitmaps. Read-only layers are writable meanwhile. The strings are warnings.
+    pub(super) fn change(&self, step: Step<'_>, observer: &mut dyn Observer) -> Result<Vec<String>> {
         let mut work = Work::begin(self, observer).map_err(Error::nothing_changed)?;
-        let commands = self.prepare(&mut work, shares, observer).map_err(Error::nothing_changed)?;
-        if commands.is_empty() {
-            return Ok(());
+        let commands = self.prepare(&mut work, step, observer).map_err(Error::nothing_changed)?;
+        if commands.changes_below() {
+            refuse_jobs(self, &mut work, observer).map_err(Error::nothing_changed)?;
         }
+        let (shares, fills) = step;
+        let wanted: Vec<Wanted<'_>> = fills.iter().cloned().chain(allocations(shares)).collect();
+        match (wanted.as_slice(), commands.is_empty()) {
+            ([], true) => Ok(Vec::new()),
+            ([], false) => self.change_open(&mut work, &commands, (step, &[]), observer),
+            (wanted, _) => {
+                let mut filled = Filled::begin(&mut work, wanted, observer).map_err(Error::nothing_changed)?;
+                let ready = filled.ready().to_vec();
+                self.change_open(filled.work(), &commands, (step, &ready), observer)
+            }
+        }
+    }
+
+    /// As [`Shared::change`], with bits that are ready to be merged.
+    fn change_open(
+        &self,
+        work: &mut Work<'_>,
+        commands: &Commands,
+        (step, fills): (Step<'_>, &[Fill]),
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<String>> {
+        let opened = Reopened::begin(work, commands.reopened(), observer).map_err(Error::nothing_changed)?;
+        let again = self.prepare(opened.work, step, observer).and_then(|mut again| {
+            fills.iter().try_for_each(|fill| again.fill(&fill.node, &fill.target, &fill.sources))?;
+            again.check_filled()?;
+            Ok(again)
+        });
+        let outcome = again.map_err(Error::nothing_changed).and_then(|again| match again.reopened() {
+            [] => self.send(opened.work, &again, step.0),
+            [node, ..] => Err(changed(node).nothing_changed()),
+        });
+        let (warnings, left) = opened.end();
+        match (outcome, left) {
+            (Ok(()), left) => Ok(warnings.into_iter().chain(left).collect()),
+            (Err(error), None) => Err(error),
+            (Err(error), Some(left)) => {
+                let both = Error::new(error.kind(), format!("{}; {left}", error.reason()));
+                Err(error.way_out().map_or(both.clone(), |way_out| both.advise(way_out.clone())))
+            }
+        }
+    }
+
+    /// Sends the transaction, and finds out what became of it.
+    fn send(&self, work: &mut Work<'_>, commands: &Commands, shares: &[Share<'_>]) -> Result<()> {
         let expected = expected(&work.connection.nodes, shares).map_err(Error::nothing_changed)?;
         let sent = work.command("transaction", &commands.arguments(), &mut Unobserved);
         let doubt = match sent {
@@ -266,7 +337,7 @@ impl Shared {
         }
     }
 
-    fn prepare(&self, work: &mut Work<'_>, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Commands> {
+    fn prepare(&self, work: &mut Work<'_>, (shares, fills): Step<'_>, observer: &mut dyn Observer) -> Result<Commands> {
         work.refresh(observer)?;
         for share in shares {
             let node = work.connection.nodes.node(share.disk)?;
@@ -274,11 +345,57 @@ impl Shared {
             if known.is_some_and(|known| !is_same(node.bitmaps.iter(), known.iter())) {
                 return Err(changed(&node.name));
             }
+            let planned_on = share.planned_on.map(|states| states.iter());
+            if planned_on.is_some_and(|planned_on| !node.kept().map(|bitmap| &bitmap.state).eq(planned_on)) {
+                return Err(changed(&node.name));
+            }
         }
-        let commands = self.commands(&work.connection.nodes, shares)?;
+        let nodes = &work.connection.nodes;
+        let mut commands = self.commands(nodes, shares)?;
+        for Wanted { node, target, granularity, bits } in fills {
+            let bytes = bits.map_or(0, Bitmap::dirty_bytes);
+            let expected =
+                commands.expect_fill(nodes.node(node)?, place_of(nodes, node)?, target, (*granularity, bytes));
+            expected.map_err(|error| at(error, node))?;
+        }
         self.check_stall(&commands)?;
         Ok(commands)
     }
+}
+
+/// The part of each disk in a step, and bits that bitmaps get in it.
+type Step<'a> = (&'a [Share<'a>], &'a [Wanted<'a>]);
+
+fn at(error: Error, node: &str) -> Error {
+    error.at(format!("node {node:?}"), None)
+}
+
+/// Where a node stands whose bitmaps are to change. The scratch of a backup can stand on the top one of a disk.
+fn place_of(nodes: &Nodes, node: &str) -> Result<Place> {
+    match nodes.count_above(node) {
+        0 => Ok(Place::Top),
+        _ if nodes.is_top(node)? => Ok(Place::Top),
+        // Without devices, one that is written to can be the top of a disk with two scratches on it.
+        2.. if nodes.has_devices() || nodes.node(node)?.is_read_only => {
+            let error = Error::new(ErrorKind::BackingLayer, "several disks of the machine stand on this layer");
+            let way_out = "change it while the machine is off, and look at every disk on it first";
+            Err(at(error.advise(way_out), node))
+        }
+        _ => Ok(Place::Below),
+    }
+}
+
+/// Refuses to work on layers below while a job moves data between layers: it takes them out, or writes to them.
+fn refuse_jobs(shared: &Shared, work: &mut Work<'_>, observer: &mut dyn Observer) -> Result<()> {
+    let jobs = work.connection.ask(shared, "query-jobs", &Value::Null, observer)?;
+    for job in answer::items(&jobs, "query-jobs")? {
+        let (kind, id) = (String::take(job, "type")?, String::take(job, "id")?);
+        if ["commit", "stream", "mirror"].contains(&kind.as_str()) {
+            let message = format!("the job {id:?} ({kind}) moves data between layers of this machine");
+            return Err(Error::new(ErrorKind::InUse, message).advise("wait until it is done"));
+        }
+    }
+    Ok(())
 }
 
 /// The error where somebody else changed the bitmaps of a node.
@@ -294,6 +411,19 @@ pub(super) fn is_same<'a>(
 ) -> bool {
     let kept = |bitmap: &&NodeBitmap| bitmap.is_persistent;
     one.filter(kept).map(|bitmap| &bitmap.state).eq(other.filter(kept).map(|bitmap| &bitmap.state))
+}
+
+/// The bitmaps that are to hold the allocation of their nodes.
+fn allocations<'b>(shares: &[Share<'_>]) -> Vec<Wanted<'b>> {
+    let of_share = |share: &Share<'_>| {
+        let allocated = share.actions.iter().filter_map(|action| match action {
+            Action::AddAllocated { name, granularity } => Some((name.clone(), *granularity)),
+            _ => None,
+        });
+        let wanted = |(target, granularity)| Wanted { node: share.disk.to_owned(), target, granularity, bits: None };
+        allocated.map(wanted).collect::<Vec<_>>()
+    };
+    shares.iter().flat_map(of_share).collect()
 }
 
 /// The bitmaps of a node, by their names.
@@ -314,8 +444,10 @@ fn expected(nodes: &Nodes, shares: &[Share<'_>]) -> Result<Vec<Option<Vec<Bitmap
 
 impl Transaction for Shared {
     fn apply(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Vec<Vec<String>>> {
-        self.change(shares, observer)?;
-        Ok(shares.iter().map(|_| Vec::new()).collect())
+        let warnings = self.change((shares, &[]), observer)?;
+        let mut all: Vec<Vec<String>> = shares.iter().map(|_| Vec::new()).collect();
+        all.first_mut().into_iter().for_each(|first| first.clone_from(&warnings));
+        Ok(all)
     }
 
     fn rehearse(&self, shares: &[Share<'_>], observer: &mut dyn Observer) -> Result<Option<Vec<Vec<String>>>> {

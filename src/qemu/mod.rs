@@ -39,11 +39,14 @@
 mod answer;
 mod commands;
 mod disk;
+mod exports;
+mod fill;
 mod machine;
 mod monitor;
 mod nodes;
 mod owner;
 mod read;
+mod reopen;
 mod snapshot;
 mod state;
 mod virsh;
@@ -148,7 +151,9 @@ impl Disk {
 #[doc(hidden)]
 pub fn read_answers(bytes: &[u8]) {
     let Ok([nodes, graph, devices]) = serde_json::from_slice::<[serde_json::Value; 3]>(bytes) else { return };
-    let Ok(nodes) = nodes::Nodes::read(&nodes::Answers { nodes, graph, devices }) else { return };
+    let Ok(nodes) = nodes::Nodes::read(&nodes::Answers { nodes, graph, devices }) else {
+        return;
+    };
     let Ok(disks) = nodes.disks() else { return };
     for disk in &disks {
         // It is an error where two are called so.
@@ -190,6 +195,11 @@ impl Machine {
         self.shared.find(name).map_err(|error| self.name_it(error))
     }
 
+    /// The layers below a disk, the nearest first, each as a disk of its own.
+    pub fn layers_below(&self, disk: &Disk) -> Result<Vec<Disk>> {
+        self.shared.layers_below(&disk.node).map_err(|error| self.name_it(error))
+    }
+
     /// The host of the disk's bitmaps, for [`Image::on`](crate::Image::on). Hosts of one machine change in one step.
     pub fn host(&self, disk: &Disk) -> Result<Box<dyn Host>> {
         let host = DiskHost::open(&self.shared, &disk.node).map_err(|error| self.name_it(error))?;
@@ -197,11 +207,14 @@ impl Machine {
     }
 
     /// The QMP commands, one JSON document each, that the plans for these disks come to: nothing is sent. `transaction` carries out all
-    /// of them or none.
+    /// of them or none; layers below are made writable before it, and read-only behind it.
     pub fn commands(&self, plans: &[(&Disk, &Plan)]) -> Result<Vec<String>> {
-        let shares: Vec<Share<'_>> = plans.iter().map(|(disk, plan)| Share::new(&disk.node, plan.actions())).collect();
-        let commands = self.shared.plan_from_last(&shares).map_err(|error| self.name_it(error))?;
-        Ok(commands.lines())
+        let mut shares = Vec::new();
+        for (disk, plan) in plans {
+            shares.push(Share::new(&disk.node, plan.actions()));
+            shares.extend(plan.below().iter().map(|below| Share::new(&below.disk, &below.actions)));
+        }
+        self.shared.lines_from_last(&shares).map_err(|error| self.name_it(error))
     }
 
     /// What the caller should tell its user of this way to the hypervisor.

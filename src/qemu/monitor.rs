@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::io::{ErrorKind as IoKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The most bytes of one answer, QEMU's own limit for the other direction: 100 disks of 2,000 bitmaps each stay below, and libvirt
 /// stops at 10 MiB. In memory, the values of JSON take up to a hundred times their text.
@@ -21,6 +21,9 @@ pub(super) const MOST_ANSWER_BYTES: usize = 64 << 20;
 
 /// How long a wait lasts before the caller is asked whether to go on.
 pub(super) const PATIENCE: Duration = Duration::from_millis(200);
+
+/// The numbers of commands begin below this one: JSON readers keep whole numbers up to 2^53.
+const MOST_FIRST_ID: u64 = (1 << 52) - 1;
 
 /// Where a hypervisor is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,8 +204,11 @@ impl Socket {
         })?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(connect)?;
         stream.set_write_timeout(Some(timeout.max(PATIENCE))).map_err(connect)?;
+        // No number of another client is taken for one of ours.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let next_id = (now.as_secs().wrapping_mul(1_000_000) + u64::from(now.subsec_micros())) & MOST_FIRST_ID;
         let mut socket =
-            Self { stream, pending: Vec::new(), searched: 0, next_id: 0, asked: Instant::now(), is_broken: false };
+            Self { stream, pending: Vec::new(), searched: 0, next_id, asked: Instant::now(), is_broken: false };
         let deadline = Instant::now().checked_add(timeout);
         let greeting = socket.line(deadline, observer)?;
         let greeting = parse(&greeting)?;
@@ -240,6 +246,8 @@ impl Socket {
         }
         let id = self.next_id;
         self.next_id += 1;
+        // Nothing else has a deadline.
+        let is_first = deadline.is_some();
         let mut words = words_of(name, arguments);
         if let Some(words) = words.as_object_mut() {
             words.insert("id".to_owned(), id.into());
@@ -253,8 +261,11 @@ impl Socket {
         }
         let answer = loop {
             let answer = self.line(deadline, observer).and_then(|line| parse(&line)).map_err(Failure::Broken)?;
-            // Events come between a command and its answer.
-            if answer.get("event").is_none() {
+            // Events come between a command and its answer; the answer to the last command of a client that hung up comes before the
+            // first one.
+            let is_of_another =
+                is_first && answer.get("id").map_or(answer.get("return").is_some(), |known| *known != json!(id));
+            if answer.get("event").is_none() && !is_of_another {
                 break answer;
             }
         };

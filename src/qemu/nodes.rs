@@ -8,7 +8,7 @@ use super::answer::{self, Field};
 use crate::chain::{BitmapState, Name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Drivers that pass everything on to one node below, and keep no bitmaps of a disk. While a job runs, the top of a disk is one.
@@ -61,6 +61,19 @@ pub(super) struct Node {
     /// Whether this process may use the image: not the source of a finished migration.
     pub(super) is_active: bool,
     pub(super) bitmaps: Vec<NodeBitmap>,
+    pub(super) reopening: Reopening,
+}
+
+/// How a node can be opened for another access.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Reopening {
+    /// By the monitor for people, which keeps every option.
+    #[default]
+    ByPeople,
+    /// By the options that QMP tells of; the others get their defaults.
+    ByOptions(Value),
+    /// Its options are not told.
+    Untold,
 }
 
 impl Node {
@@ -93,6 +106,7 @@ impl Node {
             // QEMU before 10.0 does not tell.
             is_active: answer::flag(value, "active", true)?,
             bitmaps,
+            reopening: Reopening::default(),
         })
     }
 
@@ -234,6 +248,38 @@ impl Nodes {
         Ok(all)
     }
 
+    /// Whether there are layers and no device of a guest: only then it can be a hypervisor without a monitor for people.
+    pub(super) fn may_be_of_daemon(&self) -> bool {
+        self.devices.is_empty() && self.children.values().flatten().any(|(role, _)| role == "backing")
+    }
+
+    /// Notes that there is no monitor for people, with the answer from which these nodes were read.
+    pub(super) fn set_daemon(&mut self, nodes: &Value) -> Result<()> {
+        for value in answer::items(nodes, "query-named-block-nodes")? {
+            let name = String::take(value, "node-name")?;
+            let reopening = self.reopening(&name, value);
+            self.nodes.get_mut(&name).into_iter().for_each(|node| node.reopening = reopening.clone());
+        }
+        Ok(())
+    }
+
+    /// The options of a node, as far as QMP tells of them.
+    fn reopening(&self, node: &str, told: &Value) -> Reopening {
+        let child = |role: &str| {
+            let children = self.children.get(node).into_iter().flatten();
+            children.clone().find(|(own, _)| own == role).map(|(_, child)| child)
+        };
+        let is_told = told.get("encrypted") == Some(&Value::Bool(false)) && child("data-file").is_none();
+        match (told.get("drv"), child("file"), told.get("cache")) {
+            (Some(driver), Some(file), Some(cache)) if is_told => Reopening::ByOptions(json!({
+                "driver": driver, "node-name": node, "file": file, "backing": child("backing"),
+                "cache": { "direct": cache.get("direct"), "no-flush": cache.get("no-flush") },
+                "detect-zeroes": told.get("detect_zeroes"),
+            })),
+            _ => Reopening::Untold,
+        }
+    }
+
     fn read_graph(&mut self, graph: &Value) -> Result<()> {
         let mut names = HashMap::new();
         for node in answer::items(answer::field(graph, "nodes")?, "nodes")? {
@@ -307,6 +353,49 @@ impl Nodes {
             next = below.map(|below| self.below_filters(&below.name)).transpose()?;
         }
         Ok(layers)
+    }
+
+    /// The bitmaps with such a name that are not kept, each with its node.
+    pub(super) fn transient_bitmaps(&self, has_name: &dyn Fn(&str) -> bool) -> Vec<(String, String)> {
+        let all = self.nodes.values().flat_map(|node| node.bitmaps.iter().map(move |bitmap| (node, bitmap)));
+        let named = all.filter(|(_, bitmap)| !bitmap.is_persistent);
+        let named = named.map(|(node, bitmap)| (node.name.clone(), bitmap.state.name.to_string_lossy().into_owned()));
+        named.filter(|(_, bitmap)| has_name(bitmap)).collect()
+    }
+
+    /// Whether this node is the top one of a disk, past filters.
+    pub(super) fn is_top(&self, node: &str) -> Result<bool> {
+        Ok(self.disks()?.iter().any(|disk| disk.layers.first().is_some_and(|top| top == node)))
+    }
+
+    /// Whether there are devices of a guest, which tell the top of each disk.
+    pub(super) fn has_devices(&self) -> bool {
+        !self.devices.is_empty()
+    }
+
+    /// How many nodes stand on this one as on a layer below them, past filters.
+    pub(super) fn count_above(&self, node: &str) -> usize {
+        let is_on_it = |(_, children): &(&String, &Vec<(String, String)>)| {
+            let below = children.iter().filter(|(role, _)| role == "backing");
+            let mut below = below.filter_map(|(_, child)| self.below_filters(child).ok());
+            below.any(|below| below.name == node)
+        };
+        // A filter stands on nothing of its own.
+        let disks = self.children.iter().filter(|(name, _)| self.get(name).is_some_and(|own| !own.is_filter()));
+        disks.filter(is_on_it).count()
+    }
+
+    /// Whether a node that can be written to lies in this file node.
+    pub(super) fn is_file_of_writable(&self, file: &str) -> bool {
+        let holds =
+            |children: &[(String, String)]| children.iter().any(|(role, child)| role == "file" && child == file);
+        let mut in_it = self.children.iter().filter(|(_, children)| holds(children)).map(|(name, _)| name);
+        in_it.any(|name| self.get(name).is_some_and(|node| !node.is_read_only))
+    }
+
+    /// The node of a layer's image file, and that of an external data file.
+    pub(super) fn files(&self, node: &str) -> Result<(Option<&Node>, Option<&Node>)> {
+        Ok((self.child(node, "file")?, self.child(node, "data-file")?))
     }
 
     /// The disks of the machine: behind each device of the guest, or, where there are no devices, each node on which none stands.

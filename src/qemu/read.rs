@@ -6,20 +6,18 @@
 //! the socket can neither read nor write the guest's data. QEMU exports a bitmap that records only with an export that can be
 //! written, and a guest's device lets nobody else write to its own node; to this one anybody may write, and nothing happens.
 
+use super::exports::{Exports, not_with_theirs};
 use super::machine::{self, Shared};
-use super::monitor::Failure;
 use super::nodes::{Node, NodeBitmap};
-use super::work::{Until, Work, silent};
+use super::work::Work;
 use crate::bitmap::Bitmap;
 use crate::chain::{BitmapState, Name};
-use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, clip_end};
 use crate::host::UnionRequest;
 use crate::memory;
 use crate::nbd::{Address, Client, ConnectOptions, Status, context_of};
 use crate::progress::Observer;
-use serde_json::{Value, json};
-use std::path::PathBuf;
 
 /// The most bitmaps of one export. All are told of in each answer of the server.
 const MOST_IN_EXPORT: usize = 64;
@@ -84,29 +82,8 @@ pub(super) fn allocated(
     len_bytes: u64,
     observer: &mut dyn Observer,
 ) -> Result<Bitmap> {
-    let granularity = Granularity::from_bits(node.cluster_bytes.checked_ilog2().unwrap_or(16).clamp(9, 31))?;
-    let mut held = Bitmap::new(node.size_bytes, granularity)?;
     let mut work = Work::begin(shared, observer)?;
-    let mut exports = Exports::begin(&mut work, false)?;
-    let export = exports.add_node(node)?;
-    let options = ConnectOptions::new(export.as_bytes())
-        .contexts(&[ALLOCATION_DEPTH])
-        .timeout(shared.options.timeout)
-        .disk_bytes(node.size_bytes);
-    let mut client = Client::connect(&Address::Unix(exports.address.clone()), &options, observer)?;
-    let size = client.size_bytes();
-    let end = clip_end(offset, len_bytes, node.size_bytes);
-    let mut visit = |status: Status| match status.flags {
-        1 => held.set(status.extent.offset, status.extent.len_bytes),
-        _ => Ok(()),
-    };
-    client.block_status(offset.min(size), end.min(size).saturating_sub(offset.min(size)), &mut visit, observer)?;
-    if end > size {
-        // The export does not have these bytes, so nobody knows.
-        let from = size.max(offset);
-        held.set(from, end - from)?;
-    }
-    Ok(held)
+    Exports::begin(&mut work, false)?.allocated(node, offset, len_bytes, observer)
 }
 
 /// Refuses bitmaps that are not as the caller knows them, or cannot be exported.
@@ -123,128 +100,36 @@ fn check(node: &Node, known: &[NodeBitmap], names: &[Name]) -> Result<()> {
     Ok(())
 }
 
-fn not_with_theirs(error: Error) -> Error {
-    error.advise(
-        WayOut::from("ask for a diff until a checkpoint with ")
-            .control(Control::Until)
-            .words(": make one now with ")
-            .control(Control::Create)
-            .words(", and name the socket of the server with ")
-            .control(Control::NbdSocket),
-    )
-}
-
-/// The arguments of `blockdev-add` and `block-export-add` that export bitmaps of a node.
-pub(super) fn export_of(node: &Node, names: &[Name], id: &str, is_writable: bool) -> (Value, Value) {
-    let size = node.size_bytes;
-    let empty = json!({ "driver": "null-co", "node-name": id, "size": size, "read-zeroes": true });
-    let bitmap = |name: &Name| json!({ "node": node.name, "name": name.to_string_lossy() });
-    let bitmaps: Vec<Value> = names.iter().map(bitmap).collect();
-    let export = json!({
-        "type": "nbd", "id": id, "node-name": id, "name": id, "writable": is_writable, "bitmaps": bitmaps,
-    });
-    (empty, export)
-}
-
-/// The arguments of `block-export-add` that export a node for reading, with the map of the layers that hold its blocks.
-pub(super) fn allocation_of(node: &Node, id: &str) -> Value {
-    json!({
-        "type": "nbd", "id": id, "node-name": node.name, "name": id, "writable": false, "allocation-depth": true,
-    })
-}
-
-/// The exports of a client, and the server where it is the client's own. All go when this is dropped.
-#[derive(Debug)]
-struct Exports<'w, 'a> {
-    work: &'w mut Work<'a>,
-    address: PathBuf,
-    is_own_server: bool,
-    records: bool,
-    nodes: Vec<String>,
-    exports: Vec<String>,
-}
-
-impl<'w, 'a> Exports<'w, 'a> {
-    /// Starts a server on a socket that is private to this client and the hypervisor, or uses the one that the caller named.
-    fn begin(work: &'w mut Work<'a>, records: bool) -> Result<Self> {
-        let (nodes, exports) = (Vec::new(), Vec::new());
-        if let Some(server) = &work.shared().options.nbd_socket {
-            let address = server.clone();
-            return Ok(Self { work, address, is_own_server: false, records, nodes, exports });
+impl Exports<'_, '_> {
+    /// Reads which blocks a node holds itself.
+    pub(super) fn allocated(
+        &mut self,
+        node: &Node,
+        offset: u64,
+        len_bytes: u64,
+        observer: &mut dyn Observer,
+    ) -> Result<Bitmap> {
+        let granularity = Granularity::from_bits(node.cluster_bytes.checked_ilog2().unwrap_or(16).clamp(9, 31))?;
+        let mut held = Bitmap::new(node.size_bytes, granularity)?;
+        let export = self.add_node(node)?;
+        let options = ConnectOptions::new(export.as_bytes())
+            .contexts(&[ALLOCATION_DEPTH])
+            .timeout(self.work.shared().options.timeout)
+            .disk_bytes(node.size_bytes);
+        let mut client = Client::connect(&Address::Unix(self.address.clone()), &options, observer)?;
+        let size = client.size_bytes();
+        let end = clip_end(offset, len_bytes, node.size_bytes);
+        let mut visit = |status: Status| match status.flags {
+            1 => held.set(status.extent.offset, status.extent.len_bytes),
+            _ => Ok(()),
+        };
+        client.block_status(offset.min(size), end.min(size).saturating_sub(offset.min(size)), &mut visit, observer)?;
+        if end > size {
+            // The export does not have these bytes, so nobody knows.
+            let from = size.max(offset);
+            held.set(from, end - from)?;
         }
-        let address = work.owner.socket();
-        let arguments = json!({ "addr": { "type": "unix", "data": { "path": address } } });
-        let until = &mut Until::timeout(work.shared());
-        match work.command("nbd-server-start", &arguments, until) {
-            Ok(_) => Ok(Self { work, address, is_own_server: true, records, nodes, exports }),
-            Err(Failure::Broken(error)) => {
-                // It was started, where somebody listens at a socket that nobody else knows.
-                let is_own_server = work.owner.is_listened_at();
-                drop(Self { work, address, is_own_server, records, nodes, exports });
-                Err(silent(error))
-            }
-            Err(Failure::Refused(refusal)) if refusal.words.contains("already running") => {
-                let message = "another NBD server runs in this hypervisor, and QEMU has one at a time: that of a migration, of \
-                     a backup of libvirt's, or of another program";
-                let error = Error::new(ErrorKind::InUse, message);
-                Err(match records {
-                    true => not_with_theirs(error),
-                    false => error.advise(
-                        WayOut::from("wait until it ends, or name its socket with ").control(Control::NbdSocket),
-                    ),
-                })
-            }
-            Err(failure) => Err(failure.into_error().advise(
-                WayOut::from(
-                    "the hypervisor must be able to make a socket in the folder; or name that of a server that \
-                     runs with ",
-                )
-                .control(Control::NbdSocket),
-            )),
-        }
-    }
-
-    /// Exports bitmaps of a node.
-    fn add(&mut self, node: &Node, names: &[Name]) -> Result<()> {
-        let id = format!("{}-{}", self.work.owner.id(), self.exports.len());
-        let (empty, export) = export_of(node, names, &id, self.records);
-        // Noted before: where the answer does not come, it may be there.
-        self.nodes.push(id.clone());
-        self.work.ask("blockdev-add", &empty)?;
-        self.exports.push(id);
-        self.work.ask("block-export-add", &export).map(drop)
-    }
-
-    /// Exports a node for reading, with the map of the layers that hold its blocks.
-    fn add_node(&mut self, node: &Node) -> Result<String> {
-        let id = format!("{}-{}", self.work.owner.id(), self.exports.len());
-        self.exports.push(id.clone());
-        self.work.ask("block-export-add", &allocation_of(node, &id))?;
-        Ok(id)
-    }
-
-    /// Removes the exports and the nodes, and stops the server where it is the client's own; false where that stopped in the middle.
-    fn clean_up(&mut self) -> bool {
-        for export in self.exports.iter().rev() {
-            if self.work.remove_export(export).is_err() {
-                return false;
-            }
-        }
-        for node in self.nodes.iter().rev() {
-            match self.work.surely("blockdev-del", &json!({ "node-name": node })) {
-                Ok(_) => {}
-                // Its making was refused.
-                Err(Failure::Refused(refusal)) if refusal.is_of_absence() => {}
-                Err(_) => return false,
-            }
-        }
-        if !self.is_own_server {
-            return true;
-        }
-        let until = &mut Until::timeout(self.work.shared());
-        let stopped = self.work.command("nbd-server-stop", &Value::Null, until);
-        // After a conversation that broke, the socket tells: another server may run by now.
-        stopped.is_ok() || !self.work.owner.is_listened_at()
+        Ok(held)
     }
 
     /// The bitmaps of the export at this place, whole as far as they touch the window.
@@ -273,14 +158,5 @@ impl<'w, 'a> Exports<'w, 'a> {
             .disk_bytes(node.size_bytes);
         let mut client = Client::connect(&Address::Unix(self.address.clone()), &options, observer)?;
         client.dirty_bitmaps(request.offset, request.len_bytes, &granularities, observer)
-    }
-}
-
-impl Drop for Exports<'_, '_> {
-    fn drop(&mut self) {
-        // An export holds its bitmaps and its node, and the server holds its exports: in this order.
-        if !self.clean_up() {
-            self.work.is_untidy();
-        }
     }
 }

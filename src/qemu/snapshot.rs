@@ -1,17 +1,20 @@
 #![forbid(unsafe_code)]
 //! Owns a disk as a hypervisor told of it once, without a connection: what to send is planned, and nothing is sent. Pure.
 
-use super::commands::{self, Commands};
+use super::commands::{self, Commands, Place};
+use super::exports;
 use super::nodes::{Answers, Nodes};
-use super::read;
 use super::state::DiskState;
 use crate::bitmap::Bitmap;
-use crate::chain::{Action, BitmapState, Layer, Name};
+use crate::chain::{Action, BitmapState, Layer, Name, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use crate::host::{CheckReport, Facts, Host, LayerBelow, Remarks, Summary, UnionRequest};
+use crate::host::{
+    CheckReport, Facts, Host, LayerBelow, Membership, Remarks, Share, Summary, Transaction, UnionRequest,
+};
 use crate::progress::Observer;
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A disk in an answer to `query-named-block-nodes`. As a [`Host`] it can be planned on; nothing can be read or carried out.
@@ -20,6 +23,18 @@ pub struct Snapshot {
     state: DiskState,
     /// The layers below, the nearest first.
     below: Vec<DiskState>,
+    /// The step in which the layers would change.
+    step: Arc<Unsent>,
+}
+
+/// A step that is planned only.
+#[derive(Debug, Default)]
+struct Unsent;
+
+impl Transaction for Unsent {
+    fn apply(&self, _shares: &[Share<'_>], _observer: &mut dyn Observer) -> Result<Vec<Vec<String>>> {
+        not_here()
+    }
 }
 
 impl Snapshot {
@@ -44,14 +59,21 @@ impl Snapshot {
         for at in 1..layers.len() {
             below.push(DiskState::of(&nodes, layers.get(at..).unwrap_or_default())?);
         }
-        Ok(Self { state: DiskState::of(&nodes, &layers)?, below })
+        Ok(Self { state: DiskState::of(&nodes, &layers)?, below, step: Arc::default() })
     }
 
-    /// The QMP commands that carry out these actions, one JSON document each, and how long every disk of the machine is expected to stand
+    /// The QMP commands that carry out a plan, one JSON document each, and how long every disk of the machine is expected to stand
     /// still.
-    pub fn commands(&self, actions: &[Action]) -> Result<(Vec<String>, Duration)> {
+    pub fn commands(&self, plan: &Plan) -> Result<(Vec<String>, Duration)> {
         let mut commands = Commands::default();
-        commands.add(&self.state.node, actions)?;
+        commands.add(&self.state.node, plan.actions(), Place::Top)?;
+        for below in plan.below() {
+            let layer = self.below.iter().find(|layer| layer.node.name == below.disk);
+            let layer = layer
+                .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("the disk has no layer {:?}", below.disk)))?;
+            commands.add(&layer.node, &below.actions, Place::Below)?;
+        }
+        commands.check_filled()?;
         Ok((commands.lines(), commands.stall()))
     }
 
@@ -61,14 +83,14 @@ impl Snapshot {
         let own = &self.layer(layer)?.node;
         let is_recorded = |name: &Name| own.kept().any(|bitmap| bitmap.state.name == *name && bitmap.state.recording);
         let (node, exported) =
-            read::export_of(own, bitmaps, export, !own.is_read_only && bitmaps.iter().any(is_recorded));
+            exports::export_of(own, bitmaps, export, !own.is_read_only && bitmaps.iter().any(is_recorded));
         Ok(vec![commands::line("blockdev-add", &node), commands::line("block-export-add", &exported)])
     }
 
     /// The QMP command that exports a layer for reading, as `export`, with the context `qemu:allocation-depth`: 1 where the layer holds a
     /// block itself.
     pub fn allocation_command(&self, layer: usize, export: &str) -> Result<String> {
-        let arguments = read::allocation_of(&self.layer(layer)?.node, export);
+        let arguments = exports::allocation_of(&self.layer(layer)?.node, export);
         Ok(commands::line("block-export-add", &arguments))
     }
 
@@ -130,7 +152,7 @@ impl Host for Snapshot {
     fn layers_below(&self) -> Result<Option<Vec<LayerBelow>>> {
         let below = self.below.iter().enumerate().map(|(at, state)| {
             let lower = self.below.get(at + 1..).unwrap_or_default().to_vec();
-            let host = Snapshot { state: state.clone(), below: lower };
+            let host = Snapshot { state: state.clone(), below: lower, step: Arc::clone(&self.step) };
             LayerBelow::new(state.title(), state.unfit.is_none().then(|| Box::new(host) as Box<dyn Host>))
         });
         Ok(Some(below.collect()))
@@ -146,6 +168,11 @@ impl Host for Snapshot {
 
     fn remarks(&self, actions: &[Action]) -> Remarks {
         self.state.remarks(actions)
+    }
+
+    fn membership(&self) -> Option<Membership> {
+        let step = Arc::clone(&self.step) as Arc<dyn Transaction>;
+        Some(Membership::new(step, self.state.node.name.clone()))
     }
 
     fn apply(&mut self, _actions: &[Action], _observer: &mut dyn Observer) -> Result<Vec<String>> {

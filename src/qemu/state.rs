@@ -2,22 +2,18 @@
 //! Owns the knowledge of one disk that was read out of a hypervisor's answers: everything of a host that needs no connection. Must
 //! never know how the answers came here.
 
-use super::commands::{self, Commands};
+use super::commands::{self, Commands, Place};
 use super::nodes::{Node, NodeBitmap, Nodes};
 use crate::chain::{Action, BitmapState, Name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats;
 use crate::geometry::Granularity;
 use crate::host::{Backing, CheckReport, Facts, Problem, Remarks, Severity, Summary};
-use std::time::Duration;
 
 /// Disks above this size get no bitmap finer than [`LARGE_BITS`] unless somebody asks for one: a merge of finer ones stops the
 /// machine for too long.
 const LARGE_BYTES: u64 = 1 << 40;
 const LARGE_BITS: u32 = 16;
-
-/// A stall shorter than this is not worth a word.
-const NOTABLE_STALL: Duration = Duration::from_millis(10);
 
 /// One disk.
 #[derive(Clone, Debug)]
@@ -104,13 +100,8 @@ impl DiskState {
     pub(super) fn remarks(&self, actions: &[Action]) -> Remarks {
         let mut remarks = Remarks::default();
         let mut commands = Commands::default();
-        let stall = commands.add(&self.node, actions).map(|()| commands.stall()).unwrap_or_default();
-        if stall >= NOTABLE_STALL {
-            remarks.risks.push(format!(
-                "QEMU stops every disk of the machine while it merges bitmaps: for about {} ms here",
-                stall.as_millis()
-            ));
-        }
+        let place = if self.node.is_read_only { Place::Below } else { Place::Top };
+        remarks.stall = commands.add(&self.node, actions, place).map(|()| commands.stall()).unwrap_or_default();
         if actions.iter().any(|action| matches!(action, Action::Add { .. })) {
             remarks.warnings.push(
                 "until the hypervisor closes the disk, the checkpoint exists in its memory only: if it is killed, or the \

@@ -3,9 +3,11 @@
 //! ones left. Must never know what the work is about.
 
 use super::answer::{self, Field};
+use super::fill;
 use super::machine::{Connection, Shared};
 use super::monitor::{Conversation, Failure};
 use super::owner::{self, Life, MARK, Owner};
+use super::reopen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{Observer, Step, tell};
 use serde_json::{Value, json};
@@ -123,7 +125,8 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Removes the exports, the nodes, the bitmaps and the server of a dead client, and last its mark.
+    /// Removes the exports, the nodes and the server of a dead client, sets back the layers that it made writable, and removes its mark
+    /// last.
     fn clear(shared: &Shared, connection: &mut Connection, identity: &str, observer: &mut dyn Observer) -> Result<()> {
         let folder = owner::left_by(identity);
         let id = folder.as_ref().and_then(|folder| Some(folder.file_name()?.to_string_lossy().into_owned()));
@@ -135,6 +138,7 @@ impl<'a> Work<'a> {
         for export in exports.iter().filter(|export| is_of_it(export)) {
             remove_export(shared, connection, export)?;
         }
+        fill::clear(shared, connection, &is_of_it, observer)?;
         let nodes: Vec<String> = connection.nodes.names().filter(|name| is_of_it(name)).map(str::to_owned).collect();
         for node in nodes {
             connection.ask(shared, "blockdev-del", &json!({ "node-name": node }), observer)?;
@@ -143,6 +147,7 @@ impl<'a> Work<'a> {
             let stopped = connection.ask(shared, "nbd-server-stop", &Value::Null, observer);
             stopped.map_err(|error| error.in_file(folder))?;
         }
+        reopen::clear(shared, connection)?;
         remove_mark(shared, connection)?;
         folder.as_deref().map(owner::remove);
         Ok(())

@@ -2,6 +2,7 @@
 //! server of our own that breaks every rule.
 
 mod faults;
+mod marking;
 mod model;
 mod program;
 mod real;

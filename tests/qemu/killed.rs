@@ -15,30 +15,58 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use tempfile::TempDir;
 
-/// Forwards the lines of a client to a monitor, and kills the hypervisor before or behind one of them.
-struct Proxy {
-    socket: PathBuf,
+/// The end of a conversation, before or behind one of its lines.
+#[derive(Clone, Debug)]
+pub(crate) enum Victim {
+    Hypervisor(u32),
+    /// The client, as soon as its number is known.
+    Client(Arc<Mutex<Option<u32>>>),
+    /// Nobody dies, and the connection breaks.
+    Connection,
+}
+
+impl Victim {
+    fn strike(&self) -> std::io::Result<()> {
+        match self {
+            Victim::Hypervisor(pid) => kill(*pid),
+            Victim::Client(pid) => loop {
+                if let Some(pid) = *pid.lock().expect("nothing panics") {
+                    kill(pid);
+                    return Err(std::io::ErrorKind::BrokenPipe.into());
+                }
+                thread::yield_now();
+            },
+            Victim::Connection => return Err(std::io::ErrorKind::BrokenPipe.into()),
+        }
+        Ok(())
+    }
+}
+
+/// Forwards the lines of a client to a monitor, and strikes its victim before or behind one of them.
+pub(crate) struct Proxy {
+    pub(crate) socket: PathBuf,
     sent: Arc<Mutex<Vec<String>>>,
 }
 
 impl Proxy {
-    fn start(hypervisor: &Hypervisor, kill_at: usize, forward: bool) -> Self {
+    pub(crate) fn start(hypervisor: &Hypervisor, kill_at: usize, forward: bool, victim: Victim) -> Self {
         let socket = hypervisor.folder.path().join("proxy");
         let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).expect("a socket");
         let sent: Arc<Mutex<Vec<String>>> = Arc::default();
         let proxy = Self { socket, sent: Arc::clone(&sent) };
-        let (qmp, pid) = (hypervisor.qmp(), hypervisor.pid());
+        let qmp = hypervisor.qmp();
         thread::spawn(move || {
             while let Ok((client, _)) = listener.accept() {
                 // A connection that breaks is over, on both sides.
-                let _ = forward_lines(&client, &qmp, &sent, kill_at, forward, pid);
+                let _ = forward_lines(&client, &qmp, &sent, kill_at, forward, &victim);
+                let _ = client.shutdown(std::net::Shutdown::Both);
             }
         });
         proxy
     }
 
-    fn sent(&self) -> Vec<String> {
+    pub(crate) fn sent(&self) -> Vec<String> {
         self.sent.lock().expect("nothing panics").clone()
     }
 }
@@ -49,7 +77,7 @@ fn forward_lines(
     sent: &Mutex<Vec<String>>,
     kill_at: usize,
     forward: bool,
-    pid: u32,
+    victim: &Victim,
 ) -> std::io::Result<()> {
     let mut monitor = UnixStream::connect(qmp)?;
     let (mut from_monitor, mut to_client) = (monitor.try_clone()?, client.try_clone()?);
@@ -57,7 +85,7 @@ fn forward_lines(
         let _ = std::io::copy(&mut from_monitor, &mut to_client);
         to_client.shutdown(std::net::Shutdown::Both)
     });
-    for line in BufReader::new(&mut client).lines() {
+    let forwarded = BufReader::new(&mut client).lines().try_for_each(|line| {
         let line = line? + "\n";
         let count = {
             let mut sent = sent.lock().expect("nothing panics");
@@ -65,29 +93,31 @@ fn forward_lines(
             sent.len()
         };
         if count == kill_at + 1 && !forward {
-            kill(pid);
+            victim.strike()?;
         }
         monitor.write_all(line.as_bytes())?;
         if count == kill_at + 1 && forward {
-            kill(pid);
+            victim.strike()?;
         }
-    }
-    monitor.shutdown(std::net::Shutdown::Both)
+        Ok(())
+    });
+    let _ = monitor.shutdown(std::net::Shutdown::Both);
+    forwarded
 }
 
 fn kill(pid: u32) {
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a process");
     // A child that nobody waited for is there until the test ends it.
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("the hypervisor was there");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it was there");
 }
 
-fn checkmap(words: &[&str], socket: &Path) -> Output {
+pub(crate) fn checkmap(words: &[&str], socket: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_checkmap"));
     command.arg(words[0]).arg("--qmp").arg(socket).args(&words[1..]).stdin(Stdio::null());
     command.output().expect("checkmap runs")
 }
 
-fn told(output: &Output) -> String {
+pub(crate) fn told(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -141,7 +171,7 @@ fn kill_at_every_command(program: Program, verbs: &[&[&str]]) {
             let mut hypervisor = Hypervisor::start_on(folder, program, &DISKS);
             hypervisor.write(0, 1 << 20, 512);
             hypervisor.write(1, 1 << 20, 512);
-            let proxy = Proxy::start(&hypervisor, kill_at, kill_at % 2 == 0);
+            let proxy = Proxy::start(&hypervisor, kill_at, kill_at % 2 == 0, Victim::Hypervisor(hypervisor.pid()));
             let server = hypervisor.nbd_socket().unwrap_or_default();
             let server = server.to_str().expect("UTF-8");
             let words: Vec<&str> = words.iter().map(|word| if *word == SERVER { server } else { word }).collect();

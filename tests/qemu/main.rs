@@ -4,6 +4,9 @@ mod histories;
 mod hostile;
 mod killed;
 mod layers;
+mod layers_history;
+mod layers_killed;
+mod layers_kinds;
 mod manners;
 mod planning;
 #[path = "../support/mod.rs"]

@@ -162,6 +162,8 @@ impl Hypervisor {
         }
         let mark = json!({ "path": "/objects/checkmap-lock", "property": "identity" });
         assert!(self.try_command("qom-get", mark).is_err(), "a mark of checkmap is left");
+        let note = json!({ "path": "/objects/checkmap-writable", "property": "identity" });
+        assert!(self.try_command("qom-get", note).is_err(), "a note of checkmap is left");
         for entry in std::fs::read_dir(self.folder.path()).expect("the folder can be listed").flatten() {
             assert!(!entry.file_name().to_string_lossy().starts_with("checkmap-"), "{entry:?} is left");
         }

@@ -67,7 +67,7 @@ pub struct Server {
 /// What the server saw.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// The offset and the length of each request for the status of blocks.
+    /// The offset and the length of each request.
     pub requests: Vec<(u64, u64)>,
     /// Whether the client said farewell.
     pub farewell: bool,
@@ -237,18 +237,20 @@ impl Session {
                 self.seen.farewell = true;
                 return Ok(());
             }
-            assert_eq!(command, 7, "the status of blocks");
+            assert!([6, 7].contains(&command), "zeroes, or the status of blocks");
             let (block, end) = (u64::from(self.server.min_block), offset + len);
             assert!(len > 0 && end <= self.server.size_bytes, "{offset} + {len}");
             assert!(offset.is_multiple_of(block) && (end.is_multiple_of(block) || end == self.server.size_bytes));
             self.seen.requests.push((offset, len));
-            self.answer(cookie, offset, len)?;
+            self.answer(command, cookie, offset, len)?;
         }
     }
 
-    fn answer(&mut self, cookie: u64, offset: u64, len: u64) -> Result<()> {
-        let mut chunks: Vec<(u16, Vec<u8>)> =
-            self.ids.clone().into_iter().map(|place| self.chunk(place, offset, len)).collect();
+    fn answer(&mut self, command: u16, cookie: u64, offset: u64, len: u64) -> Result<()> {
+        let mut chunks: Vec<(u16, Vec<u8>)> = match command {
+            6 => vec![(0, Vec::new())],
+            _ => self.ids.clone().into_iter().map(|place| self.chunk(place, offset, len)).collect(),
+        };
         if let Some(random) = &mut self.server.random {
             random.shuffle(&mut chunks);
             if random.chance(2) {

@@ -307,7 +307,7 @@ impl State {
                 return Ok(self.exports.keys().map(|id| json!({ "id": id, "type": "nbd" })).collect());
             }
             "qom-get" => {
-                return match &self.mark {
+                return match self.mark.as_ref().filter(|_| arguments["path"] == "/objects/checkmap-lock") {
                     Some(mark) => Ok(mark["identity"].clone()),
                     None => Err(("DeviceNotFound", "Device '/objects/checkmap-lock' not found".into())),
                 };
