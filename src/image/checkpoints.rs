@@ -2,8 +2,8 @@
 //! Owns the operations on checkpoints: each is planned by the chain, checked against the image and its lower layers,
 //! and carried out in one step.
 
-use super::stacked::Stacked;
 use super::in_layers::Edit;
+use super::stacked::Stacked;
 use super::{Access, Group, Image};
 use crate::bitmap::Bitmap;
 use crate::chain::{self, Chain, CreateOptions, KnownModel, Name, Origin, Plan};
@@ -141,7 +141,7 @@ impl Image {
     }
 
     /// As [`Image::usable_chain`], of an image that is to be changed: what cannot be trusted must not be built upon.
-    fn chain_to_change(&self, insist: Option<KnownModel>, words: &[impl AsRef<[u8]>]) -> Result<Chain> {
+    pub(super) fn chain_to_change(&self, insist: Option<KnownModel>, words: &[impl AsRef<[u8]>]) -> Result<Chain> {
         self.check_writable()?;
         self.check_readable()?;
         let states = self.surveyed(&mut Unobserved)?;
