@@ -347,3 +347,49 @@ fn a_storage_daemon_opens_a_layer_by_the_options_that_it_tells() {
     assert!(diff.contains("65536"), "{diff}");
     hypervisor.assert_tidy();
 }
+
+/// On files a renaming takes several steps; the alias of the new name in the lowest layer is the first one.
+#[test]
+fn a_renaming_that_stopped_on_files_is_finished_on_the_machine() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let mut hypervisor = Hypervisor::start(Program::System, &DISK);
+    for (name, disabled) in [("t", true), ("t->mon", false)] {
+        let bitmap = json!({ "node": "d0", "name": name, "persistent": true, "disabled": disabled });
+        hypervisor.command("block-dirty-bitmap-add", bitmap);
+    }
+    hypervisor.write(0, GRANULE, 512);
+    snapshot(&mut hypervisor, "d0", "o1", &["mon"]);
+    hypervisor.write(0, 3 * GRANULE, 512);
+    refused(&mut hypervisor, &["rename", "mon", "mon"], "exists already");
+    ok(&hypervisor, &["rename", "mon", "t"]);
+    let listed: Value = serde_json::from_str(&ok(&hypervisor, &["list", "--json", "--node", "o1"])).expect("JSON");
+    assert_eq!((listed[0]["name"].as_str(), listed.as_array().map(Vec::len)), (Some("t"), Some(1)), "{listed}");
+    let diff: Value = serde_json::from_str(&ok(&hypervisor, &["diff", "--since", "t", "--json"])).expect("JSON");
+    assert_eq!(diff["dirty_bytes"], 2 * GRANULE, "{diff}");
+    hypervisor.assert_tidy();
+}
+
+#[test]
+fn inconsistent_bitmaps_go_from_a_layer_below() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let hypervisor = Hypervisor::start(Program::System, &DISK);
+    ok(&hypervisor, &["create", "mon"]);
+    let folder = hypervisor.quit();
+    let folder = Hypervisor::start_on(folder, Program::System, &DISK).kill();
+    let mut hypervisor = Hypervisor::start_on(folder, Program::System, &DISK);
+    snapshot(&mut hypervisor, "d0", "o1", &["mon"]);
+    hypervisor.write(0, GRANULE, 512);
+    refused(&mut hypervisor, &["delete", "mon"], "inconsistent");
+    let printed = ok(&hypervisor, &["delete", "--all-inconsistent", "--dry-run"]);
+    assert!(printed.contains("\"d0\"") && printed.contains("block-dirty-bitmap-remove"), "{printed}");
+    let deleted = checkmap(&["delete", "--all-inconsistent"], &hypervisor.qmp());
+    assert!(deleted.status.success() && told(&deleted).contains("full"), "{}", told(&deleted));
+    let bitmaps: Vec<Value> = nodes(&mut hypervisor).iter().map(|node| node[2].clone()).collect();
+    assert!(!bitmaps.iter().any(|all| all.to_string().contains("\"mon\"")), "{bitmaps:?}");
+    ok(&hypervisor, &["create", "tue"]);
+    hypervisor.assert_tidy();
+}
