@@ -5,6 +5,7 @@ mod faults;
 mod model;
 mod program;
 mod real;
+mod server;
 #[path = "../support/mod.rs"]
 mod support;
 mod uri;
