@@ -79,10 +79,15 @@ impl fmt::Display for Uri {
                 f.write_str("nbd+unix:///")?;
                 encode(&self.export, f)?;
                 f.write_str("?socket=")?;
-                encode(path.as_os_str().as_bytes(), f)
+                encode_but(path.as_os_str().as_bytes(), b"/-._~", f)
             }
-            tcp => {
-                write!(f, "{tcp}/")?;
+            Address::Tcp(host, port) => {
+                f.write_str("nbd://")?;
+                match host.contains(':') {
+                    true => write!(f, "[{host}]")?,
+                    false => encode(host.as_bytes(), f)?,
+                }
+                write!(f, ":{port}/")?;
                 encode(&self.export, f)
             }
         }
@@ -90,11 +95,15 @@ impl fmt::Display for Uri {
 }
 
 fn encode(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    encode_but(bytes, b"-._~", f)
+}
+
+/// Writes all bytes but letters, digits and those in `plain` as `%XX`.
+fn encode_but(bytes: &[u8], plain: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for byte in bytes {
-        match byte {
-            b'/' | b'-' | b'.' | b'_' | b'~' => f.write_char(char::from(*byte))?,
-            byte if byte.is_ascii_alphanumeric() => f.write_char(char::from(*byte))?,
-            byte => write!(f, "%{byte:02X}")?,
+        match byte.is_ascii_alphanumeric() || plain.contains(byte) {
+            true => f.write_char(char::from(*byte))?,
+            false => write!(f, "%{byte:02X}")?,
         }
     }
     Ok(())

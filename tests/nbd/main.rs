@@ -4,6 +4,7 @@
 mod faults;
 mod model;
 mod program;
+mod read;
 mod real;
 mod server;
 #[path = "../support/mod.rs"]

@@ -2,6 +2,7 @@
 
 use crate::support::ours::open;
 use crate::support::random::Random;
+use crate::support::raw::Raw;
 use crate::support::{self, TestImage, qemu_io, run};
 use crate::{converted, wait_until};
 use checkmap::Extent;
@@ -281,4 +282,60 @@ fn metadata_that_is_preallocated_reads_as_zeros() {
     image.io(&["write -P 3 1M 5k".into()]);
     let served = served(&image.path, &Options::new()).expect("a plain image");
     assert_reads(&served, &image.content(), &mut Random::from_seed(3), "preallocated");
+}
+
+/// Tables that nobody would write: the bytes are QEMU's or there is an error, nothing hangs, and no panic comes out.
+#[test]
+fn damaged_tables_give_the_bytes_of_qemu_or_an_error() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let image = TestImage::create("cluster_size=4k", "2M");
+    image.create_checkpoint("mon", None, None);
+    image.io(&["write -P 1 0 300k".into(), "write -c -P 2 512k 4k".into(), "write -z 600k 100k".into()]);
+    image.io(&["write -P 3 1M 1M".into()]);
+    let whole = Raw::read(&image.path);
+    let index = |offset: u64| usize::try_from(offset).expect("a small image");
+    let l1 = whole.u64(40);
+    let l2 = whole.u64(index(l1)) & 0x00ff_ffff_ffff_fe00;
+    let mut random = Random::seeded(47);
+    let (mut right, mut failed) = (0, 0);
+    for round in 0..80 {
+        let mut raw = Raw { bytes: whole.bytes.clone() };
+        for _ in 0..1 + random.below(3) {
+            let at = index(if random.below(6) == 0 { l1 } else { l2 } + 8 * random.below(512));
+            let old = raw.u64(at);
+            let other = raw.u64(index(l2 + 8 * random.below(512)));
+            let new = [
+                random.next(),
+                old ^ 1 << random.below(64),
+                old | 1,
+                old | 1 << 62,
+                old & !(1 << 63),
+                other,
+                0,
+                1 << 63 | (random.below(1 << 30) << 12),
+            ];
+            raw.put_u64(at, new[index(random.below(8))]);
+        }
+        std::fs::write(&image.path, &raw.bytes).expect("the image can be written");
+        let copy = image.folder.path().join("copy");
+        let args = ["convert".as_ref(), "-O".as_ref(), "raw".as_ref(), image.path.as_os_str(), copy.as_os_str()];
+        let by_qemu =
+            support::try_run("qemu-img", &args).status.success().then(|| std::fs::read(&copy).expect("a copy"));
+        let Ok(served) = served(&image.path, &Options::new()) else { continue };
+        let mut all = vec![0; 2 << 20];
+        let read = all.chunks_mut(4096).zip(0..).try_for_each(|(part, number)| served.read_at(part, number * 4096));
+        let _ =
+            served.status(0, Extent { offset: 0, len_bytes: 2 << 20 }, &mut |_, _| std::ops::ControlFlow::Continue(()));
+        match (read, by_qemu) {
+            (Ok(()), Some(by_qemu)) => {
+                assert_eq!(support::ours::first_difference(&all, &by_qemu), None, "round {round}");
+                right += 1;
+            }
+            (Ok(()), None) => panic!("round {round}: QEMU finds an error, and we do not"),
+            (Err(_), _) => failed += 1,
+        }
+    }
+    assert!(right > 10 && failed > 5, "{right} read right, {failed} failed: the seed is a bad one");
 }

@@ -10,7 +10,7 @@ use crate::pool;
 use crate::progress::{Observer, Step};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_send_buffer_size, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use std::fs::{self, File, Metadata, Permissions};
 use std::io;
@@ -34,6 +34,9 @@ const BREATH: Duration = Duration::from_millis(20);
 
 /// The most bytes of a socket's path, which ends with a NUL in the kernel's field of 108.
 const MOST_PATH_BYTES: usize = 107;
+
+/// The bytes of answers that wait in the system for a client.
+const SEND_BUFFER_BYTES: usize = 2 << 20;
 
 /// The socket inside of the folder in which it is made.
 const NAME_WHEN_NEW: &str = "s";
@@ -150,6 +153,8 @@ fn talk(stream: UnixStream, name: &[u8], export: &dyn Export, ends: &AtomicBool)
         true => ControlFlow::Break(()),
         false => ControlFlow::Continue(()),
     };
+    // Fewer waits for a client that takes its time; the system may grant less.
+    let _ = set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES);
     let _ = converse(Box::new(stream), name, export, &mut observer);
 }
 
