@@ -78,7 +78,7 @@ pub(crate) enum Verb {
     #[command(long_about = help::COMMIT_BITMAPS, after_long_help = help::COMMIT_BITMAPS_AFTER)]
     CommitBitmaps(CommitBitmapsArgs),
     /// Serve a disk and what changed on it to NBD clients, for reading only
-    #[command(long_about = help::SERVE, after_long_help = help::SERVE_AFTER)]
+    #[command(long_about = help::SERVE, after_long_help = help::SERVE_AFTER, override_usage = "checkmap serve [OPTIONS] IMAGE --since CHECKPOINT --socket PATH\n       checkmap serve [OPTIONS] IMAGE --since CHECKPOINT --run COMMAND")]
     Serve(ServeArgs),
     /// Verify every structure and rule of an image
     #[command(long_about = help::CHECK, override_usage = "checkmap check [OPTIONS] IMAGE\n       checkmap check [OPTIONS] --qmp SOCKET [--node NODE]...")]
