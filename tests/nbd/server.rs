@@ -495,3 +495,22 @@ fn nonsense_ends_the_conversation_and_takes_no_memory() {
     }
     assert_eq!(raw.end().expect_err("a thousand options").kind(), ErrorKind::Damaged);
 }
+
+/// More extents than an answer holds: the client asks again for the rest.
+#[test]
+fn a_map_of_more_extents_than_an_answer_holds_is_told_in_several() {
+    let size = 150_001;
+    let mut disk = Disk::random(size, &mut Random::from_seed(46));
+    disk.runs = vec![(0..size).map(|at| (1, at % 2)).collect(), vec![(size, 1)]];
+    let (stream, _server) = serve(&disk);
+    let contexts: Vec<&[u8]> = disk.contexts.iter().map(Vec::as_slice).collect();
+    let options = ConnectOptions::new(b"disk").contexts(&contexts);
+    let mut client = Client::over(Box::new(stream), &options, &mut Unobserved).expect("they agree");
+    let mut told = vec![Vec::new(); 2];
+    let mut visit = |status: checkmap::nbd::Status| {
+        told[status.context].push((status.extent.len_bytes, status.flags));
+        Ok(())
+    };
+    client.block_status(0, u64::MAX, &mut visit, &mut Unobserved).expect("the status");
+    assert!(told == disk.runs);
+}

@@ -339,3 +339,48 @@ fn damaged_tables_give_the_bytes_of_qemu_or_an_error() {
     }
     assert!(right > 10 && failed > 5, "{right} read right, {failed} failed: the seed is a bad one");
 }
+
+/// QEMU rounds the size in a header down to whole sectors, in every layer.
+#[test]
+fn sizes_of_no_whole_sectors_are_rounded_as_qemu_does() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let folder = support::folder();
+    let (base, top) = (folder.path().join("base"), folder.path().join("top"));
+    let (base_name, top_name) = (base.to_str().expect("UTF-8"), top.to_str().expect("UTF-8"));
+    run("qemu-img", &["create", "-q", "-f", "qcow2", base_name, "100k"]);
+    qemu_io(&base, &["write -P 6 0 100k".into()]);
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", base_name, "-F", "qcow2", top_name, "200k"]);
+    run("qemu-img", &["bitmap", "--add", top_name, "mon"]);
+    for (path, size) in [(&base, 90_000), (&top, 200_001), (&base, 51_201), (&top, 60_000)] {
+        let mut raw = Raw::read(path);
+        raw.put_u64(24, size);
+        std::fs::write(path, &raw.bytes).expect("the image can be written");
+        let served = served(&top, &Options::new()).expect("a chain");
+        assert_reads(&served, &converted(&[top_name]), &mut Random::from_seed(4), &format!("{size}"));
+        assert_eq!(allocation(&served), by_qemu(&top), "{size}");
+    }
+}
+
+#[test]
+fn layers_of_other_formats_are_read_through_qemu() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let folder = support::folder();
+    let name = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let raw = name("raw");
+    std::fs::write(&raw, vec![0; 2 << 20]).expect("a file");
+    run("qemu-io", &["-f", "raw", "-c", "write -P 8 300k 1M", &raw]);
+    for format in ["vdi", "vhdx", "vpc"] {
+        let (base, top) = (name(&format!("base.{format}")), name(&format!("over-{format}")));
+        run("qemu-img", &["convert", "-f", "raw", "-O", format, &raw, &base]);
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", &base, "-F", format, &top, "2M"]);
+        run("qemu-img", &["bitmap", "--add", &top, "mon"]);
+        qemu_io(top.as_ref(), &["write -P 9 1M 100k".into()]);
+        let served = served(top.as_ref(), &Options::new()).expect("QEMU reads it");
+        assert!(served.through_qemu().expect("QEMU reads it").contains(format), "{:?}", served.through_qemu());
+        assert_reads(&served, &converted(&[&top]), &mut Random::from_seed(5), format);
+    }
+}

@@ -17,7 +17,7 @@ const PIECE_BYTES: usize = 1 << 20;
 const HEAD_BYTES: usize = ReplyHead::MOST_BYTES + 8;
 
 /// The most extents of one context in an answer. A client asks again for what an answer does not reach.
-const MOST_TOLD: usize = 1 << 17;
+const MOST_TOLD: usize = 1 << 16;
 
 /// The longest text of an error.
 const MOST_TEXT: usize = 1024;
@@ -91,6 +91,10 @@ impl Answers<'_, '_> {
     /// Begins a message with the head of a chunk.
     fn begin(&mut self, request: &Request, done: bool, kind: u16, len: u64) -> Result<()> {
         self.message.clear();
+        if kind != chunk::OFFSET_DATA {
+            let room = usize::try_from(len).unwrap_or(usize::MAX).saturating_add(HEAD_BYTES);
+            self.message.try_reserve_exact(room).map_err(memory::OutOfMemory::from)?;
+        }
         let offset = self.is_extended().then_some(request.offset);
         ReplyHead::Chunk { done, kind, cookie: request.cookie, offset, len }.encode(&mut self.message)
     }
