@@ -5,12 +5,12 @@ use crate::support::random::Random;
 use crate::support::raw::Raw;
 use crate::support::{self, TestImage, qemu_io, run};
 use crate::{converted, wait_until};
-use checkmap::Extent;
 use checkmap::image::{Access, DiffRequest};
 use checkmap::nbd::server::Export;
 use checkmap::nbd::{Client, ConnectOptions};
 use checkmap::progress::Unobserved;
 use checkmap::serve::{Options, Served};
+use checkmap::{ErrorKind, Extent};
 use std::ffi::OsStr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -43,8 +43,12 @@ fn allocation(served: &Served) -> Runs {
     runs
 }
 
-/// What qemu-nbd says of `base:allocation`.
-fn by_qemu(path: &Path) -> Runs {
+/// Data of which a file system knows that they are zeros. QEMU looks for these where it guesses that an image's metadata were
+/// allocated beforehand; the plain reader calls them data.
+const ZERO_DATA: u64 = 2;
+
+/// What qemu-nbd says of `base:allocation`, as a reader of this kind says it.
+fn by_qemu(path: &Path, is_plain: bool) -> Runs {
     let folder = support::folder();
     let socket = folder.path().join("s");
     let mut server = Command::new("qemu-nbd")
@@ -65,7 +69,7 @@ fn by_qemu(path: &Path) -> Runs {
     let mut client = Client::over(stream, &options, &mut Unobserved).expect("they agree");
     let mut runs = Vec::new();
     let mut visit = |status: checkmap::nbd::Status| {
-        push(&mut runs, status.extent, status.flags);
+        push(&mut runs, status.extent, if is_plain && status.flags == ZERO_DATA { 0 } else { status.flags });
         Ok(())
     };
     client.block_status(0, u64::MAX, &mut visit, &mut Unobserved).expect("the status");
@@ -207,12 +211,18 @@ fn chains_of_every_kind_are_read_byte_for_byte_and_their_allocation_is_that_of_q
         let top = &layers.last().expect("a layer").path;
         let what = format!("round {round}, {} layers", layers.len());
         let expected = converted(&[top.as_os_str()]);
-        let served = served(top, &Options::new()).unwrap_or_else(|error| panic!("{what}: {error}"));
-        let is_plain = layers.iter().all(|layer| layer.is_plain);
+        let served = match served(top, &Options::new()) {
+            // Some of these writes end QEMU 10.0.2 before it has stored the bitmap.
+            Err(error) if error.kind() == ErrorKind::Inconsistent => continue,
+            served => served.unwrap_or_else(|error| panic!("{what}: {error}")),
+        };
+        // And some let it mark the image as corrupt.
+        let is_corrupt = served.through_qemu().is_some_and(|why| why.ends_with("is marked corrupt"));
+        let is_plain = !is_corrupt && layers.iter().all(|layer| layer.is_plain);
         assert_eq!(served.through_qemu().is_none(), is_plain, "{what}: {:?}", served.through_qemu());
         *if is_plain { &mut plain } else { &mut through_qemu } += 1;
         assert_reads(&served, &expected, &mut random, &what);
-        assert_eq!(allocation(&served), by_qemu(top), "{what}");
+        assert_eq!(allocation(&served), by_qemu(top, is_plain), "{what}");
         let files = served.files().iter().map(|file| file.path.clone());
         let known: Vec<PathBuf> = layers.iter().rev().map(|layer| layer.path.clone()).collect();
         let images: Vec<PathBuf> = files.filter(|path| path.extension().is_none()).collect();
@@ -239,7 +249,7 @@ fn a_layer_that_was_shrunk_ends_where_it_says() {
     let served = served(top.as_ref(), &Options::new()).expect("a plain chain");
     assert!(served.through_qemu().is_none());
     assert_reads(&served, &converted(&[top]), &mut Random::from_seed(1), "shrunk");
-    assert_eq!(allocation(&served), by_qemu(top.as_ref()));
+    assert_eq!(allocation(&served), by_qemu(top.as_ref(), true));
 }
 
 #[test]
@@ -282,6 +292,7 @@ fn metadata_that_is_preallocated_reads_as_zeros() {
     image.io(&["write -P 3 1M 5k".into()]);
     let served = served(&image.path, &Options::new()).expect("a plain image");
     assert_reads(&served, &image.content(), &mut Random::from_seed(3), "preallocated");
+    assert_eq!(allocation(&served), by_qemu(&image.path, true));
 }
 
 /// Tables that nobody would write: the bytes are QEMU's or there is an error, nothing hangs, and no panic comes out.
@@ -359,7 +370,7 @@ fn sizes_of_no_whole_sectors_are_rounded_as_qemu_does() {
         std::fs::write(path, &raw.bytes).expect("the image can be written");
         let served = served(&top, &Options::new()).expect("a chain");
         assert_reads(&served, &converted(&[top_name]), &mut Random::from_seed(4), &format!("{size}"));
-        assert_eq!(allocation(&served), by_qemu(&top), "{size}");
+        assert_eq!(allocation(&served), by_qemu(&top, served.through_qemu().is_none()), "{size}");
     }
 }
 
