@@ -3,7 +3,7 @@
 include libcheckmap/build.mk
 
 .PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-libvirt test-package \
-	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-live bench-segments \
+	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-live bench-serve bench-segments \
 	bench-python wheel check-python-types example man completions
 
 test:
@@ -97,6 +97,14 @@ bench-delete:
 LIVE_RUNS ?= 5
 bench-live:
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-live -- $(LIVE_RUNS)
+
+# nbdcopy of a whole image, from `checkmap serve` and from qemu-nbd in turn; TMPDIR needs 3 GiB. How many pairs, and how many MiB.
+SERVE_PAIRS ?= 15
+SERVE_MIB ?= 1024
+bench-serve:
+	cargo build --release --locked --features cli
+	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-serve -- \
+		target/release/checkmap $(SERVE_PAIRS) $(SERVE_MIB)
 
 # The union of eight segments, 4 GiB in all, beside cat and dd; TMPDIR needs 5 GiB. Runs of each, and how many threads.
 SEGMENT_RUNS ?= 5

@@ -41,6 +41,7 @@ complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "diff" -d 'Show wh
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "commit-bitmaps" -d 'Let a base take in the checkpoints of the images above it, before or after their data are committed'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "serve" -d 'Serve a disk and what changed on it to NBD clients, for reading only'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "check" -d 'Verify every structure and rule of an image'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "segment" -d 'Work with bitmaps in files of checkmap\'s own, which may be larger than memory'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "completions" -d 'Print the completions for a shell'
@@ -235,6 +236,30 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l dry
 complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l since -d 'The checkpoint since which changes are told' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l until -d 'The checkpoint until which; then the map alone is served, and reads are refused' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l checkpoint -d 'Of a disk of a running hypervisor: the new checkpoint that is made at the moment that is served' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l socket -d 'Listen on this Unix socket; one there on which nobody listens is replaced' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l export -d 'The name of the export; the default one without it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l bitmap-name -d 'The map of changes is offered as qemu:dirty-bitmap:NAME' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l secret-file -d 'The file that holds the passphrase of encrypted layers' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l run -d 'Run this shell command with the address as $uri, and serve until it ends; its status is returned' -r -f -a "(__fish_complete_command)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+cumulative\t'Each bitmap records since its checkpoint'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l top-layer-only -d 'Do not look at the backing files: you know that what they recorded does not matter'
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l domain -d 'The domain: its name, id or UUID' -r
@@ -314,21 +339,22 @@ never\t'Never, as with --quiet'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand man" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand man" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "info" -d 'Show an image, its bitmaps and the intervals they cover'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "list" -d 'List the checkpoints, oldest first'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "create" -d 'Create a checkpoint'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "delete" -d 'Delete checkpoints, in one step, or all that cannot be trusted'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "drop" -d 'Drop what lies before a checkpoint, one bitmap, or all bitmaps, damaged or not'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "rename" -d 'Rename a checkpoint'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "commit-bitmaps" -d 'Let a base take in the checkpoints of the images above it, before or after their data are committed'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "check" -d 'Verify every structure and rule of an image'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "segment" -d 'Work with bitmaps in files of checkmap\'s own, which may be larger than memory'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "completions" -d 'Print the completions for a shell'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "man" -d 'Print the manual page, for man -l'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps check segment completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "info" -d 'Show an image, its bitmaps and the intervals they cover'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "list" -d 'List the checkpoints, oldest first'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "create" -d 'Create a checkpoint'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "delete" -d 'Delete checkpoints, in one step, or all that cannot be trusted'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "drop" -d 'Drop what lies before a checkpoint, one bitmap, or all bitmaps, damaged or not'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "rename" -d 'Rename a checkpoint'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "commit-bitmaps" -d 'Let a base take in the checkpoints of the images above it, before or after their data are committed'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "serve" -d 'Serve a disk and what changed on it to NBD clients, for reading only'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "check" -d 'Verify every structure and rule of an image'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "segment" -d 'Work with bitmaps in files of checkmap\'s own, which may be larger than memory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "completions" -d 'Print the completions for a shell'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "man" -d 'Print the manual page, for man -l'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "merge" -d 'Unite segments into a new one, with bounded memory'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "diff" -d 'Show where two segments differ, and which of them is dirty there'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "info" -d 'Show what a segment holds'
@@ -340,6 +366,8 @@ end
 complete -c checkmap -n "__fish_checkmap_using_subcommand delete rename merge" -k -a "(__fish_checkmap_names)"
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l since -r -f -k -a "(__fish_checkmap_names)"
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l until -r -f -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l since -r -f -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l until -r -f -k -a "(__fish_checkmap_names)"
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l before -r -f -k -a "(__fish_checkmap_names)"
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l bitmap -r -f -k -a "(__fish_checkmap_names)"
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l bitmap -r -f -k -a "(__fish_checkmap_names)"

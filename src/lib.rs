@@ -15,6 +15,7 @@ pub mod bitmap;
 pub mod capi;
 pub mod chain;
 mod checksum;
+mod content;
 #[doc(hidden)]
 pub mod cpu;
 pub mod error;
@@ -35,6 +36,7 @@ pub mod pool;
 pub mod progress;
 pub mod qemu;
 pub mod segment;
+pub mod serve;
 
 pub use bitmap::Bitmap;
 pub use error::{Control, Error, ErrorKind, Result, WayOut};

@@ -139,12 +139,17 @@ pub fn map_ordered<T: Send, R: Send>(
     Ok(ordered)
 }
 
-/// Starts one thread, which inherits the mask of signals.
 fn start(worker: ThreadBuilder) -> io::Result<JoinHandle<()>> {
+    let builder = thread::Builder::new().name(format!("checkmap-{}", worker.index()));
+    start_quietly(|| builder.spawn(|| worker.run()))
+}
+
+/// Lets `start` start a thread, which inherits the mask of signals: it blocks those that are no fault of its own.
+pub(crate) fn start_quietly<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let mut blocked = SigSet::all();
     FAULTS.into_iter().for_each(|signal| blocked.remove(signal));
     let before = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
-    let started = thread::Builder::new().name(format!("checkmap-{}", worker.index())).spawn(|| worker.run());
+    let started = start();
     before.thread_set_mask()?;
     started
 }

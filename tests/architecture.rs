@@ -21,12 +21,14 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("bitmap", &["error", "geometry", "kernels", "memory", "fork", "pool"]),
     ("chain", &["error", "geometry", "memory"]),
     ("segment", &["error", "fault", "geometry", "memory", "progress", "io", "checksum", "pool", "bitmap"]),
-    ("nbd", &["error", "geometry", "memory", "progress", "bitmap"]),
+    ("nbd", &["error", "geometry", "memory", "progress", "pool", "bitmap"]),
     ("qemu", &["error", "geometry", "memory", "progress", "bitmap", "chain", "host", "formats", "nbd"]),
     ("planner", &["error", "geometry", "chain", "image", "nbd", "qemu"]),
     ("host", &["error", "geometry", "memory", "progress", "io", "bitmap", "chain"]),
-    ("formats", &["error", "geometry", "memory", "progress", "io", "pool", "bitmap", "chain", "host"]),
+    ("formats", &["error", "fault", "geometry", "memory", "progress", "io", "pool", "bitmap", "chain", "host"]),
     ("image", &["error", "geometry", "memory", "progress", "io", "bitmap", "chain", "host", "formats"]),
+    ("content", &["error", "geometry", "memory", "progress", "io", "host", "formats", "nbd", "image"]),
+    ("serve", &["error", "geometry", "memory", "progress", "bitmap", "nbd", "image", "content"]),
     (
         "capi",
         &[

@@ -77,6 +77,9 @@ pub(crate) enum Verb {
     /// Let a base take in the checkpoints of the images above it, before or after their data are committed
     #[command(long_about = help::COMMIT_BITMAPS, after_long_help = help::COMMIT_BITMAPS_AFTER, override_usage = "checkmap commit-bitmaps [OPTIONS] IMAGE BASE\n       checkmap commit-bitmaps [OPTIONS] --qmp SOCKET --node NODE BASE")]
     CommitBitmaps(CommitBitmapsArgs),
+    /// Serve a disk and what changed on it to NBD clients, for reading only
+    #[command(long_about = help::SERVE, after_long_help = help::SERVE_AFTER, override_usage = "checkmap serve [OPTIONS] IMAGE --since CHECKPOINT --socket PATH\n       checkmap serve [OPTIONS] IMAGE --since CHECKPOINT --run COMMAND")]
+    Serve(ServeArgs),
     /// Verify every structure and rule of an image
     #[command(long_about = help::CHECK, override_usage = "checkmap check [OPTIONS] IMAGE\n       checkmap check [OPTIONS] --qmp SOCKET [--node NODE]...")]
     Check(CheckArgs),
@@ -272,6 +275,40 @@ pub(crate) struct CommitBitmapsArgs {
     pub(crate) base: Option<OsString>,
     #[command(flatten)]
     pub(crate) dry_run: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// The checkpoint since which changes are told
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub(crate) since: OsString,
+    /// The checkpoint until which; then the map alone is served, and reads are refused
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub(crate) until: Option<OsString>,
+    /// Of a disk of a running hypervisor: the new checkpoint that is made at the moment that is served
+    #[arg(long, value_name = "NEW")]
+    pub(crate) checkpoint: Option<OsString>,
+    /// Listen on this Unix socket; one there on which nobody listens is replaced
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(crate) socket: Option<PathBuf>,
+    /// The name of the export; the default one without it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) export: Option<OsString>,
+    /// The map of changes is offered as qemu:dirty-bitmap:NAME
+    #[arg(long, value_name = "NAME", default_value = "checkmap")]
+    pub(crate) bitmap_name: OsString,
+    /// The file that holds the passphrase of encrypted layers
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// Run this shell command with the address as $uri, and serve until it ends; its status is returned
+    #[arg(long, value_name = "COMMAND", value_hint = ValueHint::CommandString)]
+    pub(crate) run: Option<OsString>,
+    #[command(flatten)]
+    pub(crate) layers: LayersArg,
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
 }
 
 #[derive(Debug, Args)]

@@ -108,7 +108,7 @@ impl Cursor {
         };
         let kind = match (verb.get_name(), arg.get_id().as_str()) {
             ("delete", "checkpoints") => Kind::Ranges,
-            ("rename", "checkpoint") | ("diff", "since" | "until") | ("drop", "before") => Kind::Checkpoints,
+            ("rename", "checkpoint") | ("diff" | "serve", "since" | "until") | ("drop", "before") => Kind::Checkpoints,
             ("dump" | "drop", "bitmap") | ("merge", "sources" | "into") => Kind::Bitmaps,
             _ => return None,
         };
@@ -247,6 +247,8 @@ end
 complete -c checkmap -n "__fish_checkmap_using_subcommand delete rename merge" -k -a "(__fish_checkmap_names)"
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l since -r -f -k -a "(__fish_checkmap_names)"
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l until -r -f -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l since -r -f -k -a "(__fish_checkmap_names)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l until -r -f -k -a "(__fish_checkmap_names)"
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l before -r -f -k -a "(__fish_checkmap_names)"
 complete -c checkmap -n "__fish_checkmap_using_subcommand drop" -l bitmap -r -f -k -a "(__fish_checkmap_names)"
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l bitmap -r -f -k -a "(__fish_checkmap_names)"

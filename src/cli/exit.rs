@@ -41,6 +41,8 @@ pub(crate) enum Failure {
     Output(String, std::io::Error),
     /// A signal asked to stop, and nothing was changed.
     Interrupted,
+    /// A command that was run ended with this status, and has said why.
+    OfCommand(u8),
 }
 
 impl Failure {
@@ -73,6 +75,7 @@ pub(crate) fn end(outcome: Outcome, session: &Session) -> ExitCode {
         }
         Err(Failure::Library(error)) if error.kind() == ErrorKind::Cancelled => return die(session),
         Err(Failure::Interrupted) => return die(session),
+        Err(Failure::OfCommand(status)) => return ExitCode::from(status),
         Err(Failure::Library(error)) => {
             session.error(&spelled(&error));
             if error.kind() == ErrorKind::NotFound {

@@ -205,6 +205,27 @@ Examples:
     checkmap dump 'nbd+unix:///disk?socket=/run/nbd.sock' --context 'qemu:dirty-bitmap:mon->tue' --json
     checkmap dump nbd://backup.example/disk --context qemu:dirty-bitmap:mon --summary";
 
+pub(crate) const SERVE: &str = "\
+Serves a disk as its guest reads it, over all its layers, and the map of what changed since a checkpoint, to any NBD client: \
+nbdcopy, nbdinfo, qemu-img, backup programs. The contexts are base:allocation and qemu:dirty-bitmap:NAME; clients can only \
+read. Several can connect at once.
+
+The image and all files below it stay locked against writers until the end. Each file that is read is printed first. An \
+image that is one by its content alone, because the layer above does not record its format, may name no other file: its \
+guest can have written that name.
+
+Images that are encrypted, compressed by zstd, or of kinds that checkmap does not read itself are read through a private \
+qemu-nbd, which ends with checkmap.
+
+Without --run it ends with SIGINT or SIGTERM, with status 0.";
+
+pub(crate) const SERVE_AFTER: &str = "\
+Examples:
+    checkmap serve disk.qcow2 --since mon --socket /run/backup.sock
+    checkmap serve disk.qcow2 --since mon --run 'nbdcopy \"$uri\" full.raw'
+    checkmap serve disk.qcow2 --since mon --run 'nbdinfo --map=qemu:dirty-bitmap:checkmap --json \"$uri\"'
+    checkmap serve disk.qcow2 --since mon --bitmap-name backup-vda --socket /run/backup.sock";
+
 pub(crate) const COMMIT_BITMAPS: &str = "\
 Lets BASE, a layer below IMAGE, take in the checkpoints and the bits of IMAGE and of all layers between them: afterwards \
 every diff of BASE contains that of IMAGE. `qemu-img commit` moves the data alone.

@@ -50,12 +50,17 @@ impl Interrupt {
 
     /// Whether a signal asked to stop.
     pub(crate) fn came(&self) -> bool {
-        self.signal.load(Ordering::Relaxed) != 0
+        self.signal().is_some()
+    }
+
+    /// The last signal that asked to stop.
+    pub(crate) fn signal(&self) -> Option<i32> {
+        i32::try_from(self.signal.load(Ordering::Relaxed)).ok().filter(|signal| *signal > 0)
     }
 
     /// Ends the program by the signal that came; returns if none did.
     pub(crate) fn die(&self) {
-        if let Ok(signal @ 1..) = i32::try_from(self.signal.load(Ordering::Relaxed)) {
+        if let Some(signal) = self.signal() {
             // It fails only for signals that cannot be noted in the first place.
             let _ = low_level::emulate_default_handler(signal);
         }

@@ -29,6 +29,7 @@ mod output;
 mod progress;
 mod rename;
 mod segment;
+mod serve;
 mod session;
 mod shell;
 mod size;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Dump(args) => dump::run(args, &session),
         Verb::Merge(args) => merge::run(args, &session),
         Verb::CommitBitmaps(args) => commit_bitmaps::run(args, &session),
+        Verb::Serve(args) => serve::run(args, &session),
         Verb::Check(args) => check::run(args, &session),
         Verb::Segment(args) => segment::run(&args.verb, &session),
         Verb::Completions(args) => completions::run_completions(args, &session),

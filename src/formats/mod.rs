@@ -8,9 +8,12 @@
 // spelled.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+mod data;
 pub mod extents;
 pub(crate) mod filename;
 mod probe;
 mod qcow2;
 
-pub(crate) use probe::{Content, check_bitmap, keeps_bitmaps, name_of, open, probe, title_of};
+pub(crate) use data::{DataNeeds, Encryption, PlainDisk, PlainLayer, Stretch};
+pub(crate) use probe::{Content, check_bitmap, is_of_another_format, keeps_bitmaps, name_of, open, probe, title_of};
+pub(crate) use qcow2::data_needs;

@@ -184,7 +184,7 @@ impl Layer {
         options: &OpenOptions,
         ours: &[FileId],
     ) -> Result<Option<Layer>> {
-        let (path, file) = find(below, above)?;
+        let (path, file) = find(&below.place, above)?;
         let file = Arc::new(file);
         remember(&file, below.window.0, seen)?;
         let id = identity(&file)?;
@@ -218,8 +218,8 @@ impl Layer {
 ///
 /// QEMU takes a relative name of some kinds from the folder in which it was started. Nobody recorded that folder, so the
 /// name is believed only where our own and that of the image lead to the same file.
-fn find(below: &FileBelow, above: &Path) -> Result<(PathBuf, File)> {
-    let mut candidates = candidates(&below.place, above).into_iter();
+pub(crate) fn find(place: &NamedFile, above: &Path) -> Result<(PathBuf, File)> {
+    let mut candidates = candidates(place, above).into_iter();
     let path = candidates.next().unwrap_or_default();
     let file = open_file(&path, Access::Read)?;
     for other in candidates {

@@ -55,6 +55,7 @@ pub use drop::Loss;
 pub use files::ImageFile;
 pub use group::Group;
 pub use in_layers::{Edit, LayersChange};
+pub(crate) use layers::find;
 use opening::{is_writable, open as open_file, reopen};
 pub use overview::{CheckpointBelow, Overview, Scope};
 use std::fs::File;
@@ -267,6 +268,16 @@ impl Image {
     /// What the caller should tell its user about the opening, such as locks that do not work.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// The file, where the image lies in one of its own: locked for as long as this handle is there, where [`Image::is_locked`].
+    pub(crate) fn file(&self) -> Option<&Arc<File>> {
+        self.file.as_ref()
+    }
+
+    /// Whether it was opened to be used without locks.
+    pub(crate) fn is_without_locks(&self) -> bool {
+        self.options.no_lock
     }
 
     /// The path it was opened by, or the name that stands for it.

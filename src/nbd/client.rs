@@ -123,7 +123,7 @@ impl Client {
         let mut wire = Wire::new(stream, options.timeout)?;
         let mut waiting = Waiting::new(observer, "connecting", 1);
         let agreed = negotiate(&mut wire, options, &mut waiting)?;
-        let farewell = Request { command: command::DISCONNECT, cookie: 0, offset: 0, len_bytes: 0 };
+        let farewell = Request { flags: 0, command: command::DISCONNECT, cookie: 0, offset: 0, len_bytes: 0 };
         wire.set_farewell(Some(farewell.encode(agreed.extended)?));
         let disk_bytes = options.disk_bytes.unwrap_or(agreed.size_bytes);
         if agreed.size_bytes != disk_bytes && agreed.size_bytes != disk_bytes - disk_bytes % SECTOR_BYTES {
@@ -163,7 +163,7 @@ impl Client {
         waiting: &mut Waiting<'_>,
     ) -> Result<u64> {
         let cookie = self.next_cookie();
-        let request = Request { command, cookie, offset, len_bytes };
+        let request = Request { flags: 0, command, cookie, offset, len_bytes };
         self.wire.begin();
         self.wire.send(&request.encode(self.agreed.extended)?, waiting)?;
         Ok(cookie)

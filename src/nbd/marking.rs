@@ -60,9 +60,10 @@ impl Client {
         let mut asked = memory::room(stretches.len())?;
         for (offset, len_bytes) in stretches {
             let cookie = self.next_cookie();
-            let request = Request { command: command::WRITE_ZEROES, cookie, offset: *offset, len_bytes: *len_bytes };
+            let (offset, len_bytes) = (*offset, *len_bytes);
+            let request = Request { flags: 0, command: command::WRITE_ZEROES, cookie, offset, len_bytes };
             memory::extend(&mut message, request.encode(self.agreed.extended)?)?;
-            asked.push((cookie, *offset));
+            asked.push((cookie, offset));
         }
         self.wire.begin();
         self.wire.send(&message, waiting)?;
@@ -98,4 +99,5 @@ impl Client {
     }
 }
 
-const REFUSED: &str = "the NBD server cannot write zeroes";
+/// The work of the server, as errors name it.
+const REFUSED: &str = "write zeroes";

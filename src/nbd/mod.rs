@@ -1,5 +1,6 @@
 #![forbid(unsafe_code)]
-//! A client of the NBD protocol that asks a server which blocks of an export are dirty, and marks blocks by zeroes.
+//! A client of the NBD protocol that asks a server which blocks of an export are dirty, reads them, and marks blocks by zeroes; and a
+//! [`server`].
 //!
 //! ```no_run
 //! use checkmap::nbd::{Client, ConnectOptions, Uri};
@@ -18,7 +19,7 @@
 //! A server that breaks a rule of the protocol gets [`ErrorKind::Damaged`](crate::ErrorKind::Damaged), one that is silent for too
 //! long [`ErrorKind::Io`](crate::ErrorKind::Io): no answer is ever shorter than the question. `docs/formats/nbd.md` has the rules.
 
-// Owns the NBD protocol as a client speaks it. Must never know which program the server is, how it is told to export something,
+// Owns the NBD protocol as both sides speak it. Must never know which program the peer is, how it is told to export something,
 // or what a bitmap means to checkpoints.
 
 mod address;
@@ -27,6 +28,8 @@ mod client;
 mod handshake;
 mod marking;
 mod protocol;
+mod read;
+pub mod server;
 mod status;
 mod uri;
 mod wire;

@@ -4,7 +4,9 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use super::client::Client;
-use super::protocol::{Fields, MOST_EXTENTS, MOST_MIN_BLOCK, MOST_STRING_BYTES, ReplyHead, broken, chunk, command};
+use super::protocol::{
+    Fields, MOST_EXTENTS, MOST_MIN_BLOCK, MOST_STRING_BYTES, ReplyHead, broken, chunk, command, errors,
+};
 use super::wire::Waiting;
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Extent, clip_end};
@@ -14,6 +16,9 @@ use std::io;
 
 /// The most bytes of one request in the compact form, whose lengths have 32 bits: a multiple of every smallest block.
 const MOST_COMPACT: u64 = (1 << 32) - MOST_MIN_BLOCK as u64;
+
+/// The work of the server, as errors name it.
+const TELL: &str = "tell the status of blocks";
 
 /// The status of a stretch of the export in one context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +144,7 @@ impl Client {
                 }
                 chunk::NONE if done && len == 0 => {}
                 chunk::NONE => return Err(broken("an empty chunk has data, or is not the last one")),
-                kind if kind & chunk::ANY_ERROR != 0 => return Err(self.take_error(UNTOLD, kind, len, waiting)?),
+                kind if kind & chunk::ANY_ERROR != 0 => return Err(self.take_error(TELL, kind, len, waiting)?),
                 kind => return Err(broken(format!("a chunk has the unknown type {kind}"))),
             }
             if done {
@@ -166,7 +171,7 @@ impl Client {
                 same_cookie(cookie)?;
                 Err(match error {
                     0 => broken("a request for the status of blocks has a simple reply"),
-                    error => reported(UNTOLD, error, &[]),
+                    error => reported(TELL, error, &[]),
                 })
             }
             ReplyHead::Chunk { done, kind, cookie, offset, len } => {
@@ -256,7 +261,7 @@ impl Client {
         Ok((fields.u32()?.into(), fields.u32()?.into()))
     }
 
-    /// The error that a chunk of `len` bytes reports.
+    /// The error that a chunk of `len` bytes reports; the server cannot do `what`.
     pub(super) fn take_error(&mut self, what: &str, kind: u16, len: u64, waiting: &mut Waiting<'_>) -> Result<Error> {
         let tail = if kind == chunk::ERROR_OFFSET { 8 } else { 0 };
         let rest = len.checked_sub(6 + tail).filter(|rest| *rest <= 2 * MOST_STRING_BYTES as u64);
@@ -271,23 +276,21 @@ impl Client {
     }
 }
 
-const UNTOLD: &str = "the NBD server cannot tell the status of blocks";
-
-/// An error that the server reports.
+/// An error that the server reports; it cannot do `what`.
 pub(super) fn reported(what: &str, code: u32, text: &[u8]) -> Error {
-    let mut message = what.to_owned();
+    let mut message = format!("the NBD server cannot {what}");
     if !text.is_empty() {
         message = format!("{message}; it says '{}'", String::from_utf8_lossy(text));
     }
     // The protocol has these numbers of Linux, whatever the machine; all others stand for EINVAL.
     let known = match code {
-        1 => libc::EPERM,
-        5 => libc::EIO,
-        12 => libc::ENOMEM,
-        28 => libc::ENOSPC,
-        75 => libc::EOVERFLOW,
-        95 => libc::ENOTSUP,
-        108 => libc::ESHUTDOWN,
+        errors::PERM => libc::EPERM,
+        errors::IO => libc::EIO,
+        errors::NO_MEMORY => libc::ENOMEM,
+        errors::NO_SPACE => libc::ENOSPC,
+        errors::OVERFLOW => libc::EOVERFLOW,
+        errors::NOT_SUPPORTED => libc::ENOTSUP,
+        errors::SHUTDOWN => libc::ESHUTDOWN,
         _ => libc::EINVAL,
     };
     Error::new(ErrorKind::Io, message).with_source(io::Error::from_raw_os_error(known))

@@ -6,7 +6,8 @@ use super::address::{Address, DEFAULT_PORT};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory;
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::fmt::{self, Write as _};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// Where an export is: what an NBD URI says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +69,44 @@ impl Uri {
         };
         Ok(Self { address, export })
     }
+}
+
+/// As [`Uri::parse`] reads it: every byte that could mean something else is `%XX`.
+impl fmt::Display for Uri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Address::Unix(path) => {
+                f.write_str("nbd+unix:///")?;
+                encode(&self.export, f)?;
+                f.write_str("?socket=")?;
+                encode_but(path.as_os_str().as_bytes(), b"/-._~", f)
+            }
+            Address::Tcp(host, port) => {
+                f.write_str("nbd://")?;
+                match host.contains(':') {
+                    true => write!(f, "[{host}]")?,
+                    false => encode(host.as_bytes(), f)?,
+                }
+                write!(f, ":{port}/")?;
+                encode(&self.export, f)
+            }
+        }
+    }
+}
+
+fn encode(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    encode_but(bytes, b"-._~", f)
+}
+
+/// Writes all bytes but letters, digits and those in `plain` as `%XX`.
+fn encode_but(bytes: &[u8], plain: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for byte in bytes {
+        match byte.is_ascii_alphanumeric() || plain.contains(byte) {
+            true => f.write_char(char::from(*byte))?,
+            false => write!(f, "%{byte:02X}")?,
+        }
+    }
+    Ok(())
 }
 
 /// The scheme, if it is of NBD's family, and the text behind `://`.

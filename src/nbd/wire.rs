@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns the bytes that go to and come from a server: buffered, each answer until its deadline, stopped when the observer wants it.
+//! Owns the bytes that go to and come from a peer: buffered, each answer until its deadline, stopped when the observer wants it.
 //! Must never know what the bytes mean.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -51,8 +51,12 @@ pub(super) struct Wire {
     at: usize,
     end: usize,
     timeout: Duration,
+    /// How long the stream was told to wait, so that it is told changes only.
+    patience: Duration,
     /// When the answer has to be there; never where the clock has no such time.
     deadline: Option<Instant>,
+    /// When the observer was asked the last time.
+    asked: Instant,
     /// The bytes that end the conversation, in the state that it has.
     farewell: Option<Vec<u8>>,
 }
@@ -60,7 +64,17 @@ pub(super) struct Wire {
 impl Wire {
     pub(super) fn new(stream: Box<dyn Stream>, timeout: Duration) -> Result<Self> {
         let buffer = memory::zeroed(BUFFER_BYTES)?;
-        Ok(Self { stream, buffer, at: 0, end: 0, timeout, deadline: None, farewell: None })
+        Ok(Self {
+            stream,
+            buffer,
+            at: 0,
+            end: 0,
+            timeout,
+            patience: Duration::ZERO,
+            deadline: None,
+            asked: Instant::now(),
+            farewell: None,
+        })
     }
 
     /// From now on the connection ends with these bytes, or without any.
@@ -71,6 +85,27 @@ impl Wire {
     /// The next answer begins: it has to be there in time.
     pub(super) fn begin(&mut self) {
         self.deadline = Instant::now().checked_add(self.timeout);
+    }
+
+    /// From now on the peer may take its time.
+    pub(super) fn wait_for_ever(&mut self) {
+        self.deadline = None;
+    }
+
+    /// Prepares a call of the stream: it may wait for as long as there is time. A peer that gives a byte now and then must not
+    /// keep the observer from being asked.
+    fn prepare(&mut self, waiting: &mut Waiting<'_>) -> Result<()> {
+        if self.asked.elapsed() >= PATIENCE {
+            waiting.ask()?;
+            self.asked = Instant::now();
+        }
+        let patience = self.patience()?;
+        if patience != self.patience {
+            let failed = |error| Error::io("cannot set the time-out of the NBD connection", error);
+            self.stream.set_patience(patience).map_err(failed)?;
+            self.patience = patience;
+        }
+        Ok(())
     }
 
     /// How long a single call of the stream may take.
@@ -89,8 +124,7 @@ impl Wire {
         let failed = |error| Error::io("cannot write to the NBD server", error);
         let mut rest = bytes;
         while !rest.is_empty() {
-            let patience = self.patience()?;
-            self.stream.set_patience(patience).map_err(failed)?;
+            self.prepare(waiting)?;
             match self.stream.write(rest) {
                 Ok(0) => return Err(closed()),
                 Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
@@ -106,15 +140,22 @@ impl Wire {
     pub(super) fn read(&mut self, out: &mut [u8], waiting: &mut Waiting<'_>) -> Result<()> {
         let mut rest = out;
         while !rest.is_empty() {
-            if self.at == self.end {
+            let len = if self.at < self.end {
+                let ready = self.buffer.get(self.at..self.end).unwrap_or_default();
+                let len = ready.len().min(rest.len());
+                if let (Some(to), Some(from)) = (rest.get_mut(..len), ready.get(..len)) {
+                    to.copy_from_slice(from);
+                }
+                self.at += len;
+                len
+            } else if rest.len() >= BUFFER_BYTES {
+                // Bytes that do not fit into the buffer go past it.
+                self.receive(Some(&mut *rest), waiting)?
+            } else {
                 self.fill(waiting)?;
-            }
-            let ready = self.buffer.get(self.at..self.end).unwrap_or_default();
-            let len = ready.len().min(rest.len());
-            let (now, later) = std::mem::take(&mut rest).split_at_mut(len);
-            now.copy_from_slice(ready.get(..len).unwrap_or_default());
-            self.at += len;
-            rest = later;
+                0
+            };
+            rest = std::mem::take(&mut rest).get_mut(len..).unwrap_or_default();
         }
         Ok(())
     }
@@ -149,16 +190,19 @@ impl Wire {
     }
 
     fn fill(&mut self, waiting: &mut Waiting<'_>) -> Result<()> {
+        (self.at, self.end) = (0, self.receive(None, waiting)?);
+        Ok(())
+    }
+
+    /// Waits for the next bytes and puts them into `out`, or into the buffer; returns how many there are.
+    fn receive(&mut self, mut out: Option<&mut [u8]>, waiting: &mut Waiting<'_>) -> Result<usize> {
         let failed = |error| Error::io("cannot read from the NBD server", error);
         loop {
-            let patience = self.patience()?;
-            self.stream.set_patience(patience).map_err(failed)?;
-            match self.stream.read(&mut self.buffer) {
+            self.prepare(waiting)?;
+            let into = out.as_deref_mut().unwrap_or(&mut self.buffer);
+            match self.stream.read(into) {
                 Ok(0) => return Err(closed()),
-                Ok(len) => {
-                    (self.at, self.end) = (0, len.min(self.buffer.len()));
-                    return Ok(());
-                }
+                Ok(len) => return Ok(len.min(into.len())),
                 Err(error) if is_wait(&error) => waiting.ask()?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(failed(error)),

@@ -35,7 +35,9 @@ fn the_committed_completions_are_the_generated_ones() {
 #[test]
 fn the_manual_has_a_section_for_every_subcommand_and_the_exit_status() {
     let page = checkmap!("man").ok().to_owned();
-    for verb in ["info", "list", "create", "delete", "rename", "diff", "dump", "merge", "check", "completions", "man"] {
+    for verb in
+        ["info", "list", "create", "delete", "rename", "diff", "dump", "merge", "serve", "check", "completions", "man"]
+    {
         assert!(page.contains(&format!(".SH \"checkmap {verb}\"")), "{verb}");
         assert!(checkmap!(verb, "--help").ok().contains("Usage: checkmap"), "{verb}");
     }

@@ -17,6 +17,8 @@ mod read_roaring;
 #[path = "../../fuzz/bodies/read_segment.rs"]
 mod read_segment;
 mod seeds;
+#[path = "../../fuzz/bodies/serve_nbd.rs"]
+mod serve_nbd;
 mod strictness;
 #[path = "../support/mod.rs"]
 mod support;
@@ -92,6 +94,11 @@ fn any_bytes_of_an_nbd_server_are_refused_or_cover_the_window() {
 }
 
 #[test]
+fn any_bytes_of_an_nbd_client_are_answered_with_bytes_of_the_disk_alone() {
+    replay("serve_nbd", 150_000, serve_nbd::serve_nbd);
+}
+
+#[test]
 fn any_bytes_of_a_monitor_are_refused_or_planned_without_harm() {
     replay("read_nodes", 100_000, read_nodes::read_nodes);
 }
@@ -117,6 +124,7 @@ fn the_seeds_can_be_made_by_the_qemu_of_this_machine() {
         ("read_roaring", read_roaring::read_roaring),
         ("read_segment", read_segment::read_segment),
         ("read_nbd", read_nbd::read_nbd),
+        ("serve_nbd", serve_nbd::serve_nbd),
         ("read_nodes", read_nodes::read_nodes),
     ] {
         for (name, bytes) in read_files(&place(target)) {

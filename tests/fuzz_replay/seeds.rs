@@ -48,6 +48,9 @@ pub(super) fn write(corpus: &dyn Fn(&str) -> PathBuf) {
     for (name, bytes) in conversations() {
         keep("read_nbd", name, &bytes);
     }
+    for (name, bytes) in clients() {
+        keep("serve_nbd", name, &bytes);
+    }
     for (name, bytes) in answers() {
         keep("read_nodes", &name, &bytes);
     }
@@ -283,5 +286,65 @@ fn conversations() -> Vec<(&'static str, Vec<u8>)> {
         ("compact-large", record(20 << 30, false, None, 1)),
         ("no-context", record(1 << 20, true, None, 0)),
         ("empty-disk", record(0, true, None, 3)),
+    ]
+}
+
+/// All that a client says to a server.
+fn clients() -> Vec<(&'static str, Vec<u8>)> {
+    let option = |option: u32, data: &[u8]| {
+        let len = u32::try_from(data.len()).expect("a short option");
+        [b"IHAVEOPT", &option.to_be_bytes()[..], &len.to_be_bytes(), data].concat()
+    };
+    let string = |text: &[u8]| [&u32::try_from(text.len()).expect("short").to_be_bytes(), text].concat();
+    let queries = |texts: &[&[u8]]| {
+        let count = u32::try_from(texts.len()).expect("few").to_be_bytes();
+        [string(b"disk"), count.to_vec(), texts.iter().flat_map(|text| string(text)).collect()].concat()
+    };
+    let go = [string(b"disk"), vec![0, 2, 0, 3, 0, 0]].concat();
+    let request = |extended: bool, flags: u16, command: u16, offset: u64, len: u32| {
+        let magic: u32 = if extended { 0x21e4_1c71 } else { 0x2560_9513 };
+        let wide: &[u8] = if extended { &[0; 4] } else { &[] };
+        let head = [&magic.to_be_bytes()[..], &flags.to_be_bytes(), &command.to_be_bytes(), &offset.to_be_bytes()];
+        [&head.concat()[..], &offset.to_be_bytes(), wide, &len.to_be_bytes()].concat()
+    };
+    let commands = |extended: bool| -> Vec<u8> {
+        let parts = [
+            request(extended, 0, 0, 100, 1000),
+            request(extended, 0, 7, 0, 5000),
+            request(extended, 8, 7, 600, 2000),
+            request(extended, 4, 0, 4000, 1000),
+            request(extended, 0, 1, 0, 10),
+            vec![1; 10],
+            request(extended, 0, 4, 0, 512),
+            request(extended, 0, 0, 4999, 2),
+            request(extended, 0, 2, 0, 0),
+        ];
+        parts.concat()
+    };
+    let both: &[&[u8]] = &[b"base:allocation", b"qemu:dirty-bitmap:mon"];
+    let flags = 3_u32.to_be_bytes().to_vec();
+    vec![
+        (
+            "extended",
+            [&flags[..], &option(11, b""), &option(10, &queries(both)), &option(7, &go), &commands(true)].concat(),
+        ),
+        (
+            "structured",
+            [&flags[..], &option(8, b""), &option(10, &queries(both)), &option(7, &go), &commands(false)].concat(),
+        ),
+        ("simple", [&flags[..], &option(7, &go), &commands(false)].concat()),
+        ("old", [&flags[..], &option(1, b"disk"), &commands(false)].concat()),
+        (
+            "lists",
+            [
+                &flags[..],
+                &option(3, b""),
+                &option(8, b""),
+                &option(9, &queries(&[b"qemu:", b"base:"])),
+                &option(2, b""),
+            ]
+            .concat(),
+        ),
+        ("refused", [&flags[..], &option(5, b""), &option(6, &go), &option(77, b"what"), &option(7, b"")].concat()),
     ]
 }

@@ -5,7 +5,9 @@ mod faults;
 mod marking;
 mod model;
 mod program;
+mod read;
 mod real;
+mod server;
 #[path = "../support/mod.rs"]
 mod support;
 mod uri;

@@ -69,3 +69,19 @@ fn others_are_refused_with_a_reason() {
         assert!(!Uri::is_one(text.as_bytes()), "{text}");
     }
 }
+
+#[test]
+fn what_is_written_reads_as_the_same() {
+    for (text, written) in [
+        ("nbd://", "nbd://localhost:10809/"),
+        ("nbd://host:1/a%2Fb%20%ff", "nbd://host:1/a%2Fb%20%FF"),
+        ("nbd://a%2fb", "nbd://a%2Fb:10809/"),
+        ("nbd://[::1]:2/x", "nbd://[::1]:2/x"),
+        ("nbd+unix:///?socket=/run/a%20b%3f%26.sock", "nbd+unix:///?socket=/run/a%20b%3F%26.sock"),
+        ("nbd+unix:///e%3f%23?socket=x", "nbd+unix:///e%3F%23?socket=x"),
+    ] {
+        let uri = Uri::parse(text).expect(text);
+        assert_eq!(uri.to_string(), written);
+        assert_eq!(Uri::parse(written).expect(written), uri);
+    }
+}

@@ -14,6 +14,7 @@ mod header;
 mod host;
 mod occupied;
 mod ranges;
+mod readable;
 mod refcounts;
 mod references;
 mod rehearsal;
@@ -23,6 +24,7 @@ mod stages;
 mod table;
 mod walk;
 pub(crate) use directory::check_new;
+pub(crate) use readable::data_needs;
 
 use crate::chain::{self, Action, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};

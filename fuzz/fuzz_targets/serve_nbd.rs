@@ -1,0 +1,6 @@
+#![no_main]
+
+#[path = "../bodies/serve_nbd.rs"]
+mod body;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::serve_nbd(bytes));
