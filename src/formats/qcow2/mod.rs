@@ -14,6 +14,7 @@ mod header;
 mod host;
 mod occupied;
 mod ranges;
+#[cfg(feature = "serve")]
 mod readable;
 mod refcounts;
 mod references;
@@ -24,6 +25,7 @@ mod stages;
 mod table;
 mod walk;
 pub(crate) use directory::check_new;
+#[cfg(feature = "serve")]
 pub(crate) use readable::data_needs;
 
 use crate::chain::{self, Action, Name};
