@@ -256,7 +256,7 @@ fn not_run(error: std::io::Error) -> Error {
 fn failed(status: ExitStatus, said: &str) -> Failure {
     // Shells, and valgrind, tell in this way that there is no such program.
     if status.code() == Some(127) && said.is_empty() {
-        return Failure::NotSent(not_run(IoKind::NotFound.into()));
+        return Failure::NotSent(not_run(rustix::io::Errno::NOENT.into()));
     }
     let words = said.trim().trim_start_matches("error: ").replace("\nerror: ", ": ").replace(['\n', '\r'], " ");
     let reason = REASONS.iter().find(|(part, ..)| words.contains(part));
