@@ -1,12 +1,9 @@
 //! Any bytes as those of an NBD server: the client neither panics nor waits, and what it accepts covers the window.
 
-#[path = "recorded.rs"]
-mod recorded;
-
+use crate::recorded::Recorded;
 use checkmap::nbd::{Client, ConnectOptions, Status};
 use checkmap::progress::Unobserved;
 use checkmap::{Bitmap, ErrorKind};
-use recorded::Recorded;
 
 /// The contexts of the servers in the corpus.
 const CONTEXTS: [&[u8]; 3] = [b"qemu:dirty-bitmap:mon", b"qemu:dirty-bitmap:tue", b"qemu:dirty-bitmap:wed"];

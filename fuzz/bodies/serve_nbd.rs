@@ -1,12 +1,10 @@
 //! Any bytes as those of an NBD client: the server neither panics nor waits, and every byte that it sends is of the disk.
 
-#[path = "recorded.rs"]
-mod recorded;
-
+use crate::recorded::Recorded;
 use checkmap::nbd::server::{Export, Visit, converse};
 use checkmap::progress::Unobserved;
 use checkmap::{ErrorKind, Extent};
-use recorded::Recorded;
+
 use std::ops::ControlFlow;
 
 const SIZE: u64 = 5000;
