@@ -10,6 +10,7 @@
 //! Public calls take byte offsets and byte lengths of the virtual disk; no call prints or aborts, and none starts a
 //! thread that its options do not ask for.
 
+pub mod backup;
 pub mod bitmap;
 #[cfg(feature = "capi")]
 pub mod capi;

@@ -16,4 +16,4 @@ mod qcow2;
 
 pub(crate) use data::{DataNeeds, Encryption, PlainDisk, PlainLayer, Stretch};
 pub(crate) use probe::{Content, check_bitmap, is_of_another_format, keeps_bitmaps, name_of, open, probe, title_of};
-pub(crate) use qcow2::data_needs;
+pub(crate) use qcow2::{CLUSTER_BYTES, FORMAT as LAYERED_FORMAT, Fresh, data_needs};

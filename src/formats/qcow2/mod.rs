@@ -9,6 +9,7 @@ mod directory;
 mod draft;
 mod drop;
 mod file;
+mod fresh;
 mod guest;
 mod header;
 mod host;
@@ -24,6 +25,7 @@ mod stages;
 mod table;
 mod walk;
 pub(crate) use directory::check_new;
+pub(crate) use fresh::{CLUSTER_BYTES, Fresh};
 pub(crate) use readable::data_needs;
 
 use crate::chain::{self, Action, Name};
@@ -38,6 +40,9 @@ use header::{AUTOCLEAR_BITMAPS, DirectoryRef, Header, INCOMPATIBLE_CORRUPT, INCO
 use occupied::{Occupied, Purpose};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+
+/// QEMU's name of the format.
+pub(crate) const FORMAT: &str = "qcow2";
 
 /// Whether a file that begins with `start` is a qcow2 image.
 pub(crate) fn is_qcow2(start: &[u8]) -> bool {
