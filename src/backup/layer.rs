@@ -77,8 +77,11 @@ impl Layer {
             .read_at(buffer, summed.extent.offset)
             .map_err(|error| Error::io("cannot be read", error).in_file(&self.path))?;
         if crc32c(buffer) != summed.sum {
-            let message =
-                format!("{} bytes at {} are damaged: their checksum is another one", buffer.len(), summed.extent.offset);
+            let message = format!(
+                "{} bytes at {} are damaged: their checksum is another one",
+                buffer.len(),
+                summed.extent.offset
+            );
             return Err(Error::new(ErrorKind::Damaged, message).in_file(&self.path));
         }
         Ok(())

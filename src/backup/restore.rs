@@ -158,12 +158,7 @@ fn look(request: &RestoreRequest<'_>) -> Result<Found> {
     Ok(Found { kind, file: Some(file), _locks: locks })
 }
 
-fn to_file(
-    moment: &Moment,
-    request: &RestoreRequest<'_>,
-    found: &Found,
-    observer: &mut dyn Observer,
-) -> Result<()> {
+fn to_file(moment: &Moment, request: &RestoreRequest<'_>, found: &Found, observer: &mut dyn Observer) -> Result<()> {
     // Links are followed: the file behind them is replaced.
     let path = match found.kind {
         Target::New => request.target.to_owned(),

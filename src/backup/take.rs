@@ -250,7 +250,9 @@ impl Job<'_> {
         let root = record.root_of(place);
         if place + 1 - root >= MOST_LAYERS {
             let message = format!("the last backup lies on {MOST_LAYERS} files, and no more are allowed");
-            return Err(Error::new(ErrorKind::CannotStore, message).advise("prune the directory, or ask for a full one"));
+            return Err(
+                Error::new(ErrorKind::CannotStore, message).advise("prune the directory, or ask for a full one")
+            );
         }
         self.over(directory, record, root..=place, content, &changed, observer)
     }

@@ -112,7 +112,8 @@ impl Fresh {
     /// Takes note that the part of the disk comes next.
     fn take(&mut self, offset: u64, len_bytes: u64) -> Result<()> {
         let end = offset.saturating_add(len_bytes);
-        let is_whole = offset.is_multiple_of(CLUSTER_BYTES) && (end.is_multiple_of(CLUSTER_BYTES) || end == self.size_bytes);
+        let is_whole =
+            offset.is_multiple_of(CLUSTER_BYTES) && (end.is_multiple_of(CLUSTER_BYTES) || end == self.size_bytes);
         if !is_whole || end > self.size_bytes || offset / CLUSTER_BYTES < self.reached {
             let message = format!("{len_bytes} bytes at {offset} cannot come next in the new image");
             return Err(Error::new(ErrorKind::InvalidArgument, message));
