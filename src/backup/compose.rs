@@ -94,7 +94,7 @@ impl Moment {
         }
     }
 
-    /// Gives `sink` all data of the moment, and zeros for the rest; only what is in `wanted`, where there is a map of it.
+    /// Gives `sink` all data of the moment, and zeros for the rest; only the part in `wanted`, where there is such a map.
     pub(super) fn walk(&self, wanted: Option<&Bitmap>, sink: &mut dyn Sink, observer: &mut dyn Observer) -> Result<()> {
         let everything;
         let wanted = match wanted {

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Owns how names and times are spelled in a backup directory: what a file is called after a checkpoint or a disk, and the name
-//! that a checkpoint gets from the clock. Must never know what is in the files.
+//! that a checkpoint gets from the clock. Must never know the content of the files.
 
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};

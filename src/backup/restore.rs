@@ -37,7 +37,7 @@ impl TargetFormat {
     }
 }
 
-/// What is restored, and to where.
+/// A moment that is to be restored, and its target.
 #[derive(Clone, Copy, Debug)]
 pub struct RestoreRequest<'a> {
     disk: &'a [u8],

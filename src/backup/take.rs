@@ -3,7 +3,7 @@
 //! checkpoints. Must never know how a file is written.
 //!
 //! The order never loses a change. The checkpoint stands before the first byte is read, so a write after the reading is in the next
-//! increment; what is read is the disk since the last complete backup until the reading itself. Where the reading fails, the new
+//! increment; the reading takes all changes since the last complete backup until the reading itself. Where the reading fails, the new
 //! checkpoint is merged into the one before, and the manifest knows its name until that is done.
 
 use super::changes::{self, Wanted};
@@ -29,7 +29,7 @@ use std::time::SystemTime;
 /// The piece of a disk that is read at once: large enough for several requests to a server to be under way.
 const PIECE: u64 = 4 << 20;
 
-/// So many files of a moment are worth a word.
+/// A moment of this many files is worth a warning.
 const MANY_LAYERS: usize = 100;
 
 /// A disk that is about to be backed up.
@@ -343,12 +343,12 @@ fn keeps_no_checkpoint(error: &Error) -> bool {
 }
 
 /// Whether an error tells that the map of changes cannot be had, and nothing of the disk's data.
-fn is_of_the_map(error: &Error) -> bool {
+pub(super) fn is_of_the_map(error: &Error) -> bool {
     use ErrorKind::{BackingLayer, NotFound, Order, SizeMismatch};
     keeps_no_checkpoint(error) || matches!(error.kind(), NotFound | Order | SizeMismatch | BackingLayer)
 }
 
-/// Writes what is wanted into a file in `folder`.
+/// Writes the wanted clusters into a file in `folder`.
 fn write(
     content: &dyn Content,
     wanted: &Wanted,

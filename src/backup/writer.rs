@@ -125,7 +125,7 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
     bytes.chunks(ZEROS.len()).all(|piece| ZEROS.get(..piece.len()) == Some(piece))
 }
 
-/// A buffer of so many zero bytes.
+/// A buffer of zero bytes.
 pub(super) fn buffer(len_bytes: u64) -> Result<Vec<u8>> {
     Ok(memory::zeroed(usize::try_from(len_bytes).unwrap_or(usize::MAX))?)
 }

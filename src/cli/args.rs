@@ -85,6 +85,9 @@ pub(crate) enum Verb {
     /// Take a backup of disks into a directory: full at first, then what changed
     #[command(long_about = help::BACKUP, after_long_help = help::BACKUP_AFTER, override_usage = "checkmap backup [OPTIONS] IMAGE... -o DIR")]
     Backup(BackupArgs),
+    /// Tell how much of each disk a backup since a checkpoint has to read
+    #[command(long_about = help::PLAN, after_long_help = help::PLAN_AFTER, override_usage = "checkmap plan [OPTIONS] IMAGE... --since CHECKPOINT")]
+    Plan(PlanArgs),
     /// Restore a disk from a backup directory
     #[command(long_about = help::RESTORE, after_long_help = help::RESTORE_AFTER)]
     Restore(RestoreArgs),
@@ -347,6 +350,27 @@ pub(crate) struct BackupArgs {
     /// The name of a disk in the directory; without it, that of its file. Can be repeated
     #[arg(long, value_name = "IMAGE=NAME")]
     pub(crate) disk_name: Vec<OsString>,
+    /// The file that holds the passphrase of encrypted layers
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) secret_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// More images
+    #[arg(value_name = "IMAGE", value_hint = ValueHint::FilePath)]
+    pub(crate) others: Vec<OsString>,
+    /// The checkpoint since which
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub(crate) since: OsString,
+    /// Print one JSON document
+    #[arg(long, conflicts_with = "libvirt_xml")]
+    pub(crate) json: bool,
+    /// Print libvirt's <domainbackup>, with a mode for each disk
+    #[arg(long)]
+    pub(crate) libvirt_xml: bool,
     /// The file that holds the passphrase of encrypted layers
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) secret_file: Option<PathBuf>,

@@ -251,6 +251,16 @@ Examples:
     checkmap backup disk.qcow2 data.qcow2 -o /backup/vm --checkpoint mon
     checkmap backup a/disk.qcow2 b/disk.qcow2 -o /backup/vms --disk-name a/disk.qcow2=a --disk-name b/disk.qcow2=b";
 
+pub(crate) const PLAN: &str = "\
+Tells for each disk how much a backup since CHECKPOINT has to read: what changed; what is allocated, where it cannot be told what \
+changed, with the reason; or all. Nothing is changed.";
+
+pub(crate) const PLAN_AFTER: &str = "\
+Examples:
+    checkmap plan disk.qcow2 data.qcow2 --since mon
+    checkmap plan disk.qcow2 --since mon --json
+    checkmap plan disk.qcow2 --since mon --libvirt-xml";
+
 pub(crate) const RESTORE: &str = "\
 Writes a moment of a disk to a new qcow2 image, a raw file or a device, with the size that the disk had, and compares all that it \
 reads with the checksums. The new file appears in one step when it is complete.

@@ -29,6 +29,7 @@ mod list;
 mod map;
 mod merge;
 mod output;
+mod plan;
 mod progress;
 mod prune;
 mod rename;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         Verb::CommitBitmaps(args) => commit_bitmaps::run(args, &session),
         Verb::Serve(args) => serve::run(args, &session),
         Verb::Backup(args) => backup::run(args, &session),
+        Verb::Plan(args) => plan::run(args, &session),
         Verb::Restore(args) => restore::run(args, &session),
         Verb::Verify(args) => verify::run(args, &session),
         Verb::Prune(args) => prune::run(args, &session),

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns `checkmap prune`: the rules, and what was given up.
+//! Owns `checkmap prune`: the rules, and the moments that were given up.
 
 use crate::args::PruneArgs;
 use crate::exit::{Failure, Outcome, Status};

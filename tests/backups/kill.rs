@@ -1,4 +1,4 @@
-//! Backups and prunes that are killed at any moment: what was kept stays kept, and the next run goes on.
+//! Backups and prunes that are killed at any moment: kept moments stay kept, and the next run goes on.
 
 use crate::support::random::Random;
 use crate::support::tools_are_here;
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-/// Runs checkmap and kills it after so many microseconds; whether it came to its end before.
+/// Runs checkmap and kills it after this many microseconds; whether it came to its end before.
 fn killed(args: &[&OsStr], after: u64) -> bool {
     let mut command = Command::new(env!("CARGO_BIN_EXE_checkmap"));
     let mut child = command.args(args).stderr(Stdio::null()).spawn().expect("checkmap runs");

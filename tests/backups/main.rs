@@ -5,6 +5,8 @@ mod bad;
 mod days;
 mod kill;
 mod names;
+mod plan;
+mod steps;
 #[path = "../support/mod.rs"]
 mod support;
 
