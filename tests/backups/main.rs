@@ -65,7 +65,7 @@ impl Disk {
         support::qemu_io(&self.image, commands);
     }
 
-    fn backup_args<'a>(&'a self, checkpoint: &'a str, options: &[&'a str]) -> Vec<&'a OsStr> {
+    fn backup_args<'a>(&'a self, checkpoint: &'a str, options: &'a [&'a str]) -> Vec<&'a OsStr> {
         let mut args: Vec<&OsStr> = vec!["backup".as_ref(), self.image.as_os_str(), "-o".as_ref()];
         args.extend([self.directory.as_os_str(), "--checkpoint".as_ref(), checkpoint.as_ref()]);
         args.extend(options.iter().map(OsStr::new));
