@@ -10,12 +10,14 @@
 //! Public calls take byte offsets and byte lengths of the virtual disk; no call prints or aborts, and none starts a
 //! thread that its options do not ask for.
 
+#[cfg(feature = "serve")]
 pub mod backup;
 pub mod bitmap;
 #[cfg(feature = "capi")]
 pub mod capi;
 pub mod chain;
 mod checksum;
+#[cfg(feature = "serve")]
 mod content;
 #[doc(hidden)]
 pub mod cpu;
@@ -37,6 +39,7 @@ pub mod pool;
 pub mod progress;
 pub mod qemu;
 pub mod segment;
+#[cfg(feature = "serve")]
 pub mod serve;
 
 pub use bitmap::Bitmap;

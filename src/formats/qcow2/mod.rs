@@ -9,12 +9,14 @@ mod directory;
 mod draft;
 mod drop;
 mod file;
+#[cfg(feature = "serve")]
 mod fresh;
 mod guest;
 mod header;
 mod host;
 mod occupied;
 mod ranges;
+#[cfg(feature = "serve")]
 mod readable;
 mod refcounts;
 mod references;
@@ -25,7 +27,9 @@ mod stages;
 mod table;
 mod walk;
 pub(crate) use directory::check_new;
+#[cfg(feature = "serve")]
 pub(crate) use fresh::{CLUSTER_BYTES, Fresh};
+#[cfg(feature = "serve")]
 pub(crate) use readable::data_needs;
 
 use crate::chain::{self, Action, Name};
