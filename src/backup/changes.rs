@@ -9,8 +9,8 @@ use super::sums::clusters;
 use super::writer::buffer;
 use crate::bitmap::Bitmap;
 use crate::content::Content;
-use crate::error::Result;
-use crate::formats::CLUSTER_BYTES;
+use crate::error::{Error, Result};
+use crate::formats::{CLUSTER_BYTES, TABLE_BYTES};
 use crate::geometry::Extent;
 use crate::progress::{Observer, tell};
 use std::ops::ControlFlow;
@@ -34,13 +34,13 @@ pub(super) fn all(content: &dyn Content, observer: &mut dyn Observer) -> Result<
     Ok(Wanted { copied, zeros: Bitmap::new(content.size_bytes(), clusters()?)? })
 }
 
-/// What an increment over `older` has to write, where `changed` blocks changed since.
+/// What an increment over `older` has to write, where `changed` blocks changed since; or the damage of an older file.
 pub(super) fn since(
     content: &dyn Content,
     changed: &Bitmap,
     older: &Moment,
     observer: &mut dyn Observer,
-) -> Result<Wanted> {
+) -> Result<std::result::Result<Wanted, Error>> {
     let size = content.size_bytes();
     let mut touched = outward(changed, size)?;
     let mut before = older.data()?;
@@ -56,14 +56,43 @@ pub(super) fn since(
     let look = Look::at(content, &touched.union(&before)?, observer)?;
     // Clusters that are zeros in part can have lost data as well. Only the bytes tell.
     let doubtful = look.partial.intersection(&before)?.difference(&touched)?;
-    let mut comparing = Comparing { content, differs: Bitmap::new(size, clusters()?)? };
+    let mut comparing = Comparing { content, differs: Bitmap::new(size, clusters()?)?, failed: None };
     if !doubtful.is_empty() {
         let mut wanted = doubtful.try_clone()?;
         wanted.resize(older.size_bytes())?;
-        older.walk(Some(&wanted), &mut comparing, observer)?;
+        let walked = older.walk(Some(&wanted), &mut comparing, observer);
+        if let Some(error) = comparing.failed {
+            return Err(error);
+        }
+        match walked {
+            Err(error) if error.is_of_the_call() => return Err(error),
+            Err(error) => return Ok(Err(error)),
+            Ok(()) => {}
+        }
     }
     let copied = touched.difference(&look.zeros)?.union(&comparing.differs)?;
-    Ok(Wanted { copied, zeros: look.zeros })
+    let mut zeros = look.zeros.intersection(&before)?;
+    add_where_free(&mut zeros, &look.zeros, &copied)?;
+    Ok(Ok(Wanted { copied, zeros }))
+}
+
+/// Adds to `zeros` those of `all` that cost nothing, as the table that has them is written anyway. The older backups have zeros
+/// there, too: a guest that trims a huge empty disk shall not fill the new file with tables.
+fn add_where_free(zeros: &mut Bitmap, all: &Bitmap, copied: &Bitmap) -> Result<()> {
+    let needed = zeros.try_clone()?;
+    for extent in all.extents(0, u64::MAX) {
+        let mut at = extent.offset;
+        while at < extent.end() {
+            let table = at / TABLE_BYTES * TABLE_BYTES;
+            let end = extent.end().min(table + TABLE_BYTES);
+            let is_written = |map: &Bitmap| map.next_dirty(table, TABLE_BYTES).is_some();
+            if is_written(&needed) || is_written(copied) {
+                zeros.set(at, end - at)?;
+            }
+            at = end;
+        }
+    }
+    Ok(())
 }
 
 /// The clusters that a map touches.
@@ -132,13 +161,18 @@ impl Look {
 struct Comparing<'a> {
     content: &'a dyn Content,
     differs: Bitmap,
+    /// The fault of the disk, not of the backup.
+    failed: Option<Error>,
 }
 
 impl Sink for Comparing<'_> {
     fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         let len = (bytes.len() as u64).min(self.content.size_bytes().saturating_sub(offset));
         let mut now = buffer(len)?;
-        self.content.read_at(&mut now, offset)?;
+        if let Err(error) = self.content.read_at(&mut now, offset) {
+            self.failed = Some(error.clone());
+            return Err(error);
+        }
         let cluster = usize::try_from(CLUSTER_BYTES).unwrap_or(usize::MAX);
         let mut at = offset;
         for (now, before) in now.chunks(cluster).zip(bytes.chunks(cluster)) {

@@ -9,9 +9,8 @@
 //! the manifest tells of them in one step, and calls them moving; then they are renamed over the old ones. Until they are, the
 //! successors are read in their place, and the next run that may change the directory renames them.
 
-use super::manifest::{Backup, DiskRecord, Manifest};
+use super::manifest::{Backup, DiskRecord, Manifest, file_name, sums_name};
 use crate::error::{Error, ErrorKind, Result};
-use crate::formats::LAYERED_FORMAT;
 use crate::io::replace::Target;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -59,7 +58,14 @@ impl Directory {
         if purpose == Use::Create {
             match DirBuilder::new().mode(MODE).create(path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                made => made.map_err(|error| Error::io("cannot make the directory", error))?,
+                made => {
+                    made.map_err(|error| Error::io("cannot make the directory", error))?;
+                    match sync(folder_of(path)) {
+                        // Who may make a folder there need not be allowed to list it.
+                        Err(error) if error.errno() == libc::EACCES => {}
+                        synced => synced?,
+                    }
+                }
             }
         }
         let lock = File::open(path).map_err(|error| Error::io("cannot open the directory", error))?;
@@ -164,26 +170,51 @@ impl Directory {
         }
     }
 
-    /// Removes what no moment needs: temporary files, and files of a moment that the manifest does not name. All of it is of
-    /// runs that were interrupted, as nobody else works here.
-    pub(crate) fn clear(&self) -> Result<()> {
+    /// Removes what no moment needs: temporary files, and the files of moments that did not come to be or were given up. All of it
+    /// is of runs that were interrupted, as nobody else works here. Files of other names are not ours.
+    pub(crate) fn clear(&mut self) -> Result<()> {
         clear_folder(&self.path, &|name| name.starts_with(TEMPORARY))?;
-        for disk in &self.manifest.disks {
-            let folder = self.folder(disk);
+        for disk in &mut self.manifest.disks {
+            let folder = self.path.join(disk.folder());
             if !folder.is_dir() {
                 continue;
             }
-            let kept: Vec<String> =
-                disk.backups.iter().flat_map(|backup| [backup.file_name(), backup.sums_name()]).collect();
-            let is_ours = |name: &str| {
-                let name = name.strip_suffix(SUCCESSOR).unwrap_or(name);
-                name.ends_with(".sums") || name.rsplit_once('.').is_some_and(|(_, last)| last == LAYERED_FORMAT)
-            };
-            clear_folder(&folder, &|name| {
-                name.starts_with(TEMPORARY) || (is_ours(name) && !kept.iter().any(|kept| kept == name))
-            })?;
+            let mut left = Vec::new();
+            for backup in &disk.backups {
+                if !backup.is_moving {
+                    left.extend([backup.file_name(), backup.sums_name()].map(|name| name + SUCCESSOR));
+                }
+            }
+            let kept = |name: &Vec<u8>| disk.place_of(name).is_some();
+            for name in disk.pending.iter().chain(&disk.gone).filter(|name| !kept(name)) {
+                let names = [file_name(name), sums_name(name)];
+                left.extend(names.iter().map(|name| name.clone() + SUCCESSOR));
+                left.extend(names);
+            }
+            clear_folder(&folder, &|name| name.starts_with(TEMPORARY) || left.iter().any(|left| left == name))?;
+            disk.gone.clear();
         }
         Ok(())
+    }
+
+    /// Refuses a file that lies in the directory: what others do with it would cost moments.
+    pub(crate) fn check_outside(&self, path: &Path) -> Result<()> {
+        let folder = fs::canonicalize(folder_of(path)).map_err(|error| Error::io("cannot find", error).in_file(path))?;
+        let own = fs::canonicalize(&self.path).map_err(|error| Error::io("cannot find", error).in_file(&self.path))?;
+        if folder.starts_with(own) {
+            let message = "lies in the backup directory, whose files are its own";
+            return Err(Error::new(ErrorKind::InvalidArgument, message).in_file(path));
+        }
+        Ok(())
+    }
+}
+
+/// The folder that a path names its last part in.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        Some(_) => Path::new("."),
+        None => path,
     }
 }
 
@@ -205,7 +236,9 @@ fn begin(path: &Path) -> Result<Manifest> {
     let entries = fs::read_dir(path).map_err(|error| Error::io("cannot list the directory", error))?;
     for entry in entries {
         let name = entry.map_err(|error| Error::io("cannot list the directory", error))?.file_name();
-        if !name.to_string_lossy().starts_with(TEMPORARY) {
+        // A disk for backups alone has this folder from its file system.
+        let is_fine = name == "lost+found" || name.to_string_lossy().starts_with(TEMPORARY);
+        if !is_fine {
             let message = format!("is no backup directory, and not empty: it has {}", name.to_string_lossy());
             return Err(Error::new(ErrorKind::Exists, message).advise("name another directory"));
         }
@@ -253,7 +286,7 @@ pub(crate) fn place(file: NamedTempFile, path: &Path) -> Result<()> {
     let failed = |error| Error::io("cannot be written", error).in_file(path);
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
-    sync(path.parent().unwrap_or(Path::new("/")))
+    sync(folder_of(path))
 }
 
 /// Makes the names in a folder durable.

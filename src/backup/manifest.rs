@@ -43,13 +43,23 @@ pub struct Backup {
 impl Backup {
     /// The name of its file.
     pub fn file_name(&self) -> String {
-        format!("{}.{LAYERED_FORMAT}", encode(&self.checkpoint))
+        file_name(&self.checkpoint)
     }
 
     /// The name of its list of sums.
     pub fn sums_name(&self) -> String {
-        format!("{}.sums", encode(&self.checkpoint))
+        sums_name(&self.checkpoint)
     }
+}
+
+/// The name of the file of the backup of a checkpoint.
+pub(crate) fn file_name(checkpoint: &[u8]) -> String {
+    format!("{}.{LAYERED_FORMAT}", encode(checkpoint))
+}
+
+/// The name of the list of sums of the backup of a checkpoint.
+pub(crate) fn sums_name(checkpoint: &[u8]) -> String {
+    format!("{}.sums", encode(checkpoint))
 }
 
 /// A disk and its kept moments.
@@ -62,15 +72,18 @@ pub struct DiskRecord {
     pub image: Vec<u8>,
     /// The kept moments, oldest first.
     pub backups: Vec<Backup>,
-    /// Checkpoints that were made, or about to be, for a backup that is not complete.
+    /// Checkpoints of backups that are not complete: they may be on the disk, and files of theirs in the folder.
     pub(crate) pending: Vec<Vec<u8>>,
     /// Checkpoints of this directory that may still be on the disk although their backup is not kept any more.
     pub(crate) left: Vec<Vec<u8>>,
+    /// Checkpoints of moments that were given up, whose files may still be there.
+    pub(crate) gone: Vec<Vec<u8>>,
 }
 
 impl DiskRecord {
     pub(crate) fn new(name: Vec<u8>, image: Vec<u8>) -> Self {
-        Self { name, image, backups: Vec::new(), pending: Vec::new(), left: Vec::new() }
+        let (backups, pending, left, gone) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { name, image, backups, pending, left, gone }
     }
 
     /// The folder of its files.
@@ -184,6 +197,7 @@ fn disk_value(disk: &DiskRecord) -> Value {
     put_name(&mut object, "image", &disk.image);
     object.insert("pending".to_owned(), names_value(&disk.pending));
     object.insert("left".to_owned(), names_value(&disk.left));
+    object.insert("gone".to_owned(), names_value(&disk.gone));
     let mut before: Option<&Backup> = None;
     let mut backups = Vec::new();
     for backup in &disk.backups {
@@ -232,6 +246,7 @@ fn disk_of(value: &Value) -> Result<DiskRecord> {
         return Err(damaged("a disk has no name"));
     }
     (disk.pending, disk.left) = (names_of(value, "pending")?, names_of(value, "left")?);
+    disk.gone = names_of(value, "gone")?;
     let backups = value.get("backups").and_then(Value::as_array);
     for backup in backups.ok_or_else(|| damaged("a disk has no backups"))? {
         let (backup, parent) = backup_of(backup)?;

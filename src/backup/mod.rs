@@ -24,9 +24,11 @@
 mod changes;
 mod compose;
 mod directory;
+mod images;
 mod layer;
 mod manifest;
 mod names;
+mod origin;
 mod plan;
 mod prune;
 mod restore;
@@ -39,6 +41,7 @@ pub use crate::content::SourceFile;
 use crate::error::{Error, Result};
 use crate::progress::Observer;
 use directory::{Directory, MANIFEST, Use};
+use images::Images;
 pub use manifest::{Backup, DiskRecord};
 pub use names::checkpoint_name;
 pub use plan::{Planned, Tier, plan};
@@ -133,13 +136,9 @@ pub struct Taken {
 }
 
 impl Taken {
-    fn of(source: &Source<'_>) -> Self {
+    fn of(name: &[u8]) -> Self {
         let (files, dropped, warnings) = (Vec::new(), Vec::new(), Vec::new());
-        Self { name: source.name.clone(), backup: None, files, through_qemu: None, dropped, warnings }
-    }
-
-    fn warn(&mut self, warning: String) {
-        self.warnings.push(warning);
+        Self { name: name.to_vec(), backup: None, files, through_qemu: None, dropped, warnings }
     }
 }
 
@@ -196,7 +195,11 @@ impl BackupDirectory {
         options: &Options<'_>,
         observer: &mut dyn Observer,
     ) -> Result<Vec<(Taken, std::result::Result<(), Failure>)>> {
-        take::take(&mut self.0, sources, options, observer)
+        let mut images = Images::of(sources, options)?;
+        for place in images.places() {
+            self.0.check_outside(place)?;
+        }
+        take::take(&mut self.0, &mut images, options, observer)
     }
 
     /// Writes a moment of a disk to a new file, an existing one that may be replaced, or a device, and compares all that it

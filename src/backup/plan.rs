@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! Owns the answer to how much of a disk a backup has to read: the changed part, the allocated part, or all. Must never change anything.
 
-use super::take::is_of_the_map;
+use super::images::is_of_the_map;
 use crate::content::{self, Chain};
 use crate::error::Result;
 use crate::geometry::Extent;

@@ -112,6 +112,7 @@ fn step(
     let dropped: Vec<_> = changed.backups.drain(first..child).collect();
     let made = dropped.iter().filter(|backup| backup.has_checkpoint);
     changed.left.extend(made.map(|backup| backup.checkpoint.clone()));
+    changed.gone.extend(dropped.iter().map(|backup| backup.checkpoint.clone()));
     *directory.record(name)? = changed;
     match directory.save() {
         // The new manifest stands, or will not after a power cut: then its files are there all the same.

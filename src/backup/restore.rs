@@ -96,6 +96,7 @@ pub(super) fn restore(directory: &Directory, request: &RestoreRequest<'_>, obser
         Error::new(ErrorKind::NotFound, format!("the directory has no disk '{name}'")).in_file(&directory.path)
     })?;
     let place = place_of(disk, request.at).map_err(|error| error.in_file(&directory.path))?;
+    directory.check_outside(request.target)?;
     let found = look(request).map_err(|error| error.in_file(request.target))?;
     let moment = Moment::open(directory, disk, disk.root_of(place)..=place)?;
     match (&found.kind, &found.file) {

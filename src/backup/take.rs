@@ -11,20 +11,16 @@ use super::compose::{MOST_LAYERS, Moment};
 use super::directory::Directory;
 use super::layer::backing_name;
 use super::manifest::{Backup, DiskRecord};
-use super::names::seconds;
+use super::names::{encode, seconds};
+use super::origin::{Disk, Origin, Reading};
 use super::writer::{Writer, Written, buffer};
-use super::{Failure, Options, Source, Taken};
-use crate::bitmap::Bitmap;
+use super::{Failure, Options, Taken};
 use crate::chain::check_checkpoint_name;
-use crate::content::{self, Chain, Content};
+use crate::content::Content;
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Extent;
-use crate::image::{Access, DiffRequest, Image, Layers, OpenOptions};
-use crate::progress::{Observer, Unobserved, tell};
-use std::fs;
-use std::os::unix::ffi::OsStrExt;
+use crate::progress::{Observer, tell};
 use std::path::Path;
-use std::time::SystemTime;
 
 /// The piece of a disk that is read at once: large enough for several requests to a server to be under way.
 const PIECE: u64 = 4 << 20;
@@ -34,8 +30,8 @@ const MANY_LAYERS: usize = 100;
 
 /// A disk that is about to be backed up.
 struct Job<'a> {
-    source: &'a Source<'a>,
     checkpoint: &'a [u8],
+    place: Vec<u8>,
     /// Why the disk gets no checkpoint.
     unfit: Option<Error>,
     taken: Taken,
@@ -44,40 +40,51 @@ struct Job<'a> {
 /// Backs up all disks; the list says which were, and which were not.
 pub(super) fn take(
     directory: &mut Directory,
-    sources: &[Source<'_>],
+    origin: &mut dyn Origin,
     options: &Options<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Vec<(Taken, std::result::Result<(), Failure>)>> {
     check_checkpoint_name(options.checkpoint)?;
-    for (at, source) in sources.iter().enumerate() {
-        if source.name.is_empty() || sources.iter().take(at).any(|other| other.name == source.name) {
-            let name = String::from_utf8_lossy(&source.name).into_owned();
+    let mut jobs: Vec<Job<'_>> = Vec::new();
+    for disk in origin.disks() {
+        let (name, place) = (disk.name().to_vec(), disk.place().to_vec());
+        if name.is_empty() || jobs.iter().any(|job| encode(&job.taken.name) == encode(&name)) {
+            let name = String::from_utf8_lossy(&name).into_owned();
             let message = format!("two disks would have the name '{name}', or one has none");
             return Err(Error::new(ErrorKind::InvalidArgument, message).advise("give each disk a name of its own"));
         }
+        if jobs.iter().any(|job| job.place == place) {
+            let message = format!("two disks are the same: {}", String::from_utf8_lossy(&place));
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        jobs.push(Job { checkpoint: options.checkpoint, place, unfit: None, taken: Taken::of(&name) });
     }
-    let mut jobs = Vec::new();
-    for source in sources {
-        let mut job = Job { source, checkpoint: options.checkpoint, unfit: None, taken: Taken::of(source) };
-        job.prepare(directory, options).map_err(|error| error.in_file(source.image).nothing_changed())?;
-        jobs.push(job);
+    for (disk, job) in origin.disks().into_iter().zip(&mut jobs) {
+        job.prepare(directory, disk, options).map_err(|error| disk.named(error).nothing_changed())?;
     }
     // On every disk before the first one is read: so they stand as close to one moment as can be.
-    let mut failed: Vec<Option<Error>> = Vec::new();
     for job in &mut jobs {
-        failed.push(job.create(directory, options).err());
+        job.announce(directory)?;
     }
+    directory.save()?;
+    let wanted: Vec<bool> = jobs.iter().map(|job| job.unfit.is_none()).collect();
+    let made = origin.create(options.checkpoint, &wanted);
     let mut all = Vec::new();
-    for (mut job, failed) in jobs.into_iter().zip(failed) {
-        let done = match failed {
-            Some(error) => Err(error),
-            None => job.copy(directory, options, observer),
+    for ((disk, mut job), made) in origin.disks().into_iter().zip(jobs).zip(made) {
+        let (done, is_made) = match made {
+            Ok(warnings) => {
+                job.taken.warnings.extend(warnings);
+                (job.copy(directory, disk, options, observer), true)
+            }
+            Err(error) => (Err(error), false),
         };
         let done = match done {
-            Ok(()) => job.drop_older(directory, options).map_err(|error| Failure { error, is_backed_up: true }),
+            Ok(()) => {
+                job.drop_older(directory, disk, options).map_err(|error| Failure { error, is_backed_up: true })
+            }
             Err(error) => {
                 if error.kind() != ErrorKind::CommitInDoubt {
-                    job.undo(directory, options);
+                    job.undo(directory, disk, is_made);
                 }
                 Err(Failure { error, is_backed_up: false })
             }
@@ -89,108 +96,87 @@ pub(super) fn take(
 
 impl Job<'_> {
     /// Refuses what cannot be, and clears what an interrupted run left on the disk.
-    fn prepare(&mut self, directory: &mut Directory, options: &Options<'_>) -> Result<()> {
-        let path = fs::canonicalize(self.source.image).map_err(|error| Error::io("cannot find", error))?;
-        let path = path.as_os_str().as_bytes();
-        let mut image = self.open(Access::Write, options)?;
-        if let Some(unclean) = image.unclean() {
-            return Err(unclean);
-        }
-        if let Some(record) = directory.manifest.disk(&self.source.name) {
-            if record.place_of(self.checkpoint).is_some() {
+    fn prepare(&mut self, directory: &mut Directory, disk: &mut dyn Disk, options: &Options<'_>) -> Result<()> {
+        disk.check_usable()?;
+        let name = &self.taken.name;
+        if let Some(other) = directory.manifest.disks.iter().find(|other| other.folder() == encode(name)) {
+            let known = String::from_utf8_lossy(&other.name).into_owned();
+            if other.name != *name {
+                let message = format!("its folder would be that of the disk '{known}'");
+                return Err(Error::new(ErrorKind::Exists, message).advise("give the disk another name"));
+            }
+            if other.backups.iter().any(|backup| encode(&backup.checkpoint) == encode(self.checkpoint)) {
                 let message = "the directory has a backup of this name already";
                 return Err(Error::new(ErrorKind::Exists, message).advise("give the checkpoint another name"));
             }
-            if record.image != path && !record.backups.is_empty() && !options.full {
-                let message = format!(
-                    "the disk '{}' of the directory is that of {}: this may be another one",
-                    String::from_utf8_lossy(&record.name),
-                    String::from_utf8_lossy(&record.image)
-                );
+            if other.image != self.place && !other.backups.is_empty() && !options.full {
+                let place = String::from_utf8_lossy(&other.image).into_owned();
+                let message = format!("the disk '{known}' of the directory is that of {place}: this may be another one");
                 let advice = "give this disk another name; or if it was moved, ask for a full backup";
                 return Err(Error::new(ErrorKind::Changed, message).advise(advice));
             }
-            let pending = record.pending.clone();
-            for name in &pending {
-                match merge_back(&mut image, name) {
-                    Ok(()) => directory.record(&self.source.name)?.pending.retain(|other| other != name),
-                    Err(error) => self.taken.warn(format!(
-                        "the checkpoint {} of an interrupted run stays on the disk: {}",
-                        crate::chain::Name::new(name.as_slice()),
-                        error.reason()
-                    )),
-                }
+            if files_of_the_last(other) >= MOST_LAYERS && !options.full {
+                let message = format!("the last backup lies on {MOST_LAYERS} files, and no more are allowed");
+                return Err(Error::new(ErrorKind::CannotStore, message)
+                    .advise("prune the directory, or ask for a full backup"));
+            }
+            let pending = other.pending.clone();
+            match disk.delete(&pending) {
+                Ok(_) => directory.record(name)?.pending.clear(),
+                Err(error) => self.taken.warnings.push(format!(
+                    "checkpoints of an interrupted run may be on the disk: {}",
+                    error.reason()
+                )),
             }
         }
-        match image.plan_create(self.checkpoint, None, None) {
-            Ok(_) => {}
-            Err(error) if keeps_no_checkpoint(&error) => self.unfit = Some(error),
-            Err(error) => return Err(error),
-        }
+        self.unfit = disk.check_create(self.checkpoint)?;
         Ok(())
     }
 
-    fn open(&self, access: Access, options: &Options<'_>) -> Result<Image> {
-        Image::open(self.source.image, &OpenOptions::new(access).no_lock(options.no_lock).threads(options.threads))
-    }
-
-    /// Makes the checkpoint, and lets the manifest know of it before.
-    fn create(&mut self, directory: &mut Directory, options: &Options<'_>) -> Result<()> {
-        let path = fs::canonicalize(self.source.image).map_err(|error| Error::io("cannot find", error))?;
-        let name = &self.source.name;
+    /// Lets the manifest know of the disk, and of the checkpoint before it is made.
+    fn announce(&self, directory: &mut Directory) -> Result<()> {
+        let name = &self.taken.name;
         if directory.manifest.disk(name).is_none() {
-            let record = DiskRecord::new(name.clone(), path.as_os_str().as_bytes().to_vec());
-            directory.manifest.disks.push(record);
+            directory.manifest.disks.push(DiskRecord::new(name.clone(), self.place.clone()));
         }
         let record = directory.record(name)?;
-        record.image = path.as_os_str().as_bytes().to_vec();
-        if self.unfit.is_none() {
+        if !record.pending.iter().any(|name| name == self.checkpoint) {
             record.pending.push(self.checkpoint.to_vec());
         }
-        directory.save()?;
-        directory.manifest.disk(name).map_or(Ok(()), |record| directory.make_folder(record))?;
-        if self.unfit.is_some() {
-            return Ok(());
-        }
-        let mut image = self.open(Access::Write, options)?;
-        let plan = image.plan_create(self.checkpoint, None, None)?;
-        self.taken.warnings.extend(plan.risks().iter().chain(plan.warnings()).cloned());
-        let warnings = image.commit(&plan, &mut Unobserved)?;
-        self.taken.warnings.extend(warnings);
-        Ok(())
+        directory.manifest.disk(name).map_or(Ok(()), |record| directory.make_folder(record))
     }
 
     /// Reads the disk, and lets the directory have the backup.
-    fn copy(&mut self, directory: &mut Directory, options: &Options<'_>, observer: &mut dyn Observer) -> Result<()> {
-        let time = seconds(SystemTime::now());
-        let image = self.open(Access::Read, options)?;
-        let chain = Chain::of(&image, content::Options { no_lock: image.is_without_locks() })?;
-        self.taken.files = chain.files();
-        self.taken.warnings.extend(chain.warnings().iter().cloned());
-        let (content, through_qemu) = content::open(chain, options.secret_file, observer)?;
-        self.taken.through_qemu = through_qemu;
-        if content.size_bytes() != image.virtual_size() {
-            let message = format!("its content has {} bytes, its map {}", content.size_bytes(), image.virtual_size());
-            return Err(Error::new(ErrorKind::Damaged, message));
-        }
-        let record = directory.record(&self.source.name)?.clone();
+    fn copy(
+        &mut self,
+        directory: &mut Directory,
+        disk: &mut dyn Disk,
+        options: &Options<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let reading = disk.open(observer)?;
+        self.taken.files = reading.files();
+        self.taken.warnings.extend(reading.warnings());
+        self.taken.through_qemu = reading.through_qemu().map(str::to_owned);
+        let content = reading.content();
+        let record = directory.record(&self.taken.name)?.clone();
         let changes = match &self.unfit {
             Some(why) => Err(Some(format!("the disk keeps no checkpoints: {}", why.reason()))),
-            None => self.changes(directory, &record, &image, &*content, options, observer)?,
+            None => self.changes(directory, &record, &*reading, options, observer)?,
         };
         let folder = directory.folder(&record);
         let (wanted, backing, reason) = match (changes, record.backups.last()) {
             (Ok(wanted), Some(last)) => (wanted, Some(backing_name(last)), None),
-            (Ok(_), None) => (changes::all(&*content, observer)?, None, None),
-            (Err(reason), _) => (changes::all(&*content, observer)?, None, reason),
+            (Ok(_), None) => (changes::all(content, observer)?, None, None),
+            (Err(reason), _) => (changes::all(content, observer)?, None, reason),
         };
-        let written = write(&*content, &wanted, &folder, backing.as_deref(), observer)?;
+        let written = write(content, &wanted, &folder, backing.as_deref(), observer)?;
         let backup = Backup {
             checkpoint: self.checkpoint.to_vec(),
             is_full: backing.is_none(),
             reason,
             size_bytes: content.size_bytes(),
-            time,
+            time: seconds(reading.time()),
             data_bytes: written.data_bytes,
             zero_bytes: written.zero_bytes,
             file_bytes: written.file_bytes,
@@ -198,26 +184,26 @@ impl Job<'_> {
             sums: written.sum,
             is_moving: false,
         };
+        // All was read; the moment need not stand while the files are made durable.
+        drop(reading);
         written.place(&directory.file(&record, &backup), &directory.sums(&record, &backup))?;
-        let record = directory.record(&self.source.name)?;
-        let pending = record.pending.clone();
-        record.backups.push(backup.clone());
-        record.pending.retain(|name| name != self.checkpoint);
+        let changed = directory.record(&self.taken.name)?;
+        changed.backups.push(backup.clone());
+        changed.pending.retain(|name| name != self.checkpoint);
+        // Not before: until then the backups are those of the image that was known, and of no other.
+        changed.image.clone_from(&self.place);
+        let files = files_of_the_last(changed);
         match directory.save() {
             // The manifest stands, though a power cut could bring back the old one: the files and the checkpoint stay.
             Err(error) if error.kind() == ErrorKind::CommitInDoubt => return Err(error),
             Err(error) => {
-                let record = directory.record(&self.source.name)?;
-                record.backups.pop();
-                record.pending = pending;
+                *directory.record(&self.taken.name)? = record;
                 return Err(error);
             }
             Ok(()) => {}
         }
-        let record = directory.record(&self.source.name)?;
-        let files = record.backups.len() - record.root_of(record.backups.len().saturating_sub(1));
         if files >= MANY_LAYERS {
-            self.taken.warn(format!("the moment lies on {files} files: prune the directory"));
+            self.taken.warnings.push(format!("the moment lies on {files} files: prune the directory"));
         }
         self.taken.backup = Some(backup);
         Ok(())
@@ -228,8 +214,7 @@ impl Job<'_> {
         &self,
         directory: &Directory,
         record: &DiskRecord,
-        image: &Image,
-        content: &dyn Content,
+        reading: &dyn Reading,
         options: &Options<'_>,
         observer: &mut dyn Observer,
     ) -> Result<std::result::Result<Wanted, Option<String>>> {
@@ -240,65 +225,36 @@ impl Job<'_> {
         if !last.has_checkpoint {
             return Ok(Err(Some("the backup before left no checkpoint on the disk".into())));
         }
-        let changed = match image.diff(&DiffRequest::since(&last.checkpoint), observer) {
-            Err(error) if is_of_the_map(&error) => {
-                return Ok(Err(Some(format!("what changed cannot be told: {}", error.reason()))));
-            }
-            diff => diff?.bitmap,
+        let changed = match reading.changed_since(&last.checkpoint, observer)? {
+            Ok(changed) => changed,
+            Err(why) => return Ok(Err(Some(format!("what changed cannot be told: {why}")))),
         };
         let place = record.backups.len() - 1;
-        let root = record.root_of(place);
-        if place + 1 - root >= MOST_LAYERS {
-            let message = format!("the last backup lies on {MOST_LAYERS} files, and no more are allowed");
-            return Err(
-                Error::new(ErrorKind::CannotStore, message).advise("prune the directory, or ask for a full one")
-            );
-        }
-        self.over(directory, record, root..=place, content, &changed, observer)
-    }
-
-    fn over(
-        &self,
-        directory: &Directory,
-        record: &DiskRecord,
-        places: std::ops::RangeInclusive<usize>,
-        content: &dyn Content,
-        changed: &Bitmap,
-        observer: &mut dyn Observer,
-    ) -> Result<std::result::Result<Wanted, Option<String>>> {
-        let wanted = Moment::open(directory, record, places)
-            .map_err(|error| (error, true))
-            .and_then(|older| changes::since(content, changed, &older, observer).map_err(|error| (error, false)));
-        match wanted {
-            Ok(wanted) => Ok(Ok(wanted)),
-            Err((error, _)) if error.is_of_the_call() => Err(error),
+        let older = match Moment::open(directory, record, record.root_of(place)..=place) {
+            Err(error) if error.is_of_the_call() => return Err(error),
+            Err(error) => return Ok(Err(Some(unreadable(&error)))),
+            Ok(older) => older,
+        };
+        match changes::since(reading.content(), &changed, &older, observer)? {
             // A missing or damaged file of the directory: nothing that lies on it could be restored.
-            Err((error, is_older)) if is_older || error.kind() == ErrorKind::Damaged => {
-                Ok(Err(Some(format!("the backup before cannot be read: {}", error.reason()))))
-            }
-            Err((error, _)) => Err(error),
+            Err(error) => Ok(Err(Some(unreadable(&error)))),
+            Ok(wanted) => Ok(Ok(wanted)),
         }
     }
 
     /// Drops the checkpoints that this directory made and needs no more.
-    fn drop_older(&mut self, directory: &mut Directory, options: &Options<'_>) -> Result<()> {
-        let record = directory.record(&self.source.name)?;
+    fn drop_older(&mut self, directory: &mut Directory, disk: &mut dyn Disk, options: &Options<'_>) -> Result<()> {
+        let record = directory.record(&self.taken.name)?;
         let made = record.backups.iter().filter(|backup| backup.has_checkpoint).map(|backup| backup.checkpoint.clone());
         let mut names: Vec<Vec<u8>> = record.left.iter().cloned().chain(made).collect();
         names.truncate(names.len().saturating_sub(options.keep_checkpoints.max(1)));
         if names.is_empty() || self.unfit.is_some() {
             return Ok(());
         }
-        let mut image = self.open(Access::Write, options)?;
-        let chain = image.chain(None)?;
-        let there: Vec<&Vec<u8>> = names.iter().filter(|name| chain.checkpoint(name).is_some()).collect();
-        if !there.is_empty() {
-            let plan = image.plan_delete_many(&there, false, Layers::Check, None)?;
-            let warnings = image.commit(&plan, &mut Unobserved)?;
-            self.taken.warnings.extend(warnings);
-            self.taken.dropped = there.into_iter().cloned().collect();
-        }
-        let record = directory.record(&self.source.name)?;
+        let (dropped, warnings) = disk.delete(&names)?;
+        self.taken.warnings.extend(warnings);
+        self.taken.dropped = dropped;
+        let record = directory.record(&self.taken.name)?;
         if !record.left.is_empty() {
             record.left.retain(|left| !names.contains(left));
             directory.save()?;
@@ -306,46 +262,30 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// After a failure: the new checkpoint is merged into the one before.
-    fn undo(&mut self, directory: &mut Directory, options: &Options<'_>) {
+    /// After a failure: the new checkpoint is merged into the one before, if it was made.
+    fn undo(&mut self, directory: &mut Directory, disk: &mut dyn Disk, is_made: bool) {
         let undone = directory.clear().and_then(|()| {
-            if self.unfit.is_some() {
-                return Ok(());
+            if is_made && self.unfit.is_none() {
+                disk.delete(&[self.checkpoint.to_vec()])?;
             }
-            let mut image = self.open(Access::Write, options)?;
-            merge_back(&mut image, self.checkpoint)?;
-            let record = directory.record(&self.source.name)?;
+            let record = directory.record(&self.taken.name)?;
             record.pending.retain(|name| name != self.checkpoint);
             directory.save()
         });
         if let Err(error) = undone {
-            self.taken.warn(format!("not everything could be undone, the next run will: {}", error.reason()));
+            let message = format!("not everything could be undone, the next run will: {}", error.reason());
+            self.taken.warnings.push(message);
         }
     }
 }
 
-/// Merges a checkpoint into the one before, where it is on the disk.
-fn merge_back(image: &mut Image, name: &[u8]) -> Result<()> {
-    if image.chain(None)?.checkpoint(name).is_none() {
-        return Ok(());
-    }
-    let plan = image.plan_delete(name, false, Layers::Check, None)?;
-    image.commit(&plan, &mut Unobserved).map(drop)
+/// How many files the last moment lies on, its own among them.
+fn files_of_the_last(disk: &DiskRecord) -> usize {
+    disk.backups.len().checked_sub(1).map_or(0, |last| last + 1 - disk.root_of(last))
 }
 
-/// Whether the disk is one that can be copied, and that keeps no new checkpoint.
-fn keeps_no_checkpoint(error: &Error) -> bool {
-    use ErrorKind::{BrokenChain, CannotStore, Inconsistent, Model, OldVersion, Recording, Stale};
-    matches!(
-        error.kind(),
-        OldVersion | CannotStore | Stale | Inconsistent | Recording | BrokenChain | Model | ErrorKind::Unsupported
-    )
-}
-
-/// Whether an error tells that the map of changes cannot be had, and nothing of the disk's data.
-pub(super) fn is_of_the_map(error: &Error) -> bool {
-    use ErrorKind::{BackingLayer, NotFound, Order, SizeMismatch};
-    keeps_no_checkpoint(error) || matches!(error.kind(), NotFound | Order | SizeMismatch | BackingLayer)
+fn unreadable(error: &Error) -> String {
+    format!("the backup before cannot be read: {}", error.reason())
 }
 
 /// Writes the wanted clusters into a file in `folder`.

@@ -17,9 +17,10 @@ pub(crate) const CLUSTER_BYTES: u64 = 1 << CLUSTER_BITS;
 
 const CLUSTER_BITS: u32 = 16;
 const CLUSTER_LEN: usize = 1 << CLUSTER_BITS;
-/// An L2 table has this many entries, and stands for this many bytes of the disk.
+/// The bytes of the disk that one L2 table of a new image stands for.
+pub(crate) const TABLE_BYTES: u64 = L2_ENTRIES * CLUSTER_BYTES;
+
 const L2_ENTRIES: u64 = CLUSTER_BYTES / 8;
-const L2_REACH: u64 = L2_ENTRIES * CLUSTER_BYTES;
 /// A block of reference counts of 16 bits counts this many clusters.
 const COUNTS: u64 = CLUSTER_BYTES / 2;
 const COUNT_BITS_LOG: u32 = 4;
@@ -54,7 +55,7 @@ impl Fresh {
     /// Begins an image of a disk of `size_bytes`, a multiple of 512, over the file that is named `backing`, which is of the
     /// same format.
     pub(crate) fn begin(file: File, size_bytes: u64, backing: Option<&[u8]>) -> Result<Self> {
-        let entries = size_bytes.div_ceil(L2_REACH);
+        let entries = size_bytes.div_ceil(TABLE_BYTES);
         if entries * 8 > MOST_L1_BYTES || backing.is_some_and(|name| name.len() > MOST_NAME) {
             let message = "the disk is too large for a new image, or the name of its backing file too long";
             return Err(Error::new(ErrorKind::CannotStore, message));

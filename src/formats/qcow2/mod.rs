@@ -28,7 +28,7 @@ mod table;
 mod walk;
 pub(crate) use directory::check_new;
 #[cfg(feature = "serve")]
-pub(crate) use fresh::{CLUSTER_BYTES, Fresh};
+pub(crate) use fresh::{CLUSTER_BYTES, Fresh, TABLE_BYTES};
 #[cfg(feature = "serve")]
 pub(crate) use readable::data_needs;
 
