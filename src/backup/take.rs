@@ -79,9 +79,7 @@ pub(super) fn take(
             Err(error) => (Err(error), false),
         };
         let done = match done {
-            Ok(()) => {
-                job.drop_older(directory, disk, options).map_err(|error| Failure { error, is_backed_up: true })
-            }
+            Ok(()) => job.drop_older(directory, disk, options).map_err(|error| Failure { error, is_backed_up: true }),
             Err(error) => {
                 if error.kind() != ErrorKind::CommitInDoubt {
                     job.undo(directory, disk, is_made);
@@ -111,22 +109,24 @@ impl Job<'_> {
             }
             if other.image != self.place && !other.backups.is_empty() && !options.full {
                 let place = String::from_utf8_lossy(&other.image).into_owned();
-                let message = format!("the disk '{known}' of the directory is that of {place}: this may be another one");
+                let message =
+                    format!("the disk '{known}' of the directory is that of {place}: this may be another one");
                 let advice = "give this disk another name; or if it was moved, ask for a full backup";
                 return Err(Error::new(ErrorKind::Changed, message).advise(advice));
             }
             if files_of_the_last(other) >= MOST_LAYERS && !options.full {
                 let message = format!("the last backup lies on {MOST_LAYERS} files, and no more are allowed");
-                return Err(Error::new(ErrorKind::CannotStore, message)
-                    .advise("prune the directory, or ask for a full backup"));
+                return Err(
+                    Error::new(ErrorKind::CannotStore, message).advise("prune the directory, or ask for a full backup")
+                );
             }
             let pending = other.pending.clone();
             match disk.delete(&pending) {
                 Ok(_) => directory.record(name)?.pending.clear(),
-                Err(error) => self.taken.warnings.push(format!(
-                    "checkpoints of an interrupted run may be on the disk: {}",
-                    error.reason()
-                )),
+                Err(error) => self
+                    .taken
+                    .warnings
+                    .push(format!("checkpoints of an interrupted run may be on the disk: {}", error.reason())),
             }
         }
         self.unfit = disk.check_create(self.checkpoint)?;

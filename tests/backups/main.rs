@@ -6,6 +6,7 @@ mod days;
 mod kill;
 mod names;
 mod plan;
+mod review;
 mod steps;
 #[path = "../support/mod.rs"]
 mod support;
