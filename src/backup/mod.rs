@@ -44,7 +44,7 @@ use directory::{Directory, MANIFEST, Use};
 use images::Images;
 pub use manifest::{Backup, DiskRecord};
 pub use names::checkpoint_name;
-pub use plan::{Planned, Tier, plan};
+pub use plan::{Planned, Tier, plan, plan_running};
 pub use prune::{Keep, Pruned};
 pub use restore::{RestoreRequest, TargetFormat};
 use std::ffi::OsStr;

@@ -5,8 +5,9 @@ use super::images::is_of_the_map;
 use crate::content::{self, Chain};
 use crate::error::Result;
 use crate::geometry::Extent;
-use crate::image::{DiffRequest, Image};
+use crate::image::{Access, DiffRequest, Image, OpenOptions};
 use crate::progress::Observer;
+use crate::qemu::{Disk, Machine};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -59,6 +60,21 @@ pub fn plan(
     secret_file: Option<&Path>,
     observer: &mut dyn Observer,
 ) -> Result<Planned> {
+    planned(image, checkpoint, &mut |observer| allocated(image, secret_file, observer), observer)
+}
+
+/// As [`plan`], for a disk of a running hypervisor.
+pub fn plan_running(machine: &Machine, disk: &Disk, checkpoint: &[u8], observer: &mut dyn Observer) -> Result<Planned> {
+    let image = Image::on(machine.host(disk)?, Path::new(disk.title()), &OpenOptions::new(Access::Read));
+    planned(&image, checkpoint, &mut |observer| machine.allocated_bytes(disk, observer), observer)
+}
+
+fn planned(
+    image: &Image,
+    checkpoint: &[u8],
+    allocated_bytes: &mut dyn FnMut(&mut dyn Observer) -> Result<u64>,
+    observer: &mut dyn Observer,
+) -> Result<Planned> {
     let mut planned = Planned {
         tier: Tier::Changed,
         reason: None,
@@ -73,7 +89,7 @@ pub fn plan(
         }
         Err(error) => return Err(error),
     }
-    match allocated(image, secret_file, observer) {
+    match allocated_bytes(observer) {
         Ok(bytes) => planned.allocated_bytes = Some(bytes),
         Err(error) if error.is_of_the_call() => return Err(error),
         Err(error) if planned.tier == Tier::Allocated => {

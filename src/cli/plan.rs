@@ -2,13 +2,13 @@
 //! Owns `checkmap plan`: how much of each disk a backup has to read, for people, for programs and for libvirt.
 
 use crate::args::PlanArgs;
-use crate::exit::{Failure, Outcome, Status};
+use crate::exit::{Outcome, Status};
 use crate::output::print;
 use crate::session::Session;
 use crate::table::{Column, Rows};
-use crate::target::Target;
+use crate::target::{Target, exactly};
 use crate::words::{amount, one_line};
-use checkmap::backup::{Planned, Tier, plan};
+use checkmap::backup::{Planned, Tier, plan, plan_running};
 use checkmap::image::Access;
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -25,16 +25,26 @@ const COLUMNS: [Column; 5] = [
 
 pub(crate) fn run(args: &PlanArgs, session: &Session) -> Outcome {
     let (target, others) = args.target.split(&args.others)?;
-    let Target::Image(first) = target else {
-        return Err(Failure::Usage("plan takes images: disks of running hypervisors are not planned yet".into()));
-    };
     // Helpers that read a disk end with this program.
     session.interrupt().hold();
     let mut all = Vec::new();
-    for path in std::iter::once(first).chain(others.into_iter().map(Path::new)) {
-        let image = session.open(path, Access::Read)?;
-        let secret_file = args.secret_file.as_deref();
-        all.push((path, plan(&image, args.since.as_bytes(), secret_file, &mut session.watch())?));
+    match target {
+        Target::Image(first) => {
+            for path in std::iter::once(first).chain(others.into_iter().map(Path::new)) {
+                let image = session.open(path, Access::Read)?;
+                let secret_file = args.secret_file.as_deref();
+                let planned = plan(&image, args.since.as_bytes(), secret_file, &mut session.watch())?;
+                all.push((path.to_string_lossy().into_owned(), planned));
+            }
+        }
+        Target::Machine(arguments) => {
+            let [] = exactly(&others, [])?;
+            let (machine, disks) = session.machine(arguments)?;
+            for disk in disks {
+                let planned = plan_running(&machine, &disk, args.since.as_bytes(), &mut session.watch())?;
+                all.push((disk.title().to_owned(), planned));
+            }
+        }
     }
     print(session, |out| {
         Ok(match (args.json, args.libvirt_xml) {
@@ -44,18 +54,18 @@ pub(crate) fn run(args: &PlanArgs, session: &Session) -> Outcome {
         })
     })?;
     if !args.json {
-        for (path, planned) in &all {
+        for (disk, planned) in &all {
             if let Some(reason) = &planned.reason {
-                session.say(&format!("{}: {} has to be read: {reason}", path.display(), planned.tier.name()));
+                session.say(&format!("{disk}: {} has to be read: {reason}", planned.tier.name()));
             }
         }
     }
     Ok(Status::Done)
 }
 
-fn value((path, planned): &(&Path, Planned)) -> Value {
+fn value((disk, planned): &(String, Planned)) -> Value {
     json!({
-        "disk": path.to_string_lossy(),
+        "disk": disk,
         "tier": planned.tier.name(),
         "reason": planned.reason,
         "changed_bytes": planned.changed_bytes,
@@ -64,12 +74,12 @@ fn value((path, planned): &(&Path, Planned)) -> Value {
     })
 }
 
-fn write_table(all: &[(&Path, Planned)], out: &mut dyn Write) -> io::Result<()> {
+fn write_table(all: &[(String, Planned)], out: &mut dyn Write) -> io::Result<()> {
     let shown = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), amount);
     let mut table = Rows::new(&COLUMNS);
-    for (path, planned) in all {
+    for (disk, planned) in all {
         table.add([
-            one_line(&path.to_string_lossy()),
+            one_line(disk),
             planned.tier.name().to_owned(),
             shown(planned.changed_bytes),
             shown(planned.allocated_bytes),
@@ -79,14 +89,14 @@ fn write_table(all: &[(&Path, Planned)], out: &mut dyn Write) -> io::Result<()> 
     table.write(false, out)
 }
 
-fn write_xml(all: &[(&Path, Planned)], since: &str, out: &mut dyn Write) -> io::Result<()> {
+fn write_xml(all: &[(String, Planned)], since: &str, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "<domainbackup mode='pull'>\n  <disks>")?;
-    for (path, planned) in all {
+    for (disk, planned) in all {
         let mode = match planned.tier {
             Tier::Changed => format!("backupmode='incremental' incremental='{}'", escaped(since)),
             _ => "backupmode='full'".to_owned(),
         };
-        writeln!(out, "    <disk name='{}' backup='yes' {mode}/>", escaped(&path.to_string_lossy()))?;
+        writeln!(out, "    <disk name='{}' backup='yes' {mode}/>", escaped(disk))?;
     }
     writeln!(out, "  </disks>\n</domainbackup>")
 }

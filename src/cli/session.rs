@@ -7,7 +7,7 @@ use crate::disks::{Disk, Disks};
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
 use crate::progress::{Watch, When};
-use crate::target::Target;
+use crate::target::{Target, TargetArgs};
 use crate::words::one_line;
 use checkmap::Image;
 use checkmap::image::{Access, OpenOptions};
@@ -59,12 +59,8 @@ impl Session {
         self.open_disks(target, if sharing.force_share { Access::Names } else { Access::Read })
     }
 
-    /// Opens the image, or the disks of the hypervisor that are meant: all of them where none is named.
-    pub(crate) fn open_disks(&self, target: Target<'_>, access: Access) -> Result<Disks, Failure> {
-        let arguments = match target {
-            Target::Image(path) => return Ok(Disks::of_image(self.open(path, access)?)),
-            Target::Machine(arguments) => arguments,
-        };
+    /// Connects to a hypervisor, and finds the disks that are meant: all of them where none is named.
+    pub(crate) fn machine(&self, arguments: &TargetArgs) -> Result<(Machine, Vec<qemu::Disk>), Failure> {
         let machine = Machine::connect(arguments.monitor(), &arguments.options(), &mut self.watch())?;
         for warning in machine.warnings() {
             self.warn(&warning);
@@ -77,8 +73,20 @@ impl Session {
             }
             wanted.push(disk);
         }
-        let is_named = !wanted.is_empty();
-        let wanted = if is_named { wanted } else { machine.disks()? };
+        if wanted.is_empty() {
+            wanted = machine.disks()?;
+        }
+        Ok((machine, wanted))
+    }
+
+    /// Opens the image, or the disks of the hypervisor that are meant.
+    pub(crate) fn open_disks(&self, target: Target<'_>, access: Access) -> Result<Disks, Failure> {
+        let arguments = match target {
+            Target::Image(path) => return Ok(Disks::of_image(self.open(path, access)?)),
+            Target::Machine(arguments) => arguments,
+        };
+        let (machine, wanted) = self.machine(arguments)?;
+        let is_named = !arguments.nodes().is_empty();
         let mut disks = Disks { disks: Vec::new(), machine: None, is_named, is_single: wanted.len() == 1 && is_named };
         let options = OpenOptions::new(access).threads(threads());
         for disk in wanted {

@@ -200,6 +200,11 @@ impl Machine {
         self.shared.layers_below(&disk.node).map_err(|error| self.name_it(error))
     }
 
+    /// How many bytes of a disk take room in any of its layers.
+    pub fn allocated_bytes(&self, disk: &Disk, observer: &mut dyn Observer) -> Result<u64> {
+        read::allocated_bytes(&self.shared, &disk.node, observer).map_err(|error| self.name_it(error))
+    }
+
     /// The host of the disk's bitmaps, for [`Image::on`](crate::Image::on). Hosts of one machine change in one step.
     pub fn host(&self, disk: &Disk) -> Result<Box<dyn Host>> {
         let host = DiskHost::open(&self.shared, &disk.node).map_err(|error| self.name_it(error))?;

@@ -74,6 +74,12 @@ pub(super) fn union(
 /// The context that tells for each block how many layers down it is held: 0 for none, 1 for the exported node itself.
 pub const ALLOCATION_DEPTH: &[u8] = b"qemu:allocation-depth";
 
+/// The context that tells for each block whether it takes room and whether it reads as zeros, over all layers.
+const ALLOCATION: &[u8] = b"base:allocation";
+
+/// The flag of [`ALLOCATION`] that says that a block takes no room.
+const HOLE: u64 = 1;
+
 /// Reads which blocks a node holds itself, data and zeros, instead of leaving them to the node below it.
 pub(super) fn allocated(
     shared: &Shared,
@@ -84,6 +90,14 @@ pub(super) fn allocated(
 ) -> Result<Bitmap> {
     let mut work = Work::begin(shared, observer)?;
     Exports::begin(&mut work, false)?.allocated(node, offset, len_bytes, observer)
+}
+
+/// Counts the bytes of a node that take room in it or in a layer below.
+pub(super) fn allocated_bytes(shared: &Shared, node: &str, observer: &mut dyn Observer) -> Result<u64> {
+    let mut work = Work::begin(shared, observer)?;
+    work.refresh(observer)?;
+    let node = work.connection.nodes.node(node)?.clone();
+    Exports::begin(&mut work, false)?.allocated_bytes(&node, observer)
 }
 
 /// Refuses bitmaps that are not as the caller knows them, or cannot be exported.
@@ -111,12 +125,7 @@ impl Exports<'_, '_> {
     ) -> Result<Bitmap> {
         let granularity = Granularity::from_bits(node.cluster_bytes.checked_ilog2().unwrap_or(16).clamp(9, 31))?;
         let mut held = Bitmap::new(node.size_bytes, granularity)?;
-        let export = self.add_node(node)?;
-        let options = ConnectOptions::new(export.as_bytes())
-            .contexts(&[ALLOCATION_DEPTH])
-            .timeout(self.work.shared().options.timeout)
-            .disk_bytes(node.size_bytes);
-        let mut client = Client::connect(&Address::Unix(self.address.clone()), &options, observer)?;
+        let mut client = self.client_of(node, ALLOCATION_DEPTH, observer)?;
         let size = client.size_bytes();
         let end = clip_end(offset, len_bytes, node.size_bytes);
         let mut visit = |status: Status| match status.flags {
@@ -130,6 +139,29 @@ impl Exports<'_, '_> {
             held.set(from, end - from)?;
         }
         Ok(held)
+    }
+
+    /// Counts the bytes of a node that are no holes.
+    fn allocated_bytes(&mut self, node: &Node, observer: &mut dyn Observer) -> Result<u64> {
+        let mut client = self.client_of(node, ALLOCATION, observer)?;
+        let mut bytes = 0;
+        let mut visit = |status: Status| {
+            bytes += if status.flags & HOLE == 0 { status.extent.len_bytes } else { 0 };
+            Ok(())
+        };
+        client.block_status(0, client.size_bytes(), &mut visit, observer)?;
+        Ok(bytes)
+    }
+
+    /// Exports a node as it is, and connects to it with this context.
+    fn client_of(&mut self, node: &Node, context: &[u8], observer: &mut dyn Observer) -> Result<Client> {
+        let export = self.add_node(node)?;
+        let contexts = [context];
+        let options = ConnectOptions::new(export.as_bytes())
+            .contexts(&contexts)
+            .timeout(self.work.shared().options.timeout)
+            .disk_bytes(node.size_bytes);
+        Client::connect(&Address::Unix(self.address.clone()), &options, observer)
     }
 
     /// The bitmaps of the export at this place, whole as far as they touch the window.

@@ -130,6 +130,39 @@ fn refusals_name_the_reason_and_change_nothing() {
 }
 
 #[test]
+fn what_a_backup_has_to_read_is_planned_for_each_disk() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let mut hypervisor = Hypervisor::start(Program::System, &DISKS);
+    let raw = hypervisor.folder.path().join("plain.raw");
+    std::fs::File::create(&raw).and_then(|file| file.set_len(3 << 20)).expect("it can be written");
+    let node = json!({ "driver": "raw", "node-name": "plain", "read-only": false,
+        "file": { "driver": "file", "filename": raw, "node-name": "plain-file" } });
+    hypervisor.command("blockdev-add", node);
+    hypervisor.write(0, 0, 1 << 20);
+    hypervisor.write(1, 0, 1 << 20);
+    ok(&hypervisor, &["create", "mon", "--node", "d0"]);
+    hypervisor.write(0, 65536, 100_000);
+    let planned = |disks: &[&str]| {
+        let nodes = disks.iter().flat_map(|disk| ["--node", disk]);
+        json_of(&hypervisor, &["plan", "--since", "mon", "--json"].into_iter().chain(nodes).collect::<Vec<_>>())
+    };
+    let all = planned(&["d0", "d1", "plain"]);
+    let [changed, allocated, none] = &all["disks"].as_array().expect("disks")[..] else { panic!("{all}") };
+    assert_eq!((&changed["tier"], &changed["changed_bytes"]), (&json!("changed"), &json!(2 << 16)), "{all}");
+    assert_eq!(changed["allocated_bytes"], json!(1 << 20), "{all}");
+    assert_eq!((&allocated["tier"], &allocated["changed_bytes"]), (&json!("allocated"), &Value::Null), "{all}");
+    assert_eq!(allocated["allocated_bytes"], json!(1 << 20), "{all}");
+    // A file of holes.
+    assert_eq!((&none["tier"], &none["allocated_bytes"]), (&json!("allocated"), &json!(0)), "{all}");
+    assert!(none["reason"].as_str().is_some_and(|reason| reason.contains("bitmaps")), "{all}");
+    let xml = ok(&hypervisor, &["plan", "--since", "mon", "--libvirt-xml"]);
+    assert_eq!((xml.matches("<disk ").count(), xml.matches("incremental='mon'").count()), (2, 1), "{xml}");
+    hypervisor.assert_tidy();
+}
+
+#[test]
 fn a_stall_that_is_too_long_is_refused() {
     if !crate::support::tools_are_here() {
         return;
