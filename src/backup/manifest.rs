@@ -93,8 +93,8 @@ impl DiskRecord {
 
     /// The place of the full backup that the one at `place` stands on.
     pub(crate) fn root_of(&self, place: usize) -> usize {
-        let below = self.backups.iter().take(place + 1);
-        below.enumerate().filter(|(_, backup)| backup.is_full).map(|(at, _)| at).last().unwrap_or(0)
+        let is_full = |at: &usize| self.backups.get(*at).is_some_and(|backup| backup.is_full);
+        (0..=place).rev().find(is_full).unwrap_or(0)
     }
 
     /// The place of the moment of this checkpoint.

@@ -254,7 +254,7 @@ impl Sink for Whole<'_> {
         if fallocate(self.device, FallocateFlags::ZERO_RANGE, offset, len_bytes).is_ok() {
             return Ok(());
         }
-        const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         let end = offset + len_bytes;
         let mut at = offset;
         while at < end {

@@ -47,11 +47,12 @@ pub(crate) fn run(args: &PlanArgs, session: &Session) -> Outcome {
         }
     }
     print(session, |out| {
-        Ok(match (args.json, args.libvirt_xml) {
+        match (args.json, args.libvirt_xml) {
             (true, _) => writeln!(out, "{:#}", json!({ "disks": all.iter().map(value).collect::<Vec<_>>() }))?,
             (_, true) => write_xml(&all, &args.since.to_string_lossy(), out)?,
             _ => write_table(&all, out)?,
-        })
+        }
+        Ok(())
     })?;
     if !args.json {
         for (disk, planned) in &all {
