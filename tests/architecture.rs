@@ -28,7 +28,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("formats", &["error", "fault", "geometry", "memory", "progress", "io", "pool", "bitmap", "chain", "host"]),
     ("image", &["error", "geometry", "memory", "progress", "io", "bitmap", "chain", "host", "formats"]),
     ("content", &["error", "geometry", "memory", "progress", "io", "host", "formats", "nbd", "image"]),
-    ("serve", &["error", "geometry", "memory", "progress", "bitmap", "nbd", "image", "content"]),
+    ("serve", &["error", "geometry", "memory", "progress", "bitmap", "nbd", "qemu", "image", "content"]),
     (
         "capi",
         &[

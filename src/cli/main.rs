@@ -25,6 +25,7 @@ mod interrupt;
 mod list;
 mod map;
 mod merge;
+mod moment;
 mod output;
 mod progress;
 mod rename;

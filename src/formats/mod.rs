@@ -13,7 +13,9 @@ pub mod extents;
 pub(crate) mod filename;
 mod probe;
 mod qcow2;
+mod scratch;
 
 pub(crate) use data::{DataNeeds, Encryption, PlainDisk, PlainLayer, Stretch};
 pub(crate) use probe::{Content, check_bitmap, is_of_another_format, keeps_bitmaps, name_of, open, probe, title_of};
 pub(crate) use qcow2::data_needs;
+pub(crate) use scratch::Scratch;

@@ -18,6 +18,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Commands {
     first: Vec<Value>,
+    jobs: Vec<Value>,
     removes: Vec<Value>,
     stall_ns: u64,
     /// The layers that have to be writable meanwhile, each by its node.
@@ -182,6 +183,12 @@ impl Commands {
         Ok(())
     }
 
+    /// Adds a job that begins in the same step, behind all changes of bitmaps: a write between two of them is in the newest bitmap,
+    /// and in the data that the job sees.
+    pub(super) fn begin_job(&mut self, kind: &str, arguments: Value) {
+        self.jobs.push(json!({ "type": kind, "data": arguments }));
+    }
+
     /// Refuses where a bitmap would be left without the allocation that it stands for.
     pub(super) fn check_filled(&self) -> Result<()> {
         match self.unfilled.first() {
@@ -197,12 +204,12 @@ impl Commands {
 
     /// The actions of the transaction, in their order.
     pub(super) fn actions(&self) -> impl Iterator<Item = &Value> {
-        self.first.iter().chain(&self.removes)
+        self.first.iter().chain(&self.jobs).chain(&self.removes)
     }
 
     /// Whether there is nothing to do.
     pub(super) fn is_empty(&self) -> bool {
-        self.first.is_empty() && self.removes.is_empty()
+        self.first.is_empty() && self.jobs.is_empty() && self.removes.is_empty()
     }
 
     /// The arguments of `transaction`.

@@ -5,6 +5,7 @@
 use super::answer::{self, Field};
 use super::commands::{self, Commands, Place};
 use super::fill::{self, Fill, Filled, Wanted};
+use super::moment;
 use super::monitor::{Conversation, Failure, Monitor};
 use super::nodes::{Answers, DiskNodes, Node, NodeBitmap, Nodes};
 use super::owner;
@@ -120,6 +121,13 @@ impl Connection {
         Ok(())
     }
 
+    /// Notes the bitmaps by which plans for this node are made from now on.
+    pub(super) fn know(&mut self, node: &str) {
+        if let Some(node) = self.nodes.get(node) {
+            self.known.insert(node.name.clone(), node.bitmaps.clone());
+        }
+    }
+
     /// The conversation, where one is open.
     pub(super) fn conversation(&self) -> Option<&Conversation> {
         self.conversation.as_ref()
@@ -162,7 +170,8 @@ impl Shared {
             connection.refresh(&shared, observer)?;
             Work::clear_dead(&shared, &mut connection, observer)?;
         }
-        owner::sweep(&shared.monitor.folder().unwrap_or_else(std::env::temp_dir));
+        let standing = moment::clear_dead(&shared, observer)?;
+        owner::sweep(&shared.monitor.folder().unwrap_or_else(std::env::temp_dir), standing.as_deref());
         Ok(shared)
     }
 
@@ -247,6 +256,11 @@ impl Shared {
         Ok(before.into_iter().chain(lines).chain(after).collect())
     }
 
+    /// Leaves the monitor to others until the next command.
+    pub(super) fn hang_up(&self) {
+        self.connection().conversation = None;
+    }
+
     /// Notes the bitmaps by which plans for this node are made from now on.
     pub(super) fn know(&self, node: &Node) {
         self.connection().known.insert(node.name.clone(), node.bitmaps.clone());
@@ -258,7 +272,7 @@ impl Shared {
         let mut work = Work::begin(self, observer).map_err(Error::nothing_changed)?;
         let commands = self.prepare(&mut work, step, observer).map_err(Error::nothing_changed)?;
         if commands.changes_below() {
-            refuse_jobs(self, &mut work, observer).map_err(Error::nothing_changed)?;
+            refuse_jobs(&mut work, &["commit", "stream", "mirror"], observer).map_err(Error::nothing_changed)?;
         }
         let (shares, fills) = step;
         let wanted: Vec<Wanted<'_>> = fills.iter().cloned().chain(allocations(shares)).collect();
@@ -303,7 +317,7 @@ impl Shared {
     }
 
     /// Sends the transaction, and finds out what became of it.
-    fn send(&self, work: &mut Work<'_>, commands: &Commands, shares: &[Share<'_>]) -> Result<()> {
+    pub(super) fn send(&self, work: &mut Work<'_>, commands: &Commands, shares: &[Share<'_>]) -> Result<()> {
         let expected = expected(&work.connection.nodes, shares).map_err(Error::nothing_changed)?;
         let sent = work.command("transaction", &commands.arguments(), &mut Unobserved);
         let doubt = match sent {
@@ -337,7 +351,12 @@ impl Shared {
         }
     }
 
-    fn prepare(&self, work: &mut Work<'_>, (shares, fills): Step<'_>, observer: &mut dyn Observer) -> Result<Commands> {
+    pub(super) fn prepare(
+        &self,
+        work: &mut Work<'_>,
+        (shares, fills): Step<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Commands> {
         work.refresh(observer)?;
         for share in shares {
             let node = work.connection.nodes.node(share.disk)?;
@@ -364,7 +383,7 @@ impl Shared {
 }
 
 /// The part of each disk in a step, and bits that bitmaps get in it.
-type Step<'a> = (&'a [Share<'a>], &'a [Wanted<'a>]);
+pub(super) type Step<'a> = (&'a [Share<'a>], &'a [Wanted<'a>]);
 
 fn at(error: Error, node: &str) -> Error {
     error.at(format!("node {node:?}"), None)
@@ -385,13 +404,14 @@ fn place_of(nodes: &Nodes, node: &str) -> Result<Place> {
     }
 }
 
-/// Refuses to work on layers below while a job moves data between layers: it takes them out, or writes to them.
-fn refuse_jobs(shared: &Shared, work: &mut Work<'_>, observer: &mut dyn Observer) -> Result<()> {
+/// Refuses to work while a job of one of these kinds runs: it moves data between layers, takes them out, or writes to them.
+pub(super) fn refuse_jobs(work: &mut Work<'_>, kinds: &[&str], observer: &mut dyn Observer) -> Result<()> {
+    let shared = work.shared();
     let jobs = work.connection.ask(shared, "query-jobs", &Value::Null, observer)?;
     for job in answer::items(&jobs, "query-jobs")? {
         let (kind, id) = (String::take(job, "type")?, String::take(job, "id")?);
-        if ["commit", "stream", "mirror"].contains(&kind.as_str()) {
-            let message = format!("the job {id:?} ({kind}) moves data between layers of this machine");
+        if kinds.contains(&kind.as_str()) {
+            let message = format!("the job {id:?} ({kind}) works on disks of this machine");
             return Err(Error::new(ErrorKind::InUse, message).advise("wait until it is done"));
         }
     }

@@ -33,9 +33,18 @@ const SOCKET_FILE: &str = "nbd.sock";
 /// The folder of a client, private to it and to the hypervisor. It goes when this is dropped.
 #[derive(Debug)]
 pub(super) struct Owner {
-    folder: TempDir,
+    folder: PathBuf,
+    is_left: bool,
     /// Locked until this is dropped.
     _lock: File,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        if !self.is_left {
+            remove(&self.folder);
+        }
+    }
 }
 
 impl Owner {
@@ -58,7 +67,12 @@ impl Owner {
                 Error::io(message, error).in_file(folder.path()).advise("work as that user, or as root")
             })?;
         }
-        Ok(Self { folder, _lock: lock })
+        Ok(Self { folder: folder.keep(), is_left: false, _lock: lock })
+    }
+
+    /// The folder of a client that is gone, whose lock is held now.
+    pub(super) fn adopt(folder: PathBuf, lock: File) -> Self {
+        Self { folder, is_left: false, _lock: lock }
     }
 
     fn make(parent: &Path) -> std::io::Result<(TempDir, File)> {
@@ -90,27 +104,32 @@ impl Owner {
 
     /// The folder's name, under which names in the hypervisor belong to this client.
     pub(super) fn id(&self) -> String {
-        self.folder.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
+        self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// The folder itself.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The text of the mark: where this client's lock file is.
     pub(super) fn identity(&self) -> String {
-        self.folder.path().to_string_lossy().into_owned()
+        self.folder.to_string_lossy().into_owned()
     }
 
     /// Whether the hypervisor still listens at the socket of this client.
     pub(super) fn is_listened_at(&self) -> bool {
-        listens(self.folder.path())
+        listens(&self.folder)
     }
 
     /// Leaves the folder, with a lock file that says that this client is gone: something of it may still be in the hypervisor.
     pub(super) fn leave(&mut self) {
-        self.folder.disable_cleanup(true);
+        self.is_left = true;
     }
 
     /// Where the hypervisor is to listen.
     pub(super) fn socket(&self) -> PathBuf {
-        self.folder.path().join(SOCKET_FILE)
+        socket_in(&self.folder)
     }
 }
 
@@ -175,13 +194,17 @@ pub(super) fn remove(folder: &Path) {
     let _ = fs::remove_dir(folder);
 }
 
-/// Removes what dead clients left beside a monitor's socket: a hypervisor that ended took their marks along.
-pub(super) fn sweep(parent: &Path) {
+/// Removes what dead clients left beside a monitor's socket, but for the folder of a moment that stands: a hypervisor that ended took
+/// their marks along.
+pub(super) fn sweep(parent: &Path, standing: Option<&Path>) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         if is_folder && is_of_a_client(&entry.file_name().to_string_lossy()) {
             let path = entry.path();
+            if standing == Some(&path) {
+                continue;
+            }
             match path.join(LOCK_FILE).try_exists() {
                 Ok(true) => {
                     if let (false, Life::Dead(_lock)) = (listens(&path), life_of(&path.to_string_lossy())) {
@@ -206,6 +229,11 @@ fn remove_unready(folder: &Path) {
     let Ok(open) = open_folder(folder) else { return };
     let _ = unlinkat(&open, UNREADY_FILE, AtFlags::empty());
     let _ = fs::remove_dir(folder);
+}
+
+/// Where a client listens whose folder this is.
+pub(super) fn socket_in(folder: &Path) -> PathBuf {
+    folder.join(SOCKET_FILE)
 }
 
 /// The refusal where another client is at work.

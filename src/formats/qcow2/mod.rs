@@ -8,6 +8,7 @@ mod commit;
 mod directory;
 mod draft;
 mod drop;
+mod empty;
 mod file;
 mod guest;
 mod header;
@@ -24,6 +25,7 @@ mod stages;
 mod table;
 mod walk;
 pub(crate) use directory::check_new;
+pub(crate) use empty::empty_image;
 pub(crate) use readable::data_needs;
 
 use crate::chain::{self, Action, Name};
