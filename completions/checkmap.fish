@@ -228,7 +228,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l dom
 complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand commit-bitmaps" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
@@ -242,7 +242,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l domain -d 'T
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l timeout -d 'How many seconds a monitor may take until it greets, and an NBD server for each answer [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l since -d 'The checkpoint since which changes are told' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l until -d 'The checkpoint until which; then the map alone is served, and reads are refused' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l checkpoint -d 'Of a disk of a running hypervisor: the new checkpoint that is made at the moment that is served' -r

@@ -15,6 +15,7 @@ pub mod bitmap;
 pub mod capi;
 pub mod chain;
 mod checksum;
+#[cfg(feature = "serve")]
 mod content;
 #[doc(hidden)]
 pub mod cpu;
@@ -36,6 +37,7 @@ pub mod pool;
 pub mod progress;
 pub mod qemu;
 pub mod segment;
+#[cfg(feature = "serve")]
 pub mod serve;
 
 pub use bitmap::Bitmap;

@@ -1,44 +1,18 @@
 //! Any bytes as those of an NBD server: the client neither panics nor waits, and what it accepts covers the window.
 
-use checkmap::nbd::{Client, ConnectOptions, Status, Stream};
+use crate::recorded::Recorded;
+use checkmap::nbd::{Client, ConnectOptions, Status};
 use checkmap::progress::Unobserved;
 use checkmap::{Bitmap, ErrorKind};
-use std::io::{self, Read, Write};
-use std::time::Duration;
 
 /// The contexts of the servers in the corpus.
 const CONTEXTS: [&[u8]; 3] = [b"qemu:dirty-bitmap:mon", b"qemu:dirty-bitmap:tue", b"qemu:dirty-bitmap:wed"];
-
-/// A server that has said everything already, and takes whatever it is told.
-struct Recorded(io::Cursor<Vec<u8>>);
-
-impl Read for Recorded {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-impl Write for Recorded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Stream for Recorded {
-    fn set_patience(&mut self, _: Duration) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// The last byte chooses how many contexts are asked for, and the window.
 pub(crate) fn read_nbd(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_last() else { return };
     let contexts = &CONTEXTS[..usize::from(choice & 3)];
-    let stream = |bytes: &[u8]| Box::new(Recorded(io::Cursor::new(bytes.to_vec())));
+    let stream = |bytes: &[u8]| Box::new(Recorded::new(bytes));
     let options = ConnectOptions::new(b"disk").contexts(contexts);
     let connect = || Client::over(stream(bytes), &options, &mut Unobserved).inspect_err(|error| refused(error.kind()));
     let Ok(mut client) = connect() else { return };

@@ -1,13 +1,11 @@
 //! Any bytes as those of an NBD client: the server neither panics nor waits, and every byte that it sends is of the disk.
 
-use checkmap::nbd::Stream;
+use crate::recorded::Recorded;
 use checkmap::nbd::server::{Export, Visit, converse};
 use checkmap::progress::Unobserved;
 use checkmap::{ErrorKind, Extent};
-use std::io::{self, Read, Write};
+
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 const SIZE: u64 = 5000;
 const SIZE_BYTES: usize = 5000;
@@ -50,39 +48,10 @@ impl Export for Disk {
     }
 }
 
-/// A client that has said everything already.
-struct Recorded {
-    says: io::Cursor<Vec<u8>>,
-    hears: Arc<Mutex<Vec<u8>>>,
-}
-
-impl Read for Recorded {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.says.read(buffer)
-    }
-}
-
-impl Write for Recorded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.hears.lock().expect("one thread").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Stream for Recorded {
-    fn set_patience(&mut self, _: Duration) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 pub(crate) fn serve_nbd(bytes: &[u8]) {
     let disk = Disk(vec![b"base:allocation".to_vec(), b"qemu:dirty-bitmap:mon".to_vec()]);
-    let hears = Arc::new(Mutex::new(Vec::new()));
-    let stream = Recorded { says: io::Cursor::new(bytes.to_vec()), hears: Arc::clone(&hears) };
+    let stream = Recorded::new(bytes);
+    let hears = stream.hears();
     if let Err(error) = converse(Box::new(stream), b"disk", &disk, &mut Unobserved) {
         assert!(matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Io), "{error}");
     }

@@ -20,7 +20,7 @@ use std::io::Write;
 struct Info {
     image: String,
     format: &'static str,
-    version: u32,
+    version: Option<u32>,
     virtual_size: u64,
     cluster_size: u64,
     backing_file: Option<String>,
@@ -211,6 +211,11 @@ pub(crate) fn warn_of_trouble(image: &Image, session: &Session) {
     }
 }
 
+/// The version of the format, where the place of the bitmaps tells one.
+fn known_version(image: &Image) -> Option<u32> {
+    Some(image.format_version()).filter(|version| *version > 0)
+}
+
 /// What a gap in the chain means, and how to close it.
 fn gap_before(first: &Checkpoint) -> Error {
     let message = format!("a bitmap is missing before checkpoint {}, and no diff can cross this gap", first.name);
@@ -270,7 +275,7 @@ impl Findings {
         Info {
             image: image.path().to_string_lossy().into_owned(),
             format: image.format(),
-            version: image.format_version(),
+            version: known_version(image),
             virtual_size: image.virtual_size(),
             cluster_size: image.cluster_bytes(),
             backing_file: image.backing_file().map(lossy),
@@ -319,7 +324,8 @@ impl Findings {
         let mut fact = |what: &str, value: String| writeln!(out, "{:<14}{}", format!("{what}:"), one_line(&value));
         fact("image", image.path().display().to_string())?;
         let clusters = amount(image.cluster_bytes());
-        fact("format", format!("{} version {}, clusters of {clusters}", image.format(), image.format_version()))?;
+        let version = known_version(image).map(|version| format!(" version {version}")).unwrap_or_default();
+        fact("format", format!("{}{version}, clusters of {clusters}", image.format()))?;
         fact("virtual size", format!("{} ({} bytes)", amount(image.virtual_size()), image.virtual_size()))?;
         for (what, file) in [("backing file", image.backing_file()), ("data file", image.data_file())] {
             if let Some(file) = file {

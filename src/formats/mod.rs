@@ -8,14 +8,21 @@
 // spelled.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+#[cfg(feature = "serve")]
 mod data;
 pub mod extents;
 pub(crate) mod filename;
+#[cfg(feature = "serve")]
+mod others;
 mod probe;
 mod qcow2;
 mod scratch;
 
+#[cfg(feature = "serve")]
 pub(crate) use data::{DataNeeds, Encryption, PlainDisk, PlainLayer, Stretch};
-pub(crate) use probe::{Content, check_bitmap, is_of_another_format, keeps_bitmaps, name_of, open, probe, title_of};
+#[cfg(feature = "serve")]
+pub(crate) use others::is_of_another_format;
+pub(crate) use probe::{Content, check_bitmap, keeps_bitmaps, name_of, open, probe, title_of};
+#[cfg(feature = "serve")]
 pub(crate) use qcow2::data_needs;
 pub(crate) use scratch::Scratch;

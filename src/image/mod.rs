@@ -55,6 +55,7 @@ pub use drop::Loss;
 pub use files::ImageFile;
 pub use group::Group;
 pub use in_layers::{Edit, LayersChange};
+#[cfg(feature = "serve")]
 pub(crate) use layers::find;
 use opening::{is_writable, open as open_file, reopen};
 pub use overview::{CheckpointBelow, Overview, Scope};
@@ -271,11 +272,13 @@ impl Image {
     }
 
     /// The file, where the image lies in one of its own: locked for as long as this handle is there, where [`Image::is_locked`].
+    #[cfg(feature = "serve")]
     pub(crate) fn file(&self) -> Option<&Arc<File>> {
         self.file.as_ref()
     }
 
     /// Whether it was opened to be used without locks.
+    #[cfg(feature = "serve")]
     pub(crate) fn is_without_locks(&self) -> bool {
         self.options.no_lock
     }

@@ -110,15 +110,7 @@ impl Process {
         let mut command = Command::new("virsh");
         command.args(["-q", "-c", uri]).args(arguments).env("LC_ALL", "C");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = command.spawn().map_err(|error| {
-            let is_missing = error.kind() == IoKind::NotFound;
-            let error = Error::io("cannot run virsh", error);
-            match is_missing {
-                true => error.advise("install libvirt's clients (Debian: libvirt-clients)"),
-                false => error,
-            }
-        })?;
-        Ok(Self(child))
+        Ok(Self(command.spawn().map_err(not_run)?))
     }
 
     fn finish(&mut self, timeout: Option<Duration>, observer: &mut dyn Observer) -> Result<Output> {
@@ -250,8 +242,22 @@ const REASONS: &[(&str, bool, ErrorKind, &str)] = &[
     ),
 ];
 
+/// The error where virsh cannot be run.
+fn not_run(error: std::io::Error) -> Error {
+    let is_missing = error.kind() == IoKind::NotFound;
+    let error = Error::io("cannot run virsh", error);
+    match is_missing {
+        true => error.advise("install libvirt's clients (Debian: libvirt-clients)"),
+        false => error,
+    }
+}
+
 /// The failure of a virsh that ended with an error.
 fn failed(status: ExitStatus, said: &str) -> Failure {
+    // Shells, and valgrind, tell in this way that there is no such program.
+    if status.code() == Some(127) && said.is_empty() {
+        return Failure::NotSent(not_run(rustix::io::Errno::NOENT.into()));
+    }
     let words = said.trim().trim_start_matches("error: ").replace("\nerror: ", ": ").replace(['\n', '\r'], " ");
     let reason = REASONS.iter().find(|(part, ..)| words.contains(part));
     let words = if words.is_empty() { format!("it said nothing, and ended with {status}") } else { words };

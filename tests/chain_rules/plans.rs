@@ -102,8 +102,9 @@ fn delete_lets_the_interval_before_absorb_and_renames_the_child() {
 /// libvirt commits a snapshot, and the bitmap that recorded when it was made goes on recording beside the newest one.
 #[test]
 fn create_stops_all_that_record() {
-    let plan =
-        steps(create(&read(&["1 -", "1->2 r", "2->3 r"]), "4"), &["disable '2->3'", "disable '1->2'", "add '3->4'"]);
+    let plan = create(&read(&["1 -", "1->2 r", "2->3 r"]), "4");
+    let stopped = ["stop recording in '2->3'", "stop recording in '1->2'"];
+    let plan = steps(plan, &[stopped[0], stopped[1], "add '3->4', recording, granularity 65536"]);
     warned(&plan, "'1->2' of a past interval stops recording only now");
 }
 

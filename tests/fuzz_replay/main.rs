@@ -16,6 +16,8 @@ mod read_qcow2;
 mod read_roaring;
 #[path = "../../fuzz/bodies/read_segment.rs"]
 mod read_segment;
+#[path = "../../fuzz/bodies/recorded.rs"]
+mod recorded;
 mod seeds;
 #[path = "../../fuzz/bodies/serve_nbd.rs"]
 mod serve_nbd;

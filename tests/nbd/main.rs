@@ -7,6 +7,8 @@ mod model;
 mod program;
 mod read;
 mod real;
+#[path = "../../fuzz/bodies/recorded.rs"]
+mod recorded;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,35 +1,9 @@
 //! Reads from a server that breaks every rule: no answer is ever shorter than the question, nor are its bytes anywhere else.
 
+use crate::recorded::Recorded;
 use checkmap::ErrorKind::{Damaged, Io};
-use checkmap::nbd::{Client, ConnectOptions, Stream};
+use checkmap::nbd::{Client, ConnectOptions};
 use checkmap::progress::Unobserved;
-use std::io::{self, Cursor, Read, Write};
-use std::time::Duration;
-
-/// A server that has said everything already.
-struct Recorded(Cursor<Vec<u8>>);
-
-impl Read for Recorded {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-impl Write for Recorded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Stream for Recorded {
-    fn set_patience(&mut self, _: Duration) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 const DONE: u16 = 1;
 const DATA: u16 = 1;
@@ -64,7 +38,7 @@ fn read(chunks: &[Vec<u8>]) -> checkmap::Result<Vec<u8>> {
     let export = [&0_u16.to_be_bytes()[..], &5000_u64.to_be_bytes(), &3_u16.to_be_bytes()].concat();
     let greeting = [b"NBDMAGICIHAVEOPT", &3_u16.to_be_bytes()[..]].concat();
     let handshake = [greeting, reply(11, 1, b""), reply(7, 3, &export), reply(7, 1, b"")].concat();
-    let stream = Recorded(Cursor::new([handshake, chunks.concat()].concat()));
+    let stream = Recorded::new(&[handshake, chunks.concat()].concat());
     let mut client = Client::over(Box::new(stream), &ConnectOptions::new(b""), &mut Unobserved).expect("they agree");
     let mut buffer = vec![0xee; 100];
     client.read(&mut buffer, 1000, &mut Unobserved)?;

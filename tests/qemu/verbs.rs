@@ -58,6 +58,9 @@ fn the_answers_are_those_of_the_contract() {
         assert_eq!(json_of(&hypervisor, &["list", "--json", "--node", name]), first, "{name}");
     }
     let info = json_of(&hypervisor, &["info", "--json", "--node", "d0"]);
+    // QEMU does not tell the version of the format.
+    assert_eq!(info["version"], Value::Null);
+    assert!(ok(&hypervisor, &["info", "--node", "d0"]).contains("format:       qcow2, clusters of 64 KiB\n"));
     assert_eq!(
         (&info["node"], &info["model"], &info["virtual_size"]),
         (&json!("d0"), &json!("interval"), &json!(64 << 20))

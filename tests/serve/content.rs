@@ -395,3 +395,42 @@ fn layers_of_other_formats_are_read_through_qemu() {
         assert_reads(&served, &converted(&[&top]), &mut Random::from_seed(5), format);
     }
 }
+
+#[test]
+fn sixty_layers_are_one_disk() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let folder = support::folder();
+    let name = |number: u64| folder.path().join(format!("layer-{number}")).to_str().expect("UTF-8").to_owned();
+    run("qemu-img", &["create", "-q", "-f", "qcow2", &name(0), "8M"]);
+    for number in 1..60 {
+        let (below, path) = (name(number - 1), name(number));
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", &below, "-F", "qcow2", &path]);
+        qemu_io(path.as_ref(), &[format!("write -P {number} {}k 150k", number * 130)]);
+    }
+    let top = name(59);
+    run("qemu-img", &["bitmap", "--add", &top, "mon"]);
+    let served = served(top.as_ref(), &Options::new()).expect("a plain chain");
+    assert!(served.through_qemu().is_none() && served.files().len() == 60);
+    assert_reads(&served, &converted(&[&top]), &mut Random::from_seed(6), "sixty layers");
+    assert_eq!(allocation(&served), by_qemu(top.as_ref(), true));
+}
+
+#[test]
+fn a_sparse_disk_of_16_tib_is_told_and_read_at_its_end() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let image = TestImage::create("", "16T");
+    image.create_checkpoint("mon", None, None);
+    let last = (16 << 40) - 65536;
+    image.io(&["write -P 1 8T 64k".into(), format!("write -P 2 {last} 64k")]);
+    let served = served(&image.path, &Options::new()).expect("a plain image");
+    let expected =
+        [(0, 8 << 40, 3), (8 << 40, 65536, 0), ((8 << 40) + 65536, last - (8 << 40) - 65536, 3), (last, 65536, 0)];
+    assert_eq!(allocation(&served), expected);
+    let mut end = [0; 1024];
+    served.read_at(&mut end, (16 << 40) - 1024).expect("a read");
+    assert_eq!(end, [2; 1024]);
+}

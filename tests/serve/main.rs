@@ -22,8 +22,9 @@ const LONG: Duration = Duration::from_secs(120);
 
 /// `checkmap serve` with these arguments.
 fn command<S: AsRef<OsStr>>(args: &[S]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_checkmap"));
-    command.arg("serve").args(args);
+    // The signals have their effect, also where the caller of the tests ignores them.
+    let mut command = Command::new("/usr/bin/env");
+    command.args(["--default-signal=INT,TERM,HUP", env!("CARGO_BIN_EXE_checkmap"), "serve"]).args(args);
     command
 }
 

@@ -159,6 +159,31 @@ fn the_image_and_its_layers_are_locked_while_they_are_served() {
 }
 
 #[test]
+fn an_image_or_a_layer_that_somebody_writes_to_is_refused() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let image = image("", "1M");
+    let overlay = image.folder.path().join("top");
+    let names = [image.path.to_str().expect("UTF-8"), overlay.to_str().expect("UTF-8")];
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", names[0], "-F", "qcow2", names[1]]);
+    run("qemu-img", &["bitmap", "--add", names[1], "mon"]);
+    let socket = image.folder.path().join("s");
+    let mut writer = std::process::Command::new("qemu-nbd")
+        .args(["-t", "-f", "qcow2", "-k"])
+        .args([&socket, &image.path])
+        .spawn()
+        .expect("qemu-nbd starts");
+    wait_until("qemu-nbd listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    for name in names {
+        fails(&[name, "--since=mon", "--top-layer-only", "--run=true"], 3, "has it open for writing");
+    }
+    kill("KILL", writer.id());
+    ended(&mut writer);
+    assert!(serve(&[names[1], "--since=mon", "--top-layer-only", "--run=true"]).status.success());
+}
+
+#[test]
 fn what_the_command_line_cannot_mean_is_a_usage_error() {
     let image = if support::tools_are_here() { image("", "1M") } else { return };
     let path = image.path.to_str().expect("UTF-8");

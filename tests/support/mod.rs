@@ -21,7 +21,7 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 /// The real tools that the tests compare with.
-const TOOLS: &[&str] = &["qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon", "nbdinfo"];
+const TOOLS: &[&str] = &["qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon", "nbdinfo", "nbdcopy"];
 
 /// False, loudly, where a tool is absent; in CI that is a failure.
 pub fn tools_are_here() -> bool {

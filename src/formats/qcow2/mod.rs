@@ -15,6 +15,7 @@ mod header;
 mod host;
 mod occupied;
 mod ranges;
+#[cfg(feature = "serve")]
 mod readable;
 mod refcounts;
 mod references;
@@ -26,6 +27,7 @@ mod table;
 mod walk;
 pub(crate) use directory::check_new;
 pub(crate) use empty::empty_image;
+#[cfg(feature = "serve")]
 pub(crate) use readable::data_needs;
 
 use crate::chain::{self, Action, Name};
