@@ -50,8 +50,9 @@ pub(crate) fn run<T>(
     // From now on the end is always an orderly one.
     session.interrupt().hold();
     let options = MomentOptions::default().scratch(args.scratch.clone()).most_scratch_bytes(args.scratch_max);
-    let own: Vec<_> = disk.of_machine.iter().map(|own| (own, &plan)).collect();
-    let moment = match machine.begin_moment(&own, &options, &mut session.watch()) {
+    let own: Vec<_> = disk.of_machine.iter().map(|own| (own, Some(&plan))).collect();
+    let mut say = |sentence: &str| session.warn(sentence);
+    let moment = match machine.begin_moment(&own, &options, &mut say, &mut session.watch()) {
         Ok(moment) => moment,
         Err(error) => {
             if !error.has_changed_nothing() {

@@ -4,6 +4,7 @@
 
 use super::qcow2;
 use crate::error::{Error, Result};
+use crate::io::locks;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -30,6 +31,11 @@ impl Scratch {
         // For each 64 KiB an entry of 8 bytes and a refcount of 2, and tables of whole clusters.
         let tables = (size_bytes >> 12).saturating_add(4 << 20);
         Ok(Self { beginning, empty_bytes, full_bytes: size_bytes.saturating_add(empty_bytes).saturating_add(tables) })
+    }
+
+    /// Whether somebody has the file of an image open to write to it, as far as that can be told.
+    pub(crate) fn is_in_use(file: &File) -> bool {
+        locks::held_by_writer(file)
     }
 
     /// Writes the image to a new file, which has `len_bytes` then, holes but for its beginning.

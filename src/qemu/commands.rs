@@ -17,8 +17,8 @@ use std::time::Duration;
 /// A transaction in the making, over the disks of one machine.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Commands {
-    first: Vec<Value>,
     jobs: Vec<Value>,
+    first: Vec<Value>,
     removes: Vec<Value>,
     stall_ns: u64,
     /// The layers that have to be writable meanwhile, each by its node.
@@ -183,8 +183,8 @@ impl Commands {
         Ok(())
     }
 
-    /// Adds a job that begins in the same step, behind all changes of bitmaps: a write between two of them is in the newest bitmap,
-    /// and in the data that the job sees.
+    /// Adds a job that begins in the same step, before all changes of bitmaps: QEMU holds back the requests of its disk from then on until
+    /// the step is done, so that no write comes between two of these changes.
     pub(super) fn begin_job(&mut self, kind: &str, arguments: Value) {
         self.jobs.push(json!({ "type": kind, "data": arguments }));
     }
@@ -204,12 +204,12 @@ impl Commands {
 
     /// The actions of the transaction, in their order.
     pub(super) fn actions(&self) -> impl Iterator<Item = &Value> {
-        self.first.iter().chain(&self.jobs).chain(&self.removes)
+        self.jobs.iter().chain(&self.first).chain(&self.removes)
     }
 
     /// Whether there is nothing to do.
     pub(super) fn is_empty(&self) -> bool {
-        self.first.is_empty() && self.jobs.is_empty() && self.removes.is_empty()
+        self.jobs.is_empty() && self.first.is_empty() && self.removes.is_empty()
     }
 
     /// The arguments of `transaction`.

@@ -66,6 +66,24 @@ impl Connection {
         answer
     }
 
+    /// The answers to commands that are carried out one after the other, whatever becomes of each, also where this process is killed
+    /// meanwhile.
+    pub(super) fn series(
+        &mut self,
+        shared: &Shared,
+        commands: &[(&str, Value)],
+    ) -> std::result::Result<Vec<std::result::Result<Value, Failure>>, Failure> {
+        // Begins the conversation where it broke.
+        self.command(shared, "query-version", &Value::Null, &mut Until::timeout(shared))?;
+        let Some(conversation) = &mut self.conversation else { return Ok(Vec::new()) };
+        let answers = conversation.series(commands);
+        let is_broken = |answer: &std::result::Result<Value, Failure>| matches!(answer, Err(Failure::Broken(_)));
+        if answers.as_ref().map_or(true, |answers| answers.iter().any(is_broken)) {
+            self.conversation = None;
+        }
+        answers
+    }
+
     /// As [`Connection::command`], where a refusal is an error like any other.
     pub(super) fn ask(
         &mut self,
@@ -320,6 +338,16 @@ impl Shared {
     pub(super) fn send(&self, work: &mut Work<'_>, commands: &Commands, shares: &[Share<'_>]) -> Result<()> {
         let expected = expected(&work.connection.nodes, shares).map_err(Error::nothing_changed)?;
         let sent = work.command("transaction", &commands.arguments(), &mut Unobserved);
+        self.judge(work, sent, (shares, &expected))
+    }
+
+    /// Finds out what became of a transaction that was sent, by the nodes as they were read before and as they are expected to be.
+    pub(super) fn judge(
+        &self,
+        work: &mut Work<'_>,
+        sent: std::result::Result<Value, Failure>,
+        (shares, expected): (&[Share<'_>], &Expected),
+    ) -> Result<()> {
         let doubt = match sent {
             Ok(answer) if answer.is_object() => None,
             Ok(_) => Some(answer::wrong("return", "is no object")),
@@ -340,13 +368,13 @@ impl Shared {
         match (doubt, read) {
             (Some(broken), Err(_)) => in_doubt(broken),
             // Merges alone leave no trace in these states.
-            (Some(broken), Ok(())) if after == before && before != expected => Err(broken.nothing_changed()),
-            (Some(broken), Ok(())) if before == expected => in_doubt(broken),
-            (Some(_), Ok(())) if after == expected => Ok(()),
+            (Some(broken), Ok(())) if after == before && before != *expected => Err(broken.nothing_changed()),
+            (Some(broken), Ok(())) if before == *expected => in_doubt(broken),
+            (Some(_), Ok(())) if after == *expected => Ok(()),
             (Some(broken), Ok(())) => in_doubt(broken),
             // The hypervisor said that it is done; the next question will tell why it cannot be read.
             (None, Err(_)) => Ok(()),
-            (None, Ok(())) if after == expected => Ok(()),
+            (None, Ok(())) if after == *expected => Ok(()),
             (None, Ok(())) => in_doubt(Error::new(ErrorKind::Changed, "somebody else changed the bitmaps meanwhile")),
         }
     }
@@ -453,8 +481,11 @@ fn states(nodes: &Nodes, node: &str) -> Option<Vec<BitmapState>> {
     Some(states)
 }
 
+/// The bitmaps of each share's node.
+pub(super) type Expected = Vec<Option<Vec<BitmapState>>>;
+
 /// The bitmaps as they are to be afterwards.
-fn expected(nodes: &Nodes, shares: &[Share<'_>]) -> Result<Vec<Option<Vec<BitmapState>>>> {
+pub(super) fn expected(nodes: &Nodes, shares: &[Share<'_>]) -> Result<Expected> {
     let of_share = |share: &Share<'_>| match states(nodes, share.disk) {
         Some(before) => chain::after(&before, share.actions).map(Some),
         None => Ok(None),

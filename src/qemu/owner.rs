@@ -51,19 +51,21 @@ impl Owner {
     /// A folder beside the socket of the monitor, where that can be; else where temporary files go. `hypervisor` is the user
     /// as whom the hypervisor runs, who has to be able to make a socket there.
     pub(super) fn new(beside: Option<&Path>, hypervisor: Option<u32>) -> Result<Self> {
-        let beside = beside.and_then(|beside| Self::make(beside).ok());
-        let (folder, lock) = match beside {
-            Some(made) => made,
-            None => {
-                let temporary = std::env::temp_dir();
-                Self::make(&temporary).map_err(|error| {
-                    Error::io("cannot make a private folder for a socket", error).in_file(&temporary)
-                })?
-            }
-        };
+        let made = beside.and_then(|beside| Self::make(beside, true).ok());
+        let made = made.map_or_else(|| Self::make(&std::env::temp_dir(), true), Ok)?;
+        Self::given(made, hypervisor)
+    }
+
+    /// A folder for files in this one.
+    pub(super) fn of_files(parent: &Path, hypervisor: Option<u32>) -> Result<Self> {
+        Self::given(Self::make(parent, false)?, hypervisor)
+    }
+
+    /// Gives a new folder to the user of the hypervisor.
+    fn given((folder, lock): (TempDir, File), hypervisor: Option<u32>) -> Result<Self> {
         if let Some(user) = hypervisor.filter(|user| *user != rustix::process::geteuid().as_raw()) {
             chown(folder.path(), Some(user), None).map_err(|error| {
-                let message = format!("cannot give a folder for a socket to the hypervisor's user {user}");
+                let message = format!("cannot give a private folder to the hypervisor's user {user}");
                 Error::io(message, error).in_file(folder.path()).advise("work as that user, or as root")
             })?;
         }
@@ -75,23 +77,25 @@ impl Owner {
         Self { folder, is_left: false, _lock: lock }
     }
 
-    fn make(parent: &Path) -> std::io::Result<(TempDir, File)> {
-        let mut made = Self::try_to_make(parent);
+    fn make(parent: &Path, for_socket: bool) -> Result<(TempDir, File)> {
+        let mut made = Self::try_to_make(parent, for_socket);
         // Another client took the folder for that of a dead one, before its lock was there.
         for _ in 0..MOST_TRIES {
             match &made {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => made = Self::try_to_make(parent),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    made = Self::try_to_make(parent, for_socket);
+                }
                 _ => break,
             }
         }
-        made
+        made.map_err(|error| Error::io("cannot make a private folder", error).in_file(parent))
     }
 
-    fn try_to_make(parent: &Path) -> std::io::Result<(TempDir, File)> {
+    fn try_to_make(parent: &Path, for_socket: bool) -> std::io::Result<(TempDir, File)> {
         let mut builder = tempfile::Builder::new();
         let folder = builder.prefix(PREFIX).rand_bytes(RANDOM_BYTES).permissions(private()).tempdir_in(parent)?;
         let room = folder.path().as_os_str().len() + 1 + SOCKET_FILE.len();
-        if room > MOST_SOCKET_PATH_BYTES {
+        if for_socket && room > MOST_SOCKET_PATH_BYTES {
             return Err(std::io::ErrorKind::InvalidFilename.into());
         }
         let unready = folder.path().join(UNREADY_FILE);
@@ -166,7 +170,8 @@ pub(super) fn life_of(identity: &str) -> Life {
 
 const UNFOLLOWED: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC);
 
-fn open_folder(folder: &Path) -> std::io::Result<File> {
+/// Opens a folder, and no link to one.
+pub(super) fn open_folder(folder: &Path) -> std::io::Result<File> {
     let flags = UNFOLLOWED | OFlags::DIRECTORY;
     Ok(openat(rustix::fs::CWD, folder, flags, Mode::empty())?.into())
 }
@@ -218,7 +223,8 @@ pub(super) fn sweep(parent: &Path, standing: Option<&Path>) {
     }
 }
 
-fn is_of_a_client(name: &str) -> bool {
+/// Whether a folder of this name is one of a client.
+pub(super) fn is_of_a_client(name: &str) -> bool {
     let random = name.strip_prefix(PREFIX).unwrap_or_default();
     random.len() == RANDOM_BYTES && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }

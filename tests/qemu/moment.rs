@@ -93,8 +93,11 @@ fn begin(machine: &Machine, disks: &[&Disk], name: &str, options: &MomentOptions
     let images: Vec<Image> = disks.iter().map(open).collect();
     let plans: Vec<_> =
         images.iter().map(|image| image.plan_create(name.as_bytes(), None, None).expect("a plan")).collect();
-    let pairs: Vec<_> = disks.iter().copied().zip(&plans).collect();
-    machine.begin_moment(&pairs, options, &mut Unobserved)
+    let pairs: Vec<_> = disks.iter().copied().zip(plans.iter().map(Some)).collect();
+    let mut said = Vec::new();
+    let moment = machine.begin_moment(&pairs, options, &mut |sentence| said.push(sentence.to_owned()), &mut Unobserved);
+    assert!(moment.is_err() || said[0].contains("bytes at most"), "the need is not said: {said:?}");
+    moment
 }
 
 /// What changed since a checkpoint until the moment.
@@ -370,6 +373,56 @@ fn a_moment_of_two_disks_with_a_name_outlives_its_owner_and_other_verbs() {
     moment.check(&mut Unobserved).expect("it stands");
     moment.end(&mut Unobserved).expect("it ends");
     hypervisor.assert_tidy();
+}
+
+/// The folders of checkmap's clients in this one.
+fn folders_in(parent: &Path) -> usize {
+    let entries = std::fs::read_dir(parent).expect("it can be listed").flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("checkmap-")).count()
+}
+
+#[test]
+fn scratch_images_go_when_the_hypervisor_ends_also_after_the_death_of_their_owner() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let scratch = tempfile::TempDir::new().expect("a folder");
+    let options = MomentOptions::default().scratch(Some(scratch.path().to_owned()));
+    let begun = |id: Option<&str>| {
+        let hypervisor = Hypervisor::start(Program::System, &DISKS);
+        Guest::new(&hypervisor, 0).write(MIB, MIB, 1);
+        let machine = connect(&hypervisor);
+        let disk = machine.find("d0").expect("the disk");
+        let options = options.clone().id(id.map(str::to_owned));
+        let moment = begin(&machine, &[&disk], "mon", &options).expect("a moment");
+        (hypervisor, moment)
+    };
+    let (hypervisor, moment) = begun(None);
+    assert_eq!(folders_in(scratch.path()), 1);
+    let mode = std::fs::metadata(moment.scratch_folder()).expect("it is there").permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o700);
+    let folder = hypervisor.kill();
+    moment.end(&mut Unobserved).expect_err("nobody is there");
+    assert_eq!((folders_in(scratch.path()), folders_in(folder.path())), (0, 0));
+    // Both are gone, as after a power cut.
+    let (hypervisor, moment) = begun(Some("dir"));
+    moment.leave();
+    let kept = hypervisor.kill();
+    assert_eq!(folders_in(scratch.path()), 1);
+    // One that stands in a hypervisor stays, though its owner is gone.
+    let (mut standing, moment) = begun(Some("dir"));
+    assert_eq!(folders_in(scratch.path()), 1, "the dead one goes, the new one is there");
+    moment.leave();
+    let (mut hypervisor, moment) = begun(None);
+    assert_eq!(folders_in(scratch.path()), 2);
+    moment.end(&mut Unobserved).expect("it ends");
+    hypervisor.assert_tidy();
+    let moment = connect(&standing).take_up_moment("dir", &mut Unobserved).expect("an answer").expect("it stands");
+    assert_eq!(read(&moment, 0)[usize::try_from(MIB).expect("small")], 1);
+    moment.end(&mut Unobserved).expect("it ends");
+    standing.assert_tidy();
+    assert_eq!(folders_in(scratch.path()), 0);
+    drop(kept);
 }
 
 #[test]

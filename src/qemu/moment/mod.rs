@@ -9,6 +9,7 @@
 //! disk behind the transaction, and the map is to be read as far as now: a write between the two is in the data and in the newest
 //! bitmap. The machine stands still between the two where several disks are to show one moment.
 
+mod knows;
 mod note;
 mod scratch;
 mod setup;
@@ -24,8 +25,15 @@ use crate::nbd::{Address, Client, ConnectOptions};
 use crate::progress::Observer;
 use note::{Form, Note, Thing};
 pub(super) use standing::{clear_dead, resume, server};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How often it is looked whether a hypervisor is gone, and how long it waits between two looks.
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// How a moment is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,7 +91,7 @@ pub struct ScratchUse {
 impl ScratchUse {
     /// Whether more than four fifths are taken.
     pub fn is_nearly_full(&self) -> bool {
-        self.used_bytes / 4 > self.most_bytes / 5
+        self.used_bytes > scratch::nearly_full(self.most_bytes)
     }
 }
 
@@ -106,13 +114,15 @@ pub struct StandingMoment {
 pub struct Moment {
     shared: Arc<Shared>,
     note: Note,
-    owner: Option<Owner>,
+    /// Of the folder with the socket, and of that with the scratch images.
+    owners: (Option<Owner>, Option<Owner>),
     disks: Vec<MomentDisk>,
     warnings: Vec<String>,
 }
 
 impl Machine {
-    /// Carries out plans that make a checkpoint on each of these disks, and keeps the disks as they are at that moment, for reading.
+    /// Carries out plans that make a checkpoint on disks, and keeps the disks as they are at that moment, for reading; one without a plan
+    /// gets no checkpoint. `say` is called with what the user should know, before anything is changed.
     ///
     /// No write of the guest fails or waits without bound for it. Where an error comes back that is not marked as
     /// [nothing changed](Error::nothing_changed), the checkpoint can be there: look, and delete it.
@@ -121,11 +131,12 @@ impl Machine {
     /// stands, or a job works on the disks. [`ErrorKind::CannotStore`]: too little room for scratch images. Else the errors of a commit.
     pub fn begin_moment(
         &self,
-        disks: &[(&Disk, &Plan)],
+        disks: &[(&Disk, Option<&Plan>)],
         options: &MomentOptions,
+        say: &mut dyn FnMut(&str),
         observer: &mut dyn Observer,
     ) -> Result<Moment> {
-        setup::begin(&self.shared, disks, options, observer).map_err(|error| self.name_it(error))
+        setup::begin(&self.shared, disks, options, say, observer).map_err(|error| self.name_it(error))
     }
 
     /// The moment that stands in the hypervisor.
@@ -154,28 +165,33 @@ impl Machine {
             Life::Dead(Some(lock)) => lock,
             Life::Dead(None) => {
                 standing::remove(&mut work, &note)?;
+                standing::forget(&note);
                 return Ok(None);
             }
             life => return Err(owner::in_use(&note.folder.to_string_lossy(), &life)),
         };
         let owner = Owner::adopt(note.folder.clone(), lock);
+        let scratch = match owner::life_of(&note.scratch.to_string_lossy()) {
+            Life::Dead(Some(lock)) => Some(Owner::adopt(note.scratch.clone(), lock)),
+            _ => None,
+        };
         if !standing::is_whole(&self.shared, &mut work.connection, &note)? {
             standing::remove(&mut work, &note)?;
             return Ok(None);
         }
-        Ok(Some(Moment::new(&self.shared, note, owner, Vec::new())))
+        Ok(Some(Moment::new(&self.shared, note, (Some(owner), scratch), Vec::new())))
     }
 }
 
 impl Moment {
-    fn new(shared: &Arc<Shared>, note: Note, owner: Owner, warnings: Vec<String>) -> Self {
+    fn new(shared: &Arc<Shared>, note: Note, owners: (Option<Owner>, Option<Owner>), warnings: Vec<String>) -> Self {
         let disk = |(at, disk): (usize, &note::NotedDisk)| MomentDisk {
             node: disk.node.clone(),
             size_bytes: disk.size_bytes,
             export: note.name(Thing::Access, at),
         };
         let disks = note.disks.iter().enumerate().map(disk).collect();
-        Self { shared: Arc::clone(shared), note, owner: Some(owner), disks, warnings }
+        Self { shared: Arc::clone(shared), note, owners, disks, warnings }
     }
 
     /// The disks, in the order in which they were given.
@@ -183,9 +199,14 @@ impl Moment {
         &self.disks
     }
 
-    /// What the caller should tell its user.
+    /// What the caller should tell its user, now that it stands.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// When it began.
+    pub fn time(&self) -> SystemTime {
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.note.began_s)).unwrap_or(UNIX_EPOCH)
     }
 
     /// Whether the map of a disk ends with the checkpoint of the moment. Else it is to be read as far as now, once this moment stands: a
@@ -258,7 +279,8 @@ impl Moment {
     }
 
     fn give_up(&mut self) {
-        if let Some(mut owner) = self.owner.take() {
+        let (owner, scratch) = &mut self.owners;
+        for mut owner in owner.take().into_iter().chain(scratch.take()) {
             owner.leave();
         }
     }
@@ -269,16 +291,33 @@ impl Moment {
             work.refresh(observer)
         });
         match removed {
-            Ok(()) => self.owner = None,
+            Ok(()) => self.owners = (None, None),
+            // The hypervisor is gone, and all that it had.
+            Err(_) if !self.stays_served() => {
+                scratch::remove(&self.note.scratch, self.note.disks.len());
+                self.owners = (None, None);
+            }
             Err(_) => self.give_up(),
         }
         removed
+    }
+
+    /// Whether somebody listens where its exports are, and goes on to do so: the system closes the sockets of a process that was killed a
+    /// moment after its end.
+    fn stays_served(&self) -> bool {
+        let is_served = || UnixStream::connect(&self.note.server).is_ok();
+        (0..LOOKS).all(|look| {
+            if look > 0 {
+                sleep(BETWEEN_LOOKS);
+            }
+            is_served()
+        })
     }
 }
 
 impl Drop for Moment {
     fn drop(&mut self) {
-        if self.owner.is_none() {
+        if self.owners.0.is_none() {
             return;
         }
         match self.note.id {

@@ -42,6 +42,8 @@ pub(super) struct Note {
     pub(super) folder: PathBuf,
     /// The name under which its owner looks for it again.
     pub(super) id: Option<String>,
+    /// The seconds since 1970 at which it began.
+    pub(super) began_s: u64,
     pub(super) form: Form,
     /// The folder of the scratch images.
     pub(super) scratch: PathBuf,
@@ -69,7 +71,7 @@ impl Note {
     pub(super) fn text(&self) -> String {
         let disks: Vec<Value> = self.disks.iter().map(write_disk).collect();
         json!({
-            "folder": self.folder.to_string_lossy(), "id": self.id, "filter": self.form == Form::Filter,
+            "folder": self.folder.to_string_lossy(), "id": self.id, "began": self.began_s, "filter": self.form == Form::Filter,
             "scratch": self.scratch.to_string_lossy(), "server": self.server.to_string_lossy(),
             "own-server": self.is_own_server, "disks": disks,
         })
@@ -86,6 +88,7 @@ impl Note {
         Ok(Self {
             folder,
             id: value.get("id").and_then(Value::as_str).map(str::to_owned),
+            began_s: u64::take(&value, "began")?,
             form: if bool::take(&value, "filter")? { Form::Filter } else { Form::Job },
             scratch: String::take(&value, "scratch")?.into(),
             server: String::take(&value, "server")?.into(),
@@ -139,6 +142,7 @@ mod tests {
         let note = Note {
             folder: "/run/vm/checkmap-abcdefghijkl".into(),
             id: Some("a backup \"directory\"".into()),
+            began_s: 1_795_572_000,
             form: Form::Filter,
             scratch: "/var/tmp/checkmap-mnopqrstuvwx".into(),
             server: "/run/vm/checkmap-abcdefghijkl/nbd.sock".into(),

@@ -2,17 +2,13 @@
 //! Owns the files of a moment's scratch images: the folder that they are in, and how much each may take. Must never know the data in
 //! them.
 
-use super::super::nodes::PREFIX;
+use super::super::owner::{self, Life, Owner};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::Scratch;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, statvfs, unlinkat};
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
-use tempfile::TempDir;
-
-/// How many random letters and digits the name of the folder ends with.
-const RANDOM_BYTES: usize = 12;
 
 /// Where scratch images go unless the caller says so: not where files are in memory.
 const DEFAULT_FOLDER: &str = "/var/tmp";
@@ -23,9 +19,12 @@ const PART_OF_FREE: u64 = 2;
 /// The new folder, with a file for each disk. It goes when this is dropped, unless it was kept.
 #[derive(Debug)]
 pub(super) struct Folder {
-    folder: TempDir,
+    owner: Option<Owner>,
+    folder: PathBuf,
     /// How many bytes each file may take.
     pub(super) limits: Vec<u64>,
+    /// How many bytes all files take once every block was overwritten.
+    pub(super) need_bytes: u64,
 }
 
 impl Folder {
@@ -51,31 +50,63 @@ impl Folder {
                 .in_file(&parent)
                 .advise("allow more, or name a folder with more room")
         })?;
-        let own = Permissions::from_mode(0o700);
-        let mut builder = tempfile::Builder::new();
-        let folder =
-            builder.prefix(PREFIX).rand_bytes(RANDOM_BYTES).permissions(own).tempdir_in(&parent).map_err(failed)?;
+        sweep(&parent);
+        let own = Owner::of_files(&parent, hypervisor)?;
+        let need_bytes = images.iter().fold(0, |sum: u64, image| sum.saturating_add(image.full_bytes));
+        let folder = Self { folder: own.folder().to_owned(), owner: Some(own), limits, need_bytes };
         let owner = hypervisor.filter(|user| *user != rustix::process::geteuid().as_raw());
-        for (at, (image, limit)) in images.iter().zip(&limits).enumerate() {
-            let path = file_in(folder.path(), at);
+        for (at, (image, limit)) in images.iter().zip(&folder.limits).enumerate() {
+            let path = file_in(&folder.folder, at);
             let file = File::options().create_new(true).write(true).mode(0o600).open(&path).map_err(failed)?;
             image.write(&file, *limit)?;
             owner.map_or(Ok(()), |user| chown(&path, Some(user), None)).map_err(failed)?;
         }
-        owner
-            .map_or(Ok(()), |user| chown(folder.path(), Some(user), None))
-            .map_err(|error| failed(error).advise("work as the hypervisor's user, or as root"))?;
-        Ok(Self { folder, limits })
+        Ok(folder)
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.folder.path()
+        &self.folder
     }
 
-    /// Leaves it where it is.
-    pub(super) fn keep(self) -> Vec<u64> {
-        let _ = self.folder.keep();
-        self.limits
+    /// Leaves the files where they are, in a folder that is locked until the owner is dropped; how many bytes each may take.
+    pub(super) fn keep(mut self) -> (Option<Owner>, Vec<u64>) {
+        (self.owner.take(), std::mem::take(&mut self.limits))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if self.owner.is_some() {
+            remove(&self.folder, self.limits.len());
+        }
+    }
+}
+
+/// Removes the folders in this one whose owners are dead, and whose images no hypervisor has open: it ended before they could be removed.
+fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder && owner::is_of_a_client(&entry.file_name().to_string_lossy()) {
+            sweep_one(&entry.path());
+        }
+    }
+}
+
+fn sweep_one(folder: &Path) {
+    let Ok(open) = owner::open_folder(folder) else { return };
+    let Life::Dead(_lock) = owner::life_of(&folder.to_string_lossy()) else { return };
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let mut count = 0;
+    while let Ok(file) = openat(&open, name_of(count), flags, Mode::empty()) {
+        if Scratch::is_in_use(&File::from(file)) {
+            return;
+        }
+        count += 1;
+    }
+    if count > 0 {
+        remove(folder, count);
+        owner::remove(folder);
     }
 }
 
@@ -102,21 +133,25 @@ fn name_of(at: usize) -> String {
     format!("scratch-{at}")
 }
 
+/// The bytes of a file beyond which it is nearly full, where it may take `most_bytes`.
+pub(super) fn nearly_full(most_bytes: u64) -> u64 {
+    most_bytes / 5 * 4
+}
+
 /// How many bytes the file of a disk takes on its file system, and how many it may take.
 pub(super) fn usage(folder: &Path, at: usize) -> Option<(u64, u64)> {
     let facts = fs::metadata(file_in(folder, at)).ok()?;
     Some((facts.blocks().saturating_mul(512), facts.len()))
 }
 
-/// Removes a folder that [`Folder`] made, with its files and nothing else. The path comes from the hypervisor.
+/// Removes the files of a folder that [`Folder`] made, and nothing else; the folder where nothing is left in it. The path comes from the
+/// hypervisor.
 pub(super) fn remove(folder: &Path, files: usize) {
-    let own = folder.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX)).unwrap_or_default();
-    let is_ours = own.len() == RANDOM_BYTES && own.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let is_ours = folder.file_name().is_some_and(|name| owner::is_of_a_client(&name.to_string_lossy()));
     if !is_ours || !folder.is_absolute() {
         return;
     }
-    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::DIRECTORY;
-    let Ok(open) = openat(rustix::fs::CWD, folder, flags, Mode::empty()) else { return };
+    let Ok(open) = owner::open_folder(folder) else { return };
     for at in 0..files {
         // Another client may be doing the same.
         let _ = unlinkat(&open, name_of(at), AtFlags::empty());

@@ -3,16 +3,16 @@
 //! leave a write of the guest to a rule that lets it fail.
 
 use super::super::Disk;
-use super::super::answer;
 use super::super::commands::Commands;
 use super::super::machine::{self, Shared};
 use super::super::monitor::Failure;
 use super::super::nodes::Nodes;
 use super::super::owner::{self, Owner};
 use super::super::work::{Until, Work, silent};
+use super::knows::{Knows, ON_ERROR, TIMEOUT};
 use super::note::{Form, NOTE, Note, NotedDisk, Thing};
-use super::scratch::{Folder, file_in};
-use super::standing::{self, Pause, path_of, put};
+use super::scratch::{Folder, file_in, nearly_full};
+use super::standing::{self, Pause, path_of};
 use super::{Moment, MomentOptions};
 use crate::chain::Plan;
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
@@ -21,6 +21,7 @@ use crate::host::Share;
 use crate::progress::Observer;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How long the copy of a block may hold up a write of the guest, in seconds: systems give up on a disk after 30.
 const MOST_WAIT_S: u32 = 10;
@@ -34,56 +35,36 @@ const JOBS: [&str; 4] = ["backup", "commit", "mirror", "stream"];
 /// Filters of jobs, and those of another moment: the device of a guest has them for a time only.
 const PASSING_FILTERS: [&str; 3] = ["commit_top", "mirror_top", "copy-before-write"];
 
-/// What the backup job of this hypervisor knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Job {
-    has_rule: bool,
-    has_timeout: bool,
-}
-
-impl Job {
-    /// Asks the hypervisor.
-    fn ask(work: &mut Work<'_>) -> Result<Self> {
-        let schema = work.ask("query-qmp-schema", &Value::Null)?;
-        let arguments = arguments_of(answer::items(&schema, "query-qmp-schema")?, "blockdev-backup");
-        let has = |name: &str| arguments.iter().any(|known| *known == name);
-        Ok(Self { has_rule: has("on-cbw-error"), has_timeout: has("cbw-timeout") })
-    }
-}
-
-/// The names of the arguments of a command.
-fn arguments_of<'a>(schema: &'a [Value], command: &str) -> Vec<&'a str> {
-    let named = |name: &str| schema.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some(name));
-    let kind = named(command).and_then(|command| command.get("arg-type")?.as_str());
-    let members = kind.and_then(named).and_then(|object| object.get("members")?.as_array());
-    members.into_iter().flatten().filter_map(|member| member.get("name")?.as_str()).collect()
-}
-
 pub(super) fn begin(
     shared: &Arc<Shared>,
-    disks: &[(&Disk, &Plan)],
+    disks: &[(&Disk, Option<&Plan>)],
     options: &MomentOptions,
+    say: &mut dyn FnMut(&str),
     observer: &mut dyn Observer,
 ) -> Result<Moment> {
-    let moment = begin_open(shared, disks, options, observer);
+    let moment = begin_open(shared, disks, (options, say), observer);
     // Others may use the monitor while the moment is read.
     shared.hang_up();
     moment
 }
 
-fn begin_open(
+fn begin_open<'a>(
     shared: &Arc<Shared>,
-    disks: &[(&Disk, &Plan)],
-    options: &MomentOptions,
+    disks: &[(&'a Disk, Option<&'a Plan>)],
+    (options, say): (&MomentOptions, &mut dyn FnMut(&str)),
     observer: &mut dyn Observer,
 ) -> Result<Moment> {
-    let shares: Vec<Share<'_>> = disks.iter().map(|(disk, plan)| Share::new(&disk.node, plan.actions())).collect();
+    let share = |(disk, plan): &(&'a Disk, Option<&'a Plan>)| {
+        Share::new(&disk.node, plan.map(Plan::actions).unwrap_or_default())
+    };
+    let shares: Vec<Share<'a>> = disks.iter().map(share).collect();
     let mut work = Work::begin(shared, observer).map_err(Error::nothing_changed)?;
     let prepared = Prepared::new(shared, &mut work, (disks, &shares), options, observer);
-    let Prepared { owner, note, folder, commands, job, warnings } = prepared.map_err(Error::nothing_changed)?;
+    let Prepared { owner, note, folder, commands, knows, said } = prepared.map_err(Error::nothing_changed)?;
+    said.iter().for_each(|sentence| say(sentence));
     // From here on the folder belongs to the note.
-    let limits = folder.keep();
-    let mut setup = Setup { work: &mut work, note: &note, job, warnings, has_rotated: false };
+    let (scratch, limits) = folder.keep();
+    let mut setup = Setup { work: &mut work, note: &note, knows, warnings: Vec::new(), has_rotated: false };
     let made = setup.make(shared, commands, (&shares, &limits), observer);
     let (warnings, has_rotated) = (std::mem::take(&mut setup.warnings), setup.has_rotated);
     match made {
@@ -92,13 +73,13 @@ fn begin_open(
                 work.connection.know(&disk.node);
             }
             drop(work);
-            Ok(Moment::new(shared, note, owner, warnings))
+            Ok(Moment::new(shared, note, (Some(owner), scratch), warnings))
         }
         Err(error) => {
-            let mut owner = owner;
+            let mut owners = [Some(owner), scratch];
             if standing::remove(&mut work, &note).is_err() {
                 // The next client goes on with it.
-                owner.leave();
+                owners.iter_mut().flatten().for_each(Owner::leave);
             }
             Err(if has_rotated { error } else { error.nothing_changed() })
         }
@@ -111,19 +92,20 @@ struct Prepared {
     note: Note,
     folder: Folder,
     commands: Commands,
-    job: Job,
-    warnings: Vec<String>,
+    knows: Knows,
+    /// What the user should know before it begins.
+    said: Vec<String>,
 }
 
 impl Prepared {
     fn new(
         shared: &Shared,
         work: &mut Work<'_>,
-        (disks, shares): (&[(&Disk, &Plan)], &[Share<'_>]),
+        (disks, shares): (&[(&Disk, Option<&Plan>)], &[Share<'_>]),
         options: &MomentOptions,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
-        if disks.iter().any(|(_, plan)| !plan.below().is_empty()) || disks.is_empty() {
+        if disks.iter().any(|(_, plan)| plan.is_some_and(|plan| !plan.below().is_empty())) || disks.is_empty() {
             return Err(Error::new(
                 ErrorKind::BackingLayer,
                 "a moment begins with new checkpoints on top layers alone",
@@ -138,8 +120,18 @@ impl Prepared {
         commands.check_filled().map_err(|error| {
             error.advise(WayOut::from("make a checkpoint on this overlay first, with ").control(Control::Create))
         })?;
-        let job = Job::ask(work)?;
-        let form = if job.has_rule { Form::Job } else { Form::Filter };
+        let knows = Knows::ask(work)?;
+        let form = match knows {
+            Knows { job_rule: true, .. } => Form::Job,
+            Knows { filter: true, .. } => Form::Filter,
+            _ => {
+                let message = format!(
+                    "neither the backup job nor the filter copy-before-write of this QEMU has {ON_ERROR} and {TIMEOUT}, so a full scratch \
+                     would fail writes of the guest"
+                );
+                return Err(Error::new(ErrorKind::Unsupported, message).advise("use QEMU 7.2 or later"));
+            }
+        };
         let mut noted = Vec::new();
         for (disk, _) in disks {
             noted.push(noted_disk(&work.connection.nodes, disk, form)?);
@@ -155,28 +147,35 @@ impl Prepared {
         let note = Note {
             folder: owner.folder().to_owned(),
             id: options.id.clone(),
+            began_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             form,
             scratch: folder.path().to_owned(),
             server: named.clone().unwrap_or_else(|| owner.socket()),
             is_own_server: named.is_none(),
             disks: noted,
         };
-        let mut warnings = vec![said_of_scratch(&folder)];
+        let mut said = vec![said_of_scratch(&folder)];
         for disk in &note.disks {
             if is_encrypted(&work.connection.nodes, &disk.node)? {
-                warnings.push(format!(
+                said.push(format!(
                     "the disk {:?} is encrypted, and its scratch image holds plaintext until the moment ends",
                     disk.node
                 ));
             }
         }
-        warnings.push(match form {
+        if form == Form::Job && !knows.job_timeout {
+            said.push(format!(
+                "the backup job of this QEMU has no {TIMEOUT}: if the storage of the scratch hangs, the guest's writes wait for it, so use \
+                 local storage"
+            ));
+        }
+        said.push(match form {
             Form::Job => "until the moment ends, resizing and snapshots of the disks are refused by QEMU, and the guest's discards \
                           may do nothing"
                 .to_owned(),
             Form::Filter => "until the moment ends, QEMU refuses to resize the disks".to_owned(),
         });
-        Ok(Self { owner, note, folder, commands, job, warnings })
+        Ok(Self { owner, note, folder, commands, knows, said })
     }
 }
 
@@ -195,9 +194,10 @@ fn another(note: &Note) -> Error {
 fn said_of_scratch(folder: &Folder) -> String {
     let most: u64 = folder.limits.iter().sum();
     format!(
-        "blocks that the guest overwrites until the moment ends are copied to {}, {most} bytes at most; if that is too little, \
-         the moment is lost and the guest goes on",
-        folder.path().display()
+        "blocks that the guest overwrites until the moment ends are copied to {}, {most} bytes at most; all blocks of the disks would need \
+         {}. If it is too little, the moment is lost and the guest goes on",
+        folder.path().display(),
+        folder.need_bytes
     )
 }
 
@@ -267,7 +267,7 @@ fn check_filter(shared: &Shared, work: &mut Work<'_>, disks: &[NotedDisk]) -> Re
 struct Setup<'w, 'a> {
     work: &'w mut Work<'a>,
     note: &'w Note,
-    job: Job,
+    knows: Knows,
     warnings: Vec<String>,
     /// Whether the checkpoint may be there.
     has_rotated: bool,
@@ -301,7 +301,7 @@ impl Setup<'_, '_> {
                 for (at, disk) in note.disks.iter().enumerate() {
                     let filter = json!({
                         "driver": "copy-before-write", "node-name": note.name(Thing::Filter, at), "file": disk.above,
-                        "target": note.name(Thing::Scratch, at), "on-cbw-error": RULE, "cbw-timeout": MOST_WAIT_S,
+                        "target": note.name(Thing::Scratch, at), ON_ERROR: RULE, TIMEOUT: MOST_WAIT_S,
                         "discard": "unmap",
                     });
                     self.work.ask("blockdev-add", &filter)?;
@@ -333,7 +333,10 @@ impl Setup<'_, '_> {
                 },
             },
         });
-        self.work.ask("blockdev-add", &node).map(drop)
+        self.work.ask("blockdev-add", &node)?;
+        // For those who listen at the monitor; this client looks at the file.
+        let threshold = json!({ "node-name": note.name(Thing::File, at), "write-threshold": nearly_full(limit) });
+        self.work.ask("block-set-write-threshold", &threshold).map(drop)
     }
 
     fn start_server(&mut self) -> Result<()> {
@@ -355,12 +358,12 @@ impl Setup<'_, '_> {
         let note = self.note;
         let mut job = json!({
             "job-id": note.name(Thing::Job, at), "device": disk.above, "target": note.name(Thing::Scratch, at), "sync": "none",
-            "filter-node-name": note.name(Thing::Filter, at), "on-cbw-error": RULE,
+            "filter-node-name": note.name(Thing::Filter, at), ON_ERROR: RULE,
         });
-        if self.job.has_timeout
+        if self.knows.job_timeout
             && let Some(all) = job.as_object_mut()
         {
-            all.insert("cbw-timeout".to_owned(), MOST_WAIT_S.into());
+            all.insert(TIMEOUT.to_owned(), MOST_WAIT_S.into());
         }
         job
     }
@@ -369,6 +372,10 @@ impl Setup<'_, '_> {
     fn rotate(&mut self, shared: &Shared, commands: &Commands, shares: &[Share<'_>]) -> Result<()> {
         // The bitmaps may not have changed since they were looked at, and a plan may be empty.
         let sent = shared.send(self.work, commands, shares);
+        self.note_rotation(sent)
+    }
+
+    fn note_rotation(&mut self, sent: Result<()>) -> Result<()> {
         self.has_rotated = match &sent {
             Ok(()) => true,
             Err(error) => error.kind() == ErrorKind::CommitInDoubt,
@@ -377,38 +384,46 @@ impl Setup<'_, '_> {
     }
 
     /// Makes the checkpoint, and puts the filters below the devices. Several disks show one moment, so the machine stands still for it.
+    ///
+    /// All is sent at once, so that QEMU also lets the machine go on where this process is killed.
     fn rotate_and_insert(&mut self, shared: &Shared, commands: &Commands, shares: &[Share<'_>]) -> Result<()> {
         let note = self.note;
-        let pause = match note.disks.len() {
-            1 => None,
-            _ => Some(Pause::begin(self.work)?),
-        };
-        let mut inserted = self.rotate(shared, commands, shares);
+        let mut series = Vec::new();
+        let mut filters = Vec::new();
         for (at, disk) in note.disks.iter().enumerate() {
             let filter = note.name(Thing::Filter, at);
-            inserted = inserted.and_then(|()| put(self.work, disk, &disk.above, &filter));
+            filters.extend(standing::putting(self.work, disk, &disk.above, &filter)?);
         }
-        if let Some(stood) = pause.map(|pause| pause.end(self.work)).transpose()?.flatten() {
-            self.warnings.push(format!("the guest stood still for {} ms", stood.as_millis()));
+        let pause = match note.disks.len() {
+            1 => None,
+            _ => Pause::begin(self.work)?,
+        };
+        series.extend(pause.iter().map(|_| ("stop", Value::Null)));
+        series.push(("transaction", commands.arguments()));
+        series.extend(filters.into_iter().map(|arguments| ("qom-set", arguments)));
+        series.extend(pause.iter().map(|_| ("cont", Value::Null)));
+        let expected = machine::expected(&self.work.connection.nodes, shares)?;
+        let answers = self.work.connection.series(shared, &series);
+        let stood = pause.map(|pause| pause.end(self.work)).transpose();
+        let mut answers = answers.map_err(Failure::into_error)?.into_iter().zip(&series);
+        let mut failed = Ok(());
+        for (answer, (name, _)) in answers.by_ref() {
+            let done = match *name {
+                "transaction" => {
+                    let judged = shared.judge(self.work, answer, (shares, &expected));
+                    self.note_rotation(judged)
+                }
+                _ => answer.map(drop).map_err(Failure::into_error),
+            };
+            failed = failed.and(done);
         }
-        inserted
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::arguments_of;
-    use serde_json::json;
-
-    #[test]
-    fn arguments_are_found_by_the_type_that_the_command_names() {
-        let schema = json!([
-            { "name": "blockdev-backup", "meta-type": "command", "arg-type": "17", "ret-type": "0" },
-            { "name": "17", "meta-type": "object", "members": [{ "name": "sync", "type": "str" }, { "name": "on-cbw-error" }] },
-            { "name": "18", "meta-type": "object", "members": [{ "name": "cbw-timeout", "type": "int" }] },
-        ]);
-        let schema = schema.as_array().expect("a list");
-        assert_eq!(arguments_of(schema, "blockdev-backup"), ["sync", "on-cbw-error"]);
-        assert_eq!(arguments_of(schema, "blockdev-mirror"), Vec::<&str>::new());
+        failed?;
+        for (at, disk) in note.disks.iter().enumerate() {
+            standing::check_behind(self.work, disk, &note.name(Thing::Filter, at))?;
+        }
+        if let Some(stood) = stood? {
+            self.warnings.push(format!("the guest stood still for at most {} ms", stood.as_millis()));
+        }
+        Ok(())
     }
 }

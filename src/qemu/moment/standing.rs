@@ -81,10 +81,19 @@ pub(super) fn clear_in(work: &mut Work<'_>, observer: &mut dyn Observer) -> Resu
         && let Life::Dead(_lock) = owner::life_of(&note.folder.to_string_lossy())
     {
         remove(work, &note)?;
-        owner::remove(&note.folder);
+        forget(&note);
         work.refresh(observer)?;
     }
     Ok(())
+}
+
+/// Removes the folders of a moment that is not there any more, and whose owner is dead.
+pub(super) fn forget(note: &Note) {
+    for folder in [&note.folder, &note.scratch] {
+        if owner::left_by(&folder.to_string_lossy()).is_some() {
+            owner::remove(folder);
+        }
+    }
 }
 
 fn is_to_go(shared: &Shared, connection: &mut Connection, note: &Note) -> Result<bool> {
@@ -182,24 +191,38 @@ pub(super) fn path_of(qdev: &str) -> String {
     if qdev.starts_with('/') { qdev.to_owned() } else { format!("/machine/peripheral/{qdev}") }
 }
 
-/// Gives the device of a disk the node `to` in the place of `from`.
+/// The arguments of `qom-set` that give the device of a disk the node `to` in the place of `from`; none where it has it.
 ///
-/// QEMU 10.0 ends where a device is given the node that it has. So it is looked at before, and after a conversation that broke.
-pub(super) fn put(work: &mut Work<'_>, disk: &NotedDisk, from: &str, to: &str) -> Result<()> {
+/// QEMU 10.0 ends where a device is given the node that it has, so this is asked before each time.
+pub(super) fn putting(work: &mut Work<'_>, disk: &NotedDisk, from: &str, to: &str) -> Result<Option<Value>> {
     let Some(qdev) = &disk.qdev else {
         return Err(Error::new(ErrorKind::Changed, format!("no device of the guest has the disk {:?}", disk.node)));
     };
-    let arguments = json!({ "path": path_of(qdev), "property": "drive", "value": to });
+    match behind(work, disk)? {
+        Some(now) if now == to => Ok(None),
+        Some(now) if now == from => Ok(Some(json!({ "path": path_of(qdev), "property": "drive", "value": to }))),
+        now => Err(has_another(qdev, now.as_deref(), from)),
+    }
+}
+
+fn has_another(qdev: &str, now: Option<&str>, expected: &str) -> Error {
+    let message = format!("the device {qdev:?} has the node {now:?} meanwhile, and not {expected:?}");
+    Error::new(ErrorKind::Changed, message).advise("look who works on this machine")
+}
+
+/// Fails where the device of a disk has another node.
+pub(super) fn check_behind(work: &mut Work<'_>, disk: &NotedDisk, node: &str) -> Result<()> {
+    match behind(work, disk)? {
+        Some(now) if now == node => Ok(()),
+        now => Err(has_another(disk.qdev.as_deref().unwrap_or_default(), now.as_deref(), node)),
+    }
+}
+
+/// Gives the device of a disk the node `to` in the place of `from`. After a conversation that broke it is tried once more.
+fn put(work: &mut Work<'_>, disk: &NotedDisk, from: &str, to: &str) -> Result<()> {
     let mut broken = None;
     for _ in 0..2 {
-        match behind(work, disk)? {
-            Some(now) if now == to => return Ok(()),
-            Some(now) if now == from => {}
-            now => {
-                let message = format!("the device {qdev:?} has the node {now:?} meanwhile, and not {from:?}");
-                return Err(Error::new(ErrorKind::Changed, message).advise("look who works on this machine"));
-            }
-        }
+        let Some(arguments) = putting(work, disk, from, to)? else { return Ok(()) };
         let shared = work.shared();
         match work.command("qom-set", &arguments, &mut Until::timeout(shared)) {
             Ok(_) => return Ok(()),
@@ -210,38 +233,30 @@ pub(super) fn put(work: &mut Work<'_>, disk: &NotedDisk, from: &str, to: &str) -
     Err(broken.map_or_else(|| answer::wrong("qom-set", "is missing"), silent))
 }
 
-/// The machine stands still until this ends.
+/// The machine is to stand still for a step.
 #[derive(Debug)]
 pub(super) struct Pause {
     since: Instant,
-    is_ours: bool,
 }
 
 impl Pause {
-    /// Stops the machine where it runs. An object in the hypervisor says so first, so that the next client lets it go on where this one
-    /// is killed.
-    pub(super) fn begin(work: &mut Work<'_>) -> Result<Self> {
-        let runs = answer::flag(&work.ask("query-status", &Value::Null)?, "running", false)?;
-        let pause = Self { since: Instant::now(), is_ours: runs };
-        if runs {
-            let arguments = json!({ "qom-type": "authz-simple", "id": PAUSE_NOTE, "identity": "stopped" });
-            work.ask("object-add", &arguments)?;
-            if let Err(error) = work.ask("stop", &Value::Null) {
-                pause.end(work)?;
-                return Err(error);
-            }
-        }
-        Ok(pause)
-    }
-
-    /// Lets the machine go on; the time that it stood still.
-    pub(super) fn end(self, work: &mut Work<'_>) -> Result<Option<Duration>> {
-        if !self.is_ours {
+    /// Notes it, where the machine runs. An object in the hypervisor says that it is to go on, so that the next client sees to it where
+    /// this one is killed.
+    pub(super) fn begin(work: &mut Work<'_>) -> Result<Option<Self>> {
+        if !answer::flag(&work.ask("query-status", &Value::Null)?, "running", false)? {
             return Ok(None);
         }
+        let arguments = json!({ "qom-type": "authz-simple", "id": PAUSE_NOTE, "identity": "stopped" });
+        work.ask("object-add", &arguments)?;
+        Ok(Some(Self { since: Instant::now() }))
+    }
+
+    /// Lets the machine go on where it does not, and removes the note; how long it stood still at most.
+    pub(super) fn end(self, work: &mut Work<'_>) -> Result<Duration> {
+        let stood = self.since.elapsed();
         let shared = work.shared();
         resume(shared, &mut work.connection).inspect_err(|_| work.is_untidy())?;
-        Ok(Some(self.since.elapsed()))
+        Ok(stood)
     }
 }
 
