@@ -251,6 +251,8 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l timeout -d '
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l since -d 'The checkpoint since which changes are told' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l until -d 'The checkpoint until which; then the map alone is served, and reads are refused' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l checkpoint -d 'Of a disk of a running hypervisor: the new checkpoint that is made at the moment that is served' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l scratch -d 'The folder for the blocks that the guest overwrites meanwhile; without it TMPDIR, or /var/tmp' -r -f -a "(__fish_complete_directories)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l scratch-max -d 'How much they may take; then the moment is lost, and the guest goes on. Default: half of the free room' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l socket -d 'Listen on this Unix socket; one there on which nobody listens is replaced' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l export -d 'The name of the export; the default one without it' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l bitmap-name -d 'The map of changes is offered as qemu:dirty-bitmap:NAME' -r

@@ -331,6 +331,11 @@ impl Error {
         self
     }
 
+    /// Whether the error says that nothing was changed.
+    pub fn has_changed_nothing(&self) -> bool {
+        self.0.nothing_changed
+    }
+
     /// Keeps the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Cause>) -> Self {

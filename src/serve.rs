@@ -24,7 +24,7 @@
 
 use crate::bitmap::Bitmap;
 pub use crate::content::SourceFile;
-use crate::content::{self, Chain, Content};
+use crate::content::{self, Chain, Content, Remote};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Extent;
 use crate::image::{DiffRequest, Image};
@@ -32,6 +32,7 @@ use crate::memory;
 use crate::nbd::context_of;
 use crate::nbd::server::{Export, Visit};
 use crate::progress::Observer;
+use crate::qemu::Moment;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -105,11 +106,7 @@ impl Served {
         options: &Options<'_>,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
-        let bitmap = context_of(options.bitmap_name)?;
-        if options.bitmap_name.is_empty() || bitmap.len() > MOST_CONTEXT_BYTES {
-            let message = "the name of the served bitmap is empty, or too long for NBD";
-            return Err(Error::new(ErrorKind::InvalidArgument, message));
-        }
+        let bitmap = checked_name(options)?;
         let diff = image.diff(request, observer)?;
         let mut served = Self {
             image,
@@ -128,6 +125,40 @@ impl Served {
         Ok(served)
     }
 
+    /// As [`Served::open`], for the disk at a place of a moment of a running machine, where `image` is the same disk after the moment
+    /// began. `request` has no end of its own: the map ends with `checkpoint`, which was made at the moment.
+    pub fn of_moment(
+        image: Image,
+        request: &DiffRequest<'_>,
+        (moment, at, checkpoint): (&Moment, usize, &[u8]),
+        options: &Options<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let disk = moment
+            .disks()
+            .get(at)
+            .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, format!("the moment has no disk at {at}")))?;
+        let bitmap = checked_name(options)?;
+        let until_then = moment.ends_at_checkpoint().then(|| image.diff(&request.until(checkpoint), observer));
+        let changes = match until_then {
+            // A cumulative chain has maps that end now only: they have a few blocks more.
+            Some(Err(error)) if error.kind() == ErrorKind::Model => image.diff(request, observer)?,
+            Some(diff) => diff?,
+            None => image.diff(request, observer)?,
+        }
+        .bitmap;
+        if disk.size_bytes != changes.size_bytes() {
+            let message = format!("the moment has {} bytes, its map {}", disk.size_bytes, changes.size_bytes());
+            return Err(Error::new(ErrorKind::SizeMismatch, message).in_file(image.path()));
+        }
+        let content = Remote::new(moment.address(), &disk.export, disk.size_bytes);
+        content.connect(observer)?;
+        let contexts = memory::gather([memory::copy(ALLOCATION)?, bitmap])?;
+        let (files, warnings) = (Vec::new(), Vec::new());
+        let content: Option<Box<dyn Content>> = Some(Box::new(content));
+        Ok(Self { image, changes, content, contexts, files, warnings, through_qemu: None })
+    }
+
     fn open_content(&mut self, options: &Options<'_>, observer: &mut dyn Observer) -> Result<()> {
         let chain = Chain::of(&self.image, content::Options { no_lock: self.image.is_without_locks() })?;
         self.files = chain.files();
@@ -143,7 +174,7 @@ impl Served {
         Ok(())
     }
 
-    /// The files that are read for the content, the top one first; none where the map alone is served.
+    /// The files that are read for the content, the top one first; none where the map alone is served, and of a moment.
     pub fn files(&self) -> &[SourceFile] {
         &self.files
     }
@@ -156,6 +187,11 @@ impl Served {
     /// Why the content is read by a private qemu-nbd, in a sentence; none where this process reads it itself.
     pub fn through_qemu(&self) -> Option<&str> {
         self.through_qemu.as_deref()
+    }
+
+    /// Whether the map alone is served, and reads are refused.
+    pub fn is_map_alone(&self) -> bool {
+        self.content.is_none()
     }
 
     /// The map of changes.
@@ -196,6 +232,16 @@ impl Export for Served {
             }
         }
     }
+}
+
+/// The context of the map of changes.
+fn checked_name(options: &Options<'_>) -> Result<Vec<u8>> {
+    let bitmap = context_of(options.bitmap_name)?;
+    if options.bitmap_name.is_empty() || bitmap.len() > MOST_CONTEXT_BYTES {
+        let message = "the name of the served bitmap is empty, or too long for NBD";
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    Ok(bitmap)
 }
 
 /// Tells the dirty and the clean stretches of a window.

@@ -28,12 +28,12 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("formats", &["error", "fault", "geometry", "memory", "progress", "io", "pool", "bitmap", "chain", "host"]),
     ("image", &["error", "geometry", "memory", "progress", "io", "bitmap", "chain", "host", "formats"]),
     ("content", &["error", "geometry", "memory", "progress", "io", "host", "formats", "nbd", "image"]),
-    ("serve", &["error", "geometry", "memory", "progress", "bitmap", "nbd", "image", "content"]),
+    ("serve", &["error", "geometry", "memory", "progress", "bitmap", "nbd", "qemu", "image", "content"]),
     (
         "backup",
         &[
             "error", "geometry", "memory", "progress", "io", "checksum", "bitmap", "chain", "host", "formats", "image",
-            "content",
+            "qemu", "content",
         ],
     ),
     (

@@ -80,7 +80,7 @@ pub(crate) enum Verb {
     #[command(long_about = help::COMMIT_BITMAPS, after_long_help = help::COMMIT_BITMAPS_AFTER, override_usage = "checkmap commit-bitmaps [OPTIONS] IMAGE BASE\n       checkmap commit-bitmaps [OPTIONS] --qmp SOCKET --node NODE BASE")]
     CommitBitmaps(CommitBitmapsArgs),
     /// Serve a disk and what changed on it to NBD clients, for reading only
-    #[command(long_about = help::SERVE, after_long_help = help::SERVE_AFTER, override_usage = "checkmap serve [OPTIONS] IMAGE --since CHECKPOINT --socket PATH\n       checkmap serve [OPTIONS] IMAGE --since CHECKPOINT --run COMMAND")]
+    #[command(long_about = help::SERVE, after_long_help = help::SERVE_AFTER, override_usage = "checkmap serve [OPTIONS] IMAGE --since CHECKPOINT --socket PATH\n       checkmap serve [OPTIONS] IMAGE --since CHECKPOINT --run COMMAND\n       checkmap serve [OPTIONS] --qmp SOCKET --node NODE --since CHECKPOINT --checkpoint NEW --run COMMAND")]
     Serve(ServeArgs),
     /// Take a backup of disks into a directory: full at first, then what changed
     #[command(long_about = help::BACKUP, after_long_help = help::BACKUP_AFTER, override_usage = "checkmap backup [OPTIONS] IMAGE... -o DIR")]
@@ -307,6 +307,12 @@ pub(crate) struct ServeArgs {
     /// Of a disk of a running hypervisor: the new checkpoint that is made at the moment that is served
     #[arg(long, value_name = "NEW")]
     pub(crate) checkpoint: Option<OsString>,
+    /// The folder for the blocks that the guest overwrites meanwhile; without it TMPDIR, or /var/tmp
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "checkpoint")]
+    pub(crate) scratch: Option<PathBuf>,
+    /// How much they may take; then the moment is lost, and the guest goes on. Default: half of the free room
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "checkpoint")]
+    pub(crate) scratch_max: Option<u64>,
     /// Listen on this Unix socket; one there on which nobody listens is replaced
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) socket: Option<PathBuf>,

@@ -217,6 +217,10 @@ guest can have written that name.
 Images that are encrypted, compressed by zstd, or of kinds that checkmap does not read itself are read through a private \
 qemu-nbd, which ends with checkmap.
 
+A disk of a running hypervisor is served as of one moment, while the guest writes on: --checkpoint names the new checkpoint \
+that is made at that moment. Blocks that the guest overwrites meanwhile are copied to a scratch image. If that is full the guest \
+goes on, every read fails, the new checkpoint is merged into the one before, and the status is 1.
+
 Without --run it ends with SIGINT or SIGTERM, with status 0.";
 
 pub(crate) const SERVE_AFTER: &str = "\
@@ -224,7 +228,8 @@ Examples:
     checkmap serve disk.qcow2 --since mon --socket /run/backup.sock
     checkmap serve disk.qcow2 --since mon --run 'nbdcopy \"$uri\" full.raw'
     checkmap serve disk.qcow2 --since mon --run 'nbdinfo --map=qemu:dirty-bitmap:checkmap --json \"$uri\"'
-    checkmap serve disk.qcow2 --since mon --bitmap-name backup-vda --socket /run/backup.sock";
+    checkmap serve disk.qcow2 --since mon --bitmap-name backup-vda --socket /run/backup.sock
+    checkmap serve --qmp /run/vm/qmp.sock --node vda --since mon --checkpoint tue --run 'nbdcopy \"$uri\" vda.raw'";
 
 pub(crate) const RESTORED_FORMATS: &str = "the formats are qcow2 and raw";
 

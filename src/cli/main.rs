@@ -28,6 +28,7 @@ mod interrupt;
 mod list;
 mod map;
 mod merge;
+mod moment;
 mod output;
 mod plan;
 mod progress;

@@ -7,9 +7,11 @@
 
 mod chain;
 mod plain;
+mod remote;
 mod through_qemu;
 
 pub(crate) use chain::{Chain, Options};
+pub(crate) use remote::Remote;
 
 use crate::error::Result;
 use crate::geometry::Extent;

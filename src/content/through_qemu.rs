@@ -1,32 +1,29 @@
 #![forbid(unsafe_code)]
-//! Owns a private qemu-nbd that reads a chain for this process alone: its start, its end whatever happens to us, and the
-//! connections to it. Must never let it open a file that was not checked.
+//! Owns a private qemu-nbd that reads a chain for this process alone: its start, and its end whatever happens to us. Must never let it open a file that was not checked.
 //!
 //! It is given the files that this process has open, by their descriptors in /proc, so that no name counts. It runs under a shell
 //! that waits for the end of a pipe: when this process ends, even killed, the pipe ends, and the shell ends qemu-nbd and removes
 //! the folder with its socket.
 
 use super::chain::{Chain, Kind, Layer, Part};
-use super::{Allocation, Content, Visit};
+use super::remote::Remote;
+use super::{Content, Visit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::Encryption;
 use crate::geometry::Extent;
-use crate::memory;
-use crate::nbd::{Address, Client, ConnectOptions};
-use crate::progress::{Observer, Unobserved, tell};
+use crate::nbd::Address;
+use crate::progress::{Observer, tell};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -49,32 +46,21 @@ const MOST_FAILURES: u32 = 100;
 /// How many connections the server takes: one for each thread that reads.
 const CONNECTIONS: &str = "64";
 
-/// The context that tells the allocation, and its flags.
-const ALLOCATION: &[u8] = b"base:allocation";
-const HOLE: u64 = 1;
-const ZERO: u64 = 2;
-
-/// The first and the longest piece of a window whose allocation is asked for at once.
-const FIRST_PIECE: u64 = 16 << 20;
-const LONGEST_PIECE: u64 = 4 << 30;
-
 /// The longest text of the server's that an error shows.
 const MOST_TEXT_BYTES: u64 = 4096;
 
-/// The content of a chain, read by a qemu-nbd of our own.
+/// The content of a chain, read by a qemu-nbd of our own. The connections go before the server, and the locks last.
 #[derive(Debug)]
 pub(super) struct ThroughQemu {
-    chain: Chain,
-    server: Server,
-    /// Connections that nobody uses at present.
-    idle: Mutex<Vec<Client>>,
+    content: Remote,
+    _server: Server,
+    _chain: Chain,
 }
 
 /// The shell that watches over qemu-nbd, and the folder with its socket.
 #[derive(Debug)]
 struct Server {
     shell: Child,
-    address: Address,
     _folder: tempfile::TempDir,
 }
 
@@ -98,79 +84,27 @@ impl ThroughQemu {
                 None => error,
             });
         }
-        let (server, first) = start(&chain, secret_file.filter(|_| is_encrypted), observer)?;
-        let content = Self { chain, server, idle: Mutex::default() };
-        content.give_back(first)?;
-        Ok(content)
-    }
-
-    fn give_back(&self, client: Client) -> Result<()> {
-        memory::push(&mut self.idle.lock().unwrap_or_else(PoisonError::into_inner), client)?;
-        Ok(())
-    }
-
-    /// Lets `work` use a connection. After an error it is not used again.
-    fn with<T>(&self, work: impl FnOnce(&mut Client) -> Result<T>) -> Result<T> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut client = match idle {
-            Some(client) => client,
-            None => connect(&self.server.address, &self.chain, &mut Unobserved)?,
-        };
-        let answer = work(&mut client)?;
-        self.give_back(client)?;
-        Ok(answer)
+        let (server, content) = start(&chain, secret_file.filter(|_| is_encrypted), observer)?;
+        Ok(Self { content, _server: server, _chain: chain })
     }
 }
 
 impl Content for ThroughQemu {
     fn size_bytes(&self) -> u64 {
-        self.chain.size_bytes
+        self.content.size_bytes()
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.with(|client| {
-            let (block, len) = (client.min_block_bytes(), buffer.len() as u64);
-            if offset.is_multiple_of(block) && len.is_multiple_of(block) {
-                return client.read(buffer, offset, &mut Unobserved);
-            }
-            let start = offset - offset % block;
-            let end = (offset + len).next_multiple_of(block).min(client.size_bytes());
-            let mut whole = memory::zeroed(usize::try_from(end - start).unwrap_or(usize::MAX))?;
-            client.read(&mut whole, start, &mut Unobserved)?;
-            let skip = usize::try_from(offset - start).unwrap_or(usize::MAX);
-            let bytes = whole.get(skip..).unwrap_or_default();
-            buffer.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-            Ok(())
-        })
+        self.content.read_at(buffer, offset)
     }
 
     fn allocation(&self, window: Extent, visit: Visit<'_>) -> Result<()> {
-        let (mut at, mut piece, mut goes_on) = (window.offset, FIRST_PIECE, ControlFlow::Continue(()));
-        while at < window.end() && goes_on.is_continue() {
-            let len = piece.min(window.end() - at);
-            let mut take = |status: crate::nbd::Status| {
-                if goes_on.is_continue() {
-                    let is = |flag| status.flags & flag != 0;
-                    goes_on = visit(status.extent, Allocation { is_hole: is(HOLE), is_zero: is(ZERO) });
-                }
-                Ok(())
-            };
-            self.with(|client| client.block_status(at, len, &mut take, &mut Unobserved))?;
-            at += len;
-            piece = (piece * 2).min(LONGEST_PIECE);
-        }
-        Ok(())
+        self.content.allocation(window, visit)
     }
 }
 
-fn connect(address: &Address, chain: &Chain, observer: &mut dyn Observer) -> Result<Client> {
-    let contexts: &[&[u8]] = &[ALLOCATION];
-    let options = ConnectOptions::new(b"").contexts(contexts).disk_bytes(chain.size_bytes);
-    Client::connect(address, &options, observer)
-}
-
-/// Starts the server; it comes with the first connection.
-fn start(chain: &Chain, secret_file: Option<&Path>, observer: &mut dyn Observer) -> Result<(Server, Client)> {
+/// Starts the server; it comes with the content, to which there is a connection.
+fn start(chain: &Chain, secret_file: Option<&Path>, observer: &mut dyn Observer) -> Result<(Server, Remote)> {
     let failed = |error: io::Error| Error::io("cannot start qemu-nbd", error);
     let folder = tempfile::Builder::new().prefix("checkmap-nbd-").tempdir().map_err(failed)?;
     let socket = folder.path().join("s");
@@ -186,7 +120,8 @@ fn start(chain: &Chain, secret_file: Option<&Path>, observer: &mut dyn Observer)
     command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
     command.stderr(said.try_clone().map_err(failed)?);
     let shell = command.spawn().map_err(failed)?;
-    let mut server = Server { shell, address: Address::Unix(socket.clone()), _folder: folder };
+    let mut server = Server { shell, _folder: folder };
+    let content = Remote::new(Address::Unix(socket.clone()), "", chain.size_bytes);
     let mut output = server.shell.stdout.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
     let flags = fcntl_getfl(&output).map_err(|errno| failed(errno.into()))?;
     fcntl_setfl(&output, flags | OFlags::NONBLOCK).map_err(|errno| failed(errno.into()))?;
@@ -195,8 +130,8 @@ fn start(chain: &Chain, secret_file: Option<&Path>, observer: &mut dyn Observer)
         tell(observer, "starting qemu-nbd", 0, 1)?;
         // It listens before it has opened the image, and ends where that fails.
         if UnixStream::connect(&socket).is_ok() {
-            match connect(&server.address, chain, observer) {
-                Ok(first) => return Ok((server, first)),
+            match content.connect(observer) {
+                Ok(()) => return Ok((server, content)),
                 Err(error) if error.kind() != ErrorKind::Io || failures == MOST_FAILURES => return Err(error),
                 Err(_) => failures += 1,
             }

@@ -17,6 +17,7 @@ use std::time::Duration;
 /// A transaction in the making, over the disks of one machine.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Commands {
+    jobs: Vec<Value>,
     first: Vec<Value>,
     removes: Vec<Value>,
     stall_ns: u64,
@@ -182,6 +183,12 @@ impl Commands {
         Ok(())
     }
 
+    /// Adds a job that begins in the same step, before all changes of bitmaps: QEMU holds back the requests of its disk from then on until
+    /// the step is done, so that no write comes between two of these changes.
+    pub(super) fn begin_job(&mut self, kind: &str, arguments: Value) {
+        self.jobs.push(json!({ "type": kind, "data": arguments }));
+    }
+
     /// Refuses where a bitmap would be left without the allocation that it stands for.
     pub(super) fn check_filled(&self) -> Result<()> {
         match self.unfilled.first() {
@@ -197,12 +204,12 @@ impl Commands {
 
     /// The actions of the transaction, in their order.
     pub(super) fn actions(&self) -> impl Iterator<Item = &Value> {
-        self.first.iter().chain(&self.removes)
+        self.jobs.iter().chain(&self.first).chain(&self.removes)
     }
 
     /// Whether there is nothing to do.
     pub(super) fn is_empty(&self) -> bool {
-        self.first.is_empty() && self.removes.is_empty()
+        self.jobs.is_empty() && self.first.is_empty() && self.removes.is_empty()
     }
 
     /// The arguments of `transaction`.

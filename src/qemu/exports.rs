@@ -3,6 +3,7 @@
 //! or written through them.
 
 use super::commands::Bits;
+use super::moment;
 use super::monitor::Failure;
 use super::nodes::Node;
 use super::work::{Until, Work, silent};
@@ -82,6 +83,9 @@ impl<'w, 'a> Exports<'w, 'a> {
                 Err(silent(error))
             }
             Err(Failure::Refused(refusal)) if refusal.words.contains("already running") => {
+                if let Some(address) = moment::server(work)? {
+                    return Ok(Self { work, address, is_own_server: false, records, nodes, exports });
+                }
                 let message = "another NBD server runs in this hypervisor, and QEMU has one at a time: that of a migration, of \
                      a backup of libvirt's, or of another program";
                 let error = Error::new(ErrorKind::InUse, message);

@@ -5,6 +5,7 @@
 use super::answer::{self, Field};
 use super::commands::{self, Commands, Place};
 use super::fill::{self, Fill, Filled, Wanted};
+use super::moment;
 use super::monitor::{Conversation, Failure, Monitor};
 use super::nodes::{Answers, DiskNodes, Node, NodeBitmap, Nodes};
 use super::owner;
@@ -65,6 +66,24 @@ impl Connection {
         answer
     }
 
+    /// The answers to commands that are carried out one after the other, whatever becomes of each, also where this process is killed
+    /// meanwhile.
+    pub(super) fn series(
+        &mut self,
+        shared: &Shared,
+        commands: &[(&str, Value)],
+    ) -> std::result::Result<Vec<std::result::Result<Value, Failure>>, Failure> {
+        // Begins the conversation where it broke.
+        self.command(shared, "query-version", &Value::Null, &mut Until::timeout(shared))?;
+        let Some(conversation) = &mut self.conversation else { return Ok(Vec::new()) };
+        let answers = conversation.series(commands);
+        let is_broken = |answer: &std::result::Result<Value, Failure>| matches!(answer, Err(Failure::Broken(_)));
+        if answers.as_ref().map_or(true, |answers| answers.iter().any(is_broken)) {
+            self.conversation = None;
+        }
+        answers
+    }
+
     /// As [`Connection::command`], where a refusal is an error like any other.
     pub(super) fn ask(
         &mut self,
@@ -120,6 +139,13 @@ impl Connection {
         Ok(())
     }
 
+    /// Notes the bitmaps by which plans for this node are made from now on.
+    pub(super) fn know(&mut self, node: &str) {
+        if let Some(node) = self.nodes.get(node) {
+            self.known.insert(node.name.clone(), node.bitmaps.clone());
+        }
+    }
+
     /// The conversation, where one is open.
     pub(super) fn conversation(&self) -> Option<&Conversation> {
         self.conversation.as_ref()
@@ -162,7 +188,8 @@ impl Shared {
             connection.refresh(&shared, observer)?;
             Work::clear_dead(&shared, &mut connection, observer)?;
         }
-        owner::sweep(&shared.monitor.folder().unwrap_or_else(std::env::temp_dir));
+        let standing = moment::clear_dead(&shared, observer)?;
+        owner::sweep(&shared.monitor.folder().unwrap_or_else(std::env::temp_dir), standing.as_deref());
         Ok(shared)
     }
 
@@ -247,6 +274,11 @@ impl Shared {
         Ok(before.into_iter().chain(lines).chain(after).collect())
     }
 
+    /// Leaves the monitor to others until the next command.
+    pub(super) fn hang_up(&self) {
+        self.connection().conversation = None;
+    }
+
     /// Notes the bitmaps by which plans for this node are made from now on.
     pub(super) fn know(&self, node: &Node) {
         self.connection().known.insert(node.name.clone(), node.bitmaps.clone());
@@ -258,7 +290,7 @@ impl Shared {
         let mut work = Work::begin(self, observer).map_err(Error::nothing_changed)?;
         let commands = self.prepare(&mut work, step, observer).map_err(Error::nothing_changed)?;
         if commands.changes_below() {
-            refuse_jobs(self, &mut work, observer).map_err(Error::nothing_changed)?;
+            refuse_jobs(&mut work, &["commit", "stream", "mirror"], observer).map_err(Error::nothing_changed)?;
         }
         let (shares, fills) = step;
         let wanted: Vec<Wanted<'_>> = fills.iter().cloned().chain(allocations(shares)).collect();
@@ -303,9 +335,19 @@ impl Shared {
     }
 
     /// Sends the transaction, and finds out what became of it.
-    fn send(&self, work: &mut Work<'_>, commands: &Commands, shares: &[Share<'_>]) -> Result<()> {
+    pub(super) fn send(&self, work: &mut Work<'_>, commands: &Commands, shares: &[Share<'_>]) -> Result<()> {
         let expected = expected(&work.connection.nodes, shares).map_err(Error::nothing_changed)?;
         let sent = work.command("transaction", &commands.arguments(), &mut Unobserved);
+        self.judge(work, sent, (shares, &expected))
+    }
+
+    /// Finds out what became of a transaction that was sent, by the nodes as they were read before and as they are expected to be.
+    pub(super) fn judge(
+        &self,
+        work: &mut Work<'_>,
+        sent: std::result::Result<Value, Failure>,
+        (shares, expected): (&[Share<'_>], &Expected),
+    ) -> Result<()> {
         let doubt = match sent {
             Ok(answer) if answer.is_object() => None,
             Ok(_) => Some(answer::wrong("return", "is no object")),
@@ -326,18 +368,23 @@ impl Shared {
         match (doubt, read) {
             (Some(broken), Err(_)) => in_doubt(broken),
             // Merges alone leave no trace in these states.
-            (Some(broken), Ok(())) if after == before && before != expected => Err(broken.nothing_changed()),
-            (Some(broken), Ok(())) if before == expected => in_doubt(broken),
-            (Some(_), Ok(())) if after == expected => Ok(()),
+            (Some(broken), Ok(())) if after == before && before != *expected => Err(broken.nothing_changed()),
+            (Some(broken), Ok(())) if before == *expected => in_doubt(broken),
+            (Some(_), Ok(())) if after == *expected => Ok(()),
             (Some(broken), Ok(())) => in_doubt(broken),
             // The hypervisor said that it is done; the next question will tell why it cannot be read.
             (None, Err(_)) => Ok(()),
-            (None, Ok(())) if after == expected => Ok(()),
+            (None, Ok(())) if after == *expected => Ok(()),
             (None, Ok(())) => in_doubt(Error::new(ErrorKind::Changed, "somebody else changed the bitmaps meanwhile")),
         }
     }
 
-    fn prepare(&self, work: &mut Work<'_>, (shares, fills): Step<'_>, observer: &mut dyn Observer) -> Result<Commands> {
+    pub(super) fn prepare(
+        &self,
+        work: &mut Work<'_>,
+        (shares, fills): Step<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Commands> {
         work.refresh(observer)?;
         for share in shares {
             let node = work.connection.nodes.node(share.disk)?;
@@ -364,7 +411,7 @@ impl Shared {
 }
 
 /// The part of each disk in a step, and bits that bitmaps get in it.
-type Step<'a> = (&'a [Share<'a>], &'a [Wanted<'a>]);
+pub(super) type Step<'a> = (&'a [Share<'a>], &'a [Wanted<'a>]);
 
 fn at(error: Error, node: &str) -> Error {
     error.at(format!("node {node:?}"), None)
@@ -385,13 +432,14 @@ fn place_of(nodes: &Nodes, node: &str) -> Result<Place> {
     }
 }
 
-/// Refuses to work on layers below while a job moves data between layers: it takes them out, or writes to them.
-fn refuse_jobs(shared: &Shared, work: &mut Work<'_>, observer: &mut dyn Observer) -> Result<()> {
+/// Refuses to work while a job of one of these kinds runs: it moves data between layers, takes them out, or writes to them.
+pub(super) fn refuse_jobs(work: &mut Work<'_>, kinds: &[&str], observer: &mut dyn Observer) -> Result<()> {
+    let shared = work.shared();
     let jobs = work.connection.ask(shared, "query-jobs", &Value::Null, observer)?;
     for job in answer::items(&jobs, "query-jobs")? {
         let (kind, id) = (String::take(job, "type")?, String::take(job, "id")?);
-        if ["commit", "stream", "mirror"].contains(&kind.as_str()) {
-            let message = format!("the job {id:?} ({kind}) moves data between layers of this machine");
+        if kinds.contains(&kind.as_str()) {
+            let message = format!("the job {id:?} ({kind}) works on disks of this machine");
             return Err(Error::new(ErrorKind::InUse, message).advise("wait until it is done"));
         }
     }
@@ -433,8 +481,11 @@ fn states(nodes: &Nodes, node: &str) -> Option<Vec<BitmapState>> {
     Some(states)
 }
 
+/// The bitmaps of each share's node.
+pub(super) type Expected = Vec<Option<Vec<BitmapState>>>;
+
 /// The bitmaps as they are to be afterwards.
-fn expected(nodes: &Nodes, shares: &[Share<'_>]) -> Result<Vec<Option<Vec<BitmapState>>>> {
+pub(super) fn expected(nodes: &Nodes, shares: &[Share<'_>]) -> Result<Expected> {
     let of_share = |share: &Share<'_>| match states(nodes, share.disk) {
         Some(before) => chain::after(&before, share.actions).map(Some),
         None => Ok(None),

@@ -7,12 +7,15 @@
 use super::answer::{self, Field};
 use super::virsh::Virsh;
 use crate::error::{Error, ErrorKind, Result};
-use crate::progress::{Observer, tell};
+use crate::progress::{Observer, Unobserved, tell};
 use rustix::net::sockopt::socket_peercred;
 use serde_json::{Value, json};
 use std::io::{ErrorKind as IoKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The most bytes of one answer, QEMU's own limit for the other direction: 100 disks of 2,000 bitmaps each stay below, and libvirt
@@ -24,6 +27,12 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 
 /// The numbers of commands begin below this one: JSON readers keep whole numbers up to 2^53.
 const MOST_FIRST_ID: u64 = (1 << 52) - 1;
+
+/// More answers than this do not come before the greeting: another client sends one command, or one series, and waits.
+const MOST_LATE_ANSWERS: usize = 64;
+
+/// How long a connection is held for commands that have to be carried out together.
+const HELD_SECONDS: &str = "5";
 
 /// Where a hypervisor is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,6 +160,22 @@ impl Conversation {
             }
         }
     }
+
+    /// Has commands carried out one after the other, whatever becomes of each, also where this process is killed in the middle of it. It waits
+    /// for the answers as long as it takes.
+    pub(super) fn series(
+        &mut self,
+        commands: &[(&str, Value)],
+    ) -> std::result::Result<Vec<std::result::Result<Value, Failure>>, Failure> {
+        match self {
+            Conversation::Socket(socket) => socket.series(commands),
+            Conversation::Virsh(virsh) => {
+                let lines: Vec<String> =
+                    commands.iter().map(|(name, arguments)| words_of(name, arguments).to_string()).collect();
+                Ok(virsh.series(&lines)?.into_iter().map(|answer| answer.and_then(content)).collect())
+            }
+        }
+    }
 }
 
 pub(super) const WAITING: &str = "waiting for the hypervisor";
@@ -175,6 +200,29 @@ fn content(mut answer: Value) -> std::result::Result<Value, Failure> {
     Err(Failure::Refused(Refusal { class: part("class")?, words: part("desc")? }))
 }
 
+/// A process that holds a connection open for some seconds, unless it is killed before.
+#[derive(Debug)]
+struct Holder(Child);
+
+impl Holder {
+    fn start(stream: &UnixStream) -> Result<Self> {
+        let failed = |error| Error::io("cannot run sleep, which holds the connection to the monitor", error);
+        let held = stream.try_clone().map_err(failed)?;
+        let mut command = Command::new("sleep");
+        // Who kills all processes of a terminal leaves it alone.
+        command.arg(HELD_SECONDS).process_group(0).stdin(OwnedFd::from(held));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(Self).map_err(failed)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // One that has ended is left alone.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A conversation over QEMU's socket.
 #[derive(Debug)]
 pub(super) struct Socket {
@@ -186,6 +234,8 @@ pub(super) struct Socket {
     next_id: u64,
     /// When the caller was asked last whether to go on.
     asked: Instant,
+    /// Whether the greeting was there.
+    is_greeted: bool,
     /// Whether the conversation broke: an answer that comes late would be taken for that of another command.
     is_broken: bool,
 }
@@ -207,15 +257,38 @@ impl Socket {
         // No number of another client is taken for one of ours.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let next_id = (now.as_secs().wrapping_mul(1_000_000) + u64::from(now.subsec_micros())) & MOST_FIRST_ID;
-        let mut socket =
-            Self { stream, pending: Vec::new(), searched: 0, next_id, asked: Instant::now(), is_broken: false };
+        let mut socket = Self {
+            stream,
+            pending: Vec::new(),
+            searched: 0,
+            next_id,
+            asked: Instant::now(),
+            is_greeted: false,
+            is_broken: false,
+        };
         let deadline = Instant::now().checked_add(timeout);
-        let greeting = socket.line(deadline, observer)?;
-        let greeting = parse(&greeting)?;
+        let greeting = socket.greeting(deadline, observer)?;
         answer::field(answer::field(&greeting, "QMP")?, "version")?;
+        socket.is_greeted = true;
         match socket.exchange("qmp_capabilities", &Value::Null, deadline, observer) {
             Ok(_) => Ok(socket),
             Err(failure) => Err(failure.into_error()),
+        }
+    }
+
+    /// The first words of the monitor. Answers to a client that was killed can come before them, the first of which may lack its beginning.
+    fn greeting(&mut self, deadline: Option<Instant>, observer: &mut dyn Observer) -> Result<Value> {
+        let mut late = 0;
+        loop {
+            let line = self.line(deadline, observer)?;
+            let is_rest = late == 0 && !line.starts_with(b"{") && line.trim_ascii_end().ends_with(b"}");
+            if !is_rest {
+                let words = parse(&line)?;
+                if late == MOST_LATE_ANSWERS || (words.get("return").is_none() && words.get("error").is_none()) {
+                    return Ok(words);
+                }
+            }
+            late += 1;
         }
     }
 
@@ -240,25 +313,69 @@ impl Socket {
         deadline: Option<Instant>,
         observer: &mut dyn Observer,
     ) -> std::result::Result<Value, Failure> {
-        if self.is_broken {
-            let message = "the connection to the monitor broke before";
-            return Err(Failure::NotSent(Error::new(ErrorKind::Hypervisor, message)));
-        }
-        let id = self.next_id;
-        self.next_id += 1;
         // Nothing else has a deadline.
         let is_first = deadline.is_some();
+        let (id, line) = self.line_of(name, arguments);
+        self.send(&line)?;
+        let answer = self.answer_to(id, is_first, deadline, observer)?;
+        self.is_broken = false;
+        content(answer)
+    }
+
+    /// As [`Conversation::series`]. QEMU forgets what a peer sent that hung up, so another process holds the connection meanwhile.
+    fn series(
+        &mut self,
+        commands: &[(&str, Value)],
+    ) -> std::result::Result<Vec<std::result::Result<Value, Failure>>, Failure> {
+        let _holder = Holder::start(&self.stream).map_err(Failure::NotSent)?;
+        let (ids, lines): (Vec<u64>, Vec<String>) =
+            commands.iter().map(|(name, arguments)| self.line_of(name, arguments)).unzip();
+        self.send(&lines.concat())?;
+        let mut answers = Vec::new();
+        for id in ids {
+            match self.answer_to(id, false, None, &mut Unobserved) {
+                Ok(answer) => answers.push(content(answer)),
+                Err(Failure::Broken(error)) => {
+                    answers.resize_with(commands.len(), || Err(Failure::Broken(error.clone())));
+                    return Ok(answers);
+                }
+                Err(failure) => answers.push(Err(failure)),
+            }
+        }
+        self.is_broken = false;
+        Ok(answers)
+    }
+
+    /// The number of another command, and its line.
+    fn line_of(&mut self, name: &str, arguments: &Value) -> (u64, String) {
+        let id = self.next_id;
+        self.next_id += 1;
         let mut words = words_of(name, arguments);
         if let Some(words) = words.as_object_mut() {
             words.insert("id".to_owned(), id.into());
         }
-        let mut line = words.to_string();
-        line.push('\n');
-        // Until its answer is there.
-        self.is_broken = true;
-        if let Err(error) = self.stream.write_all(line.as_bytes()) {
-            return Err(Failure::Broken(Error::io("the connection to the monitor broke", error)));
+        (id, format!("{words}\n"))
+    }
+
+    /// Sends lines. Until their answers are there the conversation counts as broken.
+    fn send(&mut self, lines: &str) -> std::result::Result<(), Failure> {
+        if self.is_broken {
+            let message = "the connection to the monitor broke before";
+            return Err(Failure::NotSent(Error::new(ErrorKind::Hypervisor, message)));
         }
+        self.is_broken = true;
+        let sent = self.stream.write_all(lines.as_bytes());
+        sent.map_err(|error| Failure::Broken(Error::io("the connection to the monitor broke", error)))
+    }
+
+    /// The answer to the command of this number.
+    fn answer_to(
+        &mut self,
+        id: u64,
+        is_first: bool,
+        deadline: Option<Instant>,
+        observer: &mut dyn Observer,
+    ) -> std::result::Result<Value, Failure> {
         let answer = loop {
             let answer = self.line(deadline, observer).and_then(|line| parse(&line)).map_err(Failure::Broken)?;
             // Events come between a command and its answer; the answer to the last command of a client that hung up comes before the
@@ -276,8 +393,7 @@ impl Socket {
             None if answer.get("return").is_none() => {}
             None => return Err(Failure::Broken(answer::wrong("id", "is missing"))),
         }
-        self.is_broken = false;
-        content(answer)
+        Ok(answer)
     }
 
     /// The next line. Without a `deadline` it waits as long as the other side lives.
@@ -290,8 +406,9 @@ impl Socket {
                 return Ok(std::mem::replace(&mut self.pending, rest));
             }
             self.searched = self.pending.len();
-            if !matches!(self.pending.trim_ascii_start().first(), None | Some(b'{')) {
-                return Err(not_qmp("begins with no brace"));
+            let is_none = !matches!(self.pending.trim_ascii_start().first(), None | Some(b'{'));
+            if is_none && self.is_greeted {
+                return Err(not_begun());
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 if !self.pending.is_empty() {
@@ -319,6 +436,10 @@ impl Socket {
                     }
                 }
                 Err(error) if matches!(error.kind(), IoKind::WouldBlock | IoKind::TimedOut | IoKind::Interrupted) => {
+                    // The rest of an answer to another client would end with its line.
+                    if is_none {
+                        return Err(not_begun());
+                    }
                     self.ask_whether_to_go_on(observer)?;
                 }
                 Err(error) => return Err(Error::io("the connection to the monitor broke", error)),
@@ -334,6 +455,10 @@ impl Socket {
 
 fn parse(line: &[u8]) -> Result<Value> {
     serde_json::from_slice(line).map_err(|error| not_qmp(format_args!("is no JSON: {error}")))
+}
+
+fn not_begun() -> Error {
+    not_qmp("begins with no brace")
 }
 
 fn not_qmp(why: impl std::fmt::Display) -> Error {

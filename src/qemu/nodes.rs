@@ -58,6 +58,7 @@ pub(super) struct Node {
     pub(super) size_bytes: u64,
     pub(super) cluster_bytes: u64,
     pub(super) is_read_only: bool,
+    pub(super) is_encrypted: bool,
     /// Whether this process may use the image: not the source of a finished migration.
     pub(super) is_active: bool,
     pub(super) bitmaps: Vec<NodeBitmap>,
@@ -103,6 +104,7 @@ impl Node {
             size_bytes,
             cluster_bytes,
             is_read_only: bool::take(value, "ro")?,
+            is_encrypted: answer::flag(value, "encrypted", false)?,
             // QEMU before 10.0 does not tell.
             is_active: answer::flag(value, "active", true)?,
             bitmaps,
@@ -167,9 +169,12 @@ fn read_bitmap(value: &Value) -> Result<NodeBitmap> {
 
 /// A guest's device, and the node behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Device {
+pub(super) struct Device {
     names: Vec<String>,
-    node: String,
+    /// The node that it reads and writes, filters included.
+    pub(super) node: String,
+    /// Its id, or its path among the objects.
+    pub(super) qdev: Option<String>,
 }
 
 impl Device {
@@ -185,7 +190,8 @@ impl Device {
             let id = name.strip_prefix("/machine/peripheral/").and_then(|rest| rest.split('/').next());
             names.extend(id.map(str::to_owned));
         }
-        Ok(Some(Self { names, node }))
+        let qdev = value.get("qdev").and_then(Value::as_str).filter(|qdev| !qdev.is_empty()).map(str::to_owned);
+        Ok(Some(Self { names, node, qdev }))
     }
 }
 
@@ -368,6 +374,22 @@ impl Nodes {
         Ok(self.disks()?.iter().any(|disk| disk.layers.first().is_some_and(|top| top == node)))
     }
 
+    /// The devices whose disk has this node at its top, past filters.
+    pub(super) fn devices_of(&self, top: &str) -> Result<Vec<&Device>> {
+        let mut found = Vec::new();
+        for device in &self.devices {
+            if self.below_filters(&device.node)?.name == top {
+                found.push(device);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The device with this id or path.
+    pub(super) fn device(&self, qdev: &str) -> Option<&Device> {
+        self.devices.iter().find(|device| device.qdev.as_deref() == Some(qdev))
+    }
+
     /// Whether there are devices of a guest, which tell the top of each disk.
     pub(super) fn has_devices(&self) -> bool {
         !self.devices.is_empty()
@@ -405,7 +427,10 @@ impl Nodes {
             disks.extend(self.disk(&device.node, &device.names)?);
         }
         if disks.is_empty() {
-            let below: BTreeSet<&str> = self.children.values().flatten().map(|(_, child)| child.as_str()).collect();
+            // The filters of a moment stand on disks that are still the tops.
+            let others = self.children.iter().filter(|(name, _)| !name.starts_with(PREFIX));
+            let below: BTreeSet<&str> =
+                others.flat_map(|(_, children)| children).map(|(_, child)| child.as_str()).collect();
             let tops = self.nodes.keys().filter(|name| !below.contains(name.as_str()) && !name.starts_with(PREFIX));
             for top in tops {
                 disks.extend(self.disk(top, &[])?);

@@ -33,51 +33,69 @@ const SOCKET_FILE: &str = "nbd.sock";
 /// The folder of a client, private to it and to the hypervisor. It goes when this is dropped.
 #[derive(Debug)]
 pub(super) struct Owner {
-    folder: TempDir,
+    folder: PathBuf,
+    is_left: bool,
     /// Locked until this is dropped.
     _lock: File,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        if !self.is_left {
+            remove(&self.folder);
+        }
+    }
 }
 
 impl Owner {
     /// A folder beside the socket of the monitor, where that can be; else where temporary files go. `hypervisor` is the user
     /// as whom the hypervisor runs, who has to be able to make a socket there.
     pub(super) fn new(beside: Option<&Path>, hypervisor: Option<u32>) -> Result<Self> {
-        let beside = beside.and_then(|beside| Self::make(beside).ok());
-        let (folder, lock) = match beside {
-            Some(made) => made,
-            None => {
-                let temporary = std::env::temp_dir();
-                Self::make(&temporary).map_err(|error| {
-                    Error::io("cannot make a private folder for a socket", error).in_file(&temporary)
-                })?
-            }
-        };
+        let made = beside.and_then(|beside| Self::make(beside, true).ok());
+        let made = made.map_or_else(|| Self::make(&std::env::temp_dir(), true), Ok)?;
+        Self::given(made, hypervisor)
+    }
+
+    /// A folder for files in this one.
+    pub(super) fn of_files(parent: &Path, hypervisor: Option<u32>) -> Result<Self> {
+        Self::given(Self::make(parent, false)?, hypervisor)
+    }
+
+    /// Gives a new folder to the user of the hypervisor.
+    fn given((folder, lock): (TempDir, File), hypervisor: Option<u32>) -> Result<Self> {
         if let Some(user) = hypervisor.filter(|user| *user != rustix::process::geteuid().as_raw()) {
             chown(folder.path(), Some(user), None).map_err(|error| {
-                let message = format!("cannot give a folder for a socket to the hypervisor's user {user}");
+                let message = format!("cannot give a private folder to the hypervisor's user {user}");
                 Error::io(message, error).in_file(folder.path()).advise("work as that user, or as root")
             })?;
         }
-        Ok(Self { folder, _lock: lock })
+        Ok(Self { folder: folder.keep(), is_left: false, _lock: lock })
     }
 
-    fn make(parent: &Path) -> std::io::Result<(TempDir, File)> {
-        let mut made = Self::try_to_make(parent);
+    /// The folder of a client that is gone, whose lock is held now.
+    pub(super) fn adopt(folder: PathBuf, lock: File) -> Self {
+        Self { folder, is_left: false, _lock: lock }
+    }
+
+    fn make(parent: &Path, for_socket: bool) -> Result<(TempDir, File)> {
+        let mut made = Self::try_to_make(parent, for_socket);
         // Another client took the folder for that of a dead one, before its lock was there.
         for _ in 0..MOST_TRIES {
             match &made {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => made = Self::try_to_make(parent),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    made = Self::try_to_make(parent, for_socket);
+                }
                 _ => break,
             }
         }
-        made
+        made.map_err(|error| Error::io("cannot make a private folder", error).in_file(parent))
     }
 
-    fn try_to_make(parent: &Path) -> std::io::Result<(TempDir, File)> {
+    fn try_to_make(parent: &Path, for_socket: bool) -> std::io::Result<(TempDir, File)> {
         let mut builder = tempfile::Builder::new();
         let folder = builder.prefix(PREFIX).rand_bytes(RANDOM_BYTES).permissions(private()).tempdir_in(parent)?;
         let room = folder.path().as_os_str().len() + 1 + SOCKET_FILE.len();
-        if room > MOST_SOCKET_PATH_BYTES {
+        if for_socket && room > MOST_SOCKET_PATH_BYTES {
             return Err(std::io::ErrorKind::InvalidFilename.into());
         }
         let unready = folder.path().join(UNREADY_FILE);
@@ -90,27 +108,32 @@ impl Owner {
 
     /// The folder's name, under which names in the hypervisor belong to this client.
     pub(super) fn id(&self) -> String {
-        self.folder.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
+        self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// The folder itself.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The text of the mark: where this client's lock file is.
     pub(super) fn identity(&self) -> String {
-        self.folder.path().to_string_lossy().into_owned()
+        self.folder.to_string_lossy().into_owned()
     }
 
     /// Whether the hypervisor still listens at the socket of this client.
     pub(super) fn is_listened_at(&self) -> bool {
-        listens(self.folder.path())
+        listens(&self.folder)
     }
 
     /// Leaves the folder, with a lock file that says that this client is gone: something of it may still be in the hypervisor.
     pub(super) fn leave(&mut self) {
-        self.folder.disable_cleanup(true);
+        self.is_left = true;
     }
 
     /// Where the hypervisor is to listen.
     pub(super) fn socket(&self) -> PathBuf {
-        self.folder.path().join(SOCKET_FILE)
+        socket_in(&self.folder)
     }
 }
 
@@ -147,7 +170,8 @@ pub(super) fn life_of(identity: &str) -> Life {
 
 const UNFOLLOWED: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC);
 
-fn open_folder(folder: &Path) -> std::io::Result<File> {
+/// Opens a folder, and no link to one.
+pub(super) fn open_folder(folder: &Path) -> std::io::Result<File> {
     let flags = UNFOLLOWED | OFlags::DIRECTORY;
     Ok(openat(rustix::fs::CWD, folder, flags, Mode::empty())?.into())
 }
@@ -175,13 +199,17 @@ pub(super) fn remove(folder: &Path) {
     let _ = fs::remove_dir(folder);
 }
 
-/// Removes what dead clients left beside a monitor's socket: a hypervisor that ended took their marks along.
-pub(super) fn sweep(parent: &Path) {
+/// Removes what dead clients left beside a monitor's socket, but for the folder of a moment that stands: a hypervisor that ended took
+/// their marks along.
+pub(super) fn sweep(parent: &Path, standing: Option<&Path>) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         if is_folder && is_of_a_client(&entry.file_name().to_string_lossy()) {
             let path = entry.path();
+            if standing == Some(&path) {
+                continue;
+            }
             match path.join(LOCK_FILE).try_exists() {
                 Ok(true) => {
                     if let (false, Life::Dead(_lock)) = (listens(&path), life_of(&path.to_string_lossy())) {
@@ -195,7 +223,8 @@ pub(super) fn sweep(parent: &Path) {
     }
 }
 
-fn is_of_a_client(name: &str) -> bool {
+/// Whether a folder of this name is one of a client.
+pub(super) fn is_of_a_client(name: &str) -> bool {
     let random = name.strip_prefix(PREFIX).unwrap_or_default();
     random.len() == RANDOM_BYTES && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
@@ -206,6 +235,11 @@ fn remove_unready(folder: &Path) {
     let Ok(open) = open_folder(folder) else { return };
     let _ = unlinkat(&open, UNREADY_FILE, AtFlags::empty());
     let _ = fs::remove_dir(folder);
+}
+
+/// Where a client listens whose folder this is.
+pub(super) fn socket_in(folder: &Path) -> PathBuf {
+    folder.join(SOCKET_FILE)
 }
 
 /// The refusal where another client is at work.

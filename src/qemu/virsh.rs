@@ -7,7 +7,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{Observer, tell};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
-use std::io::{ErrorKind as IoKind, Read};
+use std::fs::File;
+use std::io::{ErrorKind as IoKind, Read, Seek};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -64,6 +66,32 @@ impl Virsh {
         })
     }
 
+    /// The answers to commands that one process has carried out one after the other, whatever becomes of each. It goes on where this process is
+    /// killed, and is waited for as long as it lives.
+    pub(super) fn series(
+        &self,
+        commands: &[String],
+    ) -> std::result::Result<Vec<std::result::Result<Value, Failure>>, Failure> {
+        let of_one = |words: &String| format!("qemu-monitor-command {} {}", quoted(&self.domain), quoted(words));
+        let words = commands.iter().map(of_one).collect::<Vec<_>>().join("; ");
+        if words.len() > MOST_ARGUMENT_BYTES {
+            let message = format!("the commands have {} bytes, more than virsh can be given", words.len());
+            return Err(Failure::NotSent(
+                Error::new(ErrorKind::Unsupported, message).advise("do it over a QMP socket"),
+            ));
+        }
+        let output = Process::run_apart(&self.uri, &words)?;
+        // Each answer is a line; after an error of libvirt's there is none, and nobody knows of which command.
+        let answers =
+            output.answer.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+        let answers: Vec<Value> = answers.filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        if answers.len() == commands.len() {
+            return Ok(answers.into_iter().map(Ok).collect());
+        }
+        let error = failed(output.status, &String::from_utf8_lossy(&output.errors)).into_error();
+        Ok(commands.iter().map(|_| Err(Failure::Broken(error.clone()))).collect())
+    }
+
     /// The target names of the domain's disks, such as `vda`, each with its source.
     pub(super) fn targets(&self, observer: &mut dyn Observer) -> Result<Vec<(String, String)>> {
         let answer = self.run(&["domblklist", &self.domain], Some(self.timeout), observer);
@@ -111,6 +139,27 @@ impl Process {
         command.args(["-q", "-c", uri]).args(arguments).env("LC_ALL", "C");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(Self(command.spawn().map_err(not_run)?))
+    }
+
+    /// The output of virsh in a group of processes of its own, into files: it goes on where nobody reads it any more.
+    fn run_apart(uri: &str, words: &str) -> std::result::Result<Output, Failure> {
+        let broke = |error| Failure::Broken(Error::io("the conversation with virsh broke", error));
+        let file = || tempfile::tempfile().map_err(|error| Error::io("cannot make a temporary file", error));
+        let (mut answer, mut errors) = (file().map_err(Failure::NotSent)?, file().map_err(Failure::NotSent)?);
+        let copy = |file: &File| file.try_clone().map_err(|error| Error::io("cannot copy a descriptor", error));
+        let (to, to_errors) = (copy(&answer).map_err(Failure::NotSent)?, copy(&errors).map_err(Failure::NotSent)?);
+        let mut command = Command::new("virsh");
+        command.args(["-q", "-c", uri, words]).env("LC_ALL", "C").process_group(0);
+        command.stdin(Stdio::null()).stdout(to).stderr(to_errors);
+        let status = command.spawn().map_err(|error| Failure::NotSent(not_run(error)))?.wait().map_err(broke)?;
+        let read = |file: &mut File, most: usize| {
+            let mut bytes = Vec::new();
+            file.rewind()?;
+            file.take(most as u64).read_to_end(&mut bytes).map(|_| bytes)
+        };
+        let (answer, errors) =
+            (read(&mut answer, MOST_ANSWER_BYTES).map_err(broke)?, read(&mut errors, MOST_ERROR_BYTES).map_err(broke)?);
+        Ok(Output { status, answer, errors })
     }
 
     fn finish(&mut self, timeout: Option<Duration>, observer: &mut dyn Observer) -> Result<Output> {
@@ -241,6 +290,11 @@ const REASONS: &[(&str, bool, ErrorKind, &str)] = &[
         "wait until what libvirt does with the domain is done: `virsh domjobinfo` tells of a job",
     ),
 ];
+
+/// A word as virsh's own command line takes it.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
 
 /// The error where virsh cannot be run.
 fn not_run(error: std::io::Error) -> Error {

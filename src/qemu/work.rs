@@ -5,6 +5,7 @@
 use super::answer::{self, Field};
 use super::fill;
 use super::machine::{Connection, Shared};
+use super::moment;
 use super::monitor::{Conversation, Failure};
 use super::owner::{self, Life, MARK, Owner};
 use super::reopen;
@@ -128,6 +129,7 @@ impl<'a> Work<'a> {
     /// Removes the exports, the nodes and the server of a dead client, sets back the layers that it made writable, and removes its mark
     /// last.
     fn clear(shared: &Shared, connection: &mut Connection, identity: &str, observer: &mut dyn Observer) -> Result<()> {
+        moment::resume(shared, connection)?;
         let folder = owner::left_by(identity);
         let id = folder.as_ref().and_then(|folder| Some(folder.file_name()?.to_string_lossy().into_owned()));
         connection.refresh(shared, observer)?;
@@ -209,7 +211,7 @@ fn remove_mark(shared: &Shared, connection: &mut Connection) -> Result<()> {
 }
 
 /// The ids of all exports.
-fn exports(shared: &Shared, connection: &mut Connection) -> Result<Vec<String>> {
+pub(super) fn exports(shared: &Shared, connection: &mut Connection) -> Result<Vec<String>> {
     let exports = connection.surely(shared, "query-block-exports", &Value::Null);
     let exports = exports.map_err(|failure| silent(failure.into_error()))?;
     answer::items(&exports, "query-block-exports")?.iter().map(|export| String::take(export, "id")).collect()
@@ -234,7 +236,7 @@ fn remove_export(shared: &Shared, connection: &mut Connection, export: &str) -> 
 
 impl Connection {
     /// The user as whom the hypervisor runs, where that can be told.
-    fn user(&mut self, shared: &Shared, observer: &mut dyn Observer) -> Result<Option<u32>> {
+    pub(super) fn user(&mut self, shared: &Shared, observer: &mut dyn Observer) -> Result<Option<u32>> {
         // Begins the conversation where it broke.
         self.ask(shared, "query-version", &Value::Null, observer)?;
         if let Some(Conversation::Socket(socket)) = self.conversation() {

@@ -7,6 +7,7 @@ mod support;
 
 use checkmap::image::{Access, DiffRequest, Image, OpenOptions};
 use checkmap::progress::Unobserved;
+use checkmap::qemu::{Disk, Machine, MomentOptions, Monitor, Options};
 use daemon::{Domain, GRANULE, Libvirt, granules};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ fn both_owners_work_on_one_domain() {
     std::thread::scope(|scope| {
         scope.spawn(|| checkpoints_beside_checkpoints(&libvirt));
         scope.spawn(|| diffs_across_a_block_commit(&libvirt));
+        scope.spawn(|| a_moment_of_two_disks(&libvirt));
     });
 }
 
@@ -90,6 +92,42 @@ fn checkpoints_beside_checkpoints(libvirt: &Libvirt) {
         .output()
         .expect("checkmap runs");
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Both disks of a domain that runs, at one moment.
+fn a_moment_of_two_disks(libvirt: &Libvirt) {
+    let domain = Domain::start(libvirt, "checkmap-moment");
+    domain.write(0, 1);
+    domain.write(1, 2);
+    domain.virsh("resume", &[]);
+    let monitor = Monitor::Libvirt { uri: libvirt.uri(), domain: "checkmap-moment".into() };
+    let machine = Machine::connect(monitor, &Options::default(), &mut Unobserved).expect("it connects");
+    let disks = machine.disks().expect("the disks");
+    let open = |disk: &Disk| {
+        let host = machine.host(disk).expect("a host");
+        Image::on(host, Path::new(disk.title()), &OpenOptions::new(Access::Write))
+    };
+    let plans: Vec<_> =
+        disks.iter().map(|disk| open(disk).plan_create(b"it's \"one\"; two", None, None).expect("a plan")).collect();
+    let pairs: Vec<_> = disks.iter().zip(plans.iter().map(Some)).collect();
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let options = MomentOptions::default().scratch(Some(folder.path().to_owned()));
+    let moment = machine.begin_moment(&pairs, &options, &mut |_| {}, &mut Unobserved).expect("a moment");
+    assert!(domain.virsh("domstate", &[]).contains("running"));
+    assert!(moment.warnings().iter().any(|warning| warning.contains("stood still")), "{:?}", moment.warnings());
+    domain.write(0, 1);
+    domain.write(1, 3);
+    let names: Vec<&str> = disks.iter().map(Disk::title).collect();
+    assert_eq!(names, TARGETS);
+    for (at, granule, is_written) in [(0, 1, true), (0, 2, false), (1, 2, true), (1, 3, false)] {
+        let mut byte = [0; 512];
+        let mut client = moment.connect(at, &mut Unobserved).expect("it connects");
+        client.read(&mut byte, granule * GRANULE, &mut Unobserved).expect("it reads");
+        assert_eq!(byte.iter().any(|byte| *byte != 0), is_written, "{} at {granule}", names[at]);
+    }
+    moment.end(&mut Unobserved).expect("it ends");
+    assert_eq!(domain.diff("vdb", &["--since", "it's \"one\"; two"]), BTreeSet::from([3]));
+    domain.virsh("snapshot-create-as", &["snap", "--disk-only", "--no-metadata"]);
 }
 
 /// The writes to each disk in their order, and each checkpoint with how many writes there were before.

@@ -230,6 +230,26 @@ fn a_greeting_that_is_none_of_qmp_is_refused() {
     assert_eq!(open(&mock, &mut Unobserved).expect_err("closed").kind(), ErrorKind::Hypervisor);
 }
 
+/// QEMU hands what it could not say to a client that was killed to the next one, before it greets.
+#[test]
+fn answers_to_a_client_that_was_killed_come_before_the_greeting() {
+    let greeting = "{\"QMP\": {\"version\": {\"qemu\": {\"major\": 10}}, \"capabilities\": []}}\n";
+    for late in [
+        "{\"return\": {}, \"id\": 7}\n",
+        "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}, \"id\": 7}\r\n{\"return\": {}}\r\n",
+        "\"name\": \"x\"}], \"id\": 7}\r\n",
+    ] {
+        let mock = Mock::start(two_disks());
+        let said = format!("{late}{greeting}").into_bytes();
+        mock.meddle(move |command, _| match command {
+            "greeting" => Deed::Say(said.clone()),
+            _ => Deed::Answer,
+        });
+        let images = open(&mock, &mut Unobserved).unwrap_or_else(|error| panic!("{late}: {error}"));
+        assert_eq!(images.len(), 2, "{late}");
+    }
+}
+
 #[test]
 fn an_answer_that_breaks_the_protocol_is_no_answer() {
     for verb in [Verb::List, Verb::Create, Verb::Delete, Verb::Diff] {
@@ -248,9 +268,15 @@ fn an_answer_that_breaks_the_protocol_is_no_answer() {
                 "{\"return\": \"\\ud800\", \"id\": $ID}\n",
                 "{\"return\": {}, \"id\": $ID\n",
             ] {
+                // Answers to others can come first, and are waited past.
+                let is_of_another =
+                    ["\"id\": 999", "{\"return\": {}}", "\"$ID\""].iter().any(|part| said.contains(part));
+                if at == 0 && is_of_another {
+                    continue;
+                }
                 let context = format!("{verb:?}, {at}: {command}: {said}");
                 let mock = Mock::start(two_disks());
-                mock.meddle(move |_, before| match before == at {
+                mock.meddle(move |command, before| match before == at && command != "greeting" {
                     true => Deed::Say(said.into()),
                     false => Deed::Answer,
                 });

@@ -8,6 +8,7 @@ mod layers_history;
 mod layers_killed;
 mod layers_kinds;
 mod manners;
+mod moment;
 mod planning;
 #[path = "../support/mod.rs"]
 mod support;

@@ -190,7 +190,7 @@ fn what_the_command_line_cannot_mean_is_a_usage_error() {
     fails(&[path, "--socket=/x"], 2, "--since");
     fails(&[path, "--since=mon"], 2, "--socket");
     fails(&[path, "--since=mon", "--run=true", "--checkpoint=tue"], 2, "running hypervisor");
-    fails(&["--qmp=/nowhere", "--since=mon", "--run=true"], 2, "cannot be served yet");
+    fails(&["--qmp=/nowhere", "--since=mon", "--run=true"], 2, "say with --checkpoint");
     fails(&[path, "--since=mon", "--run=true", "--bitmap-name="], 2, "empty");
     fails(&[path, "--since=mon", "--run=true", &format!("--bitmap-name={}", "x".repeat(4090))], 2, "too long");
     fails(&[path, "--since=mon", "--run=true", &format!("--export={}", "x".repeat(4097))], 2, "4096 bytes");

@@ -57,7 +57,7 @@ impl Hypervisor {
     /// Starts the program on images that are there.
     pub fn start_on(folder: TempDir, program: Program, disks: &[DiskSpec]) -> Self {
         let at = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
-        for socket in ["qmp", "own", "writer"] {
+        for socket in ["qmp", "own", "guest-0", "guest-1", "writer"] {
             let _ = std::fs::remove_file(at(socket));
         }
         let mut command = match program {
@@ -69,7 +69,7 @@ impl Hypervisor {
         if program == Program::System {
             command.args(["-machine", "q35", "-accel", "tcg", "-S", "-display", "none", "-nodefaults", "-m", "32"]);
         }
-        for (id, socket) in [("m0", "qmp"), ("m1", "own")] {
+        for (id, socket) in [("m0", "qmp"), ("m1", "own"), ("m2", "guest-0"), ("m3", "guest-1")] {
             let chardev = format!("socket,id={id},path={},server=on,wait=off", at(socket));
             command.args([option("chardev"), chardev]);
             match program {
@@ -160,10 +160,10 @@ impl Hypervisor {
         for (what, all) in [("exports", &exports), ("nodes", &nodes)] {
             assert!(!all.to_string().contains("checkmap-"), "{what} of checkmap are left: {all}");
         }
-        let mark = json!({ "path": "/objects/checkmap-lock", "property": "identity" });
-        assert!(self.try_command("qom-get", mark).is_err(), "a mark of checkmap is left");
-        let note = json!({ "path": "/objects/checkmap-writable", "property": "identity" });
-        assert!(self.try_command("qom-get", note).is_err(), "a note of checkmap is left");
+        for id in ["lock", "writable", "moment", "paused"] {
+            let object = json!({ "path": format!("/objects/checkmap-{id}"), "property": "identity" });
+            assert!(self.try_command("qom-get", object).is_err(), "the object checkmap-{id} is left");
+        }
         for entry in std::fs::read_dir(self.folder.path()).expect("the folder can be listed").flatten() {
             assert!(!entry.file_name().to_string_lossy().starts_with("checkmap-"), "{entry:?} is left");
         }

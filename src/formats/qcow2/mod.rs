@@ -8,6 +8,7 @@ mod commit;
 mod directory;
 mod draft;
 mod drop;
+mod empty;
 mod file;
 #[cfg(feature = "serve")]
 mod fresh;
@@ -27,6 +28,7 @@ mod stages;
 mod table;
 mod walk;
 pub(crate) use directory::check_new;
+pub(crate) use empty::empty_image;
 #[cfg(feature = "serve")]
 pub(crate) use fresh::{CLUSTER_BYTES, Fresh, TABLE_BYTES};
 #[cfg(feature = "serve")]
