@@ -42,6 +42,11 @@ complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "dump" -d 'Show on
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "commit-bitmaps" -d 'Let a base take in the checkpoints of the images above it, before or after their data are committed'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "serve" -d 'Serve a disk and what changed on it to NBD clients, for reading only'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "backup" -d 'Take a backup of disks into a directory: full at first, then what changed'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "plan" -d 'Tell how much of each disk a backup since a checkpoint has to read'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "restore" -d 'Restore a disk from a backup directory'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "verify" -d 'Read a whole backup directory, and compare it with its checksums'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "prune" -d 'Give up old moments of a backup directory'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "check" -d 'Verify every structure and rule of an image'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "segment" -d 'Work with bitmaps in files of checkmap\'s own, which may be larger than memory'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "completions" -d 'Print the completions for a shell'
@@ -262,6 +267,69 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l top-layer-on
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -s o -l output -d 'The backup directory; it is made where there is none' -r -f -a "(__fish_complete_directories)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l checkpoint -d 'The name of the checkpoint that is made [default: the time in UTC, as 20261125T020000Z]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l keep-checkpoints -d 'How many checkpoints of this directory stay on each disk, the new one among them' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l disk-name -d 'The name of a disk in the directory; without it, that of its file. Can be repeated' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l secret-file -d 'The file that holds the passphrase of encrypted layers' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l full -d 'Copy all, also where an increment could be taken; and take an image that was moved for the same disk'
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -l since -d 'The checkpoint since which' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -l secret-file -d 'The file that holds the passphrase of encrypted layers' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -l json -d 'Print one JSON document'
+complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -l libvirt-xml -d 'Print libvirt\'s <domainbackup>, with a mode for each disk'
+complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand restore" -l at -d 'The checkpoint of the moment; the newest one without it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand restore" -l disk -d 'The disk, where the directory has several' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand restore" -s o -l output -d 'The new file, or a device; for several disks a folder' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand restore" -l format -d 'The format of the new file; a device gets the bytes of the disk' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand restore" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand restore" -l force -d 'Replace a file that is there, or write over a device; never one that is in use'
+complete -c checkmap -n "__fish_checkmap_using_subcommand restore" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand restore" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand restore" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand verify" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand verify" -l json -d 'Print one JSON document'
+complete -c checkmap -n "__fish_checkmap_using_subcommand verify" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand verify" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand prune" -l keep-last -d 'Keep the newest N moments of each disk' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand prune" -l keep-within -d 'Keep the moments that are no older: a number with h, d, w, m (31 days) or y (366 days)' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand prune" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand prune" -l rewrite -d 'Write a new full backup where the oldest one goes; at present always done'
+complete -c checkmap -n "__fish_checkmap_using_subcommand prune" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand prune" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l domain -d 'The domain: its name, id or UUID' -r
@@ -341,22 +409,27 @@ never\t'Never, as with --quiet'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand man" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand man" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "info" -d 'Show an image, its bitmaps and the intervals they cover'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "list" -d 'List the checkpoints, oldest first'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "create" -d 'Create a checkpoint'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "delete" -d 'Delete checkpoints, in one step, or all that cannot be trusted'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "drop" -d 'Drop what lies before a checkpoint, one bitmap, or all bitmaps, damaged or not'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "rename" -d 'Rename a checkpoint'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "commit-bitmaps" -d 'Let a base take in the checkpoints of the images above it, before or after their data are committed'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "serve" -d 'Serve a disk and what changed on it to NBD clients, for reading only'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "check" -d 'Verify every structure and rule of an image'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "segment" -d 'Work with bitmaps in files of checkmap\'s own, which may be larger than memory'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "completions" -d 'Print the completions for a shell'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "man" -d 'Print the manual page, for man -l'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve check segment completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "info" -d 'Show an image, its bitmaps and the intervals they cover'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "list" -d 'List the checkpoints, oldest first'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "create" -d 'Create a checkpoint'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "delete" -d 'Delete checkpoints, in one step, or all that cannot be trusted'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "drop" -d 'Drop what lies before a checkpoint, one bitmap, or all bitmaps, damaged or not'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "rename" -d 'Rename a checkpoint'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "commit-bitmaps" -d 'Let a base take in the checkpoints of the images above it, before or after their data are committed'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "serve" -d 'Serve a disk and what changed on it to NBD clients, for reading only'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "backup" -d 'Take a backup of disks into a directory: full at first, then what changed'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "plan" -d 'Tell how much of each disk a backup since a checkpoint has to read'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "restore" -d 'Restore a disk from a backup directory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "verify" -d 'Read a whole backup directory, and compare it with its checksums'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "prune" -d 'Give up old moments of a backup directory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "check" -d 'Verify every structure and rule of an image'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "segment" -d 'Work with bitmaps in files of checkmap\'s own, which may be larger than memory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "completions" -d 'Print the completions for a shell'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "man" -d 'Print the manual page, for man -l'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "merge" -d 'Unite segments into a new one, with bounded memory'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "diff" -d 'Show where two segments differ, and which of them is dirty there'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "info" -d 'Show what a segment holds'

@@ -10,6 +10,8 @@
 //! Public calls take byte offsets and byte lengths of the virtual disk; no call prints or aborts, and none starts a
 //! thread that its options do not ask for.
 
+#[cfg(feature = "serve")]
+pub mod backup;
 pub mod bitmap;
 #[cfg(feature = "capi")]
 pub mod capi;

@@ -30,6 +30,13 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("content", &["error", "geometry", "memory", "progress", "io", "host", "formats", "nbd", "image"]),
     ("serve", &["error", "geometry", "memory", "progress", "bitmap", "nbd", "qemu", "image", "content"]),
     (
+        "backup",
+        &[
+            "error", "geometry", "memory", "progress", "io", "checksum", "bitmap", "chain", "host", "formats", "image",
+            "content",
+        ],
+    ),
+    (
         "capi",
         &[
             "error", "fault", "fork", "memory", "geometry", "progress", "io", "pool", "bitmap", "segment", "chain",

@@ -5,13 +5,15 @@
 use crate::map::Format;
 use crate::progress::When;
 use crate::target::TargetArgs;
-use crate::{help, size};
+use crate::{duration, help, size};
 use checkmap::Granularity;
+use checkmap::backup::TargetFormat;
 use checkmap::chain::KnownModel;
 use checkmap::image::Layers;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Which blocks of this disk changed between these two points in time?
 #[derive(Debug, Parser)]
@@ -80,6 +82,21 @@ pub(crate) enum Verb {
     /// Serve a disk and what changed on it to NBD clients, for reading only
     #[command(long_about = help::SERVE, after_long_help = help::SERVE_AFTER, override_usage = "checkmap serve [OPTIONS] IMAGE --since CHECKPOINT --socket PATH\n       checkmap serve [OPTIONS] IMAGE --since CHECKPOINT --run COMMAND\n       checkmap serve [OPTIONS] --qmp SOCKET --node NODE --since CHECKPOINT --checkpoint NEW --run COMMAND")]
     Serve(ServeArgs),
+    /// Take a backup of disks into a directory: full at first, then what changed
+    #[command(long_about = help::BACKUP, after_long_help = help::BACKUP_AFTER, override_usage = "checkmap backup [OPTIONS] IMAGE... -o DIR")]
+    Backup(BackupArgs),
+    /// Tell how much of each disk a backup since a checkpoint has to read
+    #[command(long_about = help::PLAN, after_long_help = help::PLAN_AFTER, override_usage = "checkmap plan [OPTIONS] IMAGE... --since CHECKPOINT")]
+    Plan(PlanArgs),
+    /// Restore a disk from a backup directory
+    #[command(long_about = help::RESTORE, after_long_help = help::RESTORE_AFTER)]
+    Restore(RestoreArgs),
+    /// Read a whole backup directory, and compare it with its checksums
+    #[command(long_about = help::VERIFY)]
+    Verify(VerifyArgs),
+    /// Give up old moments of a backup directory
+    #[command(long_about = help::PRUNE, after_long_help = help::PRUNE_AFTER)]
+    Prune(PruneArgs),
     /// Verify every structure and rule of an image
     #[command(long_about = help::CHECK, override_usage = "checkmap check [OPTIONS] IMAGE\n       checkmap check [OPTIONS] --qmp SOCKET [--node NODE]...")]
     Check(CheckArgs),
@@ -315,6 +332,106 @@ pub(crate) struct ServeArgs {
     pub(crate) layers: LayersArg,
     #[command(flatten)]
     pub(crate) model: ModelArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// More images, of disks that get a checkpoint of the same name
+    #[arg(value_name = "IMAGE", value_hint = ValueHint::FilePath)]
+    pub(crate) others: Vec<OsString>,
+    /// The backup directory; it is made where there is none
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) output: PathBuf,
+    /// The name of the checkpoint that is made [default: the time in UTC, as 20261125T020000Z]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) checkpoint: Option<OsString>,
+    /// Copy all, also where an increment could be taken; and take an image that was moved for the same disk
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// How many checkpoints of this directory stay on each disk, the new one among them
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) keep_checkpoints: u32,
+    /// The name of a disk in the directory; without it, that of its file. Can be repeated
+    #[arg(long, value_name = "IMAGE=NAME")]
+    pub(crate) disk_name: Vec<OsString>,
+    /// The file that holds the passphrase of encrypted layers
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) secret_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// More images
+    #[arg(value_name = "IMAGE", value_hint = ValueHint::FilePath)]
+    pub(crate) others: Vec<OsString>,
+    /// The checkpoint since which
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub(crate) since: OsString,
+    /// Print one JSON document
+    #[arg(long, conflicts_with = "libvirt_xml")]
+    pub(crate) json: bool,
+    /// Print libvirt's <domainbackup>, with a mode for each disk
+    #[arg(long)]
+    pub(crate) libvirt_xml: bool,
+    /// The file that holds the passphrase of encrypted layers
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) secret_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// The backup directory
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) directory: PathBuf,
+    /// The checkpoint of the moment; the newest one without it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) at: Option<OsString>,
+    /// The disk, where the directory has several
+    #[arg(long, value_name = "DISK")]
+    pub(crate) disk: Option<OsString>,
+    /// The new file, or a device; for several disks a folder
+    #[arg(short, long, value_name = "TARGET", value_hint = ValueHint::AnyPath)]
+    pub(crate) output: PathBuf,
+    /// The format of the new file; a device gets the bytes of the disk
+    #[arg(long, value_name = "FORMAT", value_parser = restored_format)]
+    pub(crate) format: Option<TargetFormat>,
+    /// Replace a file that is there, or write over a device; never one that is in use
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+fn restored_format(word: &str) -> Result<TargetFormat, String> {
+    TargetFormat::named(word).ok_or_else(|| help::RESTORED_FORMATS.to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The backup directory
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) directory: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// The backup directory
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) directory: PathBuf,
+    /// Keep the newest N moments of each disk
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) keep_last: Option<u32>,
+    /// Keep the moments that are no older: a number with h, d, w, m (31 days) or y (366 days)
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub(crate) keep_within: Option<Duration>,
+    /// Write a new full backup where the oldest one goes; at present always done
+    #[arg(long)]
+    pub(crate) rewrite: bool,
 }
 
 #[derive(Debug, Args)]

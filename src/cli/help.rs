@@ -231,6 +231,68 @@ Examples:
     checkmap serve disk.qcow2 --since mon --bitmap-name backup-vda --socket /run/backup.sock
     checkmap serve --qmp /run/vm/qmp.sock --node vda --since mon --checkpoint tue --run 'nbdcopy \"$uri\" vda.raw'";
 
+pub(crate) const RESTORED_FORMATS: &str = "the formats are qcow2 and raw";
+
+pub(crate) const BACKUP: &str = "\
+Takes a backup of each disk into the directory DIR, which keeps many moments of many disks. The first backup of a disk is full, \
+without what the disk has not allocated; later ones hold what changed since the last complete one in DIR. Each is a qcow2 image over \
+the one before it, so `qemu-img convert DIR/DISK/CHECKPOINT.qcow2 OUT` restores it without checkmap; checksums of every extent lie \
+beside it, and backup.json tells what there is.
+
+The checkpoint is made on every disk before anything is read. If a disk fails, its new checkpoint is merged into the one before, and \
+nothing is lost; whenever checkmap or the machine stops, the next run clears what is left. Once the backup is complete, the older \
+checkpoints that DIR made are dropped from the disk.
+
+It is full again, with the reason, where an increment would be wrong: the chain of checkpoints ended, a bitmap is inconsistent, a \
+file of DIR is missing or damaged. A disk that can keep no checkpoint is copied whole each time.
+
+DIR has mode 0700: it holds plaintext, also of disks that are encrypted.
+
+The exit status is 1 where not all disks are done; each that is done is complete.";
+
+pub(crate) const BACKUP_AFTER: &str = "\
+Examples:
+    checkmap backup disk.qcow2 -o /backup/vm
+    checkmap backup disk.qcow2 data.qcow2 -o /backup/vm --checkpoint mon
+    checkmap backup a/disk.qcow2 b/disk.qcow2 -o /backup/vms --disk-name a/disk.qcow2=a --disk-name b/disk.qcow2=b";
+
+pub(crate) const PLAN: &str = "\
+Tells for each disk how much a backup since CHECKPOINT has to read: what changed; what is allocated, where it cannot be told what \
+changed, with the reason; or all. Nothing is changed.";
+
+pub(crate) const PLAN_AFTER: &str = "\
+Examples:
+    checkmap plan disk.qcow2 data.qcow2 --since mon
+    checkmap plan disk.qcow2 --since mon --json
+    checkmap plan disk.qcow2 --since mon --libvirt-xml";
+
+pub(crate) const RESTORE: &str = "\
+Writes a moment of a disk to a new qcow2 image, a raw file or a device, with the size that the disk had, and compares all that it \
+reads with the checksums. The new file appears in one step when it is complete.
+
+A target that is there already is refused, unless --force; one that is in use always.";
+
+pub(crate) const RESTORE_AFTER: &str = "\
+Examples:
+    checkmap restore /backup/vm -o disk.qcow2
+    checkmap restore /backup/vm --at mon --disk disk.qcow2 -o mon.raw --format raw
+    checkmap restore /backup/vm --disk disk.qcow2 -o /dev/vg/disk --force";
+
+pub(crate) const VERIFY: &str = "\
+Reads every file of a backup directory, compares it with its checksums, and says which files are damaged or missing and which \
+moments that costs: all that lie on such a file. Faults end with exit status 1. Nothing is changed.";
+
+pub(crate) const PRUNE: &str = "\
+Gives up the moments of each disk that no rule keeps. What any rule keeps is kept, and so is the newest moment. The next kept \
+moment takes in what the dropped ones alone hold: its file is written anew, and replaces the old one in one step.
+
+Whenever it is stopped, every kept moment can be restored, and the next run that changes the directory finishes the work.";
+
+pub(crate) const PRUNE_AFTER: &str = "\
+Examples:
+    checkmap prune /backup/vm --keep-last 14
+    checkmap prune /backup/vm --keep-last 7 --keep-within 6m";
+
 pub(crate) const COMMIT_BITMAPS: &str = "\
 Lets BASE, a layer below IMAGE, take in the checkpoints and the bits of IMAGE and of all layers between them: afterwards \
 every diff of BASE contains that of IMAGE. `qemu-img commit` moves the data alone.

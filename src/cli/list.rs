@@ -2,6 +2,7 @@
 //! Owns `checkmap list`: the checkpoints of an image, oldest first.
 
 use crate::args::ListArgs;
+use crate::directory;
 use crate::disks::Disk;
 use crate::exit::{Outcome, Status};
 use crate::info::{CheckpointNames, OfDisk, report_damage, warn_of_trouble, write_json};
@@ -32,7 +33,11 @@ struct Row {
 }
 
 pub(crate) fn run(args: &ListArgs, session: &Session) -> Outcome {
-    let disks = session.open_shared(args.target.only()?, args.sharing)?;
+    let target = args.target.only()?;
+    if let Some(path) = target.image().filter(|path| path.is_dir()) {
+        return directory::list(path, args.json, args.table.wide, session);
+    }
+    let disks = session.open_shared(target, args.sharing)?;
     let is_single = disks.is_single;
     let mut all = Vec::new();
     for Disk { image, of_machine } in disks.disks {

@@ -5,6 +5,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod args;
+mod backup;
 mod change;
 mod check;
 mod commit_bitmaps;
@@ -13,9 +14,11 @@ mod completions;
 mod create;
 mod delete;
 mod diff;
+mod directory;
 mod disks;
 mod drop;
 mod dump;
+mod duration;
 mod exit;
 mod help;
 mod hint;
@@ -27,8 +30,11 @@ mod map;
 mod merge;
 mod moment;
 mod output;
+mod plan;
 mod progress;
+mod prune;
 mod rename;
+mod restore;
 mod segment;
 mod serve;
 mod session;
@@ -36,6 +42,7 @@ mod shell;
 mod size;
 mod table;
 mod target;
+mod verify;
 mod words;
 
 use args::{Arguments, Verb};
@@ -62,6 +69,11 @@ fn main() -> ExitCode {
         Verb::Merge(args) => merge::run(args, &session),
         Verb::CommitBitmaps(args) => commit_bitmaps::run(args, &session),
         Verb::Serve(args) => serve::run(args, &session),
+        Verb::Backup(args) => backup::run(args, &session),
+        Verb::Plan(args) => plan::run(args, &session),
+        Verb::Restore(args) => restore::run(args, &session),
+        Verb::Verify(args) => verify::run(args, &session),
+        Verb::Prune(args) => prune::run(args, &session),
         Verb::Check(args) => check::run(args, &session),
         Verb::Segment(args) => segment::run(&args.verb, &session),
         Verb::Completions(args) => completions::run_completions(args, &session),

@@ -38,6 +38,11 @@ impl Session {
         &self.interrupt
     }
 
+    /// Whether images are to be opened without locks.
+    pub(crate) fn is_without_locks(&self) -> bool {
+        self.no_lock
+    }
+
     /// Opens the image for `access`, and passes on the warnings of the opening.
     pub(crate) fn open(&self, image: &Path, access: Access) -> Result<Image, Failure> {
         // Names take no locks anyway, but they look for those of a running writer.
@@ -114,7 +119,7 @@ impl Session {
     }
 }
 
-fn threads() -> usize {
+pub(crate) fn threads() -> usize {
     available_parallelism().map_or(1, |threads| threads.get().min(MOST_THREADS))
 }
 

@@ -2,7 +2,7 @@
 //! Owns the choice of a format by the first bytes of an image: the one place that knows every host in a file. Must never
 //! know the purpose for which an image is opened.
 
-use super::qcow2::{Qcow2, check_new, is_qcow2};
+use super::qcow2::{FORMAT, Qcow2, check_new, is_qcow2};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
 use crate::host::Host;
@@ -20,7 +20,7 @@ pub(crate) enum Content {
 }
 
 /// QEMU's name of the one format that can.
-const QCOW2: &str = "qcow2";
+const QCOW2: &str = FORMAT;
 
 /// How the images begin that can hold bitmaps.
 const START_BYTES: usize = 16;

@@ -10,6 +10,8 @@ mod draft;
 mod drop;
 mod empty;
 mod file;
+#[cfg(feature = "serve")]
+mod fresh;
 mod guest;
 mod header;
 mod host;
@@ -28,6 +30,8 @@ mod walk;
 pub(crate) use directory::check_new;
 pub(crate) use empty::empty_image;
 #[cfg(feature = "serve")]
+pub(crate) use fresh::{CLUSTER_BYTES, Fresh, TABLE_BYTES};
+#[cfg(feature = "serve")]
 pub(crate) use readable::data_needs;
 
 use crate::chain::{self, Action, Name};
@@ -42,6 +46,9 @@ use header::{AUTOCLEAR_BITMAPS, DirectoryRef, Header, INCOMPATIBLE_CORRUPT, INCO
 use occupied::{Occupied, Purpose};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+
+/// QEMU's name of the format.
+pub(crate) const FORMAT: &str = "qcow2";
 
 /// Whether a file that begins with `start` is a qcow2 image.
 pub(crate) fn is_qcow2(start: &[u8]) -> bool {

@@ -1,0 +1,296 @@
+#![forbid(unsafe_code)]
+//! Owns the manifest of a backup directory: which moments of which disks it keeps, and how that is spelled in JSON. Must never
+//! touch a file.
+
+use super::names::{date, encode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::formats::LAYERED_FORMAT;
+use crate::geometry::MAX_DISK_BYTES;
+use crate::memory;
+use serde_json::{Map, Value, json};
+
+const TITLE: &str = "checkmap-backup";
+const VERSION: u64 = 1;
+
+/// One kept moment of a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backup {
+    /// The checkpoint of that moment.
+    pub checkpoint: Vec<u8>,
+    /// Whether the file holds all, instead of lying on the one before.
+    pub is_full: bool,
+    /// Why it is full, in a sentence; none where it is the first one, or was folded.
+    pub reason: Option<String>,
+    /// The disk's size in bytes at that moment.
+    pub size_bytes: u64,
+    /// The seconds since 1970 at that moment.
+    pub time: u64,
+    /// How many bytes of data the file holds, how many that read as zeros, and its length.
+    pub data_bytes: u64,
+    /// See `data_bytes`.
+    pub zero_bytes: u64,
+    /// See `data_bytes`.
+    pub file_bytes: u64,
+    /// Whether the disk got a checkpoint of that moment, so that the next backup can be an increment.
+    pub has_checkpoint: bool,
+    /// The checksum of the list of sums.
+    pub(crate) sums: u32,
+    /// Whether its files may still have the names of their successors, see [`super::directory`].
+    pub(crate) is_moving: bool,
+}
+
+impl Backup {
+    /// The name of its file.
+    pub fn file_name(&self) -> String {
+        file_name(&self.checkpoint)
+    }
+
+    /// The name of its list of sums.
+    pub fn sums_name(&self) -> String {
+        sums_name(&self.checkpoint)
+    }
+}
+
+/// The name of the file of the backup of a checkpoint.
+pub(crate) fn file_name(checkpoint: &[u8]) -> String {
+    format!("{}.{LAYERED_FORMAT}", encode(checkpoint))
+}
+
+/// The name of the list of sums of the backup of a checkpoint.
+pub(crate) fn sums_name(checkpoint: &[u8]) -> String {
+    format!("{}.sums", encode(checkpoint))
+}
+
+/// A disk and its kept moments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DiskRecord {
+    /// The name of the disk in the directory.
+    pub name: Vec<u8>,
+    /// The image that the last backup was taken of.
+    pub image: Vec<u8>,
+    /// The kept moments, oldest first.
+    pub backups: Vec<Backup>,
+    /// Checkpoints of backups that are not complete: they may be on the disk, and files of theirs in the folder.
+    pub(crate) pending: Vec<Vec<u8>>,
+    /// Checkpoints of this directory that may still be on the disk although their backup is not kept any more.
+    pub(crate) left: Vec<Vec<u8>>,
+    /// Checkpoints of moments that were given up, whose files may still be there.
+    pub(crate) gone: Vec<Vec<u8>>,
+}
+
+impl DiskRecord {
+    pub(crate) fn new(name: Vec<u8>, image: Vec<u8>) -> Self {
+        let (backups, pending, left, gone) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { name, image, backups, pending, left, gone }
+    }
+
+    /// The folder of its files.
+    pub fn folder(&self) -> String {
+        encode(&self.name)
+    }
+
+    /// The place of the full backup that the one at `place` stands on.
+    pub(crate) fn root_of(&self, place: usize) -> usize {
+        let is_full = |at: &usize| self.backups.get(*at).is_some_and(|backup| backup.is_full);
+        (0..=place).rev().find(is_full).unwrap_or(0)
+    }
+
+    /// The place of the moment of this checkpoint.
+    pub(crate) fn place_of(&self, checkpoint: &[u8]) -> Option<usize> {
+        self.backups.iter().position(|backup| backup.checkpoint == checkpoint)
+    }
+}
+
+/// What a backup directory keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Manifest {
+    /// Tells this directory from others.
+    pub(crate) id: String,
+    pub(crate) disks: Vec<DiskRecord>,
+}
+
+impl Manifest {
+    pub(crate) fn disk(&self, name: &[u8]) -> Option<&DiskRecord> {
+        self.disks.iter().find(|disk| disk.name == name)
+    }
+
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        let document = json!({
+            "format": TITLE,
+            "version": VERSION,
+            "id": self.id,
+            "disks": self.disks.iter().map(disk_value).collect::<Vec<_>>(),
+        });
+        let mut text = serde_json::to_vec_pretty(&document)
+            .map_err(|error| Error::new(ErrorKind::Io, "cannot spell the manifest").with_source(error))?;
+        memory::push(&mut text, b'\n')?;
+        Ok(text)
+    }
+
+    pub(crate) fn decode(text: &[u8]) -> Result<Self> {
+        let document: Value =
+            serde_json::from_slice(text).map_err(|error| damaged("it is no JSON").with_source(error))?;
+        if document.get("format").and_then(Value::as_str) != Some(TITLE) {
+            return Err(damaged("it is none of a backup directory"));
+        }
+        match document.get("version").and_then(Value::as_u64) {
+            Some(VERSION) => {}
+            Some(version) if version > VERSION => {
+                let message = format!("a newer checkmap made this directory: its version is {version}");
+                return Err(Error::new(ErrorKind::Unsupported, message).advise("use that version"));
+            }
+            _ => return Err(damaged("its version is none")),
+        }
+        let id = document.get("id").and_then(Value::as_str).ok_or_else(|| damaged("it has no id"))?;
+        let disks = document.get("disks").and_then(Value::as_array).ok_or_else(|| damaged("it has no disks"))?;
+        let mut manifest = Self { id: id.to_owned(), disks: memory::room(disks.len())? };
+        for disk in disks {
+            let disk = disk_of(disk)?;
+            if manifest.disk(&disk.name).is_some() {
+                return Err(damaged("two of its disks have one name"));
+            }
+            manifest.disks.push(disk);
+        }
+        Ok(manifest)
+    }
+}
+
+/// Puts a name, in text and where that loses something in hexadecimal digits too.
+fn put_name(object: &mut Map<String, Value>, key: &str, name: &[u8]) {
+    object.insert(key.to_owned(), String::from_utf8_lossy(name).into());
+    if std::str::from_utf8(name).is_err() {
+        let digits = name.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        object.insert(format!("{key}_hex"), digits.into());
+    }
+}
+
+fn name_of(value: &Value, key: &str) -> Result<Vec<u8>> {
+    if let Some(digits) = value.get(format!("{key}_hex")).and_then(Value::as_str) {
+        let pair = |at: usize| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(pair).collect();
+        return bytes.ok_or_else(|| damaged(format!("its {key}_hex is no bytes")));
+    }
+    let text = value.get(key).and_then(Value::as_str).ok_or_else(|| damaged(format!("a {key} is missing")))?;
+    Ok(text.as_bytes().to_vec())
+}
+
+fn names_value(names: &[Vec<u8>]) -> Value {
+    let value = |name: &Vec<u8>| {
+        let mut object = Map::new();
+        put_name(&mut object, "name", name);
+        Value::Object(object)
+    };
+    names.iter().map(value).collect()
+}
+
+fn names_of(value: &Value, key: &str) -> Result<Vec<Vec<u8>>> {
+    let names = value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    names.iter().map(|name| name_of(name, "name")).collect()
+}
+
+fn disk_value(disk: &DiskRecord) -> Value {
+    let mut object = Map::new();
+    put_name(&mut object, "name", &disk.name);
+    object.insert("folder".to_owned(), disk.folder().into());
+    put_name(&mut object, "image", &disk.image);
+    object.insert("pending".to_owned(), names_value(&disk.pending));
+    object.insert("left".to_owned(), names_value(&disk.left));
+    object.insert("gone".to_owned(), names_value(&disk.gone));
+    let mut before: Option<&Backup> = None;
+    let mut backups = Vec::new();
+    for backup in &disk.backups {
+        backups.push(backup_value(backup, before.filter(|_| !backup.is_full)));
+        before = Some(backup);
+    }
+    object.insert("backups".to_owned(), backups.into());
+    Value::Object(object)
+}
+
+fn backup_value(backup: &Backup, parent: Option<&Backup>) -> Value {
+    let mut object = Map::new();
+    put_name(&mut object, "checkpoint", &backup.checkpoint);
+    match parent {
+        Some(parent) => put_name(&mut object, "parent", &parent.checkpoint),
+        None => drop(object.insert("parent".to_owned(), Value::Null)),
+    }
+    let (year, month, day, rest) = date(backup.time);
+    let time = format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60);
+    let rest = json!({
+        "file": backup.file_name(),
+        "sums": backup.sums_name(),
+        "sums_crc32c": backup.sums,
+        "full": backup.is_full,
+        "reason": backup.reason,
+        "size_bytes": backup.size_bytes,
+        "time": time,
+        "time_seconds": backup.time,
+        "data_bytes": backup.data_bytes,
+        "zero_bytes": backup.zero_bytes,
+        "file_bytes": backup.file_bytes,
+        "has_checkpoint": backup.has_checkpoint,
+    });
+    if let Value::Object(rest) = rest {
+        object.extend(rest);
+    }
+    if backup.is_moving {
+        object.insert("moving".to_owned(), true.into());
+    }
+    Value::Object(object)
+}
+
+fn disk_of(value: &Value) -> Result<DiskRecord> {
+    let mut disk = DiskRecord::new(name_of(value, "name")?, name_of(value, "image")?);
+    if disk.name.is_empty() {
+        return Err(damaged("a disk has no name"));
+    }
+    (disk.pending, disk.left) = (names_of(value, "pending")?, names_of(value, "left")?);
+    disk.gone = names_of(value, "gone")?;
+    let backups = value.get("backups").and_then(Value::as_array);
+    for backup in backups.ok_or_else(|| damaged("a disk has no backups"))? {
+        let (backup, parent) = backup_of(backup)?;
+        if disk.place_of(&backup.checkpoint).is_some() {
+            return Err(damaged("two backups of a disk have one name"));
+        }
+        if !backup.is_full && disk.backups.last().map(|before| &before.checkpoint) != parent.as_ref() {
+            return Err(damaged("a backup does not follow the one before it"));
+        }
+        memory::push(&mut disk.backups, backup)?;
+    }
+    Ok(disk)
+}
+
+fn backup_of(value: &Value) -> Result<(Backup, Option<Vec<u8>>)> {
+    let number = |key: &str| {
+        value.get(key).and_then(Value::as_u64).ok_or_else(|| damaged(format!("a backup has no number '{key}'")))
+    };
+    let flag = |key: &str| {
+        value.get(key).and_then(Value::as_bool).ok_or_else(|| damaged(format!("a backup does not tell '{key}'")))
+    };
+    let parent = match value.get("parent") {
+        None | Some(Value::Null) => None,
+        Some(_) => Some(name_of(value, "parent")?),
+    };
+    let backup = Backup {
+        checkpoint: name_of(value, "checkpoint")?,
+        is_full: flag("full")?,
+        reason: value.get("reason").and_then(Value::as_str).map(str::to_owned),
+        size_bytes: number("size_bytes")?,
+        time: number("time_seconds")?,
+        data_bytes: number("data_bytes")?,
+        zero_bytes: number("zero_bytes")?,
+        file_bytes: number("file_bytes")?,
+        has_checkpoint: flag("has_checkpoint")?,
+        is_moving: value.get("moving").and_then(Value::as_bool).unwrap_or(false),
+        sums: u32::try_from(number("sums_crc32c")?).map_err(|_| damaged("a checksum is none"))?,
+    };
+    if backup.checkpoint.is_empty() || backup.size_bytes > MAX_DISK_BYTES {
+        return Err(damaged("a backup has no name, or a size that no disk has"));
+    }
+    Ok((backup, parent))
+}
+
+fn damaged(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Damaged, message).at("manifest", None)
+}

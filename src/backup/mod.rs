@@ -1,0 +1,220 @@
+#![forbid(unsafe_code)]
+//! Backups of disks in a directory: taken, listed, verified, restored and pruned.
+//!
+//! A [`BackupDirectory`] keeps moments of disks. Each is a file that lies on the one before it, so that QEMU's own tools restore it
+//! too, with a list of checksums beside it; `backup.json` says which there are. Only complete moments are in it: whenever a
+//! program or the machine stops, the next run finds the moments that were there before.
+//!
+//! ```no_run
+//! use checkmap::backup::{BackupDirectory, Options, Source};
+//! use checkmap::progress::Unobserved;
+//! use std::path::Path;
+//!
+//! let mut directory = BackupDirectory::create(Path::new("/backup/vm"))?;
+//! let disk = Source::new(Path::new("disk.qcow2"));
+//! for (taken, done) in directory.take(&[disk], &Options::new(b"monday"), &mut Unobserved)? {
+//!     println!("{}: {}", String::from_utf8_lossy(&taken.name), if done.is_ok() { "done" } else { "failed" });
+//! }
+//! # Ok::<(), checkmap::Error>(())
+//! ```
+
+// Owns backup directories. Must never know how the content of a disk is read, nor how a checkpoint is made.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+
+mod changes;
+mod compose;
+mod directory;
+mod images;
+mod layer;
+mod manifest;
+mod names;
+mod origin;
+mod plan;
+mod prune;
+mod restore;
+mod sums;
+mod take;
+mod verify;
+mod writer;
+
+pub use crate::content::SourceFile;
+use crate::error::{Error, Result};
+use crate::progress::Observer;
+use directory::{Directory, MANIFEST, Use};
+use images::Images;
+pub use manifest::{Backup, DiskRecord};
+pub use names::checkpoint_name;
+pub use plan::{Planned, Tier, plan};
+pub use prune::{Keep, Pruned};
+pub use restore::{RestoreRequest, TargetFormat};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+pub use verify::{Finding, Verified};
+
+/// A disk that is to be backed up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source<'a> {
+    /// Its image.
+    pub image: &'a Path,
+    /// Its name in the directory; any bytes.
+    pub name: Vec<u8>,
+}
+
+impl<'a> Source<'a> {
+    /// The disk of an image, named after the file.
+    pub fn new(image: &'a Path) -> Self {
+        let name = image.file_name().map(OsStr::as_bytes).unwrap_or_default().to_vec();
+        Self { image, name }
+    }
+}
+
+/// How backups are taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    checkpoint: &'a [u8],
+    full: bool,
+    keep_checkpoints: usize,
+    secret_file: Option<&'a Path>,
+    no_lock: bool,
+    threads: usize,
+}
+
+impl<'a> Options<'a> {
+    /// The moment gets this name: that of the checkpoint on every disk.
+    pub fn new(checkpoint: &'a [u8]) -> Self {
+        Self { checkpoint, full: false, keep_checkpoints: 1, secret_file: None, no_lock: false, threads: 0 }
+    }
+
+    /// Copy all, also where an increment could be taken; and take an image that was moved for the disk of that name.
+    #[must_use]
+    pub fn full(self, full: bool) -> Self {
+        Self { full, ..self }
+    }
+
+    /// How many checkpoints that the directory made stay on each disk, the new one among them; at least 1, which is the default.
+    #[must_use]
+    pub fn keep_checkpoints(self, keep_checkpoints: usize) -> Self {
+        Self { keep_checkpoints, ..self }
+    }
+
+    /// The file that holds the passphrase of encrypted layers.
+    #[must_use]
+    pub fn secret_file(self, secret_file: Option<&'a Path>) -> Self {
+        Self { secret_file, ..self }
+    }
+
+    /// Take no locks on the images, see [`OpenOptions::no_lock`](crate::image::OpenOptions::no_lock).
+    #[must_use]
+    pub fn no_lock(self, no_lock: bool) -> Self {
+        Self { no_lock, ..self }
+    }
+
+    /// How many threads read bitmaps, see [`OpenOptions::threads`](crate::image::OpenOptions::threads).
+    #[must_use]
+    pub fn threads(self, threads: usize) -> Self {
+        Self { threads, ..self }
+    }
+}
+
+/// What came of one disk.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Taken {
+    /// The name of the disk in the directory.
+    pub name: Vec<u8>,
+    /// The new moment, where there is one.
+    pub backup: Option<Backup>,
+    /// The files that were read for it, the top one first.
+    pub files: Vec<SourceFile>,
+    /// Why the content was read by a private qemu-nbd, in a sentence; none where this process read it itself.
+    pub through_qemu: Option<String>,
+    /// The checkpoints that were dropped from the disk.
+    pub dropped: Vec<Vec<u8>>,
+    /// What the caller should tell its user.
+    pub warnings: Vec<String>,
+}
+
+impl Taken {
+    fn of(name: &[u8]) -> Self {
+        let (files, dropped, warnings) = (Vec::new(), Vec::new(), Vec::new());
+        Self { name: name.to_vec(), backup: None, files, through_qemu: None, dropped, warnings }
+    }
+}
+
+/// Why a disk is not done.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Failure {
+    /// The cause.
+    pub error: Error,
+    /// Whether the backup is complete all the same, and only older checkpoints stay on the disk.
+    pub is_backed_up: bool,
+}
+
+/// A directory of backups. It is locked until it is dropped: many can read it at once, one can change it.
+#[derive(Debug)]
+pub struct BackupDirectory(Directory);
+
+impl BackupDirectory {
+    /// Opens a directory to read it. [`ErrorKind::NotFound`](crate::ErrorKind::NotFound): it is none;
+    /// [`ErrorKind::InUse`](crate::ErrorKind::InUse): somebody changes it;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): a newer version of checkmap made it.
+    pub fn open(path: &Path) -> Result<Self> {
+        Directory::open(path, Use::Read).map(Self)
+    }
+
+    /// As [`open`](Self::open), to change it: what an interrupted run left is finished or cleared.
+    pub fn open_to_change(path: &Path) -> Result<Self> {
+        Directory::open(path, Use::Change).map(Self)
+    }
+
+    /// As [`open_to_change`](Self::open_to_change); where there is no directory, or an empty one, it becomes one with mode 0700.
+    pub fn create(path: &Path) -> Result<Self> {
+        Directory::open(path, Use::Create).map(Self)
+    }
+
+    /// Whether the folder at `path` has the manifest of a backup directory.
+    pub fn is_one(path: &Path) -> bool {
+        path.join(MANIFEST).is_file()
+    }
+
+    /// The disks and their kept moments.
+    pub fn disks(&self) -> &[DiskRecord] {
+        &self.0.manifest.disks
+    }
+
+    /// Takes a backup of every disk, all with one checkpoint name. An error changes nothing; what came of each disk is in the list.
+    ///
+    /// The first backup of a disk is full, later ones hold what changed since the last one, or all with the reason why.
+    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed): the disk of that name in the directory is of another image.
+    /// [`ErrorKind::Exists`](crate::ErrorKind::Exists): the checkpoint is there already.
+    pub fn take(
+        &mut self,
+        sources: &[Source<'_>],
+        options: &Options<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<(Taken, std::result::Result<(), Failure>)>> {
+        let mut images = Images::of(sources, options)?;
+        for place in images.places() {
+            self.0.check_outside(place)?;
+        }
+        take::take(&mut self.0, &mut images, options, observer)
+    }
+
+    /// Writes a moment of a disk to a new file, an existing one that may be replaced, or a device, and compares all that it
+    /// reads with the sums.
+    pub fn restore(&self, request: &RestoreRequest<'_>, observer: &mut dyn Observer) -> Result<()> {
+        restore::restore(&self.0, request, observer)
+    }
+
+    /// Reads everything, and says which files are damaged or missing and which moments that costs.
+    pub fn verify(&self, observer: &mut dyn Observer) -> Result<Verified> {
+        verify::verify(&self.0, observer)
+    }
+
+    /// Gives up the moments that no rule keeps. Every kept moment can be restored at each instant.
+    pub fn prune(&mut self, keep: &Keep, observer: &mut dyn Observer) -> Result<Vec<Pruned>> {
+        prune::prune(&mut self.0, keep, observer)
+    }
+}

@@ -1,0 +1,176 @@
+#![forbid(unsafe_code)]
+//! Owns the giving up of moments: which ones no rule keeps, and how the next kept one takes in what they alone hold. Must never
+//! let a kept moment read wrong, not at any instant.
+//!
+//! A kept moment that lies on dropped ones gets a new file: what it holds united with what they hold, on the last kept one below
+//! them, or on none. The new file waits beside the old one until the manifest tells of it (see [`super::directory`]); both show
+//! the same moment, so those above it read right on either. Then the dropped files go.
+
+use super::compose::Moment;
+use super::directory::{Directory, successor};
+use super::layer::{backing_name, read_sums};
+use super::manifest::DiskRecord;
+use super::names::seconds;
+use super::sums::clusters;
+use super::writer::Writer;
+use crate::bitmap::Bitmap;
+use crate::error::{Error, ErrorKind, Result};
+use crate::formats::CLUSTER_BYTES;
+use crate::progress::Observer;
+use std::time::{Duration, SystemTime};
+
+/// Which moments are kept: those that any rule keeps, and the newest one of each disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Keep {
+    last: Option<usize>,
+    within: Option<Duration>,
+}
+
+impl Keep {
+    /// No rule yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The newest `last` moments of each disk; at least 1.
+    #[must_use]
+    pub fn last(self, last: Option<usize>) -> Self {
+        Self { last, ..self }
+    }
+
+    /// The moments that are no older than this.
+    #[must_use]
+    pub fn within(self, within: Option<Duration>) -> Self {
+        Self { within, ..self }
+    }
+
+    /// Whether each of the disk's moments is kept.
+    fn kept(&self, disk: &DiskRecord, now: u64) -> Vec<bool> {
+        let count = disk.backups.len();
+        let young = |time: u64| self.within.is_some_and(|within| time.saturating_add(within.as_secs()) >= now);
+        let kept = disk.backups.iter().enumerate();
+        kept.map(|(at, backup)| count - at <= self.last.unwrap_or(1).max(1) || young(backup.time)).collect()
+    }
+}
+
+/// What became of one disk.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Pruned {
+    /// The name of the disk.
+    pub disk: Vec<u8>,
+    /// The moments that were given up, oldest first.
+    pub dropped: Vec<Vec<u8>>,
+    /// Why some that no rule keeps are still there.
+    pub error: Option<Error>,
+}
+
+pub(super) fn prune(directory: &mut Directory, keep: &Keep, observer: &mut dyn Observer) -> Result<Vec<Pruned>> {
+    if keep.last.is_none() && keep.within.is_none() || keep.last == Some(0) {
+        let message = "no rule says what is kept, or one keeps nothing";
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    let now = seconds(SystemTime::now());
+    let names: Vec<Vec<u8>> = directory.manifest.disks.iter().map(|disk| disk.name.clone()).collect();
+    let mut all = Vec::new();
+    for name in names {
+        let mut pruned = Pruned { disk: name, dropped: Vec::new(), error: None };
+        loop {
+            match step(directory, &pruned.disk, keep, now, observer) {
+                Ok(dropped) if dropped.is_empty() => break,
+                Ok(dropped) => pruned.dropped.extend(dropped),
+                Err(error) if error.is_of_the_call() => return Err(error),
+                Err(error) => {
+                    pruned.error = Some(error);
+                    break;
+                }
+            }
+        }
+        all.push(pruned);
+    }
+    Ok(all)
+}
+
+/// Gives up the first run of moments that no rule keeps; returns them.
+fn step(
+    directory: &mut Directory,
+    name: &[u8],
+    keep: &Keep,
+    now: u64,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Vec<u8>>> {
+    let record = directory.record(name)?.clone();
+    let kept = keep.kept(&record, now);
+    let Some(first) = kept.iter().position(|kept| !kept) else { return Ok(Vec::new()) };
+    // The newest one is always kept.
+    let run = kept.iter().skip(first).take_while(|kept| !**kept).count();
+    let child = first + run;
+    let mut changed = record.clone();
+    if changed.backups.get(child).is_some_and(|child| !child.is_full) {
+        take_in(directory, &mut changed, first, child, observer)?;
+    }
+    let dropped: Vec<_> = changed.backups.drain(first..child).collect();
+    let made = dropped.iter().filter(|backup| backup.has_checkpoint);
+    changed.left.extend(made.map(|backup| backup.checkpoint.clone()));
+    changed.gone.extend(dropped.iter().map(|backup| backup.checkpoint.clone()));
+    *directory.record(name)? = changed;
+    match directory.save() {
+        // The new manifest stands, or will not after a power cut: then its files are there all the same.
+        Err(error) if error.kind() == ErrorKind::CommitInDoubt => return Err(error),
+        Err(error) => {
+            *directory.record(name)? = record;
+            directory.clear()?;
+            return Err(error);
+        }
+        Ok(()) => {}
+    }
+    directory.finish_moves()?;
+    directory.clear()?;
+    Ok(dropped.into_iter().map(|backup| backup.checkpoint).collect())
+}
+
+/// Writes the successor of the moment at `child`, which takes in those from `first` on.
+fn take_in(
+    directory: &Directory,
+    record: &mut DiskRecord,
+    first: usize,
+    child: usize,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let root = record.root_of(child);
+    let moment = Moment::open(directory, record, root..=child)?;
+    let folder = directory.folder(record);
+    let below = first.checked_sub(1).filter(|below| *below >= root);
+    let backing = below.and_then(|below| record.backups.get(below)).map(backing_name);
+    let mut writer = Writer::begin(&folder, moment.size_bytes(), backing.as_deref())?;
+    match below {
+        Some(_) => moment.walk(Some(&held(directory, record, first, child)?), &mut writer, observer)?,
+        None => moment.walk(None, &mut writer, observer)?,
+    }
+    let written = writer.finish(&folder)?;
+    let Some(backup) = record.backups.get(child) else { return Ok(()) };
+    let (file, sums) = (folder.join(backup.file_name()), folder.join(backup.sums_name()));
+    let Some(backup) = record.backups.get_mut(child) else { return Ok(()) };
+    backup.is_full = below.is_none();
+    backup.sums = written.sum;
+    (backup.data_bytes, backup.zero_bytes) = (written.data_bytes, written.zero_bytes);
+    backup.file_bytes = written.file_bytes;
+    backup.is_moving = true;
+    written.place(&successor(&file), &successor(&sums))
+}
+
+/// The clusters that the moments from `first` to `child` hold, or hide by being shorter.
+fn held(directory: &Directory, record: &DiskRecord, first: usize, child: usize) -> Result<Bitmap> {
+    let size = record.backups.get(child).map_or(0, |child| child.size_bytes);
+    let mut all = Bitmap::new(size, clusters()?)?;
+    for (place, backup) in record.backups.iter().enumerate().take(child + 1).skip(first) {
+        let mut held = read_sums(directory, record, backup)?.held()?;
+        held.resize(size)?;
+        all.union_with(&held)?;
+        let end = backup.size_bytes / CLUSTER_BYTES * CLUSTER_BYTES;
+        if place < child && end < size {
+            all.set(end, size - end)?;
+        }
+    }
+    Ok(all)
+}

@@ -1,0 +1,322 @@
+#![forbid(unsafe_code)]
+//! Owns the taking of a backup: the checkpoint on every disk first, then the reading, then the directory, then the end of older
+//! checkpoints. Must never know how a file is written.
+//!
+//! The order never loses a change. The checkpoint stands before the first byte is read, so a write after the reading is in the next
+//! increment; the reading takes all changes since the last complete backup until the reading itself. Where the reading fails, the new
+//! checkpoint is merged into the one before, and the manifest knows its name until that is done.
+
+use super::changes::{self, Wanted};
+use super::compose::{MOST_LAYERS, Moment};
+use super::directory::Directory;
+use super::layer::backing_name;
+use super::manifest::{Backup, DiskRecord};
+use super::names::{encode, seconds};
+use super::origin::{Disk, Origin, Reading};
+use super::writer::{Writer, Written, buffer};
+use super::{Failure, Options, Taken};
+use crate::chain::check_checkpoint_name;
+use crate::content::Content;
+use crate::error::{Error, ErrorKind, Result};
+use crate::geometry::Extent;
+use crate::progress::{Observer, tell};
+use std::path::Path;
+
+/// The piece of a disk that is read at once: large enough for several requests to a server to be under way.
+const PIECE: u64 = 4 << 20;
+
+/// A moment of this many files is worth a warning.
+const MANY_LAYERS: usize = 100;
+
+/// A disk that is about to be backed up.
+struct Job<'a> {
+    checkpoint: &'a [u8],
+    place: Vec<u8>,
+    /// Why the disk gets no checkpoint.
+    unfit: Option<Error>,
+    taken: Taken,
+}
+
+/// Backs up all disks; the list says which were, and which were not.
+pub(super) fn take(
+    directory: &mut Directory,
+    origin: &mut dyn Origin,
+    options: &Options<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Vec<(Taken, std::result::Result<(), Failure>)>> {
+    check_checkpoint_name(options.checkpoint)?;
+    let mut jobs: Vec<Job<'_>> = Vec::new();
+    for disk in origin.disks() {
+        let (name, place) = (disk.name().to_vec(), disk.place().to_vec());
+        if name.is_empty() || jobs.iter().any(|job| encode(&job.taken.name) == encode(&name)) {
+            let name = String::from_utf8_lossy(&name).into_owned();
+            let message = format!("two disks would have the name '{name}', or one has none");
+            return Err(Error::new(ErrorKind::InvalidArgument, message).advise("give each disk a name of its own"));
+        }
+        if jobs.iter().any(|job| job.place == place) {
+            let message = format!("two disks are the same: {}", String::from_utf8_lossy(&place));
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        jobs.push(Job { checkpoint: options.checkpoint, place, unfit: None, taken: Taken::of(&name) });
+    }
+    for (disk, job) in origin.disks().into_iter().zip(&mut jobs) {
+        job.prepare(directory, disk, options).map_err(|error| disk.named(error).nothing_changed())?;
+    }
+    // On every disk before the first one is read: so they stand as close to one moment as can be.
+    for job in &mut jobs {
+        job.announce(directory)?;
+    }
+    directory.save()?;
+    let wanted: Vec<bool> = jobs.iter().map(|job| job.unfit.is_none()).collect();
+    let made = origin.create(options.checkpoint, &wanted);
+    let mut all = Vec::new();
+    for ((disk, mut job), made) in origin.disks().into_iter().zip(jobs).zip(made) {
+        let (done, is_made) = match made {
+            Ok(warnings) => {
+                job.taken.warnings.extend(warnings);
+                (job.copy(directory, disk, options, observer), true)
+            }
+            Err(error) => (Err(error), false),
+        };
+        let done = match done {
+            Ok(()) => job.drop_older(directory, disk, options).map_err(|error| Failure { error, is_backed_up: true }),
+            Err(error) => {
+                if error.kind() != ErrorKind::CommitInDoubt {
+                    job.undo(directory, disk, is_made);
+                }
+                Err(Failure { error, is_backed_up: false })
+            }
+        };
+        all.push((job.taken, done));
+    }
+    Ok(all)
+}
+
+impl Job<'_> {
+    /// Refuses what cannot be, and clears what an interrupted run left on the disk.
+    fn prepare(&mut self, directory: &mut Directory, disk: &mut dyn Disk, options: &Options<'_>) -> Result<()> {
+        disk.check_usable()?;
+        let name = &self.taken.name;
+        if let Some(other) = directory.manifest.disks.iter().find(|other| other.folder() == encode(name)) {
+            let known = String::from_utf8_lossy(&other.name).into_owned();
+            if other.name != *name {
+                let message = format!("its folder would be that of the disk '{known}'");
+                return Err(Error::new(ErrorKind::Exists, message).advise("give the disk another name"));
+            }
+            if other.backups.iter().any(|backup| encode(&backup.checkpoint) == encode(self.checkpoint)) {
+                let message = "the directory has a backup of this name already";
+                return Err(Error::new(ErrorKind::Exists, message).advise("give the checkpoint another name"));
+            }
+            if other.image != self.place && !other.backups.is_empty() && !options.full {
+                let place = String::from_utf8_lossy(&other.image).into_owned();
+                let message =
+                    format!("the disk '{known}' of the directory is that of {place}: this may be another one");
+                let advice = "give this disk another name; or if it was moved, ask for a full backup";
+                return Err(Error::new(ErrorKind::Changed, message).advise(advice));
+            }
+            if files_of_the_last(other) >= MOST_LAYERS && !options.full {
+                let message = format!("the last backup lies on {MOST_LAYERS} files, and no more are allowed");
+                return Err(
+                    Error::new(ErrorKind::CannotStore, message).advise("prune the directory, or ask for a full backup")
+                );
+            }
+            let pending = other.pending.clone();
+            match disk.delete(&pending) {
+                Ok(_) => directory.record(name)?.pending.clear(),
+                Err(error) => self
+                    .taken
+                    .warnings
+                    .push(format!("checkpoints of an interrupted run may be on the disk: {}", error.reason())),
+            }
+        }
+        self.unfit = disk.check_create(self.checkpoint)?;
+        Ok(())
+    }
+
+    /// Lets the manifest know of the disk, and of the checkpoint before it is made.
+    fn announce(&self, directory: &mut Directory) -> Result<()> {
+        let name = &self.taken.name;
+        if directory.manifest.disk(name).is_none() {
+            directory.manifest.disks.push(DiskRecord::new(name.clone(), self.place.clone()));
+        }
+        let record = directory.record(name)?;
+        if !record.pending.iter().any(|name| name == self.checkpoint) {
+            record.pending.push(self.checkpoint.to_vec());
+        }
+        directory.manifest.disk(name).map_or(Ok(()), |record| directory.make_folder(record))
+    }
+
+    /// Reads the disk, and lets the directory have the backup.
+    fn copy(
+        &mut self,
+        directory: &mut Directory,
+        disk: &mut dyn Disk,
+        options: &Options<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let reading = disk.open(observer)?;
+        self.taken.files = reading.files();
+        self.taken.warnings.extend(reading.warnings());
+        self.taken.through_qemu = reading.through_qemu().map(str::to_owned);
+        let content = reading.content();
+        let record = directory.record(&self.taken.name)?.clone();
+        let changes = match &self.unfit {
+            Some(why) => Err(Some(format!("the disk keeps no checkpoints: {}", why.reason()))),
+            None => self.changes(directory, &record, &*reading, options, observer)?,
+        };
+        let folder = directory.folder(&record);
+        let (wanted, backing, reason) = match (changes, record.backups.last()) {
+            (Ok(wanted), Some(last)) => (wanted, Some(backing_name(last)), None),
+            (Ok(_), None) => (changes::all(content, observer)?, None, None),
+            (Err(reason), _) => (changes::all(content, observer)?, None, reason),
+        };
+        let written = write(content, &wanted, &folder, backing.as_deref(), observer)?;
+        let backup = Backup {
+            checkpoint: self.checkpoint.to_vec(),
+            is_full: backing.is_none(),
+            reason,
+            size_bytes: content.size_bytes(),
+            time: seconds(reading.time()),
+            data_bytes: written.data_bytes,
+            zero_bytes: written.zero_bytes,
+            file_bytes: written.file_bytes,
+            has_checkpoint: self.unfit.is_none(),
+            sums: written.sum,
+            is_moving: false,
+        };
+        // All was read; the moment need not stand while the files are made durable.
+        drop(reading);
+        written.place(&directory.file(&record, &backup), &directory.sums(&record, &backup))?;
+        let changed = directory.record(&self.taken.name)?;
+        changed.backups.push(backup.clone());
+        changed.pending.retain(|name| name != self.checkpoint);
+        // Not before: until then the backups are those of the image that was known, and of no other.
+        changed.image.clone_from(&self.place);
+        let files = files_of_the_last(changed);
+        match directory.save() {
+            // The manifest stands, though a power cut could bring back the old one: the files and the checkpoint stay.
+            Err(error) if error.kind() == ErrorKind::CommitInDoubt => return Err(error),
+            Err(error) => {
+                *directory.record(&self.taken.name)? = record;
+                return Err(error);
+            }
+            Ok(()) => {}
+        }
+        if files >= MANY_LAYERS {
+            self.taken.warnings.push(format!("the moment lies on {files} files: prune the directory"));
+        }
+        self.taken.backup = Some(backup);
+        Ok(())
+    }
+
+    /// What an increment has to write; or why there must be a full backup, where there is a reason.
+    fn changes(
+        &self,
+        directory: &Directory,
+        record: &DiskRecord,
+        reading: &dyn Reading,
+        options: &Options<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<std::result::Result<Wanted, Option<String>>> {
+        let Some(last) = record.backups.last() else { return Ok(Err(None)) };
+        if options.full {
+            return Ok(Err(Some("it was asked for".into())));
+        }
+        if !last.has_checkpoint {
+            return Ok(Err(Some("the backup before left no checkpoint on the disk".into())));
+        }
+        let changed = match reading.changed_since(&last.checkpoint, observer)? {
+            Ok(changed) => changed,
+            Err(why) => return Ok(Err(Some(format!("what changed cannot be told: {why}")))),
+        };
+        let place = record.backups.len() - 1;
+        let older = match Moment::open(directory, record, record.root_of(place)..=place) {
+            Err(error) if error.is_of_the_call() => return Err(error),
+            Err(error) => return Ok(Err(Some(unreadable(&error)))),
+            Ok(older) => older,
+        };
+        match changes::since(reading.content(), &changed, &older, observer)? {
+            // A missing or damaged file of the directory: nothing that lies on it could be restored.
+            Err(error) => Ok(Err(Some(unreadable(&error)))),
+            Ok(wanted) => Ok(Ok(wanted)),
+        }
+    }
+
+    /// Drops the checkpoints that this directory made and needs no more.
+    fn drop_older(&mut self, directory: &mut Directory, disk: &mut dyn Disk, options: &Options<'_>) -> Result<()> {
+        let record = directory.record(&self.taken.name)?;
+        let made = record.backups.iter().filter(|backup| backup.has_checkpoint).map(|backup| backup.checkpoint.clone());
+        let mut names: Vec<Vec<u8>> = record.left.iter().cloned().chain(made).collect();
+        names.truncate(names.len().saturating_sub(options.keep_checkpoints.max(1)));
+        if names.is_empty() || self.unfit.is_some() {
+            return Ok(());
+        }
+        let (dropped, warnings) = disk.delete(&names)?;
+        self.taken.warnings.extend(warnings);
+        self.taken.dropped = dropped;
+        let record = directory.record(&self.taken.name)?;
+        if !record.left.is_empty() {
+            record.left.retain(|left| !names.contains(left));
+            directory.save()?;
+        }
+        Ok(())
+    }
+
+    /// After a failure: the new checkpoint is merged into the one before, if it was made.
+    fn undo(&mut self, directory: &mut Directory, disk: &mut dyn Disk, is_made: bool) {
+        let undone = directory.clear().and_then(|()| {
+            if is_made && self.unfit.is_none() {
+                disk.delete(&[self.checkpoint.to_vec()])?;
+            }
+            let record = directory.record(&self.taken.name)?;
+            record.pending.retain(|name| name != self.checkpoint);
+            directory.save()
+        });
+        if let Err(error) = undone {
+            let message = format!("not everything could be undone, the next run will: {}", error.reason());
+            self.taken.warnings.push(message);
+        }
+    }
+}
+
+/// How many files the last moment lies on, its own among them.
+fn files_of_the_last(disk: &DiskRecord) -> usize {
+    disk.backups.len().checked_sub(1).map_or(0, |last| last + 1 - disk.root_of(last))
+}
+
+fn unreadable(error: &Error) -> String {
+    format!("the backup before cannot be read: {}", error.reason())
+}
+
+/// Writes the wanted clusters into a file in `folder`.
+fn write(
+    content: &dyn Content,
+    wanted: &Wanted,
+    folder: &Path,
+    backing: Option<&str>,
+    observer: &mut dyn Observer,
+) -> Result<Written> {
+    let mut writer = Writer::begin(folder, content.size_bytes(), backing)?;
+    let total = wanted.copied.dirty_bytes();
+    let mut done = 0;
+    let mut piece = buffer(PIECE)?;
+    let mut zeros = wanted.zeros.extents(0, u64::MAX).peekable();
+    for Extent { offset, len_bytes } in wanted.copied.extents(0, u64::MAX) {
+        while let Some(zero) = zeros.next_if(|zero| zero.offset < offset) {
+            writer.write_zeros(zero.offset, zero.len_bytes)?;
+        }
+        let end = offset + len_bytes;
+        let mut at = offset;
+        while at < end {
+            tell(observer, "copying the disk", done, total)?;
+            let len = PIECE.min(end - at);
+            let bytes = piece.get_mut(..usize::try_from(len).unwrap_or(usize::MAX)).unwrap_or_default();
+            content.read_at(bytes, at)?;
+            writer.bytes(at, bytes)?;
+            (at, done) = (at + len, done + len);
+        }
+    }
+    zeros.try_for_each(|zero| writer.write_zeros(zero.offset, zero.len_bytes))?;
+    tell(observer, "copying the disk", total, total)?;
+    writer.finish(folder)
+}

@@ -1,0 +1,153 @@
+//! Backups and prunes that are killed at every single step that changes a name or makes something durable.
+
+use crate::support::tools_are_here;
+use crate::support::trace::strace_works;
+use crate::{Disk, entries, works};
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Command;
+
+/// The calls by which a file gets, changes or loses its name, and by which it becomes durable.
+const CALLS: [&str; 9] =
+    ["rename", "renameat", "renameat2", "unlink", "unlinkat", "fsync", "fdatasync", "mkdir", "pwrite64"];
+
+/// Calls that are made often are not all tried.
+const MOST_STEPS: u32 = 40;
+
+/// Lets `one` be killed at each step: it gets the call and its number, and says whether it came to its end before.
+fn at_each_step(mut one: impl FnMut(&str, u32) -> bool) -> u32 {
+    let mut kills = 0;
+    for call in CALLS {
+        let steps = if call == "pwrite64" { 3 } else { MOST_STEPS };
+        for step in 1..=steps {
+            if one(call, step) {
+                break;
+            }
+            kills += 1;
+        }
+    }
+    kills
+}
+
+/// Runs checkmap and kills it at the call of this number; whether it came to its end before.
+fn killed_at(call: &str, step: u32, args: &[&OsStr]) -> bool {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+    strace.args(["-e", &format!("inject={call}:signal=KILL:when={step}")]);
+    let output = strace.arg(env!("CARGO_BIN_EXE_checkmap")).args(args).output().expect("strace runs");
+    output.status.success()
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp runs");
+    assert!(copied.success());
+}
+
+/// Puts the disk and its directory back to the copies.
+fn put_back(disk: &Disk, image: &Path, directory: &Path) {
+    std::fs::copy(image, &disk.image).expect("the copy of the image");
+    if disk.directory.exists() {
+        std::fs::remove_dir_all(&disk.directory).expect("a folder");
+    }
+    if directory.exists() {
+        copy(directory, &disk.directory);
+    }
+}
+
+/// Two whole files for each moment, and nothing else.
+fn is_tidy(disk: &Disk) {
+    let mut left = entries(&disk.directory.join("disk.qcow2"));
+    left.extend(entries(&disk.directory));
+    assert_eq!(left.len(), 2 * disk.moments().len() + 2, "{left:?}");
+}
+
+/// A disk with moments of four days, on one of which it was shorter, and an older checkpoint that is not on it any more.
+fn four_days() -> Disk {
+    let disk = Disk::create("", "2M");
+    for day in 0..4 {
+        disk.io(&[format!("write -P {} {} 100k", day + 1, day * 300 * 1024)]);
+        if day == 2 {
+            let image = disk.image.to_str().expect("a plain path");
+            crate::support::run("qemu-img", &["resize", "-q", "--shrink", image, "1049088"]);
+        }
+        disk.backup(&format!("d{day}"), &[]);
+        if day == 2 {
+            crate::support::run("qemu-img", &["resize", "-q", disk.image.to_str().expect("a plain path"), "2M"]);
+        }
+    }
+    disk
+}
+
+#[test]
+fn a_prune_that_is_killed_at_any_step_keeps_what_it_keeps() {
+    if !tools_are_here() || !strace_works() {
+        return;
+    }
+    let disk = four_days();
+    let (image, directory) = (disk.folder.path().join("image"), disk.folder.path().join("directory"));
+    std::fs::copy(&disk.image, &image).expect("a copy");
+    copy(&disk.directory, &directory);
+    let prune = |last| vec!["prune".as_ref(), disk.directory.as_os_str(), OsStr::new(last)];
+    for (last, kept) in [("--keep-last=1", 1), ("--keep-last=3", 3)] {
+        let kills = at_each_step(|call, step| {
+            put_back(&disk, &image, &directory);
+            let whole = killed_at(call, step, &prune(last));
+            // Before and after the repair by the next run.
+            disk.check(&format!("{last}, {call} {step}"));
+            works(&prune(last));
+            assert_eq!(disk.moments().len(), kept);
+            disk.check(&format!("{last}, {call} {step}, finished"));
+            is_tidy(&disk);
+            whole
+        });
+        assert!(kills > 10, "{kills} kills");
+    }
+}
+
+#[test]
+fn a_backup_that_is_killed_at_any_step_loses_nothing() {
+    if !tools_are_here() || !strace_works() {
+        return;
+    }
+    let disk = four_days();
+    disk.io(&["write -P 99 1000k 100k".into()]);
+    let (image, directory) = (disk.folder.path().join("image"), disk.folder.path().join("directory"));
+    std::fs::copy(&disk.image, &image).expect("a copy");
+    copy(&disk.directory, &directory);
+    disk.keep("new");
+    let kills = at_each_step(|call, step| {
+        put_back(&disk, &image, &directory);
+        let whole = killed_at(call, step, &disk.backup_args("new", &[]));
+        disk.check(&format!("{call} {step}"));
+        // The guest goes on; the next night the work is done.
+        disk.io(&["write -P 98 0 64k".into(), "discard 512k 64k".into()]);
+        disk.backup("next", &[]);
+        disk.check(&format!("{call} {step}, the next night"));
+        assert_eq!(disk.checkpoints(), ["next"], "{call} {step}");
+        is_tidy(&disk);
+        whole
+    });
+    assert!(kills > 10, "{kills} kills");
+}
+
+/// The first one of all, which makes the directory.
+#[test]
+fn the_first_backup_can_be_killed_at_any_step() {
+    if !tools_are_here() || !strace_works() {
+        return;
+    }
+    let disk = Disk::create("", "1M");
+    disk.io(&["write -P 1 0 64k".into()]);
+    let image = disk.folder.path().join("image");
+    std::fs::copy(&disk.image, &image).expect("a copy");
+    disk.keep("new");
+    at_each_step(|call, step| {
+        put_back(&disk, &image, Path::new("/nothing"));
+        let whole = killed_at(call, step, &disk.backup_args("new", &[]));
+        disk.backup("next", &[]);
+        disk.check(&format!("{call} {step}"));
+        assert!(disk.moments().ends_with(&["next".to_owned()]));
+        assert_eq!(disk.checkpoints(), ["next"], "{call} {step}");
+        whole
+    });
+}
