@@ -7,7 +7,7 @@ use crate::disks::{Disk, Disks};
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
 use crate::progress::{Watch, When};
-use crate::target::Target;
+use crate::target::{Target, TargetArgs};
 use crate::words::one_line;
 use checkmap::Image;
 use checkmap::image::{Access, OpenOptions};
@@ -65,6 +65,20 @@ impl Session {
             Target::Image(path) => return Ok(Disks::of_image(self.open(path, access)?)),
             Target::Machine(arguments) => arguments,
         };
+        let (machine, wanted) = self.machine(arguments)?;
+        let is_named = !arguments.nodes().is_empty();
+        let mut disks = Disks { disks: Vec::new(), machine: None, is_named, is_single: wanted.len() == 1 && is_named };
+        let options = OpenOptions::new(access).threads(threads());
+        for disk in wanted {
+            let image = Image::on(machine.host(&disk)?, Path::new(disk.title()), &options);
+            disks.disks.push(Disk { image, of_machine: Some(disk) });
+        }
+        disks.machine = Some(machine);
+        Ok(disks)
+    }
+
+    /// Connects to a hypervisor; with its disks that are meant, all of them where none is named.
+    pub(crate) fn machine(&self, arguments: &TargetArgs) -> Result<(Machine, Vec<qemu::Disk>), Failure> {
         let machine = Machine::connect(arguments.monitor(), &arguments.options(), &mut self.watch())?;
         for warning in machine.warnings() {
             self.warn(&warning);
@@ -77,16 +91,10 @@ impl Session {
             }
             wanted.push(disk);
         }
-        let is_named = !wanted.is_empty();
-        let wanted = if is_named { wanted } else { machine.disks()? };
-        let mut disks = Disks { disks: Vec::new(), machine: None, is_named, is_single: wanted.len() == 1 && is_named };
-        let options = OpenOptions::new(access).threads(threads());
-        for disk in wanted {
-            let image = Image::on(machine.host(&disk)?, Path::new(disk.title()), &options);
-            disks.disks.push(Disk { image, of_machine: Some(disk) });
+        if wanted.is_empty() {
+            wanted = machine.disks()?;
         }
-        disks.machine = Some(machine);
-        Ok(disks)
+        Ok((machine, wanted))
     }
 
     /// Opens the one disk that is meant.
