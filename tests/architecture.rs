@@ -33,7 +33,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "backup",
         &[
             "error", "geometry", "memory", "progress", "io", "checksum", "bitmap", "chain", "host", "formats", "image",
-            "qemu", "content",
+            "content", "nbd", "qemu",
         ],
     ),
     (

@@ -49,9 +49,14 @@ impl Origin for Images {
         self.0.iter_mut().map(|disk| disk as &mut dyn Disk).collect()
     }
 
-    fn create(&mut self, checkpoint: &[u8], wanted: &[bool]) -> Vec<Result<Vec<String>>> {
+    fn create(
+        &mut self,
+        checkpoint: &[u8],
+        wanted: &[bool],
+        _observer: &mut dyn Observer,
+    ) -> Result<Vec<Result<Vec<String>>>> {
         let disks = self.0.iter().zip(wanted);
-        disks.map(|(disk, wanted)| if *wanted { disk.create(checkpoint) } else { Ok(Vec::new()) }).collect()
+        Ok(disks.map(|(disk, wanted)| if *wanted { disk.create(checkpoint) } else { Ok(Vec::new()) }).collect())
     }
 }
 
@@ -175,7 +180,7 @@ impl Reading for Frozen {
 }
 
 /// Whether the disk is one that can be copied, and that keeps no new checkpoint.
-fn keeps_no_checkpoint(error: &Error) -> bool {
+pub(super) fn keeps_no_checkpoint(error: &Error) -> bool {
     use ErrorKind::{BrokenChain, CannotStore, Inconsistent, Model, OldVersion, Recording, Stale};
     matches!(
         error.kind(),

@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! Backups of disks in a directory: taken, listed, verified, restored and pruned.
 //!
-//! A [`BackupDirectory`] keeps moments of disks. Each is a file that lies on the one before it, so that QEMU's own tools restore it
+//! A [`BackupDirectory`] keeps moments of disks, of images or of a running machine. Each is a file that lies on the one before it, so that QEMU's own tools restore it
 //! too, with a list of checksums beside it; `backup.json` says which there are. Only complete moments are in it: whenever a
 //! program or the machine stops, the next run finds the moments that were there before.
 //!
@@ -32,6 +32,7 @@ mod origin;
 mod plan;
 mod prune;
 mod restore;
+mod running;
 mod sums;
 mod take;
 mod verify;
@@ -40,6 +41,7 @@ mod writer;
 pub use crate::content::SourceFile;
 use crate::error::{Error, Result};
 use crate::progress::Observer;
+use crate::qemu::{Machine, MomentOptions};
 use directory::{Directory, MANIFEST, Use};
 use images::Images;
 pub use manifest::{Backup, DiskRecord};
@@ -47,9 +49,13 @@ pub use names::checkpoint_name;
 pub use plan::{Planned, Tier, plan, plan_running};
 pub use prune::{Keep, Pruned};
 pub use restore::{RestoreRequest, TargetFormat};
+pub use running::RunningSource;
+use running::{Running, Watching};
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Instant;
 pub use verify::{Finding, Verified};
 
 /// A disk that is to be backed up.
@@ -200,6 +206,33 @@ impl BackupDirectory {
             self.0.check_outside(place)?;
         }
         take::take(&mut self.0, &mut images, options, observer)
+    }
+
+    /// As [`take`](Self::take), of disks of a running machine, while its guest writes on: all as they were at one moment, at which
+    /// the checkpoint is made (see [`Machine::begin_moment`]). A moment that an interrupted run of this directory left in the machine is
+    /// backed up in the place of a new one, under its own name; `abandon` ends it before.
+    ///
+    /// `say` is called with what the user should know at once. [`ErrorKind::InUse`](crate::ErrorKind::InUse): a moment of somebody else
+    /// stands in the machine, or a job works on the disks. [`ErrorKind::CannotStore`](crate::ErrorKind::CannotStore): too little room for
+    /// the scratch. Where the moment is lost, no disk that was not read yet is backed up, and the next run has all changes.
+    pub fn take_running(
+        &mut self,
+        (machine, sources): (&Machine, &[RunningSource]),
+        options: &Options<'_>,
+        (moment, abandon): (&MomentOptions, bool),
+        say: &dyn Fn(&str),
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<(Taken, std::result::Result<(), Failure>)>> {
+        let watch = RefCell::new(None);
+        let known = |source: &RunningSource| self.0.manifest.disk(&source.name).map(|disk| disk.image.clone());
+        let known: Vec<_> = sources.iter().map(known).collect();
+        let id = (self.0.manifest.id.as_str(), options.threads);
+        let mut running = Running::new((machine, sources, &known), id, moment, say, &watch)?;
+        if abandon {
+            running.abandon(observer)?;
+        }
+        let mut watching = Watching { inner: observer, watch: &watch, say, looked: Instant::now(), is_told: false };
+        take::take(&mut self.0, &mut running, options, &mut watching)
     }
 
     /// Writes a moment of a disk to a new file, an existing one that may be replaced, or a device, and compares all that it

@@ -1,11 +1,11 @@
 #![forbid(unsafe_code)]
 //! Owns the seam between the taking of a backup and the disks that it is taken of. Must never know what lies behind it: image files
-//! are one origin ([`super::images`]), a running hypervisor can be another.
+//! are one origin ([`super::images`]), a running machine is another ([`super::running`]).
 //!
-//! [`super::take`] calls an origin in this order. For each disk `check_usable`, then `delete` for what an interrupted run left, then
-//! `check_create`; nothing was made yet, and an error ends the run. Then `create` once for all disks. Then for each disk `open`, the
+//! [`super::take`] calls an origin in this order. First `take_up`. For each disk `check_usable`, then `delete` for what an interrupted run left, then
+//! `check_create`; nothing was made yet, and an error ends the run. Then `create` once for all disks, unless a moment was taken up. Then for each disk `open`, the
 //! reading, and the end of the reading when it is dropped. Last `delete`: of the new checkpoint where the disk could not be copied,
-//! of older ones where it was.
+//! of older ones where it was. `end` is behind all disks.
 //!
 //! What an origin promises, so that no change is lost:
 //! * The moment that a [`Reading`] shows is not older than the checkpoint that `create` made, and it stands still. Where it is lost
@@ -26,10 +26,25 @@ pub(crate) trait Origin {
     /// The disks, in the order in which the caller named them.
     fn disks(&mut self) -> Vec<&mut dyn Disk>;
 
-    /// Makes the checkpoint on the disks of which `wanted` is true, at one moment where the origin can do that. An answer for each
-    /// disk: its warnings, or why it has no checkpoint; [`ErrorKind::CommitInDoubt`](crate::ErrorKind::CommitInDoubt) where it may
-    /// have one.
-    fn create(&mut self, checkpoint: &[u8], wanted: &[bool]) -> Vec<Result<Vec<String>>>;
+    /// Goes on with the moment that an interrupted run of this directory left: its checkpoint, which `create` need not make.
+    fn take_up(&mut self, _observer: &mut dyn Observer) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    /// Makes the checkpoint on the disks of which `wanted` is true, at one moment where the origin can do that; all disks can be opened
+    /// then. An answer for each disk: its warnings, or why it has no checkpoint;
+    /// [`ErrorKind::CommitInDoubt`](crate::ErrorKind::CommitInDoubt) where it may have one. An error of all says that no disk has one.
+    fn create(
+        &mut self,
+        checkpoint: &[u8],
+        wanted: &[bool],
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<Result<Vec<String>>>>;
+
+    /// Ends what `create` or `take_up` began, once every disk was read; a warning where that fails.
+    fn end(&mut self) -> Option<String> {
+        None
+    }
 }
 
 /// One disk.

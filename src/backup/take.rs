@@ -31,6 +31,10 @@ const MANY_LAYERS: usize = 100;
 /// A disk that is about to be backed up.
 struct Job<'a> {
     checkpoint: &'a [u8],
+    /// Whether the checkpoint is there, as that of a moment which an interrupted run left.
+    is_standing: bool,
+    /// Whether that run has read this disk.
+    is_done: bool,
     place: Vec<u8>,
     /// Why the disk gets no checkpoint.
     unfit: Option<Error>,
@@ -45,6 +49,24 @@ pub(super) fn take(
     observer: &mut dyn Observer,
 ) -> Result<Vec<(Taken, std::result::Result<(), Failure>)>> {
     check_checkpoint_name(options.checkpoint)?;
+    let standing = origin.take_up(observer)?;
+    let taken = take_at(directory, origin, (standing.as_deref(), options), observer);
+    let left = origin.end();
+    let mut taken = taken?;
+    if let (Some(warning), Some((last, _))) = (left, taken.last_mut()) {
+        last.warnings.push(warning);
+    }
+    Ok(taken)
+}
+
+/// As [`take`], with the checkpoint of a moment that stands already where there is one.
+fn take_at(
+    directory: &mut Directory,
+    origin: &mut dyn Origin,
+    (standing, options): (Option<&[u8]>, &Options<'_>),
+    observer: &mut dyn Observer,
+) -> Result<Vec<(Taken, std::result::Result<(), Failure>)>> {
+    let checkpoint = standing.unwrap_or(options.checkpoint);
     let mut jobs: Vec<Job<'_>> = Vec::new();
     for disk in origin.disks() {
         let (name, place) = (disk.name().to_vec(), disk.place().to_vec());
@@ -57,24 +79,43 @@ pub(super) fn take(
             let message = format!("two disks are the same: {}", String::from_utf8_lossy(&place));
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        jobs.push(Job { checkpoint: options.checkpoint, place, unfit: None, taken: Taken::of(&name) });
+        jobs.push(Job {
+            checkpoint,
+            is_standing: standing.is_some(),
+            is_done: false,
+            place,
+            unfit: None,
+            taken: Taken::of(&name),
+        });
     }
     for (disk, job) in origin.disks().into_iter().zip(&mut jobs) {
         job.prepare(directory, disk, options).map_err(|error| disk.named(error).nothing_changed())?;
     }
     // On every disk before the first one is read: so they stand as close to one moment as can be.
-    for job in &mut jobs {
+    for job in jobs.iter().filter(|job| !job.is_done) {
         job.announce(directory)?;
     }
     directory.save()?;
     let wanted: Vec<bool> = jobs.iter().map(|job| job.unfit.is_none()).collect();
-    let made = origin.create(options.checkpoint, &wanted);
+    let made = match standing {
+        Some(_) => jobs.iter().map(|_| Ok(Vec::new())).collect(),
+        None => match origin.create(checkpoint, &wanted, observer) {
+            Ok(made) => made,
+            Err(error) => {
+                for (disk, job) in origin.disks().into_iter().zip(&mut jobs) {
+                    job.undo(directory, disk, false);
+                }
+                return Err(error.nothing_changed());
+            }
+        },
+    };
     let mut all = Vec::new();
     for ((disk, mut job), made) in origin.disks().into_iter().zip(jobs).zip(made) {
         let (done, is_made) = match made {
             Ok(warnings) => {
                 job.taken.warnings.extend(warnings);
-                (job.copy(directory, disk, options, observer), true)
+                let copied = if job.is_done { Ok(()) } else { job.copy(directory, disk, options, observer) };
+                (copied, true)
             }
             Err(error) => (Err(error), false),
         };
@@ -103,7 +144,9 @@ impl Job<'_> {
                 let message = format!("its folder would be that of the disk '{known}'");
                 return Err(Error::new(ErrorKind::Exists, message).advise("give the disk another name"));
             }
-            if other.backups.iter().any(|backup| encode(&backup.checkpoint) == encode(self.checkpoint)) {
+            self.is_done = self.is_standing && other.place_of(self.checkpoint).is_some();
+            let is_there = |backup: &Backup| encode(&backup.checkpoint) == encode(self.checkpoint);
+            if !self.is_done && other.backups.iter().any(is_there) {
                 let message = "the directory has a backup of this name already";
                 return Err(Error::new(ErrorKind::Exists, message).advise("give the checkpoint another name"));
             }
@@ -120,16 +163,24 @@ impl Job<'_> {
                     Error::new(ErrorKind::CannotStore, message).advise("prune the directory, or ask for a full backup")
                 );
             }
-            let pending = other.pending.clone();
+            let is_left = |name: &&Vec<u8>| !(self.is_standing && name.as_slice() == self.checkpoint);
+            let pending: Vec<Vec<u8>> = other.pending.iter().filter(is_left).cloned().collect();
             match disk.delete(&pending) {
-                Ok(_) => directory.record(name)?.pending.clear(),
+                Ok(_) => directory.record(name)?.pending.retain(|name| !pending.contains(name)),
                 Err(error) => self
                     .taken
                     .warnings
                     .push(format!("checkpoints of an interrupted run may be on the disk: {}", error.reason())),
             }
         }
-        self.unfit = disk.check_create(self.checkpoint)?;
+        self.unfit = match (disk.check_create(self.checkpoint), self.is_standing) {
+            // It is there.
+            (Err(error), true) if error.kind() == ErrorKind::Exists => None,
+            (Ok(None), true) => {
+                Some(Error::new(ErrorKind::NotFound, "the checkpoint of the moment was deleted meanwhile"))
+            }
+            (checked, _) => checked?,
+        };
         Ok(())
     }
 

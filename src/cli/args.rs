@@ -353,9 +353,18 @@ pub(crate) struct BackupArgs {
     /// How many checkpoints of this directory stay on each disk, the new one among them
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) keep_checkpoints: u32,
-    /// The name of a disk in the directory; without it, that of its file. Can be repeated
+    /// The name of a disk in the directory; without it, that of its file, or of the disk in its machine. Can be repeated
     #[arg(long, value_name = "IMAGE=NAME")]
     pub(crate) disk_name: Vec<OsString>,
+    /// Of a running machine: the folder for the blocks that the guest overwrites meanwhile; without it TMPDIR, or /var/tmp
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) scratch: Option<PathBuf>,
+    /// How much they may take; then the moment is lost, and the guest goes on. Default: half of the free room
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) scratch_max: Option<u64>,
+    /// Give up a moment that an interrupted run left in the machine, instead of backing it up
+    #[arg(long)]
+    pub(crate) abandon: bool,
     /// The file that holds the passphrase of encrypted layers
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) secret_file: Option<PathBuf>,

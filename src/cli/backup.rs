@@ -4,23 +4,22 @@
 use crate::args::BackupArgs;
 use crate::exit::{Failure, Outcome, Status};
 use crate::session::{Session, threads};
-use crate::target::Target;
+use crate::target::{Target, TargetArgs, exactly};
 use crate::words::{amount, count, some_of, spelled};
-use checkmap::backup::{BackupDirectory, Options, Source, Taken, checkpoint_name};
+use checkmap::ErrorKind;
+use checkmap::backup::{BackupDirectory, Failure as OfDisk, Options, RunningSource, Source, Taken, checkpoint_name};
 use checkmap::chain::Name;
+use checkmap::qemu::MomentOptions;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
+/// What came of each disk.
+type Outcomes = Vec<(Taken, Result<(), OfDisk>)>;
+
 pub(crate) fn run(args: &BackupArgs, session: &Session) -> Outcome {
     let (target, others) = args.target.split(&args.others)?;
-    let Target::Image(first) = target else {
-        let message = "backup takes images: a disk of a running hypervisor cannot be backed up yet";
-        return Err(Failure::Usage(message.into()));
-    };
-    let images: Vec<&Path> = std::iter::once(first).chain(others.into_iter().map(Path::new)).collect();
-    let sources = named(&images, &args.disk_name)?;
     let checkpoint = match &args.checkpoint {
         Some(name) => name.as_bytes().to_vec(),
         None => checkpoint_name(SystemTime::now()).into_bytes(),
@@ -28,13 +27,31 @@ pub(crate) fn run(args: &BackupArgs, session: &Session) -> Outcome {
     let keep = usize::try_from(args.keep_checkpoints).unwrap_or(usize::MAX);
     let options = Options::new(&checkpoint).full(args.full).keep_checkpoints(keep).no_lock(session.is_without_locks());
     let options = options.secret_file(args.secret_file.as_deref()).threads(threads());
-    // From now on the end is always an orderly one: no checkpoint is left without its backup.
-    session.interrupt().hold();
-    let mut directory = BackupDirectory::create(&args.output)?;
-    let all = directory.take(&sources, &options, &mut session.watch())?;
+    let all = match target {
+        Target::Image(first) => {
+            let of_machine = [
+                ("--scratch", args.scratch.is_some()),
+                ("--scratch-max", args.scratch_max.is_some()),
+                ("--abandon", args.abandon),
+            ];
+            if let Some((option, _)) = of_machine.iter().find(|(_, is_there)| *is_there) {
+                let message = format!("{option} goes with --qmp or --libvirt only: an image does not change meanwhile");
+                return Err(Failure::Usage(message));
+            }
+            let images: Vec<&Path> = std::iter::once(first).chain(others.into_iter().map(Path::new)).collect();
+            let sources = named(&images, &args.disk_name)?;
+            // From now on the end is always an orderly one: no checkpoint is left without its backup.
+            session.interrupt().hold();
+            BackupDirectory::create(&args.output)?.take(&sources, &options, &mut session.watch())?
+        }
+        Target::Machine(arguments) => {
+            let [] = exactly(&others, [])?;
+            of_machine(arguments, args, &options, session)?
+        }
+    };
     let mut status = Status::Done;
     for (taken, done) in &all {
-        tell(taken, &checkpoint, session);
+        tell(taken, session);
         if let Err(failure) = done {
             let disk = Name::new(taken.name.as_slice());
             let what = match failure.is_backed_up {
@@ -46,6 +63,57 @@ pub(crate) fn run(args: &BackupArgs, session: &Session) -> Outcome {
         }
     }
     Ok(status)
+}
+
+/// Backs up the disks of a running machine that are meant.
+fn of_machine(
+    arguments: &TargetArgs,
+    args: &BackupArgs,
+    options: &Options<'_>,
+    session: &Session,
+) -> Result<Outcomes, Failure> {
+    let (machine, disks) = session.machine(arguments)?;
+    let is_named = !arguments.nodes().is_empty();
+    let mut sources = Vec::new();
+    for disk in disks {
+        match disk.unfit() {
+            // What is in a drive for reading alone is no disk of this machine.
+            Some(unfit) if unfit.kind() == ErrorKind::ReadOnly && !is_named => {
+                session.warn(&format!("{} is read-only and left out; name it with --node to have it", disk.title()));
+            }
+            Some(unfit) => {
+                session.warn(&format!("{} is copied whole each time: {}", disk.title(), unfit.reason()));
+                sources.push(RunningSource::new(disk));
+            }
+            None => sources.push(RunningSource::new(disk)),
+        }
+    }
+    if sources.is_empty() {
+        return Err(Failure::Usage("the machine has no disk to back up".into()));
+    }
+    for word in &args.disk_name {
+        let named = sources.iter_mut().find_map(|source| {
+            let titles = [source.disk.title(), source.disk.node()];
+            let mut rests = titles.iter().filter_map(|title| word.as_bytes().strip_prefix(title.as_bytes()));
+            let name = rests.find_map(|rest| rest.strip_prefix(b"="))?;
+            Some((source, name))
+        });
+        match named {
+            Some((source, name)) if !name.is_empty() => source.name = name.to_vec(),
+            _ => {
+                let message =
+                    format!("--disk-name {}: it is DISK=NAME, of a disk of the machine", word.to_string_lossy());
+                return Err(Failure::Usage(message));
+            }
+        }
+    }
+    let moment = MomentOptions::default().scratch(args.scratch.clone()).most_scratch_bytes(args.scratch_max);
+    // From now on the end is always an orderly one: no moment is left in the machine.
+    session.interrupt().hold();
+    let mut directory = BackupDirectory::create(&args.output)?;
+    let say = |sentence: &str| session.warn(sentence);
+    let of_moment = (&moment, args.abandon);
+    Ok(directory.take_running((&machine, &sources), options, of_moment, &say, &mut session.watch())?)
 }
 
 /// The disks of the images, with their names in the directory.
@@ -68,7 +136,7 @@ fn named<'a>(images: &[&'a Path], names: &[OsString]) -> Result<Vec<Source<'a>>,
     Ok(sources)
 }
 
-fn tell(taken: &Taken, checkpoint: &[u8], session: &Session) {
+fn tell(taken: &Taken, session: &Session) {
     for warning in &taken.warnings {
         session.warn(warning);
     }
@@ -84,7 +152,7 @@ fn tell(taken: &Taken, checkpoint: &[u8], session: &Session) {
         (None, true) => "full".to_owned(),
         (None, false) => "what changed".to_owned(),
     };
-    let (disk, checkpoint) = (Name::new(taken.name.as_slice()), Name::new(checkpoint));
+    let (disk, checkpoint) = (Name::new(taken.name.as_slice()), Name::new(backup.checkpoint.as_slice()));
     session.say(&format!("backed up the disk {disk} at {checkpoint}: {} of data ({kind})", amount(backup.data_bytes)));
     if !taken.dropped.is_empty() {
         let names = some_of(taken.dropped.iter().map(|name| Name::new(name.as_slice()).to_string()), ", ");

@@ -66,9 +66,9 @@ pub(crate) fn run<T>(
     let opened = way_back.image(Access::Read).and_then(|image| open(&moment, image));
     let has_opened = opened.is_ok();
     let is_told = Cell::new(false);
+    let scratch = moment.scratch_watch();
     let look = || {
-        let is_nearly_full = moment.scratch_use().iter().flatten().any(|room| room.is_nearly_full());
-        if is_nearly_full && !is_told.replace(true) {
+        if scratch.is_nearly_full() && !is_told.replace(true) {
             session.warn("the scratch is nearly full: soon the moment is lost, and the guest goes on");
         }
     };

@@ -59,7 +59,25 @@ impl Session {
         self.open_disks(target, if sharing.force_share { Access::Names } else { Access::Read })
     }
 
-    /// Connects to a hypervisor, and finds the disks that are meant: all of them where none is named.
+    /// Opens the image, or the disks of the hypervisor that are meant: all of them where none is named.
+    pub(crate) fn open_disks(&self, target: Target<'_>, access: Access) -> Result<Disks, Failure> {
+        let arguments = match target {
+            Target::Image(path) => return Ok(Disks::of_image(self.open(path, access)?)),
+            Target::Machine(arguments) => arguments,
+        };
+        let (machine, wanted) = self.machine(arguments)?;
+        let is_named = !arguments.nodes().is_empty();
+        let mut disks = Disks { disks: Vec::new(), machine: None, is_named, is_single: wanted.len() == 1 && is_named };
+        let options = OpenOptions::new(access).threads(threads());
+        for disk in wanted {
+            let image = Image::on(machine.host(&disk)?, Path::new(disk.title()), &options);
+            disks.disks.push(Disk { image, of_machine: Some(disk) });
+        }
+        disks.machine = Some(machine);
+        Ok(disks)
+    }
+
+    /// Connects to a hypervisor; with its disks that are meant, all of them where none is named.
     pub(crate) fn machine(&self, arguments: &TargetArgs) -> Result<(Machine, Vec<qemu::Disk>), Failure> {
         let machine = Machine::connect(arguments.monitor(), &arguments.options(), &mut self.watch())?;
         for warning in machine.warnings() {
@@ -77,24 +95,6 @@ impl Session {
             wanted = machine.disks()?;
         }
         Ok((machine, wanted))
-    }
-
-    /// Opens the image, or the disks of the hypervisor that are meant.
-    pub(crate) fn open_disks(&self, target: Target<'_>, access: Access) -> Result<Disks, Failure> {
-        let arguments = match target {
-            Target::Image(path) => return Ok(Disks::of_image(self.open(path, access)?)),
-            Target::Machine(arguments) => arguments,
-        };
-        let (machine, wanted) = self.machine(arguments)?;
-        let is_named = !arguments.nodes().is_empty();
-        let mut disks = Disks { disks: Vec::new(), machine: None, is_named, is_single: wanted.len() == 1 && is_named };
-        let options = OpenOptions::new(access).threads(threads());
-        for disk in wanted {
-            let image = Image::on(machine.host(&disk)?, Path::new(disk.title()), &options);
-            disks.disks.push(Disk { image, of_machine: Some(disk) });
-        }
-        disks.machine = Some(machine);
-        Ok(disks)
     }
 
     /// Opens the one disk that is meant.

@@ -59,7 +59,7 @@ use crate::host::{Host, Share};
 use crate::progress::Observer;
 use disk::DiskHost;
 use machine::Shared;
-pub use moment::{Moment, MomentDisk, MomentOptions, ScratchUse, StandingMoment};
+pub use moment::{Moment, MomentDisk, MomentOptions, ScratchUse, ScratchWatch, StandingMoment};
 pub use monitor::Monitor;
 pub use read::ALLOCATION_DEPTH;
 pub use snapshot::Snapshot;

@@ -10,6 +10,7 @@ mod layers_kinds;
 mod manners;
 mod moment;
 mod planning;
+mod running_backups;
 #[path = "../support/mod.rs"]
 mod support;
 mod transactions;

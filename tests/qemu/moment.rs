@@ -15,17 +15,17 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const MIB: u64 = 1 << 20;
-const BLOCK: u64 = 64 << 10;
-const SIZES: [u64; 2] = [32 * MIB, 16 * MIB];
-const DISKS: [DiskSpec; 2] = [
+pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const BLOCK: u64 = 64 << 10;
+pub(crate) const SIZES: [u64; 2] = [32 * MIB, 16 * MIB];
+pub(crate) const DISKS: [DiskSpec; 2] = [
     DiskSpec { node: "d0", size_bytes: SIZES[0], options: "" },
     DiskSpec { node: "d1", size_bytes: SIZES[1], options: "" },
 ];
 
 /// The blocks that a writer hammers: one that is in the map before the moment, and one that is not.
-const IN_MAP: u64 = 3 * BLOCK;
-const OUTSIDE: u64 = 100 * BLOCK;
+pub(crate) const IN_MAP: u64 = 3 * BLOCK;
+pub(crate) const OUTSIDE: u64 = 100 * BLOCK;
 
 fn checkmap(hypervisor: &Hypervisor, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_checkmap"));
@@ -40,19 +40,19 @@ fn ok(hypervisor: &Hypervisor, words: &[&str]) -> Output {
     output
 }
 
-fn told(output: &Output) -> String {
+pub(crate) fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// The content of a disk as its writers know it, written through the guest's device.
-struct Guest {
+pub(crate) struct Guest {
     device: String,
     monitor: Qmp,
-    content: Vec<u8>,
+    pub(crate) content: Vec<u8>,
 }
 
 impl Guest {
-    fn new(hypervisor: &Hypervisor, disk: usize) -> Self {
+    pub(crate) fn new(hypervisor: &Hypervisor, disk: usize) -> Self {
         let device = format!("/machine/peripheral/{}-device/virtio-backend", DISKS[disk].node);
         let len = usize::try_from(SIZES[disk]).expect("a small disk");
         let monitor = Qmp::connect(&hypervisor.folder.path().join(format!("guest-{disk}")));
@@ -60,7 +60,7 @@ impl Guest {
     }
 
     /// Writes as the guest does. That it was done is seen in the image at the end.
-    fn write(&mut self, offset: u64, len_bytes: u64, pattern: u8) {
+    pub(crate) fn write(&mut self, offset: u64, len_bytes: u64, pattern: u8) {
         let line = format!("qemu-io -d {} \"write -P {pattern} {offset} {len_bytes}\"", self.device);
         let said = self.monitor.command("human-monitor-command", json!({ "command-line": line }));
         assert_eq!(said.expect("an answer"), json!(""), "{line}");
@@ -69,7 +69,7 @@ impl Guest {
     }
 }
 
-fn convert(image: &Path, to: &Path) -> Vec<u8> {
+pub(crate) fn convert(image: &Path, to: &Path) -> Vec<u8> {
     let words = ["convert", "-f", "qcow2", "-O", "raw"];
     let status = Command::new("qemu-img").args(words).args([image, to]).status().expect("qemu-img runs");
     assert!(status.success());
@@ -129,7 +129,7 @@ fn options(hypervisor: &Hypervisor) -> MomentOptions {
 
 /// A block of the copy holds one pattern throughout: it was not read in the middle of a write.
 #[track_caller]
-fn pattern_at(content: &[u8], offset: u64) -> u8 {
+pub(crate) fn pattern_at(content: &[u8], offset: u64) -> u8 {
     let start = usize::try_from(offset).expect("small");
     let block = &content[start..start + usize::try_from(BLOCK).expect("small")];
     assert!(block.iter().all(|byte| *byte == block[0]), "the block at {offset} is torn");

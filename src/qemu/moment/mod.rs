@@ -95,6 +95,27 @@ impl ScratchUse {
     }
 }
 
+/// Looks at the scratch images of a moment, also while the moment is used elsewhere.
+#[derive(Clone, Debug)]
+pub struct ScratchWatch {
+    folder: PathBuf,
+    disks: usize,
+}
+
+impl ScratchWatch {
+    /// The room that each disk's scratch image takes; `None` where it cannot be seen from here. It asks the file system and not the hypervisor.
+    pub fn look(&self) -> Vec<Option<ScratchUse>> {
+        let usage = |at| scratch::usage(&self.folder, at);
+        let of = |at| usage(at).map(|(used_bytes, most_bytes)| ScratchUse { used_bytes, most_bytes });
+        (0..self.disks).map(of).collect()
+    }
+
+    /// Whether one of them is nearly full.
+    pub fn is_nearly_full(&self) -> bool {
+        self.look().iter().flatten().any(ScratchUse::is_nearly_full)
+    }
+}
+
 /// A moment that stands in a hypervisor, of this client or another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -243,7 +264,13 @@ impl Moment {
             match read {
                 Err(error) if error.is_of_the_call() => return Err(error),
                 Err(error) => {
-                    let full = self.scratch_use().get(at).copied().flatten().is_some_and(|room| room.is_nearly_full());
+                    let full = self
+                        .scratch_watch()
+                        .look()
+                        .get(at)
+                        .copied()
+                        .flatten()
+                        .is_some_and(|room| room.is_nearly_full());
                     let why = if full { ": the scratch is full" } else { "" };
                     let message = format!("the moment of the disk {:?} is lost{why}; the guest goes on", disk.node);
                     return Err(Error::new(ErrorKind::NoSpace, message)
@@ -256,11 +283,9 @@ impl Moment {
         Ok(())
     }
 
-    /// The room that each disk's scratch image takes; `None` where it cannot be seen from here. It asks the file system and not the hypervisor.
-    pub fn scratch_use(&self) -> Vec<Option<ScratchUse>> {
-        let usage = |at| scratch::usage(&self.note.scratch, at);
-        let of = |at| usage(at).map(|(used_bytes, most_bytes)| ScratchUse { used_bytes, most_bytes });
-        (0..self.disks.len()).map(of).collect()
+    /// The watch of its scratch images.
+    pub fn scratch_watch(&self) -> ScratchWatch {
+        ScratchWatch { folder: self.note.scratch.clone(), disks: self.disks.len() }
     }
 
     /// The folder of the scratch images.

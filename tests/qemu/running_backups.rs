@@ -1,0 +1,314 @@
+//! Owns the proof of backups of running machines: every kept moment is one that the disks had, no write of the guest is harmed, and a
+//! run that is killed at any moment costs nothing.
+
+use crate::moment::{BLOCK, DISKS, Guest, IN_MAP, MIB, OUTSIDE, SIZES, convert, pattern_at, told};
+use crate::support::hypervisor::{Hypervisor, Program};
+use crate::support::random::Random;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A machine that runs, and the directory of its backups.
+struct Vm {
+    hypervisor: Hypervisor,
+    guests: Vec<Guest>,
+    folder: TempDir,
+    /// The content of both disks at each moment.
+    truths: BTreeMap<String, [Vec<u8>; 2]>,
+}
+
+impl Vm {
+    fn start() -> Self {
+        let mut hypervisor = Hypervisor::start(Program::System, &DISKS);
+        hypervisor.command("cont", json!({}));
+        let guests = vec![Guest::new(&hypervisor, 0), Guest::new(&hypervisor, 1)];
+        Self { hypervisor, guests, folder: TempDir::new().expect("a folder"), truths: BTreeMap::new() }
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.folder.path().join("backup")
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_checkmap"));
+        command.arg("backup").arg("--qmp").arg(self.hypervisor.qmp()).arg("-o").arg(self.directory());
+        command.arg("--scratch").arg(self.folder.path()).args(words).stdin(Stdio::null());
+        command
+    }
+
+    fn try_backup(&self, words: &[&str]) -> Output {
+        self.command(words).output().expect("checkmap runs")
+    }
+
+    /// A backup while nobody writes.
+    #[track_caller]
+    fn backup(&mut self, name: &str, words: &[&str]) -> String {
+        let output = self.try_backup(&[&["--checkpoint", name], words].concat());
+        assert!(output.status.success(), "{name}: {}", told(&output));
+        self.keep(name);
+        told(&output)
+    }
+
+    /// The disks are so now.
+    fn keep(&mut self, name: &str) {
+        self.truths.insert(name.to_owned(), self.contents());
+    }
+
+    fn contents(&self) -> [Vec<u8>; 2] {
+        [self.guests[0].content.clone(), self.guests[1].content.clone()]
+    }
+
+    fn file(&self, disk: usize, name: &str) -> PathBuf {
+        self.directory().join(DISKS[disk].node).join(format!("{name}.qcow2"))
+    }
+
+    fn restored(&self, disk: usize, name: &str) -> Vec<u8> {
+        convert(&self.file(disk, name), &self.folder.path().join("restored"))
+    }
+
+    /// The moments that are kept of a disk.
+    fn moments(&self, disk: usize) -> Vec<String> {
+        let list =
+            Command::new(env!("CARGO_BIN_EXE_checkmap")).arg("list").arg(self.directory()).arg("--json").output();
+        let list: Value = serde_json::from_slice(&list.expect("checkmap runs").stdout).expect("JSON");
+        let disks = list["disks"].as_array().expect("disks").iter();
+        let own = disks.clone().find(|own| own["disk"] == DISKS[disk].node).expect("the disk");
+        let backups = own["backups"].as_array().expect("backups").iter();
+        backups.map(|backup| backup["checkpoint"].as_str().expect("a name").to_owned()).collect()
+    }
+
+    /// Every kept moment is as the disks were, by qemu-img and by restore.
+    #[track_caller]
+    fn check(&self, when: &str) {
+        for disk in [0, 1] {
+            for name in self.moments(disk) {
+                let truth = &self.truths[&name][disk];
+                assert!(self.restored(disk, &name) == *truth, "{when}: disk {disk} at {name} differs");
+                let target = self.folder.path().join("raw");
+                let mut restore = Command::new(env!("CARGO_BIN_EXE_checkmap"));
+                restore.arg("restore").arg(self.directory()).args(["--at", &name, "--disk", DISKS[disk].node]);
+                let output = restore.args(["--format=raw", "-o"]).arg(&target).output().expect("checkmap runs");
+                assert!(output.status.success(), "{when}: {}", told(&output));
+                assert!(std::fs::read(&target).expect("it is there") == *truth, "{when}: disk {disk} at {name}");
+                std::fs::remove_file(&target).expect("it was there");
+            }
+        }
+    }
+
+    /// Nothing of checkmap's is in the machine, and the machine runs.
+    #[track_caller]
+    fn assert_tidy(&mut self) {
+        self.assert_runs();
+        self.hypervisor.assert_tidy();
+        let left = entries(self.folder.path());
+        assert!(!left.iter().any(|name| name.starts_with("checkmap-")), "{left:?}");
+    }
+
+    /// The machine runs, or goes on without help.
+    #[track_caller]
+    fn assert_runs(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.hypervisor.command("query-status", json!({}))["running"] != true {
+            assert!(Instant::now() < deadline, "the machine stands still");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn write_at_random(&mut self, random: &mut Random, count: usize) {
+        for _ in 0..count {
+            for (disk, guest) in self.guests.iter_mut().enumerate() {
+                let at = random.below(SIZES[disk] / BLOCK);
+                let len = BLOCK * (1 + random.below(8)).min(SIZES[disk] / BLOCK - at);
+                guest.write(at * BLOCK, len, u8::try_from(random.below(255)).expect("small") + 1);
+            }
+        }
+    }
+
+    /// Ends the machine: each write of the guest is in its image.
+    fn quit(self) {
+        let images = [self.hypervisor.image(0), self.hypervisor.image(1)];
+        let contents = self.contents();
+        drop(self.guests);
+        let folder = self.hypervisor.quit();
+        for (image, content) in images.iter().zip(&contents) {
+            assert!(convert(image, &folder.path().join("end")) == *content, "a write of the guest is lost");
+        }
+    }
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("a folder").flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Writes to two blocks of the first disk, one after the other, for as long as `work` takes. The states that the two had.
+fn hammered<T>(vm: &mut Vm, work: impl FnOnce(&Vm) -> T) -> (T, Vec<(u8, u8)>) {
+    let mut guest = vm.guests.remove(0);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let writer = {
+        let (is_over, log) = (Arc::clone(&is_over), Arc::clone(&log));
+        thread::spawn(move || {
+            let mut last = (pattern_at(&guest.content, IN_MAP), pattern_at(&guest.content, OUTSIDE));
+            log.lock().expect("nothing panics").push(last);
+            for number in (1..=255).cycle() {
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
+                // Each state that the disk can have is in the log before it is there.
+                last.0 = number;
+                log.lock().expect("nothing panics").push(last);
+                guest.write(IN_MAP, BLOCK, number);
+                last.1 = number;
+                log.lock().expect("nothing panics").push(last);
+                guest.write(OUTSIDE, BLOCK, number);
+            }
+            guest
+        })
+    };
+    let done = work(vm);
+    is_over.store(true, Ordering::Relaxed);
+    vm.guests.insert(0, writer.join().expect("the writer ends"));
+    let log = log.lock().expect("nothing panics").clone();
+    (done, log)
+}
+
+#[test]
+fn days_of_a_machine_under_write_load_restore_to_each_moment() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let mut random = Random::from_seed(7);
+    let mut vm = Vm::start();
+    vm.write_at_random(&mut random, 20);
+    vm.backup("first", &[]);
+    for round in 0..10 {
+        vm.write_at_random(&mut random, 4);
+        vm.guests[0].write(IN_MAP, BLOCK, 9);
+        let name = format!("r{round}");
+        let mut before = vm.contents();
+        let words = ["--checkpoint", &name];
+        let (output, log) = hammered(&mut vm, |vm| vm.try_backup(&words));
+        assert!(output.status.success(), "{name}: {}", told(&output));
+        let content = vm.restored(0, &name);
+        let pair = (pattern_at(&content, IN_MAP), pattern_at(&content, OUTSIDE));
+        assert!(log.contains(&pair), "{name}: the disk was never like {pair:?}");
+        for (block, pattern) in [(IN_MAP, pair.0), (OUTSIDE, pair.1)] {
+            let start = usize::try_from(block).expect("small");
+            before[0][start..start + usize::try_from(BLOCK).expect("small")].fill(pattern);
+        }
+        vm.truths.insert(name.clone(), before);
+        if random.below(3) == 0 {
+            let mut prune = Command::new(env!("CARGO_BIN_EXE_checkmap"));
+            let keep = format!("--keep-last={}", 1 + random.below(4));
+            let output = prune.arg("prune").arg(vm.directory()).arg(keep).output().expect("checkmap runs");
+            assert!(output.status.success(), "{}", told(&output));
+        }
+        vm.check(&name);
+    }
+    vm.assert_tidy();
+    vm.quit();
+}
+
+#[test]
+fn a_full_scratch_costs_one_backup_and_no_write() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let mut vm = Vm::start();
+    for at in 0..32 {
+        vm.guests[0].write(at * MIB, MIB, 1);
+    }
+    vm.backup("first", &[]);
+    let mut lost = 0;
+    for round in 0..40 {
+        for at in 0..32 {
+            vm.guests[0].write(at * MIB, MIB, 2);
+        }
+        let name = format!("r{round}");
+        // The guest writes from the beginning of the run until its end.
+        let child = vm.command(&["--checkpoint", &name, "--scratch-max=6M"]).stderr(Stdio::piped()).spawn();
+        let mut child = child.expect("checkmap runs");
+        let mut at = 0;
+        while child.try_wait().expect("it can be waited for").is_none() {
+            vm.guests[0].write(at % 32 * MIB, MIB, 100 + u8::try_from(at % 100).expect("small"));
+            at += 1;
+        }
+        let output = child.wait_with_output().expect("it ended");
+        match output.status.code() {
+            Some(1) => {
+                assert!(told(&output).contains("is not backed up"), "{}", told(&output));
+                lost += 1;
+            }
+            code => assert_eq!(code, Some(0), "{}", told(&output)),
+        }
+        vm.assert_tidy();
+        if lost == 2 {
+            break;
+        }
+    }
+    assert_eq!(lost, 2, "the scratch was never full");
+    vm.backup("after", &[]);
+    assert!(vm.restored(0, "after") == vm.truths["after"][0]);
+    assert!(vm.restored(1, "after") == vm.truths["after"][1]);
+    vm.quit();
+}
+
+#[test]
+fn a_run_that_is_killed_at_any_moment_costs_nothing() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let mut random = Random::from_seed(23);
+    let mut vm = Vm::start();
+    vm.write_at_random(&mut random, 30);
+    vm.backup("first", &[]);
+    let (mut taken_up, mut lost) = (0, 0);
+    for round in 0..24 {
+        vm.write_at_random(&mut random, 3);
+        let name = format!("k{round}");
+        let mut child = vm.command(&["--checkpoint", &name]).stderr(Stdio::null()).spawn().expect("checkmap runs");
+        thread::sleep(Duration::from_micros(random.below(400_000)));
+        child.kill().expect("it can be killed");
+        child.wait().expect("it ends");
+        let at_kill = vm.contents();
+        // It goes on without another checkmap.
+        vm.assert_runs();
+        let fills = round % 3 == 2;
+        if fills {
+            // More than the scratch takes: the folder is small.
+            for at in 0..8 {
+                vm.guests[0].write(at * MIB, MIB, 50 + u8::try_from(round).expect("small"));
+            }
+        } else {
+            vm.write_at_random(&mut random, 2);
+        }
+        let next = format!("n{round}");
+        let output = vm.try_backup(&["--checkpoint", &next]);
+        assert!(output.status.success(), "{next}: {}", told(&output));
+        if vm.moments(0).contains(&name) || vm.moments(1).contains(&name) {
+            vm.truths.insert(name.clone(), at_kill);
+        }
+        if told(&output).contains("is backed up now") {
+            taken_up += 1;
+        } else {
+            vm.keep(&next);
+        }
+        lost += usize::from(told(&output).contains("a new one begins"));
+        for disk in [0, 1] {
+            let last = vm.moments(disk).pop().expect("a moment");
+            assert!(vm.restored(disk, &last) == vm.truths[&last][disk], "round {round}: disk {disk} at {last}");
+        }
+    }
+    assert!(taken_up > 0, "no moment was taken up; {lost} were lost");
+    vm.backup("last", &[]);
+    vm.check("after all kills");
+    vm.assert_tidy();
+    vm.quit();
+}
