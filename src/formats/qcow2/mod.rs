@@ -20,6 +20,8 @@ mod ranges;
 mod readable;
 mod refcounts;
 mod references;
+#[cfg(feature = "serve")]
+mod refill;
 mod rehearsal;
 mod room;
 mod space;
@@ -31,6 +33,8 @@ pub(crate) use directory::check_new;
 pub(crate) use fresh::{CLUSTER_BYTES, Fresh, TABLE_BYTES};
 #[cfg(feature = "serve")]
 pub(crate) use readable::data_needs;
+#[cfg(feature = "serve")]
+pub(crate) use refill::Refill;
 
 use crate::chain::{self, Action, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
