@@ -24,6 +24,7 @@
 mod changes;
 mod compose;
 mod directory;
+mod fold;
 mod images;
 mod layer;
 mod manifest;
@@ -167,17 +168,27 @@ impl BackupDirectory {
     /// [`ErrorKind::InUse`](crate::ErrorKind::InUse): somebody changes it;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): a newer version of checkmap made it.
     pub fn open(path: &Path) -> Result<Self> {
-        Directory::open(path, Use::Read).map(Self)
+        Self::opened(path, Use::Read)
     }
 
     /// As [`open`](Self::open), to change it: what an interrupted run left is finished or cleared.
     pub fn open_to_change(path: &Path) -> Result<Self> {
-        Directory::open(path, Use::Change).map(Self)
+        Self::opened(path, Use::Change)
     }
 
     /// As [`open_to_change`](Self::open_to_change); where there is no directory, or an empty one, it becomes one with mode 0700.
     pub fn create(path: &Path) -> Result<Self> {
-        Directory::open(path, Use::Create).map(Self)
+        Self::opened(path, Use::Create)
+    }
+
+    fn opened(path: &Path, purpose: Use) -> Result<Self> {
+        let mut directory = Directory::open(path, purpose)?;
+        fold::notice(&mut directory)?;
+        if purpose != Use::Read {
+            directory.finish_moves()?;
+            directory.clear()?;
+        }
+        Ok(Self(directory))
     }
 
     /// Whether the folder at `path` has the manifest of a backup directory.

@@ -234,6 +234,8 @@ impl Job<'_> {
             has_checkpoint: self.unfit.is_none(),
             sums: written.sum,
             is_moving: false,
+            is_given_up: false,
+            fold: None,
         };
         // All was read; the moment need not stand while the files are made durable.
         drop(reading);
@@ -296,7 +298,7 @@ impl Job<'_> {
     /// Drops the checkpoints that this directory made and needs no more.
     fn drop_older(&mut self, directory: &mut Directory, disk: &mut dyn Disk, options: &Options<'_>) -> Result<()> {
         let record = directory.record(&self.taken.name)?;
-        let made = record.backups.iter().filter(|backup| backup.has_checkpoint).map(|backup| backup.checkpoint.clone());
+        let made = record.moments().filter(|backup| backup.has_checkpoint).map(|backup| backup.checkpoint.clone());
         let mut names: Vec<Vec<u8>> = record.left.iter().cloned().chain(made).collect();
         names.truncate(names.len().saturating_sub(options.keep_checkpoints.max(1)));
         if names.is_empty() || self.unfit.is_some() {

@@ -438,7 +438,7 @@ pub(crate) struct PruneArgs {
     /// Keep the moments that are no older: a number with h, d, w, m (31 days) or y (366 days)
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub(crate) keep_within: Option<Duration>,
-    /// Write a new full backup where the oldest one goes; at present always done
+    /// Where the oldest moments go, write a new full backup instead of changing the old one in place
     #[arg(long)]
     pub(crate) rewrite: bool,
 }

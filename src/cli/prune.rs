@@ -15,7 +15,7 @@ pub(crate) fn run(args: &PruneArgs, session: &Session) -> Outcome {
     session.interrupt().hold();
     let mut directory = BackupDirectory::open_to_change(&args.directory)?;
     let last = args.keep_last.and_then(|last| usize::try_from(last).ok());
-    let keep = Keep::new().last(last).within(args.keep_within);
+    let keep = Keep::new().last(last).within(args.keep_within).rewrite(args.rewrite);
     let mut status = Status::Done;
     for pruned in directory.prune(&keep, &mut session.watch())? {
         let disk = Name::new(pruned.disk.as_slice());

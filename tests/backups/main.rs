@@ -113,6 +113,7 @@ impl Disk {
             fs::remove_file(&out).expect("it was there");
         }
         works(&["verify".as_ref(), self.directory.as_os_str()]);
+        self.check_files();
     }
 
     /// Each file by itself is one that QEMU finds no fault with.
