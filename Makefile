@@ -2,7 +2,7 @@
 
 include libcheckmap/build.mk
 
-.PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-libvirt test-package \
+.PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-libvirt test-guest test-package \
 	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-live bench-serve bench-backup bench-segments \
 	bench-python wheel check-python-types example man completions
 
@@ -92,6 +92,12 @@ bench-delete:
 	cargo build --release --locked --features cli
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-delete -- \
 		target/release/checkmap $(DELETE_RUNS) $(DELETE_CASES)
+
+# Backups of a running Linux with a file system, restored, checked and mounted in a guest. How many days.
+GUEST_DAYS ?= 4
+test-guest:
+	cargo build --release --locked --features cli
+	scripts/test-guest $(GUEST_DAYS)
 
 # A diff of a running disk of 16 TiB beside QEMU's own merge: how long another client waits. Runs of each.
 LIVE_RUNS ?= 5

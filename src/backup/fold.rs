@@ -11,7 +11,7 @@
 //! 3. The clusters are written ([`Refill`]), and the disk in the file gets its size.
 //! 4. The file is renamed over that of the kept moment. It names no file below, so who looks at the directory knows that the fold is
 //!    done, and reads it by the second list.
-//! 5. The manifest tells of a full backup, and what is left of the older moments goes.
+//! 5. The manifest tells of a full backup, and the files of the older moments go.
 
 use super::compose::{Moment, Sink};
 use super::directory::{Directory, clear_room, rename, successor};
@@ -92,8 +92,7 @@ pub(super) fn begin(
     let folder = directory.folder(record);
     let rest_sum = place_list(&folder, &rest, &successor(&folder.join(oldest.sums_name())))?;
     let sums = place_list(&folder, &whole, &successor(&folder.join(kept.sums_name())))?;
-    let fold =
-        Fold { sums, data_bytes: whole.has_data.dirty_bytes(), zero_bytes: whole.has_zeros.dirty_bytes() };
+    let fold = Fold { sums, data_bytes: whole.has_data.dirty_bytes(), zero_bytes: whole.has_zeros.dirty_bytes() };
     let older = record.backups.iter_mut().take(child).skip(first);
     older.for_each(|backup| backup.is_given_up = true);
     if let Some(oldest) = record.backups.get_mut(first) {

@@ -14,7 +14,7 @@
 //! A cluster that becomes zeros keeps its place in the file, so nothing has to be counted anew; the caller gives the room back to
 //! the file system. A run that was cut leaves clusters that are counted and not used: the next one finds them by its walk.
 
-use super::fresh::{CLUSTER_BYTES, COUNTS, COUNT_BITS_LOG, L2_ENTRIES, TABLE_BYTES, VERSION, ZERO, big_endian};
+use super::fresh::{CLUSTER_BYTES, COUNT_BITS_LOG, COUNTS, L2_ENTRIES, TABLE_BYTES, VERSION, ZERO, big_endian};
 use super::header::Header;
 use super::walk::COPIED;
 use crate::bitmap::Bitmap;
@@ -80,11 +80,8 @@ impl<'a> Refill<'a> {
         let clusters = most.min(counted);
         let used = Bitmap::new(clusters.saturating_mul(CLUSTER_BYTES), Granularity::from_bytes(CLUSTER_BYTES)?)?;
         let l1 = read(storage, header.l1_offset, u64::from(header.l1_entries) * 8)?;
-        let counts = read(
-            storage,
-            header.refcount_table_offset,
-            u64::from(header.refcount_table_clusters) * CLUSTER_BYTES,
-        )?;
+        let counts =
+            read(storage, header.refcount_table_offset, u64::from(header.refcount_table_clusters) * CLUSTER_BYTES)?;
         let (tables, blocks, freed) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         let mut refill = Self { storage, header, l1, counts, used, next: 0, tables, blocks, freed };
         match refill.look(end) {
@@ -113,7 +110,9 @@ impl<'a> Refill<'a> {
             self.uses(entry & !COPIED, CLUSTER_BYTES, end)?;
             for entry in read(self.storage, entry & !COPIED, CLUSTER_BYTES)? {
                 match entry & NO_OFFSET {
-                    flags if flags & !ZERO == COPIED && offset_of(entry) != 0 => self.uses(offset_of(entry), CLUSTER_BYTES, end)?,
+                    flags if flags & !ZERO == COPIED && offset_of(entry) != 0 => {
+                        self.uses(offset_of(entry), CLUSTER_BYTES, end)?
+                    }
                     0 | ZERO if offset_of(entry) == 0 => {}
                     _ => return Err(damaged("it has clusters that are compressed, or not alone in their place")),
                 }
