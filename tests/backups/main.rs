@@ -3,9 +3,11 @@
 
 mod bad;
 mod days;
+mod fold;
 mod kill;
 mod names;
 mod plan;
+mod power;
 mod review;
 mod steps;
 #[path = "../support/mod.rs"]
