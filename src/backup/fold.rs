@@ -92,8 +92,7 @@ pub(super) fn begin(
     let folder = directory.folder(record);
     let rest_sum = place_list(&folder, &rest, &successor(&folder.join(oldest.sums_name())))?;
     let sums = place_list(&folder, &whole, &successor(&folder.join(kept.sums_name())))?;
-    let fold =
-        Fold { sums, data_bytes: whole.has_data.dirty_bytes(), zero_bytes: whole.has_zeros.dirty_bytes() };
+    let fold = Fold { sums, data_bytes: whole.has_data.dirty_bytes(), zero_bytes: whole.has_zeros.dirty_bytes() };
     let older = record.backups.iter_mut().take(child).skip(first);
     older.for_each(|backup| backup.is_given_up = true);
     if let Some(oldest) = record.backups.get_mut(first) {

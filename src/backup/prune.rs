@@ -124,8 +124,7 @@ fn step(
     let mut changed = record.clone();
     let is_increment = changed.backups.get(child).is_some_and(|child| !child.is_full);
     let oldest_go = is_increment && record.root_of(child) == first;
-    let folds =
-        oldest_go && !keep.rewrite && fold::begin(directory, &mut changed, first, child, observer)?.is_ok();
+    let folds = oldest_go && !keep.rewrite && fold::begin(directory, &mut changed, first, child, observer)?.is_ok();
     let going = record.backups.iter().take(child).skip(first).filter(|backup| !backup.is_given_up);
     changed.left.extend(going.clone().filter(|backup| backup.has_checkpoint).map(|backup| backup.checkpoint.clone()));
     let dropped = going.map(|backup| backup.checkpoint.clone()).collect();
