@@ -89,7 +89,7 @@ fn take_at(
         });
     }
     for (disk, job) in origin.disks().into_iter().zip(&mut jobs) {
-        job.prepare(directory, disk, options).map_err(|error| disk.named(error).nothing_changed())?;
+        job.prepare(directory, disk, options, observer).map_err(|error| disk.named(error).nothing_changed())?;
     }
     // On every disk before the first one is read: so they stand as close to one moment as can be.
     for job in jobs.iter().filter(|job| !job.is_done) {
@@ -135,8 +135,14 @@ fn take_at(
 
 impl Job<'_> {
     /// Refuses what cannot be, and clears what an interrupted run left on the disk.
-    fn prepare(&mut self, directory: &mut Directory, disk: &mut dyn Disk, options: &Options<'_>) -> Result<()> {
-        disk.check_usable()?;
+    fn prepare(
+        &mut self,
+        directory: &mut Directory,
+        disk: &mut dyn Disk,
+        options: &Options<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        disk.check_usable(observer)?;
         let name = &self.taken.name;
         if let Some(other) = directory.manifest.disks.iter().find(|other| other.folder() == encode(name)) {
             let known = String::from_utf8_lossy(&other.name).into_owned();

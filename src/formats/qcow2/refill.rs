@@ -443,3 +443,67 @@ fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
 fn damaged(message: &str) -> Error {
     Error::new(ErrorKind::Damaged, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fresh::Fresh;
+    use super::*;
+    use crate::formats;
+    use crate::io::FileStorage;
+    use crate::progress::Unobserved;
+    use std::sync::Arc;
+
+    /// A file that comes to need new blocks of counts, which count themselves too; at every place near the border of two blocks.
+    #[test]
+    fn blocks_of_counts_come_where_the_file_needs_them() {
+        for before in 0..6 {
+            let file = tempfile::tempfile().unwrap();
+            let size = 8 * TABLE_BYTES;
+            let mut fresh = Fresh::begin(file.try_clone().unwrap(), size, None).unwrap();
+            fresh.data(0, &[1; 1 << 16]).unwrap();
+            fresh.finish().unwrap();
+            let storage = Arc::new(FileStorage::new(file).unwrap());
+            let mut refill = Refill::open(&*storage, size).unwrap().unwrap();
+            refill.next = (2 * COUNTS - before) * CLUSTER_BYTES;
+            for table in 0..3 {
+                refill.data(table * TABLE_BYTES, &[7; 3 << 16]).unwrap();
+            }
+            let unread = refill.finish(size).unwrap();
+            assert!(unread.is_empty());
+            let host = formats::open(storage).unwrap();
+            let report = host.check(&mut Unobserved).unwrap();
+            assert_eq!((report.errors, report.leaked_bytes), (0, 0), "{before}: {:?}", report.problems);
+            let held = host.allocated(0, u64::MAX, &mut Unobserved).unwrap().unwrap();
+            assert_eq!(held.dirty_bytes(), 9 * CLUSTER_BYTES);
+        }
+    }
+
+    /// What somebody else changed is left alone.
+    #[test]
+    fn only_images_of_our_own_are_changed() {
+        let file = tempfile::tempfile().unwrap();
+        let mut fresh = Fresh::begin(file.try_clone().unwrap(), 1 << 20, None).unwrap();
+        fresh.data(0, &[1; 2 << 16]).unwrap();
+        fresh.finish().unwrap();
+        let storage = FileStorage::new(file).unwrap();
+        let whole = |storage: &FileStorage| Refill::open(storage, 1 << 20).unwrap().map(drop);
+        assert_eq!(whole(&storage), Ok(()));
+        // The data of two clusters in one place, a compressed one, an entry with a bit that means nothing, a mark in the header.
+        let table = 4 * CLUSTER_BYTES;
+        for (at, bytes) in [
+            (table, (3 * CLUSTER_BYTES | COPIED).to_be_bytes()),
+            (table + 8, (1 << 62 | CLUSTER_BYTES).to_be_bytes()),
+            (table + 8, (1_u64 << 5).to_be_bytes()),
+            (table + 8, (1_u64 << 40 | COPIED).to_be_bytes()),
+            (72, 1_u64.to_be_bytes()),
+        ] {
+            let mut before = [0; 8];
+            storage.read_at(&mut before, at).unwrap();
+            assert_ne!(before, bytes, "{at}");
+            storage.write_at(&bytes, at).unwrap();
+            assert!(whole(&storage).is_err(), "{at}: {bytes:?}");
+            storage.write_at(&before, at).unwrap();
+        }
+        assert_eq!(whole(&storage), Ok(()));
+    }
+}
