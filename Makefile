@@ -3,7 +3,7 @@
 include libcheckmap/build.mk
 
 .PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-libvirt test-package \
-	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-live bench-serve bench-segments \
+	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-live bench-serve bench-backup bench-segments \
 	bench-python wheel check-python-types example man completions
 
 test:
@@ -105,6 +105,14 @@ bench-serve:
 	cargo build --release --locked --features cli
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-serve -- \
 		target/release/checkmap $(SERVE_PAIRS) $(SERVE_MIB)
+
+# Full backups of a running QEMU beside nbdcopy, and increments. Pairs, and MiB of the disk; TMPDIR is best in memory.
+BACKUP_PAIRS ?= 15
+BACKUP_MIB ?= 1024
+bench-backup:
+	cargo build --release --locked --features cli
+	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-backup -- \
+		target/release/checkmap $(BACKUP_PAIRS) $(BACKUP_MIB)
 
 # The union of eight segments, 4 GiB in all, beside cat and dd; TMPDIR needs 5 GiB. Runs of each, and how many threads.
 SEGMENT_RUNS ?= 5

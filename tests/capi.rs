@@ -468,6 +468,48 @@ fn installed_it_serves_the_examples_and_goes_without_a_trace() {
     assert_eq!(left, "");
 }
 
+#[test]
+fn the_pull_client_brings_an_older_copy_up_to_date() {
+    let (here, library) = (folder("pull"), library());
+    let flags = |package: &str| {
+        let mut flags = Command::new("pkg-config");
+        text(&run(flags.args(["--cflags", "--libs", package]).env("PKG_CONFIG_PATH", library)))
+    };
+    let client = here.join("pull");
+    let mut cc = Command::new("cc");
+    cc.args(["-std=c11", "-D_GNU_SOURCE"]).args(STRICT).arg(root().join("examples/pull.c")).arg("-o").arg(&client);
+    cc.args([flags("checkmap"), flags("libnbd")].iter().flat_map(|flags| flags.split_whitespace()));
+    run(cc.arg(format!("-Wl,-rpath,{}", library.display())));
+    let (image, copy) = (here.join("disk.qcow2"), here.join("copy.raw"));
+    let tool = |name: &str, args: &[&str]| {
+        let mut command = Command::new(name);
+        command.current_dir(&here).args(args);
+        run(&mut command)
+    };
+    let checkmap = env!("CARGO_BIN_EXE_checkmap");
+    // Its last block ends with the disk; the copy is older and shorter.
+    tool("qemu-img", &["create", "-q", "-f", "qcow2", "disk.qcow2", "20972032"]);
+    tool("qemu-io", &["-c", "write -P 1 1M 3M", "disk.qcow2"]);
+    tool(checkmap, &["create", "disk.qcow2", "mon"]);
+    tool("qemu-img", &["convert", "-O", "raw", "disk.qcow2", "copy.raw"]);
+    fs::OpenOptions::new().write(true).open(&copy).and_then(|copy| copy.set_len(16 << 20)).expect("the copy is cut");
+    let writes = ["write -P 2 2M 1111", "write -z 3M 128k", "write -P 3 20971520 512", "write -P 4 17M 1M"];
+    tool("qemu-io", &writes.iter().flat_map(|write| ["-c", write]).chain(["disk.qcow2"]).collect::<Vec<_>>());
+    let pull = format!("'{}' \"$uri\" copy.raw", client.display());
+    let said = text(&tool(checkmap, &["serve", "disk.qcow2", "--since", "mon", "--run", &pull]));
+    // 64 KiB, 128 KiB, 1 MiB and the last block, which ends with the disk.
+    assert_eq!(said, format!("copied {} bytes\n", (64 + 128 + 1024) * 1024 + 512));
+    tool("qemu-img", &["compare", "-q", "-f", "qcow2", "-F", "raw", "disk.qcow2", "copy.raw"]);
+    assert_eq!(fs::metadata(&copy).expect("the copy").len(), 20_972_032);
+
+    let mut command = Command::new(checkmap);
+    let absent = format!("'{}' \"$uri\" copy.raw qemu:dirty-bitmap:tue", client.display());
+    command.arg("serve").arg(&image).args(["--since", "mon", "--run", &absent]).current_dir(&here);
+    let output = command.output().expect("checkmap runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no map qemu:dirty-bitmap:tue"), "{}", told(&output));
+}
+
 /// The installed library has no debug information; the tools find it beside, by the link that is left.
 fn is_light_and_can_be_debugged(lib: &Path) {
     let shared = lib.join("libcheckmap.so");

@@ -7,16 +7,14 @@
 use checkmap::image::{Access, DiffRequest, Image, OpenOptions};
 use checkmap::progress::Unobserved;
 use checkmap::qemu::{Machine, Monitor, Options};
-use serde_json::{Value, json};
-use std::error::Error;
-use std::io::{BufRead, BufReader, Read, Write};
+use programs::{Result, connect, in_folder, run, spread};
+use serde_json::json;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const DISK: u64 = 16 << 40;
 const GRANULARITY: u64 = 4096;
@@ -27,12 +25,7 @@ fn main() -> Result<()> {
     let runs: usize = args.next().map_or(Ok(5), |runs| runs.parse())?;
     // Each discard of 64 KiB marks 16 granules; 1250 of them make 20,000 for each bitmap.
     let discards: u64 = args.next().map_or(Ok(1250), |discards| discards.parse())?;
-    let folder = PathBuf::from(std::env::var("TMPDIR").unwrap_or("/tmp".into())).join("checkmap-bench-live");
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir(&folder)?;
-    let measured = measure(&folder, runs, discards);
-    std::fs::remove_dir_all(&folder)?;
-    measured
+    in_folder("checkmap-bench-live", |folder| measure(folder, runs, discards))
 }
 
 fn measure(folder: &Path, runs: usize, discards: u64) -> Result<()> {
@@ -42,15 +35,15 @@ fn measure(folder: &Path, runs: usize, discards: u64) -> Result<()> {
     for at in 0..BITMAPS {
         let name = name_of(at);
         let add = json!({ "node": "d0", "name": name, "granularity": GRANULARITY, "persistent": true });
-        daemon.command("block-dirty-bitmap-add", &add)?;
+        daemon.monitor.command("block-dirty-bitmap-add", &add)?;
         for _ in 0..discards {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             writer.request(4, (state >> 20) % (DISK >> 16) << 16, 65536)?;
         }
-        daemon.command("block-dirty-bitmap-disable", &json!({ "node": "d0", "name": name }))?;
+        daemon.monitor.command("block-dirty-bitmap-disable", &json!({ "node": "d0", "name": name }))?;
     }
     let last = json!({ "node": "d0", "name": name_of(BITMAPS), "granularity": GRANULARITY, "persistent": true });
-    daemon.command("block-dirty-bitmap-add", &last)?;
+    daemon.monitor.command("block-dirty-bitmap-add", &last)?;
     println!(
         "16 TiB, {BITMAPS} bitmaps of 4 KiB, {} dirty granules each; the longest wait of a reader, and all",
         discards * 16
@@ -77,7 +70,7 @@ fn measure(folder: &Path, runs: usize, discards: u64) -> Result<()> {
         merges.push(merge.wait);
         diffs.push(diff.wait);
     }
-    let (merge, diff) = (median(&mut merges), median(&mut diffs));
+    let ([_, merge, _], [_, diff, _]) = (spread(&mut merges)?, spread(&mut diffs)?);
     println!("median: {merge:.1} ms beside {diff:.1} ms: {:.1} times", merge / diff);
     Ok(())
 }
@@ -85,11 +78,6 @@ fn measure(folder: &Path, runs: usize, discards: u64) -> Result<()> {
 /// The checkpoints `c0` to `c5`: the bitmap of each is named after it and the one before.
 fn name_of(at: usize) -> String {
     if at == 0 { "c0".to_owned() } else { format!("c{}->c{at}", at - 1) }
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// checkmap's diff over the frozen bitmaps; the bytes that it finds.
@@ -141,21 +129,18 @@ fn watched<T>(server: &Path, work: impl FnOnce() -> Result<T>) -> Result<(T, Too
 /// A storage daemon with one disk, two monitors and an NBD server.
 struct Daemon {
     child: Child,
-    monitor: BufReader<UnixStream>,
+    monitor: programs::Monitor,
     server: PathBuf,
 }
 
 impl Daemon {
     fn start(folder: &Path) -> Result<Self> {
         let image = folder.join("disk.qcow2");
-        let made = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&image).arg("16T").status()?;
-        if !made.success() {
-            return Err("qemu-img create failed".into());
-        }
+        run(Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&image).arg("16T"))?;
         let server = folder.join("nbd");
         let socket =
             |id: &str, name: &str| format!("socket,id={id},path={},server=on,wait=off", folder.join(name).display());
-        let child = Command::new("qemu-storage-daemon")
+        let mut child = Command::new("qemu-storage-daemon")
             .args(["--chardev", &socket("m0", "qmp"), "--monitor", "m0"])
             .args(["--chardev", &socket("m1", "own"), "--monitor", "m1"])
             .args(["--blockdev", &format!("file,filename={},node-name=f0", image.display())])
@@ -164,31 +149,12 @@ impl Daemon {
             .args(["--export", "nbd,id=e0,node-name=d0,name=disk,writable=on"])
             .stdin(Stdio::null())
             .spawn()?;
-        let monitor = BufReader::new(connect(&folder.join("own"))?);
-        let mut daemon = Self { child, monitor, server };
-        daemon.line()?;
-        daemon.command("qmp_capabilities", &json!({}))?;
-        Ok(daemon)
-    }
-
-    fn line(&mut self) -> Result<Value> {
-        let mut line = String::new();
-        self.monitor.read_line(&mut line)?;
-        Ok(serde_json::from_str(&line)?)
-    }
-
-    fn command(&mut self, name: &str, arguments: &Value) -> Result<Value> {
-        let words = json!({ "execute": name, "arguments": arguments });
-        self.monitor.get_mut().write_all(format!("{words}\n").as_bytes())?;
-        loop {
-            let answer = self.line()?;
-            if let Some(content) = answer.get("return") {
-                return Ok(content.clone());
-            }
-            if answer.get("event").is_none() {
-                return Err(format!("{name}: {answer}").into());
-            }
-        }
+        let is_alive = || match child.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(format!("qemu-storage-daemon: {status}").into()),
+        };
+        let monitor = programs::Monitor::greet(connect(&folder.join("own"), is_alive)?)?;
+        Ok(Self { child, monitor, server })
     }
 
     /// QEMU's own union of the frozen bitmaps; the bytes that it has.
@@ -199,12 +165,12 @@ impl Daemon {
               "data": { "node": "d0", "name": "union", "granularity": GRANULARITY, "disabled": true } },
             { "type": "block-dirty-bitmap-merge", "data": { "node": "d0", "target": "union", "bitmaps": frozen } },
         ] });
-        self.command("transaction", &actions)?;
-        let nodes = self.command("query-named-block-nodes", &json!({ "flat": true }))?;
+        self.monitor.command("transaction", &actions)?;
+        let nodes = self.monitor.command("query-named-block-nodes", &json!({ "flat": true }))?;
         let bitmaps = nodes.as_array().into_iter().flatten().filter_map(|node| node.get("dirty-bitmaps")?.as_array());
         let mut union = bitmaps.flatten().filter(|bitmap| bitmap["name"] == "union");
         let dirty = union.next().and_then(|union| union["count"].as_u64()).ok_or("the union is not there")?;
-        self.command("block-dirty-bitmap-remove", &json!({ "node": "d0", "name": "union" }))?;
+        self.monitor.command("block-dirty-bitmap-remove", &json!({ "node": "d0", "name": "union" }))?;
         Ok(dirty)
     }
 }
@@ -216,23 +182,12 @@ impl Drop for Daemon {
     }
 }
 
-fn connect(path: &Path) -> Result<UnixStream> {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        match UnixStream::connect(path) {
-            Ok(stream) => return Ok(stream),
-            Err(error) if Instant::now() >= deadline => return Err(error.into()),
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
-        }
-    }
-}
-
 /// The simplest client of NBD: one request at a time.
 struct Nbd(UnixStream);
 
 impl Nbd {
     fn connect(path: &Path) -> Result<Self> {
-        let mut stream = connect(path)?;
+        let mut stream = UnixStream::connect(path)?;
         let mut greeting = [0; 18];
         stream.read_exact(&mut greeting)?;
         let mut words = 3_u32.to_be_bytes().to_vec();

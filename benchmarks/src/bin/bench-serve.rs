@@ -4,25 +4,18 @@
 //!
 //! `make bench-serve` in the project's root runs it.
 
-use std::error::Error;
-use std::io::{Read, Write};
+use programs::{Result, connect, fill, in_folder, run, spread};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use std::time::Duration;
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let program = args.next().ok_or("bench-serve PROGRAM [PAIRS] [MIB]")?;
     let pairs: usize = args.next().map_or(Ok(15), |pairs| pairs.parse())?;
     let mib: u64 = args.next().map_or(Ok(1024), |mib| mib.parse())?;
-    let folder = PathBuf::from(std::env::var("TMPDIR").unwrap_or("/tmp".into())).join("checkmap-bench-serve");
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir(&folder)?;
-    let measured = measure(&program, &folder, pairs, mib);
-    std::fs::remove_dir_all(&folder)?;
-    measured
+    in_folder("checkmap-bench-serve", |folder| measure(&program, folder, pairs, mib))
 }
 
 fn measure(program: &str, folder: &Path, pairs: usize, mib: u64) -> Result<()> {
@@ -58,32 +51,9 @@ fn measure(program: &str, folder: &Path, pairs: usize, mib: u64) -> Result<()> {
         println!("{pair:>5} {:>14.3} {:>14.3} {pace:>8.2}", ours.as_secs_f64(), theirs.as_secs_f64());
         paces.push(pace);
     }
-    paces.sort_by(f64::total_cmp);
-    let (least, most) = (paces.first().copied(), paces.last().copied());
-    let median = paces.get(paces.len() / 2).copied();
-    let (Some(least), Some(most), Some(median)) = (least, most, median) else { return Err("no pairs".into()) };
+    let [least, median, most] = spread(&mut paces)?;
     println!("median {median:.2} times qemu-nbd's pace, {least:.2} to {most:.2}");
     Ok(())
-}
-
-/// Bytes that no file system stores as a hole, the same in each run.
-fn fill(path: &Path, mib: u64) -> Result<()> {
-    let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
-    let mut state = 1_u64;
-    for _ in 0..mib << 17 {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        file.write_all(&state.to_be_bytes())?;
-    }
-    file.flush()?;
-    Ok(())
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.output()?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)).into()),
-    }
 }
 
 /// A server that runs.
@@ -96,24 +66,22 @@ impl Server {
     fn start(folder: &Path, name: &str, command: impl FnOnce(&Path) -> Command) -> Result<Self> {
         let socket = folder.join(name);
         let mut child = command(&socket).stderr(Stdio::piped()).spawn()?;
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-            if child.try_wait()?.is_some() || Instant::now() > deadline {
-                let mut told = String::new();
-                child.stderr.take().ok_or("a pipe")?.read_to_string(&mut told)?;
-                return Err(format!("{name} did not start: {told}").into());
+        let mut told = child.stderr.take().ok_or("a pipe")?;
+        connect(&socket, || match child.try_wait()? {
+            None => Ok(()),
+            Some(_) => {
+                let mut text = String::new();
+                told.read_to_string(&mut text)?;
+                Err(format!("{name} did not start: {text}").into())
             }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        })?;
         Ok(Self { child, socket })
     }
 
     /// Copies everything; how long it took.
     fn copy(&self, to: &str) -> Result<Duration> {
         let uri = format!("nbd+unix:///?socket={}", self.socket.display());
-        let start = Instant::now();
-        run(Command::new("nbdcopy").args([&uri, to]))?;
-        Ok(start.elapsed())
+        run(Command::new("nbdcopy").args([&uri, to]))
     }
 }
 

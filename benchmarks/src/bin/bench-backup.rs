@@ -1,0 +1,137 @@
+//! Full backups of a disk of a running QEMU: by `checkmap backup`, which takes a moment of it, copies it and writes the checksums,
+//! and by nbdcopy into a qemu-nbd that writes a qcow2 file, from an export of the same QEMU, in turn. Then increments: what each of their
+//! bytes takes beside a byte of a full one. The disk is full of data and in the system's memory; the guest stands still, so that
+//! nothing has to be copied before it is overwritten. Each copy is compared with the disk.
+//!
+//! `make bench-backup` in the project's root runs it.
+
+use programs::{Monitor, Result, connect, fill, in_folder, run, spread};
+use serde_json::json;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+fn main() -> Result<()> {
+    let mut args = std::env::args().skip(1);
+    let program = args.next().ok_or("bench-backup PROGRAM [PAIRS] [MIB]")?;
+    let pairs: usize = args.next().map_or(Ok(15), |pairs| pairs.parse())?;
+    let mib: u64 = args.next().map_or(Ok(1024), |mib| mib.parse())?;
+    in_folder("checkmap-bench-backup", |folder| measure(&program, folder, pairs, mib))
+}
+
+fn measure(program: &str, folder: &Path, pairs: usize, mib: u64) -> Result<()> {
+    let (raw, image) = (folder.join("raw"), folder.join("disk.qcow2"));
+    fill(&raw, mib)?;
+    run(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).args([&raw, &image]))?;
+    let mut machine = Machine::start(folder)?;
+    let taken = folder.join("backup");
+    let ours = |checkpoint: &str, is_full: bool| {
+        let mut command = Command::new(program);
+        command.args(["backup", "--quiet", "--qmp"]).arg(folder.join("qmp")).arg("-o").arg(&taken);
+        command.args(["--checkpoint", checkpoint]).arg("--scratch").arg(folder).args(is_full.then_some("--full"));
+        run(&mut command)
+    };
+    let compare = |copy: &Path| run(Command::new("qemu-img").args(["compare", "-q", "-F", "qcow2"]).args([&raw, copy]));
+    println!("full backups of {mib} MiB of a running QEMU, in turn");
+    println!("{:>5} {:>14} {:>14} {:>8}", "pair", "checkmap s", "nbdcopy s", "pace");
+    let (mut paces, mut full) = (Vec::new(), Vec::new());
+    for pair in 1..=pairs {
+        let checkpoint = format!("full{pair}");
+        let by_nbdcopy = folder.join("copy.qcow2");
+        // Who begins changes, so that neither has the better place.
+        let (ours, theirs) = if pair % 2 == 0 {
+            let ours = ours(&checkpoint, true)?;
+            (ours, machine.nbdcopy(folder, &by_nbdcopy, mib)?)
+        } else {
+            let theirs = machine.nbdcopy(folder, &by_nbdcopy, mib)?;
+            (ours(&checkpoint, true)?, theirs)
+        };
+        let by_checkmap = taken.join("disk.qcow2").join(format!("{checkpoint}.qcow2"));
+        for copy in [&by_checkmap, &by_nbdcopy] {
+            compare(copy)?;
+            std::fs::remove_file(copy)?;
+        }
+        let pace = theirs.as_secs_f64() / ours.as_secs_f64();
+        println!("{pair:>5} {:>14.3} {:>14.3} {pace:>8.2}", ours.as_secs_f64(), theirs.as_secs_f64());
+        paces.push(pace);
+        full.push(ours.as_secs_f64());
+    }
+    let [least, median, most] = spread(&mut paces)?;
+    println!("median {median:.2} times nbdcopy's pace, {least:.2} to {most:.2}");
+
+    std::fs::remove_dir_all(&taken)?;
+    ours("base", true)?;
+    let part = mib / 4;
+    println!("increments of {part} MiB");
+    let mut increments = Vec::new();
+    for number in 1..=pairs {
+        machine.write(&format!("write -P {} {}M {part}M", number % 200 + 1, part * (number as u64 % 4)))?;
+        increments.push(ours(&format!("increment{number}"), false)?.as_secs_f64());
+    }
+    let ([_, full, _], [least, increment, most]) = (spread(&mut full)?, spread(&mut increments)?);
+    let (a_byte, by_the_full) = (increment / part as f64, full / mib as f64);
+    println!(
+        "median {increment:.3} s, {least:.3} to {most:.3}: a byte takes {:.2} times that of a full one",
+        a_byte / by_the_full
+    );
+    Ok(())
+}
+
+/// A machine that stands still, with one disk and two monitors.
+struct Machine {
+    child: Child,
+    monitor: Monitor,
+}
+
+impl Machine {
+    fn start(folder: &Path) -> Result<Self> {
+        let monitor = |name: &str| format!("unix:{},server=on,wait=off", folder.join(name).display());
+        let mut child = Command::new("qemu-system-x86_64")
+            .args(["-machine", "q35,accel=tcg", "-nodefaults", "-display", "none", "-S", "-m", "64"])
+            .args(["-qmp", &monitor("qmp"), "-qmp", &monitor("own")])
+            .arg("-blockdev")
+            .arg(format!("qcow2,node-name=d0,file.driver=file,file.filename={}", folder.join("disk.qcow2").display()))
+            .args(["-device", "virtio-blk-pci,drive=d0,id=vda"])
+            .stdin(Stdio::null())
+            .spawn()?;
+        let is_alive = || match child.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(format!("qemu-system-x86_64: {status}").into()),
+        };
+        let monitor = Monitor::greet(connect(&folder.join("own"), is_alive)?)?;
+        Ok(Self { child, monitor })
+    }
+
+    /// Writes as the guest would.
+    fn write(&mut self, command: &str) -> Result<()> {
+        let line = format!("qemu-io -d /machine/peripheral/vda/virtio-backend \"{command}\"");
+        let said = self.monitor.command("human-monitor-command", &json!({ "command-line": line }))?;
+        match said.as_str() {
+            Some(said) if !said.contains("wrote") => Err(format!("{command}: {said}").into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Copies the disk into a new qcow2 file; how long the copy took.
+    fn nbdcopy(&mut self, folder: &Path, copy: &Path, mib: u64) -> Result<Duration> {
+        let socket = folder.join("nbd");
+        let address = json!({ "addr": { "type": "unix", "data": { "path": socket } } });
+        self.monitor.command("nbd-server-start", &address)?;
+        self.monitor
+            .command("block-export-add", &json!({ "type": "nbd", "id": "e0", "node-name": "d0", "name": "" }))?;
+        run(Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(copy).arg(format!("{mib}M")))?;
+        let mut command = Command::new("nbdcopy");
+        command.arg(format!("nbd+unix:///?socket={}", socket.display()));
+        command.args(["[", "qemu-nbd", "-f", "qcow2"]).arg(copy).arg("]");
+        let took = run(&mut command)?;
+        self.monitor.command("nbd-server-stop", &json!({}))?;
+        Ok(took)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
