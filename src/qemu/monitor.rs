@@ -31,8 +31,8 @@ const MOST_FIRST_ID: u64 = (1 << 52) - 1;
 /// More answers than this do not come before the greeting: another client sends one command, or one series, and waits.
 const MOST_LATE_ANSWERS: usize = 64;
 
-/// How long a connection is held for commands that have to be carried out together.
-const HELD_SECONDS: &str = "5";
+/// Waits for the end of a pipe, then on the connection for the answer.
+const HOLD: &str = "cat >/dev/null; exec timeout 60 grep -q -m 1 -e \"$1\" <&1";
 
 /// Where a hypervisor is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,18 +200,20 @@ fn content(mut answer: Value) -> std::result::Result<Value, Failure> {
     Err(Failure::Refused(Refusal { class: part("class")?, words: part("desc")? }))
 }
 
-/// A process that holds a connection open for some seconds, unless it is killed before.
+/// A process that holds a connection open: where this one is killed, until an answer came, or for some time. Without that it is killed.
 #[derive(Debug)]
 struct Holder(Child);
 
 impl Holder {
-    fn start(stream: &UnixStream) -> Result<Self> {
-        let failed = |error| Error::io("cannot run sleep, which holds the connection to the monitor", error);
+    /// `last` is the number of the command whose answer ends it.
+    fn start(stream: &UnixStream, last: u64) -> Result<Self> {
+        let failed = |error| Error::io("cannot run a shell that holds the connection to the monitor", error);
         let held = stream.try_clone().map_err(failed)?;
-        let mut command = Command::new("sleep");
+        let mut command = Command::new("sh");
+        command.args(["-c", HOLD, "sh", &format!("\"id\": {last}[,}}]")]);
         // Who kills all processes of a terminal leaves it alone.
-        command.arg(HELD_SECONDS).process_group(0).stdin(OwnedFd::from(held));
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(Self).map_err(failed)
+        command.process_group(0).stdin(Stdio::piped()).stdout(OwnedFd::from(held)).stderr(Stdio::null());
+        command.spawn().map(Self).map_err(failed)
     }
 }
 
@@ -327,9 +329,10 @@ impl Socket {
         &mut self,
         commands: &[(&str, Value)],
     ) -> std::result::Result<Vec<std::result::Result<Value, Failure>>, Failure> {
-        let _holder = Holder::start(&self.stream).map_err(Failure::NotSent)?;
         let (ids, lines): (Vec<u64>, Vec<String>) =
             commands.iter().map(|(name, arguments)| self.line_of(name, arguments)).unzip();
+        let last = ids.last().copied().unwrap_or_default();
+        let _holder = Holder::start(&self.stream, last).map_err(Failure::NotSent)?;
         self.send(&lines.concat())?;
         let mut answers = Vec::new();
         for id in ids {

@@ -21,6 +21,8 @@ pub(crate) enum Victim {
     Hypervisor(u32),
     /// The client, as soon as its number is known.
     Client(Arc<Mutex<Option<u32>>>),
+    /// As `Client`, and what it sent before still reaches the monitor.
+    ClientAlone(Arc<Mutex<Option<u32>>>),
     /// Nobody dies, and the connection breaks.
     Connection,
 }
@@ -29,16 +31,24 @@ impl Victim {
     fn strike(&self) -> std::io::Result<()> {
         match self {
             Victim::Hypervisor(pid) => kill(*pid),
-            Victim::Client(pid) => loop {
-                if let Some(pid) = *pid.lock().expect("nothing panics") {
-                    kill(pid);
-                    return Err(std::io::ErrorKind::BrokenPipe.into());
-                }
-                thread::yield_now();
-            },
+            Victim::Client(pid) => {
+                kill(known(pid));
+                return Err(std::io::ErrorKind::BrokenPipe.into());
+            }
+            Victim::ClientAlone(pid) => kill(known(pid)),
             Victim::Connection => return Err(std::io::ErrorKind::BrokenPipe.into()),
         }
         Ok(())
+    }
+}
+
+/// The number of a client, as soon as it is there.
+fn known(pid: &Mutex<Option<u32>>) -> u32 {
+    loop {
+        if let Some(pid) = *pid.lock().expect("nothing panics") {
+            return pid;
+        }
+        thread::yield_now();
     }
 }
 

@@ -1,6 +1,7 @@
 //! Owns the proof of backups of running machines: every kept moment is one that the disks had, no write of the guest is harmed, and a
 //! run that is killed at any moment costs nothing.
 
+use crate::killed::{Proxy, Victim};
 use crate::moment::{BLOCK, DISKS, Guest, IN_MAP, MIB, OUTSIDE, SIZES, convert, pattern_at, told};
 use crate::support::hypervisor::{Hypervisor, Program};
 use crate::support::random::Random;
@@ -81,6 +82,14 @@ impl Vm {
         let own = disks.clone().find(|own| own["disk"] == DISKS[disk].node).expect("the disk");
         let backups = own["backups"].as_array().expect("backups").iter();
         backups.map(|backup| backup["checkpoint"].as_str().expect("a name").to_owned()).collect()
+    }
+
+    #[track_caller]
+    fn prune(&self, keep: u64) {
+        let mut prune = Command::new(env!("CARGO_BIN_EXE_checkmap"));
+        let output = prune.arg("prune").arg(self.directory()).arg(format!("--keep-last={keep}")).output();
+        let output = output.expect("checkmap runs");
+        assert!(output.status.success(), "{}", told(&output));
     }
 
     /// Every kept moment is as the disks were, by qemu-img and by restore.
@@ -205,10 +214,7 @@ fn days_of_a_machine_under_write_load_restore_to_each_moment() {
         }
         vm.truths.insert(name.clone(), before);
         if random.below(3) == 0 {
-            let mut prune = Command::new(env!("CARGO_BIN_EXE_checkmap"));
-            let keep = format!("--keep-last={}", 1 + random.below(4));
-            let output = prune.arg("prune").arg(vm.directory()).arg(keep).output().expect("checkmap runs");
-            assert!(output.status.success(), "{}", told(&output));
+            vm.prune(1 + random.below(4));
         }
         vm.check(&name);
     }
@@ -273,7 +279,8 @@ fn a_run_that_is_killed_at_any_moment_costs_nothing() {
     for round in 0..24 {
         vm.write_at_random(&mut random, 3);
         let name = format!("k{round}");
-        let mut child = vm.command(&["--checkpoint", &name]).stderr(Stdio::null()).spawn().expect("checkmap runs");
+        let words = ["--checkpoint", &name, "--scratch-max=5M"];
+        let mut child = vm.command(&words).stderr(Stdio::null()).spawn().expect("checkmap runs");
         thread::sleep(Duration::from_micros(random.below(400_000)));
         child.kill().expect("it can be killed");
         child.wait().expect("it ends");
@@ -282,7 +289,7 @@ fn a_run_that_is_killed_at_any_moment_costs_nothing() {
         vm.assert_runs();
         let fills = round % 3 == 2;
         if fills {
-            // More than the scratch takes: the folder is small.
+            // More than the scratch takes.
             for at in 0..8 {
                 vm.guests[0].write(at * MIB, MIB, 50 + u8::try_from(round).expect("small"));
             }
@@ -306,9 +313,52 @@ fn a_run_that_is_killed_at_any_moment_costs_nothing() {
             assert!(vm.restored(disk, &last) == vm.truths[&last][disk], "round {round}: disk {disk} at {last}");
         }
     }
-    assert!(taken_up > 0, "no moment was taken up; {lost} were lost");
+    assert!(taken_up > 0 && lost > 0, "{taken_up} moments were taken up, {lost} were lost");
     vm.backup("last", &[]);
+    vm.prune(6);
     vm.check("after all kills");
     vm.assert_tidy();
     vm.quit();
+}
+
+#[test]
+fn a_kill_while_the_machine_stands_still_lets_it_go_on() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let mut vm = Vm::start();
+    vm.guests[0].write(0, MIB, 1);
+    let run = |vm: &Vm, name: &str, kill_at: usize| {
+        let pid: Arc<Mutex<Option<u32>>> = Arc::default();
+        let victim = Victim::ClientAlone(Arc::clone(&pid));
+        let proxy = Proxy::start(&vm.hypervisor, kill_at, false, victim);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_checkmap"));
+        command.arg("backup").arg("--qmp").arg(&proxy.socket).arg("-o").arg(vm.directory());
+        command.args(["--checkpoint", name]).arg("--scratch").arg(vm.folder.path());
+        let child = command.stderr(Stdio::piped()).spawn().expect("checkmap runs");
+        *pid.lock().expect("nothing panics") = Some(child.id());
+        (child.wait_with_output().expect("it ends"), proxy.sent())
+    };
+    let (output, sent) = run(&vm, "whole", usize::MAX - 1);
+    assert!(output.status.success(), "{}", told(&output));
+    let is = |line: &String, name: &str| line.contains(&format!("\"execute\":\"{name}\""));
+    let Some(stop) = sent.iter().position(|line| is(line, "stop")) else {
+        // The job begins in the transaction: nothing has to stand still.
+        assert!(sent.iter().any(|line| line.contains("blockdev-backup")), "{sent:?}");
+        return;
+    };
+    vm.quit();
+    for (at, name) in ["stop", "transaction", "qom-set", "qom-set", "cont"].iter().enumerate() {
+        let mut vm = Vm::start();
+        vm.guests[0].write(0, MIB, 1);
+        let (output, sent) = run(&vm, "killed", stop + at);
+        assert_eq!(output.status.code(), None, "{name}: {sent:?}: {}", told(&output));
+        assert!(is(&sent[stop + at], name), "{name}: {sent:?}");
+        vm.assert_runs();
+        vm.guests[0].write(0, MIB, 5);
+        vm.backup("next", &[]);
+        vm.check(name);
+        vm.assert_tidy();
+        vm.quit();
+    }
 }
