@@ -32,8 +32,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "backup",
         &[
-            "error", "geometry", "memory", "progress", "io", "checksum", "bitmap", "chain", "host", "formats", "image",
-            "content", "nbd", "qemu",
+            "error", "geometry", "memory", "progress", "io", "pool", "checksum", "bitmap", "chain", "host", "formats",
+            "image", "content", "nbd", "qemu",
         ],
     ),
     (

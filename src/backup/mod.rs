@@ -117,7 +117,8 @@ impl<'a> Options<'a> {
         Self { no_lock, ..self }
     }
 
-    /// How many threads read bitmaps, see [`OpenOptions::threads`](crate::image::OpenOptions::threads).
+    /// How many threads read bitmaps, see [`OpenOptions::threads`](crate::image::OpenOptions::threads); from 2 on the disk is read on
+    /// one while another writes the backup.
     #[must_use]
     pub fn threads(self, threads: usize) -> Self {
         Self { threads, ..self }

@@ -287,7 +287,7 @@ impl Disk for RunningDisk {
         error.in_file(Path::new(&self.title))
     }
 
-    fn check_usable(&mut self) -> Result<()> {
+    fn check_usable(&mut self, _: &mut dyn Observer) -> Result<()> {
         match &self.unfit {
             Some(error) if error.kind() == ErrorKind::InUse => Err(error.clone()),
             _ => Ok(()),

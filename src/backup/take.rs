@@ -19,6 +19,8 @@ use crate::chain::check_checkpoint_name;
 use crate::content::Content;
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Extent;
+use crate::memory;
+use crate::pool::Pool;
 use crate::progress::{Observer, tell};
 use std::path::Path;
 
@@ -227,7 +229,7 @@ impl Job<'_> {
             (Ok(_), None) => (changes::all(content, observer)?, None, None),
             (Err(reason), _) => (changes::all(content, observer)?, None, reason),
         };
-        let written = write(content, &wanted, &folder, backing.as_deref(), observer)?;
+        let written = write(content, &wanted, (&folder, backing.as_deref()), options.threads, observer)?;
         let backup = Backup {
             checkpoint: self.checkpoint.to_vec(),
             is_full: backing.is_none(),
@@ -347,35 +349,75 @@ fn unreadable(error: &Error) -> String {
     format!("the backup before cannot be read: {}", error.reason())
 }
 
-/// Writes the wanted clusters into a file in `folder`.
+/// One of the two things that are done at the same time.
+enum Half<'a> {
+    /// The next piece is read.
+    Read(&'a mut [u8], Extent),
+    /// The one before it is written.
+    Write(&'a mut Writer, &'a [u8], Extent),
+}
+
+/// Writes the wanted clusters into a file in `folder`; on two threads, a piece is read while the one before it is written.
 fn write(
     content: &dyn Content,
     wanted: &Wanted,
-    folder: &Path,
-    backing: Option<&str>,
+    (folder, backing): (&Path, Option<&str>),
+    threads: usize,
     observer: &mut dyn Observer,
 ) -> Result<Written> {
     let mut writer = Writer::begin(folder, content.size_bytes(), backing)?;
+    let pool = Pool::new(threads.min(2));
     let total = wanted.copied.dirty_bytes();
+    let (mut next, mut last) = (buffer(PIECE)?, buffer(PIECE)?);
+    let mut read: Option<Extent> = None;
     let mut done = 0;
-    let mut piece = buffer(PIECE)?;
     let mut zeros = wanted.zeros.extents(0, u64::MAX).peekable();
-    for Extent { offset, len_bytes } in wanted.copied.extents(0, u64::MAX) {
-        while let Some(zero) = zeros.next_if(|zero| zero.offset < offset) {
-            writer.write_zeros(zero.offset, zero.len_bytes)?;
+    let mut pieces = wanted.copied.extents(0, u64::MAX).flat_map(pieces_of);
+    loop {
+        let piece = pieces.next();
+        if piece.is_none() && read.is_none() {
+            break;
         }
-        let end = offset + len_bytes;
-        let mut at = offset;
-        while at < end {
-            tell(observer, "copying the disk", done, total)?;
-            let len = PIECE.min(end - at);
-            let bytes = piece.get_mut(..usize::try_from(len).unwrap_or(usize::MAX)).unwrap_or_default();
-            content.read_at(bytes, at)?;
-            writer.bytes(at, bytes)?;
-            (at, done) = (at + len, done + len);
+        tell(observer, "copying the disk", done, total)?;
+        let mut halves = Vec::new();
+        if let Some(piece) = piece {
+            memory::push(&mut halves, Half::Read(start_of_mut(&mut next, piece), piece))?;
         }
+        if let Some(before) = read {
+            while let Some(zero) = zeros.next_if(|zero| zero.offset < before.offset) {
+                writer.write_zeros(zero.offset, zero.len_bytes)?;
+            }
+            memory::push(&mut halves, Half::Write(&mut writer, start_of(&last, before), before))?;
+            done += before.len_bytes;
+        }
+        let halves = pool.map(halves, |half| match half {
+            Half::Read(bytes, piece) => content.read_at(bytes, piece.offset),
+            Half::Write(writer, bytes, piece) => writer.bytes(piece.offset, bytes),
+        })?;
+        halves.into_iter().collect::<Result<Vec<()>>>()?;
+        std::mem::swap(&mut next, &mut last);
+        read = piece;
     }
     zeros.try_for_each(|zero| writer.write_zeros(zero.offset, zero.len_bytes))?;
     tell(observer, "copying the disk", total, total)?;
     writer.finish(folder)
+}
+
+/// The pieces in which an extent is read.
+fn pieces_of(extent: Extent) -> impl Iterator<Item = Extent> {
+    let count = extent.len_bytes.div_ceil(PIECE);
+    (0..count).map(move |at| {
+        let offset = extent.offset + at * PIECE;
+        Extent { offset, len_bytes: PIECE.min(extent.end() - offset) }
+    })
+}
+
+/// The part of a buffer that a piece fills.
+fn start_of(buffer: &[u8], piece: Extent) -> &[u8] {
+    buffer.get(..usize::try_from(piece.len_bytes).unwrap_or(usize::MAX)).unwrap_or_default()
+}
+
+/// As [`start_of`], to fill it.
+fn start_of_mut(buffer: &mut [u8], piece: Extent) -> &mut [u8] {
+    buffer.get_mut(..usize::try_from(piece.len_bytes).unwrap_or(usize::MAX)).unwrap_or_default()
 }

@@ -1,7 +1,7 @@
 //! The power is cut at every call of a prune: what it had written and not made durable is there in part, or not at all. Every kept
 //! moment restores right then, and the next prune ends the work.
 //!
-//! Assumed of the disk: a sector is written as a whole or not, what was made durable before the cut is there, names change in the
+//! Assumed of the disk: a sector is written as a whole or not, bytes that were made durable before the cut are there, names change in the
 //! order in which they were changed.
 
 use crate::support::random::Random;
@@ -162,7 +162,7 @@ fn traced(folder: &Path, log: &Path, args: &[&OsStr], files: &mut Files) -> Vec<
     events
 }
 
-/// The files after a cut behind the first `cut` events. Of what is not durable, `fate` says how much is there: 0 nothing, 1 all of
+/// The files after a cut behind the first `cut` events. Of the writes that are not durable, `fate` says how many are there: 0 nothing, 1 all of
 /// it, else some.
 fn after_cut(before: &Files, events: &[Event], cut: usize, fate: u64, random: &mut Random) -> Files {
     let mut files = before.clone();
