@@ -93,6 +93,7 @@ impl Machine {
             .arg(format!("qcow2,node-name=d0,file.driver=file,file.filename={}", folder.join("disk.qcow2").display()))
             .args(["-device", "virtio-blk-pci,drive=d0,id=vda"])
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
             .spawn()?;
         let is_alive = || match child.try_wait()? {
             None => Ok(()),
@@ -107,7 +108,8 @@ impl Machine {
         let line = format!("qemu-io -d /machine/peripheral/vda/virtio-backend \"{command}\"");
         let said = self.monitor.command("human-monitor-command", &json!({ "command-line": line }))?;
         match said.as_str() {
-            Some(said) if !said.contains("wrote") => Err(format!("{command}: {said}").into()),
+            // What it did goes to QEMU's own output; what went wrong is said here.
+            Some(said) if !said.is_empty() => Err(format!("{command}: {said}").into()),
             _ => Ok(()),
         }
     }
@@ -121,7 +123,7 @@ impl Machine {
             .command("block-export-add", &json!({ "type": "nbd", "id": "e0", "node-name": "d0", "name": "" }))?;
         run(Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(copy).arg(format!("{mib}M")))?;
         let mut command = Command::new("nbdcopy");
-        command.arg(format!("nbd+unix:///?socket={}", socket.display()));
+        command.arg("--").arg(format!("nbd+unix:///?socket={}", socket.display()));
         command.args(["[", "qemu-nbd", "-f", "qcow2"]).arg(copy).arg("]");
         let took = run(&mut command)?;
         self.monitor.command("nbd-server-stop", &json!({}))?;
