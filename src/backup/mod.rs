@@ -236,10 +236,9 @@ impl BackupDirectory {
         observer: &mut dyn Observer,
     ) -> Result<Vec<(Taken, std::result::Result<(), Failure>)>> {
         let watch = RefCell::new(None);
-        let known = |source: &RunningSource| self.0.manifest.disk(&source.name).map(|disk| disk.image.clone());
-        let known: Vec<_> = sources.iter().map(known).collect();
-        let id = (self.0.manifest.id.as_str(), options.threads);
-        let mut running = Running::new((machine, sources, &known), id, moment, say, &watch)?;
+        let manifest = &self.0.manifest;
+        let known = (manifest.id.as_str(), manifest.disks.as_slice());
+        let mut running = Running::new((machine, sources), known, (moment, options.threads), say, &watch)?;
         if abandon {
             running.abandon(observer)?;
         }

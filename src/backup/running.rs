@@ -4,6 +4,7 @@
 //! All disks are read as they were at one moment of the machine ([`crate::qemu::Moment`]), which begins with the checkpoint. It has
 //! the id of the directory and the name of the checkpoint, so that the next run takes it up where this one is killed.
 
+use super::DiskRecord;
 use super::SourceFile;
 use super::images::{is_of_the_map, keeps_no_checkpoint};
 use super::origin::{Disk, Origin, Reading};
@@ -15,7 +16,10 @@ use crate::image::{Access, DiffRequest, Image, Layers, OpenOptions};
 use crate::progress::{Observer, Step, Unobserved};
 use crate::qemu::{self, Machine, Moment, MomentOptions, ScratchWatch};
 use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::fs;
 use std::ops::ControlFlow;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,17 +28,19 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// A disk of a running machine that is to be backed up.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct RunningSource {
     /// The disk, of the machine that is given with it.
     pub disk: qemu::Disk,
-    /// Its name in the directory; any bytes.
-    pub name: Vec<u8>,
+    /// Its name in the directory, any bytes. Without one it has that of the disk which the directory knows by one of its files, else that of
+    /// its file.
+    pub name: Option<Vec<u8>>,
 }
 
 impl RunningSource {
-    /// The disk, named as the machine names it.
+    /// The disk, without a name of its own.
     pub fn new(disk: qemu::Disk) -> Self {
-        Self { name: disk.title().as_bytes().to_vec(), disk }
+        Self { disk, name: None }
     }
 }
 
@@ -54,29 +60,34 @@ pub(super) struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    /// `known` has for each disk the place by which the directory knows it.
+    /// `known` are the disks of the directory of this id.
     pub(super) fn new(
-        (machine, sources, known): (&Machine, &[RunningSource], &[Option<Vec<u8>>]),
-        (id, threads): (&str, usize),
-        options: &MomentOptions,
+        (machine, sources): (&Machine, &[RunningSource]),
+        (id, known): (&str, &[DiskRecord]),
+        (options, threads): (&MomentOptions, usize),
         say: Say<'a>,
         watch: &'a RefCell<Option<ScratchWatch>>,
     ) -> Result<Self> {
         let mut disks = Vec::new();
-        for (source, known) in sources.iter().zip(known) {
-            let mut files = vec![source.disk.file().to_owned()];
-            let below = machine.layers_below(&source.disk)?;
-            files.extend(below.iter().map(|layer| layer.file().to_owned()));
+        for RunningSource { disk, name } in sources {
+            let mut files = vec![disk.file().to_owned()];
+            files.extend(machine.layers_below(disk)?.iter().map(|layer| layer.file().to_owned()));
             // A snapshot puts another file on top of the disk, and it stays the same disk.
-            let is_known = |known: &&Vec<u8>| files.iter().any(|file| file.as_bytes() == known.as_slice());
-            let place = known.as_ref().filter(is_known).cloned();
+            let is_of_disk = |record: &&DiskRecord| files.iter().any(|file| record.image == place_of(file));
+            let is_named = |record: &&DiskRecord| name.as_ref().is_none_or(|name| record.name == *name);
+            let known = known.iter().find(|record| is_of_disk(record) && is_named(record));
+            // What is no path names an export, or a file by its options.
+            let path = Some(Path::new(disk.file())).filter(|path| path.is_absolute() || path.exists());
+            let own = path.and_then(Path::file_name).map_or(disk.title().as_bytes(), OsStr::as_bytes);
+            let name = name.clone().or_else(|| known.map(|known| known.name.clone()));
+            let place = known.map_or_else(|| place_of(disk.file()), |known| known.image.clone());
             disks.push(RunningDisk {
                 machine: machine.clone(),
-                node: source.disk.node().to_owned(),
-                title: source.disk.title().to_owned(),
-                unfit: source.disk.unfit().cloned(),
-                name: source.name.clone(),
-                place: place.unwrap_or_else(|| source.disk.file().as_bytes().to_vec()),
+                node: disk.node().to_owned(),
+                title: disk.title().to_owned(),
+                unfit: disk.unfit().cloned(),
+                name: name.unwrap_or_else(|| own.to_vec()),
+                place,
                 files,
                 threads,
                 shown: None,
@@ -167,6 +178,12 @@ impl<'a> Running<'a> {
         self.show(moment, checkpoint, &apart)?;
         Ok(warnings)
     }
+}
+
+/// By what a directory knows the disk of a file: as that of an image which no machine runs.
+fn place_of(file: &str) -> Vec<u8> {
+    let place = fs::canonicalize(file).unwrap_or_else(|_| PathBuf::from(file));
+    place.into_os_string().into_vec()
 }
 
 impl Origin for Running<'_> {

@@ -93,13 +93,13 @@ fn of_machine(
     }
     for word in &args.disk_name {
         let named = sources.iter_mut().find_map(|source| {
-            let titles = [source.disk.title(), source.disk.node()];
+            let titles = [source.disk.title(), source.disk.node(), source.disk.file()];
             let mut rests = titles.iter().filter_map(|title| word.as_bytes().strip_prefix(title.as_bytes()));
             let name = rests.find_map(|rest| rest.strip_prefix(b"="))?;
             Some((source, name))
         });
         match named {
-            Some((source, name)) if !name.is_empty() => source.name = name.to_vec(),
+            Some((source, name)) if !name.is_empty() => source.name = Some(name.to_vec()),
             _ => {
                 let message =
                     format!("--disk-name {}: it is DISK=NAME, of a disk of the machine", word.to_string_lossy());

@@ -246,7 +246,13 @@ checkpoints that DIR made are dropped from the disk.
 It is full again, with the reason, where an increment would be wrong: the chain of checkpoints ended, a bitmap is inconsistent, a \
 file of DIR is missing or damaged. A disk that can keep no checkpoint is copied whole each time.
 
-DIR has mode 0700: it holds plaintext, also of disks that are encrypted.
+Disks of a running machine (--qmp, --libvirt) are copied as they were at one moment, that of the checkpoint, while the guest writes on. \
+Before the guest overwrites a block, QEMU copies it to a scratch image below --scratch. No write of the guest fails for that, or waits \
+longer than ten seconds: if the scratch is full, the moment is lost, the exit status is 1, and the next run has all changes. Where \
+checkmap is killed, the moment stays in the machine, and the next run with the same DIR backs it up; --abandon gives it up. Until the \
+moment ends, QEMU refuses to resize the disks, may refuse snapshots, and discards of the guest may do nothing.
+
+DIR and the scratch have mode 0700: they hold plaintext, also of disks that are encrypted.
 
 The exit status is 1 where not all disks are done; each that is done is complete.";
 
@@ -254,7 +260,9 @@ pub(crate) const BACKUP_AFTER: &str = "\
 Examples:
     checkmap backup disk.qcow2 -o /backup/vm
     checkmap backup disk.qcow2 data.qcow2 -o /backup/vm --checkpoint mon
-    checkmap backup a/disk.qcow2 b/disk.qcow2 -o /backup/vms --disk-name a/disk.qcow2=a --disk-name b/disk.qcow2=b";
+    checkmap backup a/disk.qcow2 b/disk.qcow2 -o /backup/vms --disk-name a/disk.qcow2=a --disk-name b/disk.qcow2=b
+    checkmap backup --qmp /run/vm/qmp.sock -o /backup/vm --scratch /var/scratch --scratch-max 20G
+    checkmap backup --libvirt qemu:///system --domain web -o /backup/web";
 
 pub(crate) const PLAN: &str = "\
 Tells for each disk how much a backup since CHECKPOINT has to read: what changed; what is allocated, where it cannot be told what \

@@ -31,8 +31,8 @@ const MOST_FIRST_ID: u64 = (1 << 52) - 1;
 /// More answers than this do not come before the greeting: another client sends one command, or one series, and waits.
 const MOST_LATE_ANSWERS: usize = 64;
 
-/// Waits for the end of a pipe, then on the connection for the answer.
-const HOLD: &str = "cat >/dev/null; exec timeout 60 grep -q -m 1 -e \"$1\" <&1";
+/// Waits for the end of a pipe; where the commands were sent and the answers not read, then on the connection for the answer.
+const HOLD: &str = "[ \"$(cat)\" = sent ] && exec timeout 60 grep -q -m 1 -e \"$1\" <&1";
 
 /// Where a hypervisor is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,6 +215,14 @@ impl Holder {
         command.process_group(0).stdin(Stdio::piped()).stdout(OwnedFd::from(held)).stderr(Stdio::null());
         command.spawn().map(Self).map_err(failed)
     }
+
+    /// Lets it know how far this process is.
+    fn tell(&mut self, state: &str) {
+        if let Some(pipe) = &mut self.0.stdin {
+            // One that has ended holds nothing.
+            let _ = pipe.write_all(state.as_bytes());
+        }
+    }
 }
 
 impl Drop for Holder {
@@ -332,7 +340,8 @@ impl Socket {
         let (ids, lines): (Vec<u64>, Vec<String>) =
             commands.iter().map(|(name, arguments)| self.line_of(name, arguments)).unzip();
         let last = ids.last().copied().unwrap_or_default();
-        let _holder = Holder::start(&self.stream, last).map_err(Failure::NotSent)?;
+        let mut holder = Holder::start(&self.stream, last).map_err(Failure::NotSent)?;
+        holder.tell("sent");
         self.send(&lines.concat())?;
         let mut answers = Vec::new();
         for id in ids {
@@ -345,6 +354,7 @@ impl Socket {
                 Err(failure) => answers.push(Err(failure)),
             }
         }
+        holder.tell(" and answered");
         self.is_broken = false;
         Ok(answers)
     }

@@ -19,6 +19,9 @@ pub(super) const MARK: &str = "checkmap-lock";
 /// The longest path of a Unix socket on Linux, without the byte that ends it.
 const MOST_SOCKET_PATH_BYTES: usize = 107;
 
+/// The beginning of the names of folders for files.
+const FILES_PREFIX: &str = "checkmap-scratch-";
+
 const LOCK_FILE: &str = "lock";
 /// The lock file before it is locked.
 const UNREADY_FILE: &str = "unready";
@@ -93,7 +96,8 @@ impl Owner {
 
     fn try_to_make(parent: &Path, for_socket: bool) -> std::io::Result<(TempDir, File)> {
         let mut builder = tempfile::Builder::new();
-        let folder = builder.prefix(PREFIX).rand_bytes(RANDOM_BYTES).permissions(private()).tempdir_in(parent)?;
+        let prefix = if for_socket { PREFIX } else { FILES_PREFIX };
+        let folder = builder.prefix(prefix).rand_bytes(RANDOM_BYTES).permissions(private()).tempdir_in(parent)?;
         let room = folder.path().as_os_str().len() + 1 + SOCKET_FILE.len();
         if for_socket && room > MOST_SOCKET_PATH_BYTES {
             return Err(std::io::ErrorKind::InvalidFilename.into());
@@ -223,15 +227,22 @@ pub(super) fn sweep(parent: &Path, standing: Option<&Path>) {
     }
 }
 
-/// Whether a folder of this name is one of a client.
-pub(super) fn is_of_a_client(name: &str) -> bool {
-    let random = name.strip_prefix(PREFIX).unwrap_or_default();
-    random.len() == RANDOM_BYTES && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+fn is_of_a_client(name: &str) -> bool {
+    name.strip_prefix(PREFIX).is_some_and(is_random)
+}
+
+/// Whether a folder of this name is one for files.
+pub(super) fn is_for_files(name: &str) -> bool {
+    name.strip_prefix(FILES_PREFIX).is_some_and(is_random)
+}
+
+fn is_random(name: &str) -> bool {
+    name.len() == RANDOM_BYTES && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 /// Removes the folder of a client that was killed before its lock file was there. One that is alive finds it gone, and makes
 /// another one; its lock file is never touched, so where that comes meanwhile the folder stays.
-fn remove_unready(folder: &Path) {
+pub(super) fn remove_unready(folder: &Path) {
     let Ok(open) = open_folder(folder) else { return };
     let _ = unlinkat(&open, UNREADY_FILE, AtFlags::empty());
     let _ = fs::remove_dir(folder);

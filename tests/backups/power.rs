@@ -162,8 +162,8 @@ fn traced(folder: &Path, log: &Path, args: &[&OsStr], files: &mut Files) -> Vec<
     events
 }
 
-/// The files after a cut behind the first `cut` events. Of the writes that are not durable, `fate` says how many are there: 0 nothing, 1 all of
-/// it, else some.
+/// The files after a cut behind the first `cut` events. Of the writes that are not durable, `fate` says how many
+/// are there: 0 for none, 1 for all, else some.
 fn after_cut(before: &Files, events: &[Event], cut: usize, fate: u64, random: &mut Random) -> Files {
     let mut files = before.clone();
     let all = events.iter().filter(|event| matches!(event, Event::Made(..))).count();

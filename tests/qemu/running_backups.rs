@@ -66,7 +66,7 @@ impl Vm {
     }
 
     fn file(&self, disk: usize, name: &str) -> PathBuf {
-        self.directory().join(DISKS[disk].node).join(format!("{name}.qcow2"))
+        self.directory().join(name_of(disk)).join(format!("{name}.qcow2"))
     }
 
     fn restored(&self, disk: usize, name: &str) -> Vec<u8> {
@@ -79,7 +79,7 @@ impl Vm {
             Command::new(env!("CARGO_BIN_EXE_checkmap")).arg("list").arg(self.directory()).arg("--json").output();
         let list: Value = serde_json::from_slice(&list.expect("checkmap runs").stdout).expect("JSON");
         let disks = list["disks"].as_array().expect("disks").iter();
-        let own = disks.clone().find(|own| own["disk"] == DISKS[disk].node).expect("the disk");
+        let own = disks.clone().find(|own| own["disk"] == name_of(disk)).expect("the disk");
         let backups = own["backups"].as_array().expect("backups").iter();
         backups.map(|backup| backup["checkpoint"].as_str().expect("a name").to_owned()).collect()
     }
@@ -101,7 +101,7 @@ impl Vm {
                 assert!(self.restored(disk, &name) == *truth, "{when}: disk {disk} at {name} differs");
                 let target = self.folder.path().join("raw");
                 let mut restore = Command::new(env!("CARGO_BIN_EXE_checkmap"));
-                restore.arg("restore").arg(self.directory()).args(["--at", &name, "--disk", DISKS[disk].node]);
+                restore.arg("restore").arg(self.directory()).args(["--at", &name, "--disk", &name_of(disk)]);
                 let output = restore.args(["--format=raw", "-o"]).arg(&target).output().expect("checkmap runs");
                 assert!(output.status.success(), "{when}: {}", told(&output));
                 assert!(std::fs::read(&target).expect("it is there") == *truth, "{when}: disk {disk} at {name}");
@@ -129,6 +129,12 @@ impl Vm {
         }
     }
 
+    /// The note of the moment that stands in the machine.
+    fn stands(&mut self) -> Option<Value> {
+        let note = json!({ "path": "/objects/checkmap-moment", "property": "identity" });
+        self.hypervisor.try_command("qom-get", note).ok()
+    }
+
     fn write_at_random(&mut self, random: &mut Random, count: usize) {
         for _ in 0..count {
             for (disk, guest) in self.guests.iter_mut().enumerate() {
@@ -149,6 +155,11 @@ impl Vm {
             assert!(convert(image, &folder.path().join("end")) == *content, "a write of the guest is lost");
         }
     }
+}
+
+/// The name of a disk in the directory.
+fn name_of(disk: usize) -> String {
+    format!("{}.qcow2", DISKS[disk].node)
 }
 
 fn entries(folder: &Path) -> Vec<String> {
@@ -361,4 +372,110 @@ fn a_kill_while_the_machine_stands_still_lets_it_go_on() {
         vm.assert_tidy();
         vm.quit();
     }
+}
+
+#[test]
+fn a_machine_that_is_off_and_its_snapshots_go_on_with_the_same_directory() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let mut random = Random::from_seed(5);
+    let mut vm = Vm::start();
+    vm.write_at_random(&mut random, 10);
+    assert!(vm.backup("on", &[]).contains("(full)"));
+    // A shrunk and grown disk, both in one interval: what was cut off reads as zeros, and no bit says so.
+    vm.hypervisor.command("block_resize", json!({ "node-name": "d1", "size": 4 * MIB }));
+    vm.hypervisor.command("block_resize", json!({ "node-name": "d1", "size": SIZES[1] }));
+    vm.guests[1].content[usize::try_from(4 * MIB).expect("small")..].fill(0);
+    vm.write_at_random(&mut random, 3);
+    assert!(vm.backup("resized", &[]).contains("(what changed)"));
+    vm.check("resized");
+    // Images that no machine runs, by their paths.
+    let disks = DISKS.map(|disk| vm.hypervisor.folder.path().join(format!("{}.qcow2", disk.node)));
+    let contents = vm.contents();
+    let Vm { hypervisor, guests, folder, mut truths } = vm;
+    drop(guests);
+    let kept = hypervisor.quit();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_checkmap"));
+    command.arg("backup").args(&disks).arg("-o").arg(folder.path().join("backup")).args(["--checkpoint", "off"]);
+    let output = command.output().expect("checkmap runs");
+    assert!(output.status.success(), "{}", told(&output));
+    assert_eq!(told(&output).matches("(what changed)").count(), 2, "{}", told(&output));
+    truths.insert("off".into(), contents.clone());
+    // Runs again, and gets a snapshot: another file on top of the same disk.
+    let mut hypervisor = Hypervisor::start_on(kept, Program::System, &DISKS);
+    hypervisor.command("cont", json!({}));
+    let mut guests = vec![Guest::new(&hypervisor, 0), Guest::new(&hypervisor, 1)];
+    for (guest, content) in guests.iter_mut().zip(contents) {
+        guest.content = content;
+    }
+    let mut vm = Vm { hypervisor, guests, folder, truths };
+    vm.write_at_random(&mut random, 3);
+    let overlay = vm.hypervisor.folder.path().join("overlay.qcow2");
+    let snapshot =
+        json!({ "node-name": "d0", "snapshot-file": overlay, "snapshot-node-name": "o0", "format": "qcow2" });
+    vm.hypervisor.command("blockdev-snapshot-sync", snapshot);
+    vm.write_at_random(&mut random, 3);
+    let said = vm.backup("snapshot", &[]);
+    vm.write_at_random(&mut random, 3);
+    assert_eq!(vm.backup("after", &[]).matches("(what changed)").count(), 2, "{said}");
+    assert_eq!(vm.moments(0), ["on", "resized", "off", "snapshot", "after"]);
+    vm.check("after");
+    vm.assert_tidy();
+}
+
+#[test]
+fn what_stands_in_the_way_is_refused_and_nothing_is_changed() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let mut vm = Vm::start();
+    vm.guests[0].write(0, MIB, 1);
+    vm.backup("first", &[]);
+    let refused = |vm: &mut Vm, words: &[&str], text: &str| {
+        let output = vm.try_backup(words);
+        assert_eq!(output.status.code(), Some(3), "{words:?}: {}", told(&output));
+        assert!(told(&output).contains(text), "{words:?}: {}", told(&output));
+        vm.assert_tidy();
+        assert_eq!(vm.moments(0), ["first"]);
+    };
+    refused(&mut vm, &["--scratch-max=64K"], "too little");
+    // The only NBD server of the machine is somebody else's.
+    let address = json!({ "addr": { "type": "unix", "data": { "path": vm.folder.path().join("theirs") } } });
+    vm.hypervisor.command("nbd-server-start", address);
+    refused(&mut vm, &[], "NBD server");
+    vm.hypervisor.command("nbd-server-stop", json!({}));
+    // A moment that a run left which was killed, of fewer disks.
+    while vm.stands().is_none() {
+        let mut child = vm.command(&["--node=d0"]).stderr(Stdio::null()).spawn().expect("checkmap runs");
+        while child.try_wait().expect("it can be waited for").is_none() && vm.stands().is_none() {}
+        let _ = child.kill();
+        child.wait().expect("it ends");
+        // One that was not whole goes with the next command.
+        let _ = Command::new(env!("CARGO_BIN_EXE_checkmap")).arg("list").arg("--qmp").arg(vm.hypervisor.qmp()).output();
+    }
+    let kept = vm.moments(0);
+    let output = vm.try_backup(&["--checkpoint=both"]);
+    assert_eq!(output.status.code(), Some(3), "{}", told(&output));
+    assert!(told(&output).contains("without the disk"), "{}", told(&output));
+    // Another directory has no right to it, and cannot have one beside it.
+    let other = vm.folder.path().join("other");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_checkmap"));
+    command
+        .arg("backup")
+        .arg("--qmp")
+        .arg(vm.hypervisor.qmp())
+        .arg("-o")
+        .arg(&other)
+        .args(["--abandon", "--checkpoint=other"]);
+    let output = command.output().expect("checkmap runs");
+    assert_eq!(output.status.code(), Some(3), "{}", told(&output));
+    assert!(told(&output).contains("belongs to"), "{}", told(&output));
+    assert!(vm.stands().is_some(), "it was cleared away");
+    vm.guests[0].write(MIB, MIB, 2);
+    assert!(vm.backup("second", &["--abandon"]).contains("given up"));
+    assert_eq!(vm.moments(0).len(), kept.len() + 1);
+    assert!(vm.restored(0, "second") == vm.truths["second"][0]);
+    vm.assert_tidy();
+    vm.quit();
 }

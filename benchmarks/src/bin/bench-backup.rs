@@ -46,7 +46,7 @@ fn measure(program: &str, folder: &Path, pairs: usize, mib: u64) -> Result<()> {
             let theirs = machine.nbdcopy(folder, &by_nbdcopy, mib)?;
             (ours(&checkpoint, true)?, theirs)
         };
-        let by_checkmap = taken.join("d0").join(format!("{checkpoint}.qcow2"));
+        let by_checkmap = taken.join("disk.qcow2").join(format!("{checkpoint}.qcow2"));
         for copy in [&by_checkmap, &by_nbdcopy] {
             compare(copy)?;
             std::fs::remove_file(copy)?;
@@ -93,7 +93,6 @@ impl Machine {
             .arg(format!("qcow2,node-name=d0,file.driver=file,file.filename={}", folder.join("disk.qcow2").display()))
             .args(["-device", "virtio-blk-pci,drive=d0,id=vda"])
             .stdin(Stdio::null())
-            // It tells of each write.
             .stdout(Stdio::null())
             .spawn()?;
         let is_alive = || match child.try_wait()? {
@@ -107,7 +106,12 @@ impl Machine {
     /// Writes as the guest would.
     fn write(&mut self, command: &str) -> Result<()> {
         let line = format!("qemu-io -d /machine/peripheral/vda/virtio-backend \"{command}\"");
-        self.monitor.command("human-monitor-command", &json!({ "command-line": line })).map(drop)
+        let said = self.monitor.command("human-monitor-command", &json!({ "command-line": line }))?;
+        match said.as_str() {
+            // What it did goes to QEMU's own output; what went wrong is said here.
+            Some(said) if !said.is_empty() => Err(format!("{command}: {said}").into()),
+            _ => Ok(()),
+        }
     }
 
     /// Copies the disk into a new qcow2 file; how long the copy took.

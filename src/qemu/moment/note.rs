@@ -144,7 +144,7 @@ mod tests {
             id: Some("a backup \"directory\"".into()),
             began_s: 1_795_572_000,
             form: Form::Filter,
-            scratch: "/var/tmp/checkmap-mnopqrstuvwx".into(),
+            scratch: "/var/tmp/checkmap-scratch-mnopqrstuvwx".into(),
             server: "/run/vm/checkmap-abcdefghijkl/nbd.sock".into(),
             is_own_server: true,
             disks: vec![disk.clone(), NotedDisk { qdev: None, ..disk }],

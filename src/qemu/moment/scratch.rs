@@ -87,7 +87,7 @@ fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_folder && owner::is_of_a_client(&entry.file_name().to_string_lossy()) {
+        if is_folder && owner::is_for_files(&entry.file_name().to_string_lossy()) {
             sweep_one(&entry.path());
         }
     }
@@ -95,7 +95,12 @@ fn sweep(parent: &Path) {
 
 fn sweep_one(folder: &Path) {
     let Ok(open) = owner::open_folder(folder) else { return };
-    let Life::Dead(_lock) = owner::life_of(&folder.to_string_lossy()) else { return };
+    let _lock = match owner::life_of(&folder.to_string_lossy()) {
+        Life::Dead(Some(lock)) => lock,
+        // It was killed before it had a lock, or has none yet.
+        Life::Dead(None) => return owner::remove_unready(folder),
+        _ => return,
+    };
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let mut count = 0;
     while let Ok(file) = openat(&open, name_of(count), flags, Mode::empty()) {
@@ -104,10 +109,8 @@ fn sweep_one(folder: &Path) {
         }
         count += 1;
     }
-    if count > 0 {
-        remove(folder, count);
-        owner::remove(folder);
-    }
+    remove(folder, count);
+    owner::remove(folder);
 }
 
 /// How many bytes the image of each disk may take: a part of all by the size of the disk, and no more than it can come to. `None` where
@@ -147,7 +150,7 @@ pub(super) fn usage(folder: &Path, at: usize) -> Option<(u64, u64)> {
 /// Removes the files of a folder that [`Folder`] made, and nothing else; the folder where nothing is left in it. The path comes from the
 /// hypervisor.
 pub(super) fn remove(folder: &Path, files: usize) {
-    let is_ours = folder.file_name().is_some_and(|name| owner::is_of_a_client(&name.to_string_lossy()));
+    let is_ours = folder.file_name().is_some_and(|name| owner::is_for_files(&name.to_string_lossy()));
     if !is_ours || !folder.is_absolute() {
         return;
     }
