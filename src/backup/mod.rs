@@ -224,6 +224,11 @@ impl BackupDirectory {
         verify::verify(&self.0, observer)
     }
 
+    /// The moments that [`prune`](Self::prune) would give up: for each disk its name and their checkpoints, oldest first.
+    pub fn going(&self, keep: &Keep) -> Result<Vec<(Vec<u8>, Vec<Vec<u8>>)>> {
+        prune::going(&self.0, keep)
+    }
+
     /// Gives up the moments that no rule keeps. Every kept moment can be restored at each instant.
     pub fn prune(&mut self, keep: &Keep, observer: &mut dyn Observer) -> Result<Vec<Pruned>> {
         prune::prune(&mut self.0, keep, observer)

@@ -426,6 +426,8 @@ pub(crate) struct PruneArgs {
     /// Where the oldest moments go, write a new full backup instead of changing the old one in place
     #[arg(long)]
     pub(crate) rewrite: bool,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
 }
 
 #[derive(Debug, Args)]
