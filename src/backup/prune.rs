@@ -78,13 +78,14 @@ impl Keep {
 }
 
 /// The moments that a prune would give up, for each disk, oldest first.
-pub(super) fn going(directory: &Directory, keep: &Keep) -> Result<Vec<(Vec<u8>, Vec<Vec<u8>>)>> {
+pub(super) fn going(directory: &Directory, keep: &Keep) -> Result<Vec<Pruned>> {
     keep.check()?;
     let now = seconds(SystemTime::now());
     let of_disk = |disk: &DiskRecord| {
         let rows = disk.backups.iter().zip(keep.kept(disk, now));
         let gone = rows.filter(|(backup, kept)| !kept && !backup.is_given_up);
-        (disk.name.clone(), gone.map(|(backup, _)| backup.checkpoint.clone()).collect())
+        let dropped = gone.map(|(backup, _)| backup.checkpoint.clone()).collect();
+        Pruned { disk: disk.name.clone(), dropped, error: None }
     };
     Ok(directory.manifest.disks.iter().map(of_disk).collect())
 }

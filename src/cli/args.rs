@@ -350,6 +350,8 @@ pub(crate) struct BackupArgs {
     /// The name of a disk in the directory; without it, that of its file. Can be repeated
     #[arg(long, value_name = "IMAGE=NAME")]
     pub(crate) disk_name: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
     /// The file that holds the passphrase of encrypted layers
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) secret_file: Option<PathBuf>,

@@ -6,7 +6,7 @@ use crate::exit::{Failure, Outcome, Status};
 use crate::session::{Session, threads};
 use crate::target::Target;
 use crate::words::{amount, count, some_of, spelled};
-use checkmap::backup::{BackupDirectory, Options, Source, Taken, checkpoint_name};
+use checkmap::backup::{BackupDirectory, Options, Source, Taken, checkpoint_name, preview};
 use checkmap::chain::Name;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -28,13 +28,19 @@ pub(crate) fn run(args: &BackupArgs, session: &Session) -> Outcome {
     let keep = usize::try_from(args.keep_checkpoints).unwrap_or(usize::MAX);
     let options = Options::new(&checkpoint).full(args.full).keep_checkpoints(keep).no_lock(session.is_without_locks());
     let options = options.secret_file(args.secret_file.as_deref()).threads(threads());
+    if args.dry_run.dry_run {
+        for taken in preview(&args.output, &sources, &options, &mut session.watch())? {
+            tell(&taken, &checkpoint, "would back up", session);
+        }
+        return Ok(Status::Done);
+    }
     // From now on the end is always an orderly one: no checkpoint is left without its backup.
     session.interrupt().hold();
     let mut directory = BackupDirectory::create(&args.output)?;
     let all = directory.take(&sources, &options, &mut session.watch())?;
     let mut status = Status::Done;
     for (taken, done) in &all {
-        tell(taken, &checkpoint, session);
+        tell(taken, &checkpoint, "backed up", session);
         if let Err(failure) = done {
             let disk = Name::new(taken.name.as_slice());
             let what = match failure.is_backed_up {
@@ -68,7 +74,7 @@ fn named<'a>(images: &[&'a Path], names: &[OsString]) -> Result<Vec<Source<'a>>,
     Ok(sources)
 }
 
-fn tell(taken: &Taken, checkpoint: &[u8], session: &Session) {
+fn tell(taken: &Taken, checkpoint: &[u8], done: &str, session: &Session) {
     for warning in &taken.warnings {
         session.warn(warning);
     }
@@ -85,7 +91,7 @@ fn tell(taken: &Taken, checkpoint: &[u8], session: &Session) {
         (None, false) => "what changed".to_owned(),
     };
     let (disk, checkpoint) = (Name::new(taken.name.as_slice()), Name::new(checkpoint));
-    session.say(&format!("backed up the disk {disk} at {checkpoint}: {} of data ({kind})", amount(backup.data_bytes)));
+    session.say(&format!("{done} the disk {disk} at {checkpoint}: {} of data ({kind})", amount(backup.data_bytes)));
     if !taken.dropped.is_empty() {
         let names = some_of(taken.dropped.iter().map(|name| Name::new(name.as_slice()).to_string()), ", ");
         let number = count(taken.dropped.len() as u64, "older checkpoint");

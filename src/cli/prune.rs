@@ -15,8 +15,8 @@ pub(crate) fn run(args: &PruneArgs, session: &Session) -> Outcome {
     let last = args.keep_last.and_then(|last| usize::try_from(last).ok());
     let keep = Keep::new().last(last).within(args.keep_within).rewrite(args.rewrite);
     if args.dry_run.dry_run {
-        for (disk, going) in BackupDirectory::open(&args.directory)?.going(&keep)? {
-            session.say(&format!("would give up {}", moments(&disk, &going)));
+        for going in BackupDirectory::open(&args.directory)?.going(&keep)? {
+            session.say(&format!("would give up {}", moments(&going.disk, &going.dropped)));
         }
         return Ok(Status::Done);
     }
