@@ -11,7 +11,7 @@
 //! 3. The clusters are written ([`Refill`]), and the disk in the file gets its size.
 //! 4. The file is renamed over that of the kept moment. It names no file below, so who looks at the directory knows that the fold is
 //!    done, and reads it by the second list.
-//! 5. The manifest tells of a full backup, and the files of the older moments go.
+//! 5. The manifest tells of a full backup, and the last files of the older moments go.
 
 use super::compose::{Moment, Sink};
 use super::directory::{Directory, clear_room, rename, successor};

@@ -160,6 +160,19 @@ pub struct Failure {
     pub is_backed_up: bool,
 }
 
+/// Tells what [`BackupDirectory::take`] would write into the directory at `path`, which need not be there: for each disk the moment
+/// as it would be, its bytes at most. Nothing is changed; the errors are those of `take`.
+pub fn preview(
+    path: &Path,
+    sources: &[Source<'_>],
+    options: &Options<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Taken>> {
+    let directory = if BackupDirectory::is_one(path) { Some(BackupDirectory::open(path)?) } else { None };
+    let mut images = Images::of(sources, options)?;
+    take::preview(directory.as_ref().map(|directory| &directory.0), &mut images, options, observer)
+}
+
 /// A directory of backups. It is locked until it is dropped: many can read it at once, one can change it.
 #[derive(Debug)]
 pub struct BackupDirectory(Directory);
@@ -255,6 +268,11 @@ impl BackupDirectory {
     /// Reads everything, and says which files are damaged or missing and which moments that costs.
     pub fn verify(&self, observer: &mut dyn Observer) -> Result<Verified> {
         verify::verify(&self.0, observer)
+    }
+
+    /// The moments that [`prune`](Self::prune) would give up. Nothing is changed.
+    pub fn going(&self, keep: &Keep) -> Result<Vec<Pruned>> {
+        prune::going(&self.0, keep)
     }
 
     /// Gives up the moments that no rule keeps. Every kept moment can be restored at each instant.

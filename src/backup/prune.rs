@@ -54,6 +54,15 @@ impl Keep {
         Self { rewrite, ..self }
     }
 
+    /// Refuses rules that keep nothing.
+    fn check(&self) -> Result<()> {
+        if self.last.is_none() && self.within.is_none() || self.last == Some(0) {
+            let message = "no rule says what is kept, or one keeps nothing";
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        Ok(())
+    }
+
     /// Whether each of the disk's moments is kept.
     fn kept(&self, disk: &DiskRecord, now: u64) -> Vec<bool> {
         let young = |time: u64| self.within.is_some_and(|within| time.saturating_add(within.as_secs()) >= now);
@@ -66,6 +75,19 @@ impl Keep {
         kept.reverse();
         kept
     }
+}
+
+/// The moments that a prune would give up, for each disk, oldest first.
+pub(super) fn going(directory: &Directory, keep: &Keep) -> Result<Vec<Pruned>> {
+    keep.check()?;
+    let now = seconds(SystemTime::now());
+    let of_disk = |disk: &DiskRecord| {
+        let rows = disk.backups.iter().zip(keep.kept(disk, now));
+        let gone = rows.filter(|(backup, kept)| !kept && !backup.is_given_up);
+        let dropped = gone.map(|(backup, _)| backup.checkpoint.clone()).collect();
+        Pruned { disk: disk.name.clone(), dropped, error: None }
+    };
+    Ok(directory.manifest.disks.iter().map(of_disk).collect())
 }
 
 /// What became of one disk.
@@ -81,10 +103,7 @@ pub struct Pruned {
 }
 
 pub(super) fn prune(directory: &mut Directory, keep: &Keep, observer: &mut dyn Observer) -> Result<Vec<Pruned>> {
-    if keep.last.is_none() && keep.within.is_none() || keep.last == Some(0) {
-        let message = "no rule says what is kept, or one keeps nothing";
-        return Err(Error::new(ErrorKind::InvalidArgument, message));
-    }
+    keep.check()?;
     let now = seconds(SystemTime::now());
     let names: Vec<Vec<u8>> = directory.manifest.disks.iter().map(|disk| disk.name.clone()).collect();
     let mut all = Vec::new();

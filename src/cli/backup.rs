@@ -7,7 +7,9 @@ use crate::session::{Session, threads};
 use crate::target::{Target, TargetArgs, exactly};
 use crate::words::{amount, count, some_of, spelled};
 use checkmap::ErrorKind;
-use checkmap::backup::{BackupDirectory, Failure as OfDisk, Options, RunningSource, Source, Taken, checkpoint_name};
+use checkmap::backup::{
+    BackupDirectory, Failure as OfDisk, Options, RunningSource, Source, Taken, checkpoint_name, preview,
+};
 use checkmap::chain::Name;
 use checkmap::qemu::MomentOptions;
 use std::ffi::OsString;
@@ -40,18 +42,29 @@ pub(crate) fn run(args: &BackupArgs, session: &Session) -> Outcome {
             }
             let images: Vec<&Path> = std::iter::once(first).chain(others.into_iter().map(Path::new)).collect();
             let sources = named(&images, &args.disk_name)?;
+            if args.dry_run.dry_run {
+                for taken in preview(&args.output, &sources, &options, &mut session.watch())? {
+                    tell(&taken, "would back up", session);
+                }
+                return Ok(Status::Done);
+            }
             // From now on the end is always an orderly one: no checkpoint is left without its backup.
             session.interrupt().hold();
             BackupDirectory::create(&args.output)?.take(&sources, &options, &mut session.watch())?
         }
         Target::Machine(arguments) => {
             let [] = exactly(&others, [])?;
+            if args.dry_run.dry_run {
+                let message =
+                    "--dry-run is for images: `checkmap plan` says how much of the disks of a machine has to be read";
+                return Err(Failure::Usage(message.into()));
+            }
             of_machine(arguments, args, &options, session)?
         }
     };
     let mut status = Status::Done;
     for (taken, done) in &all {
-        tell(taken, session);
+        tell(taken, "backed up", session);
         if let Err(failure) = done {
             let disk = Name::new(taken.name.as_slice());
             let what = match failure.is_backed_up {
@@ -136,7 +149,7 @@ fn named<'a>(images: &[&'a Path], names: &[OsString]) -> Result<Vec<Source<'a>>,
     Ok(sources)
 }
 
-fn tell(taken: &Taken, session: &Session) {
+fn tell(taken: &Taken, done: &str, session: &Session) {
     for warning in &taken.warnings {
         session.warn(warning);
     }
@@ -153,7 +166,7 @@ fn tell(taken: &Taken, session: &Session) {
         (None, false) => "what changed".to_owned(),
     };
     let (disk, checkpoint) = (Name::new(taken.name.as_slice()), Name::new(backup.checkpoint.as_slice()));
-    session.say(&format!("backed up the disk {disk} at {checkpoint}: {} of data ({kind})", amount(backup.data_bytes)));
+    session.say(&format!("{done} the disk {disk} at {checkpoint}: {} of data ({kind})", amount(backup.data_bytes)));
     if !taken.dropped.is_empty() {
         let names = some_of(taken.dropped.iter().map(|name| Name::new(name.as_slice()).to_string()), ", ");
         let number = count(taken.dropped.len() as u64, "older checkpoint");

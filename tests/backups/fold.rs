@@ -38,6 +38,9 @@ fn the_oldest_file_is_changed_in_place_unless_it_may_not() {
     }
     let disk = four_days();
     let oldest = inode(&disk.file("d0"));
+    let told = works(&prune(&disk, &["--keep-last=2", "--dry-run"]));
+    assert!(told.contains("would give up 2 moments of the disk 'disk.qcow2': 'd0', 'd1'"), "{told}");
+    assert_eq!(disk.moments().len(), 4);
     works(&prune(&disk, &["--keep-last=3"]));
     assert_eq!(inode(&disk.file("d1")), oldest);
     disk.check("one is given up");

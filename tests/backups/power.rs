@@ -1,8 +1,8 @@
-//! The power is cut at every call of a prune: what it had written and not made durable is there in part, or not at all. Every kept
+//! The power is cut at every call of a prune: writes without a flush behind them are there in part, or not at all. Every kept
 //! moment restores right then, and the next prune ends the work.
 //!
-//! Assumed of the disk: a sector is written as a whole or not, bytes that were made durable before the cut are there, names change in the
-//! order in which they were changed.
+//! Assumed of the disk: a sector is written as a whole or not, writes before a flush are there after the cut, names change in the
+//! order of the calls.
 
 use crate::support::random::Random;
 use crate::support::tools_are_here;
@@ -162,8 +162,8 @@ fn traced(folder: &Path, log: &Path, args: &[&OsStr], files: &mut Files) -> Vec<
     events
 }
 
-/// The files after a cut behind the first `cut` events. Of the writes that are not durable, `fate` says how many
-/// are there: 0 for none, 1 for all, else some.
+/// The files after a cut behind the first `cut` events. `fate` says how much is there of later writes
+/// than the last flush: 0 nothing, 1 all of them, else some.
 fn after_cut(before: &Files, events: &[Event], cut: usize, fate: u64, random: &mut Random) -> Files {
     let mut files = before.clone();
     let all = events.iter().filter(|event| matches!(event, Event::Made(..))).count();
