@@ -7,9 +7,10 @@
 use super::origin::{Disk, Origin, Reading};
 use super::{Options, Source, SourceFile};
 use crate::bitmap::Bitmap;
+use crate::chain::Name;
 use crate::content::{self, Chain, Content};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Access, DiffRequest, Image, Layers, OpenOptions};
+use crate::image::{Access, DiffRequest, Edit, Image, Layers, OpenOptions};
 use crate::progress::{Observer, Unobserved};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -117,8 +118,16 @@ impl Disk for ImageDisk {
         if there.is_empty() {
             return Ok((Vec::new(), Vec::new()));
         }
-        let plan = image.plan_delete_many(&there, false, Layers::Check, None)?;
-        let warnings = image.commit(&plan, &mut Unobserved)?;
+        let names: Vec<Name> = there.iter().map(|name| Name::new(name.as_slice())).collect();
+        let edit = Edit::Delete(&names);
+        // Layers below that know a checkpoint give it up too.
+        let warnings = match image.spans_layers(&edit, None)? {
+            true => image.change_layers(&edit, None, &mut Unobserved)?.warnings,
+            false => {
+                let plan = image.plan_delete_many(&there, false, Layers::Check, None)?;
+                image.commit(&plan, &mut Unobserved)?
+            }
+        };
         Ok((there.into_iter().cloned().collect(), warnings))
     }
 
