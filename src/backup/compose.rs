@@ -5,13 +5,14 @@
 use super::directory::Directory;
 use super::layer::Layer;
 use super::manifest::DiskRecord;
-use super::sums::clusters;
+use super::sums::{Summed, clusters};
 use crate::bitmap::Bitmap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::CLUSTER_BYTES;
 use crate::geometry::Extent;
 use crate::memory;
 use crate::progress::{Observer, tell};
+use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 /// The part of the disk whose pieces are put in order at once.
@@ -137,7 +138,7 @@ impl Moment {
             }
         };
         let data = self.data()?.intersection(wanted)?;
-        let mut buffer = Vec::new();
+        let mut recent = Recent::default();
         let (mut at, mut done, total) = (0, 0, data.dirty_bytes());
         // Zeros between two windows with data are told at once.
         while at < self.size_bytes {
@@ -148,7 +149,7 @@ impl Moment {
             for (part, extent) in self.pieces(&data, next, end)? {
                 tell(observer, "reading the backup", done, total)?;
                 tell_zeros(wanted, reached, extent.offset, sink)?;
-                self.copy(part, extent, &mut buffer, sink)?;
+                self.copy(part, extent, &mut recent, sink)?;
                 reached = extent.end();
                 done = (done + extent.len_bytes).min(total);
             }
@@ -159,12 +160,12 @@ impl Moment {
     }
 
     /// The pieces of a window in the order of the disk, each inside of one extent with a sum.
-    fn pieces(&self, wanted: &Bitmap, start: u64, end: u64) -> Result<Vec<(&Part, Extent)>> {
+    fn pieces(&self, wanted: &Bitmap, start: u64, end: u64) -> Result<Vec<(usize, Extent)>> {
         let mut pieces = Vec::new();
         if start >= end {
             return Ok(pieces);
         }
-        for part in &self.parts {
+        for (number, part) in self.parts.iter().enumerate() {
             for own in part.seen.extents(start, end - start) {
                 for both in wanted.extents(own.offset, own.len_bytes) {
                     let mut at = both.offset;
@@ -179,7 +180,7 @@ impl Moment {
                             }
                         });
                         let stop = stop.min(both.end());
-                        memory::push(&mut pieces, (part, Extent { offset: at, len_bytes: stop - at }))?;
+                        memory::push(&mut pieces, (number, Extent { offset: at, len_bytes: stop - at }))?;
                         at = stop;
                     }
                 }
@@ -190,28 +191,54 @@ impl Moment {
     }
 
     /// Gives a piece to the sink.
-    fn copy(&self, part: &Part, piece: Extent, buffer: &mut Vec<u8>, sink: &mut dyn Sink) -> Result<()> {
+    fn copy(&self, number: usize, piece: Extent, recent: &mut Recent, sink: &mut dyn Sink) -> Result<()> {
+        let Some(part) = self.parts.get(number) else { return Ok(()) };
         let lost = || {
             let message = format!("its list of sums has no extent at {}", piece.offset);
             Error::new(ErrorKind::Damaged, message).in_file(&part.layer.path)
         };
         let summed = part.layer.sums.at(piece.offset).ok_or_else(lost)?;
-        let len = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        // Also where a part of it is wanted: the sum is that of the whole.
-        buffer.clear();
-        memory::extend(buffer, std::iter::repeat_n(0, len(summed.extent.len_bytes)))?;
-        part.layer.read(summed, buffer)?;
-        // Nothing of this file is seen behind the end of a shorter one above.
-        let seen = part.limit.saturating_sub(summed.extent.offset);
-        buffer.iter_mut().skip(len(seen)).for_each(|byte| *byte = 0);
-        let start = len(piece.offset - summed.extent.offset);
-        let end = start.saturating_add(len(piece.len_bytes));
-        if buffer.len() < end {
-            let missing = end - buffer.len();
-            memory::extend(buffer, std::iter::repeat_n(0, missing))?;
-        }
-        sink.data(piece.offset, buffer.get(start..end).ok_or_else(lost)?)
+        let bytes = recent.read(number, part, summed)?;
+        let start = length(piece.offset - summed.extent.offset);
+        let end = start.saturating_add(length(piece.len_bytes));
+        sink.data(piece.offset, bytes.get(start..end).ok_or_else(lost)?)
     }
+}
+
+/// The extents that were read last, whole, as the sum of each is that of the whole. Pieces of several files alternate.
+#[derive(Default)]
+struct Recent(VecDeque<(usize, u64, Vec<u8>)>);
+
+impl Recent {
+    const MOST: usize = 16;
+
+    /// The extent, followed by zeros up to the end of its last cluster.
+    fn read(&mut self, number: usize, part: &Part, summed: Summed) -> Result<&[u8]> {
+        let Extent { offset, len_bytes } = summed.extent;
+        let found = self.0.iter().position(|(of, at, _)| (*of, *at) == (number, offset));
+        let at = match found {
+            Some(at) => at,
+            None => {
+                let old = if self.0.len() < Self::MOST { None } else { self.0.pop_front() };
+                let mut bytes = old.map(|(_, _, bytes)| bytes).unwrap_or_default();
+                bytes.clear();
+                memory::extend(&mut bytes, std::iter::repeat_n(0, length(len_bytes.next_multiple_of(CLUSTER_BYTES))))?;
+                part.layer.read(summed, bytes.get_mut(..length(len_bytes)).unwrap_or_default())?;
+                // Nothing of this file is seen behind the end of a shorter one above.
+                let seen = length(part.limit.saturating_sub(offset));
+                bytes.iter_mut().skip(seen).for_each(|byte| *byte = 0);
+                self.0.try_reserve(1)?;
+                self.0.push_back((number, offset, bytes));
+                self.0.len() - 1
+            }
+        };
+        Ok(self.0.get(at).map(|(_, _, bytes)| bytes.as_slice()).unwrap_or_default())
+    }
+}
+
+/// A length of bytes that are in memory.
+fn length(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Tells the wanted part of a stretch without data.

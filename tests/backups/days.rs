@@ -3,6 +3,7 @@
 use crate::support::random::Random;
 use crate::support::{run, tools_are_here};
 use crate::{Disk, entries, works};
+use std::ffi::OsStr;
 use std::fs;
 
 /// One day's work on the disk.
@@ -58,7 +59,9 @@ fn days(seed: u64, options: &str, days: u64) {
         fulls += u64::from(told.contains("(full"));
         if random.chance(3) {
             let last = format!("--keep-last={}", 1 + random.below(6));
-            works(&["prune".as_ref(), disk.directory.as_os_str(), last.as_ref()]);
+            let args = ["prune".as_ref(), disk.directory.as_os_str(), last.as_ref()];
+            let rewrite: &[&OsStr] = if random.chance(4) { &["--rewrite".as_ref()] } else { &[] };
+            works(&[&args[..], rewrite].concat());
         }
         if random.chance(2) || day + 1 == days {
             disk.check(&format!("day {day}"));
