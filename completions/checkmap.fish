@@ -277,12 +277,15 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l timeout -d 
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -s o -l output -d 'The backup directory; it is made where there is none' -r -f -a "(__fish_complete_directories)"
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l checkpoint -d 'The name of the checkpoint that is made [default: the time in UTC, as 20261125T020000Z]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l keep-checkpoints -d 'How many checkpoints of this directory stay on each disk, the new one among them' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l disk-name -d 'The name of a disk in the directory; without it, that of its file. Can be repeated' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l disk-name -d 'The name of a disk in the directory; without it, that of its file, or of the disk in its machine. Can be repeated' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l scratch -d 'Of a running machine: the folder for the blocks that the guest overwrites meanwhile; without it TMPDIR, or /var/tmp' -r -f -a "(__fish_complete_directories)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l scratch-max -d 'How much they may take; then the moment is lost, and the guest goes on. Default: half of the free room' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l secret-file -d 'The file that holds the passphrase of encrypted layers' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l full -d 'Copy all, also where an increment could be taken; and take an image that was moved for the same disk'
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l abandon -d 'Give up a moment that an interrupted run left in the machine, instead of backing it up'
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -s h -l help -d 'Print help (see more with \'--help\')'

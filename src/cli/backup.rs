@@ -77,7 +77,7 @@ fn of_machine(
     let mut sources = Vec::new();
     for disk in disks {
         match disk.unfit() {
-            // What is in a drive for reading alone is no disk of this machine.
+            // A medium in a drive for reading alone is no disk of this machine.
             Some(unfit) if unfit.kind() == ErrorKind::ReadOnly && !is_named => {
                 session.warn(&format!("{} is read-only and left out; name it with --node to have it", disk.title()));
             }

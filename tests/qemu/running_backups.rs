@@ -383,7 +383,7 @@ fn a_machine_that_is_off_and_its_snapshots_go_on_with_the_same_directory() {
     let mut vm = Vm::start();
     vm.write_at_random(&mut random, 10);
     assert!(vm.backup("on", &[]).contains("(full)"));
-    // A shrunk and grown disk, both in one interval: what was cut off reads as zeros, and no bit says so.
+    // A disk shrinks and grows in one interval: the end that was cut off reads as zeros, and no bit says so.
     vm.hypervisor.command("block_resize", json!({ "node-name": "d1", "size": 4 * MIB }));
     vm.hypervisor.command("block_resize", json!({ "node-name": "d1", "size": SIZES[1] }));
     vm.guests[1].content[usize::try_from(4 * MIB).expect("small")..].fill(0);
