@@ -1586,7 +1586,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__prune)
-            opts="-q -h --keep-last --keep-within --rewrite --quiet --progress --no-lock --help"
+            opts="-q -h --keep-last --keep-within --rewrite --dry-run --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -329,7 +329,8 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand prune" -l keep-within 
 complete -c checkmap -n "__fish_checkmap_using_subcommand prune" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
-complete -c checkmap -n "__fish_checkmap_using_subcommand prune" -l rewrite -d 'Write a new full backup where the oldest one goes; at present always done'
+complete -c checkmap -n "__fish_checkmap_using_subcommand prune" -l rewrite -d 'Where the oldest moments go, write a new full backup instead of changing the old one in place'
+complete -c checkmap -n "__fish_checkmap_using_subcommand prune" -l dry-run -d 'Change nothing: print what would be done, one step a line; the exit status is that of the real run'
 complete -c checkmap -n "__fish_checkmap_using_subcommand prune" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand prune" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -48,13 +48,32 @@ pub(super) struct Moment {
 impl Moment {
     /// The moment of the last of these backups, from the files of all of them.
     pub(super) fn open(directory: &Directory, disk: &DiskRecord, places: RangeInclusive<usize>) -> Result<Self> {
+        Self::opened(directory, disk, places, true)
+    }
+
+    /// The same, where the caller has locked the lowest file to change it.
+    pub(super) fn open_to_fold(
+        directory: &Directory,
+        disk: &DiskRecord,
+        places: RangeInclusive<usize>,
+    ) -> Result<Self> {
+        Self::opened(directory, disk, places, false)
+    }
+
+    fn opened(
+        directory: &Directory,
+        disk: &DiskRecord,
+        places: RangeInclusive<usize>,
+        lock_lowest: bool,
+    ) -> Result<Self> {
+        let lowest = *places.start();
         if places.clone().count() > MOST_LAYERS {
             let message = format!("the moment has more than {MOST_LAYERS} files");
             return Err(Error::new(ErrorKind::CannotStore, message).advise("prune the directory"));
         }
         let mut layers = Vec::new();
         for place in places.rev() {
-            memory::push(&mut layers, Layer::open(directory, disk, place)?)?;
+            memory::push(&mut layers, Layer::locked(directory, disk, place, lock_lowest || place != lowest)?)?;
         }
         Self::of(layers)
     }
@@ -79,6 +98,17 @@ impl Moment {
             moment.parts.push(Part { layer, seen, limit });
         }
         Ok(moment)
+    }
+
+    /// The file that lies on no other one.
+    pub(super) fn lowest(&self) -> Option<&Layer> {
+        self.parts.last().map(|part| &part.layer)
+    }
+
+    /// The files that lie on it.
+    pub(super) fn above_lowest(&self) -> impl Iterator<Item = &Layer> {
+        let parts = self.parts.split_last().map(|(_, above)| above).unwrap_or_default();
+        parts.iter().map(|part| &part.layer)
     }
 
     pub(super) fn size_bytes(&self) -> u64 {

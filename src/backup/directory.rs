@@ -7,12 +7,14 @@
 //!
 //! Where files of a kept moment are replaced, the new ones wait, durable, under the name of a successor (`mon.sums.next`). Then
 //! the manifest tells of them in one step, and calls them moving; then they are renamed over the old ones. Until they are, the
-//! successors are read in their place, and the next run that may change the directory renames them.
+//! successors are read in their place, and the next run that may change the directory renames them. [`super::fold`] has an order of
+//! its own.
 
 use super::manifest::{Backup, DiskRecord, Manifest, file_name, sums_name};
 use crate::error::{Error, ErrorKind, Result};
+use crate::geometry::Extent;
 use crate::io::replace::Target;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -89,13 +91,9 @@ impl Directory {
                 return Err(Error::new(ErrorKind::NotFound, message));
             }
         };
-        let mut directory = Self { path: path.to_owned(), manifest, _lock: lock };
+        let directory = Self { path: path.to_owned(), manifest, _lock: lock };
         if is_new {
             directory.save()?;
-        }
-        if purpose != Use::Read {
-            directory.finish_moves()?;
-            directory.clear()?;
         }
         Ok(directory)
     }
@@ -182,7 +180,10 @@ impl Directory {
             let mut left = Vec::new();
             for backup in &disk.backups {
                 if !backup.is_moving {
-                    left.extend([backup.file_name(), backup.sums_name()].map(|name| name + SUCCESSOR));
+                    left.push(backup.file_name() + SUCCESSOR);
+                }
+                if !backup.is_moving && backup.fold.is_none() {
+                    left.push(backup.sums_name() + SUCCESSOR);
                 }
             }
             let kept = |name: &Vec<u8>| disk.place_of(name).is_some();
@@ -288,6 +289,22 @@ pub(crate) fn place(file: NamedTempFile, path: &Path) -> Result<()> {
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     sync(folder_of(path))
+}
+
+/// Renames a file that is durable, in its folder; what stood under the new name is replaced.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(|error| Error::io("cannot be renamed", error).in_file(from))?;
+    sync(folder_of(to))
+}
+
+/// Gives the room of parts of a file back, whose bytes nobody reads. Where the file system cannot do that, they stay.
+pub(crate) fn clear_room(file: &File, parts: &[Extent]) {
+    for part in parts {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if fallocate(file, flags, part.offset, part.len_bytes).is_err() {
+            break;
+        }
+    }
 }
 
 /// Makes the names in a folder durable.

@@ -97,8 +97,9 @@ impl Disk for ImageDisk {
         error.in_file(&self.path)
     }
 
-    fn check_usable(&mut self) -> Result<()> {
-        self.image(Access::Write)?.unclean().map_or(Ok(()), Err)
+    fn check_usable(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        self.image(Access::Write)?.unclean().map_or(Ok(()), Err)?;
+        self.open(observer).map(drop)
     }
 
     fn check_create(&mut self, checkpoint: &[u8]) -> Result<Option<Error>> {

@@ -13,7 +13,7 @@ use crate::io::locks::{self, Held, Role};
 use crate::io::{FileStorage, Storage};
 use crate::progress::Observer;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A backup's file and its list of sums.
@@ -24,6 +24,8 @@ pub(super) struct Layer {
     pub(super) sums: Sums,
     disk: PlainDisk,
     host: Box<dyn Host>,
+    /// Whether a fold changes it, so that it can hold more than its list says.
+    is_changing: bool,
     _locks: Option<Held>,
 }
 
@@ -37,26 +39,33 @@ pub(super) fn read_sums(directory: &Directory, disk: &DiskRecord, backup: &Backu
 impl Layer {
     /// Opens the backup at `place` of a disk.
     pub(super) fn open(directory: &Directory, disk: &DiskRecord, place: usize) -> Result<Self> {
+        Self::locked(directory, disk, place, true)
+    }
+
+    /// Opens it, and keeps writers out unless the caller is the writer.
+    pub(super) fn locked(directory: &Directory, disk: &DiskRecord, place: usize, locked: bool) -> Result<Self> {
         let backup = disk.backups.get(place);
         let backup = backup.ok_or_else(|| Error::new(ErrorKind::NotFound, "the disk has no such backup"))?;
         let below = place.checked_sub(1).filter(|_| !backup.is_full).and_then(|place| disk.backups.get(place));
         let path = directory.file(disk, backup);
         let sums = read_sums(directory, disk, backup)?;
         let name = below.map(backing_name);
-        Self::of(&path, backup.size_bytes, name.as_deref(), sums).map_err(|error| error.in_file(&path))
+        Self::of(&path, backup, name.as_deref(), sums, locked).map_err(|error| error.in_file(&path))
     }
 
-    fn of(path: &std::path::Path, size_bytes: u64, below: Option<&str>, sums: Sums) -> Result<Self> {
+    fn of(path: &Path, backup: &Backup, below: Option<&str>, sums: Sums, locked: bool) -> Result<Self> {
         let file = Arc::new(File::open(path).map_err(|error| Error::io("cannot open", error))?);
-        let locks = match locks::acquire(&file, Role::Reader) {
+        let locks = match locked.then(|| locks::acquire(&file, Role::Reader)).transpose() {
             Err(error) if error.kind() == ErrorKind::NoLocks => None,
-            locked => Some(locked?),
+            locked => locked?,
         };
         let storage: Arc<dyn Storage> =
             Arc::new(FileStorage::new(Arc::clone(&file)).map_err(|error| Error::io("cannot be used", error))?);
         let host = formats::open(Arc::clone(&storage)).map_err(as_damage)?;
         let (facts, needs) = (host.facts(), data_needs(&*storage)?);
-        if facts.size_bytes != size_bytes {
+        let size_bytes = backup.size_bytes;
+        // A fold changes the size of a file that is given up.
+        if facts.size_bytes != size_bytes && !(backup.is_given_up && facts.size_bytes > size_bytes) {
             let message = format!("it is of a disk of {} bytes, the manifest says {size_bytes}", facts.size_bytes);
             return Err(Error::new(ErrorKind::Damaged, message));
         }
@@ -68,7 +77,8 @@ impl Layer {
             return Err(Error::new(ErrorKind::Damaged, format!("it {why}, as no backup is")));
         }
         let disk = PlainDisk::open(vec![PlainLayer { file, is_raw: false, data_file: None }])?;
-        Ok(Self { path: path.to_owned(), size_bytes, sums, disk, host, _locks: locks })
+        let is_changing = backup.is_given_up && backup.is_full;
+        Ok(Self { path: path.to_owned(), size_bytes, sums, disk, host, is_changing, _locks: locks })
     }
 
     /// Reads an extent of data, and compares it with its sum.
@@ -92,13 +102,26 @@ impl Layer {
         let held = self.host.allocated(0, u64::MAX, observer)?;
         let expected = self.sums.held()?;
         match held {
-            Some(held) if held.symmetric_difference(&expected)?.is_empty() => Ok(()),
-            _ => {
-                let message = "it does not hold the clusters that its list of sums names";
-                Err(Error::new(ErrorKind::Damaged, message).in_file(&self.path))
+            Some(mut held) if self.is_changing => {
+                held.resize(expected.size_bytes())?;
+                if expected.difference(&held)?.is_empty() { Ok(()) } else { Err(self.holds_others()) }
             }
+            Some(held) if held.symmetric_difference(&expected)?.is_empty() => Ok(()),
+            _ => Err(self.holds_others()),
         }
     }
+
+    fn holds_others(&self) -> Error {
+        let message = "it does not hold the clusters that its list of sums names";
+        Error::new(ErrorKind::Damaged, message).in_file(&self.path)
+    }
+}
+
+/// Whether the file at `path` is an image that lies on no other one; false where it cannot be read.
+pub(super) fn stands_alone(path: &Path) -> bool {
+    let storage = File::open(path).and_then(FileStorage::new);
+    let host = storage.ok().and_then(|storage| formats::open(Arc::new(storage)).ok());
+    host.is_some_and(|host| host.facts().backing.is_none())
 }
 
 /// The name by which the next backup refers to this one: without the beginning a colon would name a protocol.

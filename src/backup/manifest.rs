@@ -38,6 +38,18 @@ pub struct Backup {
     pub(crate) sums: u32,
     /// Whether its files may still have the names of their successors, see [`super::directory`].
     pub(crate) is_moving: bool,
+    /// Whether the moment is given up, and its file only serves a fold that is not finished, see [`super::fold`].
+    pub(crate) is_given_up: bool,
+    /// The fold by which the backup becomes a full one, where it is noted.
+    pub(crate) fold: Option<Fold>,
+}
+
+/// What the manifest is to say of a backup once a fold is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fold {
+    pub(crate) sums: u32,
+    pub(crate) data_bytes: u64,
+    pub(crate) zero_bytes: u64,
 }
 
 impl Backup {
@@ -70,8 +82,8 @@ pub struct DiskRecord {
     pub name: Vec<u8>,
     /// The image that the last backup was taken of.
     pub image: Vec<u8>,
-    /// The kept moments, oldest first.
-    pub backups: Vec<Backup>,
+    /// The kept moments, oldest first, and those that serve a fold.
+    pub(crate) backups: Vec<Backup>,
     /// Checkpoints of backups that are not complete: they may be on the disk, and files of theirs in the folder.
     pub(crate) pending: Vec<Vec<u8>>,
     /// Checkpoints of this directory that may still be on the disk although their backup is not kept any more.
@@ -86,6 +98,11 @@ impl DiskRecord {
         Self { name, image, backups, pending, left, gone }
     }
 
+    /// The kept moments, oldest first.
+    pub fn moments(&self) -> impl Iterator<Item = &Backup> {
+        self.backups.iter().filter(|backup| !backup.is_given_up)
+    }
+
     /// The folder of its files.
     pub fn folder(&self) -> String {
         encode(&self.name)
@@ -95,6 +112,19 @@ impl DiskRecord {
     pub(crate) fn root_of(&self, place: usize) -> usize {
         let is_full = |at: &usize| self.backups.get(*at).is_some_and(|backup| backup.is_full);
         (0..=place).rev().find(is_full).unwrap_or(0)
+    }
+
+    /// Takes note that the fold into the backup at `place` is done.
+    pub(crate) fn end_fold(&mut self, place: usize, file_bytes: u64) {
+        let root = self.root_of(place);
+        if let Some(kept) = self.backups.get_mut(place)
+            && let Some(fold) = kept.fold.take()
+        {
+            (kept.is_full, kept.is_moving, kept.file_bytes) = (true, true, file_bytes);
+            (kept.sums, kept.data_bytes, kept.zero_bytes) = (fold.sums, fold.data_bytes, fold.zero_bytes);
+            let older = self.backups.drain(root..place);
+            self.gone.extend(older.map(|backup| backup.checkpoint));
+        }
     }
 
     /// The place of the moment of this checkpoint.
@@ -237,6 +267,13 @@ fn backup_value(backup: &Backup, parent: Option<&Backup>) -> Value {
     if backup.is_moving {
         object.insert("moving".to_owned(), true.into());
     }
+    if backup.is_given_up {
+        object.insert("given_up".to_owned(), true.into());
+    }
+    if let Some(Fold { sums, data_bytes, zero_bytes }) = backup.fold {
+        let fold = json!({ "sums_crc32c": sums, "data_bytes": data_bytes, "zero_bytes": zero_bytes });
+        object.insert("fold".to_owned(), fold);
+    }
     Value::Object(object)
 }
 
@@ -261,9 +298,19 @@ fn disk_of(value: &Value) -> Result<DiskRecord> {
     Ok(disk)
 }
 
+fn number_of(value: &Value, key: &str) -> Result<u64> {
+    value.get(key).and_then(Value::as_u64).ok_or_else(|| damaged(format!("a backup has no number '{key}'")))
+}
+
+fn sums_of(value: &Value) -> Result<u32> {
+    u32::try_from(number_of(value, "sums_crc32c")?).map_err(|_| damaged("a checksum is none"))
+}
+
 fn backup_of(value: &Value) -> Result<(Backup, Option<Vec<u8>>)> {
-    let number = |key: &str| {
-        value.get(key).and_then(Value::as_u64).ok_or_else(|| damaged(format!("a backup has no number '{key}'")))
+    let number = |key: &str| number_of(value, key);
+    let fold = |value: &Value| -> Result<Fold> {
+        let (data_bytes, zero_bytes) = (number_of(value, "data_bytes")?, number_of(value, "zero_bytes")?);
+        Ok(Fold { sums: sums_of(value)?, data_bytes, zero_bytes })
     };
     let flag = |key: &str| {
         value.get(key).and_then(Value::as_bool).ok_or_else(|| damaged(format!("a backup does not tell '{key}'")))
@@ -283,7 +330,9 @@ fn backup_of(value: &Value) -> Result<(Backup, Option<Vec<u8>>)> {
         file_bytes: number("file_bytes")?,
         has_checkpoint: flag("has_checkpoint")?,
         is_moving: value.get("moving").and_then(Value::as_bool).unwrap_or(false),
-        sums: u32::try_from(number("sums_crc32c")?).map_err(|_| damaged("a checksum is none"))?,
+        sums: sums_of(value)?,
+        is_given_up: value.get("given_up").and_then(Value::as_bool).unwrap_or(false),
+        fold: value.get("fold").map(fold).transpose()?,
     };
     if backup.checkpoint.is_empty() || backup.size_bytes > MAX_DISK_BYTES {
         return Err(damaged("a backup has no name, or a size that no disk has"));

@@ -24,6 +24,7 @@
 mod changes;
 mod compose;
 mod directory;
+mod fold;
 mod images;
 mod layer;
 mod manifest;
@@ -158,6 +159,19 @@ pub struct Failure {
     pub is_backed_up: bool,
 }
 
+/// Tells what [`BackupDirectory::take`] would write into the directory at `path`, which need not be there: for each disk the moment
+/// as it would be, its bytes at most. Nothing is changed; the errors are those of `take`.
+pub fn preview(
+    path: &Path,
+    sources: &[Source<'_>],
+    options: &Options<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Taken>> {
+    let directory = if BackupDirectory::is_one(path) { Some(BackupDirectory::open(path)?) } else { None };
+    let mut images = Images::of(sources, options)?;
+    take::preview(directory.as_ref().map(|directory| &directory.0), &mut images, options, observer)
+}
+
 /// A directory of backups. It is locked until it is dropped: many can read it at once, one can change it.
 #[derive(Debug)]
 pub struct BackupDirectory(Directory);
@@ -167,17 +181,27 @@ impl BackupDirectory {
     /// [`ErrorKind::InUse`](crate::ErrorKind::InUse): somebody changes it;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): a newer version of checkmap made it.
     pub fn open(path: &Path) -> Result<Self> {
-        Directory::open(path, Use::Read).map(Self)
+        Self::opened(path, Use::Read)
     }
 
     /// As [`open`](Self::open), to change it: what an interrupted run left is finished or cleared.
     pub fn open_to_change(path: &Path) -> Result<Self> {
-        Directory::open(path, Use::Change).map(Self)
+        Self::opened(path, Use::Change)
     }
 
     /// As [`open_to_change`](Self::open_to_change); where there is no directory, or an empty one, it becomes one with mode 0700.
     pub fn create(path: &Path) -> Result<Self> {
-        Directory::open(path, Use::Create).map(Self)
+        Self::opened(path, Use::Create)
+    }
+
+    fn opened(path: &Path, purpose: Use) -> Result<Self> {
+        let mut directory = Directory::open(path, purpose)?;
+        fold::notice(&mut directory)?;
+        if purpose != Use::Read {
+            directory.finish_moves()?;
+            directory.clear()?;
+        }
+        Ok(Self(directory))
     }
 
     /// Whether the folder at `path` has the manifest of a backup directory.
@@ -243,6 +267,11 @@ impl BackupDirectory {
     /// Reads everything, and says which files are damaged or missing and which moments that costs.
     pub fn verify(&self, observer: &mut dyn Observer) -> Result<Verified> {
         verify::verify(&self.0, observer)
+    }
+
+    /// The moments that [`prune`](Self::prune) would give up. Nothing is changed.
+    pub fn going(&self, keep: &Keep) -> Result<Vec<Pruned>> {
+        prune::going(&self.0, keep)
     }
 
     /// Gives up the moments that no rule keeps. Every kept moment can be restored at each instant.

@@ -58,8 +58,8 @@ pub(crate) trait Disk: fmt::Debug {
     /// Names the disk in an error.
     fn named(&self, error: Error) -> Error;
 
-    /// Refuses a disk that must not be changed now.
-    fn check_usable(&mut self) -> Result<()>;
+    /// Refuses a disk that must not be changed now, or whose bytes cannot be read.
+    fn check_usable(&mut self, observer: &mut dyn Observer) -> Result<()>;
 
     /// Whether the checkpoint can be made: the reason why not, where the disk can be copied without one.
     fn check_create(&mut self, checkpoint: &[u8]) -> Result<Option<Error>>;

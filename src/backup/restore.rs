@@ -108,7 +108,7 @@ pub(super) fn restore(directory: &Directory, request: &RestoreRequest<'_>, obser
 
 fn place_of(disk: &DiskRecord, at: Option<&[u8]>) -> Result<usize> {
     let place = match at {
-        Some(at) => disk.place_of(at),
+        Some(at) => disk.backups.iter().position(|backup| backup.checkpoint == at && !backup.is_given_up),
         None => disk.backups.len().checked_sub(1),
     };
     place.ok_or_else(|| {

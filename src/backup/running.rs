@@ -304,7 +304,7 @@ impl Disk for RunningDisk {
         error.in_file(Path::new(&self.title))
     }
 
-    fn check_usable(&mut self) -> Result<()> {
+    fn check_usable(&mut self, _observer: &mut dyn Observer) -> Result<()> {
         match &self.unfit {
             Some(error) if error.kind() == ErrorKind::InUse => Err(error.clone()),
             _ => Ok(()),

@@ -64,7 +64,8 @@ impl Sums {
         self.add_summed(Summed { extent, sum: crc32c(bytes) })
     }
 
-    fn add_summed(&mut self, summed: Summed) -> Result<()> {
+    /// Adds an extent whose sum is known, behind all others.
+    pub(super) fn add_summed(&mut self, summed: Summed) -> Result<()> {
         memory::push(&mut self.data, summed)?;
         self.has_data.set(summed.extent.offset, summed.extent.len_bytes)
     }

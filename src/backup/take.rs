@@ -41,6 +41,59 @@ struct Job<'a> {
     taken: Taken,
 }
 
+/// A disk that was looked at.
+struct Looked {
+    reading: Box<dyn Reading>,
+    wanted: Wanted,
+    /// The name of the file that the new one is to lie on.
+    backing: Option<String>,
+    /// The new backup as far as it is known before it is written.
+    backup: Backup,
+}
+
+/// Tells for each disk what a backup would write, at most. Nothing is changed.
+pub(super) fn preview(
+    directory: Option<&Directory>,
+    origin: &mut dyn Origin,
+    options: &Options<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Taken>> {
+    let mut jobs = jobs(origin, options.checkpoint, false)?;
+    for (disk, job) in origin.disks().into_iter().zip(&mut jobs) {
+        let looked = disk
+            .check_usable(observer)
+            .and_then(|()| directory.map_or(Ok(()), |directory| job.check(directory, options)))
+            .and_then(|()| disk.check_create(options.checkpoint))
+            .and_then(|unfit| {
+                job.unfit = unfit;
+                job.look(directory, disk, options, observer)
+            });
+        job.taken.backup = Some(looked.map_err(|error| disk.named(error).nothing_changed())?.backup);
+    }
+    Ok(jobs.into_iter().map(|job| job.taken).collect())
+}
+
+/// A job for each disk, whose names and places must be different.
+fn jobs<'a>(origin: &mut dyn Origin, checkpoint: &'a [u8], is_standing: bool) -> Result<Vec<Job<'a>>> {
+    check_checkpoint_name(checkpoint)?;
+    let mut jobs: Vec<Job<'_>> = Vec::new();
+    for disk in origin.disks() {
+        let (name, place) = (disk.name().to_vec(), disk.place().to_vec());
+        if name.is_empty() || jobs.iter().any(|job| encode(&job.taken.name) == encode(&name)) {
+            let name = String::from_utf8_lossy(&name).into_owned();
+            let message = format!("two disks would have the name '{name}', or one has none");
+            return Err(Error::new(ErrorKind::InvalidArgument, message).advise("give each disk a name of its own"));
+        }
+        if jobs.iter().any(|job| job.place == place) {
+            let message = format!("two disks are the same: {}", String::from_utf8_lossy(&place));
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        let taken = Taken::of(&name);
+        jobs.push(Job { checkpoint, is_standing, is_done: false, place, unfit: None, taken });
+    }
+    Ok(jobs)
+}
+
 /// Backs up all disks; the list says which were, and which were not.
 pub(super) fn take(
     directory: &mut Directory,
@@ -67,29 +120,9 @@ fn take_at(
     observer: &mut dyn Observer,
 ) -> Result<Vec<(Taken, std::result::Result<(), Failure>)>> {
     let checkpoint = standing.unwrap_or(options.checkpoint);
-    let mut jobs: Vec<Job<'_>> = Vec::new();
-    for disk in origin.disks() {
-        let (name, place) = (disk.name().to_vec(), disk.place().to_vec());
-        if name.is_empty() || jobs.iter().any(|job| encode(&job.taken.name) == encode(&name)) {
-            let name = String::from_utf8_lossy(&name).into_owned();
-            let message = format!("two disks would have the name '{name}', or one has none");
-            return Err(Error::new(ErrorKind::InvalidArgument, message).advise("give each disk a name of its own"));
-        }
-        if jobs.iter().any(|job| job.place == place) {
-            let message = format!("two disks are the same: {}", String::from_utf8_lossy(&place));
-            return Err(Error::new(ErrorKind::InvalidArgument, message));
-        }
-        jobs.push(Job {
-            checkpoint,
-            is_standing: standing.is_some(),
-            is_done: false,
-            place,
-            unfit: None,
-            taken: Taken::of(&name),
-        });
-    }
+    let mut jobs = jobs(origin, checkpoint, standing.is_some())?;
     for (disk, job) in origin.disks().into_iter().zip(&mut jobs) {
-        job.prepare(directory, disk, options).map_err(|error| disk.named(error).nothing_changed())?;
+        job.prepare(directory, disk, options, observer).map_err(|error| disk.named(error).nothing_changed())?;
     }
     // On every disk before the first one is read: so they stand as close to one moment as can be.
     for job in jobs.iter().filter(|job| !job.is_done) {
@@ -135,42 +168,27 @@ fn take_at(
 
 impl Job<'_> {
     /// Refuses what cannot be, and clears what an interrupted run left on the disk.
-    fn prepare(&mut self, directory: &mut Directory, disk: &mut dyn Disk, options: &Options<'_>) -> Result<()> {
-        disk.check_usable()?;
-        let name = &self.taken.name;
-        if let Some(other) = directory.manifest.disks.iter().find(|other| other.folder() == encode(name)) {
-            let known = String::from_utf8_lossy(&other.name).into_owned();
-            if other.name != *name {
-                let message = format!("its folder would be that of the disk '{known}'");
-                return Err(Error::new(ErrorKind::Exists, message).advise("give the disk another name"));
-            }
-            self.is_done = self.is_standing && other.place_of(self.checkpoint).is_some();
-            let is_there = |backup: &Backup| encode(&backup.checkpoint) == encode(self.checkpoint);
-            if !self.is_done && other.backups.iter().any(is_there) {
-                let message = "the directory has a backup of this name already";
-                return Err(Error::new(ErrorKind::Exists, message).advise("give the checkpoint another name"));
-            }
-            if other.image != self.place && !other.backups.is_empty() && !options.full {
-                let place = String::from_utf8_lossy(&other.image).into_owned();
-                let message =
-                    format!("the disk '{known}' of the directory is that of {place}: this may be another one");
-                let advice = "give this disk another name; or if it was moved, ask for a full backup";
-                return Err(Error::new(ErrorKind::Changed, message).advise(advice));
-            }
-            if files_of_the_last(other) >= MOST_LAYERS && !options.full {
-                let message = format!("the last backup lies on {MOST_LAYERS} files, and no more are allowed");
-                return Err(
-                    Error::new(ErrorKind::CannotStore, message).advise("prune the directory, or ask for a full backup")
-                );
-            }
+    fn prepare(
+        &mut self,
+        directory: &mut Directory,
+        disk: &mut dyn Disk,
+        options: &Options<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        disk.check_usable(observer)?;
+        let known = directory.manifest.disk(&self.taken.name);
+        self.is_done = self.is_standing && known.is_some_and(|known| known.place_of(self.checkpoint).is_some());
+        self.check(directory, options)?;
+        // On another image a checkpoint of that name can be somebody else's.
+        if let Some(known) = directory.manifest.disk(&self.taken.name).filter(|known| known.image == self.place) {
             let is_left = |name: &&Vec<u8>| !(self.is_standing && name.as_slice() == self.checkpoint);
-            let pending: Vec<Vec<u8>> = other.pending.iter().filter(is_left).cloned().collect();
+            let pending: Vec<Vec<u8>> = known.pending.iter().filter(is_left).cloned().collect();
             match disk.delete(&pending) {
-                Ok(_) => directory.record(name)?.pending.retain(|name| !pending.contains(name)),
-                Err(error) => self
-                    .taken
-                    .warnings
-                    .push(format!("checkpoints of an interrupted run may be on the disk: {}", error.reason())),
+                Ok(_) => directory.record(&self.taken.name)?.pending.retain(|name| !pending.contains(name)),
+                Err(error) => {
+                    let message = format!("checkpoints of an interrupted run may be on the disk: {}", error.reason());
+                    self.taken.warnings.push(message);
+                }
             }
         }
         self.unfit = match (disk.check_create(self.checkpoint), self.is_standing) {
@@ -182,6 +200,77 @@ impl Job<'_> {
             (checked, _) => checked?,
         };
         Ok(())
+    }
+
+    /// Refuses what does not go with what the directory has.
+    fn check(&self, directory: &Directory, options: &Options<'_>) -> Result<()> {
+        let name = &self.taken.name;
+        let Some(other) = directory.manifest.disks.iter().find(|other| other.folder() == encode(name)) else {
+            return Ok(());
+        };
+        let known = String::from_utf8_lossy(&other.name).into_owned();
+        if other.name != *name {
+            let message = format!("its folder would be that of the disk '{known}'");
+            return Err(Error::new(ErrorKind::Exists, message).advise("give the disk another name"));
+        }
+        let is_there = |backup: &Backup| encode(&backup.checkpoint) == encode(self.checkpoint);
+        if !self.is_done && other.backups.iter().any(is_there) {
+            let message = "the directory has a backup of this name already";
+            return Err(Error::new(ErrorKind::Exists, message).advise("give the checkpoint another name"));
+        }
+        if other.image != self.place && !other.backups.is_empty() && !options.full {
+            let place = String::from_utf8_lossy(&other.image).into_owned();
+            let message = format!("the disk '{known}' of the directory is that of {place}: this may be another one");
+            let advice = "give this disk another name; or if it was moved, ask for a full backup";
+            return Err(Error::new(ErrorKind::Changed, message).advise(advice));
+        }
+        if files_of_the_last(other) >= MOST_LAYERS && !options.full {
+            let message = format!("the last backup lies on {MOST_LAYERS} files, and no more are allowed");
+            let advice = "prune the directory, or ask for a full backup";
+            return Err(Error::new(ErrorKind::CannotStore, message).advise(advice));
+        }
+        Ok(())
+    }
+
+    /// Opens the disk, and finds out what has to be written, and on which file; or that all has to be, with the reason.
+    fn look(
+        &mut self,
+        directory: Option<&Directory>,
+        disk: &mut dyn Disk,
+        options: &Options<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Looked> {
+        let reading = disk.open(observer)?;
+        self.taken.files = reading.files();
+        self.taken.warnings.extend(reading.warnings());
+        self.taken.through_qemu = reading.through_qemu().map(str::to_owned);
+        let known = directory.and_then(|directory| Some((directory, directory.manifest.disk(&self.taken.name)?)));
+        let changes = match (&self.unfit, known) {
+            (Some(why), _) => Err(Some(format!("the disk keeps no checkpoints: {}", why.reason()))),
+            (None, Some((directory, record))) => changes_of(directory, record, &*reading, options, observer)?,
+            (None, None) => Err(None),
+        };
+        let (wanted, backing, reason) = match (changes, known.and_then(|(_, record)| record.backups.last())) {
+            (Ok(wanted), Some(last)) => (wanted, Some(backing_name(last)), None),
+            (Ok(_), None) => (changes::all(reading.content(), observer)?, None, None),
+            (Err(reason), _) => (changes::all(reading.content(), observer)?, None, reason),
+        };
+        let backup = Backup {
+            checkpoint: self.checkpoint.to_vec(),
+            is_full: backing.is_none(),
+            reason,
+            size_bytes: reading.content().size_bytes(),
+            time: seconds(reading.time()),
+            data_bytes: wanted.copied.dirty_bytes(),
+            zero_bytes: wanted.zeros.dirty_bytes(),
+            file_bytes: 0,
+            has_checkpoint: self.unfit.is_none(),
+            sums: 0,
+            is_moving: false,
+            is_given_up: false,
+            fold: None,
+        };
+        Ok(Looked { reading, wanted, backing, backup })
     }
 
     /// Lets the manifest know of the disk, and of the checkpoint before it is made.
@@ -205,36 +294,11 @@ impl Job<'_> {
         options: &Options<'_>,
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        let reading = disk.open(observer)?;
-        self.taken.files = reading.files();
-        self.taken.warnings.extend(reading.warnings());
-        self.taken.through_qemu = reading.through_qemu().map(str::to_owned);
-        let content = reading.content();
+        let Looked { reading, wanted, backing, mut backup } = self.look(Some(directory), disk, options, observer)?;
         let record = directory.record(&self.taken.name)?.clone();
-        let changes = match &self.unfit {
-            Some(why) => Err(Some(format!("the disk keeps no checkpoints: {}", why.reason()))),
-            None => self.changes(directory, &record, &*reading, options, observer)?,
-        };
-        let folder = directory.folder(&record);
-        let (wanted, backing, reason) = match (changes, record.backups.last()) {
-            (Ok(wanted), Some(last)) => (wanted, Some(backing_name(last)), None),
-            (Ok(_), None) => (changes::all(content, observer)?, None, None),
-            (Err(reason), _) => (changes::all(content, observer)?, None, reason),
-        };
-        let written = write(content, &wanted, &folder, backing.as_deref(), observer)?;
-        let backup = Backup {
-            checkpoint: self.checkpoint.to_vec(),
-            is_full: backing.is_none(),
-            reason,
-            size_bytes: content.size_bytes(),
-            time: seconds(reading.time()),
-            data_bytes: written.data_bytes,
-            zero_bytes: written.zero_bytes,
-            file_bytes: written.file_bytes,
-            has_checkpoint: self.unfit.is_none(),
-            sums: written.sum,
-            is_moving: false,
-        };
+        let written = write(reading.content(), &wanted, &directory.folder(&record), backing.as_deref(), observer)?;
+        (backup.data_bytes, backup.zero_bytes) = (written.data_bytes, written.zero_bytes);
+        (backup.file_bytes, backup.sums) = (written.file_bytes, written.sum);
         // All was read; the moment need not stand while the files are made durable.
         drop(reading);
         written.place(&directory.file(&record, &backup), &directory.sums(&record, &backup))?;
@@ -260,43 +324,10 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// What an increment has to write; or why there must be a full backup, where there is a reason.
-    fn changes(
-        &self,
-        directory: &Directory,
-        record: &DiskRecord,
-        reading: &dyn Reading,
-        options: &Options<'_>,
-        observer: &mut dyn Observer,
-    ) -> Result<std::result::Result<Wanted, Option<String>>> {
-        let Some(last) = record.backups.last() else { return Ok(Err(None)) };
-        if options.full {
-            return Ok(Err(Some("it was asked for".into())));
-        }
-        if !last.has_checkpoint {
-            return Ok(Err(Some("the backup before left no checkpoint on the disk".into())));
-        }
-        let changed = match reading.changed_since(&last.checkpoint, observer)? {
-            Ok(changed) => changed,
-            Err(why) => return Ok(Err(Some(format!("what changed cannot be told: {why}")))),
-        };
-        let place = record.backups.len() - 1;
-        let older = match Moment::open(directory, record, record.root_of(place)..=place) {
-            Err(error) if error.is_of_the_call() => return Err(error),
-            Err(error) => return Ok(Err(Some(unreadable(&error)))),
-            Ok(older) => older,
-        };
-        match changes::since(reading.content(), &changed, &older, observer)? {
-            // A missing or damaged file of the directory: nothing that lies on it could be restored.
-            Err(error) => Ok(Err(Some(unreadable(&error)))),
-            Ok(wanted) => Ok(Ok(wanted)),
-        }
-    }
-
     /// Drops the checkpoints that this directory made and needs no more.
     fn drop_older(&mut self, directory: &mut Directory, disk: &mut dyn Disk, options: &Options<'_>) -> Result<()> {
         let record = directory.record(&self.taken.name)?;
-        let made = record.backups.iter().filter(|backup| backup.has_checkpoint).map(|backup| backup.checkpoint.clone());
+        let made = record.moments().filter(|backup| backup.has_checkpoint).map(|backup| backup.checkpoint.clone());
         let mut names: Vec<Vec<u8>> = record.left.iter().cloned().chain(made).collect();
         names.truncate(names.len().saturating_sub(options.keep_checkpoints.max(1)));
         if names.is_empty() || self.unfit.is_some() {
@@ -327,6 +358,38 @@ impl Job<'_> {
             let message = format!("not everything could be undone, the next run will: {}", error.reason());
             self.taken.warnings.push(message);
         }
+    }
+}
+
+/// What an increment has to write; or why there must be a full backup, where there is a reason.
+fn changes_of(
+    directory: &Directory,
+    record: &DiskRecord,
+    reading: &dyn Reading,
+    options: &Options<'_>,
+    observer: &mut dyn Observer,
+) -> Result<std::result::Result<Wanted, Option<String>>> {
+    let Some(last) = record.backups.last() else { return Ok(Err(None)) };
+    if options.full {
+        return Ok(Err(Some("it was asked for".into())));
+    }
+    if !last.has_checkpoint {
+        return Ok(Err(Some("the backup before left no checkpoint on the disk".into())));
+    }
+    let changed = match reading.changed_since(&last.checkpoint, observer)? {
+        Ok(changed) => changed,
+        Err(why) => return Ok(Err(Some(format!("what changed cannot be told: {why}")))),
+    };
+    let place = record.backups.len() - 1;
+    let older = match Moment::open(directory, record, record.root_of(place)..=place) {
+        Err(error) if error.is_of_the_call() => return Err(error),
+        Err(error) => return Ok(Err(Some(unreadable(&error)))),
+        Ok(older) => older,
+    };
+    match changes::since(reading.content(), &changed, &older, observer)? {
+        // A missing or damaged file of the directory: nothing that lies on it could be restored.
+        Err(error) => Ok(Err(Some(unreadable(&error)))),
+        Ok(wanted) => Ok(Ok(wanted)),
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) fn verify(directory: &Directory, observer: &mut dyn Observer) -> Resu
     let mut done = 0;
     for disk in &directory.manifest.disks {
         for (place, backup) in disk.backups.iter().enumerate() {
-            verified.moments += 1;
+            verified.moments += u64::from(!backup.is_given_up);
             let read = Layer::open(directory, disk, place)
                 .and_then(|layer| read_all(&layer, &mut verified.data_bytes, done, total, observer));
             done += backup.data_bytes;
@@ -50,6 +50,7 @@ pub(super) fn verify(directory: &Directory, observer: &mut dyn Observer) -> Resu
                     let root = disk.root_of(place);
                     let above = disk.backups.iter().enumerate().skip(place);
                     let lost = above.take_while(|(at, _)| disk.root_of(*at) == root);
+                    let lost = lost.filter(|(_, backup)| !backup.is_given_up);
                     let lost = lost.map(|(_, backup)| backup.checkpoint.clone()).collect();
                     let (disk, checkpoint) = (disk.name.clone(), backup.checkpoint.clone());
                     verified.findings.push(Finding { disk, checkpoint, error, lost });

@@ -82,15 +82,27 @@ impl Writer {
     pub(super) fn finish(self, folder: &Path) -> Result<Written> {
         let named = |error: Error| error.in_file(folder);
         let file_bytes = self.fresh.finish().map_err(named)?;
-        let text = self.sums.encode()?;
-        let mut list = temporary(folder)?;
-        list.write_all(text.as_bytes()).map_err(|error| Error::io("cannot write", error).in_file(folder))?;
+        let (list, sum) = write_list(folder, &self.sums)?;
         for file in [&self.file, &list] {
             file.as_file().sync_all().map_err(|error| Error::io("cannot be made durable", error).in_file(folder))?;
         }
         let (data_bytes, zero_bytes) = (self.sums.has_data.dirty_bytes(), self.sums.has_zeros.dirty_bytes());
-        Ok(Written { file: self.file, list, sum: crc32c(text.as_bytes()), data_bytes, zero_bytes, file_bytes })
+        Ok(Written { file: self.file, list, sum, data_bytes, zero_bytes, file_bytes })
     }
+}
+
+/// Writes a list, durable, to `path`; returns its sum.
+pub(super) fn place_list(folder: &Path, sums: &Sums, path: &Path) -> Result<u32> {
+    let (list, sum) = write_list(folder, sums)?;
+    place(list, path)?;
+    Ok(sum)
+}
+
+fn write_list(folder: &Path, sums: &Sums) -> Result<(NamedTempFile, u32)> {
+    let text = sums.encode()?;
+    let mut list = temporary(folder)?;
+    list.write_all(text.as_bytes()).map_err(|error| Error::io("cannot write", error).in_file(folder))?;
+    Ok((list, crc32c(text.as_bytes())))
 }
 
 impl Written {

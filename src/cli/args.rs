@@ -365,6 +365,8 @@ pub(crate) struct BackupArgs {
     /// Give up a moment that an interrupted run left in the machine, instead of backing it up
     #[arg(long)]
     pub(crate) abandon: bool,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
     /// The file that holds the passphrase of encrypted layers
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) secret_file: Option<PathBuf>,
@@ -438,9 +440,11 @@ pub(crate) struct PruneArgs {
     /// Keep the moments that are no older: a number with h, d, w, m (31 days) or y (366 days)
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub(crate) keep_within: Option<Duration>,
-    /// Write a new full backup where the oldest one goes; at present always done
+    /// Where the oldest moments go, write a new full backup instead of changing the old one in place
     #[arg(long)]
     pub(crate) rewrite: bool,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
 }
 
 #[derive(Debug, Args)]

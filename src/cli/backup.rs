@@ -3,20 +3,19 @@
 
 use crate::args::BackupArgs;
 use crate::exit::{Failure, Outcome, Status};
+use crate::output::print;
 use crate::session::{Session, threads};
 use crate::target::{Target, TargetArgs, exactly};
 use crate::words::{amount, count, some_of, spelled};
-use checkmap::ErrorKind;
-use checkmap::backup::{BackupDirectory, Failure as OfDisk, Options, RunningSource, Source, Taken, checkpoint_name};
+use checkmap::backup::{BackupDirectory, Options, RunningSource, Source, Taken, checkpoint_name, preview};
 use checkmap::chain::Name;
-use checkmap::qemu::MomentOptions;
+use checkmap::image::{Access, OpenOptions};
+use checkmap::qemu::{Machine, MomentOptions};
+use checkmap::{ErrorKind, Image};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
-
-/// What came of each disk.
-type Outcomes = Vec<(Taken, Result<(), OfDisk>)>;
 
 pub(crate) fn run(args: &BackupArgs, session: &Session) -> Outcome {
     let (target, others) = args.target.split(&args.others)?;
@@ -40,18 +39,34 @@ pub(crate) fn run(args: &BackupArgs, session: &Session) -> Outcome {
             }
             let images: Vec<&Path> = std::iter::once(first).chain(others.into_iter().map(Path::new)).collect();
             let sources = named(&images, &args.disk_name)?;
+            if args.dry_run.dry_run {
+                for taken in preview(&args.output, &sources, &options, &mut session.watch())? {
+                    tell(&taken, "would back up", session);
+                }
+                return Ok(Status::Done);
+            }
             // From now on the end is always an orderly one: no checkpoint is left without its backup.
             session.interrupt().hold();
             BackupDirectory::create(&args.output)?.take(&sources, &options, &mut session.watch())?
         }
         Target::Machine(arguments) => {
             let [] = exactly(&others, [])?;
-            of_machine(arguments, args, &options, session)?
+            let (machine, sources) = of_machine(arguments, args, session)?;
+            if args.dry_run.dry_run {
+                return plan_of_machine(&machine, &sources, &checkpoint, session);
+            }
+            let moment = MomentOptions::default().scratch(args.scratch.clone()).most_scratch_bytes(args.scratch_max);
+            // From now on the end is always an orderly one: no moment is left in the machine.
+            session.interrupt().hold();
+            let mut directory = BackupDirectory::create(&args.output)?;
+            let say = |sentence: &str| session.warn(sentence);
+            let of_moment = (&moment, args.abandon);
+            directory.take_running((&machine, &sources), &options, of_moment, &say, &mut session.watch())?
         }
     };
     let mut status = Status::Done;
     for (taken, done) in &all {
-        tell(taken, session);
+        tell(taken, "backed up", session);
         if let Err(failure) = done {
             let disk = Name::new(taken.name.as_slice());
             let what = match failure.is_backed_up {
@@ -65,13 +80,12 @@ pub(crate) fn run(args: &BackupArgs, session: &Session) -> Outcome {
     Ok(status)
 }
 
-/// Backs up the disks of a running machine that are meant.
+/// The disks of a running machine that are meant.
 fn of_machine(
     arguments: &TargetArgs,
     args: &BackupArgs,
-    options: &Options<'_>,
     session: &Session,
-) -> Result<Outcomes, Failure> {
+) -> Result<(Machine, Vec<RunningSource>), Failure> {
     let (machine, disks) = session.machine(arguments)?;
     let is_named = !arguments.nodes().is_empty();
     let mut sources = Vec::new();
@@ -107,13 +121,22 @@ fn of_machine(
             }
         }
     }
-    let moment = MomentOptions::default().scratch(args.scratch.clone()).most_scratch_bytes(args.scratch_max);
-    // From now on the end is always an orderly one: no moment is left in the machine.
-    session.interrupt().hold();
-    let mut directory = BackupDirectory::create(&args.output)?;
-    let say = |sentence: &str| session.warn(sentence);
-    let of_moment = (&moment, args.abandon);
-    Ok(directory.take_running((&machine, &sources), options, of_moment, &say, &mut session.watch())?)
+    Ok((machine, sources))
+}
+
+/// Prints the commands that make the checkpoint. The moment begins with it, and is made of commands that depend on the answers.
+fn plan_of_machine(machine: &Machine, sources: &[RunningSource], checkpoint: &[u8], session: &Session) -> Outcome {
+    let mut plans = Vec::new();
+    for source in sources.iter().filter(|source| source.disk.unfit().is_none()) {
+        let host = machine.host(&source.disk)?;
+        let image = Image::on(host, Path::new(source.disk.title()), &OpenOptions::new(Access::Write));
+        image.survey(&mut session.watch())?;
+        plans.push((&source.disk, image.plan_create(checkpoint, None, None)?));
+    }
+    let plans: Vec<_> = plans.iter().map(|(disk, plan)| (*disk, plan)).collect();
+    let commands = machine.commands(&plans)?;
+    print(session, |out| Ok(commands.iter().try_for_each(|command| writeln!(out, "{command}"))?))?;
+    Ok(Status::Done)
 }
 
 /// The disks of the images, with their names in the directory.
@@ -136,7 +159,7 @@ fn named<'a>(images: &[&'a Path], names: &[OsString]) -> Result<Vec<Source<'a>>,
     Ok(sources)
 }
 
-fn tell(taken: &Taken, session: &Session) {
+fn tell(taken: &Taken, done: &str, session: &Session) {
     for warning in &taken.warnings {
         session.warn(warning);
     }
@@ -153,7 +176,7 @@ fn tell(taken: &Taken, session: &Session) {
         (None, false) => "what changed".to_owned(),
     };
     let (disk, checkpoint) = (Name::new(taken.name.as_slice()), Name::new(backup.checkpoint.as_slice()));
-    session.say(&format!("backed up the disk {disk} at {checkpoint}: {} of data ({kind})", amount(backup.data_bytes)));
+    session.say(&format!("{done} the disk {disk} at {checkpoint}: {} of data ({kind})", amount(backup.data_bytes)));
     if !taken.dropped.is_empty() {
         let names = some_of(taken.dropped.iter().map(|name| Name::new(name.as_slice()).to_string()), ", ");
         let number = count(taken.dropped.len() as u64, "older checkpoint");

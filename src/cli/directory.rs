@@ -31,7 +31,7 @@ pub(crate) fn list(path: &Path, json: bool, wide: bool, session: &Session) -> Ou
             let before = if at > 0 { "\n" } else { "" };
             writeln!(out, "{before}{}, of {}:", Name::new(disk.name.as_slice()), Name::new(disk.image.as_slice()))?;
             let mut rows = Rows::new(&COLUMNS);
-            for backup in &disk.backups {
+            for backup in disk.moments() {
                 rows.add(row(backup));
             }
             rows.write(wide, out)?;
@@ -66,7 +66,7 @@ fn disk_value(disk: &DiskRecord) -> Value {
     let mut object = Map::new();
     put_name(&mut object, "disk", &disk.name);
     put_name(&mut object, "image", &disk.image);
-    let backups = disk.backups.iter().map(|backup| {
+    let backups = disk.moments().map(|backup| {
         let mut object = Map::new();
         put_name(&mut object, "checkpoint", &backup.checkpoint);
         let rest = json!({

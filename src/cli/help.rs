@@ -292,7 +292,8 @@ moments that costs: all that lie on such a file. Faults end with exit status 1. 
 
 pub(crate) const PRUNE: &str = "\
 Gives up the moments of each disk that no rule keeps. What any rule keeps is kept, and so is the newest moment. The next kept \
-moment takes in what the dropped ones alone hold: its file is written anew, and replaces the old one in one step.
+moment takes in what the dropped ones alone hold: its file is written anew, and replaces the old one in one step. Where the oldest \
+moments go, their full file takes in what changed, in place, and gets the name of the next kept one; --rewrite writes a new one.
 
 Whenever it is stopped, every kept moment can be restored, and the next run that changes the directory finishes the work.";
 

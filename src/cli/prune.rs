@@ -12,17 +12,21 @@ pub(crate) fn run(args: &PruneArgs, session: &Session) -> Outcome {
     if args.keep_last.is_none() && args.keep_within.is_none() {
         return Err(Failure::Usage("say what is kept with --keep-last or --keep-within".into()));
     }
+    let last = args.keep_last.and_then(|last| usize::try_from(last).ok());
+    let keep = Keep::new().last(last).within(args.keep_within).rewrite(args.rewrite);
+    if args.dry_run.dry_run {
+        for going in BackupDirectory::open(&args.directory)?.going(&keep)? {
+            session.say(&format!("would give up {}", moments(&going.disk, &going.dropped)));
+        }
+        return Ok(Status::Done);
+    }
     session.interrupt().hold();
     let mut directory = BackupDirectory::open_to_change(&args.directory)?;
-    let last = args.keep_last.and_then(|last| usize::try_from(last).ok());
-    let keep = Keep::new().last(last).within(args.keep_within);
     let mut status = Status::Done;
     for pruned in directory.prune(&keep, &mut session.watch())? {
         let disk = Name::new(pruned.disk.as_slice());
         if !pruned.dropped.is_empty() {
-            let names = some_of(pruned.dropped.iter().map(|name| Name::new(name.as_slice()).to_string()), ", ");
-            session
-                .say(&format!("gave up {} of the disk {disk}: {names}", count(pruned.dropped.len() as u64, "moment")));
+            session.say(&format!("gave up {}", moments(&pruned.disk, &pruned.dropped)));
         }
         if let Some(error) = &pruned.error {
             session.error(&format!("moments of the disk {disk} that no rule keeps stay: {}", spelled(error)));
@@ -30,4 +34,13 @@ pub(crate) fn run(args: &PruneArgs, session: &Session) -> Outcome {
         }
     }
     Ok(status)
+}
+
+/// How many moments of a disk, and which.
+fn moments(disk: &[u8], checkpoints: &[Vec<u8>]) -> String {
+    let shown = |name: &[u8]| Name::new(name).to_string();
+    let number = count(checkpoints.len() as u64, "moment");
+    let names = some_of(checkpoints.iter().map(|name| shown(name)), ", ");
+    let names = if checkpoints.is_empty() { names } else { format!(": {names}") };
+    format!("{number} of the disk {}{names}", shown(disk))
 }

@@ -24,5 +24,5 @@ pub(crate) use data::{DataNeeds, Encryption, PlainDisk, PlainLayer, Stretch};
 pub(crate) use others::is_of_another_format;
 pub(crate) use probe::{Content, check_bitmap, keeps_bitmaps, name_of, open, probe, title_of};
 #[cfg(feature = "serve")]
-pub(crate) use qcow2::{CLUSTER_BYTES, FORMAT as LAYERED_FORMAT, Fresh, TABLE_BYTES, data_needs};
+pub(crate) use qcow2::{CLUSTER_BYTES, FORMAT as LAYERED_FORMAT, Fresh, Refill, TABLE_BYTES, data_needs};
 pub(crate) use scratch::Scratch;

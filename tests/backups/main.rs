@@ -3,9 +3,12 @@
 
 mod bad;
 mod days;
+mod fold;
 mod kill;
+mod limits;
 mod names;
 mod plan;
+mod power;
 mod review;
 mod steps;
 #[path = "../support/mod.rs"]
@@ -100,6 +103,13 @@ impl Disk {
     /// Every kept moment is that of its day.
     #[track_caller]
     fn check(&self, when: &str) {
+        self.check_moments(when);
+        works(&["verify".as_ref(), self.directory.as_os_str()]);
+        self.check_files();
+    }
+
+    #[track_caller]
+    fn check_moments(&self, when: &str) {
         let out = self.folder.path().join("restored");
         for moment in self.moments() {
             let truth = fs::read(self.truth(&moment)).expect("a copy");
@@ -112,7 +122,6 @@ impl Disk {
             assert!(fs::read(&out).expect("restored") == truth, "{when}: {moment} is restored wrong");
             fs::remove_file(&out).expect("it was there");
         }
-        works(&["verify".as_ref(), self.directory.as_os_str()]);
     }
 
     /// Each file by itself is one that QEMU finds no fault with.

@@ -115,3 +115,24 @@ fn the_root_of_a_file_system_can_be_the_directory() {
     let told = checkmap(&["verify".as_ref(), disk.directory.as_os_str()]);
     assert!(told.status.success());
 }
+
+/// A dry run tells what would be done, and neither makes a directory nor a checkpoint.
+#[test]
+fn a_dry_run_changes_nothing() {
+    if !tools_are_here() {
+        return;
+    }
+    let disk = Disk::create("", "1M");
+    disk.io(&["write -P 1 0 128k".into()]);
+    let dry = |checkpoint| works(&disk.backup_args(checkpoint, &["--dry-run"]));
+    assert!(dry("mon").contains("would back up the disk 'disk.qcow2' at 'mon': 128 KiB of data (full)"));
+    assert!(!disk.directory.exists() && disk.checkpoints().is_empty());
+    disk.backup("mon", &[]);
+    disk.io(&["write -P 2 512k 64k".into()]);
+    let before = fs::read(&disk.image).expect("an image");
+    let told = dry("tue");
+    assert!(told.contains("64 KiB of data (what changed)"), "{told}");
+    assert!(fs::read(&disk.image).expect("an image") == before);
+    assert_eq!(disk.moments(), ["mon"]);
+    fails(&disk.backup_args("mon", &["--dry-run"]), 3, "");
+}

@@ -20,17 +20,17 @@ const CLUSTER_LEN: usize = 1 << CLUSTER_BITS;
 /// The bytes of the disk that one L2 table of a new image stands for.
 pub(crate) const TABLE_BYTES: u64 = L2_ENTRIES * CLUSTER_BYTES;
 
-const L2_ENTRIES: u64 = CLUSTER_BYTES / 8;
+pub(super) const L2_ENTRIES: u64 = CLUSTER_BYTES / 8;
 /// A block of reference counts of 16 bits counts this many clusters.
-const COUNTS: u64 = CLUSTER_BYTES / 2;
-const COUNT_BITS_LOG: u32 = 4;
-const VERSION: u32 = 3;
+pub(super) const COUNTS: u64 = CLUSTER_BYTES / 2;
+pub(super) const COUNT_BITS_LOG: u32 = 4;
+pub(super) const VERSION: u32 = 3;
 const HEADER_BYTES: u32 = 104;
 /// The header extension that records the format of the backing file.
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 /// Bits of a table entry: counted once; reads as zeros.
 const COPIED: u64 = 1 << 63;
-const ZERO: u64 = 1;
+pub(super) const ZERO: u64 = 1;
 /// QEMU's bounds of the L1 table and of the name of a backing file.
 const MOST_L1_BYTES: u64 = 32 << 20;
 const MOST_NAME: usize = 1023;
@@ -204,7 +204,7 @@ fn short(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
-fn big_endian(entries: impl Iterator<Item = u64>) -> Result<Vec<u8>> {
+pub(super) fn big_endian(entries: impl Iterator<Item = u64>) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     for entry in entries {
         memory::extend(&mut bytes, entry.to_be_bytes())?;

@@ -21,6 +21,8 @@ mod ranges;
 mod readable;
 mod refcounts;
 mod references;
+#[cfg(feature = "serve")]
+mod refill;
 mod rehearsal;
 mod room;
 mod space;
@@ -33,6 +35,8 @@ pub(crate) use empty::empty_image;
 pub(crate) use fresh::{CLUSTER_BYTES, Fresh, TABLE_BYTES};
 #[cfg(feature = "serve")]
 pub(crate) use readable::data_needs;
+#[cfg(feature = "serve")]
+pub(crate) use refill::Refill;
 
 use crate::chain::{self, Action, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
