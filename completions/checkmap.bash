@@ -209,7 +209,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__backup)
-            opts="-o -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --output --checkpoint --full --keep-checkpoints --disk-name --scratch --scratch-max --abandon --secret-file --quiet --progress --no-lock --help"
+            opts="-o -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --output --checkpoint --full --keep-checkpoints --disk-name --scratch --scratch-max --abandon --dry-run --secret-file --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

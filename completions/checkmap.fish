@@ -286,6 +286,7 @@ always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l full -d 'Copy all, also where an increment could be taken; and take an image that was moved for the same disk'
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l abandon -d 'Give up a moment that an interrupted run left in the machine, instead of backing it up'
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l dry-run -d 'Change nothing: print what would be done, one step a line; the exit status is that of the real run'
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -444,8 +444,7 @@ fn what_stands_in_the_way_is_refused_and_nothing_is_changed() {
     assert!(output.status.success(), "{}", told(&output));
     let line: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
     assert_eq!(line["execute"], "transaction");
-    assert_eq!(line.to_string().matches("first->dry").count(), 0, "the new bitmap has the name of the new checkpoint");
-    assert!(line.to_string().contains("\"dry\""), "{line}");
+    assert!(line.to_string().contains("first->dry"), "{line}");
     refused(&mut vm, &["--scratch-max=64K"], "too little");
     // The only NBD server of the machine is somebody else's.
     let address = json!({ "addr": { "type": "unix", "data": { "path": vm.folder.path().join("theirs") } } });
