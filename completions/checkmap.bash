@@ -209,7 +209,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__backup)
-            opts="-o -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --output --checkpoint --full --keep-checkpoints --disk-name --dry-run --secret-file --quiet --progress --no-lock --help"
+            opts="-o -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --output --checkpoint --full --keep-checkpoints --disk-name --scratch --scratch-max --abandon --dry-run --secret-file --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -288,6 +288,17 @@ _checkmap() {
                     return 0
                     ;;
                 --disk-name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --scratch)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --scratch-max)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1965,7 +1976,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__serve)
-            opts="-q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --since --until --checkpoint --socket --export --bitmap-name --secret-file --run --top-layer-only --model --quiet --progress --no-lock --help"
+            opts="-q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --since --until --checkpoint --scratch --scratch-max --socket --export --bitmap-name --secret-file --run --top-layer-only --model --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2030,6 +2041,17 @@ _checkmap() {
                     return 0
                     ;;
                 --checkpoint)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --scratch)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --scratch-max)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -251,6 +251,8 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l timeout -d '
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l since -d 'The checkpoint since which changes are told' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l until -d 'The checkpoint until which; then the map alone is served, and reads are refused' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l checkpoint -d 'Of a disk of a running hypervisor: the new checkpoint that is made at the moment that is served' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l scratch -d 'The folder for the blocks that the guest overwrites meanwhile; without it TMPDIR, or /var/tmp' -r -f -a "(__fish_complete_directories)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l scratch-max -d 'How much they may take; then the moment is lost, and the guest goes on. Default: half of the free room' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l socket -d 'Listen on this Unix socket; one there on which nobody listens is replaced' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l export -d 'The name of the export; the default one without it' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand serve" -l bitmap-name -d 'The map of changes is offered as qemu:dirty-bitmap:NAME' -r
@@ -275,12 +277,15 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l timeout -d 
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -s o -l output -d 'The backup directory; it is made where there is none' -r -f -a "(__fish_complete_directories)"
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l checkpoint -d 'The name of the checkpoint that is made [default: the time in UTC, as 20261125T020000Z]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l keep-checkpoints -d 'How many checkpoints of this directory stay on each disk, the new one among them' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l disk-name -d 'The name of a disk in the directory; without it, that of its file. Can be repeated' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l disk-name -d 'The name of a disk in the directory; without it, that of its file, or of the disk in its machine. Can be repeated' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l scratch -d 'Of a running machine: the folder for the blocks that the guest overwrites meanwhile; without it TMPDIR, or /var/tmp' -r -f -a "(__fish_complete_directories)"
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l scratch-max -d 'How much they may take; then the moment is lost, and the guest goes on. Default: half of the free room' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l secret-file -d 'The file that holds the passphrase of encrypted layers' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l full -d 'Copy all, also where an increment could be taken; and take an image that was moved for the same disk'
+complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l abandon -d 'Give up a moment that an interrupted run left in the machine, instead of backing it up'
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l dry-run -d 'Change nothing: print what would be done, one step a line; the exit status is that of the real run'
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand backup" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'

@@ -76,7 +76,7 @@ impl<'a> Running<'a> {
             let is_of_disk = |record: &&DiskRecord| files.iter().any(|file| record.image == place_of(file));
             let is_named = |record: &&DiskRecord| name.as_ref().is_none_or(|name| record.name == *name);
             let known = known.iter().find(|record| is_of_disk(record) && is_named(record));
-            // A name that is no path is that of an export, or of a file by its options.
+            // A name that is no path stands for an export, or for a file by its options.
             let path = Some(Path::new(disk.file())).filter(|path| path.is_absolute() || path.exists());
             let own = path.and_then(Path::file_name).map_or(disk.title().as_bytes(), OsStr::as_bytes);
             let name = name.clone().or_else(|| known.map(|known| known.name.clone()));
@@ -304,7 +304,7 @@ impl Disk for RunningDisk {
         error.in_file(Path::new(&self.title))
     }
 
-    fn check_usable(&mut self, _: &mut dyn Observer) -> Result<()> {
+    fn check_usable(&mut self, _observer: &mut dyn Observer) -> Result<()> {
         match &self.unfit {
             Some(error) if error.kind() == ErrorKind::InUse => Err(error.clone()),
             _ => Ok(()),

@@ -60,7 +60,7 @@ pub(super) fn preview(
     options: &Options<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Taken>> {
-    let mut jobs = jobs(origin, (None, options))?;
+    let mut jobs = jobs(origin, options.checkpoint, false)?;
     for (disk, job) in origin.disks().into_iter().zip(&mut jobs) {
         let looked = disk
             .check_usable(observer)
@@ -76,9 +76,8 @@ pub(super) fn preview(
 }
 
 /// A job for each disk, whose names and places must be different.
-fn jobs<'a>(origin: &mut dyn Origin, (standing, options): (Option<&'a [u8]>, &Options<'a>)) -> Result<Vec<Job<'a>>> {
-    check_checkpoint_name(options.checkpoint)?;
-    let checkpoint = standing.unwrap_or(options.checkpoint);
+fn jobs<'a>(origin: &mut dyn Origin, checkpoint: &'a [u8], is_standing: bool) -> Result<Vec<Job<'a>>> {
+    check_checkpoint_name(checkpoint)?;
     let mut jobs: Vec<Job<'_>> = Vec::new();
     for disk in origin.disks() {
         let (name, place) = (disk.name().to_vec(), disk.place().to_vec());
@@ -91,14 +90,8 @@ fn jobs<'a>(origin: &mut dyn Origin, (standing, options): (Option<&'a [u8]>, &Op
             let message = format!("two disks are the same: {}", String::from_utf8_lossy(&place));
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        jobs.push(Job {
-            checkpoint,
-            is_standing: standing.is_some(),
-            is_done: false,
-            place,
-            unfit: None,
-            taken: Taken::of(&name),
-        });
+        let taken = Taken::of(&name);
+        jobs.push(Job { checkpoint, is_standing, is_done: false, place, unfit: None, taken });
     }
     Ok(jobs)
 }
@@ -110,6 +103,7 @@ pub(super) fn take(
     options: &Options<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Vec<(Taken, std::result::Result<(), Failure>)>> {
+    check_checkpoint_name(options.checkpoint)?;
     let standing = origin.take_up(observer)?;
     let taken = take_at(directory, origin, (standing.as_deref(), options), observer);
     let left = origin.end();
@@ -128,7 +122,7 @@ fn take_at(
     observer: &mut dyn Observer,
 ) -> Result<Vec<(Taken, std::result::Result<(), Failure>)>> {
     let checkpoint = standing.unwrap_or(options.checkpoint);
-    let mut jobs = jobs(origin, (standing, options))?;
+    let mut jobs = jobs(origin, checkpoint, standing.is_some())?;
     for (disk, job) in origin.disks().into_iter().zip(&mut jobs) {
         job.prepare(directory, disk, options, observer).map_err(|error| disk.named(error).nothing_changed())?;
     }
@@ -304,10 +298,8 @@ impl Job<'_> {
     ) -> Result<()> {
         let Looked { reading, wanted, backing, mut backup } = self.look(Some(directory), disk, options, observer)?;
         let record = directory.record(&self.taken.name)?.clone();
-        let written = {
-            let folder = directory.folder(&record);
-            write(reading.content(), &wanted, (&folder, backing.as_deref()), options.threads, observer)?
-        };
+        let folder = directory.folder(&record);
+        let written = write(reading.content(), &wanted, (&folder, backing.as_deref()), options.threads, observer)?;
         (backup.data_bytes, backup.zero_bytes) = (written.data_bytes, written.zero_bytes);
         (backup.file_bytes, backup.sums) = (written.file_bytes, written.sum);
         // All was read; the moment need not stand while the files are made durable.

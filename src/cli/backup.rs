@@ -3,22 +3,19 @@
 
 use crate::args::BackupArgs;
 use crate::exit::{Failure, Outcome, Status};
+use crate::output::print;
 use crate::session::{Session, threads};
 use crate::target::{Target, TargetArgs, exactly};
 use crate::words::{amount, count, some_of, spelled};
-use checkmap::ErrorKind;
-use checkmap::backup::{
-    BackupDirectory, Failure as OfDisk, Options, RunningSource, Source, Taken, checkpoint_name, preview,
-};
+use checkmap::backup::{BackupDirectory, Options, RunningSource, Source, Taken, checkpoint_name, preview};
 use checkmap::chain::Name;
-use checkmap::qemu::MomentOptions;
+use checkmap::image::{Access, OpenOptions};
+use checkmap::qemu::{Machine, MomentOptions};
+use checkmap::{ErrorKind, Image};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
-
-/// What came of each disk.
-type Outcomes = Vec<(Taken, Result<(), OfDisk>)>;
 
 pub(crate) fn run(args: &BackupArgs, session: &Session) -> Outcome {
     let (target, others) = args.target.split(&args.others)?;
@@ -54,12 +51,17 @@ pub(crate) fn run(args: &BackupArgs, session: &Session) -> Outcome {
         }
         Target::Machine(arguments) => {
             let [] = exactly(&others, [])?;
+            let (machine, sources) = of_machine(arguments, args, session)?;
             if args.dry_run.dry_run {
-                let message =
-                    "--dry-run is for images: `checkmap plan` says how much of the disks of a machine has to be read";
-                return Err(Failure::Usage(message.into()));
+                return plan_of_machine(&machine, &sources, &checkpoint, session);
             }
-            of_machine(arguments, args, &options, session)?
+            let moment = MomentOptions::default().scratch(args.scratch.clone()).most_scratch_bytes(args.scratch_max);
+            // From now on the end is always an orderly one: no moment is left in the machine.
+            session.interrupt().hold();
+            let mut directory = BackupDirectory::create(&args.output)?;
+            let say = |sentence: &str| session.warn(sentence);
+            let of_moment = (&moment, args.abandon);
+            directory.take_running((&machine, &sources), &options, of_moment, &say, &mut session.watch())?
         }
     };
     let mut status = Status::Done;
@@ -78,19 +80,18 @@ pub(crate) fn run(args: &BackupArgs, session: &Session) -> Outcome {
     Ok(status)
 }
 
-/// Backs up the disks of a running machine that are meant.
+/// The disks of a running machine that are meant.
 fn of_machine(
     arguments: &TargetArgs,
     args: &BackupArgs,
-    options: &Options<'_>,
     session: &Session,
-) -> Result<Outcomes, Failure> {
+) -> Result<(Machine, Vec<RunningSource>), Failure> {
     let (machine, disks) = session.machine(arguments)?;
     let is_named = !arguments.nodes().is_empty();
     let mut sources = Vec::new();
     for disk in disks {
         match disk.unfit() {
-            // A drive for reading alone holds no disk of this machine.
+            // A medium in a drive for reading alone is no disk of this machine.
             Some(unfit) if unfit.kind() == ErrorKind::ReadOnly && !is_named => {
                 session.warn(&format!("{} is read-only and left out; name it with --node to have it", disk.title()));
             }
@@ -120,13 +121,22 @@ fn of_machine(
             }
         }
     }
-    let moment = MomentOptions::default().scratch(args.scratch.clone()).most_scratch_bytes(args.scratch_max);
-    // From now on the end is always an orderly one: no moment is left in the machine.
-    session.interrupt().hold();
-    let mut directory = BackupDirectory::create(&args.output)?;
-    let say = |sentence: &str| session.warn(sentence);
-    let of_moment = (&moment, args.abandon);
-    Ok(directory.take_running((&machine, &sources), options, of_moment, &say, &mut session.watch())?)
+    Ok((machine, sources))
+}
+
+/// Prints the commands that make the checkpoint. The moment begins with it, and is made of commands that depend on the answers.
+fn plan_of_machine(machine: &Machine, sources: &[RunningSource], checkpoint: &[u8], session: &Session) -> Outcome {
+    let mut plans = Vec::new();
+    for source in sources.iter().filter(|source| source.disk.unfit().is_none()) {
+        let host = machine.host(&source.disk)?;
+        let image = Image::on(host, Path::new(source.disk.title()), &OpenOptions::new(Access::Write));
+        image.survey(&mut session.watch())?;
+        plans.push((&source.disk, image.plan_create(checkpoint, None, None)?));
+    }
+    let plans: Vec<_> = plans.iter().map(|(disk, plan)| (*disk, plan)).collect();
+    let commands = machine.commands(&plans)?;
+    print(session, |out| Ok(commands.iter().try_for_each(|command| writeln!(out, "{command}"))?))?;
+    Ok(Status::Done)
 }
 
 /// The disks of the images, with their names in the directory.

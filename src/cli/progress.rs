@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn the_pace_is_told_once_a_second_has_passed() {
-        let pace = |done, seconds| pace(&Step::new("copying", done << 20, 100 << 20), Duration::from_secs(seconds));
+        let pace =
+            |done: u64, seconds| pace(&Step::new("copying", done << 20, 100 << 20), Duration::from_secs(seconds));
         assert_eq!(pace(50, 0), "");
         assert_eq!(pace(0, 9), "");
         assert_eq!(pace(40, 4), ", 10 MiB a second, 6 s left");

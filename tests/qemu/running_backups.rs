@@ -383,7 +383,7 @@ fn a_machine_that_is_off_and_its_snapshots_go_on_with_the_same_directory() {
     let mut vm = Vm::start();
     vm.write_at_random(&mut random, 10);
     assert!(vm.backup("on", &[]).contains("(full)"));
-    // A shrunk and grown disk, both in one interval: its end reads as zeros, and no bit says so.
+    // A disk shrinks and grows in one interval: the end that was cut off reads as zeros, and no bit says so.
     vm.hypervisor.command("block_resize", json!({ "node-name": "d1", "size": 4 * MIB }));
     vm.hypervisor.command("block_resize", json!({ "node-name": "d1", "size": SIZES[1] }));
     vm.guests[1].content[usize::try_from(4 * MIB).expect("small")..].fill(0);
@@ -439,6 +439,12 @@ fn what_stands_in_the_way_is_refused_and_nothing_is_changed() {
         vm.assert_tidy();
         assert_eq!(vm.moments(0), ["first"]);
     };
+    // What would be done is told, and not done.
+    let output = vm.try_backup(&["--checkpoint=dry", "--dry-run"]);
+    assert!(output.status.success(), "{}", told(&output));
+    let line: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
+    assert_eq!(line["execute"], "transaction");
+    assert!(line.to_string().contains("first->dry"), "{line}");
     refused(&mut vm, &["--scratch-max=64K"], "too little");
     // The only NBD server of the machine is somebody else's.
     let address = json!({ "addr": { "type": "unix", "data": { "path": vm.folder.path().join("theirs") } } });

@@ -108,7 +108,7 @@ impl Machine {
         let line = format!("qemu-io -d /machine/peripheral/vda/virtio-backend \"{command}\"");
         let said = self.monitor.command("human-monitor-command", &json!({ "command-line": line }))?;
         match said.as_str() {
-            // What it did goes to QEMU's own output; what went wrong is said here.
+            // Its answer goes to QEMU's own output; what went wrong is said here.
             Some(said) if !said.is_empty() => Err(format!("{command}: {said}").into()),
             _ => Ok(()),
         }
