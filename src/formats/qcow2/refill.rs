@@ -491,7 +491,7 @@ mod tests {
         // The data of two clusters in one place, a compressed one, an entry with a bit that means nothing, a mark in the header.
         let table = 4 * CLUSTER_BYTES;
         for (at, bytes) in [
-            (table, (3 * CLUSTER_BYTES | COPIED).to_be_bytes()),
+            (table, ((3 * CLUSTER_BYTES) | COPIED).to_be_bytes()),
             (table + 8, (1 << 62 | CLUSTER_BYTES).to_be_bytes()),
             (table + 8, (1_u64 << 5).to_be_bytes()),
             (table + 8, (1_u64 << 40 | COPIED).to_be_bytes()),
