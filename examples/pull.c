@@ -91,7 +91,9 @@ static int write_all(int file, const uint8_t *bytes, size_t length, uint64_t off
             perror("pull: cannot write the copy");
             return -1;
         }
-        bytes += written, length -= (size_t)written, offset += (uint64_t)written;
+        bytes += written;
+        length -= (size_t)written;
+        offset += (uint64_t)written;
     }
     return 0;
 }

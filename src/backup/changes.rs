@@ -106,7 +106,7 @@ fn outward(map: &Bitmap, size_bytes: u64) -> Result<Bitmap> {
     Ok(touched)
 }
 
-/// What the allocation tells of some clusters: those that are zeros as a whole, and those that are in part.
+/// What the allocation tells of some clusters: those that are zeros as a whole, and those of which only the bytes tell.
 struct Look {
     zeros: Bitmap,
     partial: Bitmap,
@@ -121,12 +121,16 @@ impl Look {
             let mut run: Option<Extent> = None;
             let mut failed = Ok(());
             content.allocation(extent, &mut |stretch, allocation| {
+                if allocation.is_hole && !allocation.is_zero {
+                    // A snapshot of a running disk tells of its top layer alone: the layers below may have zeros there.
+                    failed = look.partial.set(stretch.offset, stretch.len_bytes);
+                }
                 match (&mut run, allocation.is_zero) {
                     (Some(before), true) if before.end() == stretch.offset => before.len_bytes += stretch.len_bytes,
                     (_, true) => run = Some(stretch),
                     (_, false) => {
                         if let Some(run) = run.take() {
-                            failed = look.add(run, size);
+                            failed = std::mem::replace(&mut failed, Ok(())).and_then(|()| look.add(run, size));
                         }
                     }
                 }

@@ -200,8 +200,13 @@ impl Directory {
 
     /// Refuses a file that lies in the directory: what others do with it would cost moments.
     pub(crate) fn check_outside(&self, path: &Path) -> Result<()> {
-        let folder =
-            fs::canonicalize(folder_of(path)).map_err(|error| Error::io("cannot find", error).in_file(path))?;
+        // A link is followed when the file is replaced.
+        let folder = match fs::canonicalize(path) {
+            Ok(there) => there,
+            Err(_) => {
+                fs::canonicalize(folder_of(path)).map_err(|error| Error::io("cannot find", error).in_file(path))?
+            }
+        };
         let own = fs::canonicalize(&self.path).map_err(|error| Error::io("cannot find", error).in_file(&self.path))?;
         if folder.starts_with(own) {
             let message = "lies in the backup directory, whose files are its own";

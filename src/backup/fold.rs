@@ -16,7 +16,7 @@
 use super::compose::{Moment, Sink};
 use super::directory::{Directory, clear_room, rename, successor};
 use super::layer::{Layer, stands_alone};
-use super::manifest::{DiskRecord, Fold};
+use super::manifest::{Backup, DiskRecord, Fold};
 use super::prune::held;
 use super::sums::{MOST_EXTENT, Summed, Sums, clusters};
 use super::writer::{buffer, place_list};
@@ -112,6 +112,7 @@ pub(super) fn finish(directory: &mut Directory, name: &[u8], observer: &mut dyn 
     let (Some(oldest), Some(kept)) = (record.backups.get(first), record.backups.get(child)) else { return Ok(()) };
     let (from, to) = (directory.file(&record, oldest), directory.file(&record, kept));
     let named = |error: Error| error.in_file(&from);
+    check_list(directory, &record, kept)?;
     let old = Old::open(&from)?;
     let refill = Refill::open(&old.storage, kept.size_bytes).map_err(named)?.map_err(|why| {
         let message = format!("cannot be changed in place: {why}");
@@ -127,6 +128,18 @@ pub(super) fn finish(directory: &mut Directory, name: &[u8], observer: &mut dyn 
     notice(directory)?;
     directory.finish_moves()?;
     directory.clear()
+}
+
+/// Refuses where the list that waits for the end of the fold is another one: a new full backup that was begun meanwhile, and not ended,
+/// has put its own there. Nothing has been changed then, and the moment reads by its old files.
+fn check_list(directory: &Directory, record: &DiskRecord, kept: &Backup) -> Result<()> {
+    let path = successor(&directory.folder(record).join(kept.sums_name()));
+    let list = std::fs::read(&path).map_err(|error| Error::io("cannot be read", error).in_file(&path))?;
+    if kept.fold.as_ref().is_some_and(|fold| fold.sums == crc32c(&list)) {
+        return Ok(());
+    }
+    let message = "is not the list of sums that the fold was begun with";
+    Err(Error::new(ErrorKind::Damaged, message).in_file(&path).advise("write a new full backup instead"))
 }
 
 /// Lets the manifest in memory tell of folds whose file has its name already.

@@ -21,13 +21,17 @@ use crate::progress::Observer;
 use std::fmt;
 use std::time::SystemTime;
 
+/// Whether the directory has a disk, by its name, at a checkpoint.
+pub(crate) type IsDone<'a> = &'a dyn Fn(&[u8], &[u8]) -> bool;
+
 /// The disks of one run.
 pub(crate) trait Origin {
     /// The disks, in the order in which the caller named them.
     fn disks(&mut self) -> Vec<&mut dyn Disk>;
 
-    /// Goes on with the moment that an interrupted run of this directory left: its checkpoint, which `create` need not make.
-    fn take_up(&mut self, _observer: &mut dyn Observer) -> Result<Option<Vec<u8>>> {
+    /// Goes on with the moment that an interrupted run of this directory left: its checkpoint, which `create` need not make. `is_done`
+    /// tells whether that run has backed up a disk at a checkpoint; where it has all of them, there is nothing to go on with.
+    fn take_up(&mut self, _is_done: IsDone<'_>, _observer: &mut dyn Observer) -> Result<Option<Vec<u8>>> {
         Ok(None)
     }
 
@@ -40,6 +44,9 @@ pub(crate) trait Origin {
         wanted: &[bool],
         observer: &mut dyn Observer,
     ) -> Result<Vec<Result<Vec<String>>>>;
+
+    /// Leaves what `take_up` found where it is, for another run.
+    fn leave(&mut self) {}
 
     /// Ends what `create` or `take_up` began, once every disk was read; a warning where that fails.
     fn end(&mut self) -> Option<String> {

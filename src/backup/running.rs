@@ -7,7 +7,7 @@
 use super::DiskRecord;
 use super::SourceFile;
 use super::images::{is_of_the_map, keeps_no_checkpoint};
-use super::origin::{Disk, Origin, Reading};
+use super::origin::{Disk, IsDone, Origin, Reading};
 use crate::bitmap::Bitmap;
 use crate::chain::{Action, Plan};
 use crate::content::{Content, Remote};
@@ -191,7 +191,7 @@ impl Origin for Running<'_> {
         self.disks.iter_mut().map(|disk| disk as &mut dyn Disk).collect()
     }
 
-    fn take_up(&mut self, observer: &mut dyn Observer) -> Result<Option<Vec<u8>>> {
+    fn take_up(&mut self, is_done: IsDone<'_>, observer: &mut dyn Observer) -> Result<Option<Vec<u8>>> {
         let Some((moment, checkpoint)) = self.standing(observer)? else { return Ok(None) };
         let has = |node: &str| moment.disks().iter().any(|disk| disk.node == node);
         if let Some(other) = self.disks.iter().find(|disk| !has(&disk.node)) {
@@ -201,6 +201,20 @@ impl Origin for Running<'_> {
             return Err(Error::new(ErrorKind::InUse, message)
                 .advise("back up the disks that it has, or abandon it")
                 .nothing_changed());
+        }
+        // Ending it would lose the moment of the others.
+        if let Some(other) = moment.disks().iter().find(|disk| !self.disks.iter().any(|own| own.node == disk.node)) {
+            let message =
+                format!("a moment of this directory stands in the machine, with the disk {:?} too", other.node);
+            moment.leave();
+            return Err(Error::new(ErrorKind::InUse, message)
+                .advise("back up all disks that it has, or abandon it")
+                .nothing_changed());
+        }
+        // That run was killed after its last disk.
+        if self.disks.iter().all(|disk| is_done(&disk.name, &checkpoint)) {
+            moment.end(observer)?;
+            return Ok(None);
         }
         match moment.check(observer) {
             Ok(()) => {
@@ -248,6 +262,13 @@ impl Origin for Running<'_> {
                 let in_doubt = Error::new(ErrorKind::CommitInDoubt, reason).with_source(error);
                 Ok(wanted.iter().map(|_| Err(in_doubt.clone())).collect())
             }
+        }
+    }
+
+    fn leave(&mut self) {
+        *self.watch.borrow_mut() = None;
+        if let Some(moment) = self.moment.take() {
+            moment.leave();
         }
     }
 

@@ -104,9 +104,19 @@ pub(super) fn take(
     observer: &mut dyn Observer,
 ) -> Result<Vec<(Taken, std::result::Result<(), Failure>)>> {
     check_checkpoint_name(options.checkpoint)?;
-    let standing = origin.take_up(observer)?;
+    let is_done = |disk: &[u8], checkpoint: &[u8]| {
+        directory.manifest.disk(disk).is_some_and(|record| record.place_of(checkpoint).is_some())
+    };
+    let standing = origin.take_up(&is_done, observer)?;
     let taken = take_at(directory, origin, (standing.as_deref(), options), observer);
-    let left = origin.end();
+    let left = match (&taken, &standing) {
+        // Refused: the moment stands as before.
+        (Err(_), Some(_)) => {
+            origin.leave();
+            None
+        }
+        _ => origin.end(),
+    };
     let mut taken = taken?;
     if let (Some(warning), Some((last, _))) = (left, taken.last_mut()) {
         last.warnings.push(warning);

@@ -77,6 +77,9 @@ fn files_of_others_stay_and_no_target_is_in_the_directory() {
     };
     restore(mine.as_os_str());
     restore(disk.file("tue").as_os_str());
+    let link = disk.folder.path().join("link.qcow2");
+    std::os::unix::fs::symlink(disk.file("tue"), &link).expect("a link");
+    restore(link.as_os_str());
     fails(&args(&disk, disk.file("tue").as_os_str(), &[]), 2, "lies in the backup directory");
     disk.check("after all");
 }

@@ -87,6 +87,53 @@ fn four_days() -> Disk {
     disk
 }
 
+/// A new full backup that was begun over a fold, and not ended, leaves a list of its own: the fold must not take it for the one that it was
+/// begun with.
+#[test]
+fn a_new_full_backup_that_is_killed_over_a_fold_costs_no_moment() {
+    if !tools_are_here() || !strace_works() {
+        return;
+    }
+    // Zeros over old data stand in the list of a fold, and in none of a new full file.
+    let disk = Disk::create("", "2M");
+    for (name, write) in [("d0", "write -P 1 0 512k"), ("d1", "write -z 64k 128k"), ("d2", "write -P 2 1M 64k")] {
+        disk.io(&[write.into()]);
+        disk.backup(name, &[]);
+    }
+    let (image, directory) = (disk.folder.path().join("image"), disk.folder.path().join("directory"));
+    let plain = ["prune".as_ref(), disk.directory.as_os_str(), OsStr::new("--keep-last=1")];
+    let rewrite = [&plain[..], &["--rewrite".as_ref()]].concat();
+    // Killed where the old file gets its new name: the fold is noted.
+    std::fs::copy(&disk.image, &image).expect("a copy");
+    copy(&disk.directory, &directory);
+    let list = disk.directory.join("disk.qcow2/d2.sums.next");
+    let is_noted = (1..MOST_STEPS).any(|step| {
+        put_back(&disk, &image, &directory);
+        let whole = killed_at("pwrite64", step, &plain);
+        assert!(!whole, "the fold came to its end");
+        list.exists() && std::fs::read_to_string(disk.directory.join("backup.json")).expect("text").contains("\"fold\"")
+    });
+    assert!(is_noted);
+    std::fs::remove_dir_all(&directory).expect("a folder");
+    copy(&disk.directory, &directory);
+    let mut stopped = 0;
+    at_each_step(|call, step| {
+        put_back(&disk, &image, &directory);
+        let whole = killed_at(call, step, &rewrite);
+        disk.check(&format!("{call} {step}"));
+        // Either it goes on with the fold or the new file, or it says that it cannot, and nothing is lost.
+        let output = crate::checkmap(&plain);
+        stopped += u32::from(!output.status.success());
+        disk.check(&format!("{call} {step}, behind a fold"));
+        works(&rewrite);
+        assert_eq!(disk.moments(), ["d2"]);
+        disk.check(&format!("{call} {step}, finished"));
+        is_tidy(&disk);
+        whole
+    });
+    assert!(stopped > 0, "no list was another one");
+}
+
 #[test]
 fn a_prune_that_is_killed_at_any_step_keeps_what_it_keeps() {
     if !tools_are_here() || !strace_works() {

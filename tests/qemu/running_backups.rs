@@ -411,6 +411,10 @@ fn a_machine_that_is_off_and_its_snapshots_go_on_with_the_same_directory() {
     }
     let mut vm = Vm { hypervisor, guests, folder, truths };
     vm.write_at_random(&mut random, 3);
+    // Shrinks and grows, and gets a snapshot before the next backup: the layer below has zeros, and no bit says so.
+    vm.hypervisor.command("block_resize", json!({ "node-name": "d0", "size": 2 * MIB }));
+    vm.hypervisor.command("block_resize", json!({ "node-name": "d0", "size": SIZES[0] }));
+    vm.guests[0].content[usize::try_from(2 * MIB).expect("small")..].fill(0);
     let overlay = vm.hypervisor.folder.path().join("overlay.qcow2");
     let snapshot =
         json!({ "node-name": "d0", "snapshot-file": overlay, "snapshot-node-name": "o0", "format": "qcow2" });

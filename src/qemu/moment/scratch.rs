@@ -50,9 +50,17 @@ impl Folder {
                 .in_file(&parent)
                 .advise("allow more, or name a folder with more room")
         })?;
+        let need_bytes = images.iter().fold(0, |sum: u64, image| sum.saturating_add(image.full_bytes));
+        let all = limits.iter().sum::<u64>();
+        if all > free {
+            // A full file system could fail writes of the guest, where its images lie on it too.
+            let message = format!("{all} bytes are allowed for scratch images, and {free} are free");
+            return Err(Error::new(ErrorKind::CannotStore, message)
+                .in_file(&parent)
+                .advise("allow less, or name a folder with more room"));
+        }
         sweep(&parent);
         let own = Owner::of_files(&parent, hypervisor)?;
-        let need_bytes = images.iter().fold(0, |sum: u64, image| sum.saturating_add(image.full_bytes));
         let folder = Self { folder: own.folder().to_owned(), owner: Some(own), limits, need_bytes };
         let owner = hypervisor.filter(|user| *user != rustix::process::geteuid().as_raw());
         for (at, (image, limit)) in images.iter().zip(&folder.limits).enumerate() {
