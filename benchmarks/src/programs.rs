@@ -77,7 +77,8 @@ impl Monitor {
             if let Some(content) = answer.get("return") {
                 return Ok(content.clone());
             }
-            if answer.get("event").is_none() {
+            // QEMU can greet a second time where somebody connects while it starts.
+            if answer.get("event").or(answer.get("QMP")).is_none() {
                 return Err(format!("{name}: {answer}").into());
             }
         }

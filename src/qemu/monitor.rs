@@ -392,9 +392,10 @@ impl Socket {
         let answer = loop {
             let answer = self.line(deadline, observer).and_then(|line| parse(&line)).map_err(Failure::Broken)?;
             // Events come between a command and its answer; the answer to the last command of a client that hung up comes before the
-            // first one.
-            let is_of_another =
-                is_first && answer.get("id").map_or(answer.get("return").is_some(), |known| *known != json!(id));
+            // first one. QEMU greets a second time where somebody connects while it starts.
+            let is_of_another = is_first
+                && (answer.get("QMP").is_some()
+                    || answer.get("id").map_or(answer.get("return").is_some(), |known| *known != json!(id)));
             if answer.get("event").is_none() && !is_of_another {
                 break answer;
             }

@@ -54,7 +54,8 @@ impl Hypervisor {
         self.monitor.get_mut().write_all(line.as_bytes()).expect("the monitor listens");
         loop {
             let message = self.message();
-            if message.get("event").is_none() {
+            // QEMU can greet a second time where somebody connects while it starts.
+            if message.get("event").is_none() && message.get("QMP").is_none() {
                 return message;
             }
         }

@@ -238,6 +238,8 @@ fn answers_to_a_client_that_was_killed_come_before_the_greeting() {
         "{\"return\": {}, \"id\": 7}\n",
         "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}, \"id\": 7}\r\n{\"return\": {}}\r\n",
         "\"name\": \"x\"}], \"id\": 7}\r\n",
+        // Where somebody connects while it starts.
+        greeting,
     ] {
         let mock = Mock::start(two_disks());
         let said = format!("{late}{greeting}").into_bytes();
