@@ -85,7 +85,12 @@ fn read(moment: &Moment, at: usize) -> Vec<u8> {
 }
 
 /// A checkpoint on these disks, and the moment at which it was made.
-fn begin(machine: &Machine, disks: &[&Disk], name: &str, options: &MomentOptions) -> checkmap::Result<Moment> {
+pub(crate) fn begin(
+    machine: &Machine,
+    disks: &[&Disk],
+    name: &str,
+    options: &MomentOptions,
+) -> checkmap::Result<Moment> {
     let open = |disk: &&Disk| {
         let host = machine.host(disk).expect("a host");
         Image::on(host, Path::new(disk.title()), &OpenOptions::new(Access::Write))
@@ -119,11 +124,11 @@ fn restore(older: &[u8], newer: &[u8], map: &Bitmap) -> Vec<u8> {
     restored
 }
 
-fn connect(hypervisor: &Hypervisor) -> Machine {
+pub(crate) fn connect(hypervisor: &Hypervisor) -> Machine {
     Machine::connect(Monitor::Socket(hypervisor.qmp()), &Options::default(), &mut Unobserved).expect("it connects")
 }
 
-fn options(hypervisor: &Hypervisor) -> MomentOptions {
+pub(crate) fn options(hypervisor: &Hypervisor) -> MomentOptions {
     MomentOptions::default().scratch(Some(hypervisor.folder.path().to_owned()))
 }
 
@@ -134,6 +139,58 @@ pub(crate) fn pattern_at(content: &[u8], offset: u64) -> u8 {
     let block = &content[start..start + usize::try_from(BLOCK).expect("small")];
     assert!(block.iter().all(|byte| *byte == block[0]), "the block at {offset} is torn");
     block[0]
+}
+
+/// A guest that writes to two blocks, one after the other, until it is stopped.
+pub(crate) struct Hammer {
+    is_over: Arc<AtomicBool>,
+    log: Arc<Mutex<Vec<(u8, u8)>>>,
+    writer: thread::JoinHandle<Guest>,
+}
+
+impl Hammer {
+    pub(crate) fn start(mut guest: Guest) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let writer = {
+            let (is_over, log) = (Arc::clone(&is_over), Arc::clone(&log));
+            thread::spawn(move || {
+                let mut last = (pattern_at(&guest.content, IN_MAP), pattern_at(&guest.content, OUTSIDE));
+                log.lock().expect("nothing panics").push(last);
+                for number in (1..=255).cycle() {
+                    if is_over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    // Each state that the disk can have is in the log before it is there.
+                    last.0 = number;
+                    log.lock().expect("nothing panics").push(last);
+                    guest.write(IN_MAP, BLOCK, number);
+                    last.1 = number;
+                    log.lock().expect("nothing panics").push(last);
+                    guest.write(OUTSIDE, BLOCK, number);
+                }
+                guest
+            })
+        };
+        Self { is_over, log, writer }
+    }
+
+    /// The guest, and the states that the two blocks had.
+    pub(crate) fn stop(self) -> (Guest, Vec<(u8, u8)>) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let guest = self.writer.join().expect("the writer ends");
+        let log = self.log.lock().expect("nothing panics").clone();
+        (guest, log)
+    }
+}
+
+/// Ends the machine, whose first disk holds every write of this guest.
+fn assert_written(hypervisor: Hypervisor, guest: Guest) {
+    let image = hypervisor.image(0);
+    let expected = guest.content.clone();
+    drop(guest);
+    let folder = hypervisor.quit();
+    assert!(convert(&image, &folder.path().join("end")) == expected, "a write of the guest is lost");
 }
 
 #[test]
@@ -155,28 +212,7 @@ fn increments_of_moments_restore_each_of_them_beside_a_hammering_writer() {
         }
         guest.write(IN_MAP, BLOCK, 0);
         let quiet = guest.content.clone();
-        let is_over = Arc::new(AtomicBool::new(false));
-        let log = Arc::new(Mutex::new(Vec::<(u8, u8)>::new()));
-        let writer = {
-            let (is_over, log) = (Arc::clone(&is_over), Arc::clone(&log));
-            thread::spawn(move || {
-                let mut last = (0, pattern_at(&guest.content, OUTSIDE));
-                log.lock().expect("nothing panics").push(last);
-                for number in (1..=255).cycle() {
-                    if is_over.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    // Each state that the disk can have is in the log before it is there.
-                    last.0 = number;
-                    log.lock().expect("nothing panics").push(last);
-                    guest.write(IN_MAP, BLOCK, number);
-                    last.1 = number;
-                    log.lock().expect("nothing panics").push(last);
-                    guest.write(OUTSIDE, BLOCK, number);
-                }
-                guest
-            })
-        };
+        let hammer = Hammer::start(guest);
         thread::sleep(Duration::from_millis(random.below(20)));
         let name = format!("c{round}");
         let disk = machine.find("d0").expect("the disk");
@@ -189,11 +225,10 @@ fn increments_of_moments_restore_each_of_them_beside_a_hammering_writer() {
         let second = read(&moment, 0);
         moment.check(&mut Unobserved).expect("it stands");
         moment.end(&mut Unobserved).expect("it ends");
-        is_over.store(true, Ordering::Relaxed);
-        guest = writer.join().expect("the writer ends");
+        let log;
+        (guest, log) = hammer.stop();
         assert!(first == second, "round {round}: the moment is not the same all the time");
         let pair = (pattern_at(&first, IN_MAP), pattern_at(&first, OUTSIDE));
-        let log = log.lock().expect("nothing panics").clone();
         assert!(log.contains(&pair), "round {round}: the disk was never like {pair:?}");
         for (at, block) in first.chunks(usize::try_from(BLOCK).expect("small")).enumerate() {
             let offset = at as u64 * BLOCK;
@@ -209,11 +244,7 @@ fn increments_of_moments_restore_each_of_them_beside_a_hammering_writer() {
     }
     hypervisor.assert_tidy();
     drop(machine);
-    let image = hypervisor.image(0);
-    let expected = std::mem::take(&mut guest.content);
-    drop(guest);
-    let folder = hypervisor.quit();
-    assert!(convert(&image, &folder.path().join("end")) == expected, "a write of the guest is lost");
+    assert_written(hypervisor, guest);
 }
 
 /// A program that serves, and waits until it is told to go on.
@@ -290,11 +321,7 @@ fn a_full_scratch_costs_the_moment_and_no_write_of_the_guest() {
     let machine = connect(&hypervisor);
     assert_eq!(changes(&machine, "d0", "mon", None).dirty_bytes(), 16 * MIB);
     drop(machine);
-    let image = hypervisor.image(0);
-    let expected = std::mem::take(&mut guest.content);
-    drop(guest);
-    let folder = hypervisor.quit();
-    assert!(convert(&image, &folder.path().join("end")) == expected, "a write of the guest is lost");
+    assert_written(hypervisor, guest);
 }
 
 #[test]
@@ -320,11 +347,7 @@ fn a_scratch_that_fills_after_our_death_costs_no_write_and_the_next_command_clea
         let _ = serving.go_on();
         guest.write(20 * MIB, BLOCK, 9);
     }
-    let image = hypervisor.image(0);
-    let expected = std::mem::take(&mut guest.content);
-    drop(guest);
-    let folder = hypervisor.quit();
-    assert!(convert(&image, &folder.path().join("end")) == expected, "a write of the guest is lost");
+    assert_written(hypervisor, guest);
 }
 
 #[test]

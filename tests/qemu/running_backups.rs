@@ -2,14 +2,15 @@
 //! run that is killed at any moment costs nothing.
 
 use crate::killed::{Proxy, Victim};
-use crate::moment::{BLOCK, DISKS, Guest, IN_MAP, MIB, OUTSIDE, SIZES, convert, pattern_at, told};
+use crate::moment::{
+    BLOCK, DISKS, Guest, Hammer, IN_MAP, MIB, OUTSIDE, SIZES, begin, connect, convert, options, pattern_at, told,
+};
 use crate::support::hypervisor::{Hypervisor, Program};
 use crate::support::random::Random;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -169,33 +170,10 @@ fn entries(folder: &Path) -> Vec<String> {
 
 /// Writes to two blocks of the first disk, one after the other, for as long as `work` takes. The states that the two had.
 fn hammered<T>(vm: &mut Vm, work: impl FnOnce(&Vm) -> T) -> (T, Vec<(u8, u8)>) {
-    let mut guest = vm.guests.remove(0);
-    let is_over = Arc::new(AtomicBool::new(false));
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let writer = {
-        let (is_over, log) = (Arc::clone(&is_over), Arc::clone(&log));
-        thread::spawn(move || {
-            let mut last = (pattern_at(&guest.content, IN_MAP), pattern_at(&guest.content, OUTSIDE));
-            log.lock().expect("nothing panics").push(last);
-            for number in (1..=255).cycle() {
-                if is_over.load(Ordering::Relaxed) {
-                    break;
-                }
-                // Each state that the disk can have is in the log before it is there.
-                last.0 = number;
-                log.lock().expect("nothing panics").push(last);
-                guest.write(IN_MAP, BLOCK, number);
-                last.1 = number;
-                log.lock().expect("nothing panics").push(last);
-                guest.write(OUTSIDE, BLOCK, number);
-            }
-            guest
-        })
-    };
+    let hammer = Hammer::start(vm.guests.remove(0));
     let done = work(vm);
-    is_over.store(true, Ordering::Relaxed);
-    vm.guests.insert(0, writer.join().expect("the writer ends"));
-    let log = log.lock().expect("nothing panics").clone();
+    let (guest, log) = hammer.stop();
+    vm.guests.insert(0, guest);
     (done, log)
 }
 
@@ -328,6 +306,48 @@ fn a_run_that_is_killed_at_any_moment_costs_nothing() {
     vm.backup("last", &[]);
     vm.prune(6);
     vm.check("after all kills");
+    vm.assert_tidy();
+    vm.quit();
+}
+
+/// As a run leaves it that was killed: a run that is refused, or that has some of its disks only, does not end it.
+#[test]
+fn a_moment_that_stands_waits_for_a_run_that_backs_up_all_of_it() {
+    if !crate::support::hypervisors_are_here() {
+        return;
+    }
+    let mut vm = Vm::start();
+    vm.guests[0].write(0, MIB, 1);
+    vm.backup("first", &[]);
+    vm.guests[0].write(0, MIB, 2);
+    let stand = |vm: &Vm, name: &str| {
+        let manifest = std::fs::read(vm.directory().join("backup.json")).expect("a manifest");
+        let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+        let id = format!("{}/{name}", manifest["id"].as_str().expect("an id"));
+        let machine = connect(&vm.hypervisor);
+        let disks = ["d0", "d1"].map(|disk| machine.find(disk).expect("a disk"));
+        let options = options(&vm.hypervisor).id(Some(id));
+        begin(&machine, &[&disks[0], &disks[1]], name, &options).expect("a moment").leave();
+    };
+    stand(&vm, "stands");
+    vm.truths.insert("stands".into(), vm.contents());
+    vm.guests[0].write(0, MIB, 3);
+    for (words, status, says) in [
+        (&["--node", "d0"][..], 3, "with the disk \"d1\" too"),
+        (&["--disk-name", "d0=same", "--disk-name", "d1=same"], 2, "two disks would have the name"),
+    ] {
+        let output = vm.try_backup(words);
+        assert_eq!(output.status.code(), Some(status), "{}", told(&output));
+        assert!(told(&output).contains(says), "{}", told(&output));
+    }
+    let output = vm.try_backup(&["--checkpoint", "unused"]);
+    assert!(output.status.success() && told(&output).contains("is backed up now"), "{}", told(&output));
+    assert_eq!(vm.moments(0), ["first", "stands"]);
+    vm.check("taken up");
+    // One whose disks are all there already: a new one begins.
+    vm.backup("next", &[]);
+    assert_eq!(vm.moments(1), ["first", "stands", "next"]);
+    vm.check("next");
     vm.assert_tidy();
     vm.quit();
 }
