@@ -24,7 +24,7 @@
  *   changes the image succeeds: one that fails, or only rehearses, leaves it.
  * - After fork() without exec a child may go on with bitmaps and segments. A bitmap that another thread was changing at the
  *   fork, or putting in order to read it, is -EDEADLK there at every call but the one that frees it. A child must not use
- *   or close images and machines, whose locks and connections it shares with its parent. What the first calls of a process
+ *   or close images, machines and directories of backups, whose locks and connections it shares with its parent. What the first calls of a process
  *   prepare, no child waits for.
  */
 
@@ -251,6 +251,76 @@
 /** The exports whose union is a diff, on an NBD server that runs: since name, until other or now, export_name, model. */
 #define CHECKMAP_PLAN_DIFF 5
 
+/** The backup holds all of the disk, instead of lying on the one before. */
+#define CHECKMAP_MOMENT_FULL 1
+
+/** The disk got a checkpoint of that moment, so that the next backup can be an increment. */
+#define CHECKMAP_MOMENT_HAS_CHECKPOINT 2
+
+/** The moment is in the directory, complete. */
+#define CHECKMAP_MOMENT_COMPLETE 4
+
+/** Not all was done; checkmap_outcome_error() tells the cause. */
+#define CHECKMAP_MOMENT_FAILED 8
+
+/**
+ * The checkpoints of a row: those dropped from the disk by a backup, the moments that a prune gave up, or the moments that a
+ * damaged file costs. Oldest first.
+ */
+#define CHECKMAP_TEXTS_CHECKPOINTS 1
+
+/** The warnings of a backup, in UTF-8. */
+#define CHECKMAP_TEXTS_WARNINGS 2
+
+/** The files that a backup read, the top one first. */
+#define CHECKMAP_TEXTS_FILES 3
+
+/** One text in UTF-8, or none: why the disk was read by a private qemu-nbd. */
+#define CHECKMAP_TEXTS_READER 4
+
+/** Open for everything that changes nothing; many can at once. */
+#define CHECKMAP_BACKUPS_RDONLY 0
+
+/** Open for changes as well: what an interrupted run left is finished or cleared. */
+#define CHECKMAP_BACKUPS_RDWR 1
+
+/** As CHECKMAP_BACKUPS_RDWR; where there is no directory, or an empty one, it becomes one with mode 0700. */
+#define CHECKMAP_BACKUPS_CREATE 2
+
+/** Copy all, also where an increment could be taken; and take an image that was moved for the disk of that name. */
+#define CHECKMAP_BACKUP_FULL 1
+
+/** Take no locks on the images, as CHECKMAP_OPEN_NO_LOCK. */
+#define CHECKMAP_BACKUP_NO_LOCK 2
+
+/** End the moment that an interrupted run of this directory left in the machine, instead of backing it up. */
+#define CHECKMAP_BACKUP_ABANDON 4
+
+/** Replace a file that is there, or write over a device; never one that somebody uses. */
+#define CHECKMAP_RESTORE_REPLACE 1
+
+/** A new file gets the bytes of the disk themselves, instead of being an image that can keep bitmaps. A device gets them always. */
+#define CHECKMAP_RESTORE_RAW 2
+
+/** Where the oldest moments go, write a new full file, and leave the old one as it is until then. */
+#define CHECKMAP_KEEP_REWRITE 1
+
+/** What changed since the checkpoint has to be read. */
+#define CHECKMAP_TIER_CHANGED 1
+
+/** The allocated part has to be read, as it cannot be told what changed. */
+#define CHECKMAP_TIER_ALLOCATED 2
+
+/** All has to be read, as nobody can tell the allocated part either. */
+#define CHECKMAP_TIER_ALL 3
+
+/**
+ * A directory of backups. It is locked until it is closed: many can read it at once, one can change it.
+ *
+ * A forked child must not use or close it.
+ */
+typedef struct checkmap_backups checkmap_backups;
+
 /**
  * Which granules of a disk are dirty: one bit for each.
  *
@@ -272,6 +342,9 @@ typedef struct checkmap_image checkmap_image;
  * checkmap_machine_image(); a second connection to the same socket would wait for the first one, and be -EBUSY.
  */
 typedef struct checkmap_machine checkmap_machine;
+
+/** What came of the disks of a backup or a prune, or what a verification found. It outlives the directory. */
+typedef struct checkmap_outcome checkmap_outcome;
 
 /** The findings of a check. A report outlives the thing that was checked. */
 typedef struct checkmap_report checkmap_report;
@@ -525,6 +598,158 @@ typedef struct checkmap_plan_request {
     /** 0, or CHECKMAP_OPT_FORCE_INCONSISTENT. */
     uint32_t flags;
 } checkmap_plan_request;
+
+/** A moment of a disk in a backup directory. Frozen. */
+typedef struct checkmap_moment {
+    /** The name of the disk in the directory: any bytes, without a NUL behind them. */
+    const char *disk;
+    /** The bytes of that name. */
+    size_t disk_len;
+    /** The image that the last backup of the disk was taken of, in lists of a directory; else NULL. */
+    const char *image;
+    /** The bytes of that path. */
+    size_t image_len;
+    /** The checkpoint of the moment, without a NUL behind it; NULL where there is no moment. */
+    const char *checkpoint;
+    /** The bytes of that name. */
+    size_t checkpoint_len;
+    /** Why the backup is full, in UTF-8 without a NUL behind it; NULL where it is the first one, was folded, or is not full. */
+    const char *reason;
+    /** The bytes of that text. */
+    size_t reason_len;
+    /** The size of the disk at the moment, in bytes. */
+    uint64_t disk_size;
+    /** The moment, in seconds since 1970. */
+    uint64_t time;
+    /** How many bytes of data the backup's file holds. */
+    uint64_t data_bytes;
+    /** How many bytes it stores as zeros without data. */
+    uint64_t zero_bytes;
+    /** The bytes of the file. */
+    uint64_t file_bytes;
+    /** CHECKMAP_MOMENT_... */
+    uint32_t flags;
+    /** 0. */
+    uint32_t reserved;
+    /** 0. */
+    uint64_t reserved2[4];
+} checkmap_moment;
+
+/** A text, a name or a path. Frozen. */
+typedef struct checkmap_text {
+    /** Its bytes, not necessarily UTF-8, without a NUL behind them. */
+    const char *bytes;
+    /** How many there are. */
+    size_t len;
+} checkmap_text;
+
+/** A disk that is to be backed up. Frozen. */
+typedef struct checkmap_backup_source {
+    /** The path of its image; of a running machine the name of a node, of a device or its id, or the file of an image, in UTF-8. */
+    const char *disk;
+    /** The bytes of that text. */
+    size_t disk_len;
+    /**
+     * Its name in the directory, any bytes; NULL for the name by which the directory knows the disk of a running machine already,
+     * or else that of the file.
+     */
+    const char *name;
+    /** The bytes of that name. */
+    size_t name_len;
+} checkmap_backup_source;
+
+/**
+ * Told at once what a user should know, in a sentence of UTF-8 that is good until the callback returns.
+ *
+ * It runs on the thread of the call, inside of it, under the rules of checkmap_progress_fn.
+ */
+typedef void (*checkmap_say_fn)(void *user_data, const char *sentence, size_t len);
+
+/** How a backup is taken; begin with CHECKMAP_BACKUP_OPTS_INIT. NULL stands for the defaults. It can grow, see checkmap_opts. */
+typedef struct checkmap_backup_opts {
+    /** sizeof(struct checkmap_backup_opts) */
+    uint32_t size;
+    /** How many threads may be used, as that of checkmap_opts; from 2 on a disk is read on one while another writes. */
+    uint32_t threads;
+    /** CHECKMAP_BACKUP_...; an unknown one is -EINVAL. */
+    uint32_t flags;
+    /** How many checkpoints of the directory stay on each disk, the new one among them; 0 is 1. */
+    uint32_t keep_checkpoints;
+    /**
+     * The name of the moment, which is that of the checkpoint on every disk; NULL for one from the clock, in UTC, such as
+     * 20261126T020000Z.
+     */
+    const char *checkpoint;
+    /** The bytes of that name. */
+    size_t checkpoint_len;
+    /** The file with the passphrase of encrypted layers of images; NULL for none. */
+    const char *secret_file;
+    /** The bytes of that path. */
+    size_t secret_file_len;
+    /** The folder for scratch images of running disks; NULL for TMPDIR, or /var/tmp. */
+    const char *scratch;
+    /** The bytes of that path. */
+    size_t scratch_len;
+    /** How many bytes the scratch images of all disks may take together; 0 is half of the free room of their folder. */
+    uint64_t scratch_max_bytes;
+    /** Told what a user should know while a running machine is backed up, such as a pause or a scratch that is nearly full; or NULL. */
+    checkmap_say_fn say;
+    /** Told how far the call has come, and asked whether to go on; or NULL. */
+    checkmap_progress_fn progress;
+    /** Handed to say and progress. */
+    void *user_data;
+} checkmap_backup_opts;
+
+/** What to restore; begin with CHECKMAP_RESTORE_REQUEST_INIT. It can grow, see checkmap_opts. */
+typedef struct checkmap_restore_request {
+    /** sizeof(struct checkmap_restore_request) */
+    uint32_t size;
+    /** CHECKMAP_RESTORE_...; an unknown one is -EINVAL. */
+    uint32_t flags;
+    /** The name of the disk in the directory. */
+    const char *disk;
+    /** The bytes of that name. */
+    size_t disk_len;
+    /** The checkpoint of the moment; NULL for the newest moment of the disk. */
+    const char *checkpoint;
+    /** The bytes of that name. */
+    size_t checkpoint_len;
+    /** The path of the new file, of one that may be replaced, or of a block device. */
+    const char *target;
+    /** The bytes of that path. */
+    size_t target_len;
+} checkmap_restore_request;
+
+/**
+ * Which moments a prune keeps: those that any rule keeps, and the newest one of each disk. Begin with CHECKMAP_KEEP_INIT. It can
+ * grow, see checkmap_opts.
+ */
+typedef struct checkmap_keep {
+    /** sizeof(struct checkmap_keep) */
+    uint32_t size;
+    /** CHECKMAP_KEEP_...; an unknown one is -EINVAL. */
+    uint32_t flags;
+    /** How many of the newest moments of each disk are kept; 0 is no such rule. */
+    uint64_t last;
+    /** The moments that are no older than these seconds are kept; 0 is no such rule. */
+    uint64_t within_seconds;
+} checkmap_keep;
+
+/** What a backup of a disk since a checkpoint has to read. Frozen. */
+typedef struct checkmap_planned {
+    /** CHECKMAP_TIER_... */
+    uint32_t tier;
+    /** 0. */
+    uint32_t reserved;
+    /** How many bytes changed; -1 where that cannot be told. */
+    int64_t changed_bytes;
+    /** How many bytes are allocated; -1 where that cannot be told. */
+    int64_t allocated_bytes;
+    /** The size of the disk in bytes. */
+    uint64_t disk_size;
+    /** 0. */
+    uint64_t reserved2[4];
+} checkmap_planned;
 
 /** What a segment holds, and what it takes; begin with CHECKMAP_SEGMENT_INFO_INIT. It can grow, see checkmap_opts. */
 typedef struct checkmap_segment_info {
@@ -1753,6 +1978,289 @@ int64_t checkmap_plan_qmp(const char *nodes_json,
                           size_t cap);
 
 /**
+ * Frees an outcome.
+ *
+ * NULL is fine.
+ */
+void checkmap_outcome_free(struct checkmap_outcome *outcome);
+
+/**
+ * Fills out with the rows of an outcome, max at most; with out NULL it only counts.
+ *
+ * A backup, a preview and a prune have a row for each disk, a verification one for each file that is damaged or missing.
+ *
+ * Returns: how many rows there are in all; or a negative errno.
+ *
+ * Ownership: the texts live as long as the outcome.
+ */
+int64_t checkmap_outcome_rows(const struct checkmap_outcome *outcome,
+                              struct checkmap_moment *out,
+                              size_t max);
+
+/**
+ * Fills out with the texts of one kind that a row has, max at most; with out NULL it only counts.
+ *
+ * row counts from 0, kind is one of CHECKMAP_TEXTS_...
+ *
+ * Returns: how many texts there are in all; or a negative errno.
+ *
+ * Ownership: the texts live as long as the outcome.
+ *
+ * Errors:
+ * - -EINVAL: no such row, or an unknown kind.
+ */
+int64_t checkmap_outcome_texts(const struct checkmap_outcome *outcome,
+                               size_t row,
+                               uint32_t kind,
+                               struct checkmap_text *out,
+                               size_t max);
+
+/**
+ * Fails with the error of a row, as if this call had met it: with its errno, its kind and its message.
+ *
+ * row counts from 0.
+ *
+ * Returns: 0 where all of the row was done; or a negative errno.
+ *
+ * Errors:
+ * - -EINVAL: no such row.
+ * - the errno of the row's error.
+ */
+int checkmap_outcome_error(const struct checkmap_outcome *outcome, size_t row);
+
+/**
+ * Opens a directory of backups.
+ *
+ * flags is one of CHECKMAP_BACKUPS_...
+ *
+ * Errors:
+ * - -ENOENT: there is no such directory, with kind CHECKMAP_ERROR_IO, or it is none of backups, with kind
+ *   CHECKMAP_ERROR_NOT_FOUND.
+ * - -EBUSY: somebody changes it, or reads it while it is to be changed.
+ * - -ENOTSUP: a newer version of checkmap made it.
+ * - -EBADMSG: its manifest is damaged.
+ * - -EEXIST: it is to be made, and holds other things.
+ * - -EINVAL: unknown flags, an empty path, or one with a NUL inside.
+ * - -ENAMETOOLONG: a path that is too long.
+ * - what the system says, such as -EACCES.
+ */
+int checkmap_backups_open(const char *path, size_t path_len, uint32_t flags, struct checkmap_backups **out);
+
+/**
+ * Closes a directory of backups, a poisoned one too, and releases its lock.
+ *
+ * NULL is fine.
+ */
+void checkmap_backups_close(struct checkmap_backups *backups);
+
+/**
+ * Fills out with the kept moments of all disks, max at most; with out NULL it only counts.
+ *
+ * Those of one disk stand together, the oldest first.
+ *
+ * Returns: how many moments there are in all; or a negative errno.
+ *
+ * Ownership: the texts live until a call that takes the directory alone, or its end.
+ */
+int64_t checkmap_backups_list(const struct checkmap_backups *backups,
+                              struct checkmap_moment *out,
+                              size_t max);
+
+/**
+ * Takes a backup of n disk images, all with one checkpoint name.
+ *
+ * The first backup of a disk is full; later ones hold what changed since the last one, or all with the reason. An error of the call
+ * changes nothing, and what came of each disk is in the outcome: a disk that failed leaves the others.
+ *
+ * Returns: how many disks are not done, each with an error in its row; or a negative errno.
+ *
+ * Ownership: the texts of sources and opts are copied.
+ *
+ * Errors:
+ * - -ESTALE: the disk of that name in the directory is of another image.
+ * - -EEXIST: the checkpoint is there already.
+ * - -EBUSY: an image is in use.
+ * - -EROFS: the directory was opened for reading, or an image may not be written.
+ * - -EUCLEAN: an image must be repaired first.
+ * - -EBADMSG: an image is damaged.
+ * - -ENOTSUP: an image that cannot be read, or needs a secret_file.
+ * - -EINVAL: no disk, two of one name, an unknown flag, or an image in the directory itself.
+ * - -ENAMETOOLONG: a name of a checkpoint of more than 510 bytes, or a path that is too long.
+ * - -ENOENT: no such image, with kind CHECKMAP_ERROR_IO.
+ * - -ECANCELED: the call was stopped before the first disk was read.
+ * - what the system says, such as -EIO.
+ */
+int64_t checkmap_backups_take(struct checkmap_backups *backups,
+                              const struct checkmap_backup_source *sources,
+                              size_t n,
+                              const struct checkmap_backup_opts *opts,
+                              struct checkmap_outcome **out);
+
+/**
+ * Takes a backup of n disks of a running machine while its guest writes on: all as they were at one moment, at which the checkpoint
+ * is made.
+ *
+ * A moment that an interrupted run of this directory left in the machine is backed up in the place of a new one, under its own name,
+ * unless CHECKMAP_BACKUP_ABANDON ends it. Where the moment is lost, no disk that was not read yet is backed up, and the next
+ * run has all changes. say of opts is told what a user should know at once.
+ *
+ * Returns: how many disks are not done, each with an error in its row; or a negative errno.
+ *
+ * Ownership: the texts of sources and opts are copied.
+ *
+ * Errors:
+ * - -EBUSY: a moment of somebody else stands in the machine, or a job works on the disks.
+ * - -ENOTSUP: too little room for the scratch, or a disk that cannot be read so.
+ * - -ENOENT: no disk is called so, with kind CHECKMAP_ERROR_NOT_FOUND.
+ * - -EEXIST: the checkpoint is there already, or two disks are called so.
+ * - -EREMOTEIO: QEMU refused a command, or the connection broke.
+ * - as checkmap_backups_take() without -EBUSY, -ENOTSUP, -ENOENT, -EEXIST
+ */
+int64_t checkmap_backups_take_running(struct checkmap_backups *backups,
+                                      const struct checkmap_machine *machine,
+                                      const struct checkmap_backup_source *sources,
+                                      size_t n,
+                                      const struct checkmap_backup_opts *opts,
+                                      struct checkmap_outcome **out);
+
+/**
+ * Tells what checkmap_backups_take() would write into the directory at path, which need not be there: for each disk the moment as
+ * it would be, its bytes at most.
+ *
+ * Nothing is changed.
+ *
+ * Ownership: the texts of sources and opts are copied.
+ *
+ * Errors:
+ * - as checkmap_backups_take()
+ * - as checkmap_backups_open() without -EEXIST, -ENOENT, -EBUSY, -ENOTSUP, -EBADMSG, -EINVAL, -ENAMETOOLONG
+ */
+int checkmap_backups_preview(const char *path,
+                             size_t path_len,
+                             const struct checkmap_backup_source *sources,
+                             size_t n,
+                             const struct checkmap_backup_opts *opts,
+                             struct checkmap_outcome **out);
+
+/**
+ * Writes a moment of a disk to a new file, to an existing one that may be replaced, or to a device, and compares all that it reads
+ * with the checksums.
+ *
+ * A file gets its name when it is whole and durable; a device may hold a part after an error.
+ *
+ * Options: progress.
+ *
+ * Ownership: the texts of request are copied.
+ *
+ * Errors:
+ * - -ENOENT: the directory has no such disk or moment, with kind CHECKMAP_ERROR_NOT_FOUND; a file of the backup or the
+ *   target's folder is missing, with kind CHECKMAP_ERROR_IO.
+ * - -EEXIST: the target is there, and CHECKMAP_RESTORE_REPLACE was not asked for.
+ * - -EBUSY: the target is in use.
+ * - -EBADMSG: a file of the backup is damaged.
+ * - -ENOSPC: no room, or a device that is too small.
+ * - -EINVAL: an unknown flag, an empty name or path, a target that is no file or device, or one inside the directory.
+ * - -ENAMETOOLONG: a name or path that is too long.
+ * - -ECANCELED: the call was stopped.
+ * - what the system says, such as -EIO.
+ */
+int checkmap_backups_restore(const struct checkmap_backups *backups,
+                             const struct checkmap_restore_request *request,
+                             const struct checkmap_opts *opts);
+
+/**
+ * Reads everything in a directory of backups, and tells which files are damaged or missing, and which moments that costs.
+ *
+ * The outcome has a row for each such file, named by its disk and its checkpoint, with its error; CHECKMAP_TEXTS_CHECKPOINTS are
+ * the moments that cannot be restored for it. Without a row all is well.
+ *
+ * Options: progress.
+ *
+ * Returns: how many moments were looked at; or a negative errno.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped.
+ */
+int64_t checkmap_backups_verify(const struct checkmap_backups *backups,
+                                const struct checkmap_opts *opts,
+                                struct checkmap_outcome **out);
+
+/**
+ * Gives up the moments that no rule keeps.
+ *
+ * Every kept moment can be restored at each instant, also where the process is killed. The outcome has a row for each disk;
+ * CHECKMAP_TEXTS_CHECKPOINTS are the moments that were given up, or would be.
+ *
+ * Options: progress, DRY_RUN.
+ *
+ * Returns: how many disks are not done, each with an error in its row; or a negative errno.
+ *
+ * Errors:
+ * - -EINVAL: no rule, or an unknown flag.
+ * - -EROFS: the directory was opened for reading, and DRY_RUN was not asked for.
+ * - -EBADMSG: a file of a backup is damaged.
+ * - -ECANCELED: the call was stopped.
+ * - what the system says, such as -EIO.
+ */
+int64_t checkmap_backups_prune(struct checkmap_backups *backups,
+                               const struct checkmap_keep *keep,
+                               const struct checkmap_opts *opts,
+                               struct checkmap_outcome **out);
+
+/**
+ * Tells how much of the disk of an image a backup since a checkpoint has to read: what changed, the allocated part, or all.
+ *
+ * The image was opened with CHECKMAP_OPEN_RDONLY. secret_file, with the passphrase of encrypted layers, may be NULL. reason
+ * gets the reason why no smaller part will do, in UTF-8 without a NUL behind it; of one that does not fit into cap bytes, the
+ * beginning. Only what says nothing of the map is an error. Nothing is changed.
+ *
+ * Options: progress.
+ *
+ * Returns: how many bytes the whole reason has, 0 for what changed; or a negative errno.
+ *
+ * Errors:
+ * - -EINVAL: a name that cannot be, an empty path, or a cap of 0.
+ * - -ENAMETOOLONG: a name of more than 510 bytes, or a path that is too long.
+ * - -EBADMSG: the image is damaged.
+ * - -ECANCELED: the call was stopped.
+ * - what the system says, such as -EIO.
+ */
+int64_t checkmap_plan_backup(const struct checkmap_image *image,
+                             const char *checkpoint,
+                             size_t checkpoint_len,
+                             const char *secret_file,
+                             size_t secret_file_len,
+                             const struct checkmap_opts *opts,
+                             struct checkmap_planned *out,
+                             char *reason,
+                             size_t cap);
+
+/**
+ * Tells how much of a disk of a running machine a backup since a checkpoint has to read: what changed, the allocated part, or all.
+ *
+ * node names the disk as for checkmap_machine_image(); the rest is as for checkmap_plan_backup().
+ *
+ * Options: progress.
+ *
+ * Returns: how many bytes the whole reason has, 0 for what changed; or a negative errno.
+ *
+ * Errors:
+ * - -ENOENT: no disk is called so, with kind CHECKMAP_ERROR_NOT_FOUND.
+ * - -EEXIST: two disks are called so.
+ * - -EREMOTEIO: QEMU refused a command, or the connection broke.
+ * - as checkmap_plan_backup()
+ */
+int64_t checkmap_plan_backup_running(const struct checkmap_machine *machine,
+                                     const char *node,
+                                     size_t node_len,
+                                     const char *checkpoint,
+                                     size_t checkpoint_len,
+                                     const struct checkmap_opts *opts,
+                                     struct checkmap_planned *out,
+                                     char *reason,
+                                     size_t cap);
+
+/**
  * Opens the segment in the file at path: reads and checks its header, its trailer and its directory.
  *
  * The path has path_len bytes and needs no NUL behind them.
@@ -2006,6 +2514,14 @@ int checkmap_segment_merge_info(const struct checkmap_segment *const *segments,
 /** An empty request. */
 #define CHECKMAP_PLAN_REQUEST_INIT \
     { sizeof(struct checkmap_plan_request), 0, NULL, NULL, 0, NULL, 0, NULL, 0, NULL, NULL, 0, NULL, 0, 0, 0, 0 }
+/** The defaults of a backup. */
+#define CHECKMAP_BACKUP_OPTS_INIT \
+    { sizeof(struct checkmap_backup_opts), 0, 0, 0, NULL, 0, NULL, 0, NULL, 0, 0, NULL, NULL, NULL }
+/** An empty request to restore. */
+#define CHECKMAP_RESTORE_REQUEST_INIT \
+    { sizeof(struct checkmap_restore_request), 0, NULL, 0, NULL, 0, NULL, 0 }
+/** No rule yet. */
+#define CHECKMAP_KEEP_INIT { sizeof(struct checkmap_keep), 0, 0, 0 }
 
 #ifdef __cplusplus
 }

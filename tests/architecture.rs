@@ -40,7 +40,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "capi",
         &[
             "error", "fault", "fork", "memory", "geometry", "progress", "io", "pool", "bitmap", "segment", "chain",
-            "image", "qemu", "planner",
+            "image", "qemu", "planner", "backup",
         ],
     ),
 ];

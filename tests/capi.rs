@@ -302,6 +302,12 @@ fn the_header_compiles_as_c_and_cpp() {
                 typedef char extent_is_frozen[sizeof(struct checkmap_extent) == 24 ? 1 : -1];\n\
                 typedef char checkpoint_is_frozen[sizeof(struct checkmap_checkpoint) == \
                 4 * sizeof(void *) + 24 + 32 ? 1 : -1];\n\
+                struct checkmap_backup_opts backup = CHECKMAP_BACKUP_OPTS_INIT;\n\
+                struct checkmap_restore_request restore = CHECKMAP_RESTORE_REQUEST_INIT;\n\
+                struct checkmap_keep keep = CHECKMAP_KEEP_INIT;\n\
+                typedef char moment_is_frozen[sizeof(struct checkmap_moment) == \
+                8 * sizeof(void *) + 48 + 32 ? 1 : -1];\n\
+                typedef char planned_is_frozen[sizeof(struct checkmap_planned) == 64 ? 1 : -1];\n\
                 typedef char opts_has_no_padding[sizeof(struct checkmap_opts) == 24 + 2 * sizeof(void *) ? 1 : -1];\n";
     fs::write(&source, body).expect("it can be written");
     for compiler in ["gcc", "clang"] {

@@ -10,6 +10,11 @@ static int progress(void *user_data, const char *phase, uint64_t done, uint64_t 
     return checkmapGoProgress((uintptr_t)user_data, (char *)phase, done, total);
 }
 
+static void say(void *user_data, const char *sentence, size_t len)
+{
+    checkmapGoSay((uintptr_t)user_data, (char *)sentence, len);
+}
+
 struct checkmap_opts *checkmap_go_opts(uint32_t threads, uint64_t memory_bytes, uint32_t flags, uint32_t model,
                                        uintptr_t handle)
 {
@@ -42,6 +47,38 @@ struct checkmap_qmp_opts *checkmap_go_qmp_opts(const struct checkmap_opts *opts,
             own->progress = opts->progress;
             own->user_data = opts->user_data;
         }
+    }
+    return own;
+}
+
+struct checkmap_backup_opts *checkmap_go_backup_opts(const struct checkmap_opts *opts, uint32_t flags, uint32_t keep_checkpoints,
+                                                     const char *const texts[3], const size_t lens[3],
+                                                     uint64_t scratch_max_bytes, int says)
+{
+    struct checkmap_backup_opts *own = calloc(1, sizeof *own + lens[0] + lens[1] + lens[2]);
+    if (own != NULL) {
+        char *behind = (char *)(own + 1);
+        const char *copies[3] = {NULL, NULL, NULL};
+        for (int at = 0; at < 3; at++) {
+            if (lens[at] > 0) {
+                copies[at] = memcpy(behind, texts[at], lens[at]);
+                behind += lens[at];
+            }
+        }
+        own->size = sizeof *own;
+        own->threads = opts->threads;
+        own->flags = flags;
+        own->keep_checkpoints = keep_checkpoints;
+        own->checkpoint = copies[0];
+        own->checkpoint_len = lens[0];
+        own->secret_file = copies[1];
+        own->secret_file_len = lens[1];
+        own->scratch = copies[2];
+        own->scratch_len = lens[2];
+        own->scratch_max_bytes = scratch_max_bytes;
+        own->say = says ? say : NULL;
+        own->progress = opts->progress;
+        own->user_data = opts->user_data;
     }
     return own;
 }

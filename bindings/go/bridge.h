@@ -12,4 +12,10 @@ struct checkmap_opts *checkmap_go_opts(uint32_t threads, uint64_t memory_bytes, 
 struct checkmap_qmp_opts *checkmap_go_qmp_opts(const struct checkmap_opts *opts, uint32_t timeout_ms, uint64_t max_stall_ms,
                                                const char *nbd_socket, size_t nbd_socket_len);
 
+/* Options of a backup in C memory, with copies of the texts behind them; NULL without memory. The progress is that of opts, whose
+ * handle is told what is said if says is not 0. */
+struct checkmap_backup_opts *checkmap_go_backup_opts(const struct checkmap_opts *opts, uint32_t flags, uint32_t keep_checkpoints,
+                                                     const char *const texts[3], const size_t lens[3],
+                                                     uint64_t scratch_max_bytes, int says);
+
 #endif

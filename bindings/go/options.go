@@ -53,12 +53,14 @@ type Options struct {
 	// both have one of that name: else a name picks the chain that has it.
 	Model Model
 
-	ctx context.Context // see WithContext
+	ctx context.Context       // see WithContext
+	say func(sentence string) // see BackupOptions.Say
 }
 
 // told is what a progress callback leaves behind.
 type told struct {
 	progress func(phase string, done, total uint64) error
+	say      func(sentence string)
 	stopped  error
 	panicked any
 }
@@ -77,11 +79,27 @@ func checkmapGoProgress(handle C.uintptr_t, phase *C.char, done, total C.uint64_
 	if told.panicked != nil {
 		return 1
 	}
+	if told.progress == nil {
+		return 0
+	}
 	if err := told.progress(C.GoString(phase), uint64(done), uint64(total)); err != nil {
 		told.stopped = err
 		return 1
 	}
 	return 0
+}
+
+//export checkmapGoSay
+func checkmapGoSay(handle C.uintptr_t, sentence *C.char, length C.size_t) {
+	told := cgo.Handle(handle).Value().(*told)
+	defer func() {
+		if value := recover(); value != nil {
+			told.panicked = value
+		}
+	}()
+	if told.panicked == nil {
+		told.say(textFrom(sentence, length))
+	}
 }
 
 // with runs a call that takes options.
@@ -93,8 +111,8 @@ func (options *Options) with(call func(opts *C.struct_checkmap_opts) C.int) erro
 		return err
 	}
 	var handle cgo.Handle
-	told := &told{progress: options.progress()}
-	if told.progress != nil {
+	told := &told{progress: options.progress(), say: options.say}
+	if told.progress != nil || told.say != nil {
 		handle = cgo.NewHandle(told)
 		defer handle.Delete()
 	}

@@ -32,6 +32,12 @@ pub(super) struct OpenMachine {
     disks: Vec<qemu::Disk>,
 }
 
+impl OpenMachine {
+    pub(super) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+}
+
 /// How a running hypervisor is worked with; begin with `CHECKMAP_QMP_OPTS_INIT`. NULL stands for the defaults. It can grow,
 /// see `checkmap_opts`.
 #[repr(C)]

@@ -16,6 +16,7 @@
 #[cfg(panic = "abort")]
 compile_error!("the feature `capi` needs panic=unwind: a hypervisor must survive a fault of this library");
 
+pub mod backups;
 pub mod bitmap;
 pub mod bits;
 mod boundary;
@@ -27,9 +28,11 @@ mod lent;
 pub mod machine;
 pub mod many;
 pub mod options;
+pub mod outcome;
 pub mod plan;
 pub mod report;
 pub mod segment;
 pub mod sets;
 pub mod stored;
+pub mod tiers;
 pub mod values;

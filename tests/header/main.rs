@@ -23,6 +23,14 @@ const MACROS: &str = "\
 /** An empty request. */
 #define CHECKMAP_PLAN_REQUEST_INIT \\
     { sizeof(struct checkmap_plan_request), 0, NULL, NULL, 0, NULL, 0, NULL, 0, NULL, NULL, 0, NULL, 0, 0, 0, 0 }
+/** The defaults of a backup. */
+#define CHECKMAP_BACKUP_OPTS_INIT \\
+    { sizeof(struct checkmap_backup_opts), 0, 0, 0, NULL, 0, NULL, 0, NULL, 0, 0, NULL, NULL, NULL }
+/** An empty request to restore. */
+#define CHECKMAP_RESTORE_REQUEST_INIT \\
+    { sizeof(struct checkmap_restore_request), 0, NULL, 0, NULL, 0, NULL, 0 }
+/** No rule yet. */
+#define CHECKMAP_KEEP_INIT { sizeof(struct checkmap_keep), 0, 0, 0 }
 
 ";
 
@@ -42,6 +50,9 @@ const SOURCES: &[&str] = &[
     "machine",
     "many",
     "plan",
+    "outcome",
+    "backups",
+    "tiers",
     "segment",
 ];
 

@@ -5,6 +5,18 @@ of the virtual disk. What goes wrong is a CheckmapError, one class for each kind
 """
 
 from . import _errors
+from ._backups import (
+    BackupDirectory,
+    BackupPlan,
+    Damage,
+    Moment,
+    Pruned,
+    Taken,
+    Verified,
+    plan_backup,
+    plan_backup_running,
+    preview_backup,
+)
 from ._bitmap import Bitmap
 from ._errors import *  # noqa: F403
 from ._extents import EXTENT_FIELDS
@@ -21,21 +33,31 @@ if _lib.checkmap_abi_version() < _lib.CHECKMAP_ABI_VERSION:
     raise ImportError(f"the library of checkmap is too old: {__version__}")
 
 __all__ = [
+    "BackupDirectory",
+    "BackupPlan",
     "Bitmap",
     "Checkpoint",
+    "Damage",
     "Disk",
     "EXTENT_FIELDS",
     "Image",
     "ImageInfo",
     "Machine",
+    "Moment",
     "Problem",
+    "Pruned",
     "Report",
     "Segment",
     "SegmentInfo",
     "StoredBitmap",
     "Summary",
+    "Taken",
+    "Verified",
     "create_many",
     "delete_many",
+    "plan_backup",
+    "plan_backup_running",
     "plan_qmp",
+    "preview_backup",
 ]
 __all__ += _errors.__all__
