@@ -129,7 +129,7 @@ func (options *BackupOptions) with(ctx context.Context, sources []BackupSource,
 	if options.Say != nil {
 		says = 1
 	}
-	err := with.with(func(opts *C.struct_checkmap_opts) C.int {
+	stopped, err := with.asked(func(opts *C.struct_checkmap_opts) C.int {
 		own := C.checkmap_go_backup_opts(opts, flags, C.uint32_t(options.KeepCheckpoints), &texts[0], &lengths[0],
 			C.uint64_t(options.ScratchMaxBytes), says)
 		if own == nil {
@@ -143,6 +143,7 @@ func (options *BackupOptions) with(ctx context.Context, sources []BackupSource,
 	}
 	var taken []TakenBackup
 	err = readOutcome(out, func(row int, moment Moment, err error) error {
+		stoppedBy(err, stopped)
 		each := TakenBackup{Moment: moment, Err: err}
 		var reader []string
 		for _, list := range []struct {

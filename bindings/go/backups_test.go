@@ -95,6 +95,15 @@ func Test328Backups(t *testing.T) {
 	invalid(t, second(writing.Prune(Keep{}, nil)))
 	invalid(t, second(writing.Take(nil, nil)))
 	fails(t, second(writing.TakeContext(ended, disks, nil)), ErrCancelled, syscall.ECANCELED)
+	while := &BackupOptions{Checkpoint: "stopped", Full: true, Progress: func(phase string, _, _ uint64) error {
+		if phase == "copying the disk" {
+			return stopped
+		}
+		return nil
+	}}
+	cut := ok(writing.Take(disks, while))
+	check(t, len(cut) == 1 && cut[0].Flags&MomentFailed != 0 && cut[0].Flags&MomentComplete == 0)
+	check(t, errors.Is(cut[0].Err, ErrCancelled) && errors.Is(cut[0].Err, stopped))
 	for _, options := range []*Options{{Flags: DryRun}, nil} {
 		pruned := ok(writing.Prune(Keep{Last: 2}, options))
 		check(t, len(pruned) == 1 && pruned[0].Disk == "disk" && pruned[0].Err == nil)

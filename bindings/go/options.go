@@ -104,11 +104,17 @@ func checkmapGoSay(handle C.uintptr_t, sentence *C.char, length C.size_t) {
 
 // with runs a call that takes options.
 func (options *Options) with(call func(opts *C.struct_checkmap_opts) C.int) error {
+	_, err := options.asked(call)
+	return err
+}
+
+// asked is with, and tells the error by which the caller stopped the call.
+func (options *Options) asked(call func(opts *C.struct_checkmap_opts) C.int) (stopped, err error) {
 	if options == nil {
-		return status(func() C.int { return call(nil) })
+		return nil, status(func() C.int { return call(nil) })
 	}
 	if err := options.begun(); err != nil {
-		return err
+		return nil, err
 	}
 	var handle cgo.Handle
 	told := &told{progress: options.progress(), say: options.say}
@@ -119,17 +125,22 @@ func (options *Options) with(call func(opts *C.struct_checkmap_opts) C.int) erro
 	opts := C.checkmap_go_opts(C.uint32_t(options.Threads), C.uint64_t(options.MemoryBytes),
 		C.uint32_t(options.Flags), C.uint32_t(options.Model), C.uintptr_t(handle))
 	if opts == nil {
-		return &Error{Kind: ErrIO, Errno: syscall.ENOMEM, Message: "no memory for options"}
+		return nil, &Error{Kind: ErrIO, Errno: syscall.ENOMEM, Message: "no memory for options"}
 	}
 	defer C.free(unsafe.Pointer(opts))
-	err := status(func() C.int { return call(opts) })
+	err = status(func() C.int { return call(opts) })
 	runtime.KeepAlive(told)
 	if told.panicked != nil {
 		panic(told.panicked)
 	}
+	stoppedBy(err, told.stopped)
+	return told.stopped, err
+}
+
+// stoppedBy lets errors.Is find the cause in an error of a call that was stopped.
+func stoppedBy(err, cause error) {
 	var ours *Error
 	if errors.As(err, &ours) && ours.Kind == ErrCancelled {
-		ours.cause = told.stopped
+		ours.cause = cause
 	}
-	return err
 }

@@ -48,6 +48,7 @@ pub(crate) enum Use {
 pub(crate) struct Directory {
     pub(crate) path: PathBuf,
     pub(crate) manifest: Manifest,
+    purpose: Use,
     _lock: File,
 }
 
@@ -91,11 +92,22 @@ impl Directory {
                 return Err(Error::new(ErrorKind::NotFound, message));
             }
         };
-        let directory = Self { path: path.to_owned(), manifest, _lock: lock };
+        let directory = Self { path: path.to_owned(), manifest, purpose, _lock: lock };
         if is_new {
             directory.save()?;
         }
         Ok(directory)
+    }
+
+    /// The directory, to change it: others may read one that was opened for reading.
+    pub(crate) fn changed(&mut self) -> Result<&mut Self> {
+        match self.purpose {
+            Use::Read => {
+                let message = "the backup directory was opened for reading";
+                Err(Error::new(ErrorKind::ReadOnly, message).in_file(&self.path))
+            }
+            Use::Change | Use::Create => Ok(self),
+        }
     }
 
     /// Puts the manifest in the place of the old one, in one step.

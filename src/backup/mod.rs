@@ -220,17 +220,19 @@ impl BackupDirectory {
     /// The first backup of a disk is full, later ones hold what changed since the last one, or all with the reason why.
     /// [`ErrorKind::Changed`](crate::ErrorKind::Changed): the disk of that name in the directory is of another image.
     /// [`ErrorKind::Exists`](crate::ErrorKind::Exists): the checkpoint is there already.
+    /// [`ErrorKind::ReadOnly`](crate::ErrorKind::ReadOnly): the directory was opened to read it.
     pub fn take(
         &mut self,
         sources: &[Source<'_>],
         options: &Options<'_>,
         observer: &mut dyn Observer,
     ) -> Result<Vec<(Taken, std::result::Result<(), Failure>)>> {
+        let directory = self.0.changed()?;
         let mut images = Images::of(sources, options)?;
         for place in images.places() {
-            self.0.check_outside(place)?;
+            directory.check_outside(place)?;
         }
-        take::take(&mut self.0, &mut images, options, observer)
+        take::take(directory, &mut images, options, observer)
     }
 
     /// As [`take`](Self::take), of disks of a running machine, while its guest writes on: all as they were at one moment, at which
@@ -249,7 +251,7 @@ impl BackupDirectory {
         observer: &mut dyn Observer,
     ) -> Result<Vec<(Taken, std::result::Result<(), Failure>)>> {
         let watch = RefCell::new(None);
-        let manifest = &self.0.manifest;
+        let manifest = &self.0.changed()?.manifest;
         let known = (manifest.id.as_str(), manifest.disks.as_slice());
         let mut running = Running::new((machine, sources), known, (moment, options.threads), say, &watch)?;
         if abandon {
@@ -276,7 +278,8 @@ impl BackupDirectory {
     }
 
     /// Gives up the moments that no rule keeps. Every kept moment can be restored at each instant.
+    /// [`ErrorKind::ReadOnly`](crate::ErrorKind::ReadOnly): the directory was opened to read it.
     pub fn prune(&mut self, keep: &Keep, observer: &mut dyn Observer) -> Result<Vec<Pruned>> {
-        prune::prune(&mut self.0, keep, observer)
+        prune::prune(self.0.changed()?, keep, observer)
     }
 }

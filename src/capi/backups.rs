@@ -32,27 +32,10 @@ pub const CHECKMAP_BACKUPS_CREATE: u32 = 2;
 #[derive(Debug)]
 pub struct checkmap_backups {
     #[allow(dead_code, reason = "reached through pointers to the whole")]
-    handle: Handle<OpenBackups>,
+    handle: Handle<BackupDirectory>,
 }
 
-object!(checkmap_backups = OpenBackups, b"cmBackup", "directory of backups");
-
-/// The object behind a handle.
-#[derive(Debug)]
-pub(super) struct OpenBackups {
-    directory: BackupDirectory,
-    is_writable: bool,
-}
-
-impl OpenBackups {
-    /// The directory, to change it: others may read one that was opened for reading.
-    fn changed(&mut self) -> Result<&mut BackupDirectory> {
-        match self.is_writable {
-            true => Ok(&mut self.directory),
-            false => Err(Error::new(ErrorKind::ReadOnly, "the directory of backups was opened for reading")),
-        }
-    }
-}
+object!(checkmap_backups = BackupDirectory, b"cmBackup", "directory of backups");
 
 /// Told at once what a user should know, in a sentence of UTF-8 that is good until the callback returns.
 ///
@@ -353,7 +336,7 @@ pub unsafe extern "C" fn checkmap_backups_open(
             CHECKMAP_BACKUPS_CREATE => BackupDirectory::create(&path)?,
             unknown => return Err(invalid(format!("unknown flags to open a directory of backups: {unknown:#x}"))),
         };
-        out.put(give(OpenBackups { directory, is_writable: flags != CHECKMAP_BACKUPS_RDONLY }));
+        out.put(give(directory));
         Ok(0)
     })
 }
@@ -383,7 +366,7 @@ pub unsafe extern "C" fn checkmap_backups_list(
     guard(|| {
         // SAFETY: the caller's promise for `backups`.
         let open = unsafe { shared(backups) }?;
-        let disks = open.directory.disks();
+        let disks = open.disks();
         let moments = || disks.iter().flat_map(|disk| disk.moments().map(move |backup| kept(disk, backup)));
         if out.is_null() {
             return Ok(count(moments().count()));
@@ -435,7 +418,7 @@ pub unsafe extern "C" fn checkmap_backups_take(
         // SAFETY: the caller's promise for `backups`.
         let mut open = unsafe { exclusive(backups) }?;
         let mut observer = mem::take(&mut given.observer);
-        let all = open.changed()?.take(&sources_of(&images)?, &given.options(), &mut observer)?;
+        let all = open.take(&sources_of(&images)?, &given.options(), &mut observer)?;
         let outcome = Outcome::of_backup(&all)?;
         let failed = outcome.failed();
         out.put(give(outcome));
@@ -479,7 +462,6 @@ pub unsafe extern "C" fn checkmap_backups_take_running(
         let named = unsafe { several(sources, n) }?;
         // SAFETY: the caller's promise for both handles, which are of different types.
         let (mut backups, open) = unsafe { (exclusive(backups)?, shared(machine)?) };
-        let directory = backups.changed()?;
         let mut sources = memory::room(named.len())?;
         for each in named {
             // SAFETY: the caller's promise for the texts.
@@ -500,7 +482,7 @@ pub unsafe extern "C" fn checkmap_backups_take_running(
         };
         let of_moment = (&given.moment, given.has(CHECKMAP_BACKUP_ABANDON));
         let of_machine = (open.machine(), sources.as_slice());
-        let all = directory.take_running(of_machine, &given.options(), of_moment, &say, &mut observer)?;
+        let all = backups.take_running(of_machine, &given.options(), of_moment, &say, &mut observer)?;
         let outcome = Outcome::of_backup(&all)?;
         let failed = outcome.failed();
         out.put(give(outcome));
@@ -594,7 +576,7 @@ pub unsafe extern "C" fn checkmap_backups_restore(
             .at(checkpoint.as_deref())
             .format((request.flags & CHECKMAP_RESTORE_RAW != 0).then_some(TargetFormat::Raw))
             .force(request.flags & CHECKMAP_RESTORE_REPLACE != 0);
-        open.directory.restore(&wanted, &mut options)?;
+        open.restore(&wanted, &mut options)?;
         Ok(0)
     })
 }
@@ -623,7 +605,7 @@ pub unsafe extern "C" fn checkmap_backups_verify(
         let mut options = unsafe { Options::read(opts) }?;
         // SAFETY: the caller's promise for `backups`.
         let open = unsafe { shared(backups) }?;
-        let verified = open.directory.verify(&mut options)?;
+        let verified = open.verify(&mut options)?;
         out.put(give(Outcome::of_verification(&verified.findings)?));
         Ok(signed(verified.moments))
     })
@@ -669,8 +651,8 @@ pub unsafe extern "C" fn checkmap_backups_prune(
         // SAFETY: the caller's promise for `backups`.
         let mut open = unsafe { exclusive(backups) }?;
         let all = match options.has(CHECKMAP_OPT_DRY_RUN) {
-            true => open.directory.going(&rules)?,
-            false => open.changed()?.prune(&rules, &mut options)?,
+            true => open.going(&rules)?,
+            false => open.prune(&rules, &mut options)?,
         };
         let outcome = Outcome::of_prune(&all)?;
         let failed = outcome.failed();

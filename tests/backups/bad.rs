@@ -210,3 +210,24 @@ fn a_disk_without_bitmaps_is_copied_whole() {
     }
     disk.check("version 2");
 }
+
+#[test]
+fn a_directory_that_is_open_for_reading_changes_nothing() {
+    use checkmap::ErrorKind::ReadOnly;
+    use checkmap::backup::{BackupDirectory, Keep, Options, Source};
+    use checkmap::progress::Unobserved;
+    if !tools_are_here() {
+        return;
+    }
+    let disk = three_days();
+    let mut reading = BackupDirectory::open(&disk.directory).expect("it can be read");
+    // One more reads beside it.
+    BackupDirectory::open(&disk.directory).expect("it can be read");
+    let taken = reading.take(&[Source::new(&disk.image)], &Options::new(b"thu"), &mut Unobserved);
+    assert_eq!(taken.expect_err("no backup").kind(), ReadOnly);
+    let pruned = reading.prune(&Keep::new().last(Some(1)), &mut Unobserved);
+    assert_eq!(pruned.expect_err("no prune").kind(), ReadOnly);
+    drop(reading);
+    assert_eq!(disk.moments(), ["mon", "tue", "wed"]);
+    assert_eq!(disk.checkpoints(), ["wed"]);
+}
