@@ -31,6 +31,7 @@ impl Images {
                 name: source.name.clone(),
                 path: source.image.to_owned(),
                 place,
+                layers: Vec::new(),
                 no_lock: options.no_lock,
                 threads: options.threads,
                 secret_file: options.secret_file.map(PathBuf::from),
@@ -66,6 +67,8 @@ struct ImageDisk {
     name: Vec<u8>,
     path: PathBuf,
     place: PathBuf,
+    /// Where all images of its chain are, links followed, once it was opened.
+    layers: Vec<PathBuf>,
     no_lock: bool,
     threads: usize,
     secret_file: Option<PathBuf>,
@@ -92,6 +95,11 @@ impl Disk for ImageDisk {
 
     fn place(&self) -> &[u8] {
         self.place.as_os_str().as_bytes()
+    }
+
+    fn is_at(&self, place: &[u8]) -> bool {
+        // An image that got an overlay is the same disk; whether the chain tells what changed is found out later.
+        self.place() == place || self.layers.iter().any(|layer| layer.as_os_str().as_bytes() == place)
     }
 
     fn named(&self, error: Error) -> Error {
@@ -136,6 +144,7 @@ impl Disk for ImageDisk {
         let image = self.image(Access::Read)?;
         let chain = Chain::of(&image, content::Options { no_lock: image.is_without_locks() })?;
         let (files, warnings) = (chain.files(), chain.warnings().to_vec());
+        self.layers = files.iter().filter_map(|file| fs::canonicalize(&file.path).ok()).collect();
         let (content, through_qemu) = content::open(chain, self.secret_file.as_deref(), observer)?;
         if content.size_bytes() != image.virtual_size() {
             let message = format!("its content has {} bytes, its map {}", content.size_bytes(), image.virtual_size());

@@ -62,6 +62,11 @@ pub(crate) trait Disk: fmt::Debug {
     /// By what the directory knows the disk again: the path of its image.
     fn place(&self) -> &[u8];
 
+    /// Whether it is the disk that the directory knows by that place; told once `check_usable` was called.
+    fn is_at(&self, place: &[u8]) -> bool {
+        self.place() == place
+    }
+
     /// Names the disk in an error.
     fn named(&self, error: Error) -> Error;
 

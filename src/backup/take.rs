@@ -64,7 +64,7 @@ pub(super) fn preview(
     for (disk, job) in origin.disks().into_iter().zip(&mut jobs) {
         let looked = disk
             .check_usable(observer)
-            .and_then(|()| directory.map_or(Ok(()), |directory| job.check(directory, options)))
+            .and_then(|()| directory.map_or(Ok(()), |directory| job.check(directory, disk, options)))
             .and_then(|()| disk.check_create(options.checkpoint))
             .and_then(|unfit| {
                 job.unfit = unfit;
@@ -190,7 +190,7 @@ impl Job<'_> {
         disk.check_usable(observer)?;
         let known = directory.manifest.disk(&self.taken.name);
         self.is_done = self.is_standing && known.is_some_and(|known| known.place_of(self.checkpoint).is_some());
-        self.check(directory, options)?;
+        self.check(directory, disk, options)?;
         // On another image a checkpoint of that name can be somebody else's.
         if let Some(known) = directory.manifest.disk(&self.taken.name).filter(|known| known.image == self.place) {
             let is_left = |name: &&Vec<u8>| !(self.is_standing && name.as_slice() == self.checkpoint);
@@ -214,13 +214,13 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Refuses what does not go with what the directory has.
-    fn check(&self, directory: &Directory, options: &Options<'_>) -> Result<()> {
+    /// Refuses what does not go with what the directory has; from then on the place is that by which the directory knows the disk.
+    fn check(&mut self, directory: &Directory, disk: &dyn Disk, options: &Options<'_>) -> Result<()> {
         let name = &self.taken.name;
         let Some(other) = directory.manifest.disks.iter().find(|other| other.folder() == encode(name)) else {
             return Ok(());
         };
-        let known = String::from_utf8_lossy(&other.name).into_owned();
+        let known = String::from_utf8_lossy(&other.name);
         if other.name != *name {
             let message = format!("its folder would be that of the disk '{known}'");
             return Err(Error::new(ErrorKind::Exists, message).advise("give the disk another name"));
@@ -229,6 +229,9 @@ impl Job<'_> {
         if !self.is_done && other.backups.iter().any(is_there) {
             let message = "the directory has a backup of this name already";
             return Err(Error::new(ErrorKind::Exists, message).advise("give the checkpoint another name"));
+        }
+        if disk.is_at(&other.image) {
+            self.place.clone_from(&other.image);
         }
         if other.image != self.place && !other.backups.is_empty() && !options.full {
             let place = String::from_utf8_lossy(&other.image).into_owned();

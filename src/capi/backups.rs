@@ -11,7 +11,7 @@ use super::options::{
 };
 use super::outcome::{Outcome, checkmap_moment, checkmap_outcome, kept};
 use crate::backup::{self, BackupDirectory, Keep, RestoreRequest, RunningSource, Source, TargetFormat};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::memory;
 use crate::qemu::MomentOptions;
 use std::ffi::{c_char, c_int, c_void};

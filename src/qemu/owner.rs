@@ -8,8 +8,12 @@
 use super::nodes::PREFIX;
 use crate::error::{Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -32,6 +36,10 @@ const RANDOM_BYTES: usize = 12;
 /// How often a folder is made anew that another client removes.
 const MOST_TRIES: usize = 8;
 const SOCKET_FILE: &str = "nbd.sock";
+/// It has the path of a server that is not this client's, and that serves its moment.
+const SERVER_FILE: &str = "server";
+/// A longer path is none of a socket.
+const MOST_NOTED_BYTES: u64 = 4096;
 
 /// The folder of a client, private to it and to the hypervisor. It goes when this is dropped.
 #[derive(Debug)]
@@ -135,6 +143,14 @@ impl Owner {
         self.is_left = true;
     }
 
+    /// Notes the server of somebody else that serves this client's moment: as long as somebody listens there the folder is needed.
+    pub(super) fn note_server(&self, server: &Path) -> Result<()> {
+        let path = self.folder.join(SERVER_FILE);
+        std::path::absolute(server)
+            .and_then(|server| fs::write(&path, server.as_os_str().as_bytes()))
+            .map_err(|error| Error::io("cannot be written", error).in_file(&path))
+    }
+
     /// Where the hypervisor is to listen.
     pub(super) fn socket(&self) -> PathBuf {
         socket_in(&self.folder)
@@ -190,14 +206,23 @@ pub(super) fn left_by(identity: &str) -> Option<PathBuf> {
 
 /// Whether somebody listens at the socket of this folder.
 pub(super) fn listens(folder: &Path) -> bool {
-    std::os::unix::net::UnixStream::connect(folder.join(SOCKET_FILE)).is_ok()
+    UnixStream::connect(folder.join(SOCKET_FILE)).is_ok()
 }
 
-/// Removes the folder of a dead client: the two files that it can hold, and nothing else.
+/// Whether somebody listens at the server that the client of this folder noted.
+fn is_served_elsewhere(folder: &Path) -> bool {
+    let mut server = Vec::new();
+    let read = open_folder(folder)
+        .and_then(|folder| Ok(openat(&folder, SERVER_FILE, UNFOLLOWED | OFlags::NONBLOCK, Mode::empty())?))
+        .and_then(|file| File::from(file).take(MOST_NOTED_BYTES).read_to_end(&mut server));
+    read.is_ok() && UnixStream::connect(OsStr::from_bytes(&server)).is_ok()
+}
+
+/// Removes the folder of a dead client: the files that it can hold, and nothing else.
 pub(super) fn remove(folder: &Path) {
     // Another client may be doing the same.
     let Ok(open) = open_folder(folder) else { return };
-    for file in [LOCK_FILE, SOCKET_FILE] {
+    for file in [LOCK_FILE, SOCKET_FILE, SERVER_FILE] {
         let _ = unlinkat(&open, file, AtFlags::empty());
     }
     let _ = fs::remove_dir(folder);
@@ -216,7 +241,8 @@ pub(super) fn sweep(parent: &Path, standing: Option<&Path>) {
             }
             match path.join(LOCK_FILE).try_exists() {
                 Ok(true) => {
-                    if let (false, Life::Dead(_lock)) = (listens(&path), life_of(&path.to_string_lossy())) {
+                    let is_served = listens(&path) || is_served_elsewhere(&path);
+                    if let (false, Life::Dead(_lock)) = (is_served, life_of(&path.to_string_lossy())) {
                         remove(&path);
                     }
                 }
@@ -264,4 +290,33 @@ pub(super) fn in_use(identity: &str, life: &Life) -> Error {
         Life::Unknown => format!("when it is known to be gone, remove its mark: `object-del` of {MARK} over QMP"),
         _ => "wait until it is done".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Owner, sweep};
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn a_folder_goes_when_neither_its_client_nor_its_server_is_there() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let server = parent.path().join("server");
+        let listener = UnixListener::bind(&server).expect("a socket");
+        let made = || Owner::new(Some(parent.path()), None).expect("a folder");
+        let (mut gone, mut served, alive) = (made(), made(), made());
+        served.note_server(&server).expect("it can be noted");
+        let folders = [&gone, &served, &alive].map(|owner| owner.folder().to_owned());
+        let are_there = || folders.each_ref().map(|folder| folder.is_dir());
+        gone.leave();
+        served.leave();
+        drop((gone, served));
+        assert_eq!(are_there(), [true, true, true]);
+        sweep(parent.path(), None);
+        assert_eq!(are_there(), [false, true, true]);
+        drop(listener);
+        sweep(parent.path(), None);
+        assert_eq!(are_there(), [false, false, true]);
+        drop(alive);
+        assert_eq!(are_there(), [false, false, false]);
+    }
 }

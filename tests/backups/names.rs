@@ -105,3 +105,47 @@ fn a_checkpoint_is_named_by_the_clock() {
     let told = checkmap(&["list".as_ref(), disk.directory.as_os_str()]);
     assert!(String::from_utf8_lossy(&told.stdout).contains(name.as_str()));
 }
+
+/// An overlay that somebody put on the image while the machine was off does not make another disk of it.
+#[test]
+fn an_image_that_got_an_overlay_is_the_same_disk() {
+    if !tools_are_here() {
+        return;
+    }
+    let disk = Disk::create("", "4M");
+    let image = disk.image.to_str().expect("a plain path");
+    disk.io(&["write -P 1 0 2M".into()]);
+    disk.backup("mon", &[]);
+    disk.io(&["write -P 2 1M 64k".into()]);
+    let overlay = disk.folder.path().join("overlay.qcow2");
+    let top = overlay.to_str().expect("a plain path");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image, top]);
+    crate::support::qemu_io(&overlay, &["write -P 3 3M 64k".into(), "write -z 0 64k".into()]);
+    let take = |image: &str, checkpoint: &str| {
+        let args = ["backup", image, "-o", disk.directory.to_str().expect("a plain path"), "--checkpoint", checkpoint];
+        [args.map(String::from).to_vec(), vec!["--disk-name".into(), format!("{image}=disk.qcow2")]].concat()
+    };
+    let of_overlay = |checkpoint: &str| {
+        convert(&overlay, &disk.truth(checkpoint));
+        works(&take(top, checkpoint))
+    };
+    let told = of_overlay("tue");
+    assert!(told.contains("what changed"), "{told}");
+    crate::support::qemu_io(&overlay, &["write -P 4 2M 64k".into()]);
+    assert!(of_overlay("wed").contains("what changed"));
+    disk.check("on the overlay");
+    // The base takes the overlay in, and is the disk once more.
+    run("qemu-img", &["commit", "-q", top]);
+    fs::remove_file(&overlay).expect("it was there");
+    disk.backup("thu", &[]);
+    disk.io(&["write -P 5 0 64k".into()]);
+    assert!(disk.backup("fri", &[]).contains("what changed"));
+    disk.check("on the base");
+    // The overlay of another image is another disk.
+    let other = disk.folder.path().join("other.qcow2");
+    let stranger = disk.folder.path().join("stranger.qcow2");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", other.to_str().expect("a plain path"), "4M"]);
+    let args = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "other.qcow2"];
+    run("qemu-img", &[&args[..], &[stranger.to_str().expect("a plain path")]].concat());
+    fails(&take(stranger.to_str().expect("a plain path"), "sat"), 3, "this may be another one");
+}

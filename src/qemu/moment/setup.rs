@@ -144,6 +144,9 @@ impl Prepared {
         let folder = Folder::make(options.scratch.as_deref(), options.most_scratch_bytes, &sizes, user)?;
         let owner = Owner::new(shared.monitor.folder().as_deref(), user)?;
         let named = &shared.options.nbd_socket;
+        if let Some(server) = named {
+            owner.note_server(server)?;
+        }
         let note = Note {
             folder: owner.folder().to_owned(),
             id: options.id.clone(),
