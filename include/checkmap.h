@@ -373,9 +373,10 @@ typedef struct checkmap_extent {
  * Told how far a long call has come; returns 0 to go on, anything else to stop.
  *
  * It runs on the thread of the call, inside of it: it may ask other handles anything, and must not use the ones of this
- * call, nor leave by longjmp or an exception. phase names the step of the work, and is good until the callback returns.
+ * call, nor others of the same running machine, nor leave by longjmp or an exception. phase names the step of the work, and is good until the callback returns.
  * done and total compare only with each other. A call that was stopped returns -ECANCELED and has changed nothing;
- * once a change of an image is being committed, the answer is ignored.
+ * once a change of an image is being committed, the answer is ignored. A backup or a prune that has begun with its disks returns
+ * their rows instead: those that were done before, and the stopped one with -ECANCELED.
  */
 typedef int (*checkmap_progress_fn)(void *user_data, const char *phase, uint64_t done, uint64_t total);
 
@@ -605,7 +606,7 @@ typedef struct checkmap_moment {
     const char *disk;
     /** The bytes of that name. */
     size_t disk_len;
-    /** The image that the last backup of the disk was taken of, in lists of a directory; else NULL. */
+    /** The image by which the directory knows the disk, in lists of a directory; else NULL. It can have got overlays since. */
     const char *image;
     /** The bytes of that path. */
     size_t image_len;
@@ -2083,7 +2084,9 @@ int64_t checkmap_backups_list(const struct checkmap_backups *backups,
  * - -EROFS: the directory was opened for reading, or an image may not be written.
  * - -EUCLEAN: an image must be repaired first.
  * - -EBADMSG: an image is damaged.
- * - -ENOTSUP: an image that cannot be read, or needs a secret_file.
+ * - -ENOTSUP: an image that cannot be read, or needs a secret_file, or a disk whose last backup lies on 500 files.
+ * - -EPROTO: a file below an image is missing, or does not fit it.
+ * - -ENOLCK: images of this file system cannot be locked; CHECKMAP_BACKUP_NO_LOCK does without.
  * - -EINVAL: no disk, two of one name, an unknown flag, or an image in the directory itself.
  * - -ENAMETOOLONG: a name of a checkpoint of more than 510 bytes, or a path that is too long.
  * - -ENOENT: no such image, with kind CHECKMAP_ERROR_IO.
@@ -2189,7 +2192,8 @@ int64_t checkmap_backups_verify(const struct checkmap_backups *backups,
  * Gives up the moments that no rule keeps.
  *
  * Every kept moment can be restored at each instant, also where the process is killed. The outcome has a row for each disk;
- * CHECKMAP_TEXTS_CHECKPOINTS are the moments that were given up, or would be.
+ * CHECKMAP_TEXTS_CHECKPOINTS are the moments that were given up, or would be. Where the call is stopped, the last row is that of the
+ * disk at which it was, with -ECANCELED.
  *
  * Options: progress, DRY_RUN.
  *
@@ -2198,9 +2202,6 @@ int64_t checkmap_backups_verify(const struct checkmap_backups *backups,
  * Errors:
  * - -EINVAL: no rule, or an unknown flag.
  * - -EROFS: the directory was opened for reading, and DRY_RUN was not asked for.
- * - -EBADMSG: a file of a backup is damaged.
- * - -ECANCELED: the call was stopped.
- * - what the system says, such as -EIO.
  */
 int64_t checkmap_backups_prune(struct checkmap_backups *backups,
                                const struct checkmap_keep *keep,

@@ -43,7 +43,7 @@ type BackupDirectory struct {
 // Moment is a moment of a disk in a directory of backups.
 type Moment struct {
 	Disk       string // the name of the disk in the directory
-	Image      string // that the last backup of the disk was taken of; in BackupDirectory.Moments alone
+	Image      string // by which the directory knows the disk; in BackupDirectory.Moments alone
 	Checkpoint string // of the moment; empty where there is none
 	Reason     string // why the backup is full; empty where it is the first one, was folded, or is not full
 	DiskSize   uint64 // at the moment, in bytes
@@ -129,6 +129,13 @@ func (options *BackupOptions) with(ctx context.Context, sources []BackupSource,
 	if options.Say != nil {
 		says = 1
 	}
+	isRead := false
+	defer func() {
+		// A callback panicked.
+		if !isRead {
+			C.checkmap_outcome_free(out)
+		}
+	}()
 	stopped, err := with.asked(func(opts *C.struct_checkmap_opts) C.int {
 		own := C.checkmap_go_backup_opts(opts, flags, C.uint32_t(options.KeepCheckpoints), &texts[0], &lengths[0],
 			C.uint64_t(options.ScratchMaxBytes), says)
@@ -142,6 +149,7 @@ func (options *BackupOptions) with(ctx context.Context, sources []BackupSource,
 		return nil, err
 	}
 	var taken []TakenBackup
+	isRead = true
 	err = readOutcome(out, func(row int, moment Moment, err error) error {
 		stoppedBy(err, stopped)
 		each := TakenBackup{Moment: moment, Err: err}

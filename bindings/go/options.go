@@ -46,7 +46,8 @@ type Options struct {
 	MemoryBytes uint64
 	// Progress is told how far the call is, on its goroutine; done and total compare only with each other. An error
 	// stops the call, which then has changed nothing and fails with ErrCancelled; errors.Is finds that error too. It
-	// must not use the values of this call, nor end the goroutine. While an image is being committed the answer is ignored.
+	// must not use the values of this call, nor others of the same machine, nor end the goroutine. A backup or a prune that has begun
+	// with its disks returns their rows instead. While an image is being committed the answer is ignored.
 	Progress func(phase string, done, total uint64) error
 	Flags    OptionFlags
 	// Model is to insist on where the image's own is unknown, or where libvirt's checkpoints stand beside intervals and

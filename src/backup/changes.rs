@@ -95,6 +95,18 @@ fn add_where_free(zeros: &mut Bitmap, all: &Bitmap, copied: &Bitmap) -> Result<(
     Ok(())
 }
 
+/// The extents, and what lies between those with no more than `gap` between them.
+fn joined(extents: impl Iterator<Item = Extent>, gap: u64) -> impl Iterator<Item = Extent> {
+    let mut extents = extents.peekable();
+    std::iter::from_fn(move || {
+        let mut window = extents.next()?;
+        while let Some(near) = extents.next_if(|next| next.offset - window.end() <= gap) {
+            window.len_bytes = near.end() - window.offset;
+        }
+        Some(window)
+    })
+}
+
 /// The clusters that a map touches.
 fn outward(map: &Bitmap, size_bytes: u64) -> Result<Bitmap> {
     let mut touched = Bitmap::new(size_bytes, clusters()?)?;
@@ -116,7 +128,8 @@ impl Look {
     fn at(content: &dyn Content, within: &Bitmap, observer: &mut dyn Observer) -> Result<Self> {
         let size = content.size_bytes();
         let mut look = Self { zeros: Bitmap::new(size, clusters()?)?, partial: Bitmap::new(size, clusters()?)? };
-        for extent in within.extents(0, u64::MAX) {
+        let windows = joined(within.extents(0, u64::MAX), content.gap_worth_asking());
+        for extent in windows {
             tell(observer, "looking at the allocation", extent.offset, size)?;
             let mut run: Option<Extent> = None;
             let mut failed = Ok(());
@@ -141,6 +154,8 @@ impl Look {
                 look.add(run, size)?;
             }
         }
+        look.zeros = look.zeros.intersection(within)?;
+        look.partial = look.partial.intersection(within)?;
         Ok(look)
     }
 

@@ -14,7 +14,7 @@ use super::manifest::{Backup, DiskRecord, Manifest, file_name, sums_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Extent;
 use crate::io::replace::Target;
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, fallocate, flock};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -71,7 +71,9 @@ impl Directory {
                 }
             }
         }
-        let lock = File::open(path).map_err(|error| Error::io("cannot open the directory", error))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let lock = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|error| Error::io("cannot open the directory", error.into()))?;
         let shared = purpose == Use::Read;
         let operation =
             if shared { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
@@ -92,7 +94,7 @@ impl Directory {
                 return Err(Error::new(ErrorKind::NotFound, message));
             }
         };
-        let directory = Self { path: path.to_owned(), manifest, purpose, _lock: lock };
+        let directory = Self { path: path.to_owned(), manifest, purpose, _lock: lock.into() };
         if is_new {
             directory.save()?;
         }
@@ -199,7 +201,8 @@ impl Directory {
                 }
             }
             let kept = |name: &Vec<u8>| disk.place_of(name).is_some();
-            for name in disk.pending.iter().chain(&disk.gone).filter(|name| !kept(name)) {
+            let pending = disk.pending.iter().map(|mark| &mark.checkpoint);
+            for name in pending.chain(&disk.gone).filter(|name| !kept(name)) {
                 let names = [file_name(name), sums_name(name)];
                 left.extend(names.iter().map(|name| name.clone() + SUCCESSOR));
                 left.extend(names);

@@ -98,7 +98,6 @@ impl Disk for ImageDisk {
     }
 
     fn is_at(&self, place: &[u8]) -> bool {
-        // An image that got an overlay is the same disk; whether the chain tells what changed is found out later.
         self.place() == place || self.layers.iter().any(|layer| layer.as_os_str().as_bytes() == place)
     }
 

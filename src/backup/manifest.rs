@@ -34,6 +34,8 @@ pub struct Backup {
     pub file_bytes: u64,
     /// Whether the disk got a checkpoint of that moment, so that the next backup can be an increment.
     pub has_checkpoint: bool,
+    /// The image that got it. Another image can have a checkpoint of the same name, which tells nothing of this moment.
+    pub(crate) image: Vec<u8>,
     /// The checksum of the list of sums.
     pub(crate) sums: u32,
     /// Whether its files may still have the names of their successors, see [`super::directory`].
@@ -58,6 +60,11 @@ impl Backup {
         file_name(&self.checkpoint)
     }
 
+    /// Its checkpoint, where it has one.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { checkpoint: self.checkpoint.clone(), image: self.image.clone() }
+    }
+
     /// The name of its list of sums.
     pub fn sums_name(&self) -> String {
         sums_name(&self.checkpoint)
@@ -74,20 +81,28 @@ pub(crate) fn sums_name(checkpoint: &[u8]) -> String {
     format!("{}.sums", encode(checkpoint))
 }
 
+/// A checkpoint that this directory made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) checkpoint: Vec<u8>,
+    /// The image that got it: the top one of the disk at that moment.
+    pub(crate) image: Vec<u8>,
+}
+
 /// A disk and its kept moments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DiskRecord {
     /// The name of the disk in the directory.
     pub name: Vec<u8>,
-    /// The image that the last backup was taken of.
+    /// The image by which the directory knows the disk. It can have got overlays since.
     pub image: Vec<u8>,
     /// The kept moments, oldest first, and those that serve a fold.
     pub(crate) backups: Vec<Backup>,
     /// Checkpoints of backups that are not complete: they may be on the disk, and files of theirs in the folder.
-    pub(crate) pending: Vec<Vec<u8>>,
+    pub(crate) pending: Vec<Mark>,
     /// Checkpoints of this directory that may still be on the disk although their backup is not kept any more.
-    pub(crate) left: Vec<Vec<u8>>,
+    pub(crate) left: Vec<Mark>,
     /// Checkpoints of moments that were given up, whose files may still be there.
     pub(crate) gone: Vec<Vec<u8>>,
 }
@@ -215,6 +230,22 @@ fn names_value(names: &[Vec<u8>]) -> Value {
     names.iter().map(value).collect()
 }
 
+fn marks_value(marks: &[Mark]) -> Value {
+    let value = |mark: &Mark| {
+        let mut object = Map::new();
+        put_name(&mut object, "name", &mark.checkpoint);
+        put_name(&mut object, "image", &mark.image);
+        Value::Object(object)
+    };
+    marks.iter().map(value).collect()
+}
+
+fn marks_of(value: &Value, key: &str) -> Result<Vec<Mark>> {
+    let marks = value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let mark = |mark| Ok(Mark { checkpoint: name_of(mark, "name")?, image: name_of(mark, "image")? });
+    marks.iter().map(mark).collect()
+}
+
 fn names_of(value: &Value, key: &str) -> Result<Vec<Vec<u8>>> {
     let names = value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     names.iter().map(|name| name_of(name, "name")).collect()
@@ -225,8 +256,8 @@ fn disk_value(disk: &DiskRecord) -> Value {
     put_name(&mut object, "name", &disk.name);
     object.insert("folder".to_owned(), disk.folder().into());
     put_name(&mut object, "image", &disk.image);
-    object.insert("pending".to_owned(), names_value(&disk.pending));
-    object.insert("left".to_owned(), names_value(&disk.left));
+    object.insert("pending".to_owned(), marks_value(&disk.pending));
+    object.insert("left".to_owned(), marks_value(&disk.left));
     object.insert("gone".to_owned(), names_value(&disk.gone));
     let mut before: Option<&Backup> = None;
     let mut backups = Vec::new();
@@ -264,6 +295,7 @@ fn backup_value(backup: &Backup, parent: Option<&Backup>) -> Value {
     if let Value::Object(rest) = rest {
         object.extend(rest);
     }
+    put_name(&mut object, "image", &backup.image);
     if backup.is_moving {
         object.insert("moving".to_owned(), true.into());
     }
@@ -282,7 +314,7 @@ fn disk_of(value: &Value) -> Result<DiskRecord> {
     if disk.name.is_empty() {
         return Err(damaged("a disk has no name"));
     }
-    (disk.pending, disk.left) = (names_of(value, "pending")?, names_of(value, "left")?);
+    (disk.pending, disk.left) = (marks_of(value, "pending")?, marks_of(value, "left")?);
     disk.gone = names_of(value, "gone")?;
     let backups = value.get("backups").and_then(Value::as_array);
     for backup in backups.ok_or_else(|| damaged("a disk has no backups"))? {
@@ -329,6 +361,7 @@ fn backup_of(value: &Value) -> Result<(Backup, Option<Vec<u8>>)> {
         zero_bytes: number("zero_bytes")?,
         file_bytes: number("file_bytes")?,
         has_checkpoint: flag("has_checkpoint")?,
+        image: name_of(value, "image")?,
         is_moving: value.get("moving").and_then(Value::as_bool).unwrap_or(false),
         sums: sums_of(value)?,
         is_given_up: value.get("given_up").and_then(Value::as_bool).unwrap_or(false),

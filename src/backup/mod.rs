@@ -23,6 +23,7 @@
 
 mod changes;
 mod compose;
+mod copy;
 mod directory;
 mod fold;
 mod images;
@@ -54,6 +55,8 @@ pub use running::RunningSource;
 use running::{Running, Watching};
 use std::cell::RefCell;
 use std::ffi::OsStr;
+use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Instant;
@@ -168,7 +171,10 @@ pub fn preview(
     options: &Options<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Taken>> {
-    let directory = if BackupDirectory::is_one(path) { Some(BackupDirectory::open(path)?) } else { None };
+    let directory = match fs::symlink_metadata(path.join(MANIFEST)) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
+        _ => Some(BackupDirectory::open(path)?),
+    };
     let mut images = Images::of(sources, options)?;
     take::preview(directory.as_ref().map(|directory| &directory.0), &mut images, options, observer)
 }
@@ -277,7 +283,8 @@ impl BackupDirectory {
         prune::going(&self.0, keep)
     }
 
-    /// Gives up the moments that no rule keeps. Every kept moment can be restored at each instant.
+    /// Gives up the moments that no rule keeps. Every kept moment can be restored at each instant. Where the call is stopped, the list
+    /// ends with the disk at which it was.
     /// [`ErrorKind::ReadOnly`](crate::ErrorKind::ReadOnly): the directory was opened to read it.
     pub fn prune(&mut self, keep: &Keep, observer: &mut dyn Observer) -> Result<Vec<Pruned>> {
         prune::prune(self.0.changed()?, keep, observer)

@@ -59,13 +59,11 @@ pub(crate) trait Disk: fmt::Debug {
     /// Its name in the directory.
     fn name(&self) -> &[u8];
 
-    /// By what the directory knows the disk again: the path of its image.
+    /// By what the directory knows the disk again: the path of its top image.
     fn place(&self) -> &[u8];
 
-    /// Whether it is the disk that the directory knows by that place; told once `check_usable` was called.
-    fn is_at(&self, place: &[u8]) -> bool {
-        self.place() == place
-    }
+    /// Whether the image of that path is one of its layers; told once `check_usable` was called.
+    fn is_at(&self, place: &[u8]) -> bool;
 
     /// Names the disk in an error.
     fn named(&self, error: Error) -> Error;

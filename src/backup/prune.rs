@@ -12,7 +12,7 @@ use super::compose::Moment;
 use super::directory::{Directory, successor};
 use super::fold;
 use super::layer::{backing_name, read_sums};
-use super::manifest::DiskRecord;
+use super::manifest::{Backup, DiskRecord};
 use super::names::seconds;
 use super::sums::clusters;
 use super::writer::Writer;
@@ -107,6 +107,7 @@ pub(super) fn prune(directory: &mut Directory, keep: &Keep, observer: &mut dyn O
     let now = seconds(SystemTime::now());
     let names: Vec<Vec<u8>> = directory.manifest.disks.iter().map(|disk| disk.name.clone()).collect();
     let mut all = Vec::new();
+    let mut is_stopped = false;
     for name in names {
         let mut pruned = Pruned { disk: name, dropped: Vec::new(), error: None };
         loop {
@@ -114,14 +115,18 @@ pub(super) fn prune(directory: &mut Directory, keep: &Keep, observer: &mut dyn O
             match finished.and_then(|()| step(directory, &pruned.disk, keep, now, observer)) {
                 Ok(None) => break,
                 Ok(Some(dropped)) => pruned.dropped.extend(dropped),
-                Err(error) if error.is_of_the_call() => return Err(error),
                 Err(error) => {
+                    // What was given up before stays given up, and is told.
+                    is_stopped = error.is_of_the_call();
                     pruned.error = Some(error);
                     break;
                 }
             }
         }
         all.push(pruned);
+        if is_stopped {
+            break;
+        }
     }
     Ok(all)
 }
@@ -145,7 +150,7 @@ fn step(
     let oldest_go = is_increment && record.root_of(child) == first;
     let folds = oldest_go && !keep.rewrite && fold::begin(directory, &mut changed, first, child, observer)?.is_ok();
     let going = record.backups.iter().take(child).skip(first).filter(|backup| !backup.is_given_up);
-    changed.left.extend(going.clone().filter(|backup| backup.has_checkpoint).map(|backup| backup.checkpoint.clone()));
+    changed.left.extend(going.clone().filter(|backup| backup.has_checkpoint).map(Backup::mark));
     let dropped = going.map(|backup| backup.checkpoint.clone()).collect();
     if !folds {
         if is_increment {

@@ -72,22 +72,22 @@ impl<'a> Running<'a> {
         for RunningSource { disk, name } in sources {
             let mut files = vec![disk.file().to_owned()];
             files.extend(machine.layers_below(disk)?.iter().map(|layer| layer.file().to_owned()));
+            let places: Vec<Vec<u8>> = files.iter().map(|file| place_of(file)).collect();
             // A snapshot puts another file on top of the disk, and it stays the same disk.
-            let is_of_disk = |record: &&DiskRecord| files.iter().any(|file| record.image == place_of(file));
+            let is_of_disk = |record: &&DiskRecord| places.contains(&record.image);
             let is_named = |record: &&DiskRecord| name.as_ref().is_none_or(|name| record.name == *name);
             let known = known.iter().find(|record| is_of_disk(record) && is_named(record));
             // A name that is no path stands for an export, or for a file by its options.
             let path = Some(Path::new(disk.file())).filter(|path| path.is_absolute() || path.exists());
             let own = path.and_then(Path::file_name).map_or(disk.title().as_bytes(), OsStr::as_bytes);
             let name = name.clone().or_else(|| known.map(|known| known.name.clone()));
-            let place = known.map_or_else(|| place_of(disk.file()), |known| known.image.clone());
             disks.push(RunningDisk {
                 machine: machine.clone(),
                 node: disk.node().to_owned(),
                 title: disk.title().to_owned(),
                 unfit: disk.unfit().cloned(),
                 name: name.unwrap_or_else(|| own.to_vec()),
-                place,
+                places,
                 files,
                 threads,
                 shown: None,
@@ -297,9 +297,9 @@ struct RunningDisk {
     title: String,
     unfit: Option<Error>,
     name: Vec<u8>,
-    place: Vec<u8>,
-    /// Of all its layers, the top one first.
+    /// Of all its layers, the top one first, and by what a directory knows each.
     files: Vec<String>,
+    places: Vec<Vec<u8>>,
     threads: usize,
     shown: Option<Shown>,
 }
@@ -318,7 +318,11 @@ impl Disk for RunningDisk {
     }
 
     fn place(&self) -> &[u8] {
-        &self.place
+        self.places.first().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn is_at(&self, place: &[u8]) -> bool {
+        self.places.iter().any(|own| own == place)
     }
 
     fn named(&self, error: Error) -> Error {

@@ -8,24 +8,16 @@
 
 use super::changes::{self, Wanted};
 use super::compose::{MOST_LAYERS, Moment};
+use super::copy::copy;
 use super::directory::Directory;
 use super::layer::backing_name;
-use super::manifest::{Backup, DiskRecord};
+use super::manifest::{Backup, DiskRecord, Mark};
 use super::names::{encode, seconds};
 use super::origin::{Disk, Origin, Reading};
-use super::writer::{Writer, Written, buffer};
 use super::{Failure, Options, Taken};
 use crate::chain::check_checkpoint_name;
-use crate::content::Content;
 use crate::error::{Error, ErrorKind, Result};
-use crate::geometry::Extent;
-use crate::memory;
-use crate::pool::Pool;
-use crate::progress::{Observer, tell};
-use std::path::Path;
-
-/// The piece of a disk that is read at once: large enough for several requests to a server to be under way.
-const PIECE: u64 = 4 << 20;
+use crate::progress::Observer;
 
 /// A moment of this many files is worth a warning.
 const MANY_LAYERS: usize = 100;
@@ -38,6 +30,8 @@ struct Job<'a> {
     /// Whether that run has read this disk.
     is_done: bool,
     place: Vec<u8>,
+    /// The image that gets the checkpoint.
+    image: Vec<u8>,
     /// Why the disk gets no checkpoint.
     unfit: Option<Error>,
     taken: Taken,
@@ -91,7 +85,8 @@ fn jobs<'a>(origin: &mut dyn Origin, checkpoint: &'a [u8], is_standing: bool) ->
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         let taken = Taken::of(&name);
-        jobs.push(Job { checkpoint, is_standing, is_done: false, place, unfit: None, taken });
+        let image = place.clone();
+        jobs.push(Job { checkpoint, is_standing, is_done: false, place, image, unfit: None, taken });
     }
     Ok(jobs)
 }
@@ -189,14 +184,23 @@ impl Job<'_> {
     ) -> Result<()> {
         disk.check_usable(observer)?;
         let known = directory.manifest.disk(&self.taken.name);
-        self.is_done = self.is_standing && known.is_some_and(|known| known.place_of(self.checkpoint).is_some());
+        if let Some(known) = known.filter(|_| self.is_standing)
+            && let Some(place) = known.place_of(self.checkpoint)
+        {
+            self.is_done = true;
+            self.taken.backup = known.backups.get(place).cloned();
+        }
         self.check(directory, disk, options)?;
-        // On another image a checkpoint of that name can be somebody else's.
-        if let Some(known) = directory.manifest.disk(&self.taken.name).filter(|known| known.image == self.place) {
-            let is_left = |name: &&Vec<u8>| !(self.is_standing && name.as_slice() == self.checkpoint);
-            let pending: Vec<Vec<u8>> = known.pending.iter().filter(is_left).cloned().collect();
-            match disk.delete(&pending) {
-                Ok(_) => directory.record(&self.taken.name)?.pending.retain(|name| !pending.contains(name)),
+        // On another image a checkpoint of that name is somebody else's.
+        if let Some(known) = directory.manifest.disk(&self.taken.name) {
+            let own = known.pending.iter().filter(|mark| disk.is_at(&mark.image));
+            let (stands, pending): (Vec<Mark>, Vec<Mark>) =
+                own.cloned().partition(|mark| self.is_standing && mark.checkpoint == self.checkpoint);
+            if let Some(stands) = stands.into_iter().next() {
+                self.image = stands.image;
+            }
+            match disk.delete(&names_of(&pending)) {
+                Ok(_) => directory.record(&self.taken.name)?.pending.retain(|mark| !pending.contains(mark)),
                 Err(error) => {
                     let message = format!("checkpoints of an interrupted run may be on the disk: {}", error.reason());
                     self.taken.warnings.push(message);
@@ -262,7 +266,7 @@ impl Job<'_> {
         let known = directory.and_then(|directory| Some((directory, directory.manifest.disk(&self.taken.name)?)));
         let changes = match (&self.unfit, known) {
             (Some(why), _) => Err(Some(format!("the disk keeps no checkpoints: {}", why.reason()))),
-            (None, Some((directory, record))) => changes_of(directory, record, &*reading, options, observer)?,
+            (None, Some((directory, record))) => changes_of((directory, record), (disk, &*reading), options, observer)?,
             (None, None) => Err(None),
         };
         let (wanted, backing, reason) = match (changes, known.and_then(|(_, record)| record.backups.last())) {
@@ -280,12 +284,18 @@ impl Job<'_> {
             zero_bytes: wanted.zeros.dirty_bytes(),
             file_bytes: 0,
             has_checkpoint: self.unfit.is_none(),
+            image: self.image.clone(),
             sums: 0,
             is_moving: false,
             is_given_up: false,
             fold: None,
         };
         Ok(Looked { reading, wanted, backing, backup })
+    }
+
+    /// The checkpoint that is made.
+    fn mark(&self) -> Mark {
+        Mark { checkpoint: self.checkpoint.to_vec(), image: self.image.clone() }
     }
 
     /// Lets the manifest know of the disk, and of the checkpoint before it is made.
@@ -295,8 +305,9 @@ impl Job<'_> {
             directory.manifest.disks.push(DiskRecord::new(name.clone(), self.place.clone()));
         }
         let record = directory.record(name)?;
-        if !record.pending.iter().any(|name| name == self.checkpoint) {
-            record.pending.push(self.checkpoint.to_vec());
+        let mark = self.mark();
+        if !record.pending.contains(&mark) {
+            record.pending.push(mark);
         }
         directory.manifest.disk(name).map_or(Ok(()), |record| directory.make_folder(record))
     }
@@ -312,7 +323,7 @@ impl Job<'_> {
         let Looked { reading, wanted, backing, mut backup } = self.look(Some(directory), disk, options, observer)?;
         let record = directory.record(&self.taken.name)?.clone();
         let folder = directory.folder(&record);
-        let written = write(reading.content(), &wanted, (&folder, backing.as_deref()), options.threads, observer)?;
+        let written = copy(reading.content(), &wanted, (&folder, backing.as_deref()), options.threads, observer)?;
         (backup.data_bytes, backup.zero_bytes) = (written.data_bytes, written.zero_bytes);
         (backup.file_bytes, backup.sums) = (written.file_bytes, written.sum);
         // All was read; the moment need not stand while the files are made durable.
@@ -320,7 +331,8 @@ impl Job<'_> {
         written.place(&directory.file(&record, &backup), &directory.sums(&record, &backup))?;
         let changed = directory.record(&self.taken.name)?;
         changed.backups.push(backup.clone());
-        changed.pending.retain(|name| name != self.checkpoint);
+        let mark = self.mark();
+        changed.pending.retain(|pending| *pending != mark);
         // Not before: until then the backups are those of the image that was known, and of no other.
         changed.image.clone_from(&self.place);
         let files = files_of_the_last(changed);
@@ -343,18 +355,19 @@ impl Job<'_> {
     /// Drops the checkpoints that this directory made and needs no more.
     fn drop_older(&mut self, directory: &mut Directory, disk: &mut dyn Disk, options: &Options<'_>) -> Result<()> {
         let record = directory.record(&self.taken.name)?;
-        let made = record.moments().filter(|backup| backup.has_checkpoint).map(|backup| backup.checkpoint.clone());
-        let mut names: Vec<Vec<u8>> = record.left.iter().cloned().chain(made).collect();
-        names.truncate(names.len().saturating_sub(options.keep_checkpoints.max(1)));
-        if names.is_empty() || self.unfit.is_some() {
+        let made = record.moments().filter(|backup| backup.has_checkpoint).map(Backup::mark);
+        let mut marks: Vec<Mark> = record.left.iter().cloned().chain(made).collect();
+        marks.retain(|mark| disk.is_at(&mark.image));
+        marks.truncate(marks.len().saturating_sub(options.keep_checkpoints.max(1)));
+        if marks.is_empty() || self.unfit.is_some() {
             return Ok(());
         }
-        let (dropped, warnings) = disk.delete(&names)?;
+        let (dropped, warnings) = disk.delete(&names_of(&marks))?;
         self.taken.warnings.extend(warnings);
         self.taken.dropped = dropped;
         let record = directory.record(&self.taken.name)?;
         if !record.left.is_empty() {
-            record.left.retain(|left| !names.contains(left));
+            record.left.retain(|left| !marks.contains(left));
             directory.save()?;
         }
         Ok(())
@@ -367,7 +380,8 @@ impl Job<'_> {
                 disk.delete(&[self.checkpoint.to_vec()])?;
             }
             let record = directory.record(&self.taken.name)?;
-            record.pending.retain(|name| name != self.checkpoint);
+            let mark = self.mark();
+            record.pending.retain(|pending| *pending != mark);
             directory.save()
         });
         if let Err(error) = undone {
@@ -379,9 +393,8 @@ impl Job<'_> {
 
 /// What an increment has to write; or why there must be a full backup, where there is a reason.
 fn changes_of(
-    directory: &Directory,
-    record: &DiskRecord,
-    reading: &dyn Reading,
+    (directory, record): (&Directory, &DiskRecord),
+    (disk, reading): (&dyn Disk, &dyn Reading),
     options: &Options<'_>,
     observer: &mut dyn Observer,
 ) -> Result<std::result::Result<Wanted, Option<String>>> {
@@ -391,6 +404,13 @@ fn changes_of(
     }
     if !last.has_checkpoint {
         return Ok(Err(Some("the backup before left no checkpoint on the disk".into())));
+    }
+    // One of that name on another image tells nothing of the last backup.
+    if !disk.is_at(&last.image) {
+        let image = String::from_utf8_lossy(&last.image);
+        return Ok(Err(Some(format!(
+            "{image}, which got the checkpoint of the backup before, is no layer of the disk"
+        ))));
     }
     let changed = match reading.changed_since(&last.checkpoint, observer)? {
         Ok(changed) => changed,
@@ -409,6 +429,10 @@ fn changes_of(
     }
 }
 
+fn names_of(marks: &[Mark]) -> Vec<Vec<u8>> {
+    marks.iter().map(|mark| mark.checkpoint.clone()).collect()
+}
+
 /// How many files the last moment lies on, its own among them.
 fn files_of_the_last(disk: &DiskRecord) -> usize {
     disk.backups.len().checked_sub(1).map_or(0, |last| last + 1 - disk.root_of(last))
@@ -416,77 +440,4 @@ fn files_of_the_last(disk: &DiskRecord) -> usize {
 
 fn unreadable(error: &Error) -> String {
     format!("the backup before cannot be read: {}", error.reason())
-}
-
-/// One of the two things that are done at the same time.
-enum Half<'a> {
-    /// The next piece is read.
-    Read(&'a mut [u8], Extent),
-    /// The one before it is written.
-    Write(&'a mut Writer, &'a [u8], Extent),
-}
-
-/// Writes the wanted clusters into a file in `folder`; on two threads, a piece is read while the one before it is written.
-fn write(
-    content: &dyn Content,
-    wanted: &Wanted,
-    (folder, backing): (&Path, Option<&str>),
-    threads: usize,
-    observer: &mut dyn Observer,
-) -> Result<Written> {
-    let mut writer = Writer::begin(folder, content.size_bytes(), backing)?;
-    let pool = Pool::new(threads.min(2));
-    let total = wanted.copied.dirty_bytes();
-    let (mut next, mut last) = (buffer(PIECE)?, buffer(PIECE)?);
-    let mut read: Option<Extent> = None;
-    let mut done = 0;
-    let mut zeros = wanted.zeros.extents(0, u64::MAX).peekable();
-    let mut pieces = wanted.copied.extents(0, u64::MAX).flat_map(pieces_of);
-    loop {
-        let piece = pieces.next();
-        if piece.is_none() && read.is_none() {
-            break;
-        }
-        tell(observer, "copying the disk", done, total)?;
-        let mut halves = Vec::new();
-        if let Some(piece) = piece {
-            memory::push(&mut halves, Half::Read(start_of_mut(&mut next, piece), piece))?;
-        }
-        if let Some(before) = read {
-            while let Some(zero) = zeros.next_if(|zero| zero.offset < before.offset) {
-                writer.write_zeros(zero.offset, zero.len_bytes)?;
-            }
-            memory::push(&mut halves, Half::Write(&mut writer, start_of(&last, before), before))?;
-            done += before.len_bytes;
-        }
-        let halves = pool.map(halves, |half| match half {
-            Half::Read(bytes, piece) => content.read_at(bytes, piece.offset),
-            Half::Write(writer, bytes, piece) => writer.bytes(piece.offset, bytes),
-        })?;
-        halves.into_iter().collect::<Result<Vec<()>>>()?;
-        std::mem::swap(&mut next, &mut last);
-        read = piece;
-    }
-    zeros.try_for_each(|zero| writer.write_zeros(zero.offset, zero.len_bytes))?;
-    tell(observer, "copying the disk", total, total)?;
-    writer.finish(folder)
-}
-
-/// The pieces in which an extent is read.
-fn pieces_of(extent: Extent) -> impl Iterator<Item = Extent> {
-    let count = extent.len_bytes.div_ceil(PIECE);
-    (0..count).map(move |at| {
-        let offset = extent.offset + at * PIECE;
-        Extent { offset, len_bytes: PIECE.min(extent.end() - offset) }
-    })
-}
-
-/// The part of a buffer that a piece fills.
-fn start_of(buffer: &[u8], piece: Extent) -> &[u8] {
-    buffer.get(..usize::try_from(piece.len_bytes).unwrap_or(usize::MAX)).unwrap_or_default()
-}
-
-/// As [`start_of`], to fill it.
-fn start_of_mut(buffer: &mut [u8], piece: Extent) -> &mut [u8] {
-    buffer.get_mut(..usize::try_from(piece.len_bytes).unwrap_or(usize::MAX)).unwrap_or_default()
 }

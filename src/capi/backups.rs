@@ -394,7 +394,9 @@ pub unsafe extern "C" fn checkmap_backups_list(
 /// - `-EROFS`: the directory was opened for reading, or an image may not be written.
 /// - `-EUCLEAN`: an image must be repaired first.
 /// - `-EBADMSG`: an image is damaged.
-/// - `-ENOTSUP`: an image that cannot be read, or needs a `secret_file`.
+/// - `-ENOTSUP`: an image that cannot be read, or needs a `secret_file`, or a disk whose last backup lies on 500 files.
+/// - `-EPROTO`: a file below an image is missing, or does not fit it.
+/// - `-ENOLCK`: images of this file system cannot be locked; `CHECKMAP_BACKUP_NO_LOCK` does without.
 /// - `-EINVAL`: no disk, two of one name, an unknown flag, or an image in the directory itself.
 /// - `-ENAMETOOLONG`: a name of a checkpoint of more than 510 bytes, or a path that is too long.
 /// - `-ENOENT`: no such image, with kind `CHECKMAP_ERROR_IO`.
@@ -462,6 +464,9 @@ pub unsafe extern "C" fn checkmap_backups_take_running(
         let named = unsafe { several(sources, n) }?;
         // SAFETY: the caller's promise for both handles, which are of different types.
         let (mut backups, open) = unsafe { (exclusive(backups)?, shared(machine)?) };
+        let mut observer = mem::take(&mut given.observer);
+        // Somebody may have made a snapshot since the machine was looked at.
+        open.machine().refresh(&mut observer)?;
         let mut sources = memory::room(named.len())?;
         for each in named {
             // SAFETY: the caller's promise for the texts.
@@ -472,7 +477,6 @@ pub unsafe extern "C" fn checkmap_backups_take_running(
             source.name = name;
             sources.push(source);
         }
-        let mut observer = mem::take(&mut given.observer);
         let (say, user_data) = (given.say, given.user_data);
         let say = |sentence: &str| {
             if let Some(say) = say {
@@ -614,7 +618,8 @@ pub unsafe extern "C" fn checkmap_backups_verify(
 /// Gives up the moments that no rule keeps.
 ///
 /// Every kept moment can be restored at each instant, also where the process is killed. The outcome has a row for each disk;
-/// `CHECKMAP_TEXTS_CHECKPOINTS` are the moments that were given up, or would be.
+/// `CHECKMAP_TEXTS_CHECKPOINTS` are the moments that were given up, or would be. Where the call is stopped, the last row is that of the
+/// disk at which it was, with `-ECANCELED`.
 ///
 /// Options: `progress`, `DRY_RUN`.
 ///
@@ -623,9 +628,6 @@ pub unsafe extern "C" fn checkmap_backups_verify(
 /// Errors:
 /// - `-EINVAL`: no rule, or an unknown flag.
 /// - `-EROFS`: the directory was opened for reading, and `DRY_RUN` was not asked for.
-/// - `-EBADMSG`: a file of a backup is damaged.
-/// - `-ECANCELED`: the call was stopped.
-/// - what the system says, such as `-EIO`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_backups_prune(
     backups: *mut checkmap_backups,

@@ -6,6 +6,7 @@ use super::image::{OpenImage, checkmap_image, path};
 use super::options::{Options, Sized32, checkmap_progress_fn, invalid, read_sized};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Access, Image, OpenOptions};
+use crate::progress::Unobserved;
 use crate::qemu::{self, Machine, Monitor};
 use std::ffi::{c_char, c_int, c_void};
 use std::mem;
@@ -132,6 +133,7 @@ unsafe fn connect(monitor: Monitor, opts: *const checkmap_qmp_opts) -> Result<Ma
 unsafe fn image_of(machine: &Machine, node: *const c_char, len: usize) -> Result<OpenImage> {
     // SAFETY: the caller's promise is the same.
     let node = unsafe { text_of(node, len, "the name of the node") }?;
+    machine.refresh(&mut Unobserved)?;
     let disk = machine.find(&node)?;
     let host = machine.host(&disk)?;
     Ok(OpenImage::new(Image::on(host, Path::new(disk.title()), &OpenOptions::new(Access::Write))))

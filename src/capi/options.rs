@@ -13,9 +13,10 @@ use std::{mem, ptr};
 /// Told how far a long call has come; returns 0 to go on, anything else to stop.
 ///
 /// It runs on the thread of the call, inside of it: it may ask other handles anything, and must not use the ones of this
-/// call, nor leave by longjmp or an exception. `phase` names the step of the work, and is good until the callback returns.
+/// call, nor others of the same running machine, nor leave by longjmp or an exception. `phase` names the step of the work, and is good until the callback returns.
 /// `done` and `total` compare only with each other. A call that was stopped returns `-ECANCELED` and has changed nothing;
-/// once a change of an image is being committed, the answer is ignored.
+/// once a change of an image is being committed, the answer is ignored. A backup or a prune that has begun with its disks returns
+/// their rows instead: those that were done before, and the stopped one with `-ECANCELED`.
 pub type checkmap_progress_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, phase: *const c_char, done: u64, total: u64) -> c_int>;
 

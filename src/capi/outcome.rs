@@ -27,7 +27,7 @@ pub struct checkmap_moment {
     pub disk: *const c_char,
     /// The bytes of that name.
     pub disk_len: usize,
-    /// The image that the last backup of the disk was taken of, in lists of a directory; else NULL.
+    /// The image by which the directory knows the disk, in lists of a directory; else NULL. It can have got overlays since.
     pub image: *const c_char,
     /// The bytes of that path.
     pub image_len: usize,
@@ -190,7 +190,7 @@ impl Outcome {
 
 /// Bytes as C gets them.
 fn lent(bytes: Option<&[u8]>) -> (*const c_char, usize) {
-    bytes.map_or((ptr::null(), 0), |bytes| (bytes.as_ptr().cast(), bytes.len()))
+    bytes.filter(|bytes| !bytes.is_empty()).map_or((ptr::null(), 0), |bytes| (bytes.as_ptr().cast(), bytes.len()))
 }
 
 const NOTHING: checkmap_moment = checkmap_moment {

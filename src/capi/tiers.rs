@@ -145,6 +145,7 @@ pub unsafe extern "C" fn checkmap_plan_backup_running(
             unsafe { (text_of(node, node_len, "the name of the node")?, name(checkpoint, checkpoint_len)?) };
         // SAFETY: the caller's promise for `machine`.
         let open = unsafe { shared(machine) }?;
+        open.machine().refresh(&mut options)?;
         let disk = open.machine().find(&node)?;
         let planned = backup::plan_running(open.machine(), &disk, &checkpoint, &mut options)?;
         // SAFETY: the caller's promise for `reason`.

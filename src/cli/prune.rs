@@ -5,6 +5,7 @@ use crate::args::PruneArgs;
 use crate::exit::{Failure, Outcome, Status};
 use crate::session::Session;
 use crate::words::{count, some_of, spelled};
+use checkmap::ErrorKind;
 use checkmap::backup::{BackupDirectory, Keep};
 use checkmap::chain::Name;
 
@@ -23,17 +24,20 @@ pub(crate) fn run(args: &PruneArgs, session: &Session) -> Outcome {
     session.interrupt().hold();
     let mut directory = BackupDirectory::open_to_change(&args.directory)?;
     let mut status = Status::Done;
+    let mut stopped = None;
     for pruned in directory.prune(&keep, &mut session.watch())? {
         let disk = Name::new(pruned.disk.as_slice());
         if !pruned.dropped.is_empty() {
             session.say(&format!("gave up {}", moments(&pruned.disk, &pruned.dropped)));
         }
-        if let Some(error) = &pruned.error {
+        if let Some(error) = pruned.error.as_ref().filter(|error| error.kind() == ErrorKind::Cancelled) {
+            stopped = Some(error.clone());
+        } else if let Some(error) = &pruned.error {
             session.error(&format!("moments of the disk {disk} that no rule keeps stay: {}", spelled(error)));
             status = Status::Fault;
         }
     }
-    Ok(status)
+    stopped.map_or(Ok(status), |error| Err(error.into()))
 }
 
 /// How many moments of a disk, and which.

@@ -52,8 +52,30 @@ pub(crate) trait Content: Send + Sync + fmt::Debug {
     /// Fills `buffer` with the bytes from `offset` on; the range is inside the disk.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
 
+    /// As [`read_at`](Self::read_at), of several extents, whose bytes come one behind another and fill the buffer.
+    fn read_extents(&self, buffer: &mut [u8], extents: &[Extent]) -> Result<()> {
+        one_by_one(buffer, extents, &mut |bytes, offset| self.read_at(bytes, offset))
+    }
+
+    /// How many bytes between two windows are better looked at than left out, as each question has its price.
+    fn gap_worth_asking(&self) -> u64 {
+        0
+    }
+
     /// Tells `visit` the state of each stretch of a window, which is inside the disk, without a gap; two that touch can be alike.
     fn allocation(&self, window: Extent, visit: Visit<'_>) -> Result<()>;
+}
+
+/// Reads extents whose bytes come one behind another.
+fn one_by_one(buffer: &mut [u8], extents: &[Extent], read: &mut dyn FnMut(&mut [u8], u64) -> Result<()>) -> Result<()> {
+    let mut rest = buffer;
+    for extent in extents {
+        let len = usize::try_from(extent.len_bytes).unwrap_or(usize::MAX).min(rest.len());
+        let (bytes, behind) = std::mem::take(&mut rest).split_at_mut(len);
+        read(bytes, extent.offset)?;
+        rest = behind;
+    }
+    Ok(())
 }
 
 /// Opens the content of the disk of a chain that was checked; with the reason where qemu-nbd has to read it. `secret_file` holds

@@ -65,26 +65,45 @@ impl Remote {
     }
 }
 
+/// Reads a range that need not begin and end with a block of the server's.
+fn read(client: &mut Client, buffer: &mut [u8], offset: u64) -> Result<()> {
+    let (block, len) = (client.min_block_bytes(), buffer.len() as u64);
+    if offset.is_multiple_of(block) && len.is_multiple_of(block) {
+        return client.read(buffer, offset, &mut Unobserved);
+    }
+    let start = offset - offset % block;
+    let end = (offset + len).next_multiple_of(block).min(client.size_bytes());
+    let mut whole = memory::zeroed(usize::try_from(end - start).unwrap_or(usize::MAX))?;
+    client.read(&mut whole, start, &mut Unobserved)?;
+    let skip = usize::try_from(offset - start).unwrap_or(usize::MAX);
+    let bytes = whole.get(skip..).unwrap_or_default();
+    buffer.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    Ok(())
+}
+
 impl Content for Remote {
     fn size_bytes(&self) -> u64 {
         self.disk_bytes
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.with(|client| read(client, buffer, offset))
+    }
+
+    fn read_extents(&self, buffer: &mut [u8], extents: &[Extent]) -> Result<()> {
         self.with(|client| {
-            let (block, len) = (client.min_block_bytes(), buffer.len() as u64);
-            if offset.is_multiple_of(block) && len.is_multiple_of(block) {
-                return client.read(buffer, offset, &mut Unobserved);
+            let block = client.min_block_bytes();
+            let is_whole =
+                |extent: &Extent| extent.offset.is_multiple_of(block) && extent.len_bytes.is_multiple_of(block);
+            match extents.iter().all(is_whole) {
+                true => client.read_extents(buffer, extents, &mut Unobserved),
+                false => super::one_by_one(buffer, extents, &mut |bytes, offset| read(client, bytes, offset)),
             }
-            let start = offset - offset % block;
-            let end = (offset + len).next_multiple_of(block).min(client.size_bytes());
-            let mut whole = memory::zeroed(usize::try_from(end - start).unwrap_or(usize::MAX))?;
-            client.read(&mut whole, start, &mut Unobserved)?;
-            let skip = usize::try_from(offset - start).unwrap_or(usize::MAX);
-            let bytes = whole.get(skip..).unwrap_or_default();
-            buffer.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-            Ok(())
         })
+    }
+
+    fn gap_worth_asking(&self) -> u64 {
+        FIRST_PIECE
     }
 
     fn allocation(&self, window: Extent, visit: Visit<'_>) -> Result<()> {

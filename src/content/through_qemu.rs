@@ -98,6 +98,14 @@ impl Content for ThroughQemu {
         self.content.read_at(buffer, offset)
     }
 
+    fn read_extents(&self, buffer: &mut [u8], extents: &[Extent]) -> Result<()> {
+        self.content.read_extents(buffer, extents)
+    }
+
+    fn gap_worth_asking(&self) -> u64 {
+        self.content.gap_worth_asking()
+    }
+
     fn allocation(&self, window: Extent, visit: Visit<'_>) -> Result<()> {
         self.content.allocation(window, visit)
     }

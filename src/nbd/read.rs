@@ -8,6 +8,7 @@ use super::protocol::{MOST_READ, ReplyHead, broken, chunk, command};
 use super::status::reported;
 use super::wire::Waiting;
 use crate::error::{Error, ErrorKind, Result};
+use crate::geometry::Extent;
 use crate::memory;
 use crate::progress::Observer;
 use std::ops::Range;
@@ -26,9 +27,10 @@ const MOST_STRETCHES: usize = 1000;
 /// The work of the server, as errors name it.
 const READ: &str = "read";
 
-/// A request that is under way: its cookie, its part of the buffer, and what came of it.
+/// A request that is under way: its cookie, where it begins on the disk, its part of the buffer, and what came of it.
 struct Part {
     cookie: u64,
+    offset: u64,
     range: Range<usize>,
     /// The stretches that came; none touches another where they come in their order.
     filled: Vec<Range<usize>>,
@@ -54,6 +56,20 @@ impl Part {
     }
 }
 
+/// The requests for an extent: where each begins, and its bytes.
+fn requests_of(extent: &Extent) -> impl Iterator<Item = (u64, usize)> + use<> {
+    let Extent { offset, len_bytes } = *extent;
+    (0..len_bytes.div_ceil(MOST_REQUEST as u64)).map(move |at| {
+        let before = at * MOST_REQUEST as u64;
+        let len = usize::try_from(len_bytes - before).unwrap_or(usize::MAX).min(MOST_REQUEST);
+        (offset + before, len)
+    })
+}
+
+fn not_the_buffer() -> Error {
+    Error::new(ErrorKind::InvalidArgument, "the extents do not fill the buffer")
+}
+
 impl Client {
     /// Fills `buffer` with the bytes of the export from `offset` on.
     ///
@@ -62,45 +78,55 @@ impl Client {
     /// asked for at once. A server that breaks a rule of the protocol is [`ErrorKind::Damaged`], one that reports an error or takes
     /// too long [`ErrorKind::Io`]; the buffer's content is then open.
     pub fn read(&mut self, buffer: &mut [u8], offset: u64, observer: &mut dyn Observer) -> Result<()> {
-        let size = self.size_bytes();
-        if offset.checked_add(buffer.len() as u64).is_none_or(|end| end > size) {
-            let message = format!("{} bytes at {offset} end past the end of the export, {size} bytes", buffer.len());
-            return Err(Error::new(ErrorKind::OutOfRange, message));
-        }
-        let block = self.min_block_bytes();
-        if !offset.is_multiple_of(block) || !(buffer.len() as u64).is_multiple_of(block) {
-            let message = format!("{} bytes at {offset} are no whole blocks of {block}", buffer.len());
-            return Err(Error::new(ErrorKind::InvalidArgument, message));
-        }
-        self.talk(|client| client.read_all(buffer, offset, &mut Waiting::new(observer, "reading from the server", 1)))
+        let extent = Extent { offset, len_bytes: buffer.len() as u64 };
+        self.read_extents(buffer, &[extent], observer)
     }
 
-    fn read_all(&mut self, buffer: &mut [u8], offset: u64, waiting: &mut Waiting<'_>) -> Result<()> {
+    /// As [`read`](Self::read), of several extents, whose bytes come one behind another; requests of all of them are under way together.
+    /// They must fill the buffer, else it is [`ErrorKind::InvalidArgument`].
+    pub fn read_extents(&mut self, buffer: &mut [u8], extents: &[Extent], observer: &mut dyn Observer) -> Result<()> {
+        let size = self.size_bytes();
+        let block = self.min_block_bytes();
+        let mut left = buffer.len() as u64;
+        for Extent { offset, len_bytes } in extents {
+            if offset.checked_add(*len_bytes).is_none_or(|end| end > size) {
+                let message = format!("{len_bytes} bytes at {offset} end past the end of the export, {size} bytes");
+                return Err(Error::new(ErrorKind::OutOfRange, message));
+            }
+            if !offset.is_multiple_of(block) || !len_bytes.is_multiple_of(block) {
+                let message = format!("{len_bytes} bytes at {offset} are no whole blocks of {block}");
+                return Err(Error::new(ErrorKind::InvalidArgument, message));
+            }
+            left = left.checked_sub(*len_bytes).ok_or_else(not_the_buffer)?;
+        }
+        if left > 0 {
+            return Err(not_the_buffer());
+        }
+        self.talk(|client| client.read_all(buffer, extents, &mut Waiting::new(observer, "reading from the server", 1)))
+    }
+
+    fn read_all(&mut self, buffer: &mut [u8], extents: &[Extent], waiting: &mut Waiting<'_>) -> Result<()> {
         let mut parts: Vec<Part> = memory::room(MOST_UNDER_WAY)?;
+        let mut requests = extents.iter().flat_map(requests_of);
         let mut asked = 0;
         loop {
-            while asked < buffer.len() && parts.len() < MOST_UNDER_WAY {
-                let len = MOST_REQUEST.min(buffer.len() - asked);
-                let cookie = self.request(command::READ, offset + asked as u64, len as u64, waiting)?;
-                parts.push(Part { cookie, range: asked..asked + len, filled: Vec::new() });
+            while parts.len() < MOST_UNDER_WAY
+                && let Some((offset, len)) = requests.next()
+            {
+                let cookie = self.request(command::READ, offset, len as u64, waiting)?;
+                parts.push(Part { cookie, offset, range: asked..asked + len, filled: Vec::new() });
                 asked += len;
             }
             if parts.is_empty() {
                 return Ok(());
             }
             self.wire.begin();
-            self.take_chunk(&mut parts, buffer, offset, waiting)?;
+            self.take_chunk(&mut parts, buffer, waiting)?;
         }
     }
 
     /// Takes the next chunk, of whichever request it is.
-    fn take_chunk(
-        &mut self,
-        parts: &mut Vec<Part>,
-        buffer: &mut [u8],
-        offset: u64,
-        waiting: &mut Waiting<'_>,
-    ) -> Result<()> {
+    fn take_chunk(&mut self, parts: &mut Vec<Part>, buffer: &mut [u8], waiting: &mut Waiting<'_>) -> Result<()> {
         let magic = u32::from_be_bytes(self.wire.array(waiting)?);
         let head_len = ReplyHead::bytes_after(magic, self.agreed.extended)?;
         let bytes = self.wire.bytes(head_len, waiting)?;
@@ -112,8 +138,8 @@ impl Client {
         let (done, kind, len) = match ReplyHead::decode(magic, &bytes)? {
             ReplyHead::Simple { error: 0, .. } => return Err(broken("a read has a simple reply")),
             ReplyHead::Simple { error, .. } => return Err(reported(READ, error, &[])),
-            ReplyHead::Chunk { offset: Some(told), .. } if told != offset + part.range.start as u64 => {
-                return Err(broken(format!("a request at {} is answered at {told}", offset + part.range.start as u64)));
+            ReplyHead::Chunk { offset: Some(told), .. } if told != part.offset => {
+                return Err(broken(format!("a request at {} is answered at {told}", part.offset)));
             }
             ReplyHead::Chunk { done, kind, len, .. } => (done, kind, len),
         };
@@ -124,7 +150,8 @@ impl Client {
                 let data_len = data_len.ok_or_else(|| broken(format!("a chunk of a read has {len} bytes")))?;
                 let at = u64::from_be_bytes(self.wire.array(waiting)?);
                 let data_len = if is_data { data_len } else { u32::from_be_bytes(self.wire.array(waiting)?).into() };
-                let start = at.checked_sub(offset).and_then(|start| usize::try_from(start).ok());
+                let start = at.checked_sub(part.offset).and_then(|start| usize::try_from(start).ok());
+                let start = start.and_then(|start| start.checked_add(part.range.start));
                 let end = start.zip(usize::try_from(data_len).ok()).and_then(|(start, len)| start.checked_add(len));
                 let stretch = start.zip(end).map(|(start, end)| start..end).unwrap_or_default();
                 part.fill(&stretch)?;

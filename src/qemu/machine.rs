@@ -198,6 +198,10 @@ impl Shared {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn refresh(&self, observer: &mut dyn Observer) -> Result<()> {
+        self.connection().refresh(self, observer)
+    }
+
     /// The disks of the machine as they were last read.
     pub(super) fn disks(&self) -> Result<Vec<Disk>> {
         let connection = self.connection();

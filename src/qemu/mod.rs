@@ -184,6 +184,12 @@ impl Machine {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// Asks anew which disks the machine has. [`disks`](Self::disks), [`find`](Self::find) and [`layers_below`](Self::layers_below) answer by
+    /// the last look, which a snapshot or a hot-plug makes old; each call that changes something looks by itself.
+    pub fn refresh(&self, observer: &mut dyn Observer) -> Result<()> {
+        self.shared.refresh(observer).map_err(|error| self.name_it(error))
+    }
+
     /// The disks of the guest's devices, in the order of the hypervisor; where it has no devices, all images that nothing stands on.
     pub fn disks(&self) -> Result<Vec<Disk>> {
         self.shared.disks().map_err(|error| self.name_it(error))

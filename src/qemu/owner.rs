@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
@@ -145,10 +145,12 @@ impl Owner {
 
     /// Notes the server of somebody else that serves this client's moment: as long as somebody listens there the folder is needed.
     pub(super) fn note_server(&self, server: &Path) -> Result<()> {
-        let path = self.folder.join(SERVER_FILE);
-        std::path::absolute(server)
-            .and_then(|server| fs::write(&path, server.as_os_str().as_bytes()))
-            .map_err(|error| Error::io("cannot be written", error).in_file(&path))
+        // The folder may belong to the hypervisor, whose guest may have taken it over: no link of it is followed.
+        let flags = UNFOLLOWED | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let noted = open_folder(&self.folder)
+            .and_then(|folder| Ok(openat(&folder, SERVER_FILE, flags, Mode::RUSR | Mode::WUSR)?))
+            .and_then(|file| File::from(file).write_all(std::path::absolute(server)?.as_os_str().as_bytes()));
+        noted.map_err(|error| Error::io("cannot note the NBD server", error).in_file(&self.folder))
     }
 
     /// Where the hypervisor is to listen.

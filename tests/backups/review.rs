@@ -139,3 +139,47 @@ fn a_dry_run_changes_nothing() {
     assert_eq!(disk.moments(), ["mon"]);
     fails(&disk.backup_args("mon", &["--dry-run"]), 3, "");
 }
+
+/// Two overlays of one image, both with a checkpoint of the same name: only one of them tells what changed since the backup.
+#[test]
+fn a_checkpoint_of_that_name_on_another_branch_makes_no_increment() {
+    if !tools_are_here() {
+        return;
+    }
+    let disk = Disk::create("", "4M");
+    disk.io(&["write -P 1 0 4M".into()]);
+    disk.backup("mon", &[]);
+    let overlay = |name: &str, writes: &[&str]| {
+        let path = disk.folder.path().join(name);
+        let image = path.to_str().expect("a plain path");
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "disk.qcow2", image]);
+        crate::support::qemu_io(&path, &writes.iter().map(|write| (*write).to_owned()).collect::<Vec<_>>());
+        path
+    };
+    let take = |image: &std::path::Path, checkpoint: &str| {
+        crate::convert(image, &disk.truth(checkpoint));
+        let mut name = image.as_os_str().to_owned();
+        name.push("=disk.qcow2");
+        works(&args(
+            &disk,
+            image.as_os_str(),
+            &["--checkpoint", checkpoint, "--disk-name", name.to_str().expect("a plain path")],
+        ))
+    };
+    let one = overlay("one.qcow2", &["write -P 2 1M 64k"]);
+    assert!(take(&one, "tue").contains("what changed"));
+    // Somebody goes back to the snapshot, on another branch, and makes a checkpoint there.
+    let other = overlay("other.qcow2", &["write -P 3 2M 64k"]);
+    works(&["create".as_ref(), other.as_os_str(), "tue".as_ref()]);
+    let told = take(&other, "wed");
+    assert!(
+        told.contains("one.qcow2, which got the checkpoint of the backup before, is no layer of the disk"),
+        "{told}"
+    );
+    crate::support::qemu_io(&other, &["write -P 4 3M 64k".into()]);
+    assert!(take(&other, "thu").contains("what changed"));
+    disk.check("on two branches");
+    // The checkpoint that is not of this directory stays.
+    let listed = checkmap(&["list".as_ref(), other.as_os_str(), "--json".as_ref()]);
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("\"tue\""));
+}

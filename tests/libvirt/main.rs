@@ -25,6 +25,7 @@ fn both_owners_work_on_one_domain() {
         scope.spawn(|| checkpoints_beside_checkpoints(&libvirt));
         scope.spawn(|| diffs_across_a_block_commit(&libvirt));
         scope.spawn(|| a_moment_of_two_disks(&libvirt));
+        scope.spawn(|| three_nights_of_backups(&libvirt));
     });
 }
 
@@ -128,6 +129,51 @@ fn a_moment_of_two_disks(libvirt: &Libvirt) {
     moment.end(&mut Unobserved).expect("it ends");
     assert_eq!(domain.diff("vdb", &["--since", "it's \"one\"; two"]), BTreeSet::from([3]));
     domain.virsh("snapshot-create-as", &["snap", "--disk-only", "--no-metadata"]);
+}
+
+/// A full backup and two increments of a domain that runs, beside a checkpoint of libvirt's.
+fn three_nights_of_backups(libvirt: &Libvirt) {
+    const WRITTEN: u8 = 0xcd;
+    let domain = Domain::start(libvirt, "checkmap-nights");
+    // Of one bitmap alone nobody could tell whose it is.
+    domain.virsh("checkpoint-create-as", &["theirs0"]);
+    domain.virsh("checkpoint-create-as", &["theirs"]);
+    domain.virsh("resume", &[]);
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let at = |name: &str| folder.path().join(name).into_os_string().into_string().expect("UTF-8");
+    let mut disks = [vec![0; 64 << 20], vec![0; 32 << 20]];
+    let mut nights = Vec::new();
+    for (night, granules) in [("mon", [1, 2]), ("tue", [7, 400]), ("wed", [1, 8])] {
+        for (disk, content) in disks.iter_mut().enumerate() {
+            for granule in granules {
+                domain.write(disk, granule);
+                let offset = usize::try_from(granule * GRANULE).expect("small");
+                content[offset..offset + 512].fill(WRITTEN);
+            }
+        }
+        domain.checkmap("backup", &["-o", &at("backups"), "--checkpoint", night, "--scratch", &at("")]);
+        nights.push((night, disks.clone()));
+    }
+    let listed = support::run(env!("CARGO_BIN_EXE_checkmap"), &["list", &at("backups"), "--json"]);
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    for disk in listed["disks"].as_array().expect("disks") {
+        let backups = disk["backups"].as_array().expect("backups").iter();
+        let full: Vec<bool> = backups.map(|backup| backup["full"].as_bool().expect("a flag")).collect();
+        assert_eq!(full, [true, false, false], "{disk}");
+    }
+    for (night, disks) in nights {
+        for (target, content) in TARGETS.iter().zip(disks) {
+            let name = domain.file(&format!("{target}.qcow2"));
+            let name = name.file_name().and_then(|name| name.to_str()).expect("UTF-8");
+            let (from, to) = (at("backups"), at("restored"));
+            let words = ["restore", &from, "--at", night, "--disk", name, "--format", "raw", "--force", "-o", &to];
+            support::run(env!("CARGO_BIN_EXE_checkmap"), &words);
+            assert!(std::fs::read(&to).expect("restored") == content, "{target} of {night}");
+        }
+    }
+    assert_eq!(domain.diff("vda", &["--since", "theirs"]), BTreeSet::from([1, 2, 7, 8, 400]));
+    let size = domain.virsh("checkpoint-dumpxml", &["theirs", "--size"]);
+    assert!(size.contains(&format!("size='{}'", 5 * GRANULE)), "{size}");
 }
 
 /// The writes to each disk in their order, and each checkpoint with how many writes there were before.

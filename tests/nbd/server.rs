@@ -119,6 +119,22 @@ fn our_client_reads_every_byte_and_every_flag() {
                 assert_eq!(*told, expected(&disk, context, Extent { offset, len_bytes: len }));
             }
         }
+        // Several extents at once, in any order.
+        let mut extents = Vec::new();
+        let mut wanted = Vec::new();
+        for _ in 0..random.below(40) {
+            let offset = random.below(size + 1);
+            let len_bytes = random.below((size - offset).min(4096) + 1);
+            let at = usize::try_from(offset).expect("a small disk");
+            wanted.extend_from_slice(&disk.bytes[at..at + usize::try_from(len_bytes).expect("a small disk")]);
+            extents.push(Extent { offset, len_bytes });
+        }
+        let mut buffer = vec![0xa5; wanted.len()];
+        client.read_extents(&mut buffer, &extents, &mut Unobserved).expect("a read");
+        assert!(buffer == wanted, "{extents:?}");
+        let mut longer = vec![0; wanted.len() + 1];
+        let error = client.read_extents(&mut longer, &extents, &mut Unobserved).expect_err("a byte too many");
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         let outside = client.read(&mut [0; 2], size, &mut Unobserved).expect_err("it is past the end");
         assert_eq!(outside.kind(), ErrorKind::OutOfRange);
         drop(client);

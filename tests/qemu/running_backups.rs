@@ -7,6 +7,8 @@ use crate::moment::{
 };
 use crate::support::hypervisor::{Hypervisor, Program};
 use crate::support::random::Random;
+use checkmap::ErrorKind;
+use checkmap::progress::Unobserved;
 use checkmap::qemu::Disk;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -446,7 +448,19 @@ fn a_machine_that_is_off_and_its_snapshots_go_on_with_the_same_directory() {
     let overlay = vm.hypervisor.folder.path().join("overlay.qcow2");
     let snapshot =
         json!({ "node-name": "d0", "snapshot-file": overlay, "snapshot-node-name": "o0", "format": "qcow2" });
+    let machine = connect(&vm.hypervisor);
+    let before = machine.find("d0").expect("a disk");
     vm.hypervisor.command("blockdev-snapshot-sync", snapshot);
+    // A handle that was there before: the base alone is no disk any more.
+    let no_moment = || {
+        let options = options(&vm.hypervisor);
+        machine.begin_moment(&[(&before, None)], &options, &mut |_| {}, &mut Unobserved).expect_err("no moment")
+    };
+    assert_eq!(no_moment().kind(), ErrorKind::Changed);
+    assert_eq!(machine.find("d0").expect("the base").node(), "d0");
+    machine.refresh(&mut Unobserved).expect("it can be asked");
+    assert!(machine.disks().expect("disks").iter().any(|disk| disk.node() == "o0"));
+    drop(machine);
     vm.write_at_random(&mut random, 3);
     let said = vm.backup("snapshot", &[]);
     vm.write_at_random(&mut random, 3);

@@ -11,6 +11,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+/// Clusters are of 64 KiB.
+const CLUSTERS_IN_MIB: u64 = 16;
+
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let program = args.next().ok_or("bench-backup PROGRAM [PAIRS] [MIB]")?;
@@ -59,21 +62,32 @@ fn measure(program: &str, folder: &Path, pairs: usize, mib: u64) -> Result<()> {
     let [least, median, most] = spread(&mut paces)?;
     println!("median {median:.2} times nbdcopy's pace, {least:.2} to {most:.2}");
 
-    std::fs::remove_dir_all(&taken)?;
-    ours("base", true)?;
+    let [_, full, _] = spread(&mut full)?;
     let part = mib / 4;
-    println!("increments of {part} MiB");
-    let mut increments = Vec::new();
-    for number in 1..=pairs {
-        machine.write(&format!("write -P {} {}M {part}M", number % 200 + 1, part * (number as u64 % 4)))?;
-        increments.push(ours(&format!("increment{number}"), false)?.as_secs_f64());
+    for is_scattered in [false, true] {
+        std::fs::remove_dir_all(&taken)?;
+        ours("base", true)?;
+        println!("increments of {part} MiB, {}", if is_scattered { "one cluster of four" } else { "in one extent" });
+        let mut increments = Vec::new();
+        for number in 1..=pairs {
+            let (value, quarter) = (number % 200 + 1, number as u64 % 4);
+            match is_scattered {
+                false => machine.write(&format!("write -P {value} {}M {part}M", part * quarter))?,
+                true => {
+                    for at in 0..part * CLUSTERS_IN_MIB {
+                        machine.write(&format!("write -P {value} {}k 64k", (at * 4 + quarter) * 64))?;
+                    }
+                }
+            }
+            increments.push(ours(&format!("increment{number}"), false)?.as_secs_f64());
+        }
+        let [least, increment, most] = spread(&mut increments)?;
+        let (a_byte, by_the_full) = (increment / part as f64, full / mib as f64);
+        println!(
+            "median {increment:.3} s, {least:.3} to {most:.3}: a byte takes {:.2} times that of a full one",
+            a_byte / by_the_full
+        );
     }
-    let ([_, full, _], [least, increment, most]) = (spread(&mut full)?, spread(&mut increments)?);
-    let (a_byte, by_the_full) = (increment / part as f64, full / mib as f64);
-    println!(
-        "median {increment:.3} s, {least:.3} to {most:.3}: a byte takes {:.2} times that of a full one",
-        a_byte / by_the_full
-    );
     Ok(())
 }
 

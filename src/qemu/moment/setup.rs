@@ -120,6 +120,15 @@ impl Prepared {
         commands.check_filled().map_err(|error| {
             error.advise(WayOut::from("make a checkpoint on this overlay first, with ").control(Control::Create))
         })?;
+        for (disk, _) in disks {
+            if !work.connection.nodes.is_top(&disk.node)? {
+                let message = format!(
+                    "the node of the disk {:?} is not its top one any more: somebody made a snapshot",
+                    disk.title
+                );
+                return Err(Error::new(ErrorKind::Changed, message).advise("look for the disks of the machine again"));
+            }
+        }
         let knows = Knows::ask(work)?;
         let form = match knows {
             Knows { job_rule: true, .. } => Form::Job,

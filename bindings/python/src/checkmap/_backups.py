@@ -45,7 +45,7 @@ class Moment:
     """A moment of a disk in a directory of backups. Names that are no UTF-8 have surrogates, as file names do.
 
     disk: The name of the disk in the directory.
-    image: The image that the last backup of the disk was taken of; None but in BackupDirectory.moments().
+    image: The image by which the directory knows the disk; None but in BackupDirectory.moments().
     checkpoint: The checkpoint of the moment.
     full: The backup holds all of the disk, instead of lying on the one before.
     reason: Why it is full; None where it is the first one, was folded, or is not full.
@@ -302,8 +302,9 @@ class BackupDirectory(Handle):
     ) -> List[Taken]:
         """Takes a backup of images, all with one checkpoint name; None is one from the clock.
 
-        The first backup of a disk is full; later ones hold what changed, or all with the reason. What is raised changed
-        nothing; what came of each disk is in the list, and one that failed leaves the others. full: copies all, and takes an
+        The first backup of a disk is full; later ones hold what changed, or all with the reason. A CheckmapError changed
+        nothing; what came of each disk is in the list, and one that failed leaves the others. After what `progress` itself
+        raises, moments() tells which disks are done. full: copies all, and takes an
         image that was moved for the disk of that name. keep_checkpoints: how many of the directory stay on each disk.
         secret_file: has the passphrase of encrypted layers.
         """
