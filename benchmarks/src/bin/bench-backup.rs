@@ -68,7 +68,7 @@ fn measure(program: &str, folder: &Path, pairs: usize, mib: u64) -> Result<()> {
         std::fs::remove_dir_all(&taken)?;
         ours("base", true)?;
         println!("increments of {part} MiB, {}", if is_scattered { "one cluster of four" } else { "in one extent" });
-        let mut increments = Vec::new();
+        let (mut increments, mut empty) = (Vec::new(), Vec::new());
         for number in 1..=pairs {
             let (value, quarter) = (number % 200 + 1, number as u64 % 4);
             match is_scattered {
@@ -79,13 +79,16 @@ fn measure(program: &str, folder: &Path, pairs: usize, mib: u64) -> Result<()> {
                     }
                 }
             }
-            increments.push(ours(&format!("increment{number}"), false)?.as_secs_f64());
+            increments.push(ours(&format!("increment{is_scattered}{number}"), false)?.as_secs_f64());
+            empty.push(ours(&format!("empty{is_scattered}{number}"), false)?.as_secs_f64());
         }
-        let [least, increment, most] = spread(&mut increments)?;
-        let (a_byte, by_the_full) = (increment / part as f64, full / mib as f64);
+        let ([least, increment, most], [_, empty, _]) = (spread(&mut increments)?, spread(&mut empty)?);
+        let a_byte = |took: f64, mib: u64| took / mib as f64;
         println!(
-            "median {increment:.3} s, {least:.3} to {most:.3}: a byte takes {:.2} times that of a full one",
-            a_byte / by_the_full
+            "median {increment:.3} s, {least:.3} to {most:.3}: a byte takes {:.2} times that of a full one; {:.2} times without the \
+             {empty:.3} s that each takes where nothing changed",
+            a_byte(increment, part) / a_byte(full, mib),
+            a_byte(increment - empty, part) / a_byte(full - empty, mib)
         );
     }
     Ok(())
