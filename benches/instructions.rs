@@ -9,7 +9,7 @@ mod common;
 
 use checkmap::kernels::{all_available, select};
 use common::Pattern;
-use common::operations::{Meter, each};
+use common::operations::{COUNTED, COUNTED_LOG2, Meter, each};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -192,6 +192,12 @@ fn check() -> Result<(), String> {
     for ((name, kernels), old) in &before {
         println!("{name:<24} {kernels:<10} {old:>12} {:>12} {:>8}  GONE", "-", "-");
         wrong += 1;
+    }
+    for kernels in KERNELS {
+        let counted = COUNTED_LOG2.map(|log2| now.get(&(format!("{COUNTED}/2^{log2}"), kernels.to_owned())));
+        if counted[0] != counted[1] {
+            return Err(format!("{COUNTED} depends on the disk's size: {counted:?} instructions with {kernels}"));
+        }
     }
     if wrong == 0 {
         return Ok(());

@@ -37,6 +37,30 @@ pub fn each(granules: u64, patterns: &[Pattern], meter: &mut impl Meter) {
         segments(pattern.name(), &flats, &bitmaps, meter);
     }
     mark(granules, meter);
+    COUNTED_LOG2.into_iter().for_each(|log2| count_after_change(log2, meter));
+}
+
+/// The operation whose cost must be the same on disks of these sizes, powers of two of granules.
+pub const COUNTED: &str = "count_after_change";
+pub const COUNTED_LOG2: [u32; 2] = [20, 32];
+
+/// The counts of a whole disk, right after a granule of a clean chunk was marked. The last granule is partial.
+fn count_after_change(log2: u32, meter: &mut impl Meter) {
+    let granules = 1_u64 << log2;
+    let size_bytes = (granules << GRANULARITY_BITS) - 1;
+    let mut bitmap = Bitmap::new(size_bytes, granularity()).expect("the disk can be");
+    let mut mark = |granule: u64| bitmap.set(granule << GRANULARITY_BITS, 1).expect("it is on the disk");
+    // Every other chunk, the last granule, and then one in a clean chunk.
+    (0..granules >> 17).for_each(|chunk| mark(chunk << 17));
+    mark(granules - 1);
+    mark(3 << 16);
+    let count = |()| {
+        (bitmap.dirty_granules(), bitmap.dirty_bytes(), bitmap.count_range(0, u64::MAX), bitmap.is_empty())
+    };
+    let ones = (granules >> 17) + 2;
+    meter.take(COUNTED, &format!("2^{log2}"), || (), count, |found| {
+        assert_eq!(found, (ones, (ones << GRANULARITY_BITS) - 1, ones, false));
+    });
 }
 
 fn unions(pattern: &str, flats: &[Flat], bitmaps: &[Bitmap], meter: &mut impl Meter) {

@@ -226,6 +226,14 @@ impl Directory {
         Some((u64::from(entry.end() - 1) << 16) + u64::from(run.last))
     }
 
+    /// Whether a granule is dirty that lies in the last chunk with dirty granules, or in none of them.
+    pub(super) fn last_holds(&self, granule: u64) -> bool {
+        let (key, bit) = split(granule);
+        self.entries.look_at_last(|entry| {
+            entry.is_some_and(|entry| entry.key <= key && key < entry.end() && self.view(entry).contains(bit))
+        })
+    }
+
     /// Forgets the counts before each entry, and adds the change to the total.
     fn recount(&mut self, added: u64, taken: u64) {
         self.before = OnceBox::new();
