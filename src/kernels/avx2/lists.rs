@@ -259,7 +259,7 @@ pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
 
 /// Puts the items of `part` to the front of a group, without a loop whose end would be guessed wrong most often.
 #[inline(always)]
-fn fill_group(group: &mut [u16; GROUP], part: &[u16]) {
+pub(super) fn fill_group(group: &mut [u16; GROUP], part: &[u16]) {
     const HALF: usize = GROUP / 2;
     let len = part.len().min(GROUP);
     if let (Some(head), Some(tail)) = (part.first_chunk::<HALF>(), part[..len].last_chunk::<HALF>()) {

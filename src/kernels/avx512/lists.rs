@@ -4,6 +4,7 @@
 //! 128 items of many lists are sorted in four registers.
 
 use crate::geometry::Extent;
+use crate::kernels::avx2::pairs;
 use crate::kernels::portable;
 use crate::kernels::table::{FEW, GROUP, ROOM};
 use std::arch::x86_64::*;
@@ -28,9 +29,73 @@ pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     if let Some((few, many)) = portable::skewed(a, b) {
         return portable::unite_few(few, many, out);
     }
+    merge_lists::<false>(a, b, out)
+}
+
+/// As the union, but for what is stored of what comes out of the network.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+#[inline]
+pub(super) fn xor_lists(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    let (a_below, b_below) = (a.strip_suffix(&[u16::MAX]), b.strip_suffix(&[u16::MAX]));
+    if a_below.is_some() || b_below.is_some() {
+        let count = xor_lists(a_below.unwrap_or(a), b_below.unwrap_or(b), out);
+        out[count] = u16::MAX;
+        return count + usize::from(a_below.is_some() != b_below.is_some());
+    }
+    if a.len() <= LANES && b.len() <= LANES && out.len() >= 3 * LANES {
+        let mut items = Out::<true>::new(out, 3 * LANES).expect("the room was just looked at");
+        let (low, high) = merge(load_short(a), load_short(b));
+        items.add(low);
+        items.add(high);
+        return items.len();
+    }
+    merge_lists::<true>(a, b, out)
+}
+
+/// The items of `a` that are in `b`.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+#[inline]
+pub(super) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    if a.len() > LANES || b.len() > LANES {
+        return pairs::intersect(a, b, out);
+    }
+    let found = found_in(a, b);
+    store(_mm512_maskz_compress_epi16(found, load_short(a)), out);
+    found.count_ones() as usize
+}
+
+/// The items of `a` that are not in `b`.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+#[inline]
+pub(super) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    if a.len() > LANES || b.len() > LANES {
+        return pairs::subtract(a, b, out);
+    }
+    let found = found_in(a, b);
+    store(_mm512_maskz_compress_epi16(!found, load_short(a)), out);
+    a.len() - found.count_ones() as usize
+}
+
+/// Which items of `a` are in `b`, both a register at most.
+#[target_feature(enable = "bmi2,avx512f,avx512bw")]
+#[inline]
+fn found_in(a: &[u16], b: &[u16]) -> u32 {
+    let (items, mut found) = (load_short(a), 0);
+    for &other in b {
+        found |= _mm512_cmpeq_epi16_mask(items, _mm512_set1_epi16(other.cast_signed()));
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "the number of lanes is small")]
+    let there = _bzhi_u32(u32::MAX, a.len() as u32);
+    found & there
+}
+
+/// Merges two lists; what they have in common is there once, or not at all if `XOR`.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+#[inline]
+fn merge_lists<const XOR: bool>(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     let (mut a, mut b) = (Blocks::new(a), Blocks::new(b));
-    let Some(mut out) = Out::new(out, LANES * (a.whole.len() + b.whole.len() + 2)) else {
-        return portable::unite_evenly(a.list, b.list, out);
+    let Some(mut out) = Out::<XOR>::new(out, LANES * (a.whole.len() + b.whole.len() + 2 + usize::from(XOR))) else {
+        return if XOR { portable::xor_lists(a.list, b.list, out) } else { portable::unite_evenly(a.list, b.list, out) };
     };
     let (mut low, mut high) = merge(a.next(), b.next());
     while let (Some(next_a), Some(next_b)) = (a.whole.first(), b.whole.first()) {
@@ -59,7 +124,7 @@ pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 #[target_feature(enable = "bmi2,avx512f,avx512bw,avx512vbmi2,popcnt")]
 #[inline]
 fn unite_short(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
-    let mut items = Out::new(out, 2 * LANES).expect("the caller has looked at the room");
+    let mut items = Out::<false>::new(out, 2 * LANES).expect("the caller has looked at the room");
     let (low, high) = merge(load_short(a), load_short(b));
     items.add(low);
     if a.len() + b.len() > LANES {
@@ -72,7 +137,7 @@ fn unite_short(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 #[inline]
 pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
-    let mut out = Out::new(out, FEW + ROOM).expect("there is room, as the kernel's users promise");
+    let mut out = Out::<false>::new(out, FEW + ROOM).expect("there is room, as the kernel's users promise");
     let (registers, used) = sorted(lists);
     let [r, s, t, u] = registers;
     if used <= 1 {
@@ -287,39 +352,69 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// Where items go that do not repeat the one before.
-struct Out<'a> {
+/// Where items go that do not repeat the one before; if `XOR`, those that neither repeat nor are repeated.
+struct Out<'a, const XOR: bool> {
     items: &'a mut [u16],
+    /// The last register, and the one before it.
+    last: __m512i,
     before: __m512i,
     count: usize,
 }
 
-impl<'a> Out<'a> {
-    /// The slice must have room for `most` items.
+impl<'a, const XOR: bool> Out<'a, XOR> {
+    /// The slice must have room for `most` items; if `XOR`, a register of them comes after what is added.
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
     fn new(items: &'a mut [u16], most: usize) -> Option<Self> {
         // No list begins with this value, so nothing is taken for its repetition.
-        (items.len() >= most).then(|| Self { items, before: _mm512_set1_epi16(-1), count: 0 })
+        let none = _mm512_set1_epi16(-1);
+        (items.len() >= most).then(|| Self { items, last: none, before: none, count: 0 })
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
     #[inline]
     fn add(&mut self, new: __m512i) {
-        let lanes_before = _mm512_alignr_epi64::<6>(new, self.before);
-        let shifted = _mm512_alignr_epi8::<14>(new, lanes_before);
-        let is_new = _mm512_cmpneq_epi16_mask(shifted, new);
-        self.before = new;
-        let room: &mut [u16] = &mut self.items[self.count..self.count + LANES];
-        // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
-        unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), _mm512_maskz_compress_epi16(is_new, new)) };
-        self.count += is_new.count_ones() as usize;
+        let (last, before) = (self.last, self.before);
+        let (wanted, from) = if XOR {
+            // Whether an item is repeated is known only when the next one is there.
+            let lanes_after = _mm512_alignr_epi64::<2>(new, last);
+            let after = _mm512_alignr_epi8::<2>(lanes_after, last);
+            (differs_from_before(last, before) & _mm512_cmpneq_epi16_mask(after, last), last)
+        } else {
+            (differs_from_before(new, last), new)
+        };
+        (self.before, self.last) = (last, new);
+        store(_mm512_maskz_compress_epi16(wanted, from), &mut self.items[self.count..]);
+        self.count += wanted.count_ones() as usize;
     }
 
     /// The number of items, without the mark for the end.
-    fn len(&self) -> usize {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
+    #[inline]
+    fn len(&mut self) -> usize {
+        if XOR {
+            // The marks for the end repeat each other.
+            self.add(_mm512_set1_epi16(-1));
+            return self.count;
+        }
         self.count - usize::from(self.count > 0 && self.items[self.count - 1] == u16::MAX)
     }
+}
+
+/// Which items of a register differ from the one before them, that of the first being the last one of `before`.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn differs_from_before(items: __m512i, before: __m512i) -> u32 {
+    let lanes_before = _mm512_alignr_epi64::<6>(items, before);
+    _mm512_cmpneq_epi16_mask(_mm512_alignr_epi8::<14>(items, lanes_before), items)
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn store(items: __m512i, room: &mut [u16]) {
+    let room: &mut [u16] = &mut room[..LANES];
+    // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
+    unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), items) }
 }
 
 #[target_feature(enable = "avx512f")]
