@@ -54,13 +54,18 @@ fn count_after_change(log2: u32, meter: &mut impl Meter) {
     (0..granules >> 17).for_each(|chunk| mark(chunk << 17));
     mark(granules - 1);
     mark(3 << 16);
-    let count = |()| {
-        (bitmap.dirty_granules(), bitmap.dirty_bytes(), bitmap.count_range(0, u64::MAX), bitmap.is_empty())
-    };
+    let count =
+        |()| (bitmap.dirty_granules(), bitmap.dirty_bytes(), bitmap.count_range(0, u64::MAX), bitmap.is_empty());
     let ones = (granules >> 17) + 2;
-    meter.take(COUNTED, &format!("2^{log2}"), || (), count, |found| {
-        assert_eq!(found, (ones, (ones << GRANULARITY_BITS) - 1, ones, false));
-    });
+    meter.take(
+        COUNTED,
+        &format!("2^{log2}"),
+        || (),
+        count,
+        |found| {
+            assert_eq!(found, (ones, (ones << GRANULARITY_BITS) - 1, ones, false));
+        },
+    );
 }
 
 fn unions(pattern: &str, flats: &[Flat], bitmaps: &[Bitmap], meter: &mut impl Meter) {

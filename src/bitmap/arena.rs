@@ -33,6 +33,11 @@ impl ArenaOffset {
     pub(super) fn after(self, blocks: u32) -> Self {
         Self { block: self.block + blocks, ..self }
     }
+
+    /// Whether it is the place behind `words` words from `first` on.
+    pub(super) fn is_behind(self, first: Self, words: usize) -> bool {
+        self.block == first.block && self.word as usize == first.word as usize + words
+    }
 }
 
 /// Containers one after the other, each from a whole word on.
@@ -117,6 +122,16 @@ impl Arena {
         rest.first_chunk_mut().expect("the words of a chunk were put here")
     }
 
+    /// The words of containers that lie one behind the other.
+    pub(super) fn some_words(&self, place: ArenaOffset, words: usize) -> &[u64] {
+        &self.blocks[place.block as usize][place.word as usize..][..words]
+    }
+
+    /// The words that are in use, or were.
+    pub(super) fn words_filled(&self) -> usize {
+        self.blocks.iter().map(Vec::len).sum()
+    }
+
     /// The number of blocks, after which the blocks of another arena come to stand.
     pub(super) fn blocks(&self) -> u32 {
         number(self.blocks.len())
@@ -154,7 +169,7 @@ impl Arena {
         };
         let words = match self.expected.checked_sub(self.pushed) {
             Some(left) if self.pushed > 0 => {
-                let used: usize = self.blocks.iter().map(Vec::len).sum();
+                let used = self.words_filled();
                 let needed = used.saturating_mul(left) / self.pushed;
                 (needed + needed / (2 * EMPTY_ONE_IN)).min(self.most.saturating_sub(used))
             }

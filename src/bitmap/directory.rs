@@ -9,7 +9,7 @@
 //! A change that finds no memory leaves everything as it was: what it needs is asked for before the first step that could not
 //! be taken back.
 
-use super::arena::Arena;
+use super::arena::{Arena, ArenaOffset};
 use super::container::{Container, Form, Packer, Pair, Plain, Run, View, Words, Workspace, to_u16, with_runs};
 use super::entries::{self, Entries};
 use super::entry::{Body, Entry};
@@ -109,8 +109,23 @@ impl Directory {
         self.arena.shrink();
     }
 
+    /// The words of containers that lie one behind the other in the arena.
+    pub(super) fn packed_words(&self, place: ArenaOffset, words: usize) -> &[u64] {
+        self.arena.some_words(place, words)
+    }
+
+    /// Whether each container is packed in its smallest form, and nothing else is in the arena.
+    fn is_tight(&self) -> bool {
+        let words = |entry: &Entry| entry.is_smallest().then(|| entry.bytes().div_ceil(size_of::<u64>()));
+        self.entries().iter().map(words).sum::<Option<usize>>() == Some(self.arena.words_filled())
+    }
+
     /// Takes the smallest form everywhere, packed.
     pub(super) fn optimize(&mut self) -> Result<()> {
+        if self.is_tight() {
+            self.shrink();
+            return Ok(());
+        }
         let (mut packer, mut room) = (Packer::new(), Container::empty());
         let mut packed = Self::with_capacity(self.entries().len(), self.entries().len(), self.bytes())?;
         for entry in self.entries() {
@@ -162,6 +177,43 @@ impl Directory {
     /// The entry that holds chunk `key`.
     pub(super) fn find(&self, key: u32) -> Option<&Entry> {
         self.entries().get(self.place(key)).filter(|entry| entry.key <= key)
+    }
+
+    /// The first dirty granule from `granule` on.
+    #[inline]
+    pub(super) fn next_dirty(&self, granule: u64) -> Option<u64> {
+        let (key, bit) = split(granule);
+        let entries = &self.entries()[self.place(key)..];
+        let (first, later) = entries.split_first()?;
+        if first.key <= key {
+            match self.view(first) {
+                View::Full => return Some(granule),
+                view => {
+                    if let Some(bit) = view.next_set(bit) {
+                        return Some(first.base() + u64::from(bit));
+                    }
+                }
+            }
+        }
+        let next = if first.key <= key { later.first()? } else { first };
+        Some(next.base() + u64::from(self.view(next).next_set(0)?))
+    }
+
+    /// The first clean granule from `granule` on, all beyond the disk being clean.
+    #[inline]
+    pub(super) fn next_clean(&self, granule: u64) -> u64 {
+        let mut granule = granule;
+        for entry in &self.entries()[self.place(split(granule).0)..] {
+            let (key, bit) = split(granule);
+            if entry.key > key {
+                break;
+            }
+            match self.view(entry).next_clear(bit) {
+                Some(bit) => return entry.base() + u64::from(bit),
+                None => granule = u64::from(entry.end()) << 16,
+            }
+        }
+        granule
     }
 
     /// The place of the first entry that ends after chunk `key`.

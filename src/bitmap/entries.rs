@@ -16,7 +16,7 @@ use std::sync::{Mutex, OnceLock};
 const MOVES_MAX: usize = 512;
 
 /// In fewer entries a plain binary search finds all it looks at in a near cache.
-const FAR_FROM: usize = 4096;
+const FAR_FROM: usize = 256;
 
 /// A list that grows takes room for one entry more in this many, at most.
 const SPARE_ONE_IN: usize = 16;

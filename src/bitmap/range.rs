@@ -95,17 +95,22 @@ impl Bitmap {
     ///
     /// If the granule that holds `offset` is dirty, the answer is `offset` itself, not the granule's start.
     pub fn next_dirty(&self, offset: u64, len_bytes: u64) -> Option<u64> {
-        self.extents(offset, len_bytes).next().map(|extent| extent.offset)
+        let end = clip_end(offset, len_bytes, self.size_bytes);
+        if end <= offset {
+            return None;
+        }
+        let granule = self.directory.next_dirty(self.granularity.granule_of(offset))?;
+        Some(offset.max(granule << self.granularity.bits())).filter(|&dirty| dirty < end)
     }
 
     /// The first clean byte of `offset..offset + len_bytes`, a range that is cut at the disk's end.
     pub fn next_clean(&self, offset: u64, len_bytes: u64) -> Option<u64> {
         let end = clip_end(offset, len_bytes, self.size_bytes);
-        let clean = match self.extents(offset, len_bytes).next() {
-            Some(extent) if extent.offset == offset => extent.end(),
-            _ => offset,
-        };
-        (clean < end).then_some(clean)
+        if end <= offset {
+            return None;
+        }
+        let granule = self.directory.next_clean(self.granularity.granule_of(offset));
+        Some(offset.max(granule << self.granularity.bits())).filter(|&clean| clean < end)
     }
 
     /// The last dirty byte of `offset..offset + len_bytes`, a range that is cut at the disk's end: the largest offset in

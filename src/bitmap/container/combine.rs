@@ -5,8 +5,8 @@
 //! Where both are lists or runs the result is one too, and is made without words. Else the bits of lists are looked up in the
 //! words of the other, or both are words for the time.
 
-use super::unite::{Made, Workspace, clear, lengthen, made, room_for};
-use super::{ARRAY_MAX, Pair, RUNS_MAX, View, Words, sparse};
+use super::unite::{Made, Workspace, lengthen, made, room_for};
+use super::{ARRAY_MAX, Pair, RUNS_MAX, Run, View, Words, sparse};
 use crate::kernels::{Measure, ROOM};
 use crate::memory::Result;
 
@@ -31,7 +31,10 @@ impl Workspace {
         match (operation, a, b) {
             (Operation::Union, ..) => self.unite(&[a, b]),
             (_, View::Array(x), View::Array(y)) => self.combine_lists(operation, x, y),
-            (_, View::Runs(x), View::Runs(y)) => self.combine_runs(operation, x, y),
+            (_, View::Runs(x), View::Runs(y)) => {
+                let count = self.combine_runs(operation, x, y)?;
+                self.of_runs(count)
+            }
             (Operation::Intersect, View::Array(list), other) | (Operation::Intersect, other, View::Array(list)) => {
                 self.filter(list, other, true)
             }
@@ -40,17 +43,9 @@ impl Workspace {
                 if list.len() <= RUNS_MAX =>
             {
                 let mut bits = std::mem::take(&mut self.bits);
-                bits.clear();
-                bits.try_reserve(list.len())?;
-                bits.extend(list.iter().map(|&bit| [bit, bit]));
-                // Bits that touch are no runs yet.
-                bits.dedup_by(|next, before| {
-                    let touches = before[1] + 1 == next[0];
-                    before[1] = if touches { next[1] } else { before[1] };
-                    touches
-                });
+                let count = gather_runs(list, &mut bits).and_then(|()| self.combine_runs(operation, runs, &bits));
                 self.bits = bits;
-                self.combine_with_bits(operation, runs)
+                self.of_runs(count?)
             }
             _ => self.combine_in_words(operation, a, b),
         }
@@ -78,8 +73,7 @@ impl Workspace {
             (_, View::Full) => true,
             (View::Full, _) => false,
             (View::Array(x), View::Array(y)) => {
-                x.len() <= y.len()
-                    && (self.kernels.intersect)(x, y, room_for(&mut self.lists[0], x.len())?) == x.len()
+                x.len() <= y.len() && (self.kernels.intersect)(x, y, room_for(&mut self.lists[0], x.len())?) == x.len()
             }
             (View::Array(list), _) => self.filter_list(list, b, true)? == list.len(),
             (View::Runs(x), View::Runs(y)) => {
@@ -109,7 +103,8 @@ impl Workspace {
         self.of_list(count)
     }
 
-    fn combine_runs(&mut self, operation: Operation, a: &[Pair], b: &[Pair]) -> Result<Made<'_>> {
+    /// Puts the runs of the result at the beginning of the first runs; how many there are.
+    fn combine_runs(&mut self, operation: Operation, a: &[Pair], b: &[Pair]) -> Result<usize> {
         let [pairs, others] = &mut self.pairs;
         let other = match operation {
             Operation::Xor => return self.xor_runs(a, b),
@@ -120,24 +115,11 @@ impl Workspace {
             _ => b,
         };
         lengthen(pairs, a.len() + other.len() + ROOM)?;
-        let count = (self.kernels.intersect_runs)(a, other, pairs);
-        self.of_runs(count)
+        Ok((self.kernels.intersect_runs)(a, other, pairs))
     }
 
-    /// Combines runs with the bits in `bits`.
-    fn combine_with_bits(&mut self, operation: Operation, runs: &[Pair]) -> Result<Made<'_>> {
-        let bits = std::mem::take(&mut self.bits);
-        let count = match self.combine_runs(operation, runs, &bits) {
-            Ok(Made { measure, .. }) => Ok(measure),
-            Err(error) => Err(error),
-        };
-        self.bits = bits;
-        count?;
-        unreachable!()
-    }
-
-    /// Where runs of the one begin and end, and runs of the other, runs of the result begin and end; not where both do.
-    fn xor_runs(&mut self, a: &[Pair], b: &[Pair]) -> Result<Made<'_>> {
+    /// Where runs of the one or of the other begin or end, a run of the result begins or ends; not where both do.
+    fn xor_runs(&mut self, a: &[Pair], b: &[Pair]) -> Result<usize> {
         let Self { kernels, lists: [ours, theirs], pairs: [pairs, _], .. } = self;
         let (ours, theirs) = (bounds(a, ours)?, bounds(b, theirs)?);
         lengthen(pairs, a.len() + b.len() + ROOM)?;
@@ -147,7 +129,7 @@ impl Workspace {
         room[count] = 0;
         let count = count.div_ceil(2);
         pairs[..count].iter_mut().for_each(|[_, last]| *last = last.wrapping_sub(1));
-        self.of_runs(count)
+        Ok(count)
     }
 
     /// The bits of a list that are set in `other`, or those that are not.
@@ -190,6 +172,14 @@ fn words_of<'a>(view: View<'a>, room: &'a mut Option<Box<Words>>) -> Result<&'a 
     let words = made(room)?;
     view.copy_to(words);
     Ok(words)
+}
+
+/// Puts the runs of a list into `out`.
+fn gather_runs(list: &[u16], out: &mut Vec<Pair>) -> Result<()> {
+    out.clear();
+    out.try_reserve(list.len())?;
+    out.extend(View::Array(list).runs(Run::WHOLE).map(Run::pair));
+    Ok(())
 }
 
 /// Puts the runs between runs into `out`.

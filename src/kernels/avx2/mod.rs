@@ -2,7 +2,7 @@
 //! them.
 
 mod lists;
-pub(super) mod pairs;
+mod pairs;
 mod runs;
 mod sparse;
 
@@ -13,8 +13,8 @@ use crate::geometry::Extent;
 /// By hand the set operations on lists are about three times as fast as what the compiler makes of the portable body, and that of few
 /// runs twice.
 mod bodies {
-    pub(super) use super::lists::{sort_few, unite};
-    pub(super) use super::pairs::{intersect, subtract, xor_lists};
+    pub(super) use super::lists::{sort_few, unite, xor_lists};
+    pub(super) use super::pairs::{intersect, subtract};
     pub(super) use super::runs::unite_few_runs;
     pub(super) use super::sparse::{pack, spread, unpack};
     pub(super) use crate::kernels::portable::*;

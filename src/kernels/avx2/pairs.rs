@@ -1,12 +1,11 @@
-//! Owns the intersection, the difference and the exclusive or of two sorted lists, written by hand as the compiler keeps them
+//! Owns the intersection and the difference of two sorted lists, written by hand as the compiler keeps them
 //! scalar. Must never be reached on a CPU without AVX2 and POPCNT.
 //!
 //! Eight items of one list are compared with eight of the other at once, each with each; then the list whose eight end first
 //! goes on. Two halves of the lists go side by side in the two halves of the registers, as each step waits for the one before.
 
-use super::lists::{LANES, load, store_packed, unite};
+use super::lists::{LANES, fill_group, load, store_packed};
 use crate::kernels::portable;
-use crate::kernels::table::ROOM;
 use std::arch::x86_64::*;
 
 /// Shorter lists are not cut in two halves.
@@ -14,7 +13,7 @@ const SPLIT_MIN: usize = 48;
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 #[inline]
-pub(in crate::kernels) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+pub(super) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     match portable::skewed(a, b) {
         Some(_) => portable::intersect(a, b, out),
         None => pick::<true>(a, b, out),
@@ -23,29 +22,10 @@ pub(in crate::kernels) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> us
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 #[inline]
-pub(in crate::kernels) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+pub(super) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     match portable::skewed(a, b) {
         Some((few, _)) if few.len() == a.len() => portable::subtract(a, b, out),
         _ => pick::<false>(a, b, out),
-    }
-}
-
-/// Each without the other, united.
-#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-#[inline]
-pub(super) fn xor_lists(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
-    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-    #[inline]
-    fn within<const LEN: usize>(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
-        let (mut ours, mut theirs) = ([0; LEN], [0; LEN]);
-        let (first, second) = (pick::<false>(a, b, &mut ours), pick::<false>(b, a, &mut theirs));
-        unite(&ours[..first], &theirs[..second], out)
-    }
-    match a.len().max(b.len()) + ROOM {
-        ..=128 => portable::xor_lists(a, b, out),
-        ..=1024 => within::<1024>(a, b, out),
-        ..=4224 => within::<4224>(a, b, out),
-        _ => portable::xor_lists(a, b, out),
     }
 }
 
@@ -102,7 +82,7 @@ fn step_both<'a, const IN_BOTH: bool>(
         let found = _mm256_movemask_epi8(equal).cast_unsigned() as usize;
         let (low_ends, high_ends) = (x[LANES - 1] <= y[LANES - 1], z[LANES - 1] <= w[LANES - 1]);
         if IN_BOTH {
-            // Each item is found once at most, so what is found now comes behind all that was.
+            // Each item is found once at most, so what is found now comes behind all that was. Mostly it is nothing.
             if found != 0 {
                 low.count += store::<IN_BOTH>(_mm256_castsi256_si128(ours), found & 0xff, &mut lower[low.count..]);
                 let found = found >> 16 & 0xff;
@@ -165,7 +145,7 @@ fn load_some(list: &[u16], last: u16) -> (__m128i, usize) {
         Some(block) => (load(block), LANES),
         None => {
             let mut block = [last; LANES];
-            super::lists::fill_group(&mut block, list);
+            fill_group(&mut block, list);
             (load(&block), list.len())
         }
     }

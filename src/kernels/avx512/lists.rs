@@ -4,7 +4,6 @@
 //! 128 items of many lists are sorted in four registers.
 
 use crate::geometry::Extent;
-use crate::kernels::avx2::pairs;
 use crate::kernels::portable;
 use crate::kernels::table::{FEW, GROUP, ROOM};
 use std::arch::x86_64::*;
@@ -29,7 +28,7 @@ pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     if let Some((few, many)) = portable::skewed(a, b) {
         return portable::unite_few(few, many, out);
     }
-    merge_lists::<false>(a, b, out)
+    merge_lists::<UNITE>(a, b, out, 0)
 }
 
 /// As the union, but for what is stored of what comes out of the network.
@@ -43,13 +42,13 @@ pub(super) fn xor_lists(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
         return count + usize::from(a_below.is_some() != b_below.is_some());
     }
     if a.len() <= LANES && b.len() <= LANES && out.len() >= 3 * LANES {
-        let mut items = Out::<true>::new(out, 3 * LANES).expect("the room was just looked at");
+        let mut items = Out::<XOR>::new(out, 3 * LANES, 0).expect("the room was just looked at");
         let (low, high) = merge(load_short(a), load_short(b));
         items.add(low);
         items.add(high);
         return items.len();
     }
-    merge_lists::<true>(a, b, out)
+    merge_lists::<XOR>(a, b, out, 0)
 }
 
 /// The items of `a` that are in `b`.
@@ -57,7 +56,7 @@ pub(super) fn xor_lists(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 #[inline]
 pub(super) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     if a.len() > LANES || b.len() > LANES {
-        return pairs::intersect(a, b, out);
+        return pick::<INTERSECT>(a, b, out);
     }
     let found = found_in(a, b);
     store(_mm512_maskz_compress_epi16(found, load_short(a)), out);
@@ -69,7 +68,7 @@ pub(super) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 #[inline]
 pub(super) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     if a.len() > LANES || b.len() > LANES {
-        return pairs::subtract(a, b, out);
+        return pick::<SUBTRACT>(a, b, out);
     }
     let found = found_in(a, b);
     store(_mm512_maskz_compress_epi16(!found, load_short(a)), out);
@@ -89,13 +88,62 @@ fn found_in(a: &[u16], b: &[u16]) -> u32 {
     found & there
 }
 
-/// Merges two lists; what they have in common is there once, or not at all if `XOR`.
+/// What is wanted of two lists.
+const UNITE: u8 = 0;
+const XOR: u8 = 1;
+/// For these two the items go through the network with the mark of their list in the lowest bit, so each list in two halves,
+/// of 15 bits.
+const INTERSECT: u8 = 2;
+const SUBTRACT: u8 = 3;
+
+/// The middle of a chunk.
+const MIDDLE: u16 = 1 << 15;
+
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
 #[inline]
-fn merge_lists<const XOR: bool>(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
-    let (mut a, mut b) = (Blocks::new(a), Blocks::new(b));
-    let Some(mut out) = Out::<XOR>::new(out, LANES * (a.whole.len() + b.whole.len() + 2 + usize::from(XOR))) else {
-        return if XOR { portable::xor_lists(a.list, b.list, out) } else { portable::unite_evenly(a.list, b.list, out) };
+fn pick<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    let halves = |list: &[u16]| list.partition_point(|&item| item < MIDDLE);
+    let ((low_a, high_a), (low_b, high_b)) = (a.split_at(halves(a)), b.split_at(halves(b)));
+    let count = pick_half::<RULE>(low_a, low_b, out, 0);
+    count + pick_half::<RULE>(high_a, high_b, &mut out[count..], MIDDLE)
+}
+
+/// [`pick`] in the half of the chunk that begins at `base`.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+#[inline]
+fn pick_half<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16], base: u16) -> usize {
+    // The last position with a mark would be that for the end.
+    let last = base + (MIDDLE - 1);
+    let (a_below, b_below) = (a.strip_suffix(&[last]), b.strip_suffix(&[last]));
+    if a_below.is_some() || b_below.is_some() {
+        let count = pick_half::<RULE>(a_below.unwrap_or(a), b_below.unwrap_or(b), out, base);
+        out[count] = last;
+        return count + usize::from(a_below.is_some() && b_below.is_some() == (RULE == INTERSECT));
+    }
+    match portable::skewed(a, b) {
+        Some(_) if RULE == INTERSECT => portable::intersect(a, b, out),
+        Some((few, _)) if few.len() == a.len() => portable::subtract(a, b, out),
+        _ => merge_lists::<RULE>(a, b, out, base),
+    }
+}
+
+/// Merges two lists, and stores of them what is wanted.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+#[inline]
+fn merge_lists<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16], base: u16) -> usize {
+    let (mut a, mut b) = (Blocks::<RULE>::new(a, 0), Blocks::<RULE>::new(b, 1));
+    let most = match RULE {
+        UNITE => LANES * (a.whole.len() + b.whole.len() + 2),
+        XOR => LANES * (a.whole.len() + b.whole.len() + 3),
+        _ => a.list.len() + LANES,
+    };
+    let Some(mut out) = Out::<RULE>::new(out, most, base) else {
+        return match RULE {
+            UNITE => portable::unite_evenly(a.list, b.list, out),
+            XOR => portable::xor_lists(a.list, b.list, out),
+            INTERSECT => portable::intersect(a.list, b.list, out),
+            _ => portable::subtract(a.list, b.list, out),
+        };
     };
     let (mut low, mut high) = merge(a.next(), b.next());
     while let (Some(next_a), Some(next_b)) = (a.whole.first(), b.whole.first()) {
@@ -105,7 +153,7 @@ fn merge_lists<const XOR: bool>(a: &[u16], b: &[u16], out: &mut [u16]) -> usize 
         // SAFETY: either has a first block.
         (a.whole, b.whole) =
             unsafe { (a.whole.get_unchecked(usize::from(is_a)..), b.whole.get_unchecked(usize::from(!is_a)..)) };
-        (low, high) = merge(load(next), high);
+        (low, high) = merge(marked::<RULE>(load(next), u16::from(!is_a)), high);
     }
     while let (Some(head_a), Some(head_b)) = (a.head(), b.head()) {
         out.add(low);
@@ -124,7 +172,7 @@ fn merge_lists<const XOR: bool>(a: &[u16], b: &[u16], out: &mut [u16]) -> usize 
 #[target_feature(enable = "bmi2,avx512f,avx512bw,avx512vbmi2,popcnt")]
 #[inline]
 fn unite_short(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
-    let mut items = Out::<false>::new(out, 2 * LANES).expect("the caller has looked at the room");
+    let mut items = Out::<UNITE>::new(out, 2 * LANES, 0).expect("the caller has looked at the room");
     let (low, high) = merge(load_short(a), load_short(b));
     items.add(low);
     if a.len() + b.len() > LANES {
@@ -137,7 +185,7 @@ fn unite_short(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 #[inline]
 pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
-    let mut out = Out::<false>::new(out, FEW + ROOM).expect("there is room, as the kernel's users promise");
+    let mut out = Out::<UNITE>::new(out, FEW + ROOM, 0).expect("there is room, as the kernel's users promise");
     let (registers, used) = sorted(lists);
     let [r, s, t, u] = registers;
     if used <= 1 {
@@ -324,16 +372,17 @@ fn sort_halves(x: __m512i) -> __m512i {
 }
 
 /// The rest of a list: whole blocks, and less than a block.
-struct Blocks<'a> {
+struct Blocks<'a, const RULE: u8> {
     list: &'a [u16],
     whole: &'a [[u16; LANES]],
     rest: &'a [u16],
+    mark: u16,
 }
 
-impl<'a> Blocks<'a> {
-    fn new(list: &'a [u16]) -> Self {
+impl<'a, const RULE: u8> Blocks<'a, RULE> {
+    fn new(list: &'a [u16], mark: u16) -> Self {
         let (whole, rest) = list.as_chunks();
-        Self { list, whole, rest }
+        Self { list, whole, rest, mark }
     }
 
     fn head(&self) -> Option<u16> {
@@ -346,45 +395,69 @@ impl<'a> Blocks<'a> {
     fn next(&mut self) -> __m512i {
         if let Some((block, later)) = self.whole.split_first() {
             self.whole = later;
-            return load(block);
+            return marked::<RULE>(load(block), self.mark);
         }
-        load_short(std::mem::take(&mut self.rest))
+        let rest = std::mem::take(&mut self.rest);
+        #[allow(clippy::cast_possible_truncation, reason = "the number of lanes is small")]
+        let lanes = _bzhi_u32(u32::MAX, rest.len() as u32);
+        _mm512_mask_mov_epi16(_mm512_set1_epi16(-1), lanes, marked::<RULE>(load_short(rest), self.mark))
     }
 }
 
-/// Where items go that do not repeat the one before; if `XOR`, those that neither repeat nor are repeated.
-struct Out<'a, const XOR: bool> {
+/// Items on their way into the network, with the mark of their list where the rule asks for it.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn marked<const RULE: u8>(items: __m512i, mark: u16) -> __m512i {
+    match RULE {
+        UNITE | XOR => items,
+        _ => _mm512_or_si512(_mm512_slli_epi16::<1>(items), _mm512_set1_epi16(mark.cast_signed())),
+    }
+}
+
+/// Where items go that are wanted of what comes out of the network.
+struct Out<'a, const RULE: u8> {
     items: &'a mut [u16],
     /// The last register, and the one before it.
     last: __m512i,
     before: __m512i,
+    /// What was shifted out of all items.
+    base: u16,
     count: usize,
 }
 
-impl<'a, const XOR: bool> Out<'a, XOR> {
-    /// The slice must have room for `most` items; if `XOR`, a register of them comes after what is added.
+impl<'a, const RULE: u8> Out<'a, RULE> {
+    /// The slice must have room for `most` items.
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
-    fn new(items: &'a mut [u16], most: usize) -> Option<Self> {
+    fn new(items: &'a mut [u16], most: usize, base: u16) -> Option<Self> {
         // No list begins with this value, so nothing is taken for its repetition.
         let none = _mm512_set1_epi16(-1);
-        (items.len() >= most).then(|| Self { items, last: none, before: none, count: 0 })
+        (items.len() >= most).then(|| Self { items, last: none, before: none, base, count: 0 })
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
     #[inline]
     fn add(&mut self, new: __m512i) {
-        let (last, before) = (self.last, self.before);
-        let (wanted, from) = if XOR {
-            // Whether an item is repeated is known only when the next one is there.
-            let lanes_after = _mm512_alignr_epi64::<2>(new, last);
-            let after = _mm512_alignr_epi8::<2>(lanes_after, last);
-            (differs_from_before(last, before) & _mm512_cmpneq_epi16_mask(after, last), last)
-        } else {
-            (differs_from_before(new, last), new)
-        };
+        let (last, before, one) = (self.last, self.before, _mm512_set1_epi16(1));
         (self.before, self.last) = (last, new);
-        store(_mm512_maskz_compress_epi16(wanted, from), &mut self.items[self.count..]);
+        let (wanted, from) = match RULE {
+            UNITE => (_mm512_cmpneq_epi16_mask(before_each(new, last), new), new),
+            // Whether another item follows of the same place is known only when the next one is there.
+            XOR => {
+                let is_new = _mm512_cmpneq_epi16_mask(before_each(last, before), last);
+                (is_new & _mm512_cmpneq_epi16_mask(after_each(last, new), last), last)
+            }
+            INTERSECT => (_mm512_cmpeq_epi16_mask(before_each(new, last), _mm512_xor_si512(new, one)), new),
+            _ => {
+                let is_ours = _mm512_testn_epi16_mask(last, one);
+                (is_ours & _mm512_cmpneq_epi16_mask(after_each(last, new), _mm512_xor_si512(last, one)), last)
+            }
+        };
+        let items = match RULE {
+            UNITE | XOR => from,
+            _ => _mm512_or_si512(_mm512_srli_epi16::<1>(from), _mm512_set1_epi16(self.base.cast_signed())),
+        };
+        store(_mm512_maskz_compress_epi16(wanted, items), &mut self.items[self.count..]);
         self.count += wanted.count_ones() as usize;
     }
 
@@ -392,21 +465,29 @@ impl<'a, const XOR: bool> Out<'a, XOR> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
     #[inline]
     fn len(&mut self) -> usize {
-        if XOR {
-            // The marks for the end repeat each other.
-            self.add(_mm512_set1_epi16(-1));
-            return self.count;
+        match RULE {
+            UNITE => self.count - usize::from(self.count > 0 && self.items[self.count - 1] == u16::MAX),
+            INTERSECT => self.count,
+            _ => {
+                self.add(_mm512_set1_epi16(-1));
+                self.count
+            }
         }
-        self.count - usize::from(self.count > 0 && self.items[self.count - 1] == u16::MAX)
     }
 }
 
-/// Which items of a register differ from the one before them, that of the first being the last one of `before`.
+/// The item before each, that of the first being the last one of `before`.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-fn differs_from_before(items: __m512i, before: __m512i) -> u32 {
-    let lanes_before = _mm512_alignr_epi64::<6>(items, before);
-    _mm512_cmpneq_epi16_mask(_mm512_alignr_epi8::<14>(items, lanes_before), items)
+fn before_each(items: __m512i, before: __m512i) -> __m512i {
+    _mm512_alignr_epi8::<14>(items, _mm512_alignr_epi64::<6>(items, before))
+}
+
+/// The item after each, that of the last being the first one of `after`.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn after_each(items: __m512i, after: __m512i) -> __m512i {
+    _mm512_alignr_epi8::<2>(_mm512_alignr_epi64::<2>(after, items), items)
 }
 
 #[target_feature(enable = "avx512f")]

@@ -30,7 +30,11 @@ pub(super) fn measure(words: &Words) -> Measure {
 pub(super) fn positions(words: &Words, out: &mut [u16]) -> usize {
     let each = numbers();
     let mut count = 0;
-    for (index, &word) in (0_u16..).zip(words) {
+    let mut used = [MaybeUninit::<u16>::uninit(); WORDS + LANES / 2];
+    let words_used = used_words(words, &mut used);
+    // SAFETY: as many indices were stored.
+    for index in used[..words_used].iter().map(|index| unsafe { index.assume_init() }) {
+        let word = words[usize::from(index) % WORDS];
         let Some(room) = out.get_mut(count..).and_then(|rest| rest.first_chunk_mut::<ROOM>()) else { break };
         let found = word.count_ones();
         let bits = _mm512_maskz_compress_epi8(word, each);
@@ -51,6 +55,27 @@ pub(super) fn positions(words: &Words, out: &mut [u16]) -> usize {
             unsafe { _mm256_storeu_si256(sixteen.as_mut_ptr().cast(), positions) };
         }
         count += found as usize;
+    }
+    count
+}
+
+/// The indices of the words that are not 0; their number.
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+#[inline]
+fn used_words(words: &Words, used: &mut [MaybeUninit<u16>; WORDS + LANES / 2]) -> usize {
+    let mut count = 0;
+    let mut indices = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(numbers()));
+    for blocks in words.as_chunks::<EIGHT>().0.chunks_exact(4) {
+        let mut some = 0;
+        for (place, block) in (0..).zip(blocks) {
+            let here = load_words(block);
+            some |= u32::from(_mm512_test_epi64_mask(here, here)) << (8 * place);
+        }
+        let room: &mut [_] = &mut used[count..count + LANES / 2];
+        // SAFETY: 64 bytes are writable, and the store needs no alignment.
+        unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), _mm512_maskz_compress_epi16(some, indices)) };
+        count += some.count_ones() as usize;
+        indices = _mm512_add_epi16(indices, _mm512_set1_epi16(32));
     }
     count
 }

@@ -65,12 +65,20 @@ pub(in crate::kernels) fn is_subset(a: &Words, b: &Words) -> bool {
 )]
 pub(in crate::kernels) fn positions(words: &Words, out: &mut [u16]) -> usize {
     let mut count = 0;
-    for (index, &word) in words.iter().enumerate() {
-        let Some(room) = out.get_mut(count..).and_then(|rest| rest.first_chunk_mut::<ROOM>()) else { break };
-        let base = index as u32 * 64;
-        let found = word.count_ones() as usize;
-        each_bit(word, |place, bit| room[place] = (base + bit) as u16);
-        count += found;
+    for (block, eight) in words.as_chunks::<8>().0.iter().enumerate() {
+        // Few bits leave most words empty.
+        if eight.iter().fold(0, |any, word| any | word) == 0 {
+            continue;
+        }
+        for (index, &word) in eight.iter().enumerate() {
+            let Some(room) = out.get_mut(count..).and_then(|rest| rest.first_chunk_mut::<ROOM>()) else {
+                return count;
+            };
+            let base = edge(8 * block + index);
+            let found = word.count_ones() as usize;
+            each_bit(word, |place, bit| room[place] = (base + bit) as u16);
+            count += found;
+        }
     }
     count
 }
