@@ -76,6 +76,18 @@ fn check_words(kernels: &Kernels, a: &[u16], b: &[u16]) {
     (kernels.or_only)(&mut sum, &y);
     assert!((kernels.is_subset)(&x, &sum));
     assert_eq!((kernels.is_subset)(&x, &y), ours.is_subset(&theirs));
+    let (mut folded, mut doubled) = ([0; WORDS / 2], Box::new([0; WORDS]));
+    (kernels.fold)(&x[..], &mut folded);
+    (kernels.unfold)(&folded, &mut doubled[..]);
+    let pairs = |item: u16| [item & !1, item | 1];
+    let both: BTreeSet<u16> = a.iter().flat_map(|&item| pairs(item)).collect();
+    assert!(list_of(&doubled).into_iter().eq(both), "{:?}", kernels.level);
+    let is_set = |item: usize| folded[item / 64] >> (item % 64) & 1 == 1;
+    assert!(
+        (0..32_768)
+            .filter(|&item| is_set(item))
+            .eq(a.iter().map(|item| usize::from(item / 2)).collect::<BTreeSet<_>>())
+    );
     let mut scattered = x.clone();
     (kernels.scatter)(b, &mut scattered);
     assert!(scattered == sum);

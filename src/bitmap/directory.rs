@@ -9,18 +9,15 @@
 //! A change that finds no memory leaves everything as it was: what it needs is asked for before the first step that could not
 //! be taken back.
 
-use super::arena::{Arena, ArenaOffset};
-use super::container::{Container, Form, Packer, Pair, Plain, Run, View, Words, Workspace, to_u16, with_runs};
+use super::arena::Arena;
+use super::container::{Container, Form, Packer, Pair, Run, View};
 use super::entries::{self, Entries};
 use super::entry::{Body, Entry};
 use super::span::{Span, split};
-use crate::kernels::{Measure, prefetch, select};
+use crate::kernels::{Measure, prefetch};
 use crate::memory::{self, Result};
 use once_cell::race::OnceBox;
 use std::ops::Range;
-
-/// The arena is packed anew when more than one chunk in this many has left it.
-const MOVED_ONE_IN: usize = 16;
 
 /// The bytes that are worth to be fetched ahead, and those behind which the CPU goes on by itself.
 const FETCH_MIN: usize = 512;
@@ -35,10 +32,10 @@ pub(super) enum Packed<'a> {
 /// Sorted entries that do not overlap; full ones do not touch.
 #[derive(Default)]
 pub(super) struct Directory {
-    entries: Entries,
-    arena: Arena,
+    pub(super) entries: Entries,
+    pub(super) arena: Arena,
     /// The entries that lie in the arena.
-    packed: usize,
+    pub(super) packed: usize,
     /// The dirty granules of all entries.
     ones: u64,
     /// The dirty granules before each entry, and at last all of them; made when first asked for. Who asks never waits for
@@ -109,9 +106,12 @@ impl Directory {
         self.arena.shrink();
     }
 
-    /// The words of containers that lie one behind the other in the arena.
-    pub(super) fn packed_words(&self, place: ArenaOffset, words: usize) -> &[u64] {
-        self.arena.some_words(place, words)
+    /// Whether both hold the same in the same places.
+    pub(super) fn is_copy_of(&self, other: &Self) -> bool {
+        let all = self.entries().iter().zip(other.entries());
+        self.entries().len() == other.entries().len()
+            && all.into_iter().all(|(a, b)| a.is_copy_of(b))
+            && self.arena.has_same_words(&other.arena)
     }
 
     /// Whether each container is packed in its smallest form, and nothing else is in the arena.
@@ -287,7 +287,7 @@ impl Directory {
     }
 
     /// Forgets the counts before each entry, and adds the change to the total.
-    fn recount(&mut self, added: u64, taken: u64) {
+    pub(super) fn recount(&mut self, added: u64, taken: u64) {
         self.before = OnceBox::new();
         self.ones = self.ones + added - taken;
     }
@@ -306,17 +306,15 @@ impl Directory {
     /// Appends a copy of `view`, which holds `measure` in its smallest form, after the last entry. Nothing is added by
     /// nothing.
     pub(super) fn push(&mut self, key: u32, measure: Measure, view: View<'_>) -> Result<()> {
-        let runs = to_u16(measure.runs);
-        let body = match view {
+        let place = match view {
             View::Full => return self.push_full(key, 1),
             View::Array([]) => return Ok(()),
-            View::Array(array) => Body::Array(self.arena.push_list(array)?, runs),
-            View::Words(words) => Body::Words(self.arena.push_words(words)?, runs),
-            View::Runs(list) => Body::Runs(self.arena.push_pairs(list)?, runs),
-            #[allow(clippy::cast_possible_truncation, reason = "it is smaller than words")]
-            View::Sparse(sparse) => Body::Sparse(self.arena.push_bytes(sparse.bytes)?, sparse.bytes.len() as u16, runs),
+            View::Array(array) => self.arena.push_list(array)?,
+            View::Words(words) => self.arena.push_words(words)?,
+            View::Runs(list) => self.arena.push_pairs(list)?,
+            View::Sparse(sparse) => self.arena.push_bytes(sparse.bytes)?,
         };
-        memory::push(self.entries.all_mut(), Entry { key, size: measure.ones, body })?;
+        memory::push(self.entries.all_mut(), Entry::packed(key, measure, view, place))?;
         self.packed += 1;
         self.recount(measure.ones.into(), 0);
         Ok(())
@@ -425,97 +423,8 @@ impl Directory {
         }
     }
 
-    /// Adds few chunks, one by one.
-    pub(super) fn unite_few(&mut self, other: &Self) -> Result<()> {
-        let mut workspace = Workspace::new();
-        let mut united = memory::room(other.entries().len())?;
-        for theirs in other.entries().iter().filter(|theirs| !theirs.is_full()) {
-            let container = match self.find(theirs.key) {
-                // A chunk that is united in its place needs no memory.
-                Some(Entry { body: Body::Full | Body::Own(Container::Bits { .. }), .. }) => continue,
-                Some(ours) => {
-                    let made = workspace.unite(&[self.view(ours), other.view(theirs)])?;
-                    Container::copy(made.view, made.measure.ones)?
-                }
-                None => Container::copy(other.view(theirs), theirs.ones_of_chunk())?,
-            };
-            united.push((theirs.key, container));
-        }
-        self.reserve(other.entries().len())?;
-        let mut united = united.into_iter().peekable();
-        for theirs in other.entries() {
-            if theirs.is_full() {
-                self.put_full(theirs.key, theirs.end());
-            } else if let Some((key, container)) = united.next_if(|(key, _)| *key == theirs.key) {
-                self.put(key, container);
-            } else {
-                self.edit(theirs.key, |ours| ours.unite_with(other.view(theirs), &mut workspace).map(i64::from))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds all of `other`, if this has words in every chunk that is dirty there: in their place, as fresh pages for a new
-    /// result cost more than the union. Else nothing changes; whether it was done.
-    pub(super) fn unite_in_place(&mut self, other: &Self) -> Result<bool> {
-        let mut places = memory::room(other.entries().len())?;
-        for theirs in other.entries() {
-            let at = self.place(theirs.key);
-            match self.entries().get(at) {
-                Some(Entry { key, body: Body::Words(place, _), .. }) if *key == theirs.key && !theirs.is_full() => {
-                    places.push((at, *place));
-                }
-                _ => return Ok(false),
-            }
-        }
-        let kernels = select();
-        let (mut added, mut smaller, mut full) = (0, 0, 0);
-        let entries = self.entries.all_mut();
-        for (theirs, (at, place)) in other.entries().iter().zip(places) {
-            let ours = &mut entries[at];
-            let words = self.arena.words_mut(place);
-            let Measure { ones, runs } = match other.view(theirs) {
-                View::Words(others) => (kernels.or)(words, others),
-                view => {
-                    view.add_to(words);
-                    (kernels.measure)(words)
-                }
-            };
-            added += u64::from(ones - ours.size);
-            // More bits can be fewer runs, but neither a list nor smaller packed.
-            let (body, is_smaller) = match Plain::smallest(ones, runs) {
-                Plain::Full => {
-                    full += 1;
-                    (Body::Full, true)
-                }
-                Plain::Runs => {
-                    runs_in_place(words);
-                    (Body::Runs(place, to_u16(runs)), true)
-                }
-                Plain::Words | Plain::Array => (Body::Words(place, to_u16(runs)), false),
-            };
-            (ours.size, ours.body) = (if matches!(body, Body::Full) { 1 } else { ones }, body);
-            smaller += usize::from(is_smaller);
-        }
-        if full > 0 {
-            entries.dedup_by(|entry, before| {
-                let touch = before.is_full() && entry.is_full() && before.end() == entry.key;
-                before.size += if touch { entry.size } else { 0 };
-                touch
-            });
-        }
-        let is_loose = smaller > entries.len() / MOVED_ONE_IN;
-        self.recount(added, 0);
-        self.forget(full);
-        if is_loose {
-            // Where there is no memory to pack it anew, it stays loose.
-            let _ = self.optimize();
-        }
-        Ok(true)
-    }
-
     /// Makes the chunks `key..end` full. There must be room for one more entry.
-    fn put_full(&mut self, key: u32, end: u32) {
+    pub(super) fn put_full(&mut self, key: u32, end: u32) {
         if key >= end {
             return;
         }
@@ -535,7 +444,7 @@ impl Directory {
     }
 
     /// Removes the chunks `key..end`. There must be room for one more entry.
-    fn take_out(&mut self, key: u32, end: u32) {
+    pub(super) fn take_out(&mut self, key: u32, end: u32) {
         let places = self.places(key, end);
         let entries = self.entries();
         let (Some(head), Some(tail)) = (entries.get(places.start), entries[..places.end].last()) else {
@@ -666,15 +575,6 @@ impl Directory {
 }
 
 /// How many entries lie in the arena.
-fn packed_of(entries: &[Entry]) -> usize {
+pub(super) fn packed_of(entries: &[Entry]) -> usize {
     entries.iter().filter(|entry| entry.place().is_some()).count()
-}
-
-/// Puts the runs of words, which are not more than fit, in their place.
-fn runs_in_place(words: &mut Words) {
-    let copy = *words;
-    with_runs(&copy, |runs| {
-        let room: &mut [Pair] = bytemuck::cast_slice_mut(&mut words[..]);
-        room[..runs.len()].copy_from_slice(runs);
-    });
 }

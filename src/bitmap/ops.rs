@@ -3,13 +3,12 @@
 //! operation is for.
 
 use super::Bitmap;
-use super::collector::Collector;
 use super::compare::is_subset;
 use super::container::{Operation, Workspace};
 use super::directory::Directory;
 use super::entry::Entry;
 use super::many;
-use super::span::Span;
+use super::rescale::{self, Rounding};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, check_disk};
 use crate::memory;
@@ -132,10 +131,15 @@ impl Bitmap {
         let other = other.rescaled(self.granularity, rounding)?;
         let other: &Directory = other.borrow();
         let (ours, theirs) = (self.directory.entries().len(), other.entries().len());
-        let is_union = matches!(operation, Operation::Union);
-        if is_union && theirs <= FEW_CHUNKS.min(ours / FEW_OF_MANY) {
-            self.directory.unite_few(other)?;
-        } else if !(is_union && self.directory.unite_in_place(other)?) {
+        let is_few = theirs <= FEW_CHUNKS.min(ours / FEW_OF_MANY);
+        let few_are_apart = match operation {
+            Operation::Union | Operation::Subtract => true,
+            Operation::Xor => other.entries().iter().all(|entry| !entry.is_full()),
+            Operation::Intersect => false,
+        };
+        if is_few && few_are_apart {
+            self.directory.combine_few(operation, other)?;
+        } else if !self.directory.combine_in_place(operation, other)? {
             self.directory = apply(&self.directory, other, operation)?;
         }
         Ok(())
@@ -152,20 +156,13 @@ impl Bitmap {
         if target == self.granularity {
             return Ok(Rescaled::Same(&self.directory));
         }
-        let mut collector = Collector::default();
-        for extent in self.extents(0, u64::MAX) {
-            let (first, end) = match rounding {
-                Rounding::Outward => (target.granule_of(extent.offset), target.granules(extent.end())),
-                Rounding::Inward if extent.end() == self.size_bytes => {
-                    (target.granules(extent.offset), target.granules(self.size_bytes))
-                }
-                Rounding::Inward => (target.granules(extent.offset), target.granule_of(extent.end())),
-            };
-            if first < end {
-                collector.push(Span { first, last: end - 1 })?;
+        Ok(Rescaled::Made(match target.bits().checked_sub(self.granularity.bits()) {
+            Some(shift) => rescale::coarser(&self.directory, shift, rounding, self.granules())?,
+            None => {
+                let shift = self.granularity.bits() - target.bits();
+                rescale::finer(&self.directory, shift, target.granules(self.size_bytes))?
             }
-        }
-        Ok(Rescaled::Made(collector.finish()?))
+        }))
     }
 
     fn check_size(&self, other: &Self) -> Result<()> {
@@ -199,13 +196,6 @@ impl Borrow<Directory> for Rescaled<'_> {
             Self::Made(directory) => directory,
         }
     }
-}
-
-/// Which way extents go that do not begin or end at a granule.
-#[derive(Clone, Copy)]
-enum Rounding {
-    Outward,
-    Inward,
 }
 
 /// Up to this many chunks, if the other side has many times as many, are added one by one instead of building all anew.

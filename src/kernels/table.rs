@@ -76,6 +76,10 @@ macro_rules! every_kernel {
             or_only(to: &mut Words, from: &Words) -> ();
             /// The measure of the words.
             measure(words: &Words) -> Measure;
+            /// For each two bits whether one of them is set; `to` has half as many words.
+            fold(from: &[u64], to: &mut [u64]) -> ();
+            /// Each bit twice; `to` has twice as many words.
+            unfold(from: &[u64], to: &mut [u64]) -> ();
             /// The number of set bits in any words.
             ones(words: &[u64]) -> u64;
             /// Whether every bit of `a` is set in `b`.

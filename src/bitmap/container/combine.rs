@@ -7,7 +7,7 @@
 
 use super::unite::{Made, Workspace, lengthen, made, room_for};
 use super::{ARRAY_MAX, Pair, RUNS_MAX, Run, View, Words, sparse};
-use crate::kernels::{Measure, ROOM};
+use crate::kernels::{Kernels, Measure, ROOM};
 use crate::memory::Result;
 
 /// What is made of two.
@@ -146,22 +146,57 @@ impl Workspace {
         })
     }
 
+    /// Makes all that [`Workspace::change_words`] and [`Workspace::smaller_than`] need, which do not fail then.
+    pub(in crate::bitmap) fn prepare(&mut self) -> Result<()> {
+        made(&mut self.others)?;
+        self.sparse.as_mut().map_or(Ok(()), sparse::PackedBytes::prepare)?;
+        room_for(&mut self.lists[0], ARRAY_MAX)?;
+        lengthen(&mut self.pairs[0], RUNS_MAX + ROOM)
+    }
+
+    /// Combines words with a view in their place; what they hold then.
+    pub(in crate::bitmap) fn change_words(
+        &mut self,
+        operation: Operation,
+        words: &mut Words,
+        other: View<'_>,
+    ) -> Result<Measure> {
+        let Self { kernels, others, .. } = self;
+        change(kernels, operation, words, other, others)
+    }
+
     fn combine_in_words(&mut self, operation: Operation, a: View<'_>, b: View<'_>) -> Result<Made<'_>> {
-        let words = made(&mut self.words)?;
+        let Self { kernels, words, others, .. } = self;
+        let words = made(words)?;
         a.copy_to(words);
-        if let (Operation::Xor, View::Array(list)) = (operation, b) {
-            (self.kernels.flip)(list, words);
-            return self.of_words();
-        }
-        let kernel = match operation {
-            Operation::Intersect => self.kernels.and,
-            Operation::Subtract => self.kernels.and_not,
-            Operation::Union => self.kernels.or,
-            Operation::Xor => self.kernels.xor,
-        };
-        let measure: Measure = kernel(words, words_of(b, &mut self.others)?);
+        let measure = change(kernels, operation, words, b, others)?;
         self.of_measured(measure)
     }
+}
+
+/// Combines words with a view, whose words lie in `room` where it has none; what they hold then.
+fn change(
+    kernels: &Kernels,
+    operation: Operation,
+    words: &mut Words,
+    other: View<'_>,
+    room: &mut Option<Box<Words>>,
+) -> Result<Measure> {
+    let kernel = match (operation, other) {
+        (Operation::Xor, View::Array(list)) => {
+            (kernels.flip)(list, words);
+            return Ok((kernels.measure)(words));
+        }
+        (Operation::Union, View::Array(_) | View::Runs(_) | View::Sparse(_)) => {
+            other.add_to(words);
+            return Ok((kernels.measure)(words));
+        }
+        (Operation::Intersect, _) => kernels.and,
+        (Operation::Subtract, _) => kernels.and_not,
+        (Operation::Union, _) => kernels.or,
+        (Operation::Xor, _) => kernels.xor,
+    };
+    Ok(kernel(words, words_of(other, room)?))
 }
 
 /// The words of a view, which lie in `room` where it has none.

@@ -13,12 +13,25 @@ use std::num::NonZeroU16;
 /// What takes fewer bytes than this in another form stays there: short lists are as quick to unite, and quicker to walk.
 pub(crate) const LEAST: usize = 3072;
 
+/// With more bits than these at random, few bytes are 0.
+const MANY: u32 = 12_000;
+
 /// The bits of a chunk.
 const END: usize = 8 * 8 * 8 * MASKS;
 
 /// The room for packed bytes; made when it is first needed.
 #[derive(Debug, Default)]
 pub(super) struct PackedBytes(Option<Box<[u64; SPARSE_ROOM / 8]>>);
+
+impl PackedBytes {
+    /// Makes the room.
+    pub(super) fn prepare(&mut self) -> memory::Result<()> {
+        if self.0.is_none() {
+            self.0 = Some(memory::zeroed_box()?);
+        }
+        Ok(())
+    }
+}
 
 /// A chunk in this form.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +69,10 @@ pub(super) fn pack<'r>(
     PackedBytes(room): &'r mut PackedBytes,
 ) -> memory::Result<Option<Sparse<'r>>> {
     let Some(others) = others(ones, runs) else { return Ok(None) };
+    // So many bits mostly leave no byte empty, which is sooner counted than packed.
+    if ones > MANY && (kernels.packed_len)(words) >= others {
+        return Ok(None);
+    }
     let room = match room {
         Some(room) => room,
         None => room.insert(memory::zeroed_box()?),

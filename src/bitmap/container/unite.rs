@@ -173,13 +173,21 @@ impl Workspace {
     /// The smallest form of the words, which hold `measure`.
     pub(super) fn of_measured(&mut self, measure: Measure) -> Result<Made<'_>> {
         let Self { kernels, words, sparse, lists: [list, _], pairs: [pairs, _], .. } = self;
-        smallest(kernels, made(words)?, measure, sparse.as_mut(), list, pairs)
+        let words: &Words = made(words)?;
+        let smaller = smaller(kernels, words, measure, sparse.as_mut(), list, pairs)?;
+        Ok(Made { view: smaller.unwrap_or(View::Words(words)), measure })
     }
 
     /// The smallest form of any words, which hold `measure`.
     pub(in crate::bitmap) fn smallest_of<'a>(&'a mut self, words: &'a Words, measure: Measure) -> Result<Made<'a>> {
+        let smaller = self.smaller_than(words, measure)?;
+        Ok(Made { view: smaller.unwrap_or(View::Words(words)), measure })
+    }
+
+    /// The smallest form of any words, which hold `measure`, unless they are it themselves.
+    pub(in crate::bitmap) fn smaller_than(&mut self, words: &Words, measure: Measure) -> Result<Option<View<'_>>> {
         let Self { kernels, sparse, lists: [list, _], pairs: [pairs, _], .. } = self;
-        smallest(kernels, words, measure, sparse.as_mut(), list, pairs)
+        smaller(kernels, words, measure, sparse.as_mut(), list, pairs)
     }
 
     /// The smallest form of what `view` holds, which is `measure`.
@@ -215,6 +223,13 @@ impl Workspace {
         pairs.try_reserve(runs)?;
         pairs.extend(View::Array(list).runs(Run::WHOLE).map(Run::pair));
         self.of_runs(runs)
+    }
+
+    /// The smallest form of any runs of a chunk.
+    pub(in crate::bitmap) fn smallest_of_runs(&mut self, runs: &[Pair]) -> Result<Made<'_>> {
+        lengthen(&mut self.pairs[0], runs.len())?;
+        self.pairs[0][..runs.len()].copy_from_slice(runs);
+        self.of_runs(runs.len())
     }
 
     /// The smallest form of the first `count` of the first runs.
@@ -363,34 +378,33 @@ impl Workspace {
     }
 }
 
-/// The smallest form of `words`, which hold `measure`; it lies in one of the rooms, or is the words.
-fn smallest<'a>(
+/// The smallest form of `words`, which hold `measure`, in one of the rooms, unless they are it themselves.
+fn smaller<'a>(
     kernels: &Kernels,
-    words: &'a Words,
+    words: &Words,
     measure: Measure,
     sparse: Option<&'a mut sparse::PackedBytes>,
     list: &'a mut Vec<u16>,
     pairs: &'a mut Vec<Pair>,
-) -> Result<Made<'a>> {
+) -> Result<Option<View<'a>>> {
     if let Some(room) = sparse
         && let Some(packed) = sparse::pack(kernels, words, measure, room)?
     {
-        return Ok(Made { view: View::Sparse(packed), measure });
+        return Ok(Some(View::Sparse(packed)));
     }
-    let view = match Plain::smallest(measure.ones, measure.runs) {
-        Plain::Full => View::Full,
-        Plain::Words => View::Words(words),
+    Ok(match Plain::smallest(measure.ones, measure.runs) {
+        Plain::Full => Some(View::Full),
+        Plain::Words => None,
         Plain::Array => {
             let list = room_for(list, measure.ones as usize)?;
             let count = (kernels.positions)(words, list);
-            View::Array(&list[..count])
+            Some(View::Array(&list[..count]))
         }
         Plain::Runs => {
             let count = runs_of(kernels, words, pairs)?;
-            View::Runs(&pairs[..count])
+            Some(View::Runs(&pairs[..count]))
         }
-    };
-    Ok(Made { view, measure })
+    })
 }
 
 /// Words with any contents.

@@ -1,28 +1,81 @@
 //! Owns the loops over the words of a chunk in 512-bit registers. Must never be reached on a CPU without AVX-512 with BW, VL,
 //! VBMI2 and its population counts.
 
-use super::registers::{EIGHT, LANES, load_words, numbers};
+use super::registers::{EIGHT, LANES, load_words, numbers, store_words};
 use crate::kernels::portable;
 use crate::kernels::table::{EDGES, Measure, Pair, ROOM, WORDS, Words};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
+/// What is counted of words that come one block after the other.
+struct Counts {
+    ones: __m512i,
+    runs: __m512i,
+    before: __m512i,
+}
+
+impl Counts {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn new() -> Self {
+        let none = _mm512_setzero_si512();
+        Self { ones: none, runs: none, before: none }
+    }
+
+    #[target_feature(enable = "avx512f,avx512vbmi2,avx512vpopcntdq")]
+    #[inline]
+    fn add(&mut self, here: __m512i) {
+        // The bit before each bit.
+        let shifted = _mm512_shldi_epi64::<1>(here, _mm512_alignr_epi64::<7>(here, self.before));
+        self.ones = _mm512_add_epi64(self.ones, _mm512_popcnt_epi64(here));
+        self.runs = _mm512_add_epi64(self.runs, _mm512_popcnt_epi64(_mm512_andnot_si512(shifted, here)));
+        self.before = here;
+    }
+
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn measure(self) -> Measure {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a chunk has 65536 bits")]
+        let [ones, runs] = [self.ones, self.runs].map(|counts| _mm512_reduce_add_epi64(counts) as u32);
+        Measure { ones, runs }
+    }
+}
+
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2,avx512vpopcntdq")]
 #[inline]
 pub(super) fn measure(words: &Words) -> Measure {
-    let (mut ones, mut runs) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-    let mut before = _mm512_setzero_si512();
-    for block in words.as_chunks::<EIGHT>().0 {
-        let here = load_words(block);
-        // The bit before each bit.
-        let shifted = _mm512_shldi_epi64::<1>(here, _mm512_alignr_epi64::<7>(here, before));
-        ones = _mm512_add_epi64(ones, _mm512_popcnt_epi64(here));
-        runs = _mm512_add_epi64(runs, _mm512_popcnt_epi64(_mm512_andnot_si512(shifted, here)));
-        before = here;
-    }
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a chunk has 65536 bits")]
-    let [ones, runs] = [ones, runs].map(|counts| _mm512_reduce_add_epi64(counts) as u32);
-    Measure { ones, runs }
+    let mut counts = Counts::new();
+    words.as_chunks::<EIGHT>().0.iter().for_each(|block| counts.add(load_words(block)));
+    counts.measure()
+}
+
+/// Operations on two chunks that count what they store, while they wait for memory.
+macro_rules! counted {
+    ($($name:ident: |$to:ident, $from:ident| $result:expr;)*) => {
+        $(
+            #[target_feature(
+                enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2,avx512vpopcntdq"
+            )]
+            #[inline]
+            pub(super) fn $name(to: &mut Words, from: &Words) -> Measure {
+                let mut counts = Counts::new();
+                for (to, from) in to.as_chunks_mut::<EIGHT>().0.iter_mut().zip(from.as_chunks::<EIGHT>().0) {
+                    let ($to, $from) = (load_words(to), load_words(from));
+                    let result = $result;
+                    store_words(result, to);
+                    counts.add(result);
+                }
+                counts.measure()
+            }
+        )*
+    };
+}
+
+counted! {
+    or: |to, from| _mm512_or_si512(to, from);
+    and: |to, from| _mm512_and_si512(to, from);
+    and_not: |to, from| _mm512_andnot_si512(from, to);
+    xor: |to, from| _mm512_xor_si512(to, from);
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]

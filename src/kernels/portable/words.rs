@@ -170,3 +170,39 @@ pub(in crate::kernels) fn runs(words: &Words, out: &mut [Pair]) -> usize {
 fn edge(index: usize) -> u32 {
     index as u32 * 64
 }
+
+#[inline(always)]
+pub(in crate::kernels) fn fold(from: &[u64], to: &mut [u64]) {
+    for (to, &[low, high]) in to.iter_mut().zip(from.as_chunks::<2>().0) {
+        *to = halved(low) | halved(high) << 32;
+    }
+}
+
+/// For each two bits whether one is set, in the lower half.
+#[inline(always)]
+fn halved(word: u64) -> u64 {
+    let word = (word | word >> 1) & 0x5555_5555_5555_5555;
+    let word = (word | word >> 1) & 0x3333_3333_3333_3333;
+    let word = (word | word >> 2) & 0x0f0f_0f0f_0f0f_0f0f;
+    let word = (word | word >> 4) & 0x00ff_00ff_00ff_00ff;
+    let word = (word | word >> 8) & 0x0000_ffff_0000_ffff;
+    (word | word >> 16) & 0x0000_0000_ffff_ffff
+}
+
+#[inline(always)]
+pub(in crate::kernels) fn unfold(from: &[u64], to: &mut [u64]) {
+    for (to, &word) in to.as_chunks_mut::<2>().0.iter_mut().zip(from) {
+        *to = [doubled(word & 0xffff_ffff), doubled(word >> 32)];
+    }
+}
+
+/// Each bit of the lower half twice.
+#[inline(always)]
+fn doubled(half: u64) -> u64 {
+    let word = (half | half << 16) & 0x0000_ffff_0000_ffff;
+    let word = (word | word << 8) & 0x00ff_00ff_00ff_00ff;
+    let word = (word | word << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let word = (word | word << 2) & 0x3333_3333_3333_3333;
+    let word = (word | word << 1) & 0x5555_5555_5555_5555;
+    word | word << 1
+}
