@@ -87,6 +87,13 @@ impl Bitmap {
         self.combine(other, Rounding::Outward, Operation::Xor)
     }
 
+    /// The granules of the disk that are clean here, and no others.
+    pub fn complement(&self) -> Result<Self> {
+        let mut all = Self::new(self.size_bytes, self.granularity)?;
+        all.set_all()?;
+        all.difference(self)
+    }
+
     /// The granules dirty in any of `bitmaps`, at `granularity` or else at the finest of theirs, rounded outward.
     ///
     /// All are read in one pass, however many they are. No bitmap, or a granularity at which the disk has more than 2^41

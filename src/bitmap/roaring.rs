@@ -10,7 +10,7 @@
 use super::Bitmap;
 use super::chunks::little_endian;
 use super::container::{
-    ARRAY_MAX, CHUNK, Form as Held, Made, Pair, RUNS_MAX, Run, View, Words, Workspace, no_words, to_u16,
+    ARRAY_MAX, CHUNK, Form as Held, Made, Pair, RUNS_MAX, Run, View, Words, Workspace, no_words, to_u16, with_runs,
 };
 use super::directory::{Directory, Packed};
 use super::entry::Entry;
@@ -184,11 +184,13 @@ impl Part {
         let mut write_list = |list| out.extend_from_slice(&little_endian(list, |bit: &u16| bit.to_le_bytes()));
         match view {
             _ if self.is_runs => {
+                let saved = |[first, last]: Pair| [first.to_le_bytes(), (last - first).to_le_bytes()];
                 out.extend_from_slice(&self.runs().to_le_bytes());
-                runs().for_each(|run| {
-                    out.extend_from_slice(&run.first.to_le_bytes());
-                    out.extend_from_slice(&(run.last - run.first).to_le_bytes());
-                });
+                if let View::Sparse(_) | View::Words(_) = view {
+                    with_runs(&view.words(), |pairs| out.extend(pairs.iter().flat_map(|pair| saved(*pair)).flatten()));
+                } else {
+                    runs().for_each(|run| saved([run.first, run.last]).iter().for_each(|part| out.extend(part)));
+                }
             }
             _ if self.ones() as usize > ARRAY_MAX => {
                 out.extend_from_slice(&little_endian(&view.words()[..], |word| word.to_le_bytes()))

@@ -20,7 +20,7 @@ mod view;
 
 use crate::kernels::{Measure, select};
 use crate::memory::{self, Result, ThinSlice};
-pub(super) use bits::{clear_run, no_words};
+pub(super) use bits::{clear_run, no_words, with_runs};
 pub(super) use combine::Operation;
 use list::List;
 pub(super) use runs::Run;

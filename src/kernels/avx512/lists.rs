@@ -5,7 +5,7 @@
 
 use crate::geometry::Extent;
 use crate::kernels::portable;
-use crate::kernels::table::{FEW, GROUP, ROOM};
+use crate::kernels::table::{FEW, GROUP};
 use std::arch::x86_64::*;
 use std::hint::select_unpredictable;
 
@@ -42,7 +42,7 @@ pub(super) fn xor_lists(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
         return count + usize::from(a_below.is_some() != b_below.is_some());
     }
     if a.len() <= LANES && b.len() <= LANES && out.len() >= 3 * LANES {
-        let mut items = Out::<XOR>::new(out, 3 * LANES, 0).expect("the room was just looked at");
+        let mut items = Out::<XOR>::new(out, 0);
         let (low, high) = merge(load_short(a), load_short(b));
         items.add(low);
         items.add(high);
@@ -99,13 +99,24 @@ const SUBTRACT: u8 = 3;
 /// The middle of a chunk.
 const MIDDLE: u16 = 1 << 15;
 
+/// Lists of so many items are merged in two halves side by side, as each step waits for the one before.
+const SPLIT_MIN: usize = 96;
+
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
 #[inline]
 fn pick<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     let halves = |list: &[u16]| list.partition_point(|&item| item < MIDDLE);
-    let ((low_a, high_a), (low_b, high_b)) = (a.split_at(halves(a)), b.split_at(halves(b)));
-    let count = pick_half::<RULE>(low_a, low_b, out, 0);
-    count + pick_half::<RULE>(high_a, high_b, &mut out[count..], MIDDLE)
+    let (low, high) = ((a.split_at(halves(a))), b.split_at(halves(b)));
+    let [low, high] = [(low.0, high.0), (low.1, high.1)];
+    let has_marks = [(low, MIDDLE - 1), (high, u16::MAX)]
+        .into_iter()
+        .any(|((a, b), last)| a.last() == Some(&last) || b.last() == Some(&last));
+    let is_even = [low, high].into_iter().all(|(a, b)| portable::skewed(a, b).is_none());
+    if a.len().min(b.len()) >= SPLIT_MIN && is_even && !has_marks {
+        return merge_halves::<RULE>(low, high, out, MIDDLE);
+    }
+    let count = pick_half::<RULE>(low.0, low.1, out, 0);
+    count + pick_half::<RULE>(high.0, high.1, &mut out[count..], MIDDLE)
 }
 
 /// [`pick`] in the half of the chunk that begins at `base`.
@@ -131,48 +142,99 @@ fn pick_half<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16], base: u16) -
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
 #[inline]
 fn merge_lists<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16], base: u16) -> usize {
-    let (mut a, mut b) = (Blocks::<RULE>::new(a, 0), Blocks::<RULE>::new(b, 1));
-    let most = match RULE {
-        UNITE => LANES * (a.whole.len() + b.whole.len() + 2),
-        XOR => LANES * (a.whole.len() + b.whole.len() + 3),
-        _ => a.list.len() + LANES,
-    };
-    let Some(mut out) = Out::<RULE>::new(out, most, base) else {
-        return match RULE {
-            UNITE => portable::unite_evenly(a.list, b.list, out),
-            XOR => portable::xor_lists(a.list, b.list, out),
-            INTERSECT => portable::intersect(a.list, b.list, out),
-            _ => portable::subtract(a.list, b.list, out),
-        };
-    };
-    let (mut low, mut high) = merge(a.next(), b.next());
-    while let (Some(next_a), Some(next_b)) = (a.whole.first(), b.whole.first()) {
-        out.add(low);
+    if matches!(RULE, UNITE | XOR) && a.len().min(b.len()) >= SPLIT_MIN {
+        let (low_a, high_a) = a.split_at(a.len() / 2);
+        let (low_b, high_b) = b.split_at(b.partition_point(|&item| item < high_a[0]));
+        return merge_halves::<RULE>((low_a, low_b), (high_a, high_b), out, 0);
+    }
+    Merger::<RULE>::new((a, b), out, base).finish()
+}
+
+/// [`merge_lists`] of two pairs of lists, all of the second behind all of the first.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+#[inline]
+fn merge_halves<const RULE: u8>(low: (&[u16], &[u16]), high: (&[u16], &[u16]), out: &mut [u16], base: u16) -> usize {
+    let most = if matches!(RULE, UNITE | XOR) { low.0.len() + low.1.len() } else { low.0.len() };
+    let room = most + LANES;
+    let (lower, upper) = out.split_at_mut(room);
+    let (mut low, mut high) = (Merger::<RULE>::new(low, lower, 0), Merger::<RULE>::new(high, upper, base));
+    while low.has_blocks() && high.has_blocks() {
+        low.step();
+        high.step();
+    }
+    let (lower, upper) = (low.finish(), high.finish());
+    out.copy_within(room..room + upper, lower);
+    lower + upper
+}
+
+/// Two lists on their way through the network.
+struct Merger<'a, 'o, const RULE: u8> {
+    a: Blocks<'a, RULE>,
+    b: Blocks<'a, RULE>,
+    low: __m512i,
+    high: __m512i,
+    out: Out<'o, RULE>,
+}
+
+impl<'a, 'o, const RULE: u8> Merger<'a, 'o, RULE> {
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+    #[inline]
+    fn new((a, b): (&'a [u16], &'a [u16]), out: &'o mut [u16], base: u16) -> Self {
+        let (mut a, mut b) = (Blocks::<RULE>::new(a, 0), Blocks::<RULE>::new(b, 1));
+        let (low, high) = merge(a.next(), b.next());
+        Self { a, b, low, high, out: Out::new(out, base) }
+    }
+
+    /// Whether both lists have a whole block.
+    #[inline(always)]
+    fn has_blocks(&self) -> bool {
+        !self.a.whole.is_empty() && !self.b.whole.is_empty()
+    }
+
+    /// Goes on by a block, where both lists have one.
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+    #[inline]
+    fn step(&mut self) {
+        let ([next_a, rest_a @ ..], [next_b, rest_b @ ..]) = (self.a.whole, self.b.whole) else { return };
+        self.out.add(self.low);
         let is_a = next_a[0] <= next_b[0];
         let next = select_unpredictable(is_a, next_a, next_b);
-        // SAFETY: either has a first block.
-        (a.whole, b.whole) =
-            unsafe { (a.whole.get_unchecked(usize::from(is_a)..), b.whole.get_unchecked(usize::from(!is_a)..)) };
-        (low, high) = merge(marked::<RULE>(load(next), u16::from(!is_a)), high);
+        self.a.whole = select_unpredictable(is_a, rest_a, self.a.whole);
+        self.b.whole = select_unpredictable(is_a, self.b.whole, rest_b);
+        (self.low, self.high) = merge(marked::<RULE>(load(next), u16::from(!is_a)), self.high);
     }
-    while let (Some(head_a), Some(head_b)) = (a.head(), b.head()) {
-        out.add(low);
-        (low, high) = merge(if head_a <= head_b { a.next() } else { b.next() }, high);
+
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+    #[inline]
+    fn take(&mut self, is_a: bool) {
+        self.out.add(self.low);
+        (self.low, self.high) = merge(if is_a { self.a.next() } else { self.b.next() }, self.high);
     }
-    while a.head().or(b.head()).is_some() {
-        out.add(low);
-        (low, high) = merge(if a.head().is_some() { a.next() } else { b.next() }, high);
+
+    /// Merges the rest; the number of all items that are stored.
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+    #[inline]
+    fn finish(mut self) -> usize {
+        while self.has_blocks() {
+            self.step();
+        }
+        while let (Some(head_a), Some(head_b)) = (self.a.head(), self.b.head()) {
+            self.take(head_a <= head_b);
+        }
+        while self.a.head().or(self.b.head()).is_some() {
+            self.take(self.a.head().is_some());
+        }
+        self.out.add(self.low);
+        self.out.add(self.high);
+        self.out.len()
     }
-    out.add(low);
-    out.add(high);
-    out.len()
 }
 
 /// The union of lists of a register each.
 #[target_feature(enable = "bmi2,avx512f,avx512bw,avx512vbmi2,popcnt")]
 #[inline]
 fn unite_short(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
-    let mut items = Out::<UNITE>::new(out, 2 * LANES, 0).expect("the caller has looked at the room");
+    let mut items = Out::<UNITE>::new(out, 0);
     let (low, high) = merge(load_short(a), load_short(b));
     items.add(low);
     if a.len() + b.len() > LANES {
@@ -185,7 +247,7 @@ fn unite_short(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 #[inline]
 pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
-    let mut out = Out::<UNITE>::new(out, FEW + ROOM, 0).expect("there is room, as the kernel's users promise");
+    let mut out = Out::<UNITE>::new(out, 0);
     let (registers, used) = sorted(lists);
     let [r, s, t, u] = registers;
     if used <= 1 {
@@ -373,7 +435,6 @@ fn sort_halves(x: __m512i) -> __m512i {
 
 /// The rest of a list: whole blocks, and less than a block.
 struct Blocks<'a, const RULE: u8> {
-    list: &'a [u16],
     whole: &'a [[u16; LANES]],
     rest: &'a [u16],
     mark: u16,
@@ -382,7 +443,7 @@ struct Blocks<'a, const RULE: u8> {
 impl<'a, const RULE: u8> Blocks<'a, RULE> {
     fn new(list: &'a [u16], mark: u16) -> Self {
         let (whole, rest) = list.as_chunks();
-        Self { list, whole, rest, mark }
+        Self { whole, rest, mark }
     }
 
     fn head(&self) -> Option<u16> {
@@ -426,13 +487,13 @@ struct Out<'a, const RULE: u8> {
 }
 
 impl<'a, const RULE: u8> Out<'a, RULE> {
-    /// The slice must have room for `most` items.
+    /// The slice must have room for a register behind all items.
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
-    fn new(items: &'a mut [u16], most: usize, base: u16) -> Option<Self> {
+    fn new(items: &'a mut [u16], base: u16) -> Self {
         // No list begins with this value, so nothing is taken for its repetition.
         let none = _mm512_set1_epi16(-1);
-        (items.len() >= most).then(|| Self { items, last: none, before: none, base, count: 0 })
+        Self { items, last: none, before: none, base, count: 0 }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]

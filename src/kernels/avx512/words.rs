@@ -89,25 +89,19 @@ pub(super) fn positions(words: &Words, out: &mut [u16]) -> usize {
     for index in used[..words_used].iter().map(|index| unsafe { index.assume_init() }) {
         let word = words[usize::from(index) % WORDS];
         let Some(room) = out.get_mut(count..).and_then(|rest| rest.first_chunk_mut::<ROOM>()) else { break };
-        let found = word.count_ones();
+        let found = word.count_ones() as usize;
         let bits = _mm512_maskz_compress_epi8(word, each);
-        let base = _mm256_set1_epi16((index * 64).cast_signed());
-        let (sixteens, _) = room.as_chunks_mut::<16>();
-        let quarters = [
-            _mm512_extracti32x4_epi32::<0>(bits),
-            _mm512_extracti32x4_epi32::<1>(bits),
-            _mm512_extracti32x4_epi32::<2>(bits),
-            _mm512_extracti32x4_epi32::<3>(bits),
-        ];
-        for (place, (sixteen, quarter)) in (0..).zip(sixteens.iter_mut().zip(quarters)) {
-            if place > 0 && found <= 16 * place {
+        let base = _mm512_set1_epi16((index * 64).cast_signed());
+        let halves = [_mm512_castsi512_si256(bits), _mm512_extracti64x4_epi64::<1>(bits)];
+        for (place, (room, half)) in (0..).zip(room.as_chunks_mut::<{ ROOM / 2 }>().0.iter_mut().zip(halves)) {
+            if place > 0 && found <= ROOM / 2 {
                 break;
             }
-            let positions = _mm256_add_epi16(_mm256_cvtepu8_epi16(quarter), base);
-            // SAFETY: the array is writable for 32 bytes, and the store needs no alignment.
-            unsafe { _mm256_storeu_si256(sixteen.as_mut_ptr().cast(), positions) };
+            let positions = _mm512_add_epi16(_mm512_cvtepu8_epi16(half), base);
+            // SAFETY: the array is writable for 64 bytes, and the store needs no alignment.
+            unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), positions) };
         }
-        count += found as usize;
+        count += found;
     }
     count
 }
