@@ -282,7 +282,7 @@ impl<'a> Field<'a> {
     }
 }
 
-/// How many runs of so many nanoseconds are long enough for the clock.
+/// How many runs of this many nanoseconds are long enough for the clock.
 fn batch(nanos: f64) -> usize {
     (SHORT.as_nanos() as f64 / nanos.max(1.0)).clamp(1.0, 256.0) as usize
 }

@@ -141,7 +141,7 @@ impl Arena {
         self.blocks.iter().map(Vec::len).sum()
     }
 
-    /// Puts what `view` holds, which is not full, at `place`, and gives the place behind it. What was there is lost.
+    /// Puts what `view` holds, which is not full, at `place`, and gives the place behind it. The words that lay there are lost.
     pub(super) fn put(&mut self, place: ArenaOffset, view: View<'_>) -> ArenaOffset {
         let (bytes, rest): (&[u8], u8) = match view {
             View::Array(list) => (bytemuck::cast_slice(list), u8::MAX),

@@ -78,8 +78,8 @@ impl Bitmap {
             let (key, low) = split(at);
             let (piece, tail) = rest.split_at(rest.len().min(CHUNK_BYTES - usize::from(low / 8)));
             let past = u32::try_from(granules - (u64::from(key) << 16)).unwrap_or(CHUNK);
-            let words = match bytemuck::try_cast_slice::<u8, u64>(piece).map(<[u64]>::first_chunk) {
-                Ok(Some(words)) if cfg!(target_endian = "little") && past >= CHUNK => words,
+            let words = match bytemuck::try_from_bytes::<Words>(piece) {
+                Ok(words) if cfg!(target_endian = "little") && past >= CHUNK => words,
                 _ => {
                     room.fill(0);
                     read_words(piece, usize::from(low / 8), &mut room);
@@ -218,7 +218,7 @@ fn copy_view(view: View<'_>, skip: usize, out: &mut [u8]) {
             let bytes: &[u8] = bytemuck::cast_slice(words);
             return out.copy_from_slice(&bytes[skip..skip + out.len()]);
         }
-        if let Ok(Some(words)) = bytemuck::try_cast_slice_mut::<u8, u64>(out).map(<[u64]>::first_chunk_mut) {
+        if let Ok(words) = bytemuck::try_from_bytes_mut::<Words>(out) {
             return view.copy_to(words);
         }
     }

@@ -12,7 +12,7 @@ pub(super) fn is_same(ours: &Directory, theirs: &Directory) -> bool {
     if ours.ones() != theirs.ones() || ours.entries().len() != theirs.entries().len() {
         return false;
     }
-    // A copy, or what was made in the same way, is told without looking at each container.
+    // A copy, or a bitmap that was made in the same way, is told without a look at each container.
     if ours.is_copy_of(theirs) {
         return true;
     }

@@ -67,7 +67,7 @@ impl Directory {
         workspace.prepare()?;
         let (mut added, mut taken) = (0, 0);
         let mut rest = other.entries();
-        // Behind what is done of the arena.
+        // The end of the part of the arena that is done.
         let mut end = ArenaOffset::start_of(0);
         let entries = self.entries.all_mut();
         for ours in entries.iter_mut() {
@@ -132,7 +132,7 @@ impl Directory {
     }
 }
 
-/// What another has in the chunks of an entry, at least in some; `rest` is what is left of it, which loses what lies before.
+/// What another has in the chunks of an entry, at least in some; `rest` holds the entries that are left of it, and loses those that lie before.
 fn theirs_of<'a>(ours: &Entry, rest: &mut &'a [Entry]) -> Option<&'a Entry> {
     while let Some((theirs, later)) = rest.split_first()
         && theirs.end() <= ours.key

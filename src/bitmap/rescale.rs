@@ -19,7 +19,7 @@ pub(super) enum Rounding {
     Inward,
 }
 
-/// By so many halvings the words of a chunk become one.
+/// The number of halvings that make one word of the words of a chunk.
 const TO_ONE_WORD: u32 = WORDS.trailing_zeros();
 
 /// Above this many runs in a chunk for each chunk that it becomes, its words are doubled instead of its runs.
@@ -186,7 +186,7 @@ impl Coarse {
 
     fn add_words(&mut self, view: View<'_>, base: u16) {
         let Self { kernels, folded, words, shift, .. } = self;
-        // What is dirty wholly is what is clean in no part.
+        // A granule is dirty wholly if no part of it is clean.
         let turned = if self.rounding == Rounding::Inward { u64::MAX } else { 0 };
         view.copy_to(folded);
         folded.iter_mut().for_each(|word| *word ^= turned);

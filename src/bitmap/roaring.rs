@@ -582,8 +582,8 @@ fn read_array<'r, 'b: 'r>(
 
 fn read_bits<'r, 'b: 'r>(reader: &mut Reader<'b>, words: &'r mut Words, structure: &str) -> Result<&'r Words> {
     let bytes = reader.take(size_of::<Words>(), structure)?;
-    match bytemuck::try_cast_slice::<u8, u64>(bytes).map(<[u64]>::first_chunk) {
-        Ok(Some(words)) if cfg!(target_endian = "little") => Ok(words),
+    match bytemuck::try_from_bytes::<Words>(bytes) {
+        Ok(words) if cfg!(target_endian = "little") => Ok(words),
         _ => {
             words.iter_mut().zip(bytes.as_chunks().0).for_each(|(word, &bytes)| *word = u64::from_le_bytes(bytes));
             Ok(words)

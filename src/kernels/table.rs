@@ -119,7 +119,7 @@ macro_rules! every_kernel {
             filter_by_runs(list: &[u16], runs: &[Pair], kept: bool, out: &mut [u16]) -> usize;
             /// Flips the bits of a list.
             flip(list: &[u16], words: &mut Words) -> ();
-            /// What is in runs of both; the number of runs. `out` has room for all of both.
+            /// The runs of positions that lie in runs of both; their number. `out` has room for all of both.
             intersect_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize;
             /// The union of lists, none of them empty, that are [`FEW`] / [`GROUP`] groups at most, each list cut into groups of
             /// [`GROUP`] items. Its length; `out` has room for [`FEW`] and [`ROOM`].

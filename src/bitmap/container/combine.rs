@@ -10,7 +10,7 @@ use super::{ARRAY_MAX, Pair, RUNS_MAX, Run, View, Words, sparse};
 use crate::kernels::{Kernels, Measure, ROOM};
 use crate::memory::Result;
 
-/// What is made of two.
+/// The way to make one of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::bitmap) enum Operation {
     Union,

@@ -69,7 +69,7 @@ pub(super) fn pack<'r>(
     PackedBytes(room): &'r mut PackedBytes,
 ) -> memory::Result<Option<Sparse<'r>>> {
     let Some(others) = others(ones, runs) else { return Ok(None) };
-    // So many bits mostly leave no byte empty, which is sooner counted than packed.
+    // With these, mostly no byte is empty; to count is quicker than to pack.
     if ones > MANY && (kernels.packed_len)(words) >= others {
         return Ok(None);
     }

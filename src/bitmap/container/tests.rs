@@ -123,7 +123,7 @@ fn zip(a: &Words, b: &Words, operation: fn(u64, u64) -> u64) -> Words {
     std::array::from_fn(|index| operation(a[index], b[index]))
 }
 
-/// Holds what was made to words, and to the smallest form.
+/// Compares a result with words, and with the smallest form.
 fn check_made(made: Made<'_>, expected: &Words) {
     assert_eq!(made.measure, Measure { ones: made.view.ones(), runs: made.view.run_count() });
     assert!(words_in(made.view) == *expected);

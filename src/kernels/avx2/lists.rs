@@ -266,7 +266,7 @@ impl<'a, const XOR: bool> Stream<'a, XOR> {
 }
 
 impl<const XOR: bool> Stream<'_, XOR> {
-    /// [`Stream::finish`], where what is in both is left out.
+    /// [`Stream::finish`], without the items that are in both.
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
     #[inline]
     fn finish_singles(mut self, out: &mut [u16]) -> usize {

@@ -82,7 +82,7 @@ fn step_both<'a, const IN_BOTH: bool>(
         let found = _mm256_movemask_epi8(equal).cast_unsigned() as usize;
         let (low_ends, high_ends) = (x[LANES - 1] <= y[LANES - 1], z[LANES - 1] <= w[LANES - 1]);
         if IN_BOTH {
-            // Each item is found once at most, so what is found now comes behind all that was. Mostly it is nothing.
+            // Each item is found once at most, so new ones come behind those that are stored. Mostly none is found.
             if found != 0 {
                 low.count += store::<IN_BOTH>(_mm256_castsi256_si128(ours), found & 0xff, &mut lower[low.count..]);
                 let found = found >> 16 & 0xff;
@@ -109,7 +109,7 @@ fn step_both<'a, const IN_BOTH: bool>(
     (low, high)
 }
 
-/// Compares what is left of two lists, and stores what is picked behind what is stored; the number of all.
+/// Compares the rest of two lists, and stores the picked items behind those that are stored; the number of all.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 #[inline]
 fn finish<const IN_BOTH: bool>(side: Side<'_>, out: &mut [u16]) -> usize {

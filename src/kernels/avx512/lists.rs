@@ -31,7 +31,7 @@ pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     merge_lists::<UNITE>(a, b, out, 0)
 }
 
-/// As the union, but for what is stored of what comes out of the network.
+/// As the union, but an item that comes out of the network twice is not stored.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
 #[inline]
 pub(super) fn xor_lists(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
@@ -88,7 +88,7 @@ fn found_in(a: &[u16], b: &[u16]) -> u32 {
     found & there
 }
 
-/// What is wanted of two lists.
+/// Which items of two lists are wanted.
 const UNITE: u8 = 0;
 const XOR: u8 = 1;
 /// For these two the items go through the network with the mark of their list in the lowest bit, so each list in two halves,
@@ -99,7 +99,7 @@ const SUBTRACT: u8 = 3;
 /// The middle of a chunk.
 const MIDDLE: u16 = 1 << 15;
 
-/// Lists of so many items are merged in two halves side by side, as each step waits for the one before.
+/// Lists of this many items are merged in two halves side by side, as each step waits for the one before.
 const SPLIT_MIN: usize = 96;
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
@@ -138,7 +138,7 @@ fn pick_half<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16], base: u16) -
     }
 }
 
-/// Merges two lists, and stores of them what is wanted.
+/// Merges two lists, and stores the items that are wanted.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
 #[inline]
 fn merge_lists<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16], base: u16) -> usize {
@@ -225,7 +225,10 @@ impl<'a, 'o, const RULE: u8> Merger<'a, 'o, RULE> {
             self.take(self.a.head().is_some());
         }
         self.out.add(self.low);
-        self.out.add(self.high);
+        // Behind the first mark for the end there are only marks, for which there may be no room.
+        if !self.out.has_end() {
+            self.out.add(self.high);
+        }
         self.out.len()
     }
 }
@@ -481,7 +484,7 @@ struct Out<'a, const RULE: u8> {
     /// The last register, and the one before it.
     last: __m512i,
     before: __m512i,
-    /// What was shifted out of all items.
+    /// The bit that was shifted out of all items.
     base: u16,
     count: usize,
 }
@@ -522,12 +525,18 @@ impl<'a, const RULE: u8> Out<'a, RULE> {
         self.count += wanted.count_ones() as usize;
     }
 
+    /// Whether the last item is the mark for the end.
+    #[inline(always)]
+    fn has_end(&self) -> bool {
+        RULE == UNITE && self.count > 0 && self.items[self.count - 1] == u16::MAX
+    }
+
     /// The number of items, without the mark for the end.
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
     #[inline]
     fn len(&mut self) -> usize {
         match RULE {
-            UNITE => self.count - usize::from(self.count > 0 && self.items[self.count - 1] == u16::MAX),
+            UNITE => self.count - usize::from(self.has_end()),
             INTERSECT => self.count,
             _ => {
                 self.add(_mm512_set1_epi16(-1));

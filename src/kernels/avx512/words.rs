@@ -7,7 +7,7 @@ use crate::kernels::table::{EDGES, Measure, Pair, ROOM, WORDS, Words};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-/// What is counted of words that come one block after the other.
+/// The counts of words that come one block after the other.
 struct Counts {
     ones: __m512i,
     runs: __m512i,
