@@ -145,7 +145,7 @@ fn check_operations(a: &Bitmap, x: &Model, b: &Bitmap, y: &Model) {
         change(&mut changed, b);
         check(&changed, &expected);
         assert!(made == changed && (made == *a) == (expected == *x));
-        // Once more on what was just changed.
+        // Once more on the changed one.
         change(&mut changed, b);
         check(&changed, &model(&expected, y));
     }

@@ -184,12 +184,16 @@ impl Part {
         let mut write_list = |list| out.extend_from_slice(&little_endian(list, |bit: &u16| bit.to_le_bytes()));
         match view {
             _ if self.is_runs => {
-                let saved = |[first, last]: Pair| [first.to_le_bytes(), (last - first).to_le_bytes()];
+                let saved = |[first, last]: Pair| -> [u8; 4] {
+                    bytemuck::cast([first.to_le_bytes(), (last - first).to_le_bytes()])
+                };
                 out.extend_from_slice(&self.runs().to_le_bytes());
-                if let View::Sparse(_) | View::Words(_) = view {
-                    with_runs(&view.words(), |pairs| out.extend(pairs.iter().flat_map(|pair| saved(*pair)).flatten()));
-                } else {
-                    runs().for_each(|run| saved([run.first, run.last]).iter().for_each(|part| out.extend(part)));
+                match view {
+                    View::Full => out.extend_from_slice(&saved([0, u16::MAX])),
+                    View::Sparse(_) | View::Words(_) => {
+                        with_runs(&view.words(), |pairs| out.extend(pairs.iter().flat_map(|pair| saved(*pair))));
+                    }
+                    _ => runs().for_each(|run| out.extend_from_slice(&saved([run.first, run.last]))),
                 }
             }
             _ if self.ones() as usize > ARRAY_MAX => {

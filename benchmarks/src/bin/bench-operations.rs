@@ -49,7 +49,10 @@ fn main() {
     });
     let wanted = |operation: &str| names.is_empty() || names.iter().any(|name| operation.contains(name.as_str()));
     let mut rows = Vec::new();
-    println!("{:<2} {:<3} {:<18} {:>8} {:>8} {:>8} {:>12} {:>12}  {:<15} {:>6}", "", "log", "operation", "ratio", "low", "high", "ns", "peer's", "peer", "memory");
+    println!(
+        "{:<2} {:<3} {:<18} {:>8} {:>8} {:>8} {:>12} {:>12}  {:<15} {:>6}",
+        "", "log", "operation", "ratio", "low", "high", "ns", "peer's", "peer", "memory"
+    );
     for pattern in Pattern::ALL.into_iter().filter(|pattern| letters.contains(pattern.letter())) {
         let disk = match (pattern, &trace) {
             (Pattern::Trace, None) => continue,
@@ -92,7 +95,9 @@ fn memory(row: &Pairing) -> f64 {
 fn print(row: &Pairing) {
     let Pairing { granules_log2, operation, ratio, low, high, nanos, peer_nanos, peer, .. } = row;
     let (letter, memory) = (row.pattern.letter(), memory(row));
-    println!("{letter:<2} {granules_log2:<3} {operation:<18} {ratio:>8.2} {low:>8.2} {high:>8.2} {nanos:>12.0} {peer_nanos:>12.0}  {peer:<15} {memory:>6.2}");
+    println!(
+        "{letter:<2} {granules_log2:<3} {operation:<18} {ratio:>8.2} {low:>8.2} {high:>8.2} {nanos:>12.0} {peer_nanos:>12.0}  {peer:<15} {memory:>6.2}"
+    );
 }
 
 fn means(rows: &[Pairing]) {
@@ -103,15 +108,21 @@ fn means(rows: &[Pairing]) {
     let (all, with) = mean(&|_| true);
     let (some, without) = mean(&|row| row.pattern != Pattern::HalfFull && row.operation != "count");
     let behind = rows.iter().filter(|row| row.high < 1.0).count();
-    println!("\nGeometric mean {with:.2} of {all} cells; {without:.2} of the {some} without f and the counts; behind in {behind}.");
+    println!(
+        "\nGeometric mean {with:.2} of {all} cells; {without:.2} of the {some} without f and the counts; behind in {behind}."
+    );
 }
 
 fn text(rows: &[Pairing]) -> String {
-    let mut text = "pattern,granules_log2,operation,ratio,low,high,ns,peer_ns,peer,heap_bytes,peer_heap_bytes\n".to_owned();
+    let mut text =
+        "pattern,granules_log2,operation,ratio,low,high,ns,peer_ns,peer,heap_bytes,peer_heap_bytes\n".to_owned();
     for row in rows {
         let Pairing { granules_log2, operation, ratio, low, high, nanos, peer_nanos, peer, heap, peer_heap, .. } = row;
         let letter = row.pattern.letter();
-        let _ = writeln!(text, "{letter},{granules_log2},{operation},{ratio:.3},{low:.3},{high:.3},{nanos:.0},{peer_nanos:.0},{peer},{heap},{peer_heap}");
+        let _ = writeln!(
+            text,
+            "{letter},{granules_log2},{operation},{ratio:.3},{low:.3},{high:.3},{nanos:.0},{peer_nanos:.0},{peer},{heap},{peer_heap}"
+        );
     }
     text
 }

@@ -193,6 +193,7 @@ impl Workspace {
     /// The smallest form of what `view` holds, which is `measure`.
     pub(in crate::bitmap) fn smallest_of_view<'a>(&'a mut self, view: View<'a>, measure: Measure) -> Result<Made<'a>> {
         match view {
+            _ if measure.ones == CHUNK => Ok(Made::FULL),
             View::Words(words) => self.smallest_of(words, measure),
             _ if view.is_smallest(measure.ones, measure.runs)
                 && (self.sparse.is_none() || view.bytes() < sparse::LEAST || view.form() == Form::Sparse) =>
