@@ -62,27 +62,36 @@ impl Bitmap {
         })
     }
 
-    /// Adds bits whose chunks all lie behind those that have dirty granules, packed; whether they do.
+    /// Adds the bits of whole chunks that all lie behind those that have dirty granules, packed; whether they are such bits.
+    ///
+    /// A chunk that comes in pieces is none: its next piece would put a container of its own in the place of what is packed, and
+    /// leave that unused in the arena.
     fn append_bits(&mut self, offset: u64, bits: &[u8]) -> Result<bool> {
         let (first, granules) = (self.first_granule(offset)?, self.granules());
-        if self.directory.entries().last().is_some_and(|last| last.end() > split(first).0) {
+        let end = first.saturating_add((bits.len() as u64).saturating_mul(8)).min(granules);
+        if end <= first {
+            return Ok(true);
+        }
+        let is_whole = |bound: u64| bound.is_multiple_of(CHUNK.into());
+        let is_behind = || self.directory.entries().last().is_none_or(|last| last.end() <= split(first).0);
+        if !is_whole(first) || end < granules && !is_whole(end) || !is_behind() {
             return Ok(false);
         }
-        let used = granules.saturating_sub(first).div_ceil(8);
+        let used = (granules - first).div_ceil(8);
         let mut rest = &bits[..bits.len().min(usize::try_from(used).unwrap_or(usize::MAX))];
-        let chunks = rest.len() / CHUNK_BYTES + 2;
+        let chunks = rest.len().div_ceil(CHUNK_BYTES);
         let mut made = Directory::with_capacity(chunks, chunks, rest.len())?;
         let (mut workspace, kernels) = (Workspace::new(), select());
         let (mut at, mut room) = (first, [0; 1024]);
         while !rest.is_empty() {
-            let (key, low) = split(at);
-            let (piece, tail) = rest.split_at(rest.len().min(CHUNK_BYTES - usize::from(low / 8)));
+            let (key, _) = split(at);
+            let (piece, tail) = rest.split_at(rest.len().min(CHUNK_BYTES));
             let past = u32::try_from(granules - (u64::from(key) << 16)).unwrap_or(CHUNK);
             let words = match bytemuck::try_from_bytes::<Words>(piece) {
                 Ok(words) if cfg!(target_endian = "little") && past >= CHUNK => words,
                 _ => {
                     room.fill(0);
-                    read_words(piece, usize::from(low / 8), &mut room);
+                    read_words(piece, 0, &mut room);
                     if past < CHUNK {
                         clear_run(&mut room, Run { first: to_u16(past), last: u16::MAX });
                     }
