@@ -153,6 +153,42 @@ fn check_operations(a: &Bitmap, x: &Model, b: &Bitmap, y: &Model) {
     assert!(a.intersection(b).unwrap().is_subset(a).unwrap() && a.is_subset(&a.union(b).unwrap()).unwrap());
 }
 
+/// What an operation only copies takes its smallest form all the same, also where it was marked granule by granule.
+#[test]
+fn copies_of_marked_chunks_are_in_their_smallest_form() {
+    let of = |chunk: u64, fill: Fill| {
+        let model = model_of(&[fill], 5, CHUNK);
+        let mut bitmap = Bitmap::new(2 * CHUNK, Granularity::from_bits(0).unwrap()).unwrap();
+        model.iter().for_each(|granule| bitmap.set(chunk * CHUNK + u64::from(granule), 1).unwrap());
+        bitmap
+    };
+    let fills = [10_000, 100, 40, 30, 20, 12, 8, 6, 4, 2].map(Fill::Random);
+    for fill in fills.into_iter().chain([Fill::Runs(2, 60), Fill::Runs(40, 60), Fill::Runs(5000, 300), Fill::Holes(40)])
+    {
+        for (marked, other) in [(0, 1), (1, 0)] {
+            let (a, b) = (of(marked, fill), of(other, Fill::Random(10_000)));
+            let mut all = Bitmap::new(2 * CHUNK, a.granularity()).unwrap();
+            all.set(0, u64::MAX).unwrap();
+            let mut expected = a.clone();
+            expected.optimize().unwrap();
+            let copies = [
+                a.intersection(&all).unwrap(),
+                all.intersection(&a).unwrap(),
+                a.difference(&b).unwrap(),
+                a.union(&b).unwrap().difference(&b).unwrap(),
+                b.symmetric_difference(&a).unwrap().difference(&b).unwrap(),
+                Bitmap::union_many(&[&b, &a], None).unwrap().difference(&b).unwrap(),
+            ];
+            for mut copy in copies {
+                copy.validate().unwrap();
+                copy.optimize().unwrap();
+                copy.validate().unwrap();
+                assert!(copy == a && copy.heap_bytes() <= expected.heap_bytes() + 1024, "{fill:?}");
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 

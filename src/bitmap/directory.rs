@@ -10,11 +10,11 @@
 //! be taken back.
 
 use super::arena::Arena;
-use super::container::{Container, Form, Packer, Pair, Run, View};
+use super::container::{Container, Form, Packer, Pair, Run, View, Workspace, packed_len};
 use super::entries::{self, Entries};
 use super::entry::{Body, Entry};
 use super::span::{Span, split};
-use crate::kernels::{Measure, prefetch};
+use crate::kernels::{Measure, prefetch, select};
 use crate::memory::{self, Result};
 use once_cell::race::OnceBox;
 use std::ops::Range;
@@ -320,13 +320,16 @@ impl Directory {
         Ok(())
     }
 
-    /// Appends a copy of an entry of `other`.
-    pub(super) fn push_entry(&mut self, other: &Self, entry: &Entry) -> Result<()> {
+    /// Appends a copy of an entry of `other`, in its smallest form.
+    pub(super) fn push_entry(&mut self, other: &Self, entry: &Entry, workspace: &mut Workspace) -> Result<()> {
         if entry.is_full() {
             return self.push_full(entry.key, entry.size);
         }
-        let mut room = Container::empty();
-        self.push(entry.key, entry.measure_of_chunk(), other.smallest(entry, &mut room)?)
+        let (view, measure) = (other.view(entry), entry.measure_of_chunk());
+        if entry.is_smallest() {
+            return self.push(entry.key, measure, view);
+        }
+        self.push(entry.key, measure, workspace.smallest_of_view(view, measure)?.view)
     }
 
     /// Appends all of a directory that begins behind this one.
@@ -542,7 +545,7 @@ impl Directory {
 
     /// Checks every container, the order of the entries, and that full ones are joined; names the chunk that is wrong.
     pub(super) fn validate(&self) -> std::result::Result<(), (u32, &'static str)> {
-        let mut last: Option<&Entry> = None;
+        let (mut last, kernels): (Option<&Entry>, _) = (None, select());
         for entry in self.entries() {
             let wrong = |what| Err((entry.key, what));
             let view = self.view(entry);
@@ -550,10 +553,15 @@ impl Directory {
             if entry.chunks() == 0 || entry.is_full() != matches!(view.form(), Form::Full) {
                 return wrong("an entry of several chunks has none, or holds less than all of them");
             }
-            if entry.is_smallest() && !view.is_smallest(view.ones(), view.run_count()) {
+            let measure = Measure { ones: view.ones(), runs: view.run_count() };
+            let is_packable = || {
+                let is_plain = kernels.traits.packs_quickly && view.form() != Form::Sparse;
+                is_plain && packed_len(kernels, &view.words(), measure).is_some()
+            };
+            if entry.is_smallest() && (!view.is_smallest(measure.ones, measure.runs) || is_packable()) {
                 return wrong("what is packed is not in its smallest form");
             }
-            if entry.runs_of_chunk() != view.run_count() {
+            if entry.runs_of_chunk() != measure.runs {
                 return wrong("the count of runs is wrong");
             }
             match last {

@@ -230,8 +230,8 @@ fn apply(ours: &Directory, theirs: &Directory, operation: Operation) -> memory::
             }
             (Some(a), Some(b)) => match (operation, a.is_full(), b.is_full()) {
                 (Operation::Union, ..) | (Operation::Intersect, true, true) => result.push_full(key, chunks)?,
-                (Operation::Intersect, true, _) => result.push_entry(theirs, b)?,
-                (Operation::Intersect, false, _) => result.push_entry(ours, a)?,
+                (Operation::Intersect, true, _) => result.push_entry(theirs, b, &mut workspace)?,
+                (Operation::Intersect, false, _) => result.push_entry(ours, a, &mut workspace)?,
                 (Operation::Subtract, _, true) | (Operation::Xor, true, true) => {}
                 (_, is_ours, _) => {
                     let other = if is_ours { theirs.view(b) } else { ours.view(a) };
@@ -247,7 +247,7 @@ fn apply(ours: &Directory, theirs: &Directory, operation: Operation) -> memory::
                 };
                 match alone {
                     Some((_, entry)) if entry.is_full() => result.push_full(key, chunks)?,
-                    Some((source, entry)) => result.push_entry(source, entry)?,
+                    Some((source, entry)) => result.push_entry(source, entry, &mut workspace)?,
                     None => {}
                 }
             }
