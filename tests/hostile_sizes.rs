@@ -6,10 +6,10 @@ mod counting;
 #[path = "support/raw.rs"]
 mod raw;
 
-use checkmap::Image;
 use checkmap::image::{Access, DiffRequest, Layers, OpenOptions};
 use checkmap::io::Storage;
 use checkmap::progress::{Observer, Unobserved};
+use checkmap::{Bitmap, ErrorKind, Granularity, Image};
 use counting::{alone, peak};
 use raw::Raw;
 use std::io;
@@ -385,6 +385,39 @@ fn a_walk_through_holes_can_be_stopped_at_any_step() {
             assert_eq!(error.kind(), checkmap::ErrorKind::Cancelled, "{work}: {error}");
             let read = file.read.load(Relaxed);
             assert!(read < (2 << 20) * u64::from(steps + 2), "{work}: {read} bytes were read within {steps} steps");
+        }
+    }
+}
+
+/// Bytes of a bitmap may announce 65536 containers of any kind, and hold none of them: what is taken depends on the bytes that
+/// are there, as the rooms for one container do not.
+#[test]
+fn a_roaring_bitmap_that_ends_early_takes_no_memory_for_what_is_missing() {
+    const ROOMS: usize = 32 << 10;
+    let _alone = alone();
+    let granularity = Granularity::from_bits(0).expect("one byte");
+    let words = |words: &[u16]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let flagged = |flags: &[u8], rest: &[u16]| {
+        let last = u16::try_from(8 * flags.len() - 1).expect("few containers");
+        [&words(&[12_347, last])[..], flags, &words(rest)].concat()
+    };
+    // One container and its count of runs, many containers, and what the headers announce.
+    let one_of_runs = [&words(&[12_347, 0])[..], &[1], &words(&[0, 0xffff, 0xffff])].concat();
+    let groups = [
+        one_of_runs,
+        flagged(&[0xff; 8192], &[]),
+        flagged(&[0xff], &[0; 32]),
+        words(&[12_346, 0, 0, 1]),
+        words(&[12_346, 0, 1, 0, 0, 4095, 16, 0]),
+        words(&[12_346, 0, 1, 0, 0, 0xffff, 16, 0]),
+    ];
+    for group in groups {
+        let wide = [&1u64.to_le_bytes()[..], &[0; 4], &group].concat();
+        let crowded = [&u64::MAX.to_le_bytes()[..], &[0; 4], &group].concat();
+        for bytes in [group, wide, crowded] {
+            let (taken, read) = peak(|| Bitmap::from_roaring(&bytes, 1 << 40, granularity));
+            assert_eq!(read.expect_err("the bytes end").kind(), ErrorKind::Damaged);
+            assert!(taken <= ROOMS + 4 * bytes.len(), "{taken} bytes for {}", bytes.len());
         }
     }
 }

@@ -598,15 +598,14 @@ fn read_bits<'r, 'b: 'r>(reader: &mut Reader<'b>, words: &'r mut Words, structur
 fn read_runs<'r>(reader: &mut Reader<'_>, runs: &'r mut Vec<Pair>, structure: &str) -> Result<&'r [Pair]> {
     let at = reader.offset();
     let count = u16::from_le_bytes(reader.array(structure)?);
+    let saved = reader.list::<4>(count.into(), structure)?;
     runs.clear();
-    runs.try_reserve(count.into())?;
-    runs.extend(reader.list::<4>(count.into(), structure)?.iter().map(
-        |&[first_low, first_high, more_low, more_high]| {
-            let first = u16::from_le_bytes([first_low, first_high]);
-            // One that reaches past its container ends before it begins.
-            [first, first.wrapping_add(u16::from_le_bytes([more_low, more_high]))]
-        },
-    ));
+    runs.try_reserve(saved.len())?;
+    runs.extend(saved.iter().map(|&[first_low, first_high, more_low, more_high]| {
+        let first = u16::from_le_bytes([first_low, first_high]);
+        // One that reaches past its container ends before it begins.
+        [first, first.wrapping_add(u16::from_le_bytes([more_low, more_high]))]
+    }));
     if (select().apart_ones)(runs).is_none() {
         let what = match runs.iter().any(|[first, last]| last < first) {
             true => "a run reaches past its container",
