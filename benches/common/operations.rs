@@ -83,7 +83,8 @@ fn unions(pattern: &str, flats: &[Flat], bitmaps: &[Bitmap], meter: &mut impl Me
 /// The other set operations, in place, and the way to larger granules.
 fn combinations(pattern: &str, flats: &[Flat], bitmaps: &[Bitmap], meter: &mut impl Meter) {
     type Change = fn(&mut Bitmap, &Bitmap) -> checkmap::Result<()>;
-    let operations: [(&str, Change, fn(u64, u64) -> u64); 3] = [
+    type OfWords = fn(u64, u64) -> u64;
+    let operations: [(&str, Change, OfWords); 3] = [
         ("intersect_2", Bitmap::intersect_with, |a, b| a & b),
         ("subtract_2", Bitmap::subtract, |a, b| a & !b),
         ("xor_2", Bitmap::xor_with, |a, b| a ^ b),

@@ -147,6 +147,8 @@ fn the_list_has_every_form() {
     assert!(count(|container| matches!(container, Container::Bits { .. })) >= FEWEST[2]);
 }
 
+type OfWords = fn(u64, u64) -> u64;
+
 #[test]
 fn operations_agree_with_words_for_every_pair_of_forms() {
     let all = containers();
@@ -160,7 +162,7 @@ fn operations_agree_with_words_for_every_pair_of_forms() {
         assert_eq!(added, united.ones() - a.ones());
         assert!(words_of(&united) == zip(&x, &y, |x, y| x | y));
         if !matches!(a, View::Full) && !matches!(b, View::Full) {
-            let operations: [(Operation, fn(u64, u64) -> u64); 4] = [
+            let operations: [(Operation, OfWords); 4] = [
                 (Operation::Union, |x, y| x | y),
                 (Operation::Intersect, |x, y| x & y),
                 (Operation::Subtract, |x, y| x & !y),
