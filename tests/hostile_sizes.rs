@@ -389,8 +389,8 @@ fn a_walk_through_holes_can_be_stopped_at_any_step() {
     }
 }
 
-/// Bytes of a bitmap may announce 65536 containers of any kind, and hold none of them: what is taken depends on the bytes that
-/// are there, as the rooms for one container do not.
+/// Bytes of a bitmap may announce 65536 containers of any kind, and hold none of them: the memory depends on the bytes that are
+/// there, but for the rooms of one container.
 #[test]
 fn a_roaring_bitmap_that_ends_early_takes_no_memory_for_what_is_missing() {
     const ROOMS: usize = 32 << 10;

@@ -64,7 +64,7 @@ impl Bitmap {
 
     /// Adds the bits of whole chunks that all lie behind those that have dirty granules, packed; whether they are such bits.
     ///
-    /// A chunk that comes in pieces is none: its next piece would put a container of its own in the place of what is packed, and
+    /// A chunk that comes in pieces is none: its next piece would put a container of its own in the place of the packed one, and
     /// leave that unused in the arena.
     fn append_bits(&mut self, offset: u64, bits: &[u8]) -> Result<bool> {
         let (first, granules) = (self.first_granule(offset)?, self.granules());
