@@ -41,7 +41,7 @@ pub fn each(granules: u64, patterns: &[Pattern], meter: &mut impl Meter) {
     COUNTED_LOG2.into_iter().for_each(|log2| count_after_change(log2, meter));
 }
 
-/// The operation whose cost must be the same on disks of these sizes, powers of two of granules.
+/// The operation whose cost must not depend on the size of the disk: these are powers of two of granules.
 pub const COUNTED: &str = "count_after_change";
 pub const COUNTED_LOG2: [u32; 2] = [20, 32];
 
