@@ -328,24 +328,6 @@ fn bits_begin_at_a_multiple_of_eight() {
     assert!(bitmap.is_empty());
 }
 
-/// However far past the disk they begin, and whatever the disk holds.
-#[test]
-fn bits_past_the_disk_change_nothing() {
-    for (first, count) in [(0, 0), (0, 1), (L2 - 1, 1), (0, L2)] {
-        let mut bitmap = bitmap(L2, 0);
-        bitmap.set(first, count).unwrap();
-        let before = bitmap.clone();
-        for offset in [L2, L2 + 8, 1 << 16, 1 << 32, 1 << 47, 1 << 48, 1 << 63, !7] {
-            for bits in [&[][..], &[1], &[0xff; 9000]] {
-                bitmap.set_bits(offset, bits).unwrap();
-                bitmap.replace_bits(offset, bits).unwrap();
-                bitmap.validate().unwrap();
-                assert_eq!(bitmap, before, "{} bytes at {offset}", bits.len());
-            }
-        }
-    }
-}
-
 /// Bits that come in pieces take the memory of a container for each chunk, wherever the pieces are cut and whichever are
 /// left out, as those of a file are that hold no bit.
 #[test]
