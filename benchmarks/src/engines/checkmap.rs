@@ -4,7 +4,7 @@
 
 use crate::engine::{Count, Engine, Form, Mark, Open, Save, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
-use crate::operations::{Operations, SetOperation, digest_of_words};
+use crate::operations::{Operations, Questions, SetOperation, digest_of_words};
 use crate::patterns::Disk;
 use checkmap::io::Memory;
 use checkmap::{Bitmap, Extent, Granularity, Segment, segment};
@@ -205,7 +205,9 @@ impl Operations for Checkmap {
     fn read(bytes: &[u8], disk: &Disk) -> Bitmap {
         read(bytes, disk)
     }
+}
 
+impl Questions for Checkmap {
     fn from_bits(bits: &[u8], disk: &Disk) -> Option<Bitmap> {
         Some(Bitmap::from_bits(disk.bytes(), granularity(disk), bits).expect("the disk can be"))
     }
