@@ -3,7 +3,7 @@
 include libcheckmap/build.mk
 
 .PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-libvirt test-guest test-package \
-	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-operations bench-operations-avx2 bench-delete bench-live bench-serve bench-backup bench-segments bench-merge pictures \
+	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-operations bench-operations-avx2 bench-delete bench-live bench-serve bench-backup bench-segments bench-merge bench-threads pictures \
 	bench-python wheel check-python-types example man completions
 
 test:
@@ -117,6 +117,11 @@ test-guest:
 LIVE_RUNS ?= 5
 bench-live:
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-live -- $(LIVE_RUNS)
+
+# Unions and other set operations on two threads beside one; leaves target/bench-threads.csv.
+bench-threads:
+	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-operations -- --threads 2 --patterns abcde \
+		--csv target/bench-threads.csv
 
 # The union of two bitmaps at granularities 16 times apart beside QEMU's merge of the same. Pairs.
 MERGE_PAIRS ?= 15

@@ -142,10 +142,15 @@ impl<'a, E: Engine<Bitmap: 'a> + 'a> Stable<'a, E> {
         }
     }
 
+    /// Runs what makes a bitmap.
+    pub fn making(runs: Runs, disk: &Disk, make: impl Fn() -> E::Bitmap) -> Outcome {
+        timed(runs, || (), |()| make(), |made| look_at::<E>(made, disk))
+    }
+
     /// Adds a job whose result is a bitmap.
     fn add_making(&mut self, operation: &str, form: &'static str, make: impl Fn() -> E::Bitmap + 'a) {
         let disk = self.disk;
-        self.add(operation, form, move |runs| timed(runs, || (), |()| make(), |made| look_at::<E>(made, disk)));
+        self.add(operation, form, move |runs| Self::making(runs, disk, &make));
     }
 
     /// Adds a job that changes a copy of `ours`, which is made before the clock starts.

@@ -1,8 +1,9 @@
 #![forbid(unsafe_code)]
 //! Owns the measurement in interleaved pairs: checkmap beside the best peer of each cell, in turns, so that what else the
-//! machine does falls on both. Knows no engine.
+//! machine does falls on both; and checkmap on threads beside itself on one. Knows no other engine.
 
 use crate::engine::Engine;
+use crate::engines::{Checkmap, ON_THREADS};
 use crate::matrix::Row;
 use crate::measure::median;
 use crate::operations::{Job, Operations, Questions, Stable};
@@ -193,6 +194,37 @@ fn paired(job: &Job<'_>, other: &Job<'_>, pairs: usize) -> Paired {
     let mut mine: Vec<f64> = measured.iter().map(|pair| pair[0]).collect();
     let mut others: Vec<f64> = measured.iter().map(|pair| pair[1]).collect();
     Paired { ratio, low, high, nanos: median(&mut mine), other_nanos: median(&mut others) }
+}
+
+/// One cell of a comparison of threads: how many times as fast `threads` are as one, and what one takes.
+pub struct Threaded {
+    pub operation: &'static str,
+    pub ratio: f64,
+    pub low: f64,
+    pub high: f64,
+    pub nanos: f64,
+}
+
+/// Our operations on `threads` threads beside one, in pairs.
+pub fn on_threads(scenario: &Scenario, threads: usize, pairs: usize, mut take: impl FnMut(Threaded)) {
+    let bitmaps: Vec<_> = scenario.inputs.iter().map(|input| Checkmap::build(input, &scenario.disk)).collect();
+    for (operation, count, run) in ON_THREADS {
+        let Some(inputs) = bitmaps.get(..count) else { continue };
+        let inputs: Vec<_> = inputs.iter().collect();
+        let job = |threads: usize| {
+            let inputs = &inputs;
+            let run = move |runs| Stable::<Checkmap>::making(runs, &scenario.disk, || run(inputs, threads));
+            Job { operation: operation.to_owned(), engine: Checkmap::NAME, form: "threads", run: Box::new(run) }
+        };
+        let (many, one) = (job(threads), job(1));
+        let [found, right] = [&many, &one].map(|job| (job.run)((1, true)).digest);
+        if found != right {
+            eprintln!("{operation}: {threads} threads give another answer than one");
+            std::process::exit(1);
+        }
+        let Paired { ratio, low, high, other_nanos: nanos, .. } = paired(&many, &one, pairs);
+        take(Threaded { operation, ratio, low, high, nanos });
+    }
 }
 
 /// How many runs of this many nanoseconds are long enough for the clock.

@@ -6,7 +6,7 @@
 use checkmap_benchmarks::engines::{Checkmap, Croaring, Croaring64, Flat, Hbitmap, Roaring, Roaring64};
 use checkmap_benchmarks::matrix::{Matrix, Row};
 use checkmap_benchmarks::measure::{self, Scale};
-use checkmap_benchmarks::pairs::Field;
+use checkmap_benchmarks::pairs::{self, Field, Threaded};
 use checkmap_benchmarks::patterns::{Disk, Pattern, Scenario, Trace};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,7 @@ Usage: bench-operations [OPTION]...
   --engines LIST        peers, such as croaring+run,roaring; where all of them do not fit in memory
   --pairs NUMBER        the pairs of each cell; 21
   --csv FILE            where the results go; target/bench-operations.csv of the project
+  --threads NUMBER      measures instead our operations on so many threads beside one
   --keep                the cells that FILE has and this run does not measure stay in it, in the table and in the means
 ";
 
@@ -32,6 +33,7 @@ struct Options {
     names: Vec<String>,
     engines: Vec<String>,
     csv: PathBuf,
+    threads: usize,
     keep: bool,
 }
 
@@ -51,6 +53,7 @@ fn parse(root: &Path) -> Result<Options, String> {
         names: Vec::new(),
         engines: Vec::new(),
         csv: root.join("target/bench-operations.csv"),
+        threads: 1,
         keep: false,
     };
     let list = |value: String| value.split(',').map(str::to_owned).collect();
@@ -68,6 +71,7 @@ fn parse(root: &Path) -> Result<Options, String> {
             "--operations" => options.names = list(value),
             "--engines" => options.engines = list(value),
             "--pairs" => options.pairs = number(&value)?.max(1) as usize,
+            "--threads" => options.threads = number(&value)? as usize,
             "--csv" => options.csv = value.into(),
             _ => return Err(USAGE.to_owned()),
         }
@@ -78,6 +82,9 @@ fn parse(root: &Path) -> Result<Options, String> {
 fn bench(root: &Path, options: &Options) -> Result<(), String> {
     measure::weigh_croaring();
     let trace = Trace::find(root)?;
+    if options.threads > 1 {
+        return on_threads(options, trace.as_ref());
+    }
     let of_csv = |error: String| format!("{}: {error}", options.csv.display());
     let mut matrix = match std::fs::read_to_string(&options.csv) {
         Ok(text) if options.keep => Matrix::parse(&text).map_err(of_csv)?,
@@ -117,6 +124,24 @@ fn bench(root: &Path, options: &Options) -> Result<(), String> {
     std::fs::write(&options.csv, matrix.to_csv()).map_err(|error| of_csv(error.to_string()))?;
     println!("Written to {}.", options.csv.display());
     Ok(())
+}
+
+/// Our operations on threads beside one; leaves a CSV of its own kind.
+fn on_threads(options: &Options, trace: Option<&Trace>) -> Result<(), String> {
+    let mut csv = "case,operation,pattern,threads,ratio,low,high,one_thread_ms\n".to_owned();
+    for (pattern, disk) in scenarios(options, trace) {
+        let scenario = Scenario::new(pattern, disk, 8, 0x0063_6865_636B_6D61, trace);
+        pairs::on_threads(&scenario, options.threads, options.pairs, |cell| {
+            let Threaded { operation, ratio, low, high, nanos } = cell;
+            let (letter, millis) = (pattern.letter(), nanos / 1e6);
+            println!("{letter} {operation:<14} {ratio:>6.2} ({low:.2} to {high:.2}), {millis:.2} ms on one thread");
+            let case = format!("{operation} of {letter}, {millis:.1} ms");
+            let row =
+                format!("{case}\",{operation},{letter},{},{ratio:.3},{low:.3},{high:.3},{millis:.3}", options.threads);
+            csv += &format!("\"{row}\n");
+        });
+    }
+    std::fs::write(&options.csv, csv).map_err(|error| format!("{}: {error}", options.csv.display()))
 }
 
 /// Every pattern that is wanted with its disk; the trace comes with a disk of its own, and as tiles on the larger one.

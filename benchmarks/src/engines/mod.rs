@@ -7,7 +7,7 @@ mod flat;
 mod hbitmap;
 mod roaring;
 
-pub use checkmap::Checkmap;
+pub use checkmap::{Checkmap, ON_THREADS};
 pub use croaring::{Croaring, Croaring64};
 pub use flat::{Flat, or_into, roomy};
 pub use hbitmap::Hbitmap;
