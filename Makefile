@@ -92,9 +92,10 @@ OPERATIONS ?=
 bench-operations:
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-operations -- $(OPERATIONS)
 
-# The same with our kernels for AVX2, beside peers that are built without AVX-512.
+# The same with our kernels for AVX2, beside peers that are built without AVX-512: CRoaring by a macro, roaring by a cfg of the crate
+# that holds its vectors.
 bench-operations-avx2:
-	CFLAGS=-DCROARING_COMPILER_SUPPORTS_AVX512=0 CHECKMAP_KERNELS=avx2 cargo run --release --locked \
+	RUSTFLAGS='--cfg disable_dispatch_avx512' CFLAGS=-DCROARING_COMPILER_SUPPORTS_AVX512=0 CHECKMAP_KERNELS=avx2 cargo run --release --locked \
 		--manifest-path benchmarks/Cargo.toml --target-dir benchmarks/target/avx2 --bin bench-operations -- \
 		--csv target/bench-operations-avx2.csv $(OPERATIONS)
 

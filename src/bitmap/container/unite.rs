@@ -85,7 +85,6 @@ impl Workspace {
         let (mut items, mut groups, mut runs) = (0, 0, 0);
         let (mut first_words, mut is_packed) = (None, false);
         if let &[View::Array(a), View::Array(b)] = group
-            && (a.len() + b.len() > FEW || !self.kernels.traits.has_networks || self.kernels.traits.has_wide_networks)
             && (size_of_val(a) + size_of_val(b) < sparse::LEAST || self.sparse.is_none())
         {
             return self.unite_two_lists(a, b);
