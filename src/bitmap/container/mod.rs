@@ -26,7 +26,7 @@ use list::List;
 pub(super) use runs::Run;
 pub(crate) use sparse::LEAST as SPARSE_FROM;
 pub(crate) use sparse::Sparse;
-pub(super) use sparse::{Packer, packed_len};
+pub(super) use sparse::{Keeper, Packer, packed_len};
 pub(super) use unite::{Made, Workspace};
 
 pub(crate) use bits::Words;
