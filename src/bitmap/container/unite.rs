@@ -59,20 +59,20 @@ impl Workspace {
 
     /// Packs results only if the kernels do it quickly.
     pub(in crate::bitmap) fn new() -> Self {
-        Self::with_packing(select().traits.packs_quickly)
+        Self::with_packing(select().traits.packs_quickly.then_some(sparse::Keeper::Memory))
     }
 
     /// Packs results for files, which must not depend on the CPU.
     pub(in crate::bitmap) fn for_files() -> Self {
-        Self::with_packing(true)
+        Self::with_packing(Some(sparse::Keeper::Files))
     }
 
-    fn with_packing(packs: bool) -> Self {
+    fn with_packing(keeper: Option<sparse::Keeper>) -> Self {
         Self {
             kernels: select(),
             words: None,
             others: None,
-            sparse: packs.then(sparse::PackedBytes::default),
+            sparse: keeper.map(sparse::PackedBytes::new),
             lists: [Vec::new(), Vec::new()],
             pairs: [Vec::new(), Vec::new()],
             bits: Vec::new(),
