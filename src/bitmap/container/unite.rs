@@ -107,6 +107,11 @@ impl Workspace {
         if let Some((index, words)) = first_words {
             let united = made(&mut self.words)?;
             united.copy_from_slice(&words[..]);
+            if let [View::Words(_), View::Words(other)] = group {
+                // Counted while the memory is waited for.
+                let measure = (self.kernels.or)(united, other);
+                return self.of_measured(measure);
+            }
             let others = group.iter().enumerate().filter(|&(other, _)| other != index);
             for (added, (_, view)) in (1..).zip(others) {
                 view.add_to(united);
@@ -260,14 +265,15 @@ impl Workspace {
     }
 
     fn unite_two_lists(&mut self, a: &[u16], b: &[u16]) -> Result<Made<'_>> {
-        let count = (self.kernels.unite)(a, b, room_for(&mut self.lists[0], a.len() + b.len())?);
-        if count <= ARRAY_MAX {
-            return self.of_list(count);
+        // Only lists that have much in common come to a list then.
+        if a.len() + b.len() > ARRAY_MAX {
+            let words = clear(&mut self.words)?;
+            (self.kernels.scatter)(a, words);
+            (self.kernels.scatter)(b, words);
+            return self.of_words();
         }
-        let words = clear(&mut self.words)?;
-        (self.kernels.scatter)(a, words);
-        (self.kernels.scatter)(b, words);
-        self.of_words()
+        let count = (self.kernels.unite)(a, b, room_for(&mut self.lists[0], a.len() + b.len())?);
+        self.of_list(count)
     }
 
     /// Unites more than two lists, or any number with few items.

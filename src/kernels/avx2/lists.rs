@@ -19,9 +19,6 @@ const LEVELS: u32 = (2 * LANES).trailing_zeros();
 /// Lists of this many items or more are cut in two halves.
 const SPLIT_MIN: usize = 64;
 
-/// The registers in which the ends of two lists are sorted.
-const TAIL: usize = 8;
-
 /// For each set of lanes to leave out, the bytes to keep, packed to the left. No row lies in two lines of the cache.
 static PACK: Rows = pack();
 
@@ -231,52 +228,12 @@ impl<'a, const XOR: bool> Stream<'a, XOR> {
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
     #[inline]
     fn finish(mut self, out: &mut [u16]) -> usize {
-        if XOR {
-            return self.finish_singles(out);
-        }
         while let (Some(block_a), Some(block_b)) = (self.blocks_a.get(self.next_a), self.blocks_b.get(self.next_b)) {
-            self.count += store_new(self.before, self.low, &mut out[self.count..]);
-            self.before = self.low;
             let is_a = block_a[0] <= block_b[0];
             self.next_a += usize::from(is_a);
             self.next_b += usize::from(!is_a);
-            (self.low, self.high) = merge(load(select_unpredictable(is_a, block_a, block_b)), self.high);
+            self.take(load(select_unpredictable(is_a, block_a, block_b)), out);
         }
-        let mut count = self.count + store_new(self.before, self.low, &mut out[self.count..]);
-        // The rest: the largest eight, less than eight of one list, and any number of the other.
-        let (rest_a, rest_b) = (&self.a[self.next_a * LANES..], &self.b[self.next_b * LANES..]);
-        let groups = 1 + rest_a.len().div_ceil(LANES) + rest_b.len().div_ceil(LANES);
-        if groups <= TAIL {
-            let mut registers = [_mm_set1_epi16(-1); TAIL];
-            registers[0] = self.high;
-            let parts = rest_a.chunks(LANES).chain(rest_b.chunks(LANES));
-            for (register, part) in registers[1..].iter_mut().zip(parts) {
-                let mut group = [u16::MAX; LANES];
-                fill_group(&mut group, part);
-                *register = load(&group);
-            }
-            sort_groups(&mut registers, groups);
-            let mut before = self.low;
-            for &register in &registers[..groups] {
-                count += store_new(before, register, &mut out[count..]);
-                before = register;
-            }
-            return count - usize::from(count > 0 && out[count - 1] == u16::MAX);
-        }
-        let mut largest = [0; 2 * LANES];
-        let left = store_new(self.low, self.high, &mut largest);
-        let (short, long) = if rest_a.len() < LANES { (rest_a, rest_b) } else { (rest_b, rest_a) };
-        let mut both = [0; 4 * LANES];
-        let left = portable::unite_evenly(&largest[..left], short, &mut both);
-        count + portable::unite_evenly(&both[..left], long, &mut out[count..])
-    }
-}
-
-impl<const XOR: bool> Stream<'_, XOR> {
-    /// [`Stream::finish`], without the items that are in both.
-    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-    #[inline]
-    fn finish_singles(mut self, out: &mut [u16]) -> usize {
         let (mut rest_a, mut rest_b) = (&self.a[self.next_a * LANES..], &self.b[self.next_b * LANES..]);
         while !rest_a.is_empty() || !rest_b.is_empty() {
             let is_a = !rest_a.is_empty() && (rest_b.is_empty() || rest_a[0] <= rest_b[0]);
@@ -285,25 +242,42 @@ impl<const XOR: bool> Stream<'_, XOR> {
             *rest = later;
             let mut group = [u16::MAX; LANES];
             fill_group(&mut group, part);
-            let (low, high) = merge(load(&group), self.high);
-            self.add_single(low, out);
-            self.high = high;
+            self.take(load(&group), out);
         }
         let (high, none) = (self.high, _mm_set1_epi16(-1));
-        for last in [high, none, none] {
-            self.add_single(last, out);
+        self.add(high, out);
+        self.add(none, out);
+        if XOR {
+            self.add(none, out);
         }
-        self.count
+        // A mark may be left, and stands behind all items.
+        self.count - usize::from(self.count > 0 && out[self.count - 1] == u16::MAX)
     }
 
-    /// Stores the items of the register before the last that are there once, and takes a new last one.
+    /// Takes the next eight items of a list.
     #[target_feature(enable = "avx2,popcnt")]
-    fn add_single(&mut self, new: __m128i, out: &mut [u16]) {
-        let (earlier, items, after) = (self.earlier, self.before, self.low);
-        let repeats = _mm_cmpeq_epi16(_mm_alignr_epi8::<14>(items, earlier), items);
-        let is_repeated = _mm_cmpeq_epi16(_mm_alignr_epi8::<2>(after, items), items);
-        self.count += store_without(_mm_or_si128(repeats, is_repeated), items, &mut out[self.count..]);
-        (self.earlier, self.before, self.low) = (items, after, new);
+    #[inline]
+    fn take(&mut self, items: __m128i, out: &mut [u16]) {
+        let (low, high) = merge(items, self.high);
+        self.add(low, out);
+        self.high = high;
+    }
+
+    /// Takes a register that came out of the network. The last one before it is stored, or the one before that if `XOR`: whether its
+    /// items are repeated is known only when the next one is there.
+    #[target_feature(enable = "avx2,popcnt")]
+    #[inline]
+    fn add(&mut self, new: __m128i, out: &mut [u16]) {
+        let (earlier, before, low) = (self.earlier, self.before, self.low);
+        let room = &mut out[self.count..];
+        if XOR {
+            let repeats = _mm_cmpeq_epi16(_mm_alignr_epi8::<14>(before, earlier), before);
+            let is_repeated = _mm_cmpeq_epi16(_mm_alignr_epi8::<2>(low, before), before);
+            self.count += store_without(_mm_or_si128(repeats, is_repeated), before, room);
+        } else {
+            self.count += store_new(before, low, room);
+        }
+        (self.earlier, self.before, self.low) = (before, low, new);
     }
 }
 

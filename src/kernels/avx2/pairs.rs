@@ -1,8 +1,8 @@
 //! Owns the intersection and the difference of two sorted lists, written by hand as the compiler keeps them
 //! scalar. Must never be reached on a CPU without AVX2 and POPCNT.
 //!
-//! Eight items of one list are compared with eight of the other at once, each with each; then the list whose eight end first
-//! goes on. Two halves of the lists go side by side in the two halves of the registers, as each step waits for the one before.
+//! Eight items of one list are compared with eight of the other by one instruction, each with each; then the list whose eight end
+//! first goes on. Two halves of the lists take turns, as each step waits for the one before.
 
 use super::lists::{LANES, fill_group, load, packed, store_packed};
 use super::short::{self, SHORT};
@@ -43,9 +43,16 @@ fn pick<const IN_BOTH: bool>(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     if a_above.is_some() || b_above.is_some() {
         let is_kept = a_above.is_some() && b_above.is_some() == IN_BOTH;
         out[0] = 0;
-        let rest = pick::<IN_BOTH>(a_above.unwrap_or(a), b_above.unwrap_or(b), &mut out[usize::from(is_kept)..]);
-        return usize::from(is_kept) + rest;
+        let room = &mut out[usize::from(is_kept)..];
+        return usize::from(is_kept) + pick_above::<IN_BOTH>(a_above.unwrap_or(a), b_above.unwrap_or(b), room);
     }
+    pick_above::<IN_BOTH>(a, b, out)
+}
+
+/// [`pick`], where no item is 0.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+#[inline]
+fn pick_above<const IN_BOTH: bool>(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     if a.len().max(b.len()) <= SHORT {
         return short::pick::<IN_BOTH>(a, b, out);
     }
@@ -99,6 +106,7 @@ fn step_both<const IN_BOTH: bool>(low: &mut Side<'_>, lower: &mut [u16], high: &
     assert!(lower.len() >= low.a.len() + LANES && upper.len() >= high.a.len() + LANES);
     let (mut low_out, mut high_out) = (lower.as_mut_ptr(), upper.as_mut_ptr());
     let (low_start, high_start) = (low_out, high_out);
+    // The last places at which eight items are stored. SAFETY: both rooms have eight items or more.
     let (low_last, high_last) = unsafe { (low_out.add(lower.len() - LANES), high_out.add(upper.len() - LANES)) };
     loop {
         let steps = low.steps().min(high.steps());
@@ -108,8 +116,9 @@ fn step_both<const IN_BOTH: bool>(low: &mut Side<'_>, lower: &mut [u16], high: &
         let mut low_at = [low.a.as_ptr(), low.b.as_ptr()];
         let mut high_at = [high.a.as_ptr(), high.b.as_ptr()];
         for _ in 0..steps {
-            // SAFETY: all four lists had `steps` blocks of eight, and a step passes one block of a list at most. A result goes
-            // on by eight at most for each block of `a` that is passed, and there is room for all of `a` and a block.
+            // SAFETY: all four lists had `steps` blocks of eight, and a step passes one block of a list at most. The result of a
+            // difference goes on by eight at most for each block of `a` that is passed, and there is room for all of `a` and a
+            // block; that of an intersection stays before the last place.
             unsafe {
                 step::<IN_BOTH>(&mut low_at, &mut low.found, &mut low_out, low_last);
                 step::<IN_BOTH>(&mut high_at, &mut high.found, &mut high_out, high_last);
@@ -126,11 +135,10 @@ fn step_both<const IN_BOTH: bool>(low: &mut Side<'_>, lower: &mut [u16], high: &
         unsafe { (low_out.offset_from_unsigned(low_start), high_out.offset_from_unsigned(high_start)) };
 }
 
-/// Compares eight with eight, and stores those of the first that are picked: again and again until the eight are passed, as a
-/// jump would be guessed wrong too often.
+/// Compares eight with eight, and stores those of the first that are picked.
 ///
-/// Eight items must be readable at each of `at`, and eight writable at `out`, which goes on by eight at most, and only where
-/// the first of `at` does.
+/// Eight items must be readable at each of `at`, and eight writable at `out` and at `last`, which is not before it. `out` goes on
+/// by eight at most: for a difference only where the first of `at` does, for an intersection never behind `last`.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 #[inline]
 unsafe fn step<const IN_BOTH: bool>(at: &mut [*const u16; 2], found: &mut usize, out: &mut *mut u16, last: *mut u16) {

@@ -86,20 +86,19 @@ pub(super) fn xor_lists(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 #[target_feature(enable = "neon")]
 #[inline]
 pub(super) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
-    match portable::skewed(a, b) {
-        None if a.len() + b.len() >= LEAST => pick::<true>(a, b, out),
-        _ => portable::intersect(a, b, out),
+    if a.len() + b.len() < LEAST || portable::skewed(a, b).is_some() {
+        return portable::intersect(a, b, out);
     }
+    pick::<true>(a, b, out)
 }
 
 #[target_feature(enable = "neon")]
 #[inline]
 pub(super) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
-    match portable::skewed(a, b) {
-        Some((few, _)) if few.len() == a.len() => portable::subtract(a, b, out),
-        _ if a.len() + b.len() < LEAST => portable::subtract(a, b, out),
-        _ => pick::<false>(a, b, out),
+    if a.len() + b.len() < LEAST || portable::skewed(a, b).is_some_and(|(few, _)| few.len() == a.len()) {
+        return portable::subtract(a, b, out);
     }
+    pick::<false>(a, b, out)
 }
 
 /// Merges two lists; what they have in common is there once, or not at all if `XOR`.
