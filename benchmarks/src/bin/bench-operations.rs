@@ -119,9 +119,10 @@ fn bench(root: &Path, options: &Options) -> Result<(), String> {
             println!("{}", row.line());
             matrix.put(row);
         });
+        // A run that is ended early leaves the patterns that are done.
+        std::fs::write(&options.csv, matrix.to_csv()).map_err(|error| of_csv(error.to_string()))?;
     }
     println!("\n{}\n{}", matrix.table(), matrix.verdict());
-    std::fs::write(&options.csv, matrix.to_csv()).map_err(|error| of_csv(error.to_string()))?;
     println!("Written to {}.", options.csv.display());
     Ok(())
 }
