@@ -146,6 +146,9 @@ fn the_verbs_that_read_show_it() {
         let starts: Vec<&Value> = map["extents"].as_array().expect("extents").iter().map(|one| &one["start"]).collect();
         assert_eq!(starts, [0, 5 * 65536, 16 * 65536], "{words:?}");
     }
+    let (hash, _, _) = checkmap(&["dump", path, "--bitmap", &name, "--format", "sha256"]);
+    let compared = json(&["compare", path, "--bitmap", &name, "--sha256", hash.trim_end(), "--json"]);
+    assert_eq!(compared["equal"], true);
     let (table, _, status) = checkmap(&["info", path]);
     assert!(status == 0 && table.contains("parallels") && table.contains("704 KiB"), "{table}");
     let check = json(&["check", path, "--json"]);

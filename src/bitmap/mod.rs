@@ -24,6 +24,7 @@ mod arena;
 mod bits;
 pub(crate) mod chunks;
 mod collector;
+mod compare;
 mod container;
 mod directory;
 mod entries;
@@ -36,6 +37,7 @@ mod roaring;
 mod search;
 mod span;
 
+pub use compare::Comparison;
 pub use iter::Extents;
 
 use crate::error::{Error, ErrorKind, Result};
