@@ -24,8 +24,8 @@ mod arena;
 mod bits;
 pub(crate) mod chunks;
 mod collector;
-mod compare;
 mod container;
+mod differences;
 mod directory;
 mod entries;
 mod entry;
@@ -37,7 +37,7 @@ mod roaring;
 mod search;
 mod span;
 
-pub use compare::Comparison;
+pub use differences::Comparison;
 pub use iter::Extents;
 
 use crate::error::{Error, ErrorKind, Result};
