@@ -413,6 +413,12 @@ typedef struct checkmap_opts {
     uint32_t model;
 } checkmap_opts;
 
+/** A SHA-256. Frozen. */
+typedef struct checkmap_sha256 {
+    /** Its bytes, in the order of its digits. */
+    uint8_t bytes[32];
+} checkmap_sha256;
+
 /** One finding of a check. Frozen. The texts live as long as the report. */
 typedef struct checkmap_problem {
     /** The structure that is wrong, in UTF-8. */
@@ -1224,6 +1230,15 @@ int checkmap_bitmap_from_bits(struct checkmap_bitmap *bitmap,
                               size_t len);
 
 /**
+ * Computes the SHA-256 of the bits, as QEMU does for x-debug-block-dirty-bitmap-sha256; zeros on error.
+ *
+ * It is that of the bits in the order of checkmap_bitmap_to_bits(), in zeros up to a multiple of 8 bytes, and 8 bytes at least. Size
+ * and granularity of the disk are not part of it.
+ */
+int checkmap_bitmap_sha256(const struct checkmap_bitmap *bitmap,
+                           struct checkmap_sha256 *out);
+
+/**
  * Writes the bitmap as portable 64-bit Roaring, its values being granules; with out NULL it only tells how many bytes
  * it takes.
  *
@@ -1754,6 +1769,19 @@ int checkmap_stored_summarize(const struct checkmap_image *image,
                               const char *name,
                               size_t len,
                               struct checkmap_summary *out);
+
+/**
+ * Tells the SHA-256 of a stored bitmap, see checkmap_bitmap_sha256(); zeros on error.
+ *
+ * Of a disk of a running hypervisor, the hypervisor computes it, and no bit is moved: two calls prove a copy or a migration.
+ *
+ * Errors:
+ * - as checkmap_stored_read()
+ */
+int checkmap_stored_sha256(const struct checkmap_image *image,
+                           const char *name,
+                           size_t len,
+                           struct checkmap_sha256 *out);
 
 /**
  * Makes the stored bitmap into the union of itself and n others, in one atomic step; the others stay.

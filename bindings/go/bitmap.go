@@ -313,6 +313,19 @@ func (b *Bitmap) IsSubset(other *Bitmap) (bool, error) {
 	return truth(func() C.int { return C.checkmap_bitmap_is_subset(b.handle, other.pointer()) })
 }
 
+// SHA256 is that of the bits, as QEMU's x-debug-block-dirty-bitmap-sha256 computes it; size and granularity are not part of
+// it.
+func (b *Bitmap) SHA256() ([32]byte, error) {
+	defer runtime.KeepAlive(b)
+	return hashed(func(out *C.struct_checkmap_sha256) C.int { return C.checkmap_bitmap_sha256(b.handle, out) })
+}
+
+func hashed(call func(out *C.struct_checkmap_sha256) C.int) ([32]byte, error) {
+	var out C.struct_checkmap_sha256
+	err := status(func() C.int { return call(&out) })
+	return *(*[32]byte)(unsafe.Pointer(&out.bytes[0])), err
+}
+
 // ToGranularity makes a bitmap of another granularity, rounded outward: every dirty byte stays dirty.
 func (b *Bitmap) ToGranularity(granularity uint64) (*Bitmap, error) {
 	defer runtime.KeepAlive(b)

@@ -152,6 +152,7 @@ func Test005Closed(t *testing.T) {
 		invalid(t, second(good.IsSubset(other)))
 	}
 	invalid(t, second(b.ToGranularity(1)))
+	invalid(t, second(b.SHA256()))
 	invalid(t, second(b.ToBits(0, 1)))
 	invalid(t, b.FromBits(0, nil))
 	invalid(t, second(b.Serialize()))
@@ -175,6 +176,7 @@ func Test005Closed(t *testing.T) {
 	invalid(t, second(i.StoredBitmaps()))
 	invalid(t, second(i.ReadStored("a", 0, 1)))
 	invalid(t, second(i.SummarizeStored("a")))
+	invalid(t, second(i.SHA256Stored("a")))
 	invalid(t, i.MergeStored([]string{"a"}, "b", nil))
 
 	invalid(t, second(s.Info()))

@@ -172,7 +172,7 @@ impl Bitmap {
         }))
     }
 
-    fn check_size(&self, other: &Self) -> Result<()> {
+    pub(super) fn check_size(&self, other: &Self) -> Result<()> {
         if self.size_bytes == other.size_bytes {
             return Ok(());
         }

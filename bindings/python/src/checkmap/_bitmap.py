@@ -306,6 +306,15 @@ class Bitmap(Handle):
 
     __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
+    def sha256(self) -> bytes:
+        """The SHA-256 of the bits, as QEMU's x-debug-block-dirty-bitmap-sha256 computes it.
+
+        Size and granularity are not part of it.
+        """
+        out = ffi.new("struct checkmap_sha256 *")
+        checked(self._read(lib.checkmap_bitmap_sha256, out))
+        return bytes(ffi.buffer(out.bytes))
+
     def __le__(self, other: Bitmap) -> bool:
         """Whether every dirty byte of the first is dirty in the second."""
         if not isinstance(other, Bitmap):
