@@ -14,7 +14,7 @@ use std::mem::MaybeUninit;
 const QUAD: usize = 4;
 const BLOCK: usize = 4 * QUAD;
 
-/// With so many words that are not 0, most have more than four bits.
+/// Where this many words are not 0, most have more than four bits.
 const MANY: usize = WORDS * 7 / 8;
 
 /// The number of set bits in any number of registers.
