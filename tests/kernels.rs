@@ -92,6 +92,11 @@ fn check_words(kernels: &Kernels, a: &[u16], b: &[u16]) {
     (kernels.scatter)(b, &mut scattered);
     assert!(scattered == sum);
     assert!(filled(a.len(), 1, 0, |out| (kernels.positions)(&x, out)) == a);
+    for room in [0, ROOM - 1, ROOM, ROOM + 1, a.len() / 2] {
+        let mut out = vec![0; room];
+        let count = (kernels.positions)(&x, &mut out);
+        assert!(out[..count] == a[..count] && (count == a.len() || count + ROOM > room), "{:?}", kernels.level);
+    }
 }
 
 /// The bytes of words that are not 0, behind the masks that say which they are.

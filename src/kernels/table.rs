@@ -185,10 +185,9 @@ every_kernel!(kernels_struct);
 /// Which ways are quick with the kernels of an instruction set, so that their users choose among them.
 #[derive(Clone, Copy, Debug)]
 pub struct Traits {
-    /// Whether `sort_few` and `unite_few_runs` sort in registers: else two lists are merged sooner, and runs two by two.
+    /// Whether `sort_few` and `unite_few_runs` sort in registers: else runs are united two by two.
     pub has_networks: bool,
-    /// Whether a register takes a whole short list: then `unite` is quicker than `sort_few` for two lists however short they
-    /// are, and `unite_few_runs` quicker than `unite_runs` for two of runs.
+    /// Whether a register takes a whole short list: then `unite_few_runs` is quicker than `unite_runs` for two lists of runs.
     pub has_wide_networks: bool,
     /// Whether `pack` and `spread` are quicker than lists of as many bytes.
     pub packs_quickly: bool,

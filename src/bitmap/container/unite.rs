@@ -276,7 +276,7 @@ impl Workspace {
         self.of_list(count)
     }
 
-    /// Unites more than two lists, or any number with few items.
+    /// Unites more than two lists.
     fn unite_lists(&mut self, group: &[View<'_>], items: usize, groups: usize) -> Result<Made<'_>> {
         let lists = group.iter().filter_map(|view| match *view {
             View::Array(array) => Some(array),

@@ -106,7 +106,8 @@ fn step_both<const IN_BOTH: bool>(low: &mut Side<'_>, lower: &mut [u16], high: &
     assert!(lower.len() >= low.a.len() + LANES && upper.len() >= high.a.len() + LANES);
     let (mut low_out, mut high_out) = (lower.as_mut_ptr(), upper.as_mut_ptr());
     let (low_start, high_start) = (low_out, high_out);
-    // The last places at which eight items are stored. SAFETY: both rooms have eight items or more.
+    // The last places at which eight items are stored.
+    // SAFETY: both rooms have eight items or more.
     let (low_last, high_last) = unsafe { (low_out.add(lower.len() - LANES), high_out.add(upper.len() - LANES)) };
     loop {
         let steps = low.steps().min(high.steps());
@@ -138,7 +139,8 @@ fn step_both<const IN_BOTH: bool>(low: &mut Side<'_>, lower: &mut [u16], high: &
 /// Compares eight with eight, and stores those of the first that are picked.
 ///
 /// Eight items must be readable at each of `at`, and eight writable at `out` and at `last`, which is not before it. `out` goes on
-/// by eight at most: for a difference only where the first of `at` does, for an intersection never behind `last`.
+/// by eight at most: for a difference only where the first of `at` does. For an intersection it goes on at every step, and is held
+/// back at `last`, whatever the lists hold.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 #[inline]
 unsafe fn step<const IN_BOTH: bool>(at: &mut [*const u16; 2], found: &mut usize, out: &mut *mut u16, last: *mut u16) {

@@ -262,6 +262,7 @@ pub(super) fn runs(words: &Words, out: &mut [Pair]) -> usize {
     }
     let bounds = out.as_flattened_mut();
     let mut count = used.positions::<4>(&changes, bounds);
+    assert!(bounds.len() >= count + ROOM, "there is room behind all runs");
     if words[WORDS - 1] >> 63 == 1 {
         // The end of the chunk, of which 16 bits are left.
         bounds[count] = 0;
