@@ -41,7 +41,7 @@ impl Keeper {
     /// In memory this part of the smallest other form has to be saved.
     const SAVED_ONE_IN: usize = 16;
 
-    /// How long what is packed may not be, where the smallest other form has `others` bytes.
+    /// A packed chunk has fewer bytes than this, where the smallest other form has `others` bytes.
     fn limit(self, others: usize) -> usize {
         match self {
             Self::Memory => others - others / Self::SAVED_ONE_IN,
