@@ -3,7 +3,7 @@
 include libcheckmap/build.mk
 
 .PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-libvirt test-guest test-package \
-	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-delete bench-live bench-serve bench-backup bench-segments \
+	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-operations bench-operations-avx2 bench-delete bench-live bench-serve bench-backup bench-segments \
 	bench-python wheel check-python-types example man completions
 
 test:
@@ -78,11 +78,23 @@ check-instructions bless-instructions:
 # checkmap beside CRoaring, roaring, a flat bitmap and a vector of extents; leaves target/bench-peers.csv. All of it takes
 # hours and 16 GiB of memory; the quick one takes less than three minutes. BENCH takes more options, see `BENCH=--help`.
 BENCH ?=
-bench-peers:
+bench-peers: bench-operations
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-peers -- $(BENCH)
 
-bench-peers-quick:
+bench-peers-quick: bench-operations
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-peers -- --quick $(BENCH)
+
+# Every operation on one or two bitmaps, in interleaved pairs with the best peer of each cell, patterns a to g; leaves
+# target/bench-operations.csv. OPERATIONS takes options, such as `OPERATIONS='--patterns c --operations xor'`.
+OPERATIONS ?=
+bench-operations:
+	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-operations -- $(OPERATIONS)
+
+# The same with our kernels for AVX2, beside peers that are built without AVX-512.
+bench-operations-avx2:
+	CFLAGS=-DCROARING_COMPILER_SUPPORTS_AVX512=0 CHECKMAP_KERNELS=avx2 cargo run --release --locked \
+		--manifest-path benchmarks/Cargo.toml --target-dir benchmarks/target/avx2 --bin bench-operations -- \
+		--csv target/bench-operations-avx2.csv $(OPERATIONS)
 
 # Deleting a checkpoint on a qcow2 of 16 TiB beside qemu-img: runs of each, and which of the cases; making the image of the
 # fourth takes minutes.

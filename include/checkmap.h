@@ -1048,6 +1048,21 @@ int64_t checkmap_bitmap_previous_clean(const struct checkmap_bitmap *bitmap,
                                        uint64_t length);
 
 /**
+ * The number of dirty granules before the one that holds the byte at offset; at the end of the disk and past it, all.
+ *
+ * Returns: a number of granules; or a negative errno.
+ */
+int64_t checkmap_bitmap_rank(const struct checkmap_bitmap *bitmap,
+                             uint64_t offset);
+
+/**
+ * Where the dirty granule of this number begins, counted from 0.
+ *
+ * Returns: an offset in bytes; -1 if fewer granules are dirty; or another negative errno.
+ */
+int64_t checkmap_bitmap_select(const struct checkmap_bitmap *bitmap, uint64_t number);
+
+/**
  * Fills out with the dirty extents of the range, in ascending order.
  *
  * The range is cut at the end of the disk, the extents at the edges of the range, to the byte; two of them never touch.
@@ -1145,6 +1160,13 @@ int checkmap_bitmap_subtract(struct checkmap_bitmap *dst, const struct checkmap_
  * - -EINVAL: disks of different size, or bitmaps of different granularity.
  */
 int checkmap_bitmap_xor(struct checkmap_bitmap *dst, const struct checkmap_bitmap *src);
+
+/**
+ * Makes the clean granules of the disk dirty, and the dirty ones clean.
+ *
+ * On error nothing changes.
+ */
+int checkmap_bitmap_complement(struct checkmap_bitmap *bitmap);
 
 /**
  * Whether two bitmaps have the same size, the same granularity and the same dirty granules.
@@ -2397,6 +2419,51 @@ int64_t checkmap_segment_next_dirty(const struct checkmap_segment *segment, uint
  * - as checkmap_segment_get() without -ERANGE
  */
 int64_t checkmap_segment_next_clean(const struct checkmap_segment *segment, uint64_t offset, uint64_t length);
+
+/**
+ * The last dirty byte of the range, which is cut at the end of the disk.
+ *
+ * Returns: an offset in bytes; -1 if there is none; or another negative errno.
+ *
+ * Errors:
+ * - as checkmap_segment_get() without -ERANGE
+ */
+int64_t checkmap_segment_previous_dirty(const struct checkmap_segment *segment,
+                                        uint64_t offset,
+                                        uint64_t length);
+
+/**
+ * The last clean byte of the range, which is cut at the end of the disk.
+ *
+ * Returns: an offset in bytes; -1 if there is none; or another negative errno.
+ *
+ * Errors:
+ * - as checkmap_segment_get() without -ERANGE
+ */
+int64_t checkmap_segment_previous_clean(const struct checkmap_segment *segment,
+                                        uint64_t offset,
+                                        uint64_t length);
+
+/**
+ * The number of dirty granules before the one that holds the byte at offset; at the end of the disk and past it, all.
+ *
+ * Returns: a number of granules; or a negative errno.
+ *
+ * Errors:
+ * - as checkmap_segment_get() without -ERANGE
+ */
+int64_t checkmap_segment_rank(const struct checkmap_segment *segment,
+                              uint64_t offset);
+
+/**
+ * Where the dirty granule of this number begins, counted from 0.
+ *
+ * Returns: an offset in bytes; -1 if fewer granules are dirty; or another negative errno.
+ *
+ * Errors:
+ * - as checkmap_segment_get() without -ERANGE
+ */
+int64_t checkmap_segment_select(const struct checkmap_segment *segment, uint64_t number);
 
 /**
  * Fills out with the dirty extents of the range, as checkmap_bitmap_extents() does.

@@ -328,6 +328,44 @@ fn bits_begin_at_a_multiple_of_eight() {
     assert!(bitmap.is_empty());
 }
 
+/// Bits that come in pieces take the memory of a container for each chunk, wherever the pieces are cut and whichever are
+/// left out, as those of a file are that hold no bit.
+#[test]
+fn pieces_of_bits_leave_nothing_behind() {
+    const CHUNKS: usize = 24;
+    let dirty = dense(CHUNKS as u64, 50, 3);
+    let byte = |bits: &[bool]| bits.iter().zip(0..).map(|(&bit, place)| u8::from(bit) << place).sum::<u8>();
+    let bits: Vec<u8> = dirty.chunks(8).map(byte).collect();
+    let most = CHUNKS * (8192 + 64) + 4096;
+    for piece in [1024, 2048, 4096, 8192, 3 * 4096, 16_384, 5 * 8192] {
+        for left_out in [None, Some(0), Some(1), Some(2)] {
+            for swapped in [0, 1] {
+                for replaced in [false, true] {
+                    let mut bitmap = bitmap(dirty.len() as u64, 0);
+                    let mut model = dirty.clone();
+                    let pieces = bits.len().div_ceil(piece);
+                    for index in (0..pieces.next_multiple_of(2)).map(|index| index ^ swapped).filter(|&at| at < pieces)
+                    {
+                        let from = index * piece;
+                        let to = bits.len().min(from + piece);
+                        if Some(index) == left_out {
+                            model[8 * from..8 * to].fill(false);
+                        } else if replaced {
+                            bitmap.replace_bits(8 * from as u64, &bits[from..to]).unwrap();
+                        } else {
+                            bitmap.set_bits(8 * from as u64, &bits[from..to]).unwrap();
+                        }
+                    }
+                    let mut shadowed = Shadowed { bitmap, shadow: model };
+                    shadowed.check();
+                    let heap = shadowed.bitmap.heap_bytes();
+                    assert!(heap <= most, "{heap} bytes after pieces of {piece}, without {left_out:?}, {swapped}");
+                }
+            }
+        }
+    }
+}
+
 /// Where bits begin is told in bytes of the disk, whatever a granule is.
 #[test]
 fn bits_begin_at_a_byte_of_the_disk() {

@@ -166,3 +166,22 @@ fn a_huge_disk_changes_its_granularity_by_extents() {
     assert!(coarse.difference(&fine).unwrap().is_empty() && fine.difference(&coarse).unwrap().is_empty());
     assert!(coarse.to_granularity(granularity(21)).is_err(), "2^42 granules");
 }
+
+/// However far past a small disk bits begin, and whatever it holds.
+#[test]
+fn bits_past_the_disk_change_nothing() {
+    const GRANULES: u64 = 4096;
+    for (first, count) in [(0, 0), (0, 1), (GRANULES - 1, 1), (0, GRANULES)] {
+        let mut bitmap = Bitmap::new(GRANULES, granularity(0)).unwrap();
+        bitmap.set(first, count).unwrap();
+        let before = bitmap.clone();
+        for offset in [GRANULES, GRANULES + 8, 1 << 16, 1 << 32, 1 << 47, 1 << 48, 1 << 63, !7] {
+            for bits in [&[][..], &[1], &[0xff; 9000]] {
+                bitmap.set_bits(offset, bits).unwrap();
+                bitmap.replace_bits(offset, bits).unwrap();
+                bitmap.validate().unwrap();
+                assert_eq!(bitmap, before, "{} bytes at {offset}", bits.len());
+            }
+        }
+    }
+}

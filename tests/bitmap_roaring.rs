@@ -275,3 +275,36 @@ fn full_stretches_across_high_keys_serialize_chunk_by_chunk() {
         assert_eq!(read(&bytes).unwrap(), bitmap);
     }
 }
+
+#[test]
+fn a_32_bit_bitmap_is_read_by_itself() {
+    let mut some = croaring::Bitmap::of(&[0, 7, 65_535, 65_536, 9 << 16, u32::MAX]);
+    let mut checked = 0;
+    for more in [0..0, 100..101, 200_000..300_000, 1 << 20..1 << 24] {
+        some.add_range(more);
+        for has_runs in [false, true] {
+            some.remove_run_compression();
+            if has_runs {
+                some.run_optimize();
+            }
+            let found = read(&some.serialize::<Portable>()).unwrap();
+            found.validate().unwrap();
+            assert!(values(&found).eq(some.iter().map(u64::from)));
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 8);
+    let none = read(&croaring::Bitmap::new().serialize::<Portable>()).unwrap();
+    assert!(none.is_empty());
+    // Cut anywhere, or with a byte too many, it is damaged.
+    let bytes = croaring::Bitmap::of(&[1, 2, 3 << 16]).serialize::<Portable>();
+    for len in 0..bytes.len() {
+        assert_eq!(read(&bytes[..len]).unwrap_err().kind(), ErrorKind::Damaged);
+    }
+    assert_eq!(read(&[&bytes[..], &[0]].concat()).unwrap_err().kind(), ErrorKind::Damaged);
+    // A value past the disk is named so, with a way out.
+    let past = Bitmap::from_roaring(&bytes, 3 << 16, byte()).unwrap_err();
+    assert_eq!(past.kind(), ErrorKind::Damaged);
+    let text = past.to_string();
+    assert!(text.contains("past the end of the disk"), "{text}");
+}

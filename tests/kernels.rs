@@ -76,6 +76,18 @@ fn check_words(kernels: &Kernels, a: &[u16], b: &[u16]) {
     (kernels.or_only)(&mut sum, &y);
     assert!((kernels.is_subset)(&x, &sum));
     assert_eq!((kernels.is_subset)(&x, &y), ours.is_subset(&theirs));
+    let (mut folded, mut doubled) = ([0; WORDS / 2], Box::new([0; WORDS]));
+    (kernels.fold)(&x[..], &mut folded);
+    (kernels.unfold)(&folded, &mut doubled[..]);
+    let pairs = |item: u16| [item & !1, item | 1];
+    let both: BTreeSet<u16> = a.iter().flat_map(|&item| pairs(item)).collect();
+    assert!(list_of(&doubled).into_iter().eq(both), "{:?}", kernels.level);
+    let is_set = |item: usize| folded[item / 64] >> (item % 64) & 1 == 1;
+    assert!(
+        (0..32_768)
+            .filter(|&item| is_set(item))
+            .eq(a.iter().map(|item| usize::from(item / 2)).collect::<BTreeSet<_>>())
+    );
     let mut scattered = x.clone();
     (kernels.scatter)(b, &mut scattered);
     assert!(scattered == sum);
@@ -114,8 +126,12 @@ fn check_packing(kernels: &Kernels, a: &[u16], b: &[u16]) {
 fn check_lists(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     let (ours, theirs): (BTreeSet<u16>, BTreeSet<u16>) = (a.iter().copied().collect(), b.iter().copied().collect());
     let most = a.len() + b.len();
-    let cases: [(ListOperation, BTreeSet<u16>); 3] =
-        [(kernels.unite, &ours | &theirs), (kernels.intersect, &ours & &theirs), (kernels.subtract, &ours - &theirs)];
+    let cases: [(ListOperation, BTreeSet<u16>); 4] = [
+        (kernels.unite, &ours | &theirs),
+        (kernels.intersect, &ours & &theirs),
+        (kernels.subtract, &ours - &theirs),
+        (kernels.xor_lists, &ours ^ &theirs),
+    ];
     for (kernel, expected) in cases {
         let found = filled(most, start, 7, |out| kernel(a, b, out));
         assert!(found.into_iter().eq(expected), "{:?}: {a:?} {b:?}", kernels.level);
@@ -147,6 +163,21 @@ fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
         let within = a.iter().filter(|bit| (first..end).contains(&usize::from(**bit))).count();
         assert_eq!((kernels.run_ones_within)(&x, first as u32, end as u32) as usize, within, "{:?}", kernels.level);
     }
+    let common: Vec<u16> = a.iter().copied().filter(|item| b.binary_search(item).is_ok()).collect();
+    let rest: Vec<u16> = a.iter().copied().filter(|item| b.binary_search(item).is_err()).collect();
+    let found = filled(x.len() + y.len(), start, [7, 7], |out| (kernels.intersect_runs)(&x, &y, out));
+    assert!(found == pairs(&common), "{:?}", kernels.level);
+    for (kept, expected) in [(true, common), (false, rest)] {
+        let found = filled(a.len(), start, 7, |out| (kernels.filter_by_runs)(a, &y, kept, out));
+        assert!(found == expected, "{:?}", kernels.level);
+        let found = filled(a.len(), start, 7, |out| (kernels.filter)(a, &words_of(b), kept, out));
+        assert!(found == expected, "{:?}", kernels.level);
+    }
+    let mut flipped = words_of(b);
+    (kernels.flip)(a, &mut flipped);
+    let mut exclusive = words_of(b);
+    (kernels.xor)(&mut exclusive, &words_of(a));
+    assert!(flipped == exclusive, "{:?}", kernels.level);
     let blocks = x.as_chunks::<RUN_BLOCK>().0;
     let mut saved = vec![[7; 4 * RUN_BLOCK]; blocks.len() + start];
     (kernels.save_runs)(blocks, &mut saved);

@@ -95,6 +95,11 @@ impl Flat {
         sum
     }
 
+    pub fn zip(&self, other: &Self, operation: fn(u64, u64) -> u64) -> Self {
+        let words = self.words.iter().zip(&other.words).map(|(a, b)| operation(*a, *b)).collect();
+        Self { granules: self.granules, words }
+    }
+
     pub fn count(&self, from: u64, to: u64) -> u64 {
         let (low, high) = (index(from / 64), index(to / 64));
         if high - low < 2 {

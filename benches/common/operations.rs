@@ -2,11 +2,11 @@
 //! The operations on bitmaps whose costs are taken, each with the answer of plain bits.
 
 use super::random::Random;
-use super::{Flat, GRANULARITY_BITS, Pattern, granularity};
+use super::{Flat, GRANULARITY_BITS, Pattern, granularity, index};
 use checkmap::io::Storage;
 use checkmap::progress::Unobserved;
 use checkmap::segment::{self, MergeOptions};
-use checkmap::{Bitmap, Extent, Segment};
+use checkmap::{Bitmap, Extent, Granularity, Segment};
 use roaring::RoaringTreemap;
 use std::io;
 use std::sync::Arc;
@@ -33,10 +33,40 @@ pub fn each(granules: u64, patterns: &[Pattern], meter: &mut impl Meter) {
         let flats: Vec<Flat> = (0..MANY).map(|seed| Flat::of(pattern, granules, seed + 1)).collect();
         let bitmaps: Vec<Bitmap> = flats.iter().map(Flat::bitmap).collect();
         unions(pattern.name(), &flats, &bitmaps, meter);
+        combinations(pattern.name(), &flats, &bitmaps, meter);
         questions(pattern.name(), &Flat::union(&flats[..2]), meter);
         segments(pattern.name(), &flats, &bitmaps, meter);
     }
     mark(granules, meter);
+    COUNTED_LOG2.into_iter().for_each(|log2| count_after_change(log2, meter));
+}
+
+/// The operation whose cost must not depend on the size of the disk: these are powers of two of granules.
+pub const COUNTED: &str = "count_after_change";
+pub const COUNTED_LOG2: [u32; 2] = [20, 32];
+
+/// The counts of a whole disk, right after a granule of a clean chunk was marked. The last granule is partial.
+fn count_after_change(log2: u32, meter: &mut impl Meter) {
+    let granules = 1_u64 << log2;
+    let size_bytes = (granules << GRANULARITY_BITS) - 1;
+    let mut bitmap = Bitmap::new(size_bytes, granularity()).expect("the disk can be");
+    let mut mark = |granule: u64| bitmap.set(granule << GRANULARITY_BITS, 1).expect("it is on the disk");
+    // Every other chunk, the last granule, and then one in a clean chunk.
+    (0..granules >> 17).for_each(|chunk| mark(chunk << 17));
+    mark(granules - 1);
+    mark(3 << 16);
+    let count =
+        |()| (bitmap.dirty_granules(), bitmap.dirty_bytes(), bitmap.count_range(0, u64::MAX), bitmap.is_empty());
+    let ones = (granules >> 17) + 2;
+    meter.take(
+        COUNTED,
+        &format!("2^{log2}"),
+        || (),
+        count,
+        |found| {
+            assert_eq!(found, (ones, (ones << GRANULARITY_BITS) - 1, ones, false));
+        },
+    );
 }
 
 fn unions(pattern: &str, flats: &[Flat], bitmaps: &[Bitmap], meter: &mut impl Meter) {
@@ -48,6 +78,50 @@ fn unions(pattern: &str, flats: &[Flat], bitmaps: &[Bitmap], meter: &mut impl Me
     meter.take("union_2", pattern, || bitmaps[0].clone(), unite, |sum| Flat::union(&flats[..2]).check(&sum));
     let unite = |()| Bitmap::union_many(&all, None).expect("all are of one disk");
     meter.take("union_8", pattern, || (), unite, |sum| Flat::union(flats).check(&sum));
+}
+
+/// The other set operations, in place, and the way to larger granules.
+fn combinations(pattern: &str, flats: &[Flat], bitmaps: &[Bitmap], meter: &mut impl Meter) {
+    type Change = fn(&mut Bitmap, &Bitmap) -> checkmap::Result<()>;
+    type OfWords = fn(u64, u64) -> u64;
+    let operations: [(&str, Change, OfWords); 3] = [
+        ("intersect_2", Bitmap::intersect_with, |a, b| a & b),
+        ("subtract_2", Bitmap::subtract, |a, b| a & !b),
+        ("xor_2", Bitmap::xor_with, |a, b| a ^ b),
+    ];
+    for (name, change, of_words) in operations {
+        let run = |mut bitmap: Bitmap| {
+            change(&mut bitmap, &bitmaps[1]).expect("both are of one disk");
+            bitmap
+        };
+        let check = |found: Bitmap| flats[0].zip(&flats[1], of_words).check(&found);
+        meter.take(name, pattern, || bitmaps[0].clone(), run, check);
+    }
+    let union = bitmaps[0].union(&bitmaps[1]).expect("both are of one disk");
+    let is_subset = |()| bitmaps[0].is_subset(&union).expect("both are of one disk");
+    meter.take("is_subset", pattern, || (), is_subset, |found| assert!(found));
+    let coarse = Granularity::from_bits(GRANULARITY_BITS + 4).expect("it is one");
+    let to_coarse = |()| bitmaps[0].to_granularity(coarse).expect("the disk can be");
+    meter.take(
+        "coarser_16",
+        pattern,
+        || (),
+        to_coarse,
+        |found| {
+            let granules =
+                (0..flats[0].granules / 16).filter(|granule| flats[0].count(16 * granule, 16 * granule + 16) > 0);
+            assert_eq!(found.dirty_granules(), granules.count() as u64);
+        },
+    );
+    let bytes = vec![0; index(flats[0].granules / 8)];
+    let to_bits = |mut bytes: Vec<u8>| {
+        bitmaps[0].copy_bits(0, &mut bytes).expect("it begins with a granule");
+        bytes
+    };
+    let bits: Vec<u8> = flats[0].words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    meter.take("to_bits", pattern, || bytes.clone(), to_bits, |found| assert!(found == bits));
+    let from_bits = |()| Bitmap::from_bits(bitmaps[0].size_bytes(), granularity(), &bits).expect("the disk can be");
+    meter.take("from_bits", pattern, || (), from_bits, |found| flats[0].check(&found));
 }
 
 fn questions(pattern: &str, flat: &Flat, meter: &mut impl Meter) {

@@ -1,19 +1,11 @@
 //! checkmap beside the engines that a hypervisor could link instead: the same inputs, the same questions, the answers
 //! compared, one engine in memory at a time. Prints a table and the verdict on every bar, and leaves a CSV.
 
-mod course;
-mod engine;
-mod engines;
-mod input;
-mod measure;
-mod patterns;
-mod report;
-
-use course::Settings;
-use engines::{Runner, or_into, roomy};
-use measure::{Effort, Scale, median, once};
-use patterns::{Disk, INTERVALS, Pattern, Rng, Scenario, Trace};
-use report::{Book, Operation};
+use checkmap_benchmarks::course::Settings;
+use checkmap_benchmarks::engines::{self, Runner, or_into, roomy};
+use checkmap_benchmarks::measure::{self, Effort, Scale, median, once};
+use checkmap_benchmarks::patterns::{Disk, INTERVALS, Pattern, Rng, Scenario, Trace};
+use checkmap_benchmarks::report::{Book, Operation};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -219,6 +219,18 @@ func (b *Bitmap) PreviousClean(offset, length uint64) (at uint64, found bool, er
 	})
 }
 
+// Rank is the number of dirty granules before the one that holds the byte at offset; at the end of the disk and past it, all.
+func (b *Bitmap) Rank(offset uint64) (uint64, error) {
+	defer runtime.KeepAlive(b)
+	return number(func() int64 { return int64(C.checkmap_bitmap_rank(b.handle, C.uint64_t(offset))) })
+}
+
+// Select is where the dirty granule of this number begins, counted from 0.
+func (b *Bitmap) Select(number uint64) (at uint64, found bool, err error) {
+	defer runtime.KeepAlive(b)
+	return place(func() C.int64_t { return C.checkmap_bitmap_select(b.handle, C.uint64_t(number)) })
+}
+
 // handles gives C pointers in Go memory, which C does not keep.
 func handles(bitmaps []*Bitmap) []*C.struct_checkmap_bitmap {
 	all := make([]*C.struct_checkmap_bitmap, len(bitmaps)+1)
@@ -271,6 +283,12 @@ func (b *Bitmap) Subtract(other *Bitmap) error {
 	defer runtime.KeepAlive(other)
 	defer runtime.KeepAlive(b)
 	return status(func() C.int { return C.checkmap_bitmap_subtract(b.handle, other.pointer()) })
+}
+
+// Complement makes the clean granules of the disk dirty, and the dirty ones clean. Changes the bitmap.
+func (b *Bitmap) Complement() error {
+	defer runtime.KeepAlive(b)
+	return status(func() C.int { return C.checkmap_bitmap_complement(b.handle) })
 }
 
 // Xor leaves what is dirty in one of the two only. Disks of different size are ErrSizeMismatch, different

@@ -106,6 +106,20 @@ func Test105Previous(t *testing.T) {
 	check(t, none(bitmap.PreviousDirty(math.MaxUint64, 1)))
 }
 
+func Test105RankSelectAndComplement(t *testing.T) {
+	bitmap := bitmapOf(t, 10*kib+1, kib)
+	equal(t, ok(bitmap.Rank(math.MaxUint64)), 0)
+	check(t, none(bitmap.Select(0)))
+	fine(t, bitmap.Set(4*kib, 2*kib))
+	equal(t, ok(bitmap.Rank(5*kib)), 1)
+	equal(t, ok(bitmap.Rank(math.MaxUint64)), 2)
+	equal(t, at(bitmap.Select(1)), 5*kib)
+	check(t, none(bitmap.Select(2)))
+	fine(t, bitmap.Complement())
+	equal(t, ok(bitmap.Count()), 9)
+	equal(t, ok(bitmap.DirtyBytes()), 8*kib+1)
+}
+
 func Test106Extents(t *testing.T) {
 	// More than two batches, and exactly two.
 	for _, count := range []uint64{1, Batch - 1, Batch, Batch + 1, 2 * Batch, 2*Batch + 5} {

@@ -160,6 +160,34 @@ func (s *Segment) NextClean(offset, length uint64) (at uint64, found bool, err e
 	})
 }
 
+// PreviousDirty is the last dirty byte of the range.
+func (s *Segment) PreviousDirty(offset, length uint64) (at uint64, found bool, err error) {
+	defer runtime.KeepAlive(s)
+	return place(func() C.int64_t {
+		return C.checkmap_segment_previous_dirty(s.handle, C.uint64_t(offset), C.uint64_t(length))
+	})
+}
+
+// PreviousClean is the last clean byte of the range.
+func (s *Segment) PreviousClean(offset, length uint64) (at uint64, found bool, err error) {
+	defer runtime.KeepAlive(s)
+	return place(func() C.int64_t {
+		return C.checkmap_segment_previous_clean(s.handle, C.uint64_t(offset), C.uint64_t(length))
+	})
+}
+
+// Rank is the number of dirty granules before the one that holds the byte at offset; at the end of the disk and past it, all.
+func (s *Segment) Rank(offset uint64) (uint64, error) {
+	defer runtime.KeepAlive(s)
+	return number(func() int64 { return int64(C.checkmap_segment_rank(s.handle, C.uint64_t(offset))) })
+}
+
+// Select is where the dirty granule of this number begins, counted from 0.
+func (s *Segment) Select(number uint64) (at uint64, found bool, err error) {
+	defer runtime.KeepAlive(s)
+	return place(func() C.int64_t { return C.checkmap_segment_select(s.handle, C.uint64_t(number)) })
+}
+
 // Extents walks the dirty extents of the range, as Bitmap.Extents does.
 func (s *Segment) Extents(offset, length uint64) *Extents {
 	return newExtents(offset, length, s.FillExtents)

@@ -10,6 +10,17 @@ import (
 	"testing"
 )
 
+// samePlace asks two for a place that may be none.
+func samePlace(t *testing.T, one, other func(uint64) (uint64, bool, error), number uint64) {
+	t.Helper()
+	at, found, err := one(number)
+	fine(t, err)
+	otherAt, otherFound, err := other(number)
+	fine(t, err)
+	equal(t, at, otherAt)
+	check(t, found == otherFound)
+}
+
 func Test200Segment(t *testing.T) {
 	bitmap := bitmapOf(t, 10*gib+1, 4*kib)
 	for at := uint64(0); at < 10*gib; at += 37*mib + 4*kib {
@@ -33,6 +44,13 @@ func Test200Segment(t *testing.T) {
 	for place := uint64(0); place < 10*gib; place += 777 * mib {
 		equal(t, at(segment.NextDirty(place, ToEnd)), at(bitmap.NextDirty(place, ToEnd)))
 		equal(t, at(segment.NextClean(place, mib)), at(bitmap.NextClean(place, mib)))
+		equal(t, ok(segment.Rank(place)), ok(bitmap.Rank(place)))
+		samePlace(t, segment.Select, bitmap.Select, place/mib)
+		first := func(walk func(uint64, uint64) (uint64, bool, error)) func(uint64) (uint64, bool, error) {
+			return func(length uint64) (uint64, bool, error) { return walk(0, length) }
+		}
+		samePlace(t, first(segment.PreviousDirty), first(bitmap.PreviousDirty), place)
+		samePlace(t, first(segment.PreviousClean), first(bitmap.PreviousClean), place)
 		equal(t, ok(segment.CountRange(place, gib)), ok(bitmap.CountRange(place, gib)))
 	}
 	check(t, ok(segment.HeapBytes()) > 0)

@@ -127,6 +127,14 @@ static int64_t last_range(const checkmap_bitmap *bitmap, int64_t *begin)
     return last + 1;
 }
 
+/* EXAMPLE checkmap_bitmap_rank checkmap_bitmap_select */
+/* Cuts the disk where half of what is to be copied comes before. */
+static int64_t middle(const checkmap_bitmap *bitmap)
+{
+    int64_t all = checkmap_bitmap_rank(bitmap, UINT64_MAX);
+    return all < 0 ? all : checkmap_bitmap_select(bitmap, (uint64_t)all / 2);
+}
+
 /* EXAMPLE checkmap_bitmap_extents */
 /* Goes through all dirty extents, some thousand at a time. */
 static int64_t copy_all(const checkmap_bitmap *bitmap, int (*copy)(uint64_t offset, uint64_t length))
@@ -191,6 +199,14 @@ static int still_to_copy(checkmap_bitmap *monday, const checkmap_bitmap *tuesday
         status = checkmap_bitmap_subtract(monday, is_copied);
     }
     return status < 0 ? status : checkmap_bitmap_intersect(monday, is_used);
+}
+
+/* EXAMPLE checkmap_bitmap_complement */
+/* What is not copied yet, of the granules of the whole disk; the bitmap of what is copied becomes that. */
+static int64_t left_to_copy(checkmap_bitmap *is_copied)
+{
+    int status = checkmap_bitmap_complement(is_copied);
+    return status < 0 ? status : checkmap_bitmap_count(is_copied);
 }
 
 /* EXAMPLE checkmap_bitmap_xor */

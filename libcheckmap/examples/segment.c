@@ -60,6 +60,30 @@ static int64_t end_of_range(const checkmap_segment *segment, uint64_t offset)
     return checkmap_segment_next_clean(segment, (uint64_t)dirty, CHECKMAP_TO_END);
 }
 
+/* EXAMPLE checkmap_segment_previous_dirty checkmap_segment_previous_clean */
+/* Finds the last dirty range: where it begins and ends. */
+static int64_t last_range(const checkmap_segment *segment, int64_t *begin)
+{
+    int64_t last = checkmap_segment_previous_dirty(segment, 0, CHECKMAP_TO_END), clean;
+    if (last < 0) {
+        return last;
+    }
+    clean = checkmap_segment_previous_clean(segment, 0, (uint64_t)last);
+    if (clean < -1) {
+        return clean;
+    }
+    *begin = clean + 1;
+    return last + 1;
+}
+
+/* EXAMPLE checkmap_segment_rank checkmap_segment_select */
+/* Cuts the disk where half of what is to be copied comes before. */
+static int64_t middle(const checkmap_segment *segment)
+{
+    int64_t all = checkmap_segment_rank(segment, UINT64_MAX);
+    return all < 0 ? all : checkmap_segment_select(segment, (uint64_t)all / 2);
+}
+
 /* EXAMPLE checkmap_segment_extents checkmap_segment_diff */
 /* Shows where two segments differ; with one alone, where it is dirty. */
 static int64_t compare(const checkmap_segment *first, const checkmap_segment *second)

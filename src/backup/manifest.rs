@@ -240,10 +240,18 @@ fn marks_value(marks: &[Mark]) -> Value {
     marks.iter().map(value).collect()
 }
 
-fn marks_of(value: &Value, key: &str) -> Result<Vec<Mark>> {
+fn marks_of(value: &Value, key: &str, image: &[u8]) -> Result<Vec<Mark>> {
     let marks = value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let mark = |mark| Ok(Mark { checkpoint: name_of(mark, "name")?, image: name_of(mark, "image")? });
+    let mark = |mark| Ok(Mark { checkpoint: name_of(mark, "name")?, image: image_of(mark, image)? });
     marks.iter().map(mark).collect()
+}
+
+/// The image that got a checkpoint; early manifests tell that of the disk alone.
+fn image_of(value: &Value, of_disk: &[u8]) -> Result<Vec<u8>> {
+    match value.get("image") {
+        None => Ok(of_disk.to_vec()),
+        Some(_) => name_of(value, "image"),
+    }
 }
 
 fn names_of(value: &Value, key: &str) -> Result<Vec<Vec<u8>>> {
@@ -314,11 +322,11 @@ fn disk_of(value: &Value) -> Result<DiskRecord> {
     if disk.name.is_empty() {
         return Err(damaged("a disk has no name"));
     }
-    (disk.pending, disk.left) = (marks_of(value, "pending")?, marks_of(value, "left")?);
+    (disk.pending, disk.left) = (marks_of(value, "pending", &disk.image)?, marks_of(value, "left", &disk.image)?);
     disk.gone = names_of(value, "gone")?;
     let backups = value.get("backups").and_then(Value::as_array);
     for backup in backups.ok_or_else(|| damaged("a disk has no backups"))? {
-        let (backup, parent) = backup_of(backup)?;
+        let (backup, parent) = backup_of(backup, &disk.image)?;
         if disk.place_of(&backup.checkpoint).is_some() {
             return Err(damaged("two backups of a disk have one name"));
         }
@@ -338,7 +346,7 @@ fn sums_of(value: &Value) -> Result<u32> {
     u32::try_from(number_of(value, "sums_crc32c")?).map_err(|_| damaged("a checksum is none"))
 }
 
-fn backup_of(value: &Value) -> Result<(Backup, Option<Vec<u8>>)> {
+fn backup_of(value: &Value, image: &[u8]) -> Result<(Backup, Option<Vec<u8>>)> {
     let number = |key: &str| number_of(value, key);
     let fold = |value: &Value| -> Result<Fold> {
         let (data_bytes, zero_bytes) = (number_of(value, "data_bytes")?, number_of(value, "zero_bytes")?);
@@ -361,7 +369,7 @@ fn backup_of(value: &Value) -> Result<(Backup, Option<Vec<u8>>)> {
         zero_bytes: number("zero_bytes")?,
         file_bytes: number("file_bytes")?,
         has_checkpoint: flag("has_checkpoint")?,
-        image: name_of(value, "image")?,
+        image: image_of(value, image)?,
         is_moving: value.get("moving").and_then(Value::as_bool).unwrap_or(false),
         sums: sums_of(value)?,
         is_given_up: value.get("given_up").and_then(Value::as_bool).unwrap_or(false),

@@ -116,7 +116,7 @@ pub(super) fn prune(directory: &mut Directory, keep: &Keep, observer: &mut dyn O
                 Ok(None) => break,
                 Ok(Some(dropped)) => pruned.dropped.extend(dropped),
                 Err(error) => {
-                    // What was given up before stays given up, and is told.
+                    // The moments that were given up before stay so, and are told.
                     is_stopped = error.is_of_the_call();
                     pruned.error = Some(error);
                     break;

@@ -2,7 +2,7 @@
 //! Owns the memory into which the containers of a bitmap are packed: few large blocks instead of one allocation for each
 //! chunk. Must never know which chunk a place belongs to.
 
-use super::container::{Pair, Words};
+use super::container::{Pair, View, Words};
 use crate::memory::{self, Result};
 
 /// The words of the first block where nothing is known.
@@ -22,13 +22,27 @@ const SAMPLE: usize = 32;
 const EMPTY_ONE_IN: usize = 128;
 
 /// Where a container begins: the block, and the 64-bit word in it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ArenaOffset {
     block: u32,
     word: u32,
 }
 
 impl ArenaOffset {
+    /// The beginning of a block.
+    pub(super) fn start_of(block: u32) -> Self {
+        Self { block, word: 0 }
+    }
+
+    pub(super) fn block(self) -> u32 {
+        self.block
+    }
+
+    /// Whether it comes before another place.
+    pub(super) fn is_before(self, other: Self) -> bool {
+        (self.block, self.word) < (other.block, other.word)
+    }
+
     /// The same place once the block stands after `blocks` others.
     pub(super) fn after(self, blocks: u32) -> Self {
         Self { block: self.block + blocks, ..self }
@@ -117,6 +131,51 @@ impl Arena {
         rest.first_chunk_mut().expect("the words of a chunk were put here")
     }
 
+    /// Whether all blocks hold the same words as those of another.
+    pub(super) fn has_same_words(&self, other: &Self) -> bool {
+        self.blocks == other.blocks
+    }
+
+    /// The words that are in use, or were.
+    pub(super) fn words_filled(&self) -> usize {
+        self.blocks.iter().map(Vec::len).sum()
+    }
+
+    /// Puts what `view` holds, which is not full, at `place`, and gives the place behind it. The words that lay there are lost.
+    pub(super) fn put(&mut self, place: ArenaOffset, view: View<'_>) -> ArenaOffset {
+        let (bytes, rest): (&[u8], u8) = match view {
+            View::Array(list) => (bytemuck::cast_slice(list), u8::MAX),
+            View::Runs(runs) => (bytemuck::cast_slice(runs), u8::MAX),
+            View::Words(words) => (bytemuck::cast_slice(words), 0),
+            View::Sparse(sparse) => (sparse.bytes, 0),
+            View::Full => (&[], 0),
+        };
+        let words = bytes.len().div_ceil(size_of::<u64>());
+        let room = &mut self.blocks[place.block as usize][place.word as usize..][..words];
+        let (whole, free) = bytemuck::cast_slice_mut::<u64, u8>(room).split_at_mut(bytes.len());
+        whole.copy_from_slice(bytes);
+        free.fill(rest);
+        ArenaOffset { word: place.word + number(words), ..place }
+    }
+
+    /// Moves `words` words to `place`, which lies before them in their block, and gives the place behind them.
+    pub(super) fn draw(&mut self, from: ArenaOffset, words: usize, place: ArenaOffset) -> ArenaOffset {
+        let (start, to) = (from.word as usize, place.word as usize);
+        if start != to {
+            self.blocks[place.block as usize].copy_within(start..start + words, to);
+        }
+        ArenaOffset { word: place.word + number(words), ..place }
+    }
+
+    /// Forgets what lies behind `end` in its block, and in all blocks behind it before `block`.
+    pub(super) fn cut(&mut self, end: ArenaOffset, block: u32) {
+        let mut left = end.word as usize;
+        for words in &mut self.blocks[end.block as usize..block as usize] {
+            words.truncate(left);
+            left = 0;
+        }
+    }
+
     /// The number of blocks, after which the blocks of another arena come to stand.
     pub(super) fn blocks(&self) -> u32 {
         number(self.blocks.len())
@@ -154,7 +213,7 @@ impl Arena {
         };
         let words = match self.expected.checked_sub(self.pushed) {
             Some(left) if self.pushed > 0 => {
-                let used: usize = self.blocks.iter().map(Vec::len).sum();
+                let used = self.words_filled();
                 let needed = used.saturating_mul(left) / self.pushed;
                 (needed + needed / (2 * EMPTY_ONE_IN)).min(self.most.saturating_sub(used))
             }

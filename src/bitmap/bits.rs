@@ -3,10 +3,12 @@
 //! clusters, tables or files.
 
 use super::Bitmap;
-use super::container::{CHUNK, Container, Run, View, Words, Workspace, clear_run, no_words, to_u16};
+use super::container::{CHUNK, Container, Made, Run, View, Words, Workspace, clear_run, no_words, to_u16};
+use super::directory::Directory;
 use super::span::{Span, split, window_in_chunk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
+use crate::kernels::select;
 use crate::memory;
 
 /// The bytes of one chunk's bits.
@@ -29,6 +31,9 @@ impl Bitmap {
     /// least significant bit, is the n-th granule after that one. Bits past the last granule are ignored. As a byte holds
     /// eight granules, an `offset` that is not a multiple of eight granules is [`ErrorKind::InvalidArgument`].
     pub fn set_bits(&mut self, offset: u64, bits: &[u8]) -> Result<()> {
+        if self.append_bits(offset, bits)? {
+            return Ok(());
+        }
         let mut workspace = Workspace::new();
         self.change_by_bits(offset, bits, |ours, words, _| {
             let Some(words) = words else { return Ok(None) };
@@ -43,6 +48,9 @@ impl Bitmap {
     /// Makes the granules dirty whose bits are set, and those clean whose bits are clear. Bits are ordered as in
     /// [`Bitmap::set_bits`], which also lists the errors.
     pub fn replace_bits(&mut self, offset: u64, bits: &[u8]) -> Result<()> {
+        if self.append_bits(offset, bits)? {
+            return Ok(());
+        }
         self.change_by_bits(offset, bits, |ours, words, given| {
             let Some(ours) = ours else { return words.map(Container::from_words).transpose() };
             let mut rest = memory::copy_box(&ours.words())?;
@@ -52,6 +60,55 @@ impl Bitmap {
             }
             Container::from_words(rest).map(Some)
         })
+    }
+
+    /// Adds the bits of whole chunks that all lie behind those that have dirty granules, packed; whether they are such bits.
+    ///
+    /// A chunk that comes in pieces is none: its next piece would put a container of its own in the place of the packed one, and
+    /// leave that unused in the arena.
+    fn append_bits(&mut self, offset: u64, bits: &[u8]) -> Result<bool> {
+        let (first, granules) = (self.first_granule(offset)?, self.granules());
+        let end = first.saturating_add((bits.len() as u64).saturating_mul(8)).min(granules);
+        if end <= first {
+            return Ok(true);
+        }
+        let is_whole = |bound: u64| bound.is_multiple_of(CHUNK.into());
+        let is_behind = || self.directory.entries().last().is_none_or(|last| last.end() <= split(first).0);
+        if !is_whole(first) || end < granules && !is_whole(end) || !is_behind() {
+            return Ok(false);
+        }
+        let used = (granules - first).div_ceil(8);
+        let mut rest = &bits[..bits.len().min(usize::try_from(used).unwrap_or(usize::MAX))];
+        let chunks = rest.len().div_ceil(CHUNK_BYTES);
+        let mut made = Directory::with_capacity(chunks, chunks, rest.len())?;
+        let (mut workspace, kernels) = (Workspace::new(), select());
+        let (mut at, mut room) = (first, [0; 1024]);
+        while !rest.is_empty() {
+            let (key, _) = split(at);
+            let (piece, tail) = rest.split_at(rest.len().min(CHUNK_BYTES));
+            let past = u32::try_from(granules - (u64::from(key) << 16)).unwrap_or(CHUNK);
+            let words = match bytemuck::try_from_bytes::<Words>(piece) {
+                Ok(words) if cfg!(target_endian = "little") && past >= CHUNK => words,
+                _ => {
+                    room.fill(0);
+                    read_words(piece, 0, &mut room);
+                    if past < CHUNK {
+                        clear_run(&mut room, Run { first: to_u16(past), last: u16::MAX });
+                    }
+                    &room
+                }
+            };
+            let measure = (kernels.measure)(words);
+            if measure.ones > 0 {
+                let Made { view, measure } = workspace.smallest_of(words, measure)?;
+                made.push(key, measure, view)?;
+            }
+            at = (u64::from(key) + 1) << 16;
+            rest = tail;
+        }
+        made.shrink();
+        self.directory.append(made)?;
+        Ok(true)
     }
 
     /// Puts what `change` makes of each chunk that `bits` touch in its place, unless it makes nothing. It gets what the chunk
@@ -96,26 +153,30 @@ impl Bitmap {
     /// Bits past the last granule are 0.
     pub fn copy_bits(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let first_granule = self.first_granule(offset)?;
-        out.fill(0);
         let end = first_granule.saturating_add(out.len() as u64 * 8).min(self.granules());
         if end <= first_granule {
+            out.fill(0);
             return Ok(());
         }
         let window = Span { first: first_granule, last: end - 1 };
+        let mut filled = 0;
         for entry in self.directory.within(split(window.first).0, split(window.last).0 + 1) {
             let all = entry.span();
             let (first, last) = (all.first.max(window.first), all.last.min(window.last));
             let from = byte_index(first - first_granule);
             let to = byte_index(last - first_granule) + 1;
+            out[filled..from].fill(0);
             let piece = &mut out[from..to];
             if entry.is_full() {
                 // A full chunk has no granule past the disk's end, so it begins and ends with whole bytes.
                 piece.fill(u8::MAX);
             } else {
                 let run = window_in_chunk(window, entry.base());
-                copy_words(&self.directory.view(entry).words(), usize::from(run.first / 8), piece);
+                copy_view(self.directory.view(entry), usize::from(run.first / 8), piece);
             }
+            filled = to;
         }
+        out[filled..].fill(0);
         Ok(())
     }
 
@@ -133,6 +194,12 @@ impl Bitmap {
 /// The words of a chunk in which `bytes` begin at byte `skip`.
 fn words_of(bytes: &[u8], skip: usize) -> memory::Result<Box<Words>> {
     let mut words = no_words()?;
+    read_words(bytes, skip, &mut words);
+    Ok(words)
+}
+
+/// Sets the bits of `bytes`, which begin at byte `skip`.
+fn read_words(bytes: &[u8], skip: usize, words: &mut Words) {
     let head = bytes.len().min(skip.next_multiple_of(8) - skip);
     let (head, body) = bytes.split_at(head);
     let mut add = |at: usize, bytes: &[u8]| {
@@ -143,10 +210,28 @@ fn words_of(bytes: &[u8], skip: usize) -> memory::Result<Box<Words>> {
     if !head.is_empty() {
         add(skip, head);
     }
-    for (index, bytes) in body.chunks(8).enumerate() {
-        add(skip + head.len() + index * 8, bytes);
+    let start = skip + head.len();
+    let (whole, tail) = body.as_chunks::<8>();
+    if !tail.is_empty() {
+        add(start + size_of_val(whole), tail);
     }
-    Ok(words)
+    for (word, bytes) in words[start / 8..].iter_mut().zip(whole) {
+        *word |= u64::from_le_bytes(*bytes);
+    }
+}
+
+/// Fills `out` with the bits of a chunk from byte `skip` on.
+fn copy_view(view: View<'_>, skip: usize, out: &mut [u8]) {
+    if cfg!(target_endian = "little") {
+        if let View::Words(words) = view {
+            let bytes: &[u8] = bytemuck::cast_slice(words);
+            return out.copy_from_slice(&bytes[skip..skip + out.len()]);
+        }
+        if let Ok(words) = bytemuck::try_from_bytes_mut::<Words>(out) {
+            return view.copy_to(words);
+        }
+    }
+    copy_words(&view.words(), skip, out);
 }
 
 /// Copies the bytes of `words` from byte `skip` on.

@@ -59,6 +59,19 @@ impl View<'_> {
         end.checked_sub(1).map_or(0, |last| self.count(Run { first: 0, last }))
     }
 
+    /// The last clean granule up to `bit`.
+    pub(crate) fn last_clear(self, bit: u16) -> Option<u16> {
+        match self.runs(Run { first: 0, last: bit }).next_back() {
+            Some(run) if run.last == bit => run.first.checked_sub(1),
+            _ => Some(bit),
+        }
+    }
+
+    /// The `number`-th dirty granule, from 0; there must be more than that.
+    pub(crate) fn dirty_at(self, number: u32) -> u16 {
+        self.nth(number)
+    }
+
     /// The first and the last granule of the first run from granule `first` on, cut to what lies there.
     pub(crate) fn first_run(self, first: u16) -> Option<(u16, u16)> {
         self.runs(Run { first, last: u16::MAX }).next().map(|run| (run.first, run.last))

@@ -2,9 +2,10 @@
 //! Owns the making of a directory from stretches of granules that come in ascending order. Must never know where they come
 //! from.
 
-use super::container::{Container, Packer};
+use super::container::{Made, View, Workspace};
 use super::directory::Directory;
 use super::span::{Span, split};
+use crate::kernels::Measure;
 use crate::memory::{self, Result};
 
 /// Builds a directory from spans whose first and last granules ascend; they may overlap and touch.
@@ -15,7 +16,7 @@ pub(super) struct Collector {
     key: u32,
     runs: Vec<[u16; 2]>,
     pending: Option<Span>,
-    packer: Packer,
+    workspace: Option<Workspace>,
 }
 
 impl Collector {
@@ -30,6 +31,14 @@ impl Collector {
                 self.store(ready)
             }
         }
+    }
+
+    /// Adds one chunk, which begins behind all spans so far and ends before all that come.
+    pub(super) fn push_chunk(&mut self, key: u32, measure: Measure, view: View<'_>) -> Result<()> {
+        let ready = self.pending.take();
+        self.store(ready)?;
+        self.close_chunk()?;
+        self.directory.push(key, measure, view)
     }
 
     pub(super) fn finish(mut self) -> Result<Directory> {
@@ -63,8 +72,12 @@ impl Collector {
     }
 
     fn close_chunk(&mut self) -> Result<()> {
-        let container = Container::from_runs(&self.runs)?;
+        if self.runs.is_empty() {
+            return Ok(());
+        }
+        let Made { view, measure } = self.workspace.get_or_insert_with(Workspace::new).smallest_of_runs(&self.runs)?;
+        self.directory.push(self.key, measure, view)?;
         self.runs.clear();
-        self.directory.push(self.key, container.measure(), self.packer.pack(container.view())?)
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@
 //! be taken back.
 
 use super::arena::Arena;
-use super::container::{Container, Form, Packer, Pair, Plain, Run, View, Words, Workspace, to_u16, with_runs};
+use super::container::{Container, Form, Packer, Pair, Run, View, Workspace, packed_len};
 use super::entries::{self, Entries};
 use super::entry::{Body, Entry};
 use super::span::{Span, split};
@@ -18,9 +18,6 @@ use crate::kernels::{Measure, prefetch, select};
 use crate::memory::{self, Result};
 use once_cell::race::OnceBox;
 use std::ops::Range;
-
-/// The arena is packed anew when more than one chunk in this many has left it.
-const MOVED_ONE_IN: usize = 16;
 
 /// The bytes that are worth to be fetched ahead, and those behind which the CPU goes on by itself.
 const FETCH_MIN: usize = 512;
@@ -35,10 +32,10 @@ pub(super) enum Packed<'a> {
 /// Sorted entries that do not overlap; full ones do not touch.
 #[derive(Default)]
 pub(super) struct Directory {
-    entries: Entries,
-    arena: Arena,
+    pub(super) entries: Entries,
+    pub(super) arena: Arena,
     /// The entries that lie in the arena.
-    packed: usize,
+    pub(super) packed: usize,
     /// The dirty granules of all entries.
     ones: u64,
     /// The dirty granules before each entry, and at last all of them; made when first asked for. Who asks never waits for
@@ -109,8 +106,26 @@ impl Directory {
         self.arena.shrink();
     }
 
+    /// Whether both hold the same in the same places.
+    pub(super) fn is_copy_of(&self, other: &Self) -> bool {
+        let all = self.entries().iter().zip(other.entries());
+        self.entries().len() == other.entries().len()
+            && all.into_iter().all(|(a, b)| a.is_copy_of(b))
+            && self.arena.has_same_words(&other.arena)
+    }
+
+    /// Whether each container is packed in its smallest form, and nothing else is in the arena.
+    fn is_tight(&self) -> bool {
+        let words = |entry: &Entry| entry.is_smallest().then(|| entry.bytes().div_ceil(size_of::<u64>()));
+        self.entries().iter().map(words).sum::<Option<usize>>() == Some(self.arena.words_filled())
+    }
+
     /// Takes the smallest form everywhere, packed.
     pub(super) fn optimize(&mut self) -> Result<()> {
+        if self.is_tight() {
+            self.shrink();
+            return Ok(());
+        }
         let (mut packer, mut room) = (Packer::new(), Container::empty());
         let mut packed = Self::with_capacity(self.entries().len(), self.entries().len(), self.bytes())?;
         for entry in self.entries() {
@@ -162,6 +177,43 @@ impl Directory {
     /// The entry that holds chunk `key`.
     pub(super) fn find(&self, key: u32) -> Option<&Entry> {
         self.entries().get(self.place(key)).filter(|entry| entry.key <= key)
+    }
+
+    /// The first dirty granule from `granule` on.
+    #[inline]
+    pub(super) fn next_dirty(&self, granule: u64) -> Option<u64> {
+        let (key, bit) = split(granule);
+        let entries = &self.entries()[self.place(key)..];
+        let (first, later) = entries.split_first()?;
+        if first.key <= key {
+            match self.view(first) {
+                View::Full => return Some(granule),
+                view => {
+                    if let Some(bit) = view.next_set(bit) {
+                        return Some(first.base() + u64::from(bit));
+                    }
+                }
+            }
+        }
+        let next = if first.key <= key { later.first()? } else { first };
+        Some(next.base() + u64::from(self.view(next).next_set(0)?))
+    }
+
+    /// The first clean granule from `granule` on, all beyond the disk being clean.
+    #[inline]
+    pub(super) fn next_clean(&self, granule: u64) -> u64 {
+        let mut granule = granule;
+        for entry in &self.entries()[self.place(split(granule).0)..] {
+            let (key, bit) = split(granule);
+            if entry.key > key {
+                break;
+            }
+            match self.view(entry).next_clear(bit) {
+                Some(bit) => return entry.base() + u64::from(bit),
+                None => granule = u64::from(entry.end()) << 16,
+            }
+        }
+        granule
     }
 
     /// The place of the first entry that ends after chunk `key`.
@@ -226,8 +278,16 @@ impl Directory {
         Some((u64::from(entry.end() - 1) << 16) + u64::from(run.last))
     }
 
+    /// Whether a granule is dirty that lies in the last chunk with dirty granules, or in none of them.
+    pub(super) fn last_holds(&self, granule: u64) -> bool {
+        let (key, bit) = split(granule);
+        self.entries.look_at_last(|entry| {
+            entry.is_some_and(|entry| entry.key <= key && key < entry.end() && self.view(entry).contains(bit))
+        })
+    }
+
     /// Forgets the counts before each entry, and adds the change to the total.
-    fn recount(&mut self, added: u64, taken: u64) {
+    pub(super) fn recount(&mut self, added: u64, taken: u64) {
         self.before = OnceBox::new();
         self.ones = self.ones + added - taken;
     }
@@ -246,29 +306,30 @@ impl Directory {
     /// Appends a copy of `view`, which holds `measure` in its smallest form, after the last entry. Nothing is added by
     /// nothing.
     pub(super) fn push(&mut self, key: u32, measure: Measure, view: View<'_>) -> Result<()> {
-        let runs = to_u16(measure.runs);
-        let body = match view {
+        let place = match view {
             View::Full => return self.push_full(key, 1),
             View::Array([]) => return Ok(()),
-            View::Array(array) => Body::Array(self.arena.push_list(array)?, runs),
-            View::Words(words) => Body::Words(self.arena.push_words(words)?, runs),
-            View::Runs(list) => Body::Runs(self.arena.push_pairs(list)?, runs),
-            #[allow(clippy::cast_possible_truncation, reason = "it is smaller than words")]
-            View::Sparse(sparse) => Body::Sparse(self.arena.push_bytes(sparse.bytes)?, sparse.bytes.len() as u16, runs),
+            View::Array(array) => self.arena.push_list(array)?,
+            View::Words(words) => self.arena.push_words(words)?,
+            View::Runs(list) => self.arena.push_pairs(list)?,
+            View::Sparse(sparse) => self.arena.push_bytes(sparse.bytes)?,
         };
-        memory::push(self.entries.all_mut(), Entry { key, size: measure.ones, body })?;
+        memory::push(self.entries.all_mut(), Entry::packed(key, measure, view, place))?;
         self.packed += 1;
         self.recount(measure.ones.into(), 0);
         Ok(())
     }
 
-    /// Appends a copy of an entry of `other`.
-    pub(super) fn push_entry(&mut self, other: &Self, entry: &Entry) -> Result<()> {
+    /// Appends a copy of an entry of `other`, in its smallest form.
+    pub(super) fn push_entry(&mut self, other: &Self, entry: &Entry, workspace: &mut Workspace) -> Result<()> {
         if entry.is_full() {
             return self.push_full(entry.key, entry.size);
         }
-        let mut room = Container::empty();
-        self.push(entry.key, entry.measure_of_chunk(), other.smallest(entry, &mut room)?)
+        let (view, measure) = (other.view(entry), entry.measure_of_chunk());
+        if entry.is_smallest() {
+            return self.push(entry.key, measure, view);
+        }
+        self.push(entry.key, measure, workspace.smallest_of_view(view, measure)?.view)
     }
 
     /// Appends all of a directory that begins behind this one.
@@ -365,97 +426,8 @@ impl Directory {
         }
     }
 
-    /// Adds few chunks, one by one.
-    pub(super) fn unite_few(&mut self, other: &Self) -> Result<()> {
-        let mut workspace = Workspace::new();
-        let mut united = memory::room(other.entries().len())?;
-        for theirs in other.entries().iter().filter(|theirs| !theirs.is_full()) {
-            let container = match self.find(theirs.key) {
-                // A chunk that is united in its place needs no memory.
-                Some(Entry { body: Body::Full | Body::Own(Container::Bits { .. }), .. }) => continue,
-                Some(ours) => {
-                    let made = workspace.unite(&[self.view(ours), other.view(theirs)])?;
-                    Container::copy(made.view, made.measure.ones)?
-                }
-                None => Container::copy(other.view(theirs), theirs.ones_of_chunk())?,
-            };
-            united.push((theirs.key, container));
-        }
-        self.reserve(other.entries().len())?;
-        let mut united = united.into_iter().peekable();
-        for theirs in other.entries() {
-            if theirs.is_full() {
-                self.put_full(theirs.key, theirs.end());
-            } else if let Some((key, container)) = united.next_if(|(key, _)| *key == theirs.key) {
-                self.put(key, container);
-            } else {
-                self.edit(theirs.key, |ours| ours.unite_with(other.view(theirs), &mut workspace).map(i64::from))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds all of `other`, if this has words in every chunk that is dirty there: in their place, as fresh pages for a new
-    /// result cost more than the union. Else nothing changes; whether it was done.
-    pub(super) fn unite_in_place(&mut self, other: &Self) -> Result<bool> {
-        let mut places = memory::room(other.entries().len())?;
-        for theirs in other.entries() {
-            let at = self.place(theirs.key);
-            match self.entries().get(at) {
-                Some(Entry { key, body: Body::Words(place, _), .. }) if *key == theirs.key && !theirs.is_full() => {
-                    places.push((at, *place));
-                }
-                _ => return Ok(false),
-            }
-        }
-        let kernels = select();
-        let (mut added, mut smaller, mut full) = (0, 0, 0);
-        let entries = self.entries.all_mut();
-        for (theirs, (at, place)) in other.entries().iter().zip(places) {
-            let ours = &mut entries[at];
-            let words = self.arena.words_mut(place);
-            let Measure { ones, runs } = match other.view(theirs) {
-                View::Words(others) => (kernels.or)(words, others),
-                view => {
-                    view.add_to(words);
-                    (kernels.measure)(words)
-                }
-            };
-            added += u64::from(ones - ours.size);
-            // More bits can be fewer runs, but neither a list nor smaller packed.
-            let (body, is_smaller) = match Plain::smallest(ones, runs) {
-                Plain::Full => {
-                    full += 1;
-                    (Body::Full, true)
-                }
-                Plain::Runs => {
-                    runs_in_place(words);
-                    (Body::Runs(place, to_u16(runs)), true)
-                }
-                Plain::Words | Plain::Array => (Body::Words(place, to_u16(runs)), false),
-            };
-            (ours.size, ours.body) = (if matches!(body, Body::Full) { 1 } else { ones }, body);
-            smaller += usize::from(is_smaller);
-        }
-        if full > 0 {
-            entries.dedup_by(|entry, before| {
-                let touch = before.is_full() && entry.is_full() && before.end() == entry.key;
-                before.size += if touch { entry.size } else { 0 };
-                touch
-            });
-        }
-        let is_loose = smaller > entries.len() / MOVED_ONE_IN;
-        self.recount(added, 0);
-        self.forget(full);
-        if is_loose {
-            // Where there is no memory to pack it anew, it stays loose.
-            let _ = self.optimize();
-        }
-        Ok(true)
-    }
-
     /// Makes the chunks `key..end` full. There must be room for one more entry.
-    fn put_full(&mut self, key: u32, end: u32) {
+    pub(super) fn put_full(&mut self, key: u32, end: u32) {
         if key >= end {
             return;
         }
@@ -475,7 +447,7 @@ impl Directory {
     }
 
     /// Removes the chunks `key..end`. There must be room for one more entry.
-    fn take_out(&mut self, key: u32, end: u32) {
+    pub(super) fn take_out(&mut self, key: u32, end: u32) {
         let places = self.places(key, end);
         let entries = self.entries();
         let (Some(head), Some(tail)) = (entries.get(places.start), entries[..places.end].last()) else {
@@ -573,7 +545,7 @@ impl Directory {
 
     /// Checks every container, the order of the entries, and that full ones are joined; names the chunk that is wrong.
     pub(super) fn validate(&self) -> std::result::Result<(), (u32, &'static str)> {
-        let mut last: Option<&Entry> = None;
+        let (mut last, kernels): (Option<&Entry>, _) = (None, select());
         for entry in self.entries() {
             let wrong = |what| Err((entry.key, what));
             let view = self.view(entry);
@@ -581,10 +553,15 @@ impl Directory {
             if entry.chunks() == 0 || entry.is_full() != matches!(view.form(), Form::Full) {
                 return wrong("an entry of several chunks has none, or holds less than all of them");
             }
-            if entry.is_smallest() && !view.is_smallest(view.ones(), view.run_count()) {
+            let measure = Measure { ones: view.ones(), runs: view.run_count() };
+            let is_packable = || {
+                let is_plain = kernels.traits.packs_quickly && view.form() != Form::Sparse;
+                is_plain && packed_len(kernels, &view.words(), measure).is_some()
+            };
+            if entry.is_smallest() && (!view.is_smallest(measure.ones, measure.runs) || is_packable()) {
                 return wrong("what is packed is not in its smallest form");
             }
-            if entry.runs_of_chunk() != view.run_count() {
+            if entry.runs_of_chunk() != measure.runs {
                 return wrong("the count of runs is wrong");
             }
             match last {
@@ -606,15 +583,6 @@ impl Directory {
 }
 
 /// How many entries lie in the arena.
-fn packed_of(entries: &[Entry]) -> usize {
+pub(super) fn packed_of(entries: &[Entry]) -> usize {
     entries.iter().filter(|entry| entry.place().is_some()).count()
-}
-
-/// Puts the runs of words, which are not more than fit, in their place.
-fn runs_in_place(words: &mut Words) {
-    let copy = *words;
-    with_runs(&copy, |runs| {
-        let room: &mut [Pair] = bytemuck::cast_slice_mut(&mut words[..]);
-        room[..runs.len()].copy_from_slice(runs);
-    });
 }

@@ -3,7 +3,7 @@
 //! chunks.
 
 use super::arena::{Arena, ArenaOffset};
-use super::container::{CHUNK, Container, Form, Sparse, View, Words};
+use super::container::{CHUNK, Container, Form, Sparse, View, Words, to_u16};
 use super::span::Span;
 use crate::kernels::Measure;
 use crate::memory::Result;
@@ -34,6 +34,26 @@ const _: () = assert!(size_of::<Entry>() == 24 || usize::BITS != 64);
 impl Entry {
     pub(super) fn full(key: u32, end: u32) -> Self {
         Self { key, size: end - key, body: Body::Full }
+    }
+
+    /// The entry of what lies at `place`, which is not full, in its smallest form.
+    #[inline]
+    pub(super) fn packed(key: u32, measure: Measure, view: View<'_>, place: ArenaOffset) -> Self {
+        let runs = to_u16(measure.runs);
+        let body = match view {
+            View::Full => Body::Full,
+            View::Array(_) => Body::Array(place, runs),
+            View::Words(_) => Body::Words(place, runs),
+            View::Runs(_) => Body::Runs(place, runs),
+            #[allow(clippy::cast_possible_truncation, reason = "it is smaller than words")]
+            View::Sparse(sparse) => Body::Sparse(place, sparse.bytes.len() as u16, runs),
+        };
+        Self { key, size: measure.ones, body }
+    }
+
+    /// The entry of words that lie at `place`.
+    pub(super) fn words(key: u32, measure: Measure, place: ArenaOffset) -> Self {
+        Self { key, size: measure.ones, body: Body::Words(place, to_u16(measure.runs)) }
     }
 
     pub(super) fn own(key: u32, container: Container) -> Self {
@@ -124,6 +144,21 @@ impl Entry {
         }
     }
 
+    /// Whether it is that of the same chunks, with a container of the same form in the same place of another arena.
+    pub(super) fn is_copy_of(&self, other: &Self) -> bool {
+        let is_alike = match (&self.body, &other.body) {
+            (Body::Full, Body::Full) => true,
+            (Body::Array(place, runs), Body::Array(other, others))
+            | (Body::Words(place, runs), Body::Words(other, others))
+            | (Body::Runs(place, runs), Body::Runs(other, others)) => (place, runs) == (other, others),
+            (Body::Sparse(place, len, runs), Body::Sparse(other, others_len, others)) => {
+                (place, len, runs) == (other, others_len, others)
+            }
+            _ => false,
+        };
+        is_alike && (self.key, self.size) == (other.key, other.size)
+    }
+
     /// Where in the arena it begins, if it is packed.
     pub(super) fn place(&self) -> Option<ArenaOffset> {
         match self.body {
@@ -136,10 +171,17 @@ impl Entry {
 
     /// Takes its place in an arena that comes after `blocks` blocks of another.
     pub(super) fn put_after(&mut self, blocks: u32) {
+        if let Some(place) = self.place() {
+            self.move_to(place.after(blocks));
+        }
+    }
+
+    /// Takes another place, if it is packed.
+    pub(super) fn move_to(&mut self, to: ArenaOffset) {
         if let Body::Array(place, _) | Body::Words(place, _) | Body::Runs(place, _) | Body::Sparse(place, ..) =
             &mut self.body
         {
-            *place = place.after(blocks);
+            *place = to;
         }
     }
 

@@ -116,7 +116,7 @@ fn unite_within(sources: &[&Directory], from: u32, to: u32) -> Result<Directory>
             pass(&mut heads, &mut rest, full_end, to);
             result.push_full(key, full_end - key)?;
         } else if let ([_], Some((source, entry))) = (&group[..], only) {
-            result.push_entry(source, entry)?;
+            result.push_entry(source, entry, &mut workspace)?;
         } else {
             let made = workspace.unite(&group)?;
             result.push(key, made.measure, made.view)?;

@@ -24,15 +24,18 @@ mod arena;
 mod bits;
 pub(crate) mod chunks;
 mod collector;
+mod compare;
 mod container;
 mod differences;
 mod directory;
 mod entries;
 mod entry;
+mod in_place;
 mod iter;
 mod many;
 mod ops;
 mod range;
+mod rescale;
 mod roaring;
 mod search;
 mod span;
@@ -270,13 +273,8 @@ impl Clone for Bitmap {
 
 impl PartialEq for Bitmap {
     fn eq(&self, other: &Self) -> bool {
-        let (ours, theirs) = (self.directory.entries(), other.directory.entries());
-        let facts =
-            |bitmap: &Self, entries: usize| (bitmap.size_bytes, bitmap.granularity, bitmap.directory.ones(), entries);
-        facts(self, ours.len()) == facts(other, theirs.len())
-            && ours.iter().zip(theirs).all(|(a, b)| {
-                (a.key, a.chunks()) == (b.key, b.chunks()) && self.directory.view(a).same_bits(other.directory.view(b))
-            })
+        (self.size_bytes, self.granularity) == (other.size_bytes, other.granularity)
+            && compare::is_same(&self.directory, &other.directory)
     }
 }
 

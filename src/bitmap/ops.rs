@@ -3,12 +3,12 @@
 //! operation is for.
 
 use super::Bitmap;
-use super::collector::Collector;
-use super::container::{Container, Packer, View, Workspace};
+use super::compare::is_subset;
+use super::container::{Operation, Workspace};
 use super::directory::Directory;
 use super::entry::Entry;
 use super::many;
-use super::span::Span;
+use super::rescale::{self, Rounding};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, check_disk};
 use crate::memory;
@@ -21,12 +21,7 @@ impl Bitmap {
     pub fn is_subset(&self, other: &Self) -> Result<bool> {
         self.check_size(other)?;
         if self.granularity == other.granularity {
-            let mut pairs = Pairs::new(&self.directory, &other.directory);
-            return Ok(pairs.all(|pair| match (pair.ours, pair.theirs) {
-                (None, _) => true,
-                (Some(_), None) => false,
-                (Some(ours), Some(theirs)) => self.directory.view(ours).is_subset(other.directory.view(theirs)),
-            }));
+            return Ok(is_subset(&self.directory, &other.directory)?);
         }
         let mut theirs = other.extents(0, u64::MAX).peekable();
         Ok(self.extents(0, u64::MAX).all(|extent| {
@@ -92,6 +87,13 @@ impl Bitmap {
         self.combine(other, Rounding::Outward, Operation::Xor)
     }
 
+    /// The granules of the disk that are clean here, and no others.
+    pub fn complement(&self) -> Result<Self> {
+        let mut all = Self::new(self.size_bytes, self.granularity)?;
+        all.set_all()?;
+        all.difference(self)
+    }
+
     /// The granules dirty in any of `bitmaps`, at `granularity` or else at the finest of theirs, rounded outward.
     ///
     /// All are read in one pass, however many they are. No bitmap, or a granularity at which the disk has more than 2^41
@@ -136,10 +138,15 @@ impl Bitmap {
         let other = other.rescaled(self.granularity, rounding)?;
         let other: &Directory = other.borrow();
         let (ours, theirs) = (self.directory.entries().len(), other.entries().len());
-        let is_union = matches!(operation, Operation::Union);
-        if is_union && theirs <= FEW_CHUNKS.min(ours / FEW_OF_MANY) {
-            self.directory.unite_few(other)?;
-        } else if !(is_union && self.directory.unite_in_place(other)?) {
+        let is_few = theirs <= FEW_CHUNKS.min(ours / FEW_OF_MANY);
+        let few_are_apart = match operation {
+            Operation::Union | Operation::Subtract => true,
+            Operation::Xor => other.entries().iter().all(|entry| !entry.is_full()),
+            Operation::Intersect => false,
+        };
+        if is_few && few_are_apart {
+            self.directory.combine_few(operation, other)?;
+        } else if !self.directory.combine_in_place(operation, other)? {
             self.directory = apply(&self.directory, other, operation)?;
         }
         Ok(())
@@ -156,20 +163,13 @@ impl Bitmap {
         if target == self.granularity {
             return Ok(Rescaled::Same(&self.directory));
         }
-        let mut collector = Collector::default();
-        for extent in self.extents(0, u64::MAX) {
-            let (first, end) = match rounding {
-                Rounding::Outward => (target.granule_of(extent.offset), target.granules(extent.end())),
-                Rounding::Inward if extent.end() == self.size_bytes => {
-                    (target.granules(extent.offset), target.granules(self.size_bytes))
-                }
-                Rounding::Inward => (target.granules(extent.offset), target.granule_of(extent.end())),
-            };
-            if first < end {
-                collector.push(Span { first, last: end - 1 })?;
+        Ok(Rescaled::Made(match target.bits().checked_sub(self.granularity.bits()) {
+            Some(shift) => rescale::coarser(&self.directory, shift, rounding, self.granules())?,
+            None => {
+                let shift = self.granularity.bits() - target.bits();
+                rescale::finer(&self.directory, shift, target.granules(self.size_bytes))?
             }
-        }
-        Ok(Rescaled::Made(collector.finish()?))
+        }))
     }
 
     pub(super) fn check_size(&self, other: &Self) -> Result<()> {
@@ -205,72 +205,52 @@ impl Borrow<Directory> for Rescaled<'_> {
     }
 }
 
-/// Which way extents go that do not begin or end at a granule.
-#[derive(Clone, Copy)]
-enum Rounding {
-    Outward,
-    Inward,
-}
-
-#[derive(Clone, Copy)]
-enum Operation {
-    Union,
-    Intersect,
-    Subtract,
-    Xor,
-}
-
 /// Up to this many chunks, if the other side has many times as many, are added one by one instead of building all anew.
 const FEW_CHUNKS: usize = 256;
 const FEW_OF_MANY: usize = 16;
 
 fn apply(ours: &Directory, theirs: &Directory, operation: Operation) -> memory::Result<Directory> {
-    let (mut workspace, mut packer) = (Workspace::new(), Packer::new());
-    let (keeps_ours, keeps_theirs) = match operation {
-        Operation::Union | Operation::Xor => (true, true),
-        Operation::Subtract => (true, false),
-        Operation::Intersect => (false, false),
-    };
+    let mut workspace = Workspace::new();
+    let (chunks, others) = (ours.entries().len(), theirs.entries().len());
     let mut result = match operation {
         Operation::Union | Operation::Xor => {
-            let (chunks, others) = (ours.entries().len(), theirs.entries().len());
             Directory::with_capacity(chunks + others, chunks.max(others), ours.bytes() + theirs.bytes())?
         }
-        Operation::Subtract | Operation::Intersect => {
-            Directory::with_capacity(ours.entries().len(), ours.entries().len(), ours.bytes())?
+        Operation::Subtract => Directory::with_capacity(chunks, chunks, ours.bytes())?,
+        Operation::Intersect => {
+            let fewest = chunks.min(others);
+            Directory::with_capacity(fewest, fewest, ours.bytes().min(theirs.bytes()))?
         }
     };
     for Pair { key, chunks, ours: a, theirs: b } in Pairs::new(ours, theirs) {
-        let (source, entry, is_kept) = match (a, b) {
-            (Some(a), Some(b)) => {
-                let (a, b) = (ours.view(a), theirs.view(b));
-                if matches!((a, b), (View::Full, View::Full)) {
-                    if matches!(operation, Operation::Union | Operation::Intersect) {
-                        result.push_full(key, chunks)?;
-                    }
-                    continue;
-                }
-                let container = match operation {
-                    Operation::Union => {
-                        let made = workspace.unite(&[a, b])?;
-                        result.push(key, made.measure, made.view)?;
-                        continue;
-                    }
-                    Operation::Intersect => Container::intersect(a, b)?,
-                    Operation::Subtract => Container::subtract(a, b)?,
-                    Operation::Xor => Container::xor(a, b)?,
-                };
-                result.push(key, container.measure(), packer.pack(container.view())?)?;
-                continue;
+        match (a, b) {
+            (Some(a), Some(b)) if !a.is_full() && !b.is_full() => {
+                let made = workspace.combine(operation, ours.view(a), theirs.view(b))?;
+                result.push(key, made.measure, made.view)?;
             }
-            (Some(a), None) => (ours, a, keeps_ours),
-            (None, Some(b)) => (theirs, b, keeps_theirs),
-            (None, None) => continue,
-        };
-        if is_kept && entry.is_full() {
-            result.push_full(key, chunks)?;
-        } else if is_kept {
-            result.push_entry(source, entry)?;
+            (Some(a), Some(b)) => match (operation, a.is_full(), b.is_full()) {
+                (Operation::Union, ..) | (Operation::Intersect, true, true) => result.push_full(key, chunks)?,
+                (Operation::Intersect, true, _) => result.push_entry(theirs, b, &mut workspace)?,
+                (Operation::Intersect, false, _) => result.push_entry(ours, a, &mut workspace)?,
+                (Operation::Subtract, _, true) | (Operation::Xor, true, true) => {}
+                (_, is_ours, _) => {
+                    let other = if is_ours { theirs.view(b) } else { ours.view(a) };
+                    let made = workspace.complement(other)?;
+                    result.push(key, made.measure, made.view)?;
+                }
+            },
+            (a, b) => {
+                let alone = match operation {
+                    Operation::Union | Operation::Xor => a.map(|a| (ours, a)).or(b.map(|b| (theirs, b))),
+                    Operation::Subtract => a.map(|a| (ours, a)),
+                    Operation::Intersect => None,
+                };
+                match alone {
+                    Some((_, entry)) if entry.is_full() => result.push_full(key, chunks)?,
+                    Some((source, entry)) => result.push_entry(source, entry, &mut workspace)?,
+                    None => {}
+                }
+            }
         }
     }
     result.shrink();
@@ -311,7 +291,7 @@ impl<'a> Feed<'a> {
 }
 
 /// Walks two directories side by side, in stretches of chunks of which each side holds one container or nothing.
-struct Pairs<'a, 'b> {
+pub(super) struct Pairs<'a, 'b> {
     ours: Feed<'a>,
     theirs: Feed<'b>,
     /// All chunks before this one are done.
@@ -319,15 +299,15 @@ struct Pairs<'a, 'b> {
 }
 
 /// The chunks of one stretch, and which entry of each side they are part of.
-struct Pair<'a, 'b> {
+pub(super) struct Pair<'a, 'b> {
     key: u32,
     chunks: u32,
-    ours: Option<&'a Entry>,
-    theirs: Option<&'b Entry>,
+    pub(super) ours: Option<&'a Entry>,
+    pub(super) theirs: Option<&'b Entry>,
 }
 
 impl<'a, 'b> Pairs<'a, 'b> {
-    fn new(ours: &'a Directory, theirs: &'b Directory) -> Self {
+    pub(super) fn new(ours: &'a Directory, theirs: &'b Directory) -> Self {
         Self { ours: Feed { rest: ours.entries() }, theirs: Feed { rest: theirs.entries() }, position: 0 }
     }
 }

@@ -12,12 +12,12 @@ impl Bitmap {
         self.directory.ones()
     }
 
-    /// The number of dirty bytes, the sum of all extents: unlike QEMU's count it ends where the disk does, and so is
+    /// The number of dirty bytes, the sum of all extents, which is known at all times: unlike QEMU's count it ends where the disk does, and so is
     /// never above the disk's size.
     pub fn dirty_bytes(&self) -> u64 {
         let whole = self.dirty_granules() << self.granularity.bits();
         let past_end = (self.granules() << self.granularity.bits()) - self.size_bytes;
-        let last_is_dirty = past_end > 0 && self.get(self.size_bytes - 1).is_ok_and(|dirty| dirty);
+        let last_is_dirty = past_end > 0 && self.directory.last_holds(self.granules() - 1);
         whole - if last_is_dirty { past_end } else { 0 }
     }
 
@@ -35,7 +35,8 @@ impl Bitmap {
     /// The number of dirty granules that touch `offset..offset + len_bytes`, a range that is cut at the disk's end;
     /// `u64::MAX` is "to the end".
     ///
-    /// The time does not depend on the length: the counts before all chunks are kept once they have been asked for.
+    /// The time does not depend on the length: the counts before all chunks are kept once they have been asked for, until the
+    /// next change; the count of the whole disk is known at all times.
     pub fn count_range(&self, offset: u64, len_bytes: u64) -> u64 {
         let end = clip_end(offset, len_bytes, self.size_bytes);
         if end <= offset {
@@ -43,6 +44,9 @@ impl Bitmap {
         }
         let window = Span { first: self.granularity.granule_of(offset), last: self.granularity.granule_of(end - 1) };
         let directory = &self.directory;
+        if window.first == 0 && window.last + 1 == self.granules() {
+            return directory.ones();
+        }
         let places = directory.places(split(window.first).0, split(window.last).0 + 1);
         let in_window = |place: usize| {
             let entry = &directory.entries()[place];
@@ -91,17 +95,22 @@ impl Bitmap {
     ///
     /// If the granule that holds `offset` is dirty, the answer is `offset` itself, not the granule's start.
     pub fn next_dirty(&self, offset: u64, len_bytes: u64) -> Option<u64> {
-        self.extents(offset, len_bytes).next().map(|extent| extent.offset)
+        let end = clip_end(offset, len_bytes, self.size_bytes);
+        if end <= offset {
+            return None;
+        }
+        let granule = self.directory.next_dirty(self.granularity.granule_of(offset))?;
+        Some(offset.max(granule << self.granularity.bits())).filter(|&dirty| dirty < end)
     }
 
     /// The first clean byte of `offset..offset + len_bytes`, a range that is cut at the disk's end.
     pub fn next_clean(&self, offset: u64, len_bytes: u64) -> Option<u64> {
         let end = clip_end(offset, len_bytes, self.size_bytes);
-        let clean = match self.extents(offset, len_bytes).next() {
-            Some(extent) if extent.offset == offset => extent.end(),
-            _ => offset,
-        };
-        (clean < end).then_some(clean)
+        if end <= offset {
+            return None;
+        }
+        let granule = self.directory.next_clean(self.granularity.granule_of(offset));
+        Some(offset.max(granule << self.granularity.bits())).filter(|&clean| clean < end)
     }
 
     /// The last dirty byte of `offset..offset + len_bytes`, a range that is cut at the disk's end: the largest offset in

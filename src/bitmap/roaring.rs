@@ -10,7 +10,7 @@
 use super::Bitmap;
 use super::chunks::little_endian;
 use super::container::{
-    ARRAY_MAX, CHUNK, Container, Form as Held, Packer, Pair, Plain, RUNS_MAX, Run, View, Words, no_words, to_u16,
+    ARRAY_MAX, CHUNK, Form as Held, Made, Pair, RUNS_MAX, Run, View, Words, Workspace, no_words, to_u16, with_runs,
 };
 use super::directory::{Directory, Packed};
 use super::entry::Entry;
@@ -30,6 +30,9 @@ const OFFSETS_FROM: u32 = 4;
 
 /// The most containers of a 32-bit bitmap, and so the chunks that share their high 32 bits.
 const GROUP: u32 = 1 << 16;
+
+/// The fewest bytes of a 32-bit bitmap inside of a 64-bit one, with its high key.
+const LEAST_GROUP: u64 = 12;
 
 /// Output gathers to about this many bytes between two writes.
 const WRITE_BYTES: usize = 1 << 16;
@@ -83,7 +86,7 @@ impl Bitmap {
         out.write_all(&buffer)
     }
 
-    /// Reads portable 64-bit Roaring, as [`Bitmap::write_roaring`] and other Roaring libraries write it.
+    /// Reads portable Roaring, as [`Bitmap::write_roaring`] and other Roaring libraries write it: of 64 bits, or of 32 bits.
     ///
     /// The bytes may come from anywhere. Bytes that break the format, a granule past the end of the disk, and bytes left
     /// over are [`ErrorKind::Damaged`], with the structure and its offset in `bytes`; the memory taken is at most a small
@@ -92,19 +95,11 @@ impl Bitmap {
         let mut bitmap = Self::new(size_bytes, granularity)?;
         let granules = bitmap.granules();
         let mut reader = Reader { total: bytes.len(), rest: bytes };
-        let count = u64::from_le_bytes(reader.array("Roaring header")?);
-        let mut room =
-            ContainerBuffers { list: Vec::new(), words: no_words()?, runs: Vec::new(), packer: Packer::new() };
-        let mut least_high = 0;
-        for _ in 0..count {
-            let at = reader.offset();
-            let high = u32::from_le_bytes(reader.array("Roaring high key")?);
-            if u64::from(high) < least_high {
-                let message = "the high keys are not in ascending order";
-                return Err(Error::new(ErrorKind::Damaged, message).at("Roaring high key", at));
-            }
-            least_high = u64::from(high) + 1;
-            read_group(&mut reader, &mut room, high, granules, &mut bitmap.directory)?;
+        let mut room = ContainerBuffers::new()?;
+        if is_narrow(bytes) {
+            read_group(&mut reader, &mut room, 0, granules, &mut bitmap.directory)?;
+        } else {
+            read_groups(&mut reader, &mut room, granules, &mut bitmap.directory)?;
         }
         if !reader.rest.is_empty() {
             return Err(reader.damaged("Roaring bitmap", "bytes follow the last container"));
@@ -112,6 +107,38 @@ impl Bitmap {
         bitmap.directory.shrink();
         Ok(bitmap)
     }
+}
+
+/// Whether these bytes are a 32-bit bitmap by itself: they begin with one of its cookies, and are too few for as many 32-bit
+/// bitmaps as they announce otherwise.
+fn is_narrow(bytes: &[u8]) -> bool {
+    let Some((count, rest)) = bytes.split_first_chunk::<8>() else { return false };
+    let &[a, b, c, d, ..] = count;
+    let cookie = u32::from_le_bytes([a, b, c, d]);
+    let is_cookie = cookie == COOKIE_WITHOUT_RUNS || cookie & 0xffff == u32::from(COOKIE_WITH_RUNS);
+    is_cookie && u64::from_le_bytes(*count) > rest.len() as u64 / LEAST_GROUP
+}
+
+/// Reads the 32-bit bitmaps of a 64-bit one.
+fn read_groups(
+    reader: &mut Reader<'_>,
+    room: &mut ContainerBuffers,
+    granules: u64,
+    directory: &mut Directory,
+) -> Result<()> {
+    let count = u64::from_le_bytes(reader.array("Roaring header")?);
+    let mut least_high = 0;
+    for _ in 0..count {
+        let at = reader.offset();
+        let high = u32::from_le_bytes(reader.array("Roaring high key")?);
+        if u64::from(high) < least_high {
+            let message = "the high keys are not in ascending order";
+            return Err(Error::new(ErrorKind::Damaged, message).at("Roaring high key", at));
+        }
+        least_high = u64::from(high) + 1;
+        read_group(reader, room, high, granules, directory)?;
+    }
+    Ok(())
 }
 
 /// A container in the making.
@@ -157,11 +184,17 @@ impl Part {
         let mut write_list = |list| out.extend_from_slice(&little_endian(list, |bit: &u16| bit.to_le_bytes()));
         match view {
             _ if self.is_runs => {
+                let saved = |[first, last]: Pair| -> [u8; 4] {
+                    bytemuck::cast([first.to_le_bytes(), (last - first).to_le_bytes()])
+                };
                 out.extend_from_slice(&self.runs().to_le_bytes());
-                runs().for_each(|run| {
-                    out.extend_from_slice(&run.first.to_le_bytes());
-                    out.extend_from_slice(&(run.last - run.first).to_le_bytes());
-                });
+                match view {
+                    View::Full => out.extend_from_slice(&saved([0, u16::MAX])),
+                    View::Sparse(_) | View::Words(_) => {
+                        with_runs(&view.words(), |pairs| out.extend(pairs.iter().flat_map(|pair| saved(*pair))));
+                    }
+                    _ => runs().for_each(|run| out.extend_from_slice(&saved([run.first, run.last]))),
+                }
             }
             _ if self.ones() as usize > ARRAY_MAX => {
                 out.extend_from_slice(&little_endian(&view.words()[..], |word| word.to_le_bytes()))
@@ -454,8 +487,7 @@ fn read_group(
         return Err(reader.damaged(header, "there are more than 65536 containers"));
     }
     if count > 0 && u64::from(high) << 32 >= granules {
-        let message = "the key is past the end of the disk";
-        return Err(Error::new(ErrorKind::Damaged, message).at("Roaring high key", start.saturating_sub(4)));
+        return Err(past_end("the key").at("Roaring high key", start.saturating_sub(4)));
     }
     let has_runs = cookie != COOKIE_WITHOUT_RUNS;
     let descriptions = reader.list::<4>(count, "Roaring container descriptions")?;
@@ -479,31 +511,28 @@ fn read_group(
         }
         let base = u64::from(high) << 32 | u64::from(key) << 16;
         if base >= granules {
-            return Err(damaged("the container is past the end of the disk"));
+            return Err(past_end("the container").at(structure, at));
         }
-        let ContainerBuffers { list, words, runs, packer } = &mut *room;
-        let view = if flags.next().unwrap_or(false) {
-            read_runs(reader, runs, structure)?
+        let (workspace, is_last) = (&mut room.workspace, granules - base < u64::from(CHUNK));
+        let (view, measure) = if flags.next().unwrap_or(false) {
+            let runs = read_runs(reader, &mut room.runs, structure)?;
+            (View::Runs(runs), Measure { ones: View::Runs(runs).ones(), runs: View::Runs(runs).run_count() })
         } else if ones as usize <= ARRAY_MAX {
-            read_array(reader, ones, list, structure)?
+            let list = View::Array(read_array(reader, ones, &mut room.list, structure)?);
+            (list, Measure { ones, runs: list.run_count() })
         } else {
-            read_bits(reader, words, structure)?
+            let words = read_bits(reader, &mut room.words, structure)?;
+            (View::Words(words), (select().measure)(words))
         };
-        if view.ones() != ones {
+        if measure.ones != ones {
             return Err(damaged("the container does not hold as many values as its description says"));
         }
-        let last = if granules - base >= u64::from(CHUNK) { None } else { view.runs(Run::WHOLE).next_back() };
+        let last = if is_last { view.runs(Run::WHOLE).next_back() } else { None };
         if last.is_some_and(|run| base + u64::from(run.last) >= granules) {
-            return Err(damaged("a value is past the end of the disk"));
+            return Err(past_end("a value").at(structure, at));
         }
-        let runs = view.run_count();
-        if view.form() == Plain::smallest(ones, runs).into() {
-            directory.push(high * GROUP + key, Measure { ones, runs }, packer.pack(view)?)?;
-        } else {
-            let mut container = Container::copy(view, ones)?;
-            container.optimize()?;
-            directory.push(high * GROUP + key, Measure { ones, runs }, packer.pack(container.view())?)?;
-        }
+        let Made { view, measure } = workspace.smallest_of_view(view, measure)?;
+        directory.push(high * GROUP + key, measure, view)?;
     }
     if flags.any(|flag| flag) {
         return Err(Error::new(ErrorKind::Damaged, "a run flag belongs to no container").at(header, start));
@@ -511,47 +540,78 @@ fn read_group(
     Ok(())
 }
 
-/// Where one container at a time is read to.
+/// A value past the disk's end, which may as well be the wrong disk.
+fn past_end(what: &str) -> Error {
+    let message = format!("{what} is past the end of the disk");
+    Error::new(ErrorKind::Damaged, message)
+        .advise("the values are the indices of granules: look whether size and granularity are those of the disk")
+}
+
+/// Where one container at a time is read to, unless it can be looked at where it lies.
 struct ContainerBuffers {
     list: Vec<u16>,
     words: Box<Words>,
     runs: Vec<Pair>,
-    packer: Packer,
+    workspace: Workspace,
 }
 
-fn read_array<'r>(reader: &mut Reader<'_>, ones: u32, list: &'r mut Vec<u16>, structure: &str) -> Result<View<'r>> {
+impl ContainerBuffers {
+    fn new() -> Result<Self> {
+        Ok(Self { list: Vec::new(), words: no_words()?, runs: Vec::new(), workspace: Workspace::new() })
+    }
+}
+
+fn read_array<'r, 'b: 'r>(
+    reader: &mut Reader<'b>,
+    ones: u32,
+    list: &'r mut Vec<u16>,
+    structure: &str,
+) -> Result<&'r [u16]> {
     let at = reader.offset();
-    list.clear();
-    list.try_reserve(ones as usize)?;
-    list.extend(reader.list(ones, structure)?.iter().map(|&bytes| u16::from_le_bytes(bytes)));
+    let bytes = reader.list(ones, structure)?;
+    let list: &[u16] = match bytemuck::try_cast_slice(bytes.as_flattened()) {
+        Ok(list) if cfg!(target_endian = "little") => list,
+        _ => {
+            list.clear();
+            list.try_reserve(ones as usize)?;
+            list.extend(bytes.iter().map(|&bytes| u16::from_le_bytes(bytes)));
+            list
+        }
+    };
     if !(select().is_ascending)(list) {
         return Err(Error::new(ErrorKind::Damaged, "the values are not in ascending order").at(structure, at));
     }
-    Ok(View::Array(list))
+    Ok(list)
 }
 
-fn read_bits<'r>(reader: &mut Reader<'_>, words: &'r mut Words, structure: &str) -> Result<View<'r>> {
-    let bytes = reader.take(size_of::<Words>(), structure)?.as_chunks().0;
-    words.iter_mut().zip(bytes).for_each(|(word, &bytes)| *word = u64::from_le_bytes(bytes));
-    Ok(View::Words(words))
-}
-
-fn read_runs<'r>(reader: &mut Reader<'_>, runs: &'r mut Vec<Pair>, structure: &str) -> Result<View<'r>> {
-    let at = reader.offset();
-    let damaged = |what: &str| Error::new(ErrorKind::Damaged, what).at(structure, at);
-    let count = u16::from_le_bytes(reader.array(structure)?);
-    runs.clear();
-    runs.try_reserve(count.into())?;
-    let mut least_first = 0;
-    for &[first_low, first_high, more_low, more_high] in reader.list::<4>(count.into(), structure)? {
-        let first = u16::from_le_bytes([first_low, first_high]);
-        let more = u16::from_le_bytes([more_low, more_high]);
-        let last = first.checked_add(more).ok_or_else(|| damaged("a run reaches past its container"))?;
-        if u32::from(first) < least_first {
-            return Err(damaged("the runs overlap, touch or are not in ascending order"));
+fn read_bits<'r, 'b: 'r>(reader: &mut Reader<'b>, words: &'r mut Words, structure: &str) -> Result<&'r Words> {
+    let bytes = reader.take(size_of::<Words>(), structure)?;
+    match bytemuck::try_from_bytes::<Words>(bytes) {
+        Ok(words) if cfg!(target_endian = "little") => Ok(words),
+        _ => {
+            words.iter_mut().zip(bytes.as_chunks().0).for_each(|(word, &bytes)| *word = u64::from_le_bytes(bytes));
+            Ok(words)
         }
-        least_first = u32::from(last) + 2;
-        runs.push([first, last]);
     }
-    Ok(View::Runs(runs))
+}
+
+fn read_runs<'r>(reader: &mut Reader<'_>, runs: &'r mut Vec<Pair>, structure: &str) -> Result<&'r [Pair]> {
+    let at = reader.offset();
+    let count = u16::from_le_bytes(reader.array(structure)?);
+    let saved = reader.list::<4>(count.into(), structure)?;
+    runs.clear();
+    runs.try_reserve(saved.len())?;
+    runs.extend(saved.iter().map(|&[first_low, first_high, more_low, more_high]| {
+        let first = u16::from_le_bytes([first_low, first_high]);
+        // One that reaches past its container ends before it begins.
+        [first, first.wrapping_add(u16::from_le_bytes([more_low, more_high]))]
+    }));
+    if (select().apart_ones)(runs).is_none() {
+        let what = match runs.iter().any(|[first, last]| last < first) {
+            true => "a run reaches past its container",
+            false => "the runs overlap, touch or are not in ascending order",
+        };
+        return Err(Error::new(ErrorKind::Damaged, what).at(structure, at));
+    }
+    Ok(runs)
 }

@@ -298,6 +298,24 @@ pub unsafe extern "C" fn checkmap_bitmap_previous_clean(
     unsafe { ask(bitmap, |bitmap| Ok(offset_or_none(bitmap.previous_clean(offset, length)))) }
 }
 
+/// The number of dirty granules before the one that holds the byte at `offset`; at the end of the disk and past it, all.
+///
+/// Returns: a number of granules; or a negative errno.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_rank(bitmap: *const checkmap_bitmap, offset: u64) -> i64 {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| Ok(signed(bitmap.rank(offset)))) }
+}
+
+/// Where the dirty granule of this number begins, counted from 0.
+///
+/// Returns: an offset in bytes; -1 if fewer granules are dirty; or another negative errno.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_select(bitmap: *const checkmap_bitmap, number: u64) -> i64 {
+    // SAFETY: the caller's promise for `bitmap`.
+    unsafe { ask(bitmap, |bitmap| Ok(offset_or_none(bitmap.select(number)))) }
+}
+
 /// Fills `out` with the dirty extents of the range, in ascending order.
 ///
 /// The range is cut at the end of the disk, the extents at the edges of the range, to the byte; two of them never touch.

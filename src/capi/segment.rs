@@ -264,6 +264,62 @@ pub unsafe extern "C" fn checkmap_segment_next_clean(
     unsafe { ask(segment, |segment| segment.next_clean(offset, length).map(offset_or_none)) }
 }
 
+/// The last dirty byte of the range, which is cut at the end of the disk.
+///
+/// Returns: an offset in bytes; -1 if there is none; or another negative errno.
+///
+/// Errors:
+/// - as `checkmap_segment_get()` without `-ERANGE`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_segment_previous_dirty(
+    segment: *const checkmap_segment,
+    offset: u64,
+    length: u64,
+) -> i64 {
+    // SAFETY: the caller's promise for `segment`.
+    unsafe { ask(segment, |segment| segment.previous_dirty(offset, length).map(offset_or_none)) }
+}
+
+/// The last clean byte of the range, which is cut at the end of the disk.
+///
+/// Returns: an offset in bytes; -1 if there is none; or another negative errno.
+///
+/// Errors:
+/// - as `checkmap_segment_get()` without `-ERANGE`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_segment_previous_clean(
+    segment: *const checkmap_segment,
+    offset: u64,
+    length: u64,
+) -> i64 {
+    // SAFETY: the caller's promise for `segment`.
+    unsafe { ask(segment, |segment| segment.previous_clean(offset, length).map(offset_or_none)) }
+}
+
+/// The number of dirty granules before the one that holds the byte at `offset`; at the end of the disk and past it, all.
+///
+/// Returns: a number of granules; or a negative errno.
+///
+/// Errors:
+/// - as `checkmap_segment_get()` without `-ERANGE`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_segment_rank(segment: *const checkmap_segment, offset: u64) -> i64 {
+    // SAFETY: the caller's promise for `segment`.
+    unsafe { ask(segment, |segment| segment.rank(offset).map(signed)) }
+}
+
+/// Where the dirty granule of this number begins, counted from 0.
+///
+/// Returns: an offset in bytes; -1 if fewer granules are dirty; or another negative errno.
+///
+/// Errors:
+/// - as `checkmap_segment_get()` without `-ERANGE`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_segment_select(segment: *const checkmap_segment, number: u64) -> i64 {
+    // SAFETY: the caller's promise for `segment`.
+    unsafe { ask(segment, |segment| segment.select(number).map(offset_or_none)) }
+}
+
 /// Fills `out` with the dirty extents of the range, as `checkmap_bitmap_extents()` does.
 ///
 /// On error some of `out` may be filled, and none of it is to be believed.

@@ -200,6 +200,19 @@ pub unsafe extern "C" fn checkmap_bitmap_xor(dst: *mut checkmap_bitmap, src: *co
     unsafe { combine(dst, src, Bitmap::xor_with, Bitmap::clear_all) }
 }
 
+/// Makes the clean granules of the disk dirty, and the dirty ones clean.
+///
+/// On error nothing changes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_complement(bitmap: *mut checkmap_bitmap) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `bitmap`.
+        let mut bitmap = unsafe { exclusive(bitmap) }?;
+        *bitmap = bitmap.complement()?;
+        Ok(0)
+    })
+}
+
 /// Whether two bitmaps have the same size, the same granularity and the same dirty granules.
 ///
 /// Returns: 0 or 1; or a negative errno.

@@ -76,6 +76,10 @@ macro_rules! every_kernel {
             or_only(to: &mut Words, from: &Words) -> ();
             /// The measure of the words.
             measure(words: &Words) -> Measure;
+            /// For each two bits whether one of them is set; `to` has half as many words.
+            fold(from: &[u64], to: &mut [u64]) -> ();
+            /// Each bit twice; `to` has twice as many words.
+            unfold(from: &[u64], to: &mut [u64]) -> ();
             /// The number of set bits in any words.
             ones(words: &[u64]) -> u64;
             /// Whether every bit of `a` is set in `b`.
@@ -101,10 +105,22 @@ macro_rules! every_kernel {
             scatter_runs(runs: &[Pair], words: &mut Words) -> ();
             /// The items in `a` or in `b`; their number.
             unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
-            /// The items in both `a` and `b`; their number.
+            /// The items in both `a` and `b`; their number. `out` has room for all of `a`.
             intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
-            /// The items in `a` that are not in `b`; their number.
+            /// The items in `a` that are not in `b`; their number. `out` has room for all of `a`.
             subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
+            /// The items in one of the two only; their number. `out` has room for all of both.
+            xor_lists(a: &[u16], b: &[u16], out: &mut [u16]) -> usize;
+            /// The items of a list whose bits are set in `words` if `kept`, or else those whose bits are clear; their number.
+            /// `out` has room for the list.
+            filter(list: &[u16], words: &Words, kept: bool, out: &mut [u16]) -> usize;
+            /// The items of a list that lie in runs if `kept`, or else those that lie in none; their number. `out` has room for
+            /// the list.
+            filter_by_runs(list: &[u16], runs: &[Pair], kept: bool, out: &mut [u16]) -> usize;
+            /// Flips the bits of a list.
+            flip(list: &[u16], words: &mut Words) -> ();
+            /// The runs of positions that lie in runs of both; their number. `out` has room for all of both.
+            intersect_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize;
             /// The union of lists, none of them empty, that are [`FEW`] / [`GROUP`] groups at most, each list cut into groups of
             /// [`GROUP`] items. Its length; `out` has room for [`FEW`] and [`ROOM`].
             sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize;

@@ -8,12 +8,13 @@
 use super::nodes::PREFIX;
 use crate::error::{Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -208,7 +209,15 @@ pub(super) fn left_by(identity: &str) -> Option<PathBuf> {
 
 /// Whether somebody listens at the socket of this folder.
 pub(super) fn listens(folder: &Path) -> bool {
-    UnixStream::connect(folder.join(SOCKET_FILE)).is_ok()
+    is_listened_at(&folder.join(SOCKET_FILE))
+}
+
+/// Whether somebody listens at this path. One that takes no more clients is not waited for.
+fn is_listened_at(path: &Path) -> bool {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let Ok(socket) = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None) else { return false };
+    let Ok(address) = SocketAddrUnix::new(path) else { return false };
+    matches!(connect(&socket, &address), Ok(()) | Err(Errno::AGAIN))
 }
 
 /// Whether somebody listens at the server that the client of this folder noted.
@@ -217,7 +226,7 @@ fn is_served_elsewhere(folder: &Path) -> bool {
     let read = open_folder(folder)
         .and_then(|folder| Ok(openat(&folder, SERVER_FILE, UNFOLLOWED | OFlags::NONBLOCK, Mode::empty())?))
         .and_then(|file| File::from(file).take(MOST_NOTED_BYTES).read_to_end(&mut server));
-    read.is_ok() && UnixStream::connect(OsStr::from_bytes(&server)).is_ok()
+    read.is_ok() && is_listened_at(Path::new(OsStr::from_bytes(&server)))
 }
 
 /// Removes the folder of a dead client: the files that it can hold, and nothing else.

@@ -116,6 +116,11 @@ impl Directory {
         self.pages.partition_point(|page| u64::from(page.place.key) <= chunk).checked_sub(1)
     }
 
+    /// The page with the `number`-th dirty granule, from 0.
+    pub(super) fn page_holding(&self, number: u64) -> usize {
+        self.pages.partition_point(|page| page.place.before <= number).saturating_sub(1)
+    }
+
     /// The dirty granules before a page, or all where there is none.
     pub(super) fn before(&self, number: usize) -> u64 {
         self.pages.get(number).map_or(self.summary.dirty_granules, |page| page.place.before)

@@ -16,6 +16,7 @@ mod directory;
 mod extents;
 mod layout;
 mod merge;
+mod places;
 mod plan;
 mod read;
 mod write;

@@ -245,6 +245,15 @@ impl<'s> Segment<'s> {
         self.directory.entry(index)
     }
 
+    /// The number of the page with the `number`-th dirty granule.
+    pub(super) fn page_holding(&self, number: u64) -> usize {
+        self.directory.page_holding(number)
+    }
+
+    pub(super) fn storage(&self) -> &dyn Storage {
+        &*self.storage
+    }
+
     /// The entries of a page.
     pub(super) fn page(&self, number: usize) -> Result<&[Entry]> {
         self.directory.page(&*self.storage, number).map_err(|error| self.named(error))
@@ -260,7 +269,7 @@ impl<'s> Segment<'s> {
     }
 
     /// The dirty granules before `granule`.
-    fn count_before(&self, granule: u64) -> Result<u64> {
+    pub(super) fn count_before(&self, granule: u64) -> Result<u64> {
         if granule >= self.granules() {
             return Ok(self.dirty_granules());
         }

@@ -231,3 +231,22 @@ fn a_directory_that_is_open_for_reading_changes_nothing() {
     assert_eq!(disk.moments(), ["mon", "tue", "wed"]);
     assert_eq!(disk.checkpoints(), ["wed"]);
 }
+
+/// Early manifests do not tell which image got a checkpoint: it was that of the disk.
+#[test]
+fn an_early_manifest_goes_on() {
+    if !tools_are_here() {
+        return;
+    }
+    let disk = three_days();
+    let path = disk.directory.join("backup.json");
+    let text = fs::read_to_string(&path).expect("a manifest");
+    let mut manifest: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    for backup in manifest["disks"][0]["backups"].as_array_mut().expect("backups") {
+        assert!(backup.as_object_mut().expect("an object").remove("image").is_some());
+    }
+    fs::write(&path, manifest.to_string()).expect("it can be written");
+    disk.io(&["write -P 9 3M 64k".into()]);
+    assert!(disk.backup("thu", &[]).contains("what changed"));
+    disk.check("an early manifest");
+}

@@ -41,12 +41,15 @@ int main(void)
     INVALID(checkmap_bitmap_next_clean(NULL, 0, 1));
     INVALID(checkmap_bitmap_previous_dirty(NULL, 0, 1));
     INVALID(checkmap_bitmap_previous_clean(NULL, 0, 1));
+    INVALID(checkmap_bitmap_rank(NULL, 0));
+    INVALID(checkmap_bitmap_select(NULL, 0));
     INVALID(checkmap_bitmap_extents(NULL, 0, 1, extents, 1));
     INVALID(checkmap_bitmap_union(NULL, NULL, 0));
     INVALID(checkmap_bitmap_union_new(NULL, 0, 0, &bitmap));
     INVALID(checkmap_bitmap_intersect(NULL, NULL));
     INVALID(checkmap_bitmap_subtract(NULL, NULL));
     INVALID(checkmap_bitmap_xor(NULL, NULL));
+    INVALID(checkmap_bitmap_complement(NULL));
     INVALID(checkmap_bitmap_equal(NULL, NULL));
     INVALID(checkmap_bitmap_is_subset(NULL, NULL));
     INVALID(checkmap_bitmap_sha256(NULL, &sha256));

@@ -30,6 +30,10 @@ int main(void)
         EQUAL(checkmap_segment_next_dirty(segment, at, CHECKMAP_TO_END),
               checkmap_bitmap_next_dirty(bitmap, at, CHECKMAP_TO_END));
         EQUAL(checkmap_segment_next_clean(segment, at, MIB), checkmap_bitmap_next_clean(bitmap, at, MIB));
+        EQUAL(checkmap_segment_previous_dirty(segment, 0, at), checkmap_bitmap_previous_dirty(bitmap, 0, at));
+        EQUAL(checkmap_segment_previous_clean(segment, 0, at), checkmap_bitmap_previous_clean(bitmap, 0, at));
+        EQUAL(checkmap_segment_rank(segment, at), checkmap_bitmap_rank(bitmap, at));
+        EQUAL(checkmap_segment_select(segment, at / MIB), checkmap_bitmap_select(bitmap, at / MIB));
         EQUAL(checkmap_segment_count_range(segment, at, GIB), checkmap_bitmap_count_range(bitmap, at, GIB));
     }
     CHECK(checkmap_segment_heap_bytes(segment) > 0);

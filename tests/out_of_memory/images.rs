@@ -18,7 +18,7 @@ use std::{fs, ptr};
 /// The checkpoints that follow the first three.
 const YOUNGER: usize = 140;
 
-struct Image(*mut checkmap_image);
+pub(super) struct Image(pub(super) *mut checkmap_image);
 
 impl Drop for Image {
     fn drop(&mut self) {
@@ -27,14 +27,14 @@ impl Drop for Image {
     }
 }
 
-fn text(text: &str) -> (*const c_char, usize) {
+pub(super) fn text(text: &str) -> (*const c_char, usize) {
     (text.as_ptr().cast(), text.len())
 }
 
-fn open(path: &Path, out: *mut *mut checkmap_image) -> i32 {
+pub(super) fn open(path: &Path, flags: u32, out: *mut *mut checkmap_image) -> i32 {
     let (path, len) = text(path.to_str().expect("a path in UTF-8"));
     // SAFETY: the path has as many bytes, and the place is the caller's.
-    unsafe { checkmap_image_open(path, len, CHECKMAP_OPEN_RDWR, out) }
+    unsafe { checkmap_image_open(path, len, flags, out) }
 }
 
 fn run(program: &str, arguments: &[&str]) {
@@ -52,7 +52,7 @@ fn make(folder: &Path) -> PathBuf {
         run("qemu-io", &["-f", "qcow2", "-c", &format!("write {write} 300k"), name]);
     }
     let mut image = Image(ptr::null_mut());
-    assert_eq!(open(&path, &raw mut image.0), 0, "{}", last_error());
+    assert_eq!(open(&path, CHECKMAP_OPEN_RDWR, &raw mut image.0), 0, "{}", last_error());
     for number in 0..YOUNGER {
         let name = format!("{number} {}", "long name ".repeat(4));
         let (name, len) = text(&name);
@@ -71,7 +71,7 @@ fn warnings(image: &Image) -> String {
 }
 
 /// Makes nothing the first time: what the others are compared with would hold the locks.
-fn after_first(make: impl Fn() -> Image) -> impl Fn() -> Image {
+pub(super) fn after_first(make: impl Fn() -> Image) -> impl Fn() -> Image {
     let is_first = Cell::new(true);
     move || if is_first.replace(false) { Image(ptr::null_mut()) } else { make() }
 }
@@ -84,28 +84,66 @@ const NO_OPTIONS: *const checkmap_opts = ptr::null();
 /// A change of an image, by its handle.
 type Change = fn(*mut checkmap_image) -> i32;
 
-#[test]
-fn every_call() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (made, path) = (make(folder.path()), folder.path().join("image.qcow2"));
-    let fresh = || fs::copy(&made, &path).map(|_| ()).expect("a copy");
-    let opened = || {
+/// An image, and how it was made.
+struct Files {
+    _folder: tempfile::TempDir,
+    made: PathBuf,
+    path: PathBuf,
+    before: Vec<u8>,
+}
+
+impl Files {
+    fn make() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (made, path) = (make(folder.path()), folder.path().join("image.qcow2"));
+        let before = fs::read(&made).expect("an image");
+        let files = Self { _folder: folder, made, path, before };
+        files.renew();
+        files
+    }
+
+    fn renew(&self) {
+        fs::copy(&self.made, &self.path).expect("a copy");
+    }
+
+    fn open(&self) -> Image {
         let mut image = Image(ptr::null_mut());
-        assert_eq!(open(&path, &raw mut image.0), 0, "{}", last_error());
+        assert_eq!(open(&self.path, CHECKMAP_OPEN_RDWR, &raw mut image.0), 0, "{}", last_error());
         image
-    };
-    fresh();
-    let before = fs::read(&path).expect("an image");
-    let is_untouched = || fs::read(&path).expect("an image") == before;
-    // A change may have written to free clusters: nothing refers to them.
-    let is_as_before = || {
-        let now = fs::read(&path).expect("an image");
-        let check = || Command::new("qemu-img").args(["check", "-q", "-U"]).arg(&path).status().expect("QEMU's tools");
-        now == before || now.len() == before.len() && now[..1 << 16] == before[..1 << 16] && check().success()
-    };
+    }
+
+    fn is_untouched(&self) -> bool {
+        fs::read(&self.path).expect("an image") == self.before
+    }
+
+    /// A change may have written to free clusters: nothing refers to them.
+    fn is_as_before(&self) -> bool {
+        let (now, before) = (fs::read(&self.path).expect("an image"), &self.before);
+        let check = || self.check().status().expect("QEMU's tools");
+        now == *before || now.len() == before.len() && now[..1 << 16] == before[..1 << 16] && check().success()
+    }
+
+    fn check(&self) -> Command {
+        let mut check = Command::new("qemu-img");
+        check.args(["check", "-q", "-U"]).arg(&self.path);
+        check
+    }
+}
+
+#[test]
+fn every_question() {
+    let files = Files::make();
+    let (opened, is_untouched) = (|| files.open(), || files.is_untouched());
+    let path = &files.path;
     let nothing = || Image(ptr::null_mut());
     let is_null = |image: &Image, _: &Image| image.0.is_null();
-    fail_each("open", nothing, |image| open(&path, &raw mut image.0).into(), is_null, |image| !image.0.is_null());
+    fail_each(
+        "open",
+        nothing,
+        |image| open(path, CHECKMAP_OPEN_RDWR, &raw mut image.0).into(),
+        is_null,
+        |image| !image.0.is_null(),
+    );
     // SAFETY: the handle is alive, here and below.
     let count = |image: &mut Image| unsafe { checkmap_checkpoint_list(image.0, ptr::null_mut(), 0) };
     fail_each("count", after_first(opened), count, |_, _| is_untouched(), |_| is_untouched());
@@ -171,7 +209,11 @@ fn every_call() {
         }
     };
     fail_each("stored_summarize", after_first(opened), summarize, |_, _| is_untouched(), |_| is_untouched());
-    let changes: [(&str, Change); 7] = [
+}
+
+#[test]
+fn changes_of_checkpoints() {
+    fail_changes(&[
         ("create", |image| {
             let (name, len) = text("d");
             // SAFETY: as above, and the name has as many bytes.
@@ -192,6 +234,12 @@ fn every_call() {
             // SAFETY: as above.
             unsafe { checkmap_checkpoint_drop_before(image, name, len, NO_OPTIONS) }
         }),
+    ]);
+}
+
+#[test]
+fn changes_of_bitmaps() {
+    fail_changes(&[
         ("stored_merge", |image| {
             let sources = [text("a"); 100].map(|(name, _)| name);
             let ((into, into_len), lens) = (text("a->b"), [1; 100]);
@@ -207,19 +255,24 @@ fn every_call() {
         }),
         // SAFETY: as above.
         ("stored_drop_all", |image| unsafe { checkmap_stored_drop_all(image, NO_OPTIONS) }),
-    ];
+    ]);
+}
+
+fn fail_changes(changes: &[(&str, Change)]) {
+    let files = Files::make();
+    let is_untouched = || files.is_untouched();
     for (name, change) in changes {
         let copied = || {
-            fresh();
-            opened()
+            files.renew();
+            files.open()
         };
         fail_each(
             name,
             after_first(copied),
             |image| change(image.0).into(),
-            |_, _| is_as_before(),
+            |_, _| files.is_as_before(),
             |image| {
-                let check = Command::new("qemu-img").args(["check", "-q", "-U"]).arg(&path).output();
+                let check = files.check().output();
                 match check.expect("QEMU's tools").status.code() {
                     Some(0) => !is_untouched(),
                     // The change is done, and says what it did not come to.

@@ -50,6 +50,12 @@ proptest! {
             prop_assert_eq!(odd.count_range(offset, len).unwrap(), bitmap.count_range(offset, len));
             prop_assert_eq!(segment.next_dirty(offset, len).unwrap(), bitmap.next_dirty(offset, len));
             prop_assert_eq!(segment.next_clean(offset, len).unwrap(), bitmap.next_clean(offset, len));
+            prop_assert_eq!(segment.previous_dirty(offset, len).unwrap(), bitmap.previous_dirty(offset, len));
+            prop_assert_eq!(segment.previous_clean(offset, len).unwrap(), bitmap.previous_clean(offset, len));
+            prop_assert_eq!(segment.rank(offset).unwrap(), bitmap.rank(offset));
+            for number in [bitmap.rank(offset), len % (bitmap.dirty_granules() + 2)] {
+                prop_assert_eq!(segment.select(number).unwrap(), bitmap.select(number));
+            }
             prop_assert_eq!(segment.get(offset).ok(), bitmap.get(offset).ok());
             let extents: Vec<Extent> = segment.extents(offset, len).collect::<Result<_, _>>().unwrap();
             prop_assert!(extents.iter().copied().eq(bitmap.extents(offset, len)));

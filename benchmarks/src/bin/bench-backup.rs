@@ -5,7 +5,7 @@
 //!
 //! `make bench-backup` in the project's root runs it.
 
-use programs::{Monitor, Result, connect, fill, in_folder, run, spread};
+use checkmap_benchmarks::programs::{Monitor, Result, connect, fill, in_folder, run, spread};
 use serde_json::json;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

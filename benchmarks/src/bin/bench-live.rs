@@ -7,7 +7,7 @@
 use checkmap::image::{Access, DiffRequest, Image, OpenOptions};
 use checkmap::progress::Unobserved;
 use checkmap::qemu::{Machine, Monitor, Options};
-use programs::{Result, connect, in_folder, run, spread};
+use checkmap_benchmarks::programs::{self, Result, connect, in_folder, run, spread};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

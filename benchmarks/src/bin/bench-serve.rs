@@ -4,7 +4,7 @@
 //!
 //! `make bench-serve` in the project's root runs it.
 
-use programs::{Result, connect, fill, in_folder, run, spread};
+use checkmap_benchmarks::programs::{Result, connect, fill, in_folder, run, spread};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

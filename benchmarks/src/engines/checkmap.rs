@@ -4,6 +4,7 @@
 
 use crate::engine::{Count, Engine, Form, Mark, Open, Save, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
+use crate::operations::{Operations, SetOperation, digest_of_words};
 use crate::patterns::Disk;
 use checkmap::io::Memory;
 use checkmap::{Bitmap, Extent, Granularity, Segment, segment};
@@ -161,5 +162,69 @@ impl Engine for Checkmap {
             }
         }
         sum
+    }
+}
+
+impl Operations for Checkmap {
+    fn change(operation: SetOperation, ours: &mut Bitmap, theirs: &Bitmap) {
+        let done = match operation {
+            SetOperation::Union => ours.union_with(theirs),
+            SetOperation::Intersect => ours.intersect_with(theirs),
+            SetOperation::Subtract => ours.subtract(theirs),
+            SetOperation::Xor => ours.xor_with(theirs),
+        };
+        done.expect("both are of one disk");
+    }
+
+    fn make(operation: SetOperation, ours: &Bitmap, theirs: &Bitmap) -> Bitmap {
+        let made = match operation {
+            SetOperation::Union => ours.union(theirs),
+            SetOperation::Intersect => ours.intersection(theirs),
+            SetOperation::Subtract => ours.difference(theirs),
+            SetOperation::Xor => ours.symmetric_difference(theirs),
+        };
+        made.expect("both are of one disk")
+    }
+
+    fn is_subset(ours: &Bitmap, theirs: &Bitmap) -> bool {
+        ours.is_subset(theirs).expect("both are of one disk")
+    }
+
+    fn is_equal(ours: &Bitmap, theirs: &Bitmap) -> bool {
+        ours == theirs
+    }
+
+    fn optimize(bitmap: &mut Bitmap) {
+        bitmap.optimize().expect("there is memory");
+    }
+
+    fn write(bitmap: &Bitmap) -> Vec<u8> {
+        bitmap.to_roaring().expect("there is memory")
+    }
+
+    fn read(bytes: &[u8], disk: &Disk) -> Bitmap {
+        read(bytes, disk)
+    }
+
+    fn from_bits(bits: &[u8], disk: &Disk) -> Option<Bitmap> {
+        Some(Bitmap::from_bits(disk.bytes(), granularity(disk), bits).expect("the disk can be"))
+    }
+
+    fn to_bits(bitmap: &Bitmap, disk: &Disk) -> Option<u64> {
+        let mut bits = vec![0; disk.granules().div_ceil(8) as usize];
+        bitmap.copy_bits(0, &mut bits).expect("it begins at the first granule");
+        Some(digest_of_words(bits.as_chunks().0.iter().map(|&word| u64::from_le_bytes(word))))
+    }
+
+    fn next_dirty(bitmap: &Bitmap, disk: &Disk, from: u64) -> Option<u64> {
+        Some(bitmap.next_dirty(from << disk.granule_bits, u64::MAX)? >> disk.granule_bits)
+    }
+
+    fn next_clean(bitmap: &Bitmap, disk: &Disk, from: u64) -> Option<u64> {
+        Some(bitmap.next_clean(from << disk.granule_bits, u64::MAX)? >> disk.granule_bits)
+    }
+
+    fn get(bitmap: &Bitmap, disk: &Disk, granule: u64) -> bool {
+        bitmap.get(granule << disk.granule_bits).expect("it is on the disk")
     }
 }

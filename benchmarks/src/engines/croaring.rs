@@ -3,6 +3,7 @@
 
 use crate::engine::{Count, Engine, Form, Mark, Open, Save, Saved, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
+use crate::operations::{Operations, SetOperation, digest_of_words};
 use crate::patterns::Disk;
 use croaring::{Bitmap, Bitmap64, Bitmap64View, BitmapView, Frozen, Native, Portable, RangeInclusive};
 use std::ops::Deref;
@@ -343,3 +344,82 @@ impl<const RUNS: bool> Engine for Croaring64<RUNS> {
 
     answered_by!(wide, Bitmap64);
 }
+
+/// What both do in the same words, over `$int`.
+macro_rules! operations {
+    ($engine:ident, $bitmap:ty, $int:ty $(, $($more:item)*)?) => {
+        impl<const RUNS: bool> Operations for $engine<RUNS> {
+            fn change(operation: SetOperation, ours: &mut $bitmap, theirs: &$bitmap) {
+                match operation {
+                    SetOperation::Union => ours.or_inplace(theirs),
+                    SetOperation::Intersect => ours.and_inplace(theirs),
+                    SetOperation::Subtract => ours.andnot_inplace(theirs),
+                    SetOperation::Xor => ours.xor_inplace(theirs),
+                }
+            }
+
+            fn make(operation: SetOperation, ours: &$bitmap, theirs: &$bitmap) -> $bitmap {
+                match operation {
+                    SetOperation::Union => ours.or(theirs),
+                    SetOperation::Intersect => ours.and(theirs),
+                    SetOperation::Subtract => ours.andnot(theirs),
+                    SetOperation::Xor => ours.xor(theirs),
+                }
+            }
+
+            fn is_subset(ours: &$bitmap, theirs: &$bitmap) -> bool {
+                ours.is_subset(theirs)
+            }
+
+            fn is_equal(ours: &$bitmap, theirs: &$bitmap) -> bool {
+                ours == theirs
+            }
+
+            fn optimize(bitmap: &mut $bitmap) {
+                bitmap.run_optimize();
+                bitmap.shrink_to_fit();
+            }
+
+            fn write(bitmap: &$bitmap) -> Vec<u8> {
+                bitmap.serialize::<Portable>()
+            }
+
+            fn read(bytes: &[u8], _: &Disk) -> $bitmap {
+                <$bitmap>::deserialize::<Portable>(bytes)
+            }
+
+            fn next_dirty(bitmap: &$bitmap, _: &Disk, from: u64) -> Option<u64> {
+                let mut cursor = bitmap.cursor();
+                cursor.reset_at_or_after(from as $int);
+                cursor.current().map(u64::from)
+            }
+
+            fn next_clean(bitmap: &$bitmap, disk: &Disk, from: u64) -> Option<u64> {
+                let mut cursor = bitmap.cursor();
+                cursor.reset_at_or_after(from as $int);
+                let mut range = [RangeInclusive::<$int>::default()];
+                let is_dirty = cursor.current() == Some(from as $int) && cursor.read_many_ranges(&mut range) == 1;
+                let clean = if is_dirty { u64::from(range[0].last) + 1 } else { from };
+                (clean < disk.granules()).then_some(clean)
+            }
+
+            fn get(bitmap: &$bitmap, _: &Disk, granule: u64) -> bool {
+                bitmap.contains(granule as $int)
+            }
+
+            $($($more)*)?
+        }
+    };
+}
+
+operations!(
+    Croaring,
+    Bitmap,
+    u32,
+    fn to_bits(bitmap: &Bitmap, disk: &Disk) -> Option<u64> {
+        let mut bits = bitmap.to_bitset().expect("there is memory");
+        bits.resize_words(disk.granules() as usize / 64, false);
+        Some(digest_of_words(bits.as_slice().iter().copied()))
+    }
+);
+operations!(Croaring64, Bitmap64, u64);

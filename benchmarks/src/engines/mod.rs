@@ -6,7 +6,10 @@ mod extents;
 mod flat;
 mod roaring;
 
+pub use checkmap::Checkmap;
+pub use croaring::{Croaring, Croaring64};
 pub use flat::{or_into, roomy};
+pub use roaring::{Roaring, Roaring64};
 
 use crate::course::{Settings, run};
 use crate::engine::Engine;
@@ -26,15 +29,15 @@ fn runner<E: Engine>() -> Runner {
 /// Every engine, with and without run containers where there is a choice.
 pub fn all() -> Vec<Runner> {
     vec![
-        runner::<checkmap::Checkmap>(),
-        runner::<croaring::Croaring<false>>(),
-        runner::<croaring::Croaring<true>>(),
-        runner::<croaring::Croaring64<false>>(),
-        runner::<croaring::Croaring64<true>>(),
-        runner::<roaring::Roaring<false>>(),
-        runner::<roaring::Roaring<true>>(),
-        runner::<roaring::Roaring64<false>>(),
-        runner::<roaring::Roaring64<true>>(),
+        runner::<Checkmap>(),
+        runner::<Croaring<false>>(),
+        runner::<Croaring<true>>(),
+        runner::<Croaring64<false>>(),
+        runner::<Croaring64<true>>(),
+        runner::<Roaring<false>>(),
+        runner::<Roaring<true>>(),
+        runner::<Roaring64<false>>(),
+        runner::<Roaring64<true>>(),
         runner::<flat::Flat>(),
         runner::<extents::Extents>(),
     ]

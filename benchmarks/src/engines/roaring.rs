@@ -4,6 +4,7 @@
 
 use crate::engine::{Count, Engine, Form, Mark, Open, Save, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
+use crate::operations::{Operations, SetOperation};
 use crate::patterns::Disk;
 use roaring::bitmap::Iter;
 use roaring::{MultiOps, RoaringBitmap, RoaringTreemap};
@@ -261,3 +262,86 @@ impl<const RUNS: bool> Engine for Roaring64<RUNS> {
         sum
     }
 }
+
+/// What both do in the same words.
+macro_rules! operations {
+    ($engine:ident, $bitmap:ty, $int:ty, $low:expr; $($more:item)*) => {
+        impl<const RUNS: bool> Operations for $engine<RUNS> {
+            fn change(operation: SetOperation, ours: &mut $bitmap, theirs: &$bitmap) {
+                match operation {
+                    SetOperation::Union => *ours |= theirs,
+                    SetOperation::Intersect => *ours &= theirs,
+                    SetOperation::Subtract => *ours -= theirs,
+                    SetOperation::Xor => *ours ^= theirs,
+                }
+            }
+
+            fn make(operation: SetOperation, ours: &$bitmap, theirs: &$bitmap) -> $bitmap {
+                match operation {
+                    SetOperation::Union => ours | theirs,
+                    SetOperation::Intersect => ours & theirs,
+                    SetOperation::Subtract => ours - theirs,
+                    SetOperation::Xor => ours ^ theirs,
+                }
+            }
+
+            fn is_subset(ours: &$bitmap, theirs: &$bitmap) -> bool {
+                ours.is_subset(theirs)
+            }
+
+            fn is_equal(ours: &$bitmap, theirs: &$bitmap) -> bool {
+                ours == theirs
+            }
+
+            fn write(bitmap: &$bitmap) -> Vec<u8> {
+                let mut bytes = Vec::with_capacity(bitmap.serialized_size());
+                bitmap.serialize_into(&mut bytes).expect("a vector takes everything");
+                bytes
+            }
+
+            fn read(bytes: &[u8], _: &Disk) -> $bitmap {
+                <$bitmap>::deserialize_from(bytes).expect(EXPECT_READ)
+            }
+
+            fn next_dirty(bitmap: &$bitmap, _: &Disk, from: u64) -> Option<u64> {
+                $low(bitmap)?.range(from as u32..).next().map(u64::from)
+            }
+
+            fn next_clean(bitmap: &$bitmap, disk: &Disk, from: u64) -> Option<u64> {
+                let range = $low(bitmap)?.range(from as u32..).next_range();
+                let clean = match range {
+                    Some(range) if u64::from(*range.start()) == from => u64::from(*range.end()) + 1,
+                    _ => from,
+                };
+                (clean < disk.granules()).then_some(clean)
+            }
+
+            fn get(bitmap: &$bitmap, _: &Disk, granule: u64) -> bool {
+                bitmap.contains(granule as $int)
+            }
+
+            $($more)*
+        }
+    };
+}
+
+operations!(
+    Roaring, RoaringBitmap, u32, Some;
+    fn optimize(bitmap: &mut RoaringBitmap) {
+        bitmap.optimize();
+    }
+
+    fn from_bits(bits: &[u8], _: &Disk) -> Option<RoaringBitmap> {
+        Some(RoaringBitmap::from_lsb0_bytes(0, bits))
+    }
+);
+operations!(
+    Roaring64, RoaringTreemap, u64, low;
+    fn optimize(bitmap: &mut RoaringTreemap) {
+        *bitmap = RoaringTreemap::from_bitmaps(bitmap.bitmaps().map(|(high, part)| {
+            let mut part = part.clone();
+            part.optimize();
+            (high, part)
+        }));
+    }
+);

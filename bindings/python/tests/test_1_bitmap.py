@@ -113,6 +113,16 @@ def test_105_previous():
     assert bitmap.previous_dirty(6 * KIB) is None and bitmap.previous_dirty(HUGE, 1) is None
 
 
+def test_105_rank_select_and_complement():
+    bitmap = Bitmap(10 * KIB + 1, KIB)
+    assert bitmap.rank(HUGE) == 0 and bitmap.select(0) is None
+    bitmap.set(4 * KIB, 2 * KIB)
+    assert [bitmap.rank(at) for at in (0, 4 * KIB, 5 * KIB, 6 * KIB, HUGE)] == [0, 0, 1, 2, 2]
+    assert [bitmap.select(number) for number in (0, 1, 2)] == [4 * KIB, 5 * KIB, None]
+    bitmap.complement()
+    assert bitmap.extents() == [(0, 4 * KIB), (6 * KIB, 4 * KIB + 1)]
+
+
 def test_106_extents(fails):
     bitmap = Bitmap(MIB + 5, KIB)
     for at in range(0, MIB, 8 * KIB):

@@ -42,6 +42,10 @@ def test_200_segment(here, fails):
         for at in range(0, 10 * GIB, 777 * MIB):
             assert segment.next_dirty(at) == bitmap.next_dirty(at)
             assert segment.next_clean(at, MIB) == bitmap.next_clean(at, MIB)
+            assert segment.previous_dirty(0, at) == bitmap.previous_dirty(0, at)
+            assert segment.previous_clean(0, at) == bitmap.previous_clean(0, at)
+            assert segment.rank(at) == bitmap.rank(at)
+            assert segment.select(at // MIB) == bitmap.select(at // MIB)
             assert segment.count_range(at, GIB) == bitmap.count_range(at, GIB)
         assert segment.heap_bytes() > 0
         assert segment.extents() == bitmap.extents() and segment.extents(GIB, GIB) == bitmap.extents(GIB, GIB)

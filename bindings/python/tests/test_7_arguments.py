@@ -32,6 +32,8 @@ CALLS = {
         "next_clean": (0, KIB),
         "previous_dirty": (0, KIB),
         "previous_clean": (0, KIB),
+        "rank": (0,),
+        "select": (0,),
         "extents": (0, KIB),
         "iter_extents": (0, KIB),
         "extents_into": (bytearray(240), 0, KIB),
@@ -67,6 +69,10 @@ CALLS = {
         "get": (0,),
         "next_dirty": (0, KIB),
         "next_clean": (0, KIB),
+        "previous_dirty": (0, KIB),
+        "previous_clean": (0, KIB),
+        "rank": (0,),
+        "select": (0,),
         "extents": (0, KIB),
         "iter_extents": (0, KIB),
         "extents_into": (bytearray(240), 0, KIB),
@@ -76,7 +82,7 @@ CALLS = {
     },
 }
 NO_ARGUMENTS = {
-    Bitmap: "close closed copy set_all clear_all optimize size granularity granules count dirty_bytes count_extents "
+    Bitmap: "close closed copy set_all clear_all complement optimize size granularity granules count dirty_bytes count_extents "
     "heap_bytes validate serialize",
     Image: "close closed checkpoints info trouble warnings stored",
     Segment: "close closed info size granularity heap_bytes count dirty_bytes",

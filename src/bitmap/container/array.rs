@@ -5,7 +5,7 @@
 use super::list::List;
 use super::{ARRAY_MAX, Run, small};
 use crate::bitmap::search::partition_point_near;
-use crate::kernels::{ROOM, select};
+use crate::kernels::select;
 use crate::memory::Result;
 use std::ops::Range;
 
@@ -98,34 +98,4 @@ pub(super) fn trailing_run(bits: &[u16]) -> usize {
 
 pub(super) fn run_count(bits: &[u16]) -> usize {
     (select().list_runs)(bits)
-}
-
-/// Room for what comes of two lists.
-type Out = [u16; ARRAY_MAX + ROOM];
-
-/// The bits that are in both, in `out`.
-pub(super) fn intersect<'o>(a: &[u16], b: &[u16], out: &'o mut Out) -> &'o [u16] {
-    let count = (select().intersect)(a, b, out);
-    &out[..count]
-}
-
-/// The bits of `a` that are not in `b`, in `out`.
-pub(super) fn subtract<'o>(a: &[u16], b: &[u16], out: &'o mut Out) -> &'o [u16] {
-    let count = (select().subtract)(a, b, out);
-    &out[..count]
-}
-
-/// The bits of `a` that `keep` takes, in `out`.
-pub(super) fn filter<'o>(a: &[u16], keep: impl Fn(u16) -> bool, out: &'o mut Out) -> &'o [u16] {
-    let mut count = 0;
-    for &bit in a.iter().filter(|bit| keep(**bit)) {
-        out[count] = bit;
-        count += 1;
-    }
-    &out[..count]
-}
-
-/// Room for [`intersect`], [`subtract`] and [`filter`].
-pub(super) fn room() -> Out {
-    [0; ARRAY_MAX + ROOM]
 }

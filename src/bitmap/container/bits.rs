@@ -2,7 +2,7 @@
 //! Owns the form of a chunk that holds one bit for each granule in 64-bit words, and the loops over words. Knows nothing
 //! of chunk keys, disks or bytes.
 
-use super::{ARRAY_MAX, Pair, RUNS_MAX, Run, to_u16};
+use super::{ARRAY_MAX, CHUNK, Pair, RUNS_MAX, Run, to_u16};
 use crate::kernels::{ROOM, select};
 use crate::memory::{self, Result};
 
@@ -106,6 +106,11 @@ pub(super) fn scan(words: &Words, from: u32, end: u32, same: u64) -> u32 {
         word = words[index as usize] ^ same;
     }
     end.min(index * 64 + word.trailing_zeros())
+}
+
+/// The first position from `bit` on whose bit differs from those of `same` (0 or all ones).
+pub(super) fn next(words: &Words, bit: u16, same: u64) -> Option<u16> {
+    u16::try_from(scan(words, bit.into(), CHUNK, same)).ok()
 }
 
 /// The position after the last one in `start..end` whose bit differs from those of `same` (0 or all ones); `start` if

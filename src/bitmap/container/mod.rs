@@ -9,6 +9,7 @@
 
 mod array;
 mod bits;
+mod combine;
 mod list;
 mod runs;
 mod sparse;
@@ -17,9 +18,10 @@ mod tests;
 mod unite;
 mod view;
 
-use crate::kernels::{ChunkOperation, Kernels, Measure, select};
+use crate::kernels::{Measure, select};
 use crate::memory::{self, Result, ThinSlice};
 pub(super) use bits::{clear_run, no_words, with_runs};
+pub(super) use combine::Operation;
 use list::List;
 pub(super) use runs::Run;
 pub(crate) use sparse::LEAST as SPARSE_FROM;
@@ -247,54 +249,6 @@ impl Container {
         let rest = runs::sweep(self.view().runs(Run::WHOLE), std::iter::once(gone), |a, b| a && !b)?;
         *self = Self::from_runs(&rest)?;
         Ok(cleared)
-    }
-
-    /// The bits set in both.
-    pub(super) fn intersect(a: View<'_>, b: View<'_>) -> Result<Self> {
-        match (a, b) {
-            (View::Full, other) | (other, View::Full) => {
-                let mut copy = Self::copy(other, other.ones())?;
-                copy.optimize()?;
-                Ok(copy)
-            }
-            (View::Array(x), View::Array(y)) => Self::from_sorted(array::intersect(x, y, &mut array::room())),
-            (View::Array(array), other) | (other, View::Array(array)) => {
-                Self::from_sorted(array::filter(array, |bit| other.contains(bit), &mut array::room()))
-            }
-            _ => Self::combine(a, b, |kernels| kernels.and, |a, b| a && b),
-        }
-    }
-
-    /// The bits set in `a` and not in `b`.
-    pub(super) fn subtract(a: View<'_>, b: View<'_>) -> Result<Self> {
-        match (a, b) {
-            (_, View::Full) => Ok(Self::empty()),
-            (View::Array(x), View::Array(y)) => Self::from_sorted(array::subtract(x, y, &mut array::room())),
-            (View::Array(array), _) => {
-                Self::from_sorted(array::filter(array, |bit| !b.contains(bit), &mut array::room()))
-            }
-            _ => Self::combine(a, b, |kernels| kernels.and_not, |a, b| a && !b),
-        }
-    }
-
-    /// The bits set in one of the two only.
-    pub(super) fn xor(a: View<'_>, b: View<'_>) -> Result<Self> {
-        Self::combine(a, b, |kernels| kernels.xor, |a, b| a != b)
-    }
-
-    fn combine(
-        a: View<'_>,
-        b: View<'_>,
-        kernel: fn(&Kernels) -> ChunkOperation,
-        keep: fn(bool, bool) -> bool,
-    ) -> Result<Self> {
-        let in_words = |view| matches!(view, View::Words(_) | View::Sparse(_));
-        if !in_words(a) && !in_words(b) {
-            return Self::from_runs(&runs::sweep(a.runs(Run::WHOLE), b.runs(Run::WHOLE), keep)?);
-        }
-        let mut words = memory::copy_box(&a.words())?;
-        let measure = kernel(select())(&mut words, &b.words());
-        Self::from_measured(words, measure)
     }
 
     /// The bytes this container has on the heap.

@@ -5,7 +5,7 @@
 //! At densities between 1 and 20 percent it is smaller than positions and words, and the time to unite it does not depend
 //! on how many bits are set.
 
-use super::{Form, Plain, View, Words};
+use super::{Form, Plain, View, Words, small, to_u16};
 use crate::kernels::{Kernels, MASKS, Measure, SPARSE_ROOM, select};
 use crate::memory;
 use std::num::NonZeroU16;
@@ -13,12 +13,25 @@ use std::num::NonZeroU16;
 /// What takes fewer bytes than this in another form stays there: short lists are as quick to unite, and quicker to walk.
 pub(crate) const LEAST: usize = 3072;
 
+/// With more bits than these at random, few bytes are 0.
+const MANY: u32 = 12_000;
+
 /// The bits of a chunk.
 const END: usize = 8 * 8 * 8 * MASKS;
 
 /// The room for packed bytes; made when it is first needed.
 #[derive(Debug, Default)]
 pub(super) struct PackedBytes(Option<Box<[u64; SPARSE_ROOM / 8]>>);
+
+impl PackedBytes {
+    /// Makes the room.
+    pub(super) fn prepare(&mut self) -> memory::Result<()> {
+        if self.0.is_none() {
+            self.0 = Some(memory::zeroed_box()?);
+        }
+        Ok(())
+    }
+}
 
 /// A chunk in this form.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +69,10 @@ pub(super) fn pack<'r>(
     PackedBytes(room): &'r mut PackedBytes,
 ) -> memory::Result<Option<Sparse<'r>>> {
     let Some(others) = others(ones, runs) else { return Ok(None) };
+    // With these, mostly no byte is empty; to count is quicker than to pack.
+    if ones > MANY && (kernels.packed_len)(words) >= others {
+        return Ok(None);
+    }
     let room = match room {
         Some(room) => room,
         None => room.insert(memory::zeroed_box()?),
@@ -110,6 +127,38 @@ pub(super) fn contains(kernels: &Kernels, bytes: &[u8], bit: u16) -> bool {
     let parts = Parts::new(kernels, bytes);
     let place = BytePosition::new(kernels, &parts, usize::from(bit / 8));
     place.byte(&parts).is_some_and(|byte| byte >> (bit % 8) & 1 == 1)
+}
+
+/// The first set bit from `bit` on.
+pub(super) fn next_set(kernels: &Kernels, bytes: &[u8], bit: u16) -> Option<u16> {
+    let parts = Parts::new(kernels, bytes);
+    let index = usize::from(bit / 8);
+    let (group, of_upper) = (index / 8, index / 64);
+    let masks = (kernels.byte_ones)(&parts.upper[..of_upper]) + ones_below(parts.upper[of_upper], group % 8);
+    let (mut mask, mut byte) = (masks as usize, 0);
+    byte += (kernels.byte_ones)(&parts.lower[..mask]) as usize;
+    if parts.upper[of_upper] >> (group % 8) & 1 == 1 {
+        let lower = parts.lower[mask];
+        byte += ones_below(lower, index % 8) as usize;
+        for place in (index % 8..8).filter(|place| lower >> place & 1 == 1) {
+            // Bits before the first one count only in the first byte.
+            let from = if place == index % 8 { bit % 8 } else { 0 };
+            let rest = parts.bytes[byte] & (u8::MAX << from);
+            if rest != 0 {
+                return Some(position(8 * group + place, rest));
+            }
+            byte += 1;
+        }
+        mask += 1;
+    }
+    let later = (group + 1..8 * MASKS).find(|group| parts.upper[group / 8] >> (group % 8) & 1 == 1)?;
+    let place = parts.lower[mask].trailing_zeros() as usize;
+    Some(position(8 * later + place, parts.bytes[byte]))
+}
+
+/// The position of the lowest set bit of the byte `index` of the words.
+fn position(index: usize, byte: u8) -> u16 {
+    to_u16(small(8 * index) + byte.trailing_zeros())
 }
 
 /// The number of all bits.

@@ -123,6 +123,21 @@ fn zip(a: &Words, b: &Words, operation: fn(u64, u64) -> u64) -> Words {
     std::array::from_fn(|index| operation(a[index], b[index]))
 }
 
+/// Compares a result with words, and with the smallest form.
+fn check_made(made: Made<'_>, expected: &Words) {
+    assert_eq!(made.measure, Measure { ones: made.view.ones(), runs: made.view.run_count() });
+    assert!(words_in(made.view) == *expected);
+    let smallest = Container::from_words(Box::new(*expected)).unwrap();
+    if let View::Sparse(sparse) = made.view {
+        assert!(sparse.bytes.len() < smallest.view().bytes() && select().traits.packs_quickly);
+    } else if *expected != [0; 1024] {
+        let packs = select().traits.packs_quickly;
+        assert!(!packs || sparse::packed_len(select(), expected, made.measure).is_none());
+        assert_eq!(made.view.form(), smallest.view().form());
+        assert!(made.view.is_smallest(made.measure.ones, made.measure.runs));
+    }
+}
+
 #[test]
 fn the_list_has_every_form() {
     let all = containers();
@@ -131,6 +146,8 @@ fn the_list_has_every_form() {
     assert!(count(|container| matches!(container, Container::Runs { .. })) >= FEWEST[1]);
     assert!(count(|container| matches!(container, Container::Bits { .. })) >= FEWEST[2]);
 }
+
+type OfWords = fn(u64, u64) -> u64;
 
 #[test]
 fn operations_agree_with_words_for_every_pair_of_forms() {
@@ -144,9 +161,19 @@ fn operations_agree_with_words_for_every_pair_of_forms() {
         let added = united.unite_with(b, &mut workspace).unwrap();
         assert_eq!(added, united.ones() - a.ones());
         assert!(words_of(&united) == zip(&x, &y, |x, y| x | y));
-        assert!(words_of(&Container::intersect(a, b).unwrap()) == zip(&x, &y, |x, y| x & y));
-        assert!(words_of(&Container::subtract(a, b).unwrap()) == zip(&x, &y, |x, y| x & !y));
-        assert!(words_of(&Container::xor(a, b).unwrap()) == zip(&x, &y, |x, y| x ^ y));
+        if !matches!(a, View::Full) && !matches!(b, View::Full) {
+            let operations: [(Operation, OfWords); 4] = [
+                (Operation::Union, |x, y| x | y),
+                (Operation::Intersect, |x, y| x & y),
+                (Operation::Subtract, |x, y| x & !y),
+                (Operation::Xor, |x, y| x ^ y),
+            ];
+            for (operation, of_words) in operations {
+                check_made(workspace.combine(operation, a, b).unwrap(), &zip(&x, &y, of_words));
+            }
+            check_made(workspace.complement(a).unwrap(), &zip(&x, &y, |x, _| !x));
+        }
+        assert_eq!(workspace.is_subset(a, b).unwrap(), zip(&x, &y, |x, y| x & !y) == [0; 1024]);
         assert_eq!(a.is_subset(b), zip(&x, &y, |x, y| x & !y) == [0; 1024]);
         assert_eq!(a.same_bits(b), x == y);
         let mut sum = x;
@@ -173,15 +200,7 @@ fn unions_of_many_agree_with_words_for_every_mix_of_forms() {
         for group in groups.step_by(STEP.min(9)) {
             let mut expected = [0; 1024];
             group.iter().for_each(|view| view.add_to(&mut expected));
-            let made = workspace.unite(group).unwrap();
-            assert_eq!(made.measure, Measure { ones: made.view.ones(), runs: made.view.run_count() });
-            assert!(*made.view.words() == expected);
-            let smallest = Container::from_words(Box::new(expected)).unwrap();
-            if let View::Sparse(sparse) = made.view {
-                assert!(sparse.bytes.len() < smallest.view().bytes() && select().traits.packs_quickly);
-            } else {
-                assert_eq!(made.view.form(), smallest.view().form());
-            }
+            check_made(workspace.unite(group).unwrap(), &expected);
         }
     }
 }
@@ -216,6 +235,9 @@ fn ranges_agree_with_words_for_every_form() {
             assert!(runs.windows(2).all(|pair| u32::from(pair[0].last) + 1 < u32::from(pair[1].first)));
             assert!(view.runs(window).rev().eq(runs.iter().rev().copied()));
             for bit in [window.first, window.last] {
+                let next = |same| Some(bits::scan(&words, bit.into(), CHUNK, same)).filter(|&bit| bit < CHUNK);
+                assert_eq!(view.next_set(bit).map(u32::from), next(0));
+                assert_eq!(view.next_clear(bit).map(u32::from), next(u64::MAX));
                 assert_eq!(view.contains(bit), words[usize::from(bit / 64)] >> (bit % 64) & 1 == 1);
             }
         }

@@ -5,7 +5,7 @@
 //! Few bits are sorted in registers; lists of like length are merged two by two; many lists are scattered into words that
 //! stay in the cache. The ways are those that measurements on x86-64 with AVX2 and AVX-512 favour.
 
-use super::{ARRAY_MAX, CHUNK, Container, Pair, Plain, RUNS_MAX, Run, View, Words, no_words, small, sparse};
+use super::{ARRAY_MAX, CHUNK, Container, Form, Pair, Plain, RUNS_MAX, Run, View, Words, no_words, small, sparse};
 use crate::kernels::{FEW, FEW_RUNS, GROUP, Kernels, Measure, ROOM, select};
 use crate::memory::{self, Result};
 
@@ -39,18 +39,22 @@ impl Made<'_> {
 /// Memory for unions, to be used again for the next chunk. Each part is made when it is first needed.
 #[derive(Debug)]
 pub(in crate::bitmap) struct Workspace {
-    kernels: &'static Kernels,
-    words: Option<Box<Words>>,
+    pub(super) kernels: &'static Kernels,
+    pub(super) words: Option<Box<Words>>,
+    /// The words of the second of two.
+    pub(super) others: Option<Box<Words>>,
     /// The room for packed chunks, if they are wanted.
-    sparse: Option<sparse::PackedBytes>,
-    lists: [Vec<u16>; 2],
-    pairs: [Vec<Pair>; 2],
+    pub(super) sparse: Option<sparse::PackedBytes>,
+    pub(super) lists: [Vec<u16>; 2],
+    pub(super) pairs: [Vec<Pair>; 2],
+    /// A list as runs.
+    pub(super) bits: Vec<Pair>,
     /// Where each of the lists or runs that lie one after the other ends.
     ends: Vec<usize>,
 }
 
 impl Workspace {
-    /// The most memory that a workspace takes: words, their packed form, two lists, and two lists of runs.
+    /// The most memory that a workspace takes for unions: words, their packed form, two lists, and two lists of runs.
     pub(in crate::bitmap) const HEAP_BYTES: u64 = (1 + 2 + 2 * 3 + 2 * 2) * 8192;
 
     /// Packs results only if the kernels do it quickly.
@@ -67,9 +71,11 @@ impl Workspace {
         Self {
             kernels: select(),
             words: None,
+            others: None,
             sparse: packs.then(sparse::PackedBytes::default),
             lists: [Vec::new(), Vec::new()],
             pairs: [Vec::new(), Vec::new()],
+            bits: Vec::new(),
             ends: Vec::new(),
         }
     }
@@ -158,36 +164,59 @@ impl Workspace {
     }
 
     /// The smallest form of the words.
-    fn of_words(&mut self) -> Result<Made<'_>> {
+    pub(super) fn of_words(&mut self) -> Result<Made<'_>> {
         let words: &Words = made(&mut self.words)?;
         let measure = (self.kernels.measure)(words);
-        if let Some(room) = &mut self.sparse
-            && let Some(packed) = sparse::pack(self.kernels, words, measure, room)?
-        {
-            return Ok(Made { view: View::Sparse(packed), measure });
+        self.of_measured(measure)
+    }
+
+    /// The smallest form of the words, which hold `measure`.
+    pub(super) fn of_measured(&mut self, measure: Measure) -> Result<Made<'_>> {
+        let Self { kernels, words, sparse, lists: [list, _], pairs: [pairs, _], .. } = self;
+        let words: &Words = made(words)?;
+        let smaller = smaller(kernels, words, measure, sparse.as_mut(), list, pairs)?;
+        Ok(Made { view: smaller.unwrap_or(View::Words(words)), measure })
+    }
+
+    /// The smallest form of any words, which hold `measure`.
+    pub(in crate::bitmap) fn smallest_of<'a>(&'a mut self, words: &'a Words, measure: Measure) -> Result<Made<'a>> {
+        let smaller = self.smaller_than(words, measure)?;
+        Ok(Made { view: smaller.unwrap_or(View::Words(words)), measure })
+    }
+
+    /// The smallest form of any words, which hold `measure`, unless they are it themselves.
+    pub(in crate::bitmap) fn smaller_than(&mut self, words: &Words, measure: Measure) -> Result<Option<View<'_>>> {
+        let Self { kernels, sparse, lists: [list, _], pairs: [pairs, _], .. } = self;
+        smaller(kernels, words, measure, sparse.as_mut(), list, pairs)
+    }
+
+    /// The smallest form of what `view` holds, which is `measure`.
+    pub(in crate::bitmap) fn smallest_of_view<'a>(&'a mut self, view: View<'a>, measure: Measure) -> Result<Made<'a>> {
+        match view {
+            _ if measure.ones == CHUNK => Ok(Made::FULL),
+            View::Words(words) => self.smallest_of(words, measure),
+            _ if view.is_smallest(measure.ones, measure.runs)
+                && (self.sparse.is_none() || view.bytes() < sparse::LEAST || view.form() == Form::Sparse) =>
+            {
+                Ok(Made { view, measure })
+            }
+            _ => {
+                view.copy_to(made(&mut self.words)?);
+                self.of_measured(measure)
+            }
         }
-        let view = match Plain::smallest(measure.ones, measure.runs) {
-            Plain::Full => View::Full,
-            Plain::Words => View::Words(words),
-            Plain::Array => {
-                let list = room_for(&mut self.lists[0], measure.ones as usize)?;
-                let count = (self.kernels.positions)(words, list);
-                View::Array(&list[..count])
-            }
-            Plain::Runs => {
-                let count = runs_of(self.kernels, words, &mut self.pairs[0])?;
-                View::Runs(&self.pairs[0][..count])
-            }
-        };
-        Ok(Made { view, measure })
     }
 
     /// The smallest form of the first `count` items of the first list, which are not too many for an array.
-    fn of_list(&mut self, count: usize) -> Result<Made<'_>> {
+    pub(super) fn of_list(&mut self, count: usize) -> Result<Made<'_>> {
         let list = &self.lists[0][..count];
         let runs = (self.kernels.list_runs)(list);
         if count <= 2 * runs {
             let measure = Measure { ones: small(count), runs: small(runs) };
+            if self.sparse.is_some() && size_of_val(list) >= sparse::LEAST {
+                (self.kernels.scatter)(list, clear(&mut self.words)?);
+                return self.of_measured(measure);
+            }
             return Ok(Made { view: View::Array(&self.lists[0][..count]), measure });
         }
         let pairs = &mut self.pairs[0];
@@ -197,10 +226,23 @@ impl Workspace {
         self.of_runs(runs)
     }
 
+    /// The smallest form of any runs of a chunk.
+    pub(in crate::bitmap) fn smallest_of_runs(&mut self, runs: &[Pair]) -> Result<Made<'_>> {
+        lengthen(&mut self.pairs[0], runs.len())?;
+        self.pairs[0][..runs.len()].copy_from_slice(runs);
+        self.of_runs(runs.len())
+    }
+
     /// The smallest form of the first `count` of the first runs.
-    fn of_runs(&mut self, count: usize) -> Result<Made<'_>> {
+    pub(super) fn of_runs(&mut self, count: usize) -> Result<Made<'_>> {
         let runs = &self.pairs[0][..count];
         let measure = Measure { ones: (self.kernels.run_ones)(runs), runs: small(count) };
+        let bytes = Plain::smallest(measure.ones, measure.runs).bytes(measure.ones, measure.runs);
+        if self.sparse.is_some() && bytes >= sparse::LEAST {
+            (self.kernels.scatter_runs)(runs, clear(&mut self.words)?);
+            return self.of_measured(measure);
+        }
+        let runs = &self.pairs[0][..count];
         let view = match Plain::smallest(measure.ones, measure.runs) {
             Plain::Full => View::Full,
             Plain::Runs => View::Runs(runs),
@@ -337,8 +379,37 @@ impl Workspace {
     }
 }
 
+/// The smallest form of `words`, which hold `measure`, in one of the rooms, unless they are it themselves.
+fn smaller<'a>(
+    kernels: &Kernels,
+    words: &Words,
+    measure: Measure,
+    sparse: Option<&'a mut sparse::PackedBytes>,
+    list: &'a mut Vec<u16>,
+    pairs: &'a mut Vec<Pair>,
+) -> Result<Option<View<'a>>> {
+    if let Some(room) = sparse
+        && let Some(packed) = sparse::pack(kernels, words, measure, room)?
+    {
+        return Ok(Some(View::Sparse(packed)));
+    }
+    Ok(match Plain::smallest(measure.ones, measure.runs) {
+        Plain::Full => Some(View::Full),
+        Plain::Words => None,
+        Plain::Array => {
+            let list = room_for(list, measure.ones as usize)?;
+            let count = (kernels.positions)(words, list);
+            Some(View::Array(&list[..count]))
+        }
+        Plain::Runs => {
+            let count = runs_of(kernels, words, pairs)?;
+            Some(View::Runs(&pairs[..count]))
+        }
+    })
+}
+
 /// Words with any contents.
-fn made(words: &mut Option<Box<Words>>) -> Result<&mut Words> {
+pub(super) fn made(words: &mut Option<Box<Words>>) -> Result<&mut Words> {
     Ok(match words {
         Some(words) => words,
         None => words.insert(no_words()?),
@@ -346,7 +417,7 @@ fn made(words: &mut Option<Box<Words>>) -> Result<&mut Words> {
 }
 
 /// Words of which none is set.
-fn clear(words: &mut Option<Box<Words>>) -> Result<&mut Words> {
+pub(super) fn clear(words: &mut Option<Box<Words>>) -> Result<&mut Words> {
     Ok(match words {
         Some(words) => {
             words.fill(0);
@@ -357,7 +428,7 @@ fn clear(words: &mut Option<Box<Words>>) -> Result<&mut Words> {
 }
 
 /// Makes a list of runs at least `len` long.
-fn lengthen(runs: &mut Vec<Pair>, len: usize) -> Result<()> {
+pub(super) fn lengthen(runs: &mut Vec<Pair>, len: usize) -> Result<()> {
     if runs.len() < len {
         runs.try_reserve(len - runs.len())?;
         runs.resize(len, [0, 0]);
@@ -372,7 +443,7 @@ fn runs_of(kernels: &Kernels, words: &Words, runs: &mut Vec<Pair>) -> Result<usi
 }
 
 /// A list into which kernels may write `len` items; what it held may be gone.
-fn room_for(list: &mut Vec<u16>, len: usize) -> Result<&mut [u16]> {
+pub(super) fn room_for(list: &mut Vec<u16>, len: usize) -> Result<&mut [u16]> {
     if list.len() < len + ROOM {
         *list = memory::zeroed((len + ROOM).max(2 * list.len()).min(LIST_MAX))?;
     }

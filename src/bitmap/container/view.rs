@@ -115,6 +115,37 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The first set bit from `bit` on.
+    #[inline]
+    pub(in crate::bitmap) fn next_set(self, bit: u16) -> Option<u16> {
+        match self {
+            Self::Array(array) => array.get(array::rank(array, bit.into())).copied(),
+            Self::Words(words) => bits::next(words, bit, 0),
+            Self::Runs(runs) => runs.get(runs.partition_point(|run| run[1] < bit)).map(|run| run[0].max(bit)),
+            Self::Sparse(sparse) => sparse::next_set(select(), sparse.bytes, bit),
+            Self::Full => Some(bit),
+        }
+    }
+
+    /// The first clear bit from `bit` on.
+    #[inline]
+    pub(in crate::bitmap) fn next_clear(self, bit: u16) -> Option<u16> {
+        match self {
+            Self::Array(array) => {
+                let rest = &array[array::rank(array, bit.into())..];
+                let taken = (bit..=u16::MAX).zip(rest).take_while(|(bit, other)| bit == *other).count();
+                bit.checked_add(to_u16(small(taken)))
+            }
+            Self::Words(words) => bits::next(words, bit, u64::MAX),
+            Self::Runs(runs) => match runs.get(runs.partition_point(|run| run[1] < bit)) {
+                Some(&[first, last]) if first <= bit => last.checked_add(1),
+                _ => Some(bit),
+            },
+            Self::Sparse(sparse) => spread_once(sparse.bytes, |words| bits::next(words, bit, u64::MAX)),
+            Self::Full => None,
+        }
+    }
+
     /// Whether its first and its last bit are set.
     pub(crate) fn edges(self) -> (bool, bool) {
         match self {

@@ -53,11 +53,28 @@ pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     if let Some((few, many)) = portable::skewed(a, b) {
         return portable::unite_few(few, many, out);
     }
+    merge_lists::<false>(a, b, out)
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+#[inline]
+pub(super) fn xor_lists(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    let (a_below, b_below) = (a.strip_suffix(&[u16::MAX]), b.strip_suffix(&[u16::MAX]));
+    let count = merge_lists::<true>(a_below.unwrap_or(a), b_below.unwrap_or(b), out);
+    out[count] = u16::MAX;
+    count + usize::from(a_below.is_some() != b_below.is_some())
+}
+
+/// Merges two lists; what they have in common is there once, or not at all if `XOR`.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+#[inline]
+fn merge_lists<const XOR: bool>(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    let one_by_one = if XOR { portable::xor_lists } else { portable::unite_evenly };
     assert!(out.len() >= a.len() + b.len() + 4 * LANES);
     if a.len().min(b.len()) < SPLIT_MIN {
-        return match Stream::new(a, b) {
+        return match Stream::<XOR>::new(a, b) {
             Some(stream) => stream.finish(out),
-            None => portable::unite_evenly(a, b, out),
+            None => one_by_one(a, b, out),
         };
     }
     // Two halves at a time, side by side in the same registers.
@@ -65,9 +82,9 @@ pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     let (low_a, high_a) = a.split_at(middle);
     let (low_b, high_b) = b.split_at(b.partition_point(|&item| item < high_a[0]));
     let room = low_a.len() + low_b.len() + 2 * LANES;
-    let (Some(mut low), Some(mut high)) = (Stream::new(low_a, low_b), Stream::new(high_a, high_b)) else {
-        let count = portable::unite_evenly(low_a, low_b, out);
-        return count + portable::unite_evenly(high_a, high_b, &mut out[count..]);
+    let (Some(mut low), Some(mut high)) = (Stream::<XOR>::new(low_a, low_b), Stream::<XOR>::new(high_a, high_b)) else {
+        let count = one_by_one(low_a, low_b, out);
+        return count + one_by_one(high_a, high_b, &mut out[count..]);
     };
     let (lower, upper) = out.split_at_mut(room);
     step_both(&mut low, lower, &mut high, upper);
@@ -79,7 +96,13 @@ pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 /// Takes two streams on together, one in the lower and one in the upper half of each register, until either has less than
 /// eight of a list.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-fn step_both(low: &mut Stream<'_>, lower: &mut [u16], high: &mut Stream<'_>, upper: &mut [u16]) {
+fn step_both<const XOR: bool>(
+    low: &mut Stream<'_, XOR>,
+    lower: &mut [u16],
+    high: &mut Stream<'_, XOR>,
+    upper: &mut [u16],
+) {
+    let mut earlier = _mm256_set_m128i(high.earlier, low.earlier);
     let mut before = _mm256_set_m128i(high.before, low.before);
     let mut smallest = _mm256_set_m128i(high.low, low.low);
     let mut largest = _mm256_set_m128i(high.high, low.high);
@@ -96,10 +119,17 @@ fn step_both(low: &mut Stream<'_>, lower: &mut [u16], high: &mut Stream<'_>, upp
         let (mut high_a, mut high_b) = (high.blocks_a[high.next_a..].as_ptr(), high.blocks_b[high.next_b..].as_ptr());
         let (first_low_a, first_high_a) = (low_a, high_a);
         for _ in 0..steps {
-            let repeats = _mm256_cmpeq_epi16(_mm256_alignr_epi8::<14>(smallest, before), smallest);
+            let (items, repeats) = if XOR {
+                // Whether an item is repeated is known only when the next one is there.
+                let repeats = _mm256_cmpeq_epi16(_mm256_alignr_epi8::<14>(before, earlier), before);
+                let is_repeated = _mm256_cmpeq_epi16(_mm256_alignr_epi8::<2>(smallest, before), before);
+                (before, _mm256_or_si256(repeats, is_repeated))
+            } else {
+                (smallest, _mm256_cmpeq_epi16(_mm256_alignr_epi8::<14>(smallest, before), smallest))
+            };
             let gone = _mm256_movemask_epi8(_mm256_packs_epi16(repeats, _mm256_setzero_si256()));
             let (gone_low, gone_high) = ((gone & 0xff) as usize, (gone >> 16 & 0xff) as usize);
-            before = smallest;
+            (earlier, before) = (before, smallest);
             // SAFETY: each of the four lists had `steps` blocks or more, one of two of which each step leaves behind; what
             // is stored is at most eight items a step behind the counts that the slices were found to have room for; rows
             // of the table are 16 bytes, and nothing needs alignment.
@@ -108,7 +138,7 @@ fn step_both(low: &mut Stream<'_>, lower: &mut [u16], high: &mut Stream<'_>, upp
                     _mm_loadu_si128(PACK[gone_high].as_ptr().cast()),
                     _mm_loadu_si128(PACK[gone_low].as_ptr().cast()),
                 );
-                let packed = _mm256_shuffle_epi8(smallest, keep);
+                let packed = _mm256_shuffle_epi8(items, keep);
                 _mm_storeu_si128(lower.as_mut_ptr().add(low_count).cast(), _mm256_castsi256_si128(packed));
                 _mm_storeu_si128(upper.as_mut_ptr().add(high_count).cast(), _mm256_extracti128_si256::<1>(packed));
                 let is_low_a = (*low_a)[0] <= (*low_b)[0];
@@ -133,6 +163,7 @@ fn step_both(low: &mut Stream<'_>, lower: &mut [u16], high: &mut Stream<'_>, upp
         high.next_b += steps - from_high;
     }
     let halves = |both: __m256i| (_mm256_castsi256_si128(both), _mm256_extracti128_si256::<1>(both));
+    (low.earlier, high.earlier) = halves(earlier);
     ((low.before, high.before), (low.low, high.low)) = (halves(before), halves(smallest));
     (low.high, high.high) = halves(largest);
     (low.count, high.count) = (low_count, high_count);
@@ -158,29 +189,31 @@ fn settle_both(x: __m256i) -> __m256i {
     _mm256_blend_epi16::<0b1010_1010>(_mm256_min_epu16(x, swapped), _mm256_max_epu16(x, swapped))
 }
 
-/// Two lists on their way through the network.
-struct Stream<'a> {
+/// Two lists on their way through the network; what they have in common is stored once, or not at all if `XOR`.
+struct Stream<'a, const XOR: bool> {
     a: &'a [u16],
     b: &'a [u16],
     blocks_a: &'a [[u16; LANES]],
     blocks_b: &'a [[u16; LANES]],
     next_a: usize,
     next_b: usize,
+    /// The last two registers that came out of the network before `low`.
+    earlier: __m128i,
     before: __m128i,
     low: __m128i,
     high: __m128i,
     count: usize,
 }
 
-impl<'a> Stream<'a> {
+impl<'a, const XOR: bool> Stream<'a, XOR> {
     /// Both lists must fill a register.
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
     fn new(a: &'a [u16], b: &'a [u16]) -> Option<Self> {
         let ((blocks_a, _), (blocks_b, _)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
         let (low, high) = merge(load(blocks_a.first()?), load(blocks_b.first()?));
         // No list of eight begins with this value, so nothing is taken for its repetition.
-        let before = _mm_set1_epi16(-1);
-        Some(Self { a, b, blocks_a, blocks_b, next_a: 1, next_b: 1, before, low, high, count: 0 })
+        let none = _mm_set1_epi16(-1);
+        Some(Self { a, b, blocks_a, blocks_b, next_a: 1, next_b: 1, earlier: none, before: none, low, high, count: 0 })
     }
 
     /// The blocks that are left of either list.
@@ -191,6 +224,9 @@ impl<'a> Stream<'a> {
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
     #[inline]
     fn finish(mut self, out: &mut [u16]) -> usize {
+        if XOR {
+            return self.finish_singles(out);
+        }
         while let (Some(block_a), Some(block_b)) = (self.blocks_a.get(self.next_a), self.blocks_b.get(self.next_b)) {
             self.count += store_new(self.before, self.low, &mut out[self.count..]);
             self.before = self.low;
@@ -229,6 +265,41 @@ impl<'a> Stream<'a> {
     }
 }
 
+impl<const XOR: bool> Stream<'_, XOR> {
+    /// [`Stream::finish`], without the items that are in both.
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+    #[inline]
+    fn finish_singles(mut self, out: &mut [u16]) -> usize {
+        let (mut rest_a, mut rest_b) = (&self.a[self.next_a * LANES..], &self.b[self.next_b * LANES..]);
+        while !rest_a.is_empty() || !rest_b.is_empty() {
+            let is_a = !rest_a.is_empty() && (rest_b.is_empty() || rest_a[0] <= rest_b[0]);
+            let rest = if is_a { &mut rest_a } else { &mut rest_b };
+            let (part, later) = rest.split_at(rest.len().min(LANES));
+            *rest = later;
+            let mut group = [u16::MAX; LANES];
+            fill_group(&mut group, part);
+            let (low, high) = merge(load(&group), self.high);
+            self.add_single(low, out);
+            self.high = high;
+        }
+        let (high, none) = (self.high, _mm_set1_epi16(-1));
+        for last in [high, none, none] {
+            self.add_single(last, out);
+        }
+        self.count
+    }
+
+    /// Stores the items of the register before the last that are there once, and takes a new last one.
+    #[target_feature(enable = "avx2,popcnt")]
+    fn add_single(&mut self, new: __m128i, out: &mut [u16]) {
+        let (earlier, items, after) = (self.earlier, self.before, self.low);
+        let repeats = _mm_cmpeq_epi16(_mm_alignr_epi8::<14>(items, earlier), items);
+        let is_repeated = _mm_cmpeq_epi16(_mm_alignr_epi8::<2>(after, items), items);
+        self.count += store_without(_mm_or_si128(repeats, is_repeated), items, &mut out[self.count..]);
+        (self.earlier, self.before, self.low) = (items, after, new);
+    }
+}
+
 /// Merges neighbours, then neighbours of those, by bitonic networks; copies are left out at the end.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 #[inline]
@@ -259,7 +330,7 @@ pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
 
 /// Puts the items of `part` to the front of a group, without a loop whose end would be guessed wrong most often.
 #[inline(always)]
-fn fill_group(group: &mut [u16; GROUP], part: &[u16]) {
+pub(super) fn fill_group(group: &mut [u16; GROUP], part: &[u16]) {
     const HALF: usize = GROUP / 2;
     let len = part.len().min(GROUP);
     if let (Some(head), Some(tail)) = (part.first_chunk::<HALF>(), part[..len].last_chunk::<HALF>()) {
@@ -359,10 +430,14 @@ fn settle(x: __m128i) -> __m128i {
 /// their number.
 #[target_feature(enable = "avx2,popcnt")]
 fn store_new(before: __m128i, new: __m128i, out: &mut [u16]) -> usize {
-    let shifted = _mm_alignr_epi8::<14>(new, before);
-    let repeats = _mm_cmpeq_epi16(shifted, new);
+    store_without(_mm_cmpeq_epi16(_mm_alignr_epi8::<14>(new, before), new), new, out)
+}
+
+/// Stores the lanes of `items` that are not marked in `repeats`; their number.
+#[target_feature(enable = "avx2,popcnt")]
+fn store_without(repeats: __m128i, items: __m128i, out: &mut [u16]) -> usize {
     let gone = (_mm_movemask_epi8(_mm_packs_epi16(repeats, _mm_setzero_si128())) & 0xff) as usize;
-    store_packed(new, gone, out);
+    store_packed(items, gone, out);
     LANES - gone.count_ones() as usize
 }
 

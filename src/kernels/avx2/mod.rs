@@ -2,6 +2,7 @@
 //! them.
 
 mod lists;
+mod pairs;
 mod runs;
 mod sparse;
 
@@ -9,10 +10,11 @@ use super::table::{EDGES, Kernels, Measure, Pair, RunBlock, SavedRuns, Traits, W
 use crate::cpu::Level;
 use crate::geometry::Extent;
 
-/// By hand the union of lists is about three times as fast as what the compiler makes of the portable body, and that of few
+/// By hand the set operations on lists are about three times as fast as what the compiler makes of the portable body, and that of few
 /// runs twice.
 mod bodies {
-    pub(super) use super::lists::{sort_few, unite};
+    pub(super) use super::lists::{sort_few, unite, xor_lists};
+    pub(super) use super::pairs::{intersect, subtract};
     pub(super) use super::runs::unite_few_runs;
     pub(super) use super::sparse::{pack, spread, unpack};
     pub(super) use crate::kernels::portable::*;

@@ -5,7 +5,7 @@
 
 use crate::geometry::Extent;
 use crate::kernels::portable;
-use crate::kernels::table::{FEW, GROUP, ROOM};
+use crate::kernels::table::{FEW, GROUP};
 use std::arch::x86_64::*;
 use std::hint::select_unpredictable;
 
@@ -28,38 +28,216 @@ pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     if let Some((few, many)) = portable::skewed(a, b) {
         return portable::unite_few(few, many, out);
     }
-    let (mut a, mut b) = (Blocks::new(a), Blocks::new(b));
-    let Some(mut out) = Out::new(out, LANES * (a.whole.len() + b.whole.len() + 2)) else {
-        return portable::unite_evenly(a.list, b.list, out);
-    };
-    let (mut low, mut high) = merge(a.next(), b.next());
-    while let (Some(next_a), Some(next_b)) = (a.whole.first(), b.whole.first()) {
-        out.add(low);
+    merge_lists::<UNITE>(a, b, out, 0)
+}
+
+/// As the union, but an item that comes out of the network twice is not stored.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+#[inline]
+pub(super) fn xor_lists(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    let (a_below, b_below) = (a.strip_suffix(&[u16::MAX]), b.strip_suffix(&[u16::MAX]));
+    if a_below.is_some() || b_below.is_some() {
+        let count = xor_lists(a_below.unwrap_or(a), b_below.unwrap_or(b), out);
+        out[count] = u16::MAX;
+        return count + usize::from(a_below.is_some() != b_below.is_some());
+    }
+    if a.len() <= LANES && b.len() <= LANES && out.len() >= 3 * LANES {
+        let mut items = Out::<XOR>::new(out, 0);
+        let (low, high) = merge(load_short(a), load_short(b));
+        items.add(low);
+        items.add(high);
+        return items.len();
+    }
+    merge_lists::<XOR>(a, b, out, 0)
+}
+
+/// The items of `a` that are in `b`.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+#[inline]
+pub(super) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    if a.len() > LANES || b.len() > LANES {
+        return pick::<INTERSECT>(a, b, out);
+    }
+    let found = found_in(a, b);
+    store(_mm512_maskz_compress_epi16(found, load_short(a)), out);
+    found.count_ones() as usize
+}
+
+/// The items of `a` that are not in `b`.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+#[inline]
+pub(super) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    if a.len() > LANES || b.len() > LANES {
+        return pick::<SUBTRACT>(a, b, out);
+    }
+    let found = found_in(a, b);
+    store(_mm512_maskz_compress_epi16(!found, load_short(a)), out);
+    a.len() - found.count_ones() as usize
+}
+
+/// Which items of `a` are in `b`, both a register at most.
+#[target_feature(enable = "bmi2,avx512f,avx512bw")]
+#[inline]
+fn found_in(a: &[u16], b: &[u16]) -> u32 {
+    let (items, mut found) = (load_short(a), 0);
+    for &other in b {
+        found |= _mm512_cmpeq_epi16_mask(items, _mm512_set1_epi16(other.cast_signed()));
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "the number of lanes is small")]
+    let there = _bzhi_u32(u32::MAX, a.len() as u32);
+    found & there
+}
+
+/// Which items of two lists are wanted.
+const UNITE: u8 = 0;
+const XOR: u8 = 1;
+/// For these two the items go through the network with the mark of their list in the lowest bit, so each list in two halves,
+/// of 15 bits.
+const INTERSECT: u8 = 2;
+const SUBTRACT: u8 = 3;
+
+/// The middle of a chunk.
+const MIDDLE: u16 = 1 << 15;
+
+/// Lists of this many items are merged in two halves side by side, as each step waits for the one before.
+const SPLIT_MIN: usize = 96;
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+#[inline]
+fn pick<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    let halves = |list: &[u16]| list.partition_point(|&item| item < MIDDLE);
+    let (low, high) = ((a.split_at(halves(a))), b.split_at(halves(b)));
+    let [low, high] = [(low.0, high.0), (low.1, high.1)];
+    let has_marks = [(low, MIDDLE - 1), (high, u16::MAX)]
+        .into_iter()
+        .any(|((a, b), last)| a.last() == Some(&last) || b.last() == Some(&last));
+    let is_even = [low, high].into_iter().all(|(a, b)| portable::skewed(a, b).is_none());
+    if a.len().min(b.len()) >= SPLIT_MIN && is_even && !has_marks {
+        return merge_halves::<RULE>(low, high, out, MIDDLE);
+    }
+    let count = pick_half::<RULE>(low.0, low.1, out, 0);
+    count + pick_half::<RULE>(high.0, high.1, &mut out[count..], MIDDLE)
+}
+
+/// [`pick`] in the half of the chunk that begins at `base`.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+#[inline]
+fn pick_half<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16], base: u16) -> usize {
+    // The last position with a mark would be that for the end.
+    let last = base + (MIDDLE - 1);
+    let (a_below, b_below) = (a.strip_suffix(&[last]), b.strip_suffix(&[last]));
+    if a_below.is_some() || b_below.is_some() {
+        let count = pick_half::<RULE>(a_below.unwrap_or(a), b_below.unwrap_or(b), out, base);
+        out[count] = last;
+        return count + usize::from(a_below.is_some() && b_below.is_some() == (RULE == INTERSECT));
+    }
+    match portable::skewed(a, b) {
+        Some(_) if RULE == INTERSECT => portable::intersect(a, b, out),
+        Some((few, _)) if few.len() == a.len() => portable::subtract(a, b, out),
+        _ => merge_lists::<RULE>(a, b, out, base),
+    }
+}
+
+/// Merges two lists, and stores the items that are wanted.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+#[inline]
+fn merge_lists<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16], base: u16) -> usize {
+    if matches!(RULE, UNITE | XOR) && a.len().min(b.len()) >= SPLIT_MIN {
+        let (low_a, high_a) = a.split_at(a.len() / 2);
+        let (low_b, high_b) = b.split_at(b.partition_point(|&item| item < high_a[0]));
+        return merge_halves::<RULE>((low_a, low_b), (high_a, high_b), out, 0);
+    }
+    Merger::<RULE>::new((a, b), out, base).finish()
+}
+
+/// [`merge_lists`] of two pairs of lists, all of the second behind all of the first.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+#[inline]
+fn merge_halves<const RULE: u8>(low: (&[u16], &[u16]), high: (&[u16], &[u16]), out: &mut [u16], base: u16) -> usize {
+    let most = if matches!(RULE, UNITE | XOR) { low.0.len() + low.1.len() } else { low.0.len() };
+    let room = most + LANES;
+    let (lower, upper) = out.split_at_mut(room);
+    let (mut low, mut high) = (Merger::<RULE>::new(low, lower, 0), Merger::<RULE>::new(high, upper, base));
+    while low.has_blocks() && high.has_blocks() {
+        low.step();
+        high.step();
+    }
+    let (lower, upper) = (low.finish(), high.finish());
+    out.copy_within(room..room + upper, lower);
+    lower + upper
+}
+
+/// Two lists on their way through the network.
+struct Merger<'a, 'o, const RULE: u8> {
+    a: Blocks<'a, RULE>,
+    b: Blocks<'a, RULE>,
+    low: __m512i,
+    high: __m512i,
+    out: Out<'o, RULE>,
+}
+
+impl<'a, 'o, const RULE: u8> Merger<'a, 'o, RULE> {
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+    #[inline]
+    fn new((a, b): (&'a [u16], &'a [u16]), out: &'o mut [u16], base: u16) -> Self {
+        let (mut a, mut b) = (Blocks::<RULE>::new(a, 0), Blocks::<RULE>::new(b, 1));
+        let (low, high) = merge(a.next(), b.next());
+        Self { a, b, low, high, out: Out::new(out, base) }
+    }
+
+    /// Whether both lists have a whole block.
+    #[inline(always)]
+    fn has_blocks(&self) -> bool {
+        !self.a.whole.is_empty() && !self.b.whole.is_empty()
+    }
+
+    /// Goes on by a block, where both lists have one.
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+    #[inline]
+    fn step(&mut self) {
+        let ([next_a, rest_a @ ..], [next_b, rest_b @ ..]) = (self.a.whole, self.b.whole) else { return };
+        self.out.add(self.low);
         let is_a = next_a[0] <= next_b[0];
         let next = select_unpredictable(is_a, next_a, next_b);
-        // SAFETY: either has a first block.
-        (a.whole, b.whole) =
-            unsafe { (a.whole.get_unchecked(usize::from(is_a)..), b.whole.get_unchecked(usize::from(!is_a)..)) };
-        (low, high) = merge(load(next), high);
+        self.a.whole = select_unpredictable(is_a, rest_a, self.a.whole);
+        self.b.whole = select_unpredictable(is_a, self.b.whole, rest_b);
+        (self.low, self.high) = merge(marked::<RULE>(load(next), u16::from(!is_a)), self.high);
     }
-    while let (Some(head_a), Some(head_b)) = (a.head(), b.head()) {
-        out.add(low);
-        (low, high) = merge(if head_a <= head_b { a.next() } else { b.next() }, high);
+
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+    #[inline]
+    fn take(&mut self, is_a: bool) {
+        self.out.add(self.low);
+        (self.low, self.high) = merge(if is_a { self.a.next() } else { self.b.next() }, self.high);
     }
-    while a.head().or(b.head()).is_some() {
-        out.add(low);
-        (low, high) = merge(if a.head().is_some() { a.next() } else { b.next() }, high);
+
+    /// Merges the rest; the number of all items that are stored.
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+    #[inline]
+    fn finish(mut self) -> usize {
+        while self.has_blocks() {
+            self.step();
+        }
+        while let (Some(head_a), Some(head_b)) = (self.a.head(), self.b.head()) {
+            self.take(head_a <= head_b);
+        }
+        while self.a.head().or(self.b.head()).is_some() {
+            self.take(self.a.head().is_some());
+        }
+        self.out.add(self.low);
+        // Behind the first mark for the end there are only marks, for which there may be no room.
+        if !self.out.has_end() {
+            self.out.add(self.high);
+        }
+        self.out.len()
     }
-    out.add(low);
-    out.add(high);
-    out.len()
 }
 
 /// The union of lists of a register each.
 #[target_feature(enable = "bmi2,avx512f,avx512bw,avx512vbmi2,popcnt")]
 #[inline]
 fn unite_short(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
-    let mut items = Out::new(out, 2 * LANES).expect("the caller has looked at the room");
+    let mut items = Out::<UNITE>::new(out, 0);
     let (low, high) = merge(load_short(a), load_short(b));
     items.add(low);
     if a.len() + b.len() > LANES {
@@ -72,7 +250,7 @@ fn unite_short(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 #[inline]
 pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
-    let mut out = Out::new(out, FEW + ROOM).expect("there is room, as the kernel's users promise");
+    let mut out = Out::<UNITE>::new(out, 0);
     let (registers, used) = sorted(lists);
     let [r, s, t, u] = registers;
     if used <= 1 {
@@ -259,16 +437,16 @@ fn sort_halves(x: __m512i) -> __m512i {
 }
 
 /// The rest of a list: whole blocks, and less than a block.
-struct Blocks<'a> {
-    list: &'a [u16],
+struct Blocks<'a, const RULE: u8> {
     whole: &'a [[u16; LANES]],
     rest: &'a [u16],
+    mark: u16,
 }
 
-impl<'a> Blocks<'a> {
-    fn new(list: &'a [u16]) -> Self {
+impl<'a, const RULE: u8> Blocks<'a, RULE> {
+    fn new(list: &'a [u16], mark: u16) -> Self {
         let (whole, rest) = list.as_chunks();
-        Self { list, whole, rest }
+        Self { whole, rest, mark }
     }
 
     fn head(&self) -> Option<u16> {
@@ -281,45 +459,113 @@ impl<'a> Blocks<'a> {
     fn next(&mut self) -> __m512i {
         if let Some((block, later)) = self.whole.split_first() {
             self.whole = later;
-            return load(block);
+            return marked::<RULE>(load(block), self.mark);
         }
-        load_short(std::mem::take(&mut self.rest))
+        let rest = std::mem::take(&mut self.rest);
+        #[allow(clippy::cast_possible_truncation, reason = "the number of lanes is small")]
+        let lanes = _bzhi_u32(u32::MAX, rest.len() as u32);
+        _mm512_mask_mov_epi16(_mm512_set1_epi16(-1), lanes, marked::<RULE>(load_short(rest), self.mark))
     }
 }
 
-/// Where items go that do not repeat the one before.
-struct Out<'a> {
+/// Items on their way into the network, with the mark of their list where the rule asks for it.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn marked<const RULE: u8>(items: __m512i, mark: u16) -> __m512i {
+    match RULE {
+        UNITE | XOR => items,
+        _ => _mm512_or_si512(_mm512_slli_epi16::<1>(items), _mm512_set1_epi16(mark.cast_signed())),
+    }
+}
+
+/// Where items go that are wanted of what comes out of the network.
+struct Out<'a, const RULE: u8> {
     items: &'a mut [u16],
+    /// The last register, and the one before it.
+    last: __m512i,
     before: __m512i,
+    /// The bit that was shifted out of all items.
+    base: u16,
     count: usize,
 }
 
-impl<'a> Out<'a> {
-    /// The slice must have room for `most` items.
+impl<'a, const RULE: u8> Out<'a, RULE> {
+    /// The slice must have room for a register behind all items.
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
-    fn new(items: &'a mut [u16], most: usize) -> Option<Self> {
+    fn new(items: &'a mut [u16], base: u16) -> Self {
         // No list begins with this value, so nothing is taken for its repetition.
-        (items.len() >= most).then(|| Self { items, before: _mm512_set1_epi16(-1), count: 0 })
+        let none = _mm512_set1_epi16(-1);
+        Self { items, last: none, before: none, base, count: 0 }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
     #[inline]
     fn add(&mut self, new: __m512i) {
-        let lanes_before = _mm512_alignr_epi64::<6>(new, self.before);
-        let shifted = _mm512_alignr_epi8::<14>(new, lanes_before);
-        let is_new = _mm512_cmpneq_epi16_mask(shifted, new);
-        self.before = new;
-        let room: &mut [u16] = &mut self.items[self.count..self.count + LANES];
-        // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
-        unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), _mm512_maskz_compress_epi16(is_new, new)) };
-        self.count += is_new.count_ones() as usize;
+        let (last, before, one) = (self.last, self.before, _mm512_set1_epi16(1));
+        (self.before, self.last) = (last, new);
+        let (wanted, from) = match RULE {
+            UNITE => (_mm512_cmpneq_epi16_mask(before_each(new, last), new), new),
+            // Whether another item follows of the same place is known only when the next one is there.
+            XOR => {
+                let is_new = _mm512_cmpneq_epi16_mask(before_each(last, before), last);
+                (is_new & _mm512_cmpneq_epi16_mask(after_each(last, new), last), last)
+            }
+            INTERSECT => (_mm512_cmpeq_epi16_mask(before_each(new, last), _mm512_xor_si512(new, one)), new),
+            _ => {
+                let is_ours = _mm512_testn_epi16_mask(last, one);
+                (is_ours & _mm512_cmpneq_epi16_mask(after_each(last, new), _mm512_xor_si512(last, one)), last)
+            }
+        };
+        let items = match RULE {
+            UNITE | XOR => from,
+            _ => _mm512_or_si512(_mm512_srli_epi16::<1>(from), _mm512_set1_epi16(self.base.cast_signed())),
+        };
+        store(_mm512_maskz_compress_epi16(wanted, items), &mut self.items[self.count..]);
+        self.count += wanted.count_ones() as usize;
+    }
+
+    /// Whether the last item is the mark for the end.
+    #[inline(always)]
+    fn has_end(&self) -> bool {
+        RULE == UNITE && self.count > 0 && self.items[self.count - 1] == u16::MAX
     }
 
     /// The number of items, without the mark for the end.
-    fn len(&self) -> usize {
-        self.count - usize::from(self.count > 0 && self.items[self.count - 1] == u16::MAX)
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
+    #[inline]
+    fn len(&mut self) -> usize {
+        match RULE {
+            UNITE => self.count - usize::from(self.has_end()),
+            INTERSECT => self.count,
+            _ => {
+                self.add(_mm512_set1_epi16(-1));
+                self.count
+            }
+        }
     }
+}
+
+/// The item before each, that of the first being the last one of `before`.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn before_each(items: __m512i, before: __m512i) -> __m512i {
+    _mm512_alignr_epi8::<14>(items, _mm512_alignr_epi64::<6>(items, before))
+}
+
+/// The item after each, that of the last being the first one of `after`.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn after_each(items: __m512i, after: __m512i) -> __m512i {
+    _mm512_alignr_epi8::<2>(_mm512_alignr_epi64::<2>(after, items), items)
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn store(items: __m512i, room: &mut [u16]) {
+    let room: &mut [u16] = &mut room[..LANES];
+    // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
+    unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), items) }
 }
 
 #[target_feature(enable = "avx512f")]

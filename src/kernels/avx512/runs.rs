@@ -3,7 +3,7 @@
 //! For the union of few runs, where runs begin and where they end is sorted, each by itself: a run of the union begins at the n-th beginning if the
 //! first n runs have ended before.
 
-use super::lists::{LANES, four, load, load_half, load_short, settle, sort_groups, turn};
+use super::lists::{LANES, four, load, load_half, load_short, settle, sort_groups, store, turn};
 use super::registers::EIGHT;
 use crate::kernels::portable;
 use crate::kernels::table::{FEW_RUNS, GROUP, Pair, Words};
@@ -214,14 +214,6 @@ fn load_pairs(runs: &[Pair]) -> __m512i {
     let lanes = _bzhi_u32(0xffff, runs.len().min(PAIRS) as u32) as u16;
     // SAFETY: only the lanes of the mask are read, which are no more than there are runs.
     unsafe { _mm512_mask_loadu_epi32(none(), lanes, runs.as_ptr().cast()) }
-}
-
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn store(items: __m512i, room: &mut [u16]) {
-    let room: &mut [u16] = &mut room[..LANES];
-    // SAFETY: the slice is writable for 64 bytes, and the store needs no alignment.
-    unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), items) }
 }
 
 /// The words of one register, aligned as it is: else each store of one goes to two lines of the cache.

@@ -1,28 +1,81 @@
 //! Owns the loops over the words of a chunk in 512-bit registers. Must never be reached on a CPU without AVX-512 with BW, VL,
 //! VBMI2 and its population counts.
 
-use super::registers::{EIGHT, LANES, load_words, numbers};
+use super::registers::{EIGHT, LANES, load_words, numbers, store_words};
 use crate::kernels::portable;
 use crate::kernels::table::{EDGES, Measure, Pair, ROOM, WORDS, Words};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
+/// The counts of words that come one block after the other.
+struct Counts {
+    ones: __m512i,
+    runs: __m512i,
+    before: __m512i,
+}
+
+impl Counts {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn new() -> Self {
+        let none = _mm512_setzero_si512();
+        Self { ones: none, runs: none, before: none }
+    }
+
+    #[target_feature(enable = "avx512f,avx512vbmi2,avx512vpopcntdq")]
+    #[inline]
+    fn add(&mut self, here: __m512i) {
+        // The bit before each bit.
+        let shifted = _mm512_shldi_epi64::<1>(here, _mm512_alignr_epi64::<7>(here, self.before));
+        self.ones = _mm512_add_epi64(self.ones, _mm512_popcnt_epi64(here));
+        self.runs = _mm512_add_epi64(self.runs, _mm512_popcnt_epi64(_mm512_andnot_si512(shifted, here)));
+        self.before = here;
+    }
+
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn measure(self) -> Measure {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a chunk has 65536 bits")]
+        let [ones, runs] = [self.ones, self.runs].map(|counts| _mm512_reduce_add_epi64(counts) as u32);
+        Measure { ones, runs }
+    }
+}
+
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2,avx512vpopcntdq")]
 #[inline]
 pub(super) fn measure(words: &Words) -> Measure {
-    let (mut ones, mut runs) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-    let mut before = _mm512_setzero_si512();
-    for block in words.as_chunks::<EIGHT>().0 {
-        let here = load_words(block);
-        // The bit before each bit.
-        let shifted = _mm512_shldi_epi64::<1>(here, _mm512_alignr_epi64::<7>(here, before));
-        ones = _mm512_add_epi64(ones, _mm512_popcnt_epi64(here));
-        runs = _mm512_add_epi64(runs, _mm512_popcnt_epi64(_mm512_andnot_si512(shifted, here)));
-        before = here;
-    }
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a chunk has 65536 bits")]
-    let [ones, runs] = [ones, runs].map(|counts| _mm512_reduce_add_epi64(counts) as u32);
-    Measure { ones, runs }
+    let mut counts = Counts::new();
+    words.as_chunks::<EIGHT>().0.iter().for_each(|block| counts.add(load_words(block)));
+    counts.measure()
+}
+
+/// Operations on two chunks that count what they store, while they wait for memory.
+macro_rules! counted {
+    ($($name:ident: |$to:ident, $from:ident| $result:expr;)*) => {
+        $(
+            #[target_feature(
+                enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2,avx512vpopcntdq"
+            )]
+            #[inline]
+            pub(super) fn $name(to: &mut Words, from: &Words) -> Measure {
+                let mut counts = Counts::new();
+                for (to, from) in to.as_chunks_mut::<EIGHT>().0.iter_mut().zip(from.as_chunks::<EIGHT>().0) {
+                    let ($to, $from) = (load_words(to), load_words(from));
+                    let result = $result;
+                    store_words(result, to);
+                    counts.add(result);
+                }
+                counts.measure()
+            }
+        )*
+    };
+}
+
+counted! {
+    or: |to, from| _mm512_or_si512(to, from);
+    and: |to, from| _mm512_and_si512(to, from);
+    and_not: |to, from| _mm512_andnot_si512(from, to);
+    xor: |to, from| _mm512_xor_si512(to, from);
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
@@ -30,27 +83,46 @@ pub(super) fn measure(words: &Words) -> Measure {
 pub(super) fn positions(words: &Words, out: &mut [u16]) -> usize {
     let each = numbers();
     let mut count = 0;
-    for (index, &word) in (0_u16..).zip(words) {
+    let mut used = [MaybeUninit::<u16>::uninit(); WORDS + LANES / 2];
+    let words_used = used_words(words, &mut used);
+    // SAFETY: as many indices were stored.
+    for index in used[..words_used].iter().map(|index| unsafe { index.assume_init() }) {
+        let word = words[usize::from(index) % WORDS];
         let Some(room) = out.get_mut(count..).and_then(|rest| rest.first_chunk_mut::<ROOM>()) else { break };
-        let found = word.count_ones();
+        let found = word.count_ones() as usize;
         let bits = _mm512_maskz_compress_epi8(word, each);
-        let base = _mm256_set1_epi16((index * 64).cast_signed());
-        let (sixteens, _) = room.as_chunks_mut::<16>();
-        let quarters = [
-            _mm512_extracti32x4_epi32::<0>(bits),
-            _mm512_extracti32x4_epi32::<1>(bits),
-            _mm512_extracti32x4_epi32::<2>(bits),
-            _mm512_extracti32x4_epi32::<3>(bits),
-        ];
-        for (place, (sixteen, quarter)) in (0..).zip(sixteens.iter_mut().zip(quarters)) {
-            if place > 0 && found <= 16 * place {
+        let base = _mm512_set1_epi16((index * 64).cast_signed());
+        let halves = [_mm512_castsi512_si256(bits), _mm512_extracti64x4_epi64::<1>(bits)];
+        for (place, (room, half)) in (0..).zip(room.as_chunks_mut::<{ ROOM / 2 }>().0.iter_mut().zip(halves)) {
+            if place > 0 && found <= ROOM / 2 {
                 break;
             }
-            let positions = _mm256_add_epi16(_mm256_cvtepu8_epi16(quarter), base);
-            // SAFETY: the array is writable for 32 bytes, and the store needs no alignment.
-            unsafe { _mm256_storeu_si256(sixteen.as_mut_ptr().cast(), positions) };
+            let positions = _mm512_add_epi16(_mm512_cvtepu8_epi16(half), base);
+            // SAFETY: the array is writable for 64 bytes, and the store needs no alignment.
+            unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), positions) };
         }
-        count += found as usize;
+        count += found;
+    }
+    count
+}
+
+/// The indices of the words that are not 0; their number.
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+#[inline]
+fn used_words(words: &Words, used: &mut [MaybeUninit<u16>; WORDS + LANES / 2]) -> usize {
+    let mut count = 0;
+    let mut indices = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(numbers()));
+    for blocks in words.as_chunks::<EIGHT>().0.chunks_exact(4) {
+        let mut some = 0;
+        for (place, block) in (0..).zip(blocks) {
+            let here = load_words(block);
+            some |= u32::from(_mm512_test_epi64_mask(here, here)) << (8 * place);
+        }
+        let room: &mut [_] = &mut used[count..count + LANES / 2];
+        // SAFETY: 64 bytes are writable, and the store needs no alignment.
+        unsafe { _mm512_storeu_si512(room.as_mut_ptr().cast(), _mm512_maskz_compress_epi16(some, indices)) };
+        count += some.count_ones() as usize;
+        indices = _mm512_add_epi16(indices, _mm512_set1_epi16(32));
     }
     count
 }

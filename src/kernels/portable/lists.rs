@@ -2,7 +2,7 @@
 //! Owns the portable loops over sorted lists of positions. Must never ask what the CPU is.
 
 use crate::geometry::Extent;
-use crate::kernels::table::{FEW, Words};
+use crate::kernels::table::{FEW, Pair, Words};
 use std::hint::select_unpredictable;
 
 /// How many items of a list `scatter` takes between two jumps.
@@ -192,6 +192,58 @@ pub(in crate::kernels) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usi
     let tail = &a[i..];
     out[count..count + tail.len()].copy_from_slice(tail);
     count + tail.len()
+}
+
+#[inline(always)]
+pub(in crate::kernels) fn xor_lists(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+    let (mut i, mut j, mut count) = (0, 0, 0);
+    let out = &mut out[..a.len() + b.len() + 1];
+    while i < a.len() && j < b.len() {
+        let (x, y) = (a[i], b[j]);
+        out[count] = x.min(y);
+        count += usize::from(x != y);
+        i += usize::from(x <= y);
+        j += usize::from(y <= x);
+    }
+    let tail = if i < a.len() { &a[i..] } else { &b[j..] };
+    out[count..count + tail.len()].copy_from_slice(tail);
+    count + tail.len()
+}
+
+#[inline(always)]
+pub(in crate::kernels) fn filter(list: &[u16], words: &Words, kept: bool, out: &mut [u16]) -> usize {
+    let mut count = 0;
+    let out = &mut out[..=list.len()];
+    for &item in list {
+        out[count] = item;
+        count += usize::from((words[usize::from(item / 64)] >> (item % 64) & 1 == 1) == kept);
+    }
+    count
+}
+
+#[inline(always)]
+pub(in crate::kernels) fn filter_by_runs(list: &[u16], runs: &[Pair], kept: bool, out: &mut [u16]) -> usize {
+    let (mut i, mut j, mut count) = (0, 0, 0);
+    let out = &mut out[..=list.len()];
+    while i < list.len() && j < runs.len() {
+        let (item, [first, last]) = (list[i], runs[j]);
+        // An item behind the run is looked at again with the next run.
+        let is_decided = item <= last;
+        out[count] = item;
+        count += usize::from(is_decided & ((first <= item) == kept));
+        i += usize::from(is_decided);
+        j += usize::from(!is_decided);
+    }
+    let tail = if kept { &[] } else { &list[i..] };
+    out[count..count + tail.len()].copy_from_slice(tail);
+    count + tail.len()
+}
+
+#[inline(always)]
+pub(in crate::kernels) fn flip(list: &[u16], words: &mut Words) {
+    for &item in list {
+        words[usize::from(item / 64)] ^= 1 << (item % 64);
+    }
 }
 
 /// Every item is counted to its place: the square of their number, but sixteen comparisons at a time and no branch.

@@ -78,6 +78,22 @@ pub(in crate::kernels) fn unite_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -
 }
 
 #[inline(always)]
+pub(in crate::kernels) fn intersect_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize {
+    let (mut i, mut j, mut count) = (0, 0, 0);
+    let out = &mut out[..=a.len() + b.len()];
+    // Two pieces of the result never touch: where both begin anew, both had a gap.
+    while i < a.len() && j < b.len() {
+        let ([first, last], [other_first, other_last]) = (a[i], b[j]);
+        let both = [first.max(other_first), last.min(other_last)];
+        out[count] = both;
+        count += usize::from(both[0] <= both[1]);
+        i += usize::from(last <= other_last);
+        j += usize::from(other_last <= last);
+    }
+    count
+}
+
+#[inline(always)]
 pub(in crate::kernels) fn unite_few_runs(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]) -> usize {
     let Groups { firsts: mut begins, lasts: mut ends, groups, runs } = Groups::new(runs, bits);
     if runs == 0 {

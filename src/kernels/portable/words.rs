@@ -65,12 +65,20 @@ pub(in crate::kernels) fn is_subset(a: &Words, b: &Words) -> bool {
 )]
 pub(in crate::kernels) fn positions(words: &Words, out: &mut [u16]) -> usize {
     let mut count = 0;
-    for (index, &word) in words.iter().enumerate() {
-        let Some(room) = out.get_mut(count..).and_then(|rest| rest.first_chunk_mut::<ROOM>()) else { break };
-        let base = index as u32 * 64;
-        let found = word.count_ones() as usize;
-        each_bit(word, |place, bit| room[place] = (base + bit) as u16);
-        count += found;
+    for (block, eight) in words.as_chunks::<8>().0.iter().enumerate() {
+        // Few bits leave most words empty.
+        if eight.iter().fold(0, |any, word| any | word) == 0 {
+            continue;
+        }
+        for (index, &word) in eight.iter().enumerate() {
+            let Some(room) = out.get_mut(count..).and_then(|rest| rest.first_chunk_mut::<ROOM>()) else {
+                return count;
+            };
+            let base = edge(8 * block + index);
+            let found = word.count_ones() as usize;
+            each_bit(word, |place, bit| room[place] = (base + bit) as u16);
+            count += found;
+        }
     }
     count
 }
@@ -161,4 +169,40 @@ pub(in crate::kernels) fn runs(words: &Words, out: &mut [Pair]) -> usize {
 #[allow(clippy::cast_possible_truncation, reason = "a chunk has 1024 words")]
 fn edge(index: usize) -> u32 {
     index as u32 * 64
+}
+
+#[inline(always)]
+pub(in crate::kernels) fn fold(from: &[u64], to: &mut [u64]) {
+    for (to, &[low, high]) in to.iter_mut().zip(from.as_chunks::<2>().0) {
+        *to = halved(low) | halved(high) << 32;
+    }
+}
+
+/// For each two bits whether one is set, in the lower half.
+#[inline(always)]
+fn halved(word: u64) -> u64 {
+    let word = (word | word >> 1) & 0x5555_5555_5555_5555;
+    let word = (word | word >> 1) & 0x3333_3333_3333_3333;
+    let word = (word | word >> 2) & 0x0f0f_0f0f_0f0f_0f0f;
+    let word = (word | word >> 4) & 0x00ff_00ff_00ff_00ff;
+    let word = (word | word >> 8) & 0x0000_ffff_0000_ffff;
+    (word | word >> 16) & 0x0000_0000_ffff_ffff
+}
+
+#[inline(always)]
+pub(in crate::kernels) fn unfold(from: &[u64], to: &mut [u64]) {
+    for (to, &word) in to.as_chunks_mut::<2>().0.iter_mut().zip(from) {
+        *to = [doubled(word & 0xffff_ffff), doubled(word >> 32)];
+    }
+}
+
+/// Each bit of the lower half twice.
+#[inline(always)]
+fn doubled(half: u64) -> u64 {
+    let word = (half | half << 16) & 0x0000_ffff_0000_ffff;
+    let word = (word | word << 8) & 0x00ff_00ff_00ff_00ff;
+    let word = (word | word << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let word = (word | word << 2) & 0x3333_3333_3333_3333;
+    let word = (word | word << 1) & 0x5555_5555_5555_5555;
+    word | word << 1
 }

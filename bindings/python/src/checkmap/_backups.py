@@ -98,7 +98,8 @@ class Taken:
 class Damage:
     """A file of a backup that is damaged or missing.
 
-    disk, checkpoint: The moment whose file it is.
+    disk: The disk of the moment whose file it is.
+    checkpoint: The checkpoint of that moment.
     error: The damage.
     lost: The moments that cannot be restored for it, oldest first.
     """
@@ -141,7 +142,8 @@ class BackupPlan:
 
     tier: "changed", "allocated" or "all".
     reason: Why it is not a smaller part; None for what changed.
-    changed_bytes, allocated_bytes: How many bytes; None where that cannot be told.
+    changed_bytes: How many bytes changed; None where that cannot be told.
+    allocated_bytes: How many bytes are allocated; None where that cannot be told.
     disk_size: The size of the disk in bytes.
     """
 

@@ -140,6 +140,10 @@ class Bitmap(Handle):
         """Makes the whole disk clean."""
         checked(self._change(lib.checkmap_bitmap_clear_all))
 
+    def complement(self) -> None:
+        """Makes the clean granules of the disk dirty, and the dirty ones clean."""
+        checked(self._change(lib.checkmap_bitmap_complement))
+
     def resize(self, disk_size: int) -> None:
         """Changes the size of the disk, as QEMU's truncate does: new granules are clean."""
         checked(self._change(lib.checkmap_bitmap_resize, whole(disk_size, "disk_size")))
@@ -219,6 +223,14 @@ class Bitmap(Handle):
     def previous_clean(self, offset: int = 0, length: Optional[int] = None) -> Optional[int]:
         """The last clean byte of the range, or None."""
         return found(self._read(lib.checkmap_bitmap_previous_clean, whole(offset, "offset"), up_to(length)))
+
+    def rank(self, offset: int) -> int:
+        """The number of dirty granules before the one that holds this byte; at the end of the disk and past it, all."""
+        return checked(self._read(lib.checkmap_bitmap_rank, whole(offset, "offset")))
+
+    def select(self, number: int) -> Optional[int]:
+        """Where the dirty granule of this number begins, counted from 0; None if fewer are dirty."""
+        return found(self._read(lib.checkmap_bitmap_select, whole(number, "number")))
 
     def extents(self, offset: int = 0, length: Optional[int] = None) -> List[Tuple[int, int]]:
         """The dirty extents of the range as (offset, length), ascending, cut at its edges; two of them never touch."""

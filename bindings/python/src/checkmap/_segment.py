@@ -152,6 +152,22 @@ class Segment(Handle):
         """The first clean byte of the range, or None."""
         return found(self._read(lib.checkmap_segment_next_clean, whole(offset, "offset"), up_to(length)))
 
+    def previous_dirty(self, offset: int = 0, length: Optional[int] = None) -> Optional[int]:
+        """The last dirty byte of the range, or None."""
+        return found(self._read(lib.checkmap_segment_previous_dirty, whole(offset, "offset"), up_to(length)))
+
+    def previous_clean(self, offset: int = 0, length: Optional[int] = None) -> Optional[int]:
+        """The last clean byte of the range, or None."""
+        return found(self._read(lib.checkmap_segment_previous_clean, whole(offset, "offset"), up_to(length)))
+
+    def rank(self, offset: int) -> int:
+        """The number of dirty granules before the one that holds this byte; at the end of the disk and past it, all."""
+        return checked(self._read(lib.checkmap_segment_rank, whole(offset, "offset")))
+
+    def select(self, number: int) -> Optional[int]:
+        """Where the dirty granule of this number begins, counted from 0; None if fewer are dirty."""
+        return found(self._read(lib.checkmap_segment_select, whole(number, "number")))
+
     def extents(self, offset: int = 0, length: Optional[int] = None) -> List[Tuple[int, int]]:
         """The dirty extents of the range as (offset, length), as those of a Bitmap."""
         return list(self.iter_extents(offset, length))
