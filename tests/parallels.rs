@@ -282,10 +282,11 @@ fn put_in_extension(bytes: &mut [u8], at: usize, field: &[u8]) {
 
 #[test]
 fn an_image_whose_header_is_wrong_is_refused_with_the_place() {
-    let rows: [(&str, Change, ErrorKind, u64); 7] = [
+    let rows: [(&str, Change, ErrorKind, u64); 8] = [
         ("version", |b| put(b, hds::VERSION, &3_u32.to_le_bytes()), ErrorKind::Unsupported, 16),
         ("no cluster", |b| put(b, hds::TRACKS, &[0; 4]), ErrorKind::Damaged, 28),
         ("a huge cluster", |b| put(b, hds::TRACKS, &[0xff; 4]), ErrorKind::Damaged, 28),
+        ("a huge table", |b| put(b, hds::TABLE_ENTRIES, &[0xff; 4]), ErrorKind::Damaged, 32),
         ("a huge disk", |b| put(b, hds::SECTORS, &[0xff; 8]), ErrorKind::Damaged, 36),
         ("above 2^63-1", |b| put(b, hds::SECTORS, &(1_u64 << 54).to_le_bytes()), ErrorKind::Damaged, 36),
         ("mark", |b| put(b, hds::MARK, &1_u32.to_le_bytes()), ErrorKind::Damaged, 44),
@@ -303,7 +304,11 @@ fn an_image_whose_header_is_wrong_is_refused_with_the_place() {
 #[test]
 fn an_extension_that_is_wrong_gives_no_bits_but_a_reason() {
     let rows: [(&str, Change, ErrorKind); 24] = [
-        ("an allocation table past the end", |b| put(b, hds::TABLE_ENTRIES, &[0xff; 4]), ErrorKind::Damaged),
+        (
+            "an allocation table past the end",
+            |b| put(b, hds::TABLE_ENTRIES, &(1_u32 << 28).to_le_bytes()),
+            ErrorKind::Damaged,
+        ),
         ("into the header", |b| put(b, hds::EXT_OFF, &1_u64.to_le_bytes()), ErrorKind::Damaged),
         (
             "into a cluster",

@@ -26,6 +26,8 @@ const BITMAP_BYTES: usize = 32;
 /// An extension that is longer, or lists more, is no list of bitmaps that anybody wrote.
 const MOST_BYTES: u64 = 64 << 20;
 const MOST_BITMAPS: usize = 65535;
+/// No more bits of a bitmap are read than qcow2 can hold: a file can be a hole for nearly all of them.
+const MOST_BITS_BYTES: u64 = 512 << 20;
 /// The largest granularity is 2 GiB.
 const MOST_SECTORS: u32 = 1 << 22;
 
@@ -147,7 +149,12 @@ fn bitmap(data: &[u8], at: u64, header: &Header, file_end: u64) -> Result<Entry>
     check_disk(header.size_bytes, granularity)
         .map_err(|error| Error::new(ErrorKind::Unsupported, error.message()).at(STRUCTURE, at + 24))?;
     let entries = u64::from(le_u32(head, 28));
-    let needed = granularity.granules(header.size_bytes).div_ceil(8).div_ceil(header.cluster_bytes);
+    let bits_bytes = granularity.granules(header.size_bytes).div_ceil(8);
+    if bits_bytes > MOST_BITS_BYTES {
+        let message = format!("bitmap {name} has {bits_bytes} bytes of bits; at most {MOST_BITS_BYTES} are read");
+        return Err(Error::new(ErrorKind::Unsupported, message).at(STRUCTURE, at + 24));
+    }
+    let needed = bits_bytes.div_ceil(header.cluster_bytes);
     if entries != needed {
         let message = format!("the table of bitmap {name} has {entries} entries, and {needed} are needed");
         return Err(damaged(message, at + 28));

@@ -17,6 +17,8 @@ const HEADER_BYTES: u64 = 64;
 pub(super) const VERSION: u32 = 2;
 /// QEMU's own limit: a cluster is below 2 GiB.
 const MOST_SECTORS: u32 = i32::MAX as u32 / 513;
+/// QEMU's own limit: an allocation table is below 2 GiB.
+const MOST_ENTRIES: u32 = i32::MAX as u32 / 4;
 const MARK_AT: u64 = 44;
 const OPEN: u32 = 0x746f_6e59;
 const CLOSED: u32 = 0x312e_3276;
@@ -84,6 +86,9 @@ impl Header {
             other => return damaged(MARK_AT, format!("the mark of its last writer is {other:#x}, which none leaves")),
         };
         let table_entries = le_u32(&raw, 32);
+        if table_entries > MOST_ENTRIES {
+            return damaged(32, format!("an allocation table of {table_entries} entries is above 2 GiB"));
+        }
         let data_start = match u64::from(le_u32(&raw, 48)) * SECTOR {
             0 => (HEADER_BYTES + u64::from(table_entries) * 4).next_multiple_of(SECTOR),
             start => start,

@@ -40,10 +40,39 @@ pub(crate) struct Parallels {
 }
 
 /// A cluster that holds the extension, or bits of a bitmap.
+#[derive(Clone, Copy)]
 struct Claim {
     at: u64,
     /// The bitmap by its number; `None` for the extension.
-    of: Option<usize>,
+    of: Option<u32>,
+}
+
+/// The fault in the clusters of each bitmap, the first that was found.
+struct Faults(Vec<Option<Error>>);
+
+impl Faults {
+    /// A cluster that something else owns too. Without the one of the extension, no bitmap can be trusted.
+    fn blame(&mut self, claim: Claim, other: &str) {
+        let fault = || {
+            let message =
+                format!("its cluster at {:#x} belongs to {other} too, so its bits cannot be trusted", claim.at);
+            Error::new(ErrorKind::Damaged, message).at("Parallels bitmaps", claim.at)
+        };
+        let places = match claim.of.map(|of| of as usize) {
+            Some(of) => self.0.get_mut(of..of + 1).unwrap_or_default(),
+            None => &mut self.0,
+        };
+        places.iter_mut().filter(|place| place.is_none()).for_each(|place| *place = Some(fault()));
+    }
+}
+
+/// The owner of `other`, as the owner of `claim` sees it.
+fn owner(claim: Claim, other: Claim) -> &'static str {
+    match other.of {
+        None => "the list of the bitmaps",
+        of if of == claim.of => "another part of it",
+        _ => "another bitmap",
+    }
 }
 
 impl Parallels {
@@ -77,9 +106,9 @@ impl Parallels {
     /// Looks whether every cluster of the bitmaps is theirs alone: neither one of another bitmap, nor of the guest's data.
     fn find_faults(&self, observer: &mut dyn Observer) -> Result<Vec<Option<Error>>> {
         let (header, entries) = (&self.header, &self.listing.entries);
-        let mut faults: Vec<Option<Error>> = memory::gather(entries.iter().map(|_| None))?;
-        if faults.is_empty() {
-            return Ok(faults);
+        let mut faults = Faults(memory::gather(entries.iter().map(|_| None))?);
+        if faults.0.is_empty() {
+            return Ok(faults.0);
         }
         let extension = Claim { at: self.listing.at, of: None };
         let data = (0..).zip(entries).flat_map(|(of, entry)| {
@@ -90,39 +119,38 @@ impl Parallels {
         });
         let mut claims = memory::gather([extension].into_iter().chain(data))?;
         claims.sort_unstable_by_key(|claim| claim.at);
-        let mut blame = |claim: &Claim, other: &str| {
-            let fault = || {
-                let message =
-                    format!("its cluster at {:#x} belongs to {other} too, so its bits cannot be trusted", claim.at);
-                Some(Error::new(ErrorKind::Damaged, message).at("Parallels bitmaps", claim.at))
-            };
-            match claim.of {
-                Some(of) => faults.get_mut(of).into_iter().for_each(|place| *place = fault()),
-                None => faults.iter_mut().for_each(|place| *place = fault()),
-            }
-        };
         // All clusters are of one length, so one that overlaps any other overlaps a neighbour.
         for pair in claims.windows(2) {
-            if let [one, next] = pair
+            if let [one, next] = *pair
                 && next.at - one.at < header.cluster_bytes
             {
-                blame(one, "another bitmap");
-                blame(next, "another bitmap");
+                faults.blame(one, owner(one, next));
+                faults.blame(next, owner(next, one));
             }
         }
+        // How many more clusters of the guest's overlap a claim than the one before it: hostile tables name a cluster often.
+        let mut more: Vec<i64> = memory::zeroed(claims.len() + 1)?;
         let walked = header.guest_clusters(&*self.storage, observer, &mut |at| {
             let first = claims.partition_point(|claim| claim.at.saturating_add(header.cluster_bytes) <= at);
-            let overlaps = |claim: &&Claim| claim.at < at.saturating_add(header.cluster_bytes);
-            claims.iter().skip(first).take_while(overlaps).for_each(|claim| blame(claim, "the guest's data"));
+            let end = claims.partition_point(|claim| claim.at < at.saturating_add(header.cluster_bytes));
+            more.get_mut(first).into_iter().for_each(|more| *more += 1);
+            more.get_mut(end).into_iter().for_each(|more| *more -= 1);
         });
         match walked {
             // Nobody knows then where the guest's data lie.
             Err(error) if error.kind() == ErrorKind::Damaged => {
-                faults.iter_mut().for_each(|place| *place = Some(error.clone()));
+                faults.0.iter_mut().for_each(|place| *place = Some(error.clone()));
             }
             walked => walked?,
         }
-        Ok(faults)
+        let mut overlapping = 0;
+        for (claim, more) in claims.iter().zip(&more) {
+            overlapping += more;
+            if overlapping > 0 {
+                faults.blame(*claim, "the guest's data");
+            }
+        }
+        Ok(faults.0)
     }
 
     /// The bits of a bitmap for a window of the disk.
