@@ -224,7 +224,14 @@ impl Stage {
 
     /// Adds one container, or writes it past the stage.
     #[inline(always)]
-    fn add_part(&mut self, directory: &Directory, entry: &Entry, part: Part, room: &mut Forms, out: &mut Vec<u8>) {
+    fn add_part(
+        &mut self,
+        directory: &Directory,
+        entry: &Entry,
+        part: Part,
+        room: &mut Option<Forms>,
+        out: &mut Vec<u8>,
+    ) {
         let is_staged = match directory.packed(entry) {
             Some(Packed::Runs(runs)) if part.is_runs => self.add_runs(runs, part.runs(), out),
             Some(Packed::List(list)) if part.ones() as usize <= SHORT => self.add_short(list, part.ones(), out),
@@ -235,19 +242,21 @@ impl Stage {
         }
     }
 
-    /// Adds one container in any form.
+    /// Adds one container in any form. The room is made by the first one that needs it: to clear it costs more than to write a
+    /// small bitmap.
     #[inline(never)]
-    fn add_view(&mut self, view: View<'_>, part: Part, room: &mut Forms, out: &mut Vec<u8>) {
-        let Forms { words, list, runs } = room;
+    fn add_view(&mut self, view: View<'_>, part: Part, room: &mut Option<Forms>, out: &mut Vec<u8>) {
         let is_list = !part.is_runs && part.ones() as usize <= ARRAY_MAX;
         match view {
             View::Array(list) if is_list => self.write_list(list, out),
             View::Words(words) if !part.is_runs && !is_list => self.write_words(words, out),
             View::Runs(list) if part.is_runs => {
+                let Forms { runs, .. } = room.get_or_insert_with(Forms::new);
                 runs.iter_mut().zip(list).for_each(|(to, from)| *to = *from);
                 self.add_runs(runs, part.runs(), out);
             }
             _ => {
+                let Forms { words, list, runs } = room.get_or_insert_with(Forms::new);
                 view.copy_to(words);
                 if part.is_runs {
                     (self.kernels.runs)(words, runs);
@@ -370,7 +379,7 @@ impl<'a> Group<'a> {
         out: &mut Vec<u8>,
         mut next: impl FnMut(&mut Vec<u8>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let (mut stage, mut room) = (Stage::new(), Forms::new());
+        let (mut stage, mut room) = (Stage::new(), None);
         for (entry, part) in self.entries.iter().zip(&self.parts) {
             if !entry.is_full() {
                 stage.add_part(self.directory, entry, *part, &mut room, out);
