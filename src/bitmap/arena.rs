@@ -188,6 +188,11 @@ impl Arena {
         }
     }
 
+    /// Forgets the words behind `end` in the last block.
+    pub(super) fn take_back(&mut self, end: ArenaOffset) {
+        self.blocks[end.block as usize].truncate(end.word as usize);
+    }
+
     /// The number of blocks, after which the blocks of another arena come to stand.
     pub(super) fn blocks(&self) -> u32 {
         number(self.blocks.len())

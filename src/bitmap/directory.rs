@@ -10,7 +10,7 @@
 //! be taken back.
 
 use super::arena::Arena;
-use super::container::{Container, Form, Keeper, Packer, Pair, Run, View, Workspace, packed_len};
+use super::container::{Container, Form, Keeper, Operation, Packer, Pair, Run, View, Words, Workspace, packed_len};
 use super::entries::{self, Entries};
 use super::entry::{Body, Entry};
 use super::span::{Span, split};
@@ -315,6 +315,41 @@ impl Directory {
             View::Sparse(sparse) => self.arena.push_bytes(sparse.bytes)?,
         };
         memory::push(self.entries.all_mut(), Entry::packed(key, measure, view, place))?;
+        self.packed += 1;
+        self.recount(measure.ones.into(), 0);
+        Ok(())
+    }
+
+    /// Appends what `operation` makes of words and of another view that is not full. It is made where it will lie: made in a
+    /// workspace and copied from there it took 1.3 times as long (2^28 granules, half of them dirty).
+    pub(super) fn push_combined(
+        &mut self,
+        key: u32,
+        operation: Operation,
+        words: &Words,
+        other: View<'_>,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        let place = self.arena.push_words(words)?;
+        let words = self.arena.words_mut(place);
+        let measure = workspace.change_words(operation, words, other)?;
+        let entry = match workspace.smaller_than(words, measure)? {
+            None => Entry::words(key, measure, place),
+            Some(View::Full) => {
+                self.arena.take_back(place);
+                return self.push_full(key, 1);
+            }
+            Some(View::Array([])) => {
+                self.arena.take_back(place);
+                return Ok(());
+            }
+            Some(view) => {
+                let end = self.arena.put(place, view);
+                self.arena.take_back(end);
+                Entry::packed(key, measure, view, place)
+            }
+        };
+        memory::push(self.entries.all_mut(), entry)?;
         self.packed += 1;
         self.recount(measure.ones.into(), 0);
         Ok(())

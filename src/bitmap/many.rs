@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! Owns the union of many directories in one pass over their chunks, and the cut of chunks among threads. Must never know disks or granularities.
 
-use super::container::{View, Words, Workspace};
+use super::container::{Operation, View, Words, Workspace};
 use super::directory::Directory;
 use super::entry::Entry;
 use crate::memory::{self, Result};
@@ -127,6 +127,8 @@ fn unite_within(sources: &[&Directory], from: u32, to: u32) -> Result<Directory>
             result.push_full(key, full_end - key)?;
         } else if let ([_], Some((source, entry))) = (&group[..], only) {
             result.push_entry(source, entry, &mut workspace)?;
+        } else if let &[View::Words(words), other @ View::Words(_)] = &group[..] {
+            result.push_combined(key, Operation::Union, words, other, &mut workspace)?;
         } else {
             let made = workspace.unite(&group)?;
             result.push(key, made.measure, made.view)?;

@@ -4,7 +4,7 @@
 
 use super::Bitmap;
 use super::compare::is_subset;
-use super::container::{Operation, Workspace};
+use super::container::{Operation, View, Workspace};
 use super::directory::Directory;
 use super::entry::Entry;
 use super::many;
@@ -270,10 +270,15 @@ fn apply_within(
     };
     for Pair { key, chunks, ours: a, theirs: b } in Pairs::within(ours, theirs, from, to) {
         match (a, b) {
-            (Some(a), Some(b)) if !a.is_full() && !b.is_full() => {
-                let made = workspace.combine(operation, ours.view(a), theirs.view(b))?;
-                result.push(key, made.measure, made.view)?;
-            }
+            (Some(a), Some(b)) if !a.is_full() && !b.is_full() => match (ours.view(a), theirs.view(b)) {
+                (View::Words(words), other @ View::Words(_)) => {
+                    result.push_combined(key, operation, words, other, &mut workspace)?;
+                }
+                (view, other) => {
+                    let made = workspace.combine(operation, view, other)?;
+                    result.push(key, made.measure, made.view)?;
+                }
+            },
             (Some(a), Some(b)) => match (operation, a.is_full(), b.is_full()) {
                 (Operation::Union, ..) | (Operation::Intersect, true, true) => result.push_full(key, chunks)?,
                 (Operation::Intersect, true, _) => result.push_entry(theirs, b, &mut workspace)?,
