@@ -69,6 +69,147 @@ pub(super) fn unite_few_runs(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]
     join(&begins, &ends, count, out)
 }
 
+/// The most runs of one list that are compared at a time.
+const MOST: usize = REGISTERS / 2 * LANES;
+
+/// The runs of both lists up to the end of one of them, or of its first runs, are compared at a time.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+#[inline]
+pub(super) fn intersect_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize {
+    let (mut a, mut b, mut count) = (a, b, 0);
+    while let (Some(&[_, a_end]), Some(&[_, b_end])) = (a[..a.len().min(MOST)].last(), b[..b.len().min(MOST)].last()) {
+        let end = a_end.min(b_end);
+        let [ours, theirs] = [(&mut a, a_end), (&mut b, b_end)].map(|(list, list_end)| {
+            let first_runs = &list[..list.len().min(MOST)];
+            if list_end == end {
+                *list = &list[first_runs.len()..];
+                return first_runs;
+            }
+            // A run that goes on is looked at again.
+            *list = &list[first_runs.partition_point(|run| run[1] <= end)..];
+            &first_runs[..first_runs.partition_point(|run| run[0] <= end)]
+        });
+        count += intersect_some(ours, theirs, &mut out[count..]);
+    }
+    count
+}
+
+/// What lies in runs of both lists, which have [`MOST`] runs each at most.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+#[inline]
+fn intersect_some(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize {
+    let half = a.len().max(b.len()).div_ceil(LANES).next_power_of_two();
+    let (mut begins, mut ends) = ([none(); REGISTERS], [none(); REGISTERS]);
+    place_runs(a, &mut begins, &mut ends);
+    place_runs(b, &mut begins[half..], &mut ends[half..]);
+    let mut count = 0;
+    common(&mut begins, &mut ends, half, a.len() + b.len(), |found, begin, end| {
+        let (firsts, lasts) = (_mm512_maskz_compress_epi16(found, begin), _mm512_maskz_compress_epi16(found, end));
+        let halves = [
+            (_mm512_castsi512_si256(firsts), _mm512_castsi512_si256(lasts)),
+            (_mm512_extracti64x4_epi64::<1>(firsts), _mm512_extracti64x4_epi64::<1>(lasts)),
+        ];
+        let out = &mut out[count..count + found.count_ones() as usize];
+        for (part, (firsts, lasts)) in out.chunks_mut(PAIRS).zip(halves) {
+            let lasts = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(lasts));
+            let pairs = _mm512_or_si512(_mm512_cvtepu16_epi32(firsts), lasts);
+            // SAFETY: only the lanes of the mask are written, which are as many as the part has pairs.
+            unsafe { _mm512_mask_storeu_epi32(part.as_mut_ptr().cast(), lanes(part.len()), pairs) };
+        }
+        count += out.len();
+    });
+    count
+}
+
+/// Some items and the runs that reach to them are compared at a time.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+#[inline]
+pub(super) fn filter_by_runs(list: &[u16], runs: &[Pair], kept: bool, out: &mut [u16]) -> usize {
+    let (mut list, mut runs, mut count) = (list, runs, 0);
+    while let Some(&first) = list.first() {
+        runs = &runs[runs.partition_point(|run| run[1] < first)..];
+        // Between as many runs there is one gap more.
+        let (mut items, mut others) = (&list[..list.len().min(MOST)], &runs[..runs.len().min(MOST - 1)]);
+        if let Some(&[next, _]) = runs.get(others.len()) {
+            // The first of these runs does not end before the first item, so there is an item before the next run.
+            items = &items[..items.partition_point(|item| *item < next)];
+        }
+        if let Some(last) = items.last() {
+            others = &others[..others.partition_point(|run| run[0] <= *last)];
+        }
+        count += filter_some(items, others, kept, &mut out[count..]);
+        list = &list[items.len()..];
+    }
+    count
+}
+
+/// The items that lie in runs if `kept`, or in gaps between them. There are [`MOST`] items and runs or gaps at most.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
+#[inline]
+fn filter_some(list: &[u16], runs: &[Pair], kept: bool, out: &mut [u16]) -> usize {
+    let mut room = [[0; 2]; MOST];
+    let others = if kept { runs } else { gaps(runs, &mut room) };
+    let half = list.len().max(others.len()).div_ceil(LANES).next_power_of_two();
+    let (mut begins, mut ends) = ([none(); REGISTERS], [none(); REGISTERS]);
+    place_bits(list, &mut begins, &mut ends);
+    place_runs(others, &mut begins[half..], &mut ends[half..]);
+    let mut count = 0;
+    common(&mut begins, &mut ends, half, list.len() + others.len(), |found, begin, _| {
+        let out = &mut out[count..count + found.count_ones() as usize];
+        #[allow(clippy::cast_possible_truncation, reason = "the number of lanes is small")]
+        let lanes = _bzhi_u32(u32::MAX, out.len() as u32);
+        // SAFETY: only the lanes of the mask are written, which are as many as there are items.
+        unsafe { _mm512_mask_storeu_epi16(out.as_mut_ptr().cast(), lanes, _mm512_maskz_compress_epi16(found, begin)) };
+        count += out.len();
+    });
+    count
+}
+
+/// The runs between runs, of which there is room for one more than there are runs.
+fn gaps<'r>(runs: &[Pair], room: &'r mut [Pair]) -> &'r [Pair] {
+    let (mut first, mut count) = (Some(0), 0);
+    for &[begin, end] in runs {
+        if let Some(first) = first.filter(|first| *first < begin) {
+            room[count] = [first, begin - 1];
+            count += 1;
+        }
+        first = end.checked_add(1);
+    }
+    if let Some(first) = first {
+        room[count] = [first, u16::MAX];
+        count += 1;
+    }
+    &room[..count]
+}
+
+/// Hands where the common parts of two lists begin and end to `take`, up to a register at a time and in order: a mask says
+/// which lanes. The lists lie in the first `half` and the next `half` registers and have `count` runs, those of one list apart.
+///
+/// So at most two runs are open at a time: a common part begins at the n-th beginning if all but one of the runs that began
+/// before have ended before, and lasts to the end that comes next.
+#[target_feature(enable = "bmi2,avx512f,avx512bw")]
+#[inline]
+fn common(
+    begins: &mut [__m512i; REGISTERS],
+    ends: &mut [__m512i; REGISTERS],
+    half: usize,
+    count: usize,
+    mut take: impl FnMut(u32, __m512i, __m512i),
+) {
+    unite_two(begins, half);
+    unite_two(ends, half);
+    let mut before = none();
+    for (index, (&begin, &end)) in begins[..count.div_ceil(LANES)].iter().zip(&*ends).enumerate() {
+        let next = _mm512_alignr_epi8::<14>(end, _mm512_alignr_epi64::<6>(end, before));
+        before = end;
+        // Nothing is open before the first; behind the last there is nothing.
+        let is_first = u32::from(index == 0);
+        #[allow(clippy::cast_possible_truncation, reason = "the number of lanes is small")]
+        let there = _bzhi_u32(u32::MAX, (count - index * LANES).min(LANES) as u32) & !is_first;
+        take(_mm512_cmple_epu16_mask(begin, next) & there, begin, next);
+    }
+}
+
 /// Puts where runs begin and end into registers.
 #[target_feature(enable = "bmi2,avx512f,avx512bw")]
 #[inline]
