@@ -13,13 +13,15 @@ use super::reopen::Reopened;
 use super::work::{Until, Work, silent};
 use super::{Disk, Options};
 use crate::bitmap::Bitmap;
-use crate::chain::{self, Action, BitmapState};
+use crate::chain::{self, Action, BitmapState, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::host::{Share, Transaction};
+use crate::libvirt::Change;
+use crate::memory;
 use crate::progress::{Observer, Unobserved};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The way out of a refusal that has no other.
 const LOOK: &str = "look at the hypervisor's log, and whether another program works on its disks";
@@ -39,6 +41,8 @@ pub(super) struct Connection {
     pub(super) nodes: Nodes,
     /// The names of the guest's disks in libvirt, each with its source.
     targets: Vec<(String, String)>,
+    /// The checkpoints that libvirt has of the domain, where a bitmap can be of one.
+    theirs: Arc<BTreeSet<Name>>,
     /// The bitmaps of each node for which there is a host, as that host knows them.
     known: BTreeMap<String, Vec<NodeBitmap>>,
 }
@@ -135,6 +139,11 @@ impl Connection {
         }
         if let Some(Conversation::Virsh(virsh)) = &self.conversation {
             self.targets = virsh.targets(observer)?;
+            // A bitmap by its own name can be libvirt's or ours.
+            self.theirs = match self.nodes.has_plain_recording() {
+                true => Arc::new(memory::sorted_set(virsh.checkpoints(observer)?)),
+                false => Arc::default(),
+            };
         }
         Ok(())
     }
@@ -144,6 +153,11 @@ impl Connection {
         if let Some(node) = self.nodes.get(node) {
             self.known.insert(node.name.clone(), node.bitmaps.clone());
         }
+    }
+
+    /// The checkpoints that libvirt has of the domain, where a bitmap can be of one.
+    pub(super) fn theirs(&self) -> Arc<BTreeSet<Name>> {
+        Arc::clone(&self.theirs)
     }
 
     /// The conversation, where one is open.
@@ -180,8 +194,13 @@ impl Connection {
 
 impl Shared {
     pub(super) fn connect(monitor: Monitor, options: Options, observer: &mut dyn Observer) -> Result<Self> {
-        let connection =
-            Connection { conversation: None, nodes: Nodes::default(), targets: Vec::new(), known: BTreeMap::new() };
+        let connection = Connection {
+            conversation: None,
+            nodes: Nodes::default(),
+            targets: Vec::new(),
+            theirs: Arc::default(),
+            known: BTreeMap::new(),
+        };
         let shared = Self { monitor, options, connection: Mutex::new(connection) };
         {
             let mut connection = shared.connection();
@@ -276,6 +295,35 @@ impl Shared {
         }
         let lines = commands.lines();
         Ok(before.into_iter().chain(lines).chain(after).collect())
+    }
+
+    /// The names that libvirt has for the disks.
+    pub(super) fn targets(&self) -> Vec<String> {
+        self.connection().targets.iter().map(|(target, _)| target.clone()).collect()
+    }
+
+    /// The documents of libvirt's checkpoints; `None` without libvirt.
+    pub(super) fn documents(&self, whole: bool, observer: &mut dyn Observer) -> Result<Option<Vec<Vec<u8>>>> {
+        let connection = self.connection();
+        let Some(Conversation::Virsh(virsh)) = &connection.conversation else { return Ok(None) };
+        let names = virsh.checkpoints(observer)?;
+        virsh.documents(&names, whole, observer).map(Some)
+    }
+
+    /// Carries out changes of libvirt's notes, one after the other.
+    pub(super) fn change_notes(&self, changes: &[Change], observer: &mut dyn Observer) -> Result<()> {
+        let connection = self.connection();
+        let Some(Conversation::Virsh(virsh)) = &connection.conversation else {
+            return Err(Error::new(ErrorKind::Unsupported, "the hypervisor is not reached through libvirt"));
+        };
+        for change in changes {
+            match change {
+                Change::Tell(told) => virsh.tell_of(told.text(), observer),
+                Change::Forget(name) => virsh.forget(name, observer),
+            }
+            .map_err(|error| at(error, &format!("checkpoint {}", change.name())))?;
+        }
+        Ok(())
     }
 
     /// Leaves the monitor to others until the next command.
