@@ -365,7 +365,7 @@ cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l repair -d 'Mend what is found: bitmaps first, then libvirt\'s notes'
+complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l repair -d 'Mend the findings: bitmaps first, then libvirt\'s notes'
 complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l to-interval -d 'Turn cumulative checkpoints into a chain of intervals: each bitmap is frozen whole, and libvirt forgets the checkpoints'
 complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l dry-run -d 'Change nothing: print what would be done, one step a line; the exit status is that of the real run'
 complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l json -d 'Print one JSON document'

@@ -470,7 +470,7 @@ pub(crate) struct DoctorArgs {
     /// The name of the disk in libvirt's domain, such as vda, where the documents do not tell it
     #[arg(long, value_name = "TARGET", requires = "libvirt_xml")]
     pub(crate) disk_target: Option<String>,
-    /// Mend what is found: bitmaps first, then libvirt's notes
+    /// Mend the findings: bitmaps first, then libvirt's notes
     #[arg(long, conflicts_with = "to_interval")]
     pub(crate) repair: bool,
     /// Turn cumulative checkpoints into a chain of intervals: each bitmap is frozen whole, and libvirt forgets the checkpoints

@@ -95,6 +95,8 @@ impl Visit<'_> {
             let targets = metadata.targets();
             let only = targets.first().copied().filter(|_| is_alone && targets.len() == 1);
             match metadata.target_of(file).or(only) {
+                // There is nothing to compare with; a bitmap of libvirt's is found all the same.
+                None if targets.is_empty() => Ok(None),
                 Some(target) => Ok(Some(target.to_owned())),
                 None => {
                     Err(Error::new(ErrorKind::NotFound, "libvirt's notes do not tell which disk of the domain it is")

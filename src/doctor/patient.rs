@@ -131,7 +131,10 @@ fn order_of(
     }
     let model = options.model.or_else(|| (plain().count() > 1).then_some(KnownModel::Cumulative));
     let overview = image.overview(model, Scope::Checkpoints, observer)?;
-    let names = overview.chain.iter().flat_map(|chain| chain.checkpoints()).map(|own| own.bitmap.clone());
+    // A guess by name is no parent.
+    let ordered = overview.chain.as_ref().is_ok_and(|chain| chain.is_ordered());
+    let names =
+        overview.chain.iter().filter(|_| ordered).flat_map(|chain| chain.checkpoints()).map(|own| own.bitmap.clone());
     Ok(memory::gather(names)?)
 }
 

@@ -223,8 +223,8 @@ impl<'a> Ward<'a> {
             let message = format!("{name} records, and libvirt has no checkpoint of that name");
             let cost = "every write pays for it, libvirt can take no backup since it, and refuses a checkpoint of this name: bitmap \
                         already exists";
-            let mend = "libvirt is told of it";
-            self.note(FindingKind::BitmapWithoutMetadata, title, name, message, cost, Some(mend));
+            let mend = patient.target.is_some().then_some("libvirt is told of it");
+            self.note(FindingKind::BitmapWithoutMetadata, title, name, message, cost, mend);
             if let Some(target) = &patient.target {
                 self.notes.tell_of(name, target, &patient.order);
             }

@@ -119,7 +119,8 @@ fn a_bitmap_that_libvirt_forgot_is_told_of() {
     fs::remove_file(notes.file("c1")).expect("removed");
     fs::remove_file(notes.file("c2")).expect("removed");
     let output = try_checkmap(&["doctor", crate::text(&image.path), "--libvirt-xml", notes.path(), "--repair"]);
-    assert_eq!(output.status.code(), Some(3), "{}", told(&output));
+    // Nobody knows by which name libvirt would find the disk.
+    assert_eq!((output.status.code(), notes.all()), (Some(1), Vec::new()), "{}", told(&output));
     let words = ["doctor", crate::text(&image.path), "--libvirt-xml", notes.path(), "--disk-target", "vda", "--repair"];
     let output = try_checkmap(&words);
     assert_eq!(output.status.code(), Some(0), "{}", told(&output));

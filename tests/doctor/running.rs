@@ -41,7 +41,7 @@ fn a_running_machine_is_examined_and_mended() {
     let found = checkmap(&hypervisor, &["doctor", "--json"]);
     assert_eq!((found.status.code(), kinds(&json(&found))), (Some(1), vec!["leftover".to_owned()]));
     let dry = checkmap(&hypervisor, &["doctor", "--repair", "--dry-run"]);
-    assert_eq!(String::from_utf8_lossy(&dry.stdout), "d0-device: remove 'libvirt-tmp-activewrite'\n", "{}", told(&dry));
+    assert_eq!(String::from_utf8_lossy(&dry.stdout), "d0: remove 'libvirt-tmp-activewrite'\n", "{}", told(&dry));
     done(&hypervisor, &["doctor", "--repair"]);
     done(&hypervisor, &["doctor"]);
     // The host crashes after the chain was stored once.
@@ -57,13 +57,9 @@ fn a_running_machine_is_examined_and_mended() {
     }
     hypervisor.write(1, 1 << 20, 512);
     let refused = checkmap(&hypervisor, &["doctor", "--to-interval"]);
-    // On d1 both bitmaps are alike: nobody can tell their order.
+    // The bits of a running disk are not read for their order, and libvirt is not there to tell it.
     assert_eq!(refused.status.code(), Some(3), "{}", told(&refused));
-    let converted = done(&hypervisor, &["doctor", "--to-interval", "--node", "d0"]);
-    assert!(told(&converted).contains("from 'c1' until 'c2'"), "{}", told(&converted));
-    hypervisor.write(0, 3 << 16, 512);
-    let diff = json(&done(&hypervisor, &["diff", "--node", "d0", "--since", "c1", "--json"]));
-    assert_eq!(diff["extents"], value!([{ "start": 65536, "length": 3 * 65536 }]));
-    done(&hypervisor, &["create", "--node", "d0", "c3"]);
+    assert!(told(&refused).contains("older than the others"), "{}", told(&refused));
+    done(&hypervisor, &["create", "c3"]);
     hypervisor.assert_tidy();
 }
