@@ -25,6 +25,9 @@ _checkmap() {
             checkmap,commit-bitmaps)
                 cmd="checkmap__subcmd__commit__subcmd__bitmaps"
                 ;;
+            checkmap,compare)
+                cmd="checkmap__subcmd__compare"
+                ;;
             checkmap,completions)
                 cmd="checkmap__subcmd__completions"
                 ;;
@@ -36,9 +39,6 @@ _checkmap() {
                 ;;
             checkmap,diff)
                 cmd="checkmap__subcmd__diff"
-                ;;
-            checkmap,doctor)
-                cmd="checkmap__subcmd__doctor"
                 ;;
             checkmap,drop)
                 cmd="checkmap__subcmd__drop"
@@ -91,6 +91,9 @@ _checkmap() {
             checkmap__subcmd__help,commit-bitmaps)
                 cmd="checkmap__subcmd__help__subcmd__commit__subcmd__bitmaps"
                 ;;
+            checkmap__subcmd__help,compare)
+                cmd="checkmap__subcmd__help__subcmd__compare"
+                ;;
             checkmap__subcmd__help,completions)
                 cmd="checkmap__subcmd__help__subcmd__completions"
                 ;;
@@ -102,9 +105,6 @@ _checkmap() {
                 ;;
             checkmap__subcmd__help,diff)
                 cmd="checkmap__subcmd__help__subcmd__diff"
-                ;;
-            checkmap__subcmd__help,doctor)
-                cmd="checkmap__subcmd__help__subcmd__doctor"
                 ;;
             checkmap__subcmd__help,drop)
                 cmd="checkmap__subcmd__help__subcmd__drop"
@@ -197,7 +197,7 @@ _checkmap() {
 
     case "${cmd}" in
         checkmap)
-            opts="-q -h -V --quiet --progress --no-lock --help --version info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help"
+            opts="-q -h -V --quiet --progress --no-lock --help --version info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -470,6 +470,125 @@ _checkmap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        checkmap__subcmd__compare)
+            opts="-q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --bitmap --since --until --other-bitmap --other-since --other-until --other-qmp --other-node --sha256 --hash-only --json --top-layer-only --model --quiet --progress --no-lock --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --qmp)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --libvirt)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --domain)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --node)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --nbd-socket)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --max-stall)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --bitmap)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --since)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --until)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --other-bitmap)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --other-since)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --other-until)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --other-qmp)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --other-node)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sha256)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --model)
+                    COMPREPLY=($(compgen -W "interval cumulative" -- "${cur}"))
+                    return 0
+                    ;;
+                --progress)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         checkmap__subcmd__completions)
             opts="-q -h --quiet --progress --no-lock --help bash elvish fish powershell zsh"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -702,7 +821,7 @@ _checkmap() {
                     return 0
                     ;;
                 --format)
-                    COMPREPLY=($(compgen -W "json table csv nbdinfo qemu-map roaring raw segment" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "json table csv nbdinfo qemu-map roaring raw segment sha256" -- "${cur}"))
                     return 0
                     ;;
                 --output)
@@ -740,89 +859,6 @@ _checkmap() {
                     return 0
                     ;;
                 --length)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --model)
-                    COMPREPLY=($(compgen -W "interval cumulative" -- "${cur}"))
-                    return 0
-                    ;;
-                --progress)
-                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        checkmap__subcmd__doctor)
-            opts="-q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --libvirt-xml --disk-target --repair --to-interval --dry-run --json --model --quiet --progress --no-lock --help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                --qmp)
-                    local oldifs
-                    if [ -n "${IFS+x}" ]; then
-                        oldifs="$IFS"
-                    fi
-                    IFS=$'\n'
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    if [ -n "${oldifs+x}" ]; then
-                        IFS="$oldifs"
-                    fi
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o filenames
-                    fi
-                    return 0
-                    ;;
-                --libvirt)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --domain)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --node)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --nbd-socket)
-                    local oldifs
-                    if [ -n "${IFS+x}" ]; then
-                        oldifs="$IFS"
-                    fi
-                    IFS=$'\n'
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    if [ -n "${oldifs+x}" ]; then
-                        IFS="$oldifs"
-                    fi
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o filenames
-                    fi
-                    return 0
-                    ;;
-                --max-stall)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --libvirt-xml)
-                    COMPREPLY=()
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o plusdirs
-                    fi
-                    return 0
-                    ;;
-                --disk-target)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -941,7 +977,7 @@ _checkmap() {
                     return 0
                     ;;
                 --format)
-                    COMPREPLY=($(compgen -W "json table csv nbdinfo qemu-map roaring raw segment" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "json table csv nbdinfo qemu-map roaring raw segment sha256" -- "${cur}"))
                     return 0
                     ;;
                 --output)
@@ -994,7 +1030,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__help)
-            opts="info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help"
+            opts="info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1036,6 +1072,20 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__help__subcmd__commit__subcmd__bitmaps)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        checkmap__subcmd__help__subcmd__compare)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1092,20 +1142,6 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__help__subcmd__diff)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        checkmap__subcmd__help__subcmd__doctor)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1440,7 +1476,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__list)
-            opts="-U -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --json --wide --force-share --model --libvirt-xml --quiet --progress --no-lock --help"
+            opts="-U -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --json --wide --force-share --model --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1498,13 +1534,6 @@ _checkmap() {
                     ;;
                 --model)
                     COMPREPLY=($(compgen -W "interval cumulative" -- "${cur}"))
-                    return 0
-                    ;;
-                --libvirt-xml)
-                    COMPREPLY=()
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o plusdirs
-                    fi
                     return 0
                     ;;
                 --progress)

@@ -39,6 +39,7 @@ complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "drop" -d 'Drop wh
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "rename" -d 'Rename a checkpoint'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "compare" -d 'Compare two bitmaps, or what changed since a checkpoint, by content and by hash'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "commit-bitmaps" -d 'Let a base take in the checkpoints of the images above it, before or after their data are committed'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "serve" -d 'Serve a disk and what changed on it to NBD clients, for reading only'
@@ -48,7 +49,6 @@ complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "restore" -d 'Rest
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "verify" -d 'Read a whole backup directory, and compare it with its checksums'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "prune" -d 'Give up old moments of a backup directory'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "check" -d 'Verify every structure and rule of an image'
-complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "doctor" -d 'Find where bitmaps, chains and libvirt\'s notes disagree, and mend it'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "segment" -d 'Work with bitmaps in files of checkmap\'s own, which may be larger than memory'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "completions" -d 'Print the completions for a shell'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "man" -d 'Print the manual page, for man -l'
@@ -78,7 +78,6 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l max-stall -d 
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
-complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l libvirt-xml -d 'The folder with libvirt\'s XML documents of the checkpoints: those of `virsh checkpoint-dumpxml`, or /var/lib/libvirt/qemu/checkpoint/DOMAIN' -r -f -a "(__fish_complete_directories)"
 complete -c checkmap -n "__fish_checkmap_using_subcommand list" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
@@ -170,7 +169,8 @@ nbdinfo\t'What `nbdinfo --map=qemu:dirty-bitmap:NAME --json` prints'
 qemu-map\t'What `qemu-img map --output=json` prints over NBD with x-dirty-bitmap: dirty blocks are absent'
 roaring\t'Indices of dirty granules as portable 64-bit Roaring (binary)'
 raw\t'One bit for each granule, least significant bit first (binary)'
-segment\t'A file for `checkmap segment`: indexed, with checksums (binary)'"
+segment\t'A file for `checkmap segment`: indexed, with checksums (binary)'
+sha256\t'The SHA-256 of the bits as QEMU computes it, for `checkmap compare --sha256`'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -s o -l output -d 'Write to FILE, which appears or is replaced in one step when all is on the disk' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l start -d 'Look at the disk from this byte on; for raw a multiple of 8 granules' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l length -d 'Look at this many bytes of the disk; to its end without it' -r
@@ -202,7 +202,8 @@ nbdinfo\t'What `nbdinfo --map=qemu:dirty-bitmap:NAME --json` prints'
 qemu-map\t'What `qemu-img map --output=json` prints over NBD with x-dirty-bitmap: dirty blocks are absent'
 roaring\t'Indices of dirty granules as portable 64-bit Roaring (binary)'
 raw\t'One bit for each granule, least significant bit first (binary)'
-segment\t'A file for `checkmap segment`: indexed, with checksums (binary)'"
+segment\t'A file for `checkmap segment`: indexed, with checksums (binary)'
+sha256\t'The SHA-256 of the bits as QEMU computes it, for `checkmap compare --sha256`'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -s o -l output -d 'Write to FILE, which appears or is replaced in one step when all is on the disk' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l start -d 'Look at the disk from this byte on; for raw a multiple of 8 granules' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l length -d 'Look at this many bytes of the disk; to its end without it' -r
@@ -214,6 +215,33 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l summary -d 'P
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l bitmap -d 'The bitmap\'s own name, in quotes: \'mon->tue\'. On both sides, unless --other-bitmap names another one there' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l since -d 'In the place of one bitmap, what changed since this checkpoint; on both sides, unless --other-since says otherwise' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l until -d 'The checkpoint until which; now without it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l other-bitmap -d 'The bitmap of the other side' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l other-since -d 'What changed on the other side since this checkpoint' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l other-until -d 'The checkpoint until which on the other side; now without it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l other-qmp -d 'In the place of OTHER: a disk of another running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l other-node -d 'That disk, where the QEMU has several' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l sha256 -d 'In the place of OTHER: the hash of the bitmap there, as `dump --format sha256` and QEMU\'s x-debug-block-dirty-bitmap-sha256 tell it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+cumulative\t'Each bitmap records since its checkpoint'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l hash-only -d 'Compare the hashes alone: a running QEMU computes its own, and no bit is moved'
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l json -d 'Print one JSON document'
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l top-layer-only -d 'Do not look at the backing files: you know that what they recorded does not matter'
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand compare" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand merge" -l domain -d 'The domain: its name, id or UUID' -r
@@ -351,27 +379,6 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l json -d 'Pri
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l domain -d 'The domain: its name, id or UUID' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l libvirt-xml -d 'The folder with libvirt\'s XML documents of the checkpoints: those of `virsh checkpoint-dumpxml`, or /var/lib/libvirt/qemu/checkpoint/DOMAIN' -r -f -a "(__fish_complete_directories)"
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l disk-target -d 'The name of the disk in libvirt\'s domain, such as vda, where the documents do not tell it' -r
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
-cumulative\t'Each bitmap records since its checkpoint'"
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
-always\t'Also elsewhere: then one line for every tenth of the work'
-never\t'Never, as with --quiet'"
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l repair -d 'Mend the findings: bitmaps first, then libvirt\'s notes'
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l to-interval -d 'Turn cumulative checkpoints into a chain of intervals: each bitmap is frozen whole, and libvirt forgets the checkpoints'
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l dry-run -d 'Change nothing: print what would be done, one step a line; the exit status is that of the real run'
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l json -d 'Print one JSON document'
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
-complete -c checkmap -n "__fish_checkmap_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c checkmap -n "__fish_checkmap_using_subcommand segment; and not __fish_seen_subcommand_from merge diff info check help" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
@@ -437,28 +444,28 @@ never\t'Never, as with --quiet'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand man" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand man" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "info" -d 'Show an image, its bitmaps and the intervals they cover'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "list" -d 'List the checkpoints, oldest first'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "create" -d 'Create a checkpoint'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "delete" -d 'Delete checkpoints, in one step, or all that cannot be trusted'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "drop" -d 'Drop what lies before a checkpoint, one bitmap, or all bitmaps, damaged or not'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "rename" -d 'Rename a checkpoint'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "commit-bitmaps" -d 'Let a base take in the checkpoints of the images above it, before or after their data are committed'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "serve" -d 'Serve a disk and what changed on it to NBD clients, for reading only'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "backup" -d 'Take a backup of disks into a directory: full at first, then what changed'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "plan" -d 'Tell how much of each disk a backup since a checkpoint has to read'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "restore" -d 'Restore a disk from a backup directory'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "verify" -d 'Read a whole backup directory, and compare it with its checksums'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "prune" -d 'Give up old moments of a backup directory'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "check" -d 'Verify every structure and rule of an image'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "doctor" -d 'Find where bitmaps, chains and libvirt\'s notes disagree, and mend it'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "segment" -d 'Work with bitmaps in files of checkmap\'s own, which may be larger than memory'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "completions" -d 'Print the completions for a shell'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "man" -d 'Print the manual page, for man -l'
-complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "info" -d 'Show an image, its bitmaps and the intervals they cover'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "list" -d 'List the checkpoints, oldest first'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "create" -d 'Create a checkpoint'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "delete" -d 'Delete checkpoints, in one step, or all that cannot be trusted'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "drop" -d 'Drop what lies before a checkpoint, one bitmap, or all bitmaps, damaged or not'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "rename" -d 'Rename a checkpoint'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "compare" -d 'Compare two bitmaps, or what changed since a checkpoint, by content and by hash'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "commit-bitmaps" -d 'Let a base take in the checkpoints of the images above it, before or after their data are committed'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "serve" -d 'Serve a disk and what changed on it to NBD clients, for reading only'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "backup" -d 'Take a backup of disks into a directory: full at first, then what changed'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "plan" -d 'Tell how much of each disk a backup since a checkpoint has to read'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "restore" -d 'Restore a disk from a backup directory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "verify" -d 'Read a whole backup directory, and compare it with its checksums'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "prune" -d 'Give up old moments of a backup directory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "check" -d 'Verify every structure and rule of an image'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "segment" -d 'Work with bitmaps in files of checkmap\'s own, which may be larger than memory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "completions" -d 'Print the completions for a shell'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "man" -d 'Print the manual page, for man -l'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "merge" -d 'Unite segments into a new one, with bounded memory'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "diff" -d 'Show where two segments differ, and which of them is dirty there'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "info" -d 'Show what a segment holds'

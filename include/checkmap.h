@@ -413,6 +413,12 @@ typedef struct checkmap_opts {
     uint32_t model;
 } checkmap_opts;
 
+/** A SHA-256. Frozen. */
+typedef struct checkmap_sha256 {
+    /** Its bytes, in the order of its digits. */
+    uint8_t bytes[32];
+} checkmap_sha256;
+
 /** One finding of a check. Frozen. The texts live as long as the report. */
 typedef struct checkmap_problem {
     /** The structure that is wrong, in UTF-8. */
@@ -1136,6 +1142,19 @@ int checkmap_bitmap_union_new_with(const struct checkmap_bitmap *const *src,
 int checkmap_bitmap_intersect(struct checkmap_bitmap *dst, const struct checkmap_bitmap *src);
 
 /**
+ * checkmap_bitmap_intersect() with options.
+ *
+ * Options: threads, progress.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_bitmap_intersect()
+ */
+int checkmap_bitmap_intersect_with(struct checkmap_bitmap *dst,
+                                   const struct checkmap_bitmap *src,
+                                   const struct checkmap_opts *opts);
+
+/**
  * Removes from dst the granules that are dirty in src; a granule goes only where src covers all of it.
  *
  * On error nothing changes.
@@ -1146,6 +1165,19 @@ int checkmap_bitmap_intersect(struct checkmap_bitmap *dst, const struct checkmap
 int checkmap_bitmap_subtract(struct checkmap_bitmap *dst, const struct checkmap_bitmap *src);
 
 /**
+ * checkmap_bitmap_subtract() with options.
+ *
+ * Options: threads, progress.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_bitmap_subtract()
+ */
+int checkmap_bitmap_subtract_with(struct checkmap_bitmap *dst,
+                                  const struct checkmap_bitmap *src,
+                                  const struct checkmap_opts *opts);
+
+/**
  * Leaves in dst the granules that are dirty in one of the two only.
  *
  * On error nothing changes.
@@ -1154,6 +1186,19 @@ int checkmap_bitmap_subtract(struct checkmap_bitmap *dst, const struct checkmap_
  * - -EINVAL: disks of different size, or bitmaps of different granularity.
  */
 int checkmap_bitmap_xor(struct checkmap_bitmap *dst, const struct checkmap_bitmap *src);
+
+/**
+ * checkmap_bitmap_xor() with options.
+ *
+ * Options: threads, progress.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_bitmap_xor()
+ */
+int checkmap_bitmap_xor_with(struct checkmap_bitmap *dst,
+                             const struct checkmap_bitmap *src,
+                             const struct checkmap_opts *opts);
 
 /**
  * Makes the clean granules of the disk dirty, and the dirty ones clean.
@@ -1222,6 +1267,15 @@ int checkmap_bitmap_from_bits(struct checkmap_bitmap *bitmap,
                               uint64_t offset,
                               const uint8_t *bits,
                               size_t len);
+
+/**
+ * Computes the SHA-256 of the bits, as QEMU does for x-debug-block-dirty-bitmap-sha256; zeros on error.
+ *
+ * It is that of the bits in the order of checkmap_bitmap_to_bits(), in zeros up to a multiple of 8 bytes, and 8 bytes at least. Size
+ * and granularity of the disk are not part of it.
+ */
+int checkmap_bitmap_sha256(const struct checkmap_bitmap *bitmap,
+                           struct checkmap_sha256 *out);
 
 /**
  * Writes the bitmap as portable 64-bit Roaring, its values being granules; with out NULL it only tells how many bytes
@@ -1754,6 +1808,19 @@ int checkmap_stored_summarize(const struct checkmap_image *image,
                               const char *name,
                               size_t len,
                               struct checkmap_summary *out);
+
+/**
+ * Tells the SHA-256 of a stored bitmap, see checkmap_bitmap_sha256(); zeros on error.
+ *
+ * Of a disk of a running hypervisor, the hypervisor computes it, and no bit is moved: two calls prove a copy or a migration.
+ *
+ * Errors:
+ * - as checkmap_stored_read()
+ */
+int checkmap_stored_sha256(const struct checkmap_image *image,
+                           const char *name,
+                           size_t len,
+                           struct checkmap_sha256 *out);
 
 /**
  * Makes the stored bitmap into the union of itself and n others, in one atomic step; the others stay.

@@ -2,6 +2,9 @@
 
 #[path = "support/counting.rs"]
 mod counting;
+#[allow(dead_code, unreachable_pub, reason = "other tests need more of it")]
+#[path = "support/parallels.rs"]
+mod parallels;
 #[allow(dead_code, unreachable_pub, reason = "the damage to images needs more of it")]
 #[path = "support/raw.rs"]
 mod raw;
@@ -348,6 +351,66 @@ fn an_l2_table_is_read_once_however_many_entries_name_it() {
     let claims = Claims { cluster_bits: 16, l1_entries: 4 << 20, places: [64, 1, 0, 2, 3], file_bytes: HOLE, ..MODEST };
     let same = std::iter::repeat_n((1 << 63) | (4 << 16), 4 << 20);
     measure("one L2 table for the whole disk", claims.file().with_integers(64 << 16, same), SPARSE);
+}
+
+/// A Parallels image in a sparse file: `table_entries` of an allocation table that begins in a hole, clusters of `cluster` bytes from
+/// `data` on, in the first of which the extension holds these bitmaps: the bits of each, cluster by cluster.
+fn hds(cluster: u64, table_entries: u32, size_bytes: u64, bitmaps: &[Vec<u64>]) -> Sparse {
+    const DATA: u64 = 1 << 40;
+    let mut extension = vec![0; 24];
+    for (number, table) in (0_u32..).zip(bitmaps) {
+        extension.extend(0x2038_5fae_252c_b34a_u64.to_le_bytes());
+        extension.extend([0; 8]);
+        extension.extend(u32::try_from(32 + 8 * table.len()).expect("a short table").to_le_bytes());
+        extension.extend([0; 4]);
+        extension.extend((size_bytes / 512).to_le_bytes());
+        extension.extend([&[0; 12], &number.to_le_bytes()[..]].concat());
+        extension.extend(1_u32.to_le_bytes());
+        extension.extend(u32::try_from(table.len()).expect("a short table").to_le_bytes());
+        extension.extend(table.iter().flat_map(|at| ((DATA + at * cluster) / 512).to_le_bytes()));
+    }
+    extension.resize(usize::try_from(cluster).expect("a cluster"), 0);
+    let mut start = vec![0; 64];
+    start[..16].copy_from_slice(b"WithouFreSpacExt");
+    for (at, field) in [
+        (parallels::VERSION, 2),
+        (parallels::TRACKS, u32::try_from(cluster / 512).expect("a cluster")),
+        (parallels::TABLE_ENTRIES, table_entries),
+        (parallels::MARK, parallels::CLOSED),
+        (parallels::DATA_OFF, 1 << 31),
+    ] {
+        start[at..at + 4].copy_from_slice(&field.to_le_bytes());
+    }
+    start[parallels::SECTORS..parallels::SECTORS + 8].copy_from_slice(&(size_bytes / 512).to_le_bytes());
+    // Sealed as if it stood right behind the header.
+    let mut file = start.clone();
+    file.resize(512, 0);
+    file[parallels::EXT_OFF..parallels::EXT_OFF + 8].copy_from_slice(&1_u64.to_le_bytes());
+    file.extend(extension);
+    parallels::seal(&mut file);
+    start[parallels::EXT_OFF..parallels::EXT_OFF + 8].copy_from_slice(&(DATA / 512).to_le_bytes());
+    let file_bytes = Sparse { len: HOLE, pieces: Mutex::default(), read: AtomicU64::new(0) };
+    file_bytes.with(0, start).with(DATA, file.split_off(512))
+}
+
+#[test]
+fn a_parallels_image_does_not_keep_us_busy() {
+    let _alone = alone();
+    measure("a sound one", hds(1 << 20, 16, 16 << 20, &[vec![1]]), SMALL);
+    measure("an allocation table of 1 GiB in a hole", hds(1 << 20, 1 << 28, 16 << 20, &[vec![1]]), SMALL);
+    // 512 MiB of bits, and more than that.
+    let apart = [(1..=256).collect()];
+    measure("the bits of a disk in a hole", hds(2 << 20, 16, 1 << 41, &apart), SPARSE);
+    let apart = [(1..=1 << 18).collect()];
+    measure("more bits than a disk may have", hds(2 << 20, 16, 1 << 51, &apart), SPARSE);
+    // The same cluster for all bitmaps, and the list's own, each named by every entry of the allocation table.
+    let many: Vec<Vec<u64>> = std::iter::repeat_n(vec![1], 1000).collect();
+    for named in [0, 1] {
+        let unit = (1_u64 << 40) / (8 << 20) + named;
+        let table: Vec<u8> = (0..1 << 20).flat_map(|_| u32::try_from(unit).expect("few").to_le_bytes()).collect();
+        let file = hds(8 << 20, 1 << 20, 16 << 20, &many).with(64, table);
+        measure("a cluster of 1000 bitmaps that the guest has a million times", file, 2 * SPARSE);
+    }
 }
 
 /// Stops after a number of steps.

@@ -386,6 +386,16 @@ func (i *Image) SummarizeStored(name string) (Summary, error) {
 	return Summary{int64(summary.dirty_bytes), int64(summary.dirty_extents), int64(summary.stored_bytes)}, err
 }
 
+// SHA256Stored tells the SHA-256 of a stored bitmap, see Bitmap.SHA256; a running hypervisor computes its own, so no bit is
+// moved. It fails as ReadStored.
+func (i *Image) SHA256Stored(name string) ([32]byte, error) {
+	defer runtime.KeepAlive(i)
+	bytes, length := textOf(name)
+	return hashed(func(out *C.struct_checkmap_sha256) C.int {
+		return C.checkmap_stored_sha256(i.handle, bytes, length, out)
+	})
+}
+
 // MergeStored makes the stored bitmap into the union of itself and others, in one atomic step; the others stay. It
 // fails as Delete. Options: progress, DryRun. Changes the image.
 func (i *Image) MergeStored(names []string, into string, options *Options) error {

@@ -2,6 +2,7 @@ package checkmap
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"os"
 	"path/filepath"
@@ -266,6 +267,11 @@ func Test314Stored(t *testing.T) {
 	summary := ok(image.SummarizeStored("b->c"))
 	check(t, summary.DirtyBytes == 64*1024 && summary.DirtyExtents == 1 && summary.StoredBytes > 0)
 	fails(t, second(image.SummarizeStored("x")), ErrNotFound, syscall.ENOENT)
+	hash := ok(image.SHA256Stored("a->b"))
+	equal(t, hash, ok(ok(image.ReadStored("a->b", 0, ToEnd)).SHA256()))
+	check(t, hash != ok(image.SHA256Stored("b->c")))
+	fails(t, second(image.SHA256Stored("x")), ErrNotFound, syscall.ENOENT)
+	equal(t, ok(bitmapOf(t, mib, 64*kib).SHA256()), sha256.Sum256(make([]byte, 8)))
 	fine(t, image.MergeStored([]string{"a", "b->c"}, "a->b", nil))
 	equal(t, ok(image.SummarizeStored("a->b")).DirtyBytes, 256*1024)
 	invalid(t, image.MergeStored(nil, "a->b", nil))

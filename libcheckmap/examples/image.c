@@ -192,6 +192,18 @@ static int64_t show(const checkmap_image *image, checkmap_bitmap **first)
     return count;
 }
 
+/* EXAMPLE checkmap_stored_sha256 checkmap_bitmap_sha256 */
+/* Whether an image has a bitmap of the bits of this one, without a look at its content where a hypervisor runs it. */
+static int is_same(const checkmap_image *image, const checkmap_bitmap *bitmap)
+{
+    struct checkmap_sha256 theirs, ours;
+    int status = checkmap_stored_sha256(image, "monday", 6, &theirs);
+    if (status == 0) {
+        status = checkmap_bitmap_sha256(bitmap, &ours);
+    }
+    return status < 0 ? status : memcmp(&theirs, &ours, sizeof ours) == 0;
+}
+
 /* EXAMPLE checkmap_stored_merge checkmap_stored_drop checkmap_stored_drop_all */
 /* Unites two bitmaps into a third, and drops one of the two; then all others that belong to checkpoints. */
 static int tidy(checkmap_image *image)

@@ -61,7 +61,7 @@ impl Layer {
         };
         let storage: Arc<dyn Storage> =
             Arc::new(FileStorage::new(Arc::clone(&file)).map_err(|error| Error::io("cannot be used", error))?);
-        let host = formats::open(Arc::clone(&storage)).map_err(as_damage)?;
+        let host = formats::open_layered(Arc::clone(&storage)).map_err(as_damage)?;
         let (facts, needs) = (host.facts(), data_needs(&*storage)?);
         let size_bytes = backup.size_bytes;
         // A fold changes the size of a file that is given up.
@@ -120,7 +120,7 @@ impl Layer {
 /// Whether the file at `path` is an image that lies on no other one; false where it cannot be read.
 pub(super) fn stands_alone(path: &Path) -> bool {
     let storage = File::open(path).and_then(FileStorage::new);
-    let host = storage.ok().and_then(|storage| formats::open(Arc::new(storage)).ok());
+    let host = storage.ok().and_then(|storage| formats::open_layered(Arc::new(storage)).ok());
     host.is_some_and(|host| host.facts().backing.is_none())
 }
 

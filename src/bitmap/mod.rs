@@ -26,6 +26,7 @@ pub(crate) mod chunks;
 mod collector;
 mod compare;
 mod container;
+mod differences;
 mod directory;
 mod entries;
 mod entry;
@@ -39,6 +40,7 @@ mod roaring;
 mod search;
 mod span;
 
+pub use differences::Comparison;
 pub use iter::Extents;
 
 use crate::error::{Error, ErrorKind, Result};

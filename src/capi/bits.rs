@@ -1,7 +1,8 @@
 //! Owns the ways of a bitmap in and out of C as bytes: plain bits and portable Roaring. Must never know either form.
 
 use super::bitmap::checkmap_bitmap;
-use super::boundary::{OutBuffer, array, count, exclusive, give, guard, handle_out, shared, signed, too_short};
+use super::boundary::{Out, OutBuffer, array, count, exclusive, give, guard, handle_out, shared, signed, too_short};
+use super::values::checkmap_sha256;
 use crate::bitmap::Bitmap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, clip_end};
@@ -82,6 +83,22 @@ pub unsafe extern "C" fn checkmap_bitmap_from_bits(
             return Err(Error::new(ErrorKind::OutOfRange, message));
         }
         bitmap.replace_bits(offset, bits)?;
+        Ok(0)
+    })
+}
+
+/// Computes the SHA-256 of the bits, as QEMU does for x-debug-block-dirty-bitmap-sha256; zeros on error.
+///
+/// It is that of the bits in the order of `checkmap_bitmap_to_bits()`, in zeros up to a multiple of 8 bytes, and 8 bytes at least. Size
+/// and granularity of the disk are not part of it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_sha256(bitmap: *const checkmap_bitmap, out: *mut checkmap_sha256) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `out`.
+        let out = unsafe { Out::new(out, checkmap_sha256::default()) }?;
+        // SAFETY: the caller's promise for `bitmap`.
+        let bitmap = unsafe { shared(bitmap) }?;
+        out.put(checkmap_sha256 { bytes: bitmap.sha256()? });
         Ok(0)
     })
 }

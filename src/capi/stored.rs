@@ -8,13 +8,14 @@ use super::image::{OpenImage, checkmap_image, name};
 use super::many::several_names;
 use super::options::{CHECKMAP_OPT_DRY_RUN, CHECKMAP_OPT_FOREIGN_TOO, Options, checkmap_opts};
 use super::values::{
-    CHECKMAP_CHECKPOINT_INCONSISTENT, CHECKMAP_CHECKPOINT_RECORDING, CHECKMAP_CHECKPOINT_UNUSABLE, checkmap_stored,
-    checkmap_summary,
+    CHECKMAP_CHECKPOINT_INCONSISTENT, CHECKMAP_CHECKPOINT_RECORDING, CHECKMAP_CHECKPOINT_UNUSABLE, checkmap_sha256,
+    checkmap_stored, checkmap_summary,
 };
 use crate::chain::{BitmapState, Name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::memory;
+use crate::progress::Unobserved;
 use std::ffi::{c_char, c_int};
 use std::sync::Arc;
 
@@ -133,6 +134,31 @@ pub unsafe extern "C" fn checkmap_stored_summarize(
             stored_bytes: number(summary.stored_bytes),
             reserved: 0,
         });
+        Ok(0)
+    })
+}
+
+/// Tells the SHA-256 of a stored bitmap, see `checkmap_bitmap_sha256()`; zeros on error.
+///
+/// Of a disk of a running hypervisor, the hypervisor computes it, and no bit is moved: two calls prove a copy or a migration.
+///
+/// Errors:
+/// - as `checkmap_stored_read()`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_stored_sha256(
+    image: *const checkmap_image,
+    name: *const c_char,
+    len: usize,
+    out: *mut checkmap_sha256,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `out`.
+        let out = unsafe { Out::new(out, checkmap_sha256::default()) }?;
+        // SAFETY: the caller's promise for `image`.
+        let open = unsafe { shared(image) }?;
+        // SAFETY: the caller's promise for `name`.
+        let name = unsafe { self::name(name, len) }?;
+        out.put(checkmap_sha256 { bytes: open.image.sha256(&Name::new(name), &mut Unobserved)? });
         Ok(0)
     })
 }

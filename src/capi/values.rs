@@ -104,6 +104,14 @@ pub struct checkmap_summary {
     pub reserved: i64,
 }
 
+/// A SHA-256. Frozen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct checkmap_sha256 {
+    /// Its bytes, in the order of its digits.
+    pub bytes: [u8; 32],
+}
+
 /// A rule is broken; data may be lost when the file is written to.
 pub const CHECKMAP_SEVERITY_ERROR: u32 = 1;
 /// A bitmap cannot be used for a backup.
@@ -154,6 +162,7 @@ const _: () = assert!(
     size_of::<checkmap_checkpoint>() == 88
         && size_of::<checkmap_stored>() == 64
         && size_of::<checkmap_summary>() == 32
+        && size_of::<checkmap_sha256>() == 32
         && size_of::<checkmap_problem>() == 32,
     "these structs are frozen"
 );

@@ -2,6 +2,7 @@
 //! Owns the arguments: every option of every subcommand, and what clap can say against them. Must never know what a
 //! verb does with them.
 
+use crate::compared::CompareArgs;
 use crate::map::Format;
 use crate::progress::When;
 use crate::target::TargetArgs;
@@ -73,6 +74,9 @@ pub(crate) enum Verb {
     /// Show one bitmap as it is stored, by its own name
     #[command(long_about = help::DUMP, after_long_help = help::DUMP_AFTER, override_usage = "checkmap dump [OPTIONS] IMAGE --bitmap NAME\n       checkmap dump [OPTIONS] NBD-URI --context qemu:dirty-bitmap:NAME\n       checkmap dump [OPTIONS] --qmp SOCKET [--node NODE]... --bitmap NAME")]
     Dump(DumpArgs),
+    /// Compare two bitmaps, or what changed since a checkpoint, by content and by hash
+    #[command(long_about = help::COMPARE, after_long_help = help::COMPARE_AFTER, override_usage = "checkmap compare [OPTIONS] IMAGE OTHER --bitmap NAME\n       checkmap compare [OPTIONS] IMAGE --bitmap NAME --other-bitmap NAME\n       checkmap compare [OPTIONS] IMAGE --bitmap NAME --sha256 HASH\n       checkmap compare [OPTIONS] --qmp SOCKET [--node NODE] --bitmap NAME [OTHER]")]
+    Compare(CompareArgs),
     /// Merge bitmaps by their own names (the raw operation)
     #[command(long_about = help::MERGE, after_long_help = help::MERGE_AFTER, override_usage = "checkmap merge [OPTIONS] IMAGE SOURCE-BITMAP... --into BITMAP\n       checkmap merge [OPTIONS] --qmp SOCKET [--node NODE]... SOURCE-BITMAP... --into BITMAP")]
     Merge(MergeArgs),

@@ -108,8 +108,10 @@ impl Cursor {
         };
         let kind = match (verb.get_name(), arg.get_id().as_str()) {
             ("delete", "checkpoints") => Kind::Ranges,
-            ("rename", "checkpoint") | ("diff" | "serve", "since" | "until") | ("drop", "before") => Kind::Checkpoints,
-            ("dump" | "drop", "bitmap") | ("merge", "sources" | "into") => Kind::Bitmaps,
+            ("rename", "checkpoint") | ("diff" | "serve" | "compare", "since" | "until") | ("drop", "before") => {
+                Kind::Checkpoints
+            }
+            ("dump" | "drop" | "compare", "bitmap") | ("merge", "sources" | "into") => Kind::Bitmaps,
             _ => return None,
         };
         Some(Cursor { kind, image, begun: begun.to_vec() })

@@ -8,7 +8,7 @@
 pub(crate) const ABOUT: &str = "\
 Answers one question for everyone who backs up virtual machines: which blocks of this disk changed between these two \
 points in time? QEMU records the changes while the machine runs. The verbs work on qcow2 images that no QEMU has open, and \
-with --qmp or --libvirt on the disks of a running QEMU.
+with --qmp or --libvirt on the disks of a running QEMU. Dirty bitmaps of Parallels images are read, and never written.
 
 A checkpoint is a point in time. A bitmap belongs to the interval from its own checkpoint to the next one, and marks \
 the blocks written in it. Only the last bitmap records:
@@ -223,6 +223,26 @@ Examples:
     checkmap dump disk.qcow2 --bitmap 'mon->tue' --format raw -o bits.raw
     checkmap dump 'nbd+unix:///disk?socket=/run/nbd.sock' --context 'qemu:dirty-bitmap:mon->tue' --json
     checkmap dump nbd://backup.example/disk --context qemu:dirty-bitmap:mon --summary";
+
+pub(crate) const COMPARE: &str = "\
+Tells whether two bitmaps mark the same bytes of a disk: two of one image, the same one in an image and its copy, in two running \
+QEMUs, or in a segment. The status is 0 where they do and 1 where they do not.
+
+The content is compared byte by byte of the disk, so the granularities may differ. Beside it stands the SHA-256 that QEMU computes \
+(x-debug-block-dirty-bitmap-sha256): of the bits, least significant first, in zeros up to a multiple of 8 bytes. Size and granularity \
+are not part of it, so the hashes of two granularities differ whatever they mark.
+
+With --hash-only, and with --sha256, the hashes alone are compared. A running QEMU computes its own then, and no bit is moved: so a \
+copy or a migration is proved from afar. Ask while the machine is stopped, or of bitmaps that do not record: one that records \
+changes with each write of the guest.";
+
+pub(crate) const COMPARE_AFTER: &str = "\
+Examples:
+    checkmap compare disk.qcow2 copy.qcow2 --bitmap 'mon->tue'
+    checkmap compare disk.qcow2 --bitmap mon --other-bitmap 'mon->tue'
+    checkmap compare disk.qcow2 changes.segment --since mon
+    checkmap compare --qmp /run/a.sock --node vda --bitmap mon --other-qmp /run/b.sock --hash-only
+    checkmap compare copy.qcow2 --bitmap mon --sha256 $(checkmap dump disk.qcow2 --bitmap mon --format sha256)";
 
 pub(crate) const SERVE: &str = "\
 Serves a disk as its guest reads it, over all its layers, and the map of what changed since a checkpoint, to any NBD client: \

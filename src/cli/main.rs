@@ -9,6 +9,8 @@ mod backup;
 mod change;
 mod check;
 mod commit_bitmaps;
+mod compare;
+mod compared;
 mod complete;
 mod completions;
 mod create;
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Verb::Rename(args) => rename::run(args, &session),
         Verb::Diff(args) => diff::run(args, &session),
         Verb::Dump(args) => dump::run(args, &session),
+        Verb::Compare(args) => compare::run(args, &session),
         Verb::Merge(args) => merge::run(args, &session),
         Verb::CommitBitmaps(args) => commit_bitmaps::run(args, &session),
         Verb::Serve(args) => serve::run(args, &session),

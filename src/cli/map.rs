@@ -3,6 +3,7 @@
 //! how the bits were found.
 
 use crate::args::MapArgs;
+use crate::compared::Hash;
 use crate::exit::Failure;
 use crate::output::Destination;
 use crate::session::Session;
@@ -32,6 +33,8 @@ pub(crate) enum Format {
     Raw,
     /// A file for `checkmap segment`: indexed, with checksums (binary)
     Segment,
+    /// The SHA-256 of the bits as QEMU computes it, for `checkmap compare --sha256`
+    Sha256,
 }
 
 /// What the map is of, for the formats that say it.
@@ -62,6 +65,9 @@ impl Wish {
         };
         if args.summary && !matches!(format, Format::Json | Format::Table) {
             return Err(Failure::Usage("--summary is for tables and JSON only".into()));
+        }
+        if format == Format::Sha256 && (args.start, args.length) != (0, None) {
+            return Err(Failure::Usage("--format sha256 is for whole bitmaps, without --start and --length".into()));
         }
         let is_binary = matches!(format, Format::Roaring | Format::Raw | Format::Segment);
         let destination = Destination::new(args.output.as_deref(), image, is_binary)?;
@@ -111,6 +117,7 @@ impl Wish {
             Format::Roaring => map.write_roaring(out),
             Format::Raw => map.write_raw(out),
             Format::Segment => map.write_segment(out),
+            Format::Sha256 => Ok(writeln!(out, "{}", Hash(bitmap.sha256()?))?),
         })
     }
 }

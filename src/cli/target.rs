@@ -126,6 +126,20 @@ impl TargetArgs {
         self.image.as_deref().filter(|image| !is_machine && Uri::is_one(image.as_bytes()))
     }
 
+    /// A disk of another machine, with the options that are left.
+    pub(crate) fn at(&self, socket: &Path, node: Option<&String>) -> TargetArgs {
+        TargetArgs {
+            image: None,
+            qmp: Some(socket.to_owned()),
+            libvirt: None,
+            domain: None,
+            node: node.into_iter().cloned().collect(),
+            nbd_socket: None,
+            max_stall: None,
+            timeout: self.timeout,
+        }
+    }
+
     pub(crate) fn nodes(&self) -> &[String] {
         &self.node
     }

@@ -236,7 +236,7 @@ impl Walk {
         match recorded {
             Recorded::Raw => return Ok(raw(part)),
             Recorded::Foreign(format) => return Ok(foreign(part, format)),
-            Recorded::Nothing if formats::name_of(&*storage).is_err() => {
+            Recorded::Nothing if !formats::is_layered(&*storage)? => {
                 if is_of_another_format(&*storage, &part.path)? {
                     return Err(unsupported("nobody recorded its format, and it may be another one than raw")
                         .advise("record the format in the layer above with `qemu-img rebase -u -F FORMAT`"));
@@ -245,7 +245,7 @@ impl Walk {
             }
             Recorded::Top | Recorded::Image | Recorded::Nothing => {}
         }
-        let host = formats::open(Arc::clone(&storage))?;
+        let host = formats::open_layered(Arc::clone(&storage))?;
         if let Some(trouble) = host.trouble().filter(|trouble| trouble.kind() == ErrorKind::Damaged) {
             return Err(trouble.clone());
         }

@@ -14,6 +14,7 @@ pub mod extents;
 pub(crate) mod filename;
 #[cfg(feature = "serve")]
 mod others;
+mod parallels;
 mod probe;
 mod qcow2;
 mod scratch;
@@ -23,6 +24,8 @@ pub(crate) use data::{DataNeeds, Encryption, PlainDisk, PlainLayer, Stretch};
 #[cfg(feature = "serve")]
 pub(crate) use others::is_of_another_format;
 pub(crate) use probe::{Content, check_bitmap, keeps_bitmaps, name_of, open, probe, title_of};
+#[cfg(feature = "serve")]
+pub(crate) use probe::{is_layered, open_layered};
 #[cfg(feature = "serve")]
 pub(crate) use qcow2::{CLUSTER_BYTES, FORMAT as LAYERED_FORMAT, Fresh, Refill, TABLE_BYTES, data_needs};
 pub(crate) use scratch::Scratch;

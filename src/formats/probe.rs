@@ -2,6 +2,7 @@
 //! Owns the choice of a format by the first bytes of an image: the one place that knows every host in a file. Must never
 //! know the purpose for which an image is opened.
 
+use super::parallels::{self, Parallels, is_parallels};
 use super::qcow2::{FORMAT, Qcow2, check_new, is_qcow2};
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
@@ -19,7 +20,7 @@ pub(crate) enum Content {
     NoBitmaps,
 }
 
-/// QEMU's name of the one format that can.
+/// QEMU's name of the one format whose bitmaps can be written.
 const QCOW2: &str = FORMAT;
 
 /// How the images begin that can hold bitmaps.
@@ -34,10 +35,17 @@ fn read_start(storage: &dyn Storage) -> Result<Vec<u8>> {
 
 /// The name of the format of an image, where it is one that can hold bitmaps.
 pub(crate) fn name_of(storage: &dyn Storage) -> Result<&'static str> {
-    match is_qcow2(&read_start(storage)?) {
-        true => Ok(QCOW2),
-        false => Err(Error::new(ErrorKind::UnknownFormat, "is no image that can hold bitmaps")),
+    match read_start(storage)? {
+        start if is_qcow2(&start) => Ok(QCOW2),
+        start if is_parallels(&start) => Ok(parallels::FORMAT),
+        _ => Err(Error::new(ErrorKind::UnknownFormat, "is no image that can hold bitmaps")),
     }
+}
+
+/// Whether a file is an image of the format that stands on others and that can be changed.
+#[cfg(feature = "serve")]
+pub(crate) fn is_layered(storage: &dyn Storage) -> Result<bool> {
+    Ok(is_qcow2(&read_start(storage)?))
 }
 
 /// Whether images of the format that QEMU calls so can hold bitmaps.
@@ -60,7 +68,21 @@ pub(crate) fn check_bitmap(format: &str, size_bytes: u64, granularity: Granulari
 
 /// Opens an image that is to hold bitmaps.
 pub(crate) fn open(storage: Arc<dyn Storage>) -> Result<Box<dyn Host>> {
-    Ok(Box::new(Qcow2::open(storage)?))
+    match is_parallels(&read_start(&*storage)?) {
+        true => Ok(Box::new(Parallels::open(storage)?)),
+        false => Ok(Box::new(Qcow2::open(storage)?)),
+    }
+}
+
+/// Opens an image whose data are to be read as well: one of the format that stands on others.
+#[cfg(feature = "serve")]
+pub(crate) fn open_layered(storage: Arc<dyn Storage>) -> Result<Box<dyn Host>> {
+    match is_parallels(&read_start(&*storage)?) {
+        true => {
+            Err(Error::new(ErrorKind::Unsupported, "it is a Parallels image, of which the bitmaps alone can be read"))
+        }
+        false => Ok(Box::new(Qcow2::open(storage)?)),
+    }
 }
 
 /// Opens a file that may hold bitmaps or not, unless it is known to be of a `format`; refuses formats that may hold some, or stand
@@ -68,12 +90,12 @@ pub(crate) fn open(storage: Arc<dyn Storage>) -> Result<Box<dyn Host>> {
 pub(crate) fn probe(storage: Arc<dyn Storage>, format: Option<&str>) -> Result<Content> {
     let start = read_start(&*storage)?;
     if is_qcow2(&start) {
-        return open(storage).map(Content::Host);
+        return Ok(Content::Host(Box::new(Qcow2::open(storage)?)));
     }
     if let Some(format) = format {
         return Err(Error::new(ErrorKind::Damaged, format!("it should be a {format} image, and is none")));
     }
-    if start == *b"WithoutFreeSpace" || start == *b"WithouFreSpacExt" {
+    if is_parallels(&start) {
         return Err(Error::new(ErrorKind::Unsupported, "it is a Parallels image, which may hold bitmaps"));
     }
     if start.starts_with(b"QED\0") {

@@ -144,6 +144,12 @@ pub trait Host: Send + Sync + fmt::Debug {
         Ok(Summary::default())
     }
 
+    /// The SHA-256 of a bitmap's bits, as [`Bitmap::sha256`](crate::bitmap) computes it, where the place tells it without handing out
+    /// the bits. `None` where it does not: then the bits are read.
+    fn sha256(&self, _name: &Name, _observer: &mut dyn Observer) -> Result<Option<[u8; 32]>> {
+        Ok(None)
+    }
+
     /// Remarks for the user about these actions, beside those of the chain.
     fn remarks(&self, _actions: &[Action]) -> Remarks {
         Remarks::default()

@@ -16,6 +16,21 @@ impl Image {
         self.steady(|| self.summarize_and_keep(name)).map(|(summary, _)| summary)
     }
 
+    /// The SHA-256 of the bitmap stored as `name`, see [`Bitmap::sha256`]. A running QEMU computes it itself, so no bit is moved.
+    ///
+    /// Fails as [`Image::read_bitmap`] does.
+    #[cfg(feature = "sha256")]
+    pub fn sha256(&self, name: &Name, observer: &mut dyn Observer) -> Result<[u8; 32]> {
+        self.steady(|| {
+            self.check_readable()?;
+            self.check_trusted(name)?;
+            match self.host.sha256(name, observer).map_err(|error| self.name_it(error))? {
+                Some(hash) => Ok(hash),
+                None => self.load(name, 0, u64::MAX)?.sha256(),
+            }
+        })
+    }
+
     /// As [`Image::summarize`], with the bits where they were read.
     pub(super) fn summarize_and_keep(&self, name: &Name) -> Result<(Summary, Option<Bitmap>)> {
         let state = self.state_of(name)?;

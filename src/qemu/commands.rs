@@ -318,7 +318,7 @@ fn refuse_known(known: &BTreeMap<&Name, Known>, name: &Name) -> Result<()> {
 }
 
 /// The name as QMP carries it: JSON is Unicode.
-fn text(name: &Name) -> Result<&str> {
+pub(super) fn text(name: &Name) -> Result<&str> {
     std::str::from_utf8(name.as_bytes()).map_err(|_| {
         let message = format!("the name {name} is not UTF-8, and cannot be said over QMP");
         Error::new(ErrorKind::InvalidName, message).advise("rename it while the hypervisor is not running")

@@ -100,6 +100,10 @@ impl Host for DiskHost {
         Ok(self.state.summary(name))
     }
 
+    fn sha256(&self, name: &Name, observer: &mut dyn Observer) -> Result<Option<[u8; 32]>> {
+        read::sha256(&self.shared, &self.state.node.name, name, observer)
+    }
+
     fn remarks(&self, actions: &[Action]) -> Remarks {
         self.state.remarks(actions)
     }

@@ -6,8 +6,11 @@
 //! the socket can neither read nor write the guest's data. QEMU exports a bitmap that records only with an export that can be
 //! written, and a guest's device lets nobody else write to its own node; to this one anybody may write, and nothing happens.
 
+use super::answer::{self, Field};
+use super::commands;
 use super::exports::{Exports, not_with_theirs};
 use super::machine::{self, Shared};
+use super::monitor::Failure;
 use super::nodes::{Node, NodeBitmap};
 use super::work::Work;
 use crate::bitmap::Bitmap;
@@ -18,6 +21,7 @@ use crate::host::UnionRequest;
 use crate::memory;
 use crate::nbd::{Address, Client, ConnectOptions, Status, context_of};
 use crate::progress::Observer;
+use serde_json::json;
 
 /// The most bitmaps of one export. All are told of in each answer of the server.
 const MOST_IN_EXPORT: usize = 64;
@@ -98,6 +102,33 @@ pub(super) fn allocated_bytes(shared: &Shared, node: &str, observer: &mut dyn Ob
     work.refresh(observer)?;
     let node = work.connection.nodes.node(node)?.clone();
     Exports::begin(&mut work, false)?.allocated_bytes(&node, observer)
+}
+
+/// The SHA-256 of a bitmap's bits, as this hypervisor computes it, unless it does not know how.
+pub(super) fn sha256(
+    shared: &Shared,
+    node: &str,
+    name: &Name,
+    observer: &mut dyn Observer,
+) -> Result<Option<[u8; 32]>> {
+    const COMMAND: &str = "x-debug-block-dirty-bitmap-sha256";
+    let arguments = json!({ "node": node, "name": commands::text(name)? });
+    let answer = match shared.connection().command(shared, COMMAND, &arguments, observer) {
+        Err(Failure::Refused(refusal)) if refusal.is_unknown_command() => return Ok(None),
+        answer => answer.map_err(Failure::into_error)?,
+    };
+    let text = String::take(&answer, "sha256")?;
+    let mut hash = [0; 32];
+    let (digits, rest) = text.as_bytes().as_chunks::<2>();
+    if digits.len() != hash.len() || !rest.is_empty() {
+        return Err(answer::wrong("sha256", "is no SHA-256"));
+    }
+    for (byte, digits) in hash.iter_mut().zip(digits) {
+        let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'));
+        let value = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        *byte = value.ok_or_else(|| answer::wrong("sha256", "is no SHA-256"))?;
+    }
+    Ok(Some(hash))
 }
 
 /// Refuses bitmaps that are not as the caller knows them, or cannot be exported.

@@ -12,6 +12,7 @@ int main(void)
     struct checkmap_checkpoint checkpoints[1];
     struct checkmap_stored stored[1];
     struct checkmap_summary summary;
+    struct checkmap_sha256 sha256;
     struct checkmap_problem problems[1];
     struct checkmap_image_info info = CHECKMAP_IMAGE_INFO_INIT;
     struct checkmap_segment_info segment_info = CHECKMAP_SEGMENT_INFO_INIT;
@@ -48,9 +49,13 @@ int main(void)
     INVALID(checkmap_bitmap_intersect(NULL, NULL));
     INVALID(checkmap_bitmap_subtract(NULL, NULL));
     INVALID(checkmap_bitmap_xor(NULL, NULL));
+    INVALID(checkmap_bitmap_intersect_with(NULL, NULL, NULL));
+    INVALID(checkmap_bitmap_subtract_with(NULL, NULL, NULL));
+    INVALID(checkmap_bitmap_xor_with(NULL, NULL, NULL));
     INVALID(checkmap_bitmap_complement(NULL));
     INVALID(checkmap_bitmap_equal(NULL, NULL));
     INVALID(checkmap_bitmap_is_subset(NULL, NULL));
+    INVALID(checkmap_bitmap_sha256(NULL, &sha256));
     INVALID(checkmap_bitmap_to_granularity(NULL, 1, &bitmap));
     INVALID(checkmap_bitmap_resize(NULL, 1));
     INVALID(checkmap_bitmap_to_bits(NULL, 0, 1, bytes, 1));
@@ -76,6 +81,7 @@ int main(void)
     INVALID(checkmap_stored_list(NULL, stored, 1));
     INVALID(checkmap_stored_read(NULL, "a", 1, 0, 1, &bitmap));
     INVALID(checkmap_stored_summarize(NULL, "a", 1, &summary));
+    INVALID(checkmap_stored_sha256(NULL, "a", 1, &sha256));
     INVALID(checkmap_stored_merge(NULL, NULL, NULL, 0, "a", 1, NULL));
 
     INVALID(checkmap_segment_get_info(NULL, &segment_info));

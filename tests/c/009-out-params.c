@@ -36,5 +36,9 @@ int main(void)
     struct checkmap_summary summary = {0, 0, 0, 1};
     EQUAL(checkmap_stored_summarize(NULL, "a", 1, &summary), -EINVAL);
     CHECK(summary.dirty_bytes == -1 && summary.stored_bytes == -1 && summary.reserved == 0);
+    struct checkmap_sha256 sha256;
+    memset(&sha256, 0xff, sizeof sha256);
+    EQUAL(checkmap_stored_sha256(NULL, "a", 1, &sha256), -EINVAL);
+    CHECK(sha256.bytes[0] == 0 && sha256.bytes[31] == 0);
     return 0;
 }

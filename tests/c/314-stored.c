@@ -26,6 +26,24 @@ int main(void)
     EQUAL(checkmap_stored_summarize(image, TEXT("b->c"), &summary), 0);
     CHECK(summary.dirty_bytes == 64 * 1024 && summary.dirty_extents == 1 && summary.stored_bytes > 0);
     FAILS(checkmap_stored_summarize(image, TEXT("x"), &summary), ENOENT, CHECKMAP_ERROR_NOT_FOUND);
+    /* The hash of the bits, wherever they are. */
+    struct checkmap_sha256 stored, read, none = {{0}};
+    EQUAL(checkmap_stored_read(image, TEXT("a->b"), 0, CHECKMAP_TO_END, &bitmap), 0);
+    EQUAL(checkmap_stored_sha256(image, TEXT("a->b"), &stored), 0);
+    EQUAL(checkmap_bitmap_sha256(bitmap, &read), 0);
+    CHECK(memcmp(&stored, &read, sizeof read) == 0 && memcmp(&stored, &none, sizeof none) != 0);
+    EQUAL(checkmap_stored_sha256(image, TEXT("b->c"), &stored), 0);
+    CHECK(memcmp(&stored, &read, sizeof read) != 0);
+    FAILS(checkmap_stored_sha256(image, TEXT("x"), &stored), ENOENT, CHECKMAP_ERROR_NOT_FOUND);
+    CHECK(memcmp(&stored, &none, sizeof none) == 0);
+    checkmap_bitmap_free(bitmap);
+    bitmap = bitmap_of(MIB, 64 * KIB);
+    static const unsigned char zeros[] = {0xaf, 0x55, 0x70, 0xf5, 0xa1, 0x81, 0x0b, 0x7a, 0xf7, 0x8c, 0xaf,
+                                          0x4b, 0xc7, 0x0a, 0x66, 0x0f, 0x0d, 0xf5, 0x1e, 0x42, 0xba, 0xf9,
+                                          0x1d, 0x4d, 0xe5, 0xb2, 0x32, 0x8d, 0xe0, 0xe8, 0x3d, 0xfc};
+    EQUAL(checkmap_bitmap_sha256(bitmap, &read), 0);
+    CHECK(memcmp(read.bytes, zeros, sizeof zeros) == 0);
+    checkmap_bitmap_free(bitmap);
 
     const char *names[] = {"a", "b->c"};
     const size_t lens[] = {1, 4};

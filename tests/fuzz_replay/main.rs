@@ -10,6 +10,8 @@ mod commit_qcow2;
 mod read_nbd;
 #[path = "../../fuzz/bodies/read_nodes.rs"]
 mod read_nodes;
+#[path = "../../fuzz/bodies/read_parallels.rs"]
+mod read_parallels;
 #[path = "../../fuzz/bodies/read_qcow2.rs"]
 mod read_qcow2;
 #[path = "../../fuzz/bodies/read_roaring.rs"]
@@ -81,6 +83,11 @@ fn changing_any_image_refuses_without_a_trace_or_leaves_it_sound() {
 }
 
 #[test]
+fn reading_any_bytes_as_a_parallels_image_neither_panics_nor_contradicts_itself() {
+    replay("read_parallels", 150_000, read_parallels::read_parallels);
+}
+
+#[test]
 fn reading_any_bytes_as_roaring_agrees_with_the_roaring_crate() {
     replay("read_roaring", 100_000, read_roaring::read_roaring);
 }
@@ -123,6 +130,7 @@ fn the_seeds_can_be_made_by_the_qemu_of_this_machine() {
     for (target, run) in [
         ("read_qcow2", read_qcow2::read_qcow2 as fn(&[u8])),
         ("commit_qcow2", commit_qcow2::commit_qcow2),
+        ("read_parallels", read_parallels::read_parallels),
         ("read_roaring", read_roaring::read_roaring),
         ("read_segment", read_segment::read_segment),
         ("read_nbd", read_nbd::read_nbd),

@@ -1,7 +1,8 @@
-//! The seeds of the corpus: small images that QEMU made, one for each thing an image can have; bitmaps as Roaring and as
+//! The seeds of the corpus: small images that QEMU made, one for each thing an image can have; Parallels images; bitmaps as Roaring and as
 //! segments; answers of NBD servers; and sequences of operations.
 
 use super::support::nbd_server::{Context, Server};
+use super::support::parallels::{Hds, MARK, OPEN};
 use super::support::random::Random;
 use super::support::raw::{self, Raw};
 use super::support::{TestImage, run};
@@ -34,6 +35,9 @@ pub(super) fn write(corpus: &dyn Fn(&str) -> PathBuf) {
     for ((name, image), selector) in chosen.chain(headers()) {
         keep("read_qcow2", name, &image);
         keep("commit_qcow2", name, &[&image[..], &[selector]].concat());
+    }
+    for (name, bytes) in parallels() {
+        keep("read_parallels", name, &bytes);
     }
     for (name, bitmap) in bitmaps() {
         let mut bytes = Vec::new();
@@ -187,6 +191,28 @@ fn images() -> Vec<(&'static str, Vec<u8>)> {
     wide.write(512, 512);
     keep("several-clusters", &wide);
     images
+}
+
+/// Parallels images in clusters of one or two sectors; the table of a large disk is left short, since only its entries count.
+fn parallels() -> Vec<(&'static str, Vec<u8>)> {
+    let small = || Hds::new(1, 193);
+    let mut clusters = vec![0xff; 3 * 512];
+    clusters[512..1024].fill(0);
+    clusters[1024..].fill(0x3c);
+    let large = |counts_clusters| Hds { counts_clusters, table_entries: Some(8), ..Hds::new(1, 3 * 4096 * 8) };
+    let mut not_closed = small().with(8, vec![5]).bytes();
+    not_closed[MARK..MARK + 4].copy_from_slice(&OPEN.to_le_bytes());
+    let mut stale = small().with(8, vec![5]).bytes();
+    stale[MARK..MARK + 4].fill(0);
+    vec![
+        ("no-bitmaps", small().bytes()),
+        ("one", small().with(1, vec![0x41, 0, 0xff]).bytes()),
+        ("three", Hds::new(2, 193).with(1, vec![1]).with(8, vec![2]).with(1 << 22, vec![1]).bytes()),
+        ("several-clusters", large(true).with(8, clusters.clone()).bytes()),
+        ("old-magic", large(false).with(8, clusters).bytes()),
+        ("not-closed", not_closed),
+        ("stale", stale),
+    ]
 }
 
 fn bitmaps() -> Vec<(&'static str, Bitmap)> {

@@ -18,7 +18,7 @@ use std::{fs, ptr};
 /// The checkpoints that follow the first three.
 const YOUNGER: usize = 140;
 
-struct Image(*mut checkmap_image);
+pub(super) struct Image(pub(super) *mut checkmap_image);
 
 impl Drop for Image {
     fn drop(&mut self) {
@@ -27,14 +27,14 @@ impl Drop for Image {
     }
 }
 
-fn text(text: &str) -> (*const c_char, usize) {
+pub(super) fn text(text: &str) -> (*const c_char, usize) {
     (text.as_ptr().cast(), text.len())
 }
 
-fn open(path: &Path, out: *mut *mut checkmap_image) -> i32 {
+pub(super) fn open(path: &Path, flags: u32, out: *mut *mut checkmap_image) -> i32 {
     let (path, len) = text(path.to_str().expect("a path in UTF-8"));
     // SAFETY: the path has as many bytes, and the place is the caller's.
-    unsafe { checkmap_image_open(path, len, CHECKMAP_OPEN_RDWR, out) }
+    unsafe { checkmap_image_open(path, len, flags, out) }
 }
 
 fn run(program: &str, arguments: &[&str]) {
@@ -52,7 +52,7 @@ fn make(folder: &Path) -> PathBuf {
         run("qemu-io", &["-f", "qcow2", "-c", &format!("write {write} 300k"), name]);
     }
     let mut image = Image(ptr::null_mut());
-    assert_eq!(open(&path, &raw mut image.0), 0, "{}", last_error());
+    assert_eq!(open(&path, CHECKMAP_OPEN_RDWR, &raw mut image.0), 0, "{}", last_error());
     for number in 0..YOUNGER {
         let name = format!("{number} {}", "long name ".repeat(4));
         let (name, len) = text(&name);
@@ -71,7 +71,7 @@ fn warnings(image: &Image) -> String {
 }
 
 /// Makes nothing the first time: what the others are compared with would hold the locks.
-fn after_first(make: impl Fn() -> Image) -> impl Fn() -> Image {
+pub(super) fn after_first(make: impl Fn() -> Image) -> impl Fn() -> Image {
     let is_first = Cell::new(true);
     move || if is_first.replace(false) { Image(ptr::null_mut()) } else { make() }
 }
@@ -108,7 +108,7 @@ impl Files {
 
     fn open(&self) -> Image {
         let mut image = Image(ptr::null_mut());
-        assert_eq!(open(&self.path, &raw mut image.0), 0, "{}", last_error());
+        assert_eq!(open(&self.path, CHECKMAP_OPEN_RDWR, &raw mut image.0), 0, "{}", last_error());
         image
     }
 
@@ -137,7 +137,13 @@ fn every_question() {
     let path = &files.path;
     let nothing = || Image(ptr::null_mut());
     let is_null = |image: &Image, _: &Image| image.0.is_null();
-    fail_each("open", nothing, |image| open(path, &raw mut image.0).into(), is_null, |image| !image.0.is_null());
+    fail_each(
+        "open",
+        nothing,
+        |image| open(path, CHECKMAP_OPEN_RDWR, &raw mut image.0).into(),
+        is_null,
+        |image| !image.0.is_null(),
+    );
     // SAFETY: the handle is alive, here and below.
     let count = |image: &mut Image| unsafe { checkmap_checkpoint_list(image.0, ptr::null_mut(), 0) };
     fail_each("count", after_first(opened), count, |_, _| is_untouched(), |_| is_untouched());

@@ -3,7 +3,11 @@
 
 mod allocator;
 mod bitmaps;
+#[allow(dead_code, unreachable_pub, reason = "other tests need more of it")]
+#[path = "../support/parallels.rs"]
+mod hds;
 mod images;
+mod parallels;
 mod segments;
 
 use allocator::Failures;

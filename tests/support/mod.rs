@@ -9,6 +9,7 @@ pub mod mutate;
 pub mod nbd;
 pub mod nbd_server;
 pub mod ours;
+pub mod parallels;
 pub mod power;
 pub mod qmp_server;
 pub mod random;

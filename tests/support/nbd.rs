@@ -18,10 +18,15 @@ pub struct Served {
 
 impl Served {
     pub fn start(image: &Path, bitmap: impl AsRef<OsStr>) -> Self {
+        Self::start_as("qcow2", image, bitmap)
+    }
+
+    /// As [`Served::start`], of an image of any format.
+    pub fn start_as(format: &str, image: &Path, bitmap: impl AsRef<OsStr>) -> Self {
         let folder = super::folder();
         let socket = folder.path().join("nbd");
         let server = Command::new("qemu-nbd")
-            .args(["--read-only", "--persistent", "--shared=8", "--format=qcow2", "--socket"])
+            .args(["--read-only", "--persistent", "--shared=8", "--format", format, "--socket"])
             .arg(&socket)
             .arg("-B")
             .arg(bitmap.as_ref())

@@ -1,6 +1,7 @@
 """Images: 3xx as in tests/c."""
 
 import errno
+import hashlib
 import os
 import subprocess
 import sys
@@ -407,6 +408,10 @@ def test_314_stored(image_copy, fails):
         assert (summary.dirty_bytes, summary.dirty_extents) == (64 * KIB, 1) and summary.stored_bytes > 0
         with fails(NotFoundError, errno.ENOENT):
             image.summarize_stored("x")
+        assert image.sha256_stored("a->b") == image.read_stored("a->b").sha256() != image.sha256_stored("b->c")
+        with fails(NotFoundError, errno.ENOENT):
+            image.sha256_stored("x")
+        assert Bitmap(MIB, 64 * KIB).sha256() == hashlib.sha256(bytes(8)).digest()
         image.merge_stored(["a", b"b->c"], "a->b")
         assert image.summarize_stored("a->b").dirty_bytes == 256 * KIB
         with fails(InvalidArgumentError, errno.EINVAL):

@@ -479,6 +479,13 @@ class Image(Handle):
         checked(self._read(lib.checkmap_stored_summarize, raw, len(raw), out))
         return Summary(_known(out.dirty_bytes), _known(out.dirty_extents), _known(out.stored_bytes))
 
+    def sha256_stored(self, name: Name) -> bytes:
+        """The SHA-256 of a stored bitmap, see Bitmap.sha256; a running hypervisor computes its own."""
+        raw = name_bytes(name)
+        out = ffi.new("struct checkmap_sha256 *")
+        checked(self._read(lib.checkmap_stored_sha256, raw, len(raw), out))
+        return bytes(ffi.buffer(out.bytes))
+
     def merge_stored(
         self, names: Iterable[Name], into: Name, *, dry_run: bool = False, progress: Optional[Progress] = None
     ) -> None:
