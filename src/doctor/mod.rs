@@ -2,20 +2,21 @@
 //! Where the bitmaps of disks, their chain, and what libvirt notes of its checkpoints disagree; and the steps that mend it.
 //!
 //! ```no_run
-//! use checkmap::doctor::{Case, Options, Patient, diagnose};
+//! use checkmap::doctor::{Options, Seen, Visit};
 //! use checkmap::image::{Access, Image, OpenOptions};
-//! use checkmap::libvirt::Metadata;
 //! use checkmap::progress::Unobserved;
 //! use std::path::Path;
 //!
-//! let metadata = Metadata::read(Path::new("/var/lib/libvirt/qemu/checkpoint/web"))?;
 //! let mut image = Image::open(Path::new("disk.qcow2"), &OpenOptions::new(Access::Write))?;
-//! image.note_libvirt(metadata.checkpoints().iter().map(|checkpoint| checkpoint.name().clone()));
-//! let patient = Patient::examine(&image, Some("vda"), Some(&metadata), &Options::default(), &mut Unobserved)?;
-//! let diagnosis = diagnose(&Case::new(&[patient]).metadata(Some(&metadata)), &Options::default())?;
-//! for finding in &diagnosis.findings {
+//! let notes = Path::new("/var/lib/libvirt/qemu/checkpoint/web");
+//! let disks = vec![Seen::image(&mut image, Some("vda".into()))];
+//! let mut visit = Visit::begin(disks, None, Some(notes), Options::new(1_795_710_080), &mut Unobserved)?;
+//! let found = visit.diagnose(&mut Unobserved)?;
+//! for finding in &found.findings {
 //!     println!("{}: {} ({})", finding.disk, finding.message, finding.cost);
 //! }
+//! let plans = visit.plan_repair(&found)?;
+//! visit.carry_out(&plans, &found.changes, &mut Unobserved)?;
 //! # Ok::<(), checkmap::Error>(())
 //! ```
 
@@ -26,15 +27,15 @@
 mod dead;
 mod notes;
 mod patient;
+mod visit;
 mod ward;
 
 pub use patient::{Patient, Sight};
+pub use visit::{Conversion, Seen, Visit};
 
-use crate::chain::{Action, KnownModel, Name, Plan};
+use crate::chain::{Action, KnownModel, Name};
 use crate::error::Result;
-use crate::image::Image;
 use crate::libvirt::{Change, Metadata};
-use notes::Notes;
 use std::collections::BTreeSet;
 use ward::Ward;
 
@@ -174,23 +175,6 @@ pub struct Diagnosis {
     pub changes: Vec<Change>,
     /// Sentences for the person beside the findings.
     pub notes: Vec<String>,
-}
-
-/// The plan of the actions on one of the disks that were examined, by its place among them.
-pub fn plan_repair(image: &Image, diagnosis: &Diagnosis, at: usize) -> Result<Plan> {
-    image.plan_mend(diagnosis.actions.get(at).map(Vec::as_slice).unwrap_or_default())
-}
-
-/// The changes of libvirt's notes after [`Image::plan_to_interval`] was carried out on these disks of the domain: it has no checkpoint
-/// there any more.
-pub fn notes_after_conversion(metadata: Option<&Metadata>, targets: &[&str]) -> Result<Vec<Change>> {
-    let mut notes = Notes::new(metadata);
-    for target in targets {
-        for (checkpoint, _) in notes.of_disk(target) {
-            notes.forget_disk(&checkpoint, target);
-        }
-    }
-    notes.changes(0)
 }
 
 /// Compares bitmaps, chains and libvirt's notes; changes nothing.

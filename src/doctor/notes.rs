@@ -62,18 +62,24 @@ impl<'a> Notes<'a> {
         takes_part.map(|disk| disk.target.clone()).collect()
     }
 
-    /// The disks whose image is another disk of the domain now: the name then, and the one now.
+    /// The disks whose image is another disk of the domain now: the name then, and the one now. The image must have the bitmap still, and
+    /// be a layer of one other disk only: clones share their base.
     pub(super) fn shifts(&self, own: &DomainCheckpoint, patients: &[Patient]) -> Vec<(String, String)> {
         let real = |path: &str| Path::new(path).canonicalize().unwrap_or_else(|_| path.into());
-        let with = |source: &str| {
+        let moved = own.sources().filter_map(|(target, source)| {
+            let bitmap = own.bitmap_on(target)?;
             let source = real(source);
-            patients.iter().find(|one| one.files.iter().any(|file| real(file) == source))
-        };
-        let moved =
-            own.sources().filter(|(target, _)| own.bitmap_on(target).is_some()).filter_map(|(target, source)| {
-                let now = with(source)?.target.as_deref()?;
-                (now != target).then(|| (target.to_owned(), now.to_owned()))
-            });
+            let has_it = |one: &&Patient| one.files.iter().any(|file| real(file) == source);
+            let mut with: Vec<&Patient> = patients.iter().filter(has_it).collect();
+            if with.iter().any(|one| one.target.as_deref() == Some(target)) {
+                return None;
+            }
+            with.retain(|one| (0..one.layers.len()).any(|layer| one.bitmap(layer, bitmap).is_some()));
+            match with.as_slice() {
+                [only] => Some((target.to_owned(), only.target.clone()?)),
+                _ => None,
+            }
+        });
         moved.collect()
     }
 
@@ -116,58 +122,51 @@ impl<'a> Notes<'a> {
     /// The changes: of documents that stay, then new ones, then those that go.
     pub(super) fn changes(&self, now_seconds: u64) -> Result<Vec<Change>> {
         let (mut changes, mut gone) = (Vec::new(), Vec::new());
+        let mut stays: BTreeSet<&Name> = self.new.keys().collect();
         for own in self.metadata.map(Metadata::checkpoints).unwrap_or_default() {
             let name = own.name();
-            if !self.entries.contains_key(name) && !self.orphans.contains(name) {
+            let is_changed = self.entries.contains_key(name) || self.orphans.contains(name);
+            if !is_changed && !self.new.contains_key(name) {
+                stays.insert(name);
                 continue;
             }
-            let disks = self.disks(name);
+            let new = self.new_on(name);
+            let others = self.disks(name).iter().filter(|disk| new.iter().all(|own| own.target != disk.target));
+            let disks: Vec<DiskEntry> = others.cloned().chain(new.iter().cloned()).collect();
             if disks.iter().all(|disk| disk.bitmap.is_none()) {
                 gone.push(Change::Forget(name.clone()));
                 continue;
             }
-            let parent = own.parent().filter(|_| !self.orphans.contains(name));
-            let told = match self.shifted.contains(name) {
-                true => {
-                    DomainCheckpoint::new(name, parent, own.time_seconds().unwrap_or(now_seconds), disks)?.kept_as(own)
-                }
-                false => own.with_parent(parent)?.with_disks(disks)?,
-            };
+            stays.insert(name);
+            let mut told = own.with_disks(&disks)?;
+            if self.orphans.contains(name) {
+                told = told.with_parent(None)?;
+            }
+            if self.shifted.contains(name) {
+                told = told.without_domain()?;
+            }
             changes.push(Change::Tell(told));
         }
-        let is_gone = |name: &Name| gone.iter().any(|change| matches!(change, Change::Forget(own) if own == name));
         let place = |name: &Name| self.order.iter().position(|own| own == name).unwrap_or(usize::MAX);
-        let mut new: Vec<&Name> = self.new.keys().collect();
+        let is_known = |name: &Name| self.metadata.is_some_and(|own| own.get(name).is_some());
+        let mut new: Vec<&Name> = self.new.keys().filter(|name| !is_known(name)).collect();
         new.sort_by_key(|name| (place(name), *name));
-        let stays =
-            |name: &Name| self.new.contains_key(name) || self.metadata.is_some_and(|own| own.get(name).is_some());
         for name in new {
             let before = self.order.iter().take_while(|own| *own != name);
-            let parent = before.filter(|own| stays(own) && !is_gone(own)).last();
-            // One that libvirt has also on another disk.
-            let known = self.metadata.and_then(|own| own.get(name)).filter(|_| !is_gone(name));
-            let targets = self.new.get(name).into_iter().flatten();
-            let entries = targets.map(|target| DiskEntry::new(target.as_str(), Some(name.clone())));
-            let told = match known {
-                Some(known) => {
-                    let others = self.disks(name).iter().filter(|disk| !self.is_new_on(name, &disk.target)).cloned();
-                    known.with_disks(&others.chain(entries).collect::<Vec<_>>())?
-                }
-                None => {
-                    // It is no younger than those that follow it.
-                    let after = self.order.iter().skip_while(|own| *own != name);
-                    let times = after.filter_map(|own| self.metadata?.get(own)?.time_seconds());
-                    let time = times.fold(now_seconds, u64::min);
-                    DomainCheckpoint::new(name, parent, time, &entries.collect::<Vec<_>>())?
-                }
-            };
-            changes.push(Change::Tell(told));
+            let parent = before.filter(|own| stays.contains(own)).last().filter(|_| self.order.contains(name));
+            // It is no younger than those that follow it.
+            let after = self.order.iter().skip_while(|own| *own != name);
+            let times = after.filter_map(|own| self.metadata?.get(own)?.time_seconds());
+            let time = times.fold(now_seconds, u64::min);
+            changes.push(Change::Tell(DomainCheckpoint::new(name, parent, time, &self.new_on(name))?));
         }
         changes.extend(gone);
         Ok(changes)
     }
 
-    fn is_new_on(&self, name: &Name, target: &str) -> bool {
-        self.new.get(name).is_some_and(|targets| targets.iter().any(|own| own == target))
+    /// The disks on which this checkpoint is new.
+    fn new_on(&self, name: &Name) -> Vec<DiskEntry> {
+        let targets = self.new.get(name).into_iter().flatten();
+        targets.map(|target| DiskEntry::new(target.as_str(), Some(name.clone()))).collect()
     }
 }

@@ -6,6 +6,7 @@ use super::patient::{Patient, is_plain, is_sound};
 use super::{Case, Diagnosis, Finding, FindingKind, Options, dead};
 use crate::chain::{Action, BitmapState, Chain, Model, Name};
 use crate::error::Result;
+use crate::libvirt;
 use crate::memory;
 use std::collections::BTreeSet;
 
@@ -83,7 +84,8 @@ impl<'a> Ward<'a> {
             }
             Ok(_) => BTreeSet::new(),
             Err(error) if error.is_of_the_call() => return Err(error.clone()),
-            Err(_) => memory::sorted_set(bitmaps.iter().map(|own| &own.name).filter(|name| name.has_arrow()).cloned()),
+            // Any of them can be a part of the chain that nobody can tell.
+            Err(_) => memory::sorted_set(bitmaps.iter().map(|own| &own.name).filter(|name| !name.is_helper()).cloned()),
         };
         if let Some(unread) = &patient.unread {
             self.found.notes.push(format!("{title}: the layers below cannot be read, and are left out: {unread}"));
@@ -223,9 +225,10 @@ impl<'a> Ward<'a> {
             let message = format!("{name} records, and libvirt has no checkpoint of that name");
             let cost = "every write pays for it, libvirt can take no backup since it, and refuses a checkpoint of this name: bitmap \
                         already exists";
-            let mend = patient.target.is_some().then_some("libvirt is told of it");
+            let target = patient.target.as_deref().filter(|_| libvirt::can_be_named(name));
+            let mend = target.map(|_| "libvirt is told of it");
             self.note(FindingKind::BitmapWithoutMetadata, title, name, message, cost, mend);
-            if let Some(target) = &patient.target {
+            if let Some(target) = target {
                 self.notes.tell_of(name, target, &patient.order);
             }
         }

@@ -3,9 +3,10 @@
 
 use super::{Image, Scope};
 use crate::chain::{self, Action, BitmapState, KnownModel, Model, Name, Plan, Record};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::memory;
 use crate::progress::Observer;
+use std::fmt;
 
 /// The bitmaps of a layer, which has this name in messages.
 pub(crate) type LayerBitmaps = (String, Vec<BitmapState>);
@@ -24,23 +25,52 @@ pub struct Excess {
     pub excess_bytes: u64,
 }
 
+impl fmt::Display for Excess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { since, until, bytes, excess_bytes } = self;
+        write!(
+            f,
+            "the diff from {since} until {until} has {bytes} bytes of changes, of which up to {excess_bytes} came only after {until}"
+        )
+    }
+}
+
+/// The way of one image from cumulative checkpoints to intervals.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ToInterval {
+    /// The steps.
+    pub plan: Plan,
+    /// The bitmaps that become intervals, oldest first.
+    pub bitmaps: Vec<Name>,
+    /// What it costs past diffs.
+    pub excess: Vec<Excess>,
+}
+
 impl Image {
     /// Plans that the cumulative checkpoints of the image become a chain of intervals, see
     /// [`Chain::plan_to_interval`](crate::chain::Chain::plan_to_interval), in the order of `records` where these tell it. Nothing is to
-    /// be done where there are no cumulative ones.
+    /// be done where there are no cumulative ones; where both are, it is an error of kind [`ErrorKind::Model`].
     pub fn plan_to_interval(
         &self,
         records: &[Record],
         model: Option<KnownModel>,
         observer: &mut dyn Observer,
-    ) -> Result<(Plan, Vec<Excess>)> {
+    ) -> Result<ToInterval> {
         self.check_writable()?;
         let overview = self.overview(model, Scope::Checkpoints, observer)?;
         let mut chain = overview.chain.clone()?;
         chain.follow(records)?;
         chain.check_known().map_err(|error| self.name_it(error))?;
         if chain.model() != Model::Cumulative {
-            return Ok((self.finish(Ok(Plan::default()))?, Vec::new()));
+            if overview.beside.is_some() {
+                let message = "there is a chain of intervals already, beside the cumulative checkpoints";
+                let error =
+                    Error::new(ErrorKind::Model, message).advise("delete the checkpoints of one of the two first");
+                return Err(self.name_it(error));
+            }
+            let plan = self.finish(Ok(Plan::default()))?;
+            return Ok(ToInterval { plan, bitmaps: Vec::new(), excess: Vec::new() });
         }
         let names = memory::gather(chain.checkpoints().iter().map(|own| own.name.clone()))?;
         self.check_layers(&names)?;
@@ -53,7 +83,8 @@ impl Image {
             bytes: dirty(&own.bitmap),
             excess_bytes: dirty(&next.bitmap),
         });
-        Ok((plan, memory::gather(excess)?))
+        let bitmaps = memory::gather(chain.checkpoints().iter().map(|own| own.bitmap.clone()))?;
+        Ok(ToInterval { plan, bitmaps, excess: memory::gather(excess)? })
     }
 
     /// The bitmaps; one that cannot be trusted for the place where it lies counts as inconsistent.

@@ -58,7 +58,7 @@ pub use group::Group;
 pub use in_layers::{Edit, LayersChange};
 #[cfg(feature = "serve")]
 pub(crate) use layers::find;
-pub use mend::Excess;
+pub use mend::{Excess, ToInterval};
 use opening::{is_writable, open as open_file, reopen};
 pub use overview::{CheckpointBelow, Overview, Scope};
 use std::collections::BTreeSet;

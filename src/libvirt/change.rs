@@ -1,15 +1,16 @@
 #![forbid(unsafe_code)]
-//! Owns the changes of what libvirt notes of its checkpoints, and carries them out on a folder of documents. Must never know why.
+//! Owns the changes of libvirt's notes of its checkpoints, and carries them out on a folder of documents. Must never know why.
 
 use super::{DomainCheckpoint, Metadata};
 use crate::chain::Name;
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::replace::Target;
+use crate::io::replace::{Synced, Target};
+use crate::memory;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One change.
 #[derive(Clone, Debug)]
@@ -48,13 +49,35 @@ impl fmt::Display for Change {
     }
 }
 
+/// Changes of a folder of documents that are ready: each new document is written, durable, and has no name yet. Dropped, they are gone.
+#[derive(Debug)]
+pub struct FolderChange {
+    documents: Vec<Synced>,
+    forgotten: Vec<PathBuf>,
+}
+
+impl FolderChange {
+    /// Puts each document in its place in one step, one after the other, then removes those that go. libvirt's daemon reads its own folder
+    /// when it starts.
+    ///
+    /// Fails with an error of the system; what was changed before stays.
+    pub fn commit(self) -> Result<()> {
+        for document in self.documents {
+            document.commit()?;
+        }
+        for file in self.forgotten {
+            fs::remove_file(&file).map_err(|error| Error::io("cannot be removed", error).in_file(&file))?;
+        }
+        Ok(())
+    }
+}
+
 impl Metadata {
-    /// Carries out changes on the folder of these documents: each is replaced or made in one step, one after the other. libvirt's daemon
-    /// reads its own folder when it starts.
+    /// Makes changes of the folder of these documents ready. The children of a checkpoint that goes follow its parent.
     ///
     /// Fails with [`ErrorKind::InvalidName`] where a name is none of a file, with [`ErrorKind::Exists`] where another file has the name of a
-    /// new document, before anything is changed; then with an error of the system.
-    pub fn change_folder(&self, folder: &Path, changes: &[Change]) -> Result<()> {
+    /// new document, and with an error of the system where there is no room or no right to write.
+    pub fn change_folder(&self, folder: &Path, changes: &[Change]) -> Result<FolderChange> {
         let forgotten: BTreeSet<&Name> =
             changes.iter().filter(|change| matches!(change, Change::Forget(_))).map(Change::name).collect();
         let mut documents: BTreeMap<&Name, DomainCheckpoint> = BTreeMap::new();
@@ -74,7 +97,7 @@ impl Metadata {
             let again = documents.get(own.name()).unwrap_or(own).with_parent(parent.as_ref())?;
             documents.insert(own.name(), again);
         }
-        let mut targets = Vec::new();
+        let mut ready = Vec::new();
         for document in documents.values() {
             let path = match document.file() {
                 Some(file) => file.to_owned(),
@@ -85,19 +108,13 @@ impl Metadata {
                     .advise("move it away first")
                     .in_file(&path));
             }
-            targets.push((Target::new(&path)?, document));
-        }
-        for (target, document) in targets {
-            let path = target.path().to_owned();
+            let mut file = Target::new(&path)?.begin()?;
             let cannot_write = |error| Error::io("cannot be written", error).in_file(&path);
-            let mut file = target.begin()?;
             file.write_all(document.text().as_bytes()).map_err(cannot_write)?;
-            file.sync()?.commit()?;
+            memory::push(&mut ready, file.sync()?)?;
         }
-        for file in forgotten.into_iter().filter_map(|name| self.get(name)?.file()) {
-            fs::remove_file(file).map_err(|error| Error::io("cannot be removed", error).in_file(file))?;
-        }
-        Ok(())
+        let gone = forgotten.into_iter().filter_map(|name| self.get(name)?.file()).map(Path::to_owned);
+        Ok(FolderChange { documents: ready, forgotten: memory::gather(gone)? })
     }
 }
 

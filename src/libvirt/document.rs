@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 /// A document of more elements, attributes and texts than these is none of a checkpoint.
 const MOST_NODES: u32 = 1 << 20;
 
+/// More attributes in one tag, or more namespaces in all, are not of libvirt's; the parser compares each with all others.
+const MOST_ATTRIBUTES: usize = 256;
+
 /// How long a name in a document may be: that of a bitmap, or of a file.
 const MOST_NAME_BYTES: usize = 4096;
 
@@ -51,6 +54,7 @@ pub struct DomainCheckpoint {
 pub(super) struct Parts {
     pub(super) parent: Option<Range<usize>>,
     pub(super) disks: Option<Range<usize>>,
+    pub(super) domain: Option<Range<usize>>,
     /// Behind the name.
     pub(super) behind_name: usize,
 }
@@ -59,12 +63,13 @@ impl DomainCheckpoint {
     /// Reads a document.
     ///
     /// Fails with [`ErrorKind::Damaged`]: it is longer than [`MOST_DOCUMENT_BYTES`], no XML, has a document type (and with it entities of
-    /// its own), or is none of a checkpoint.
+    /// its own) or hundreds of attributes in one tag, or is none of a checkpoint.
     pub fn read(bytes: Vec<u8>) -> Result<Self> {
         if bytes.len() as u64 > MOST_DOCUMENT_BYTES {
             return Err(damaged(format!("is longer than {MOST_DOCUMENT_BYTES} bytes")));
         }
         let text = String::from_utf8(bytes).map_err(|error| damaged(format!("is no UTF-8: {error}")))?;
+        check_tags(&text)?;
         let options = ParsingOptions { allow_dtd: false, nodes_limit: MOST_NODES, ..ParsingOptions::default() };
         let document = Document::parse_with_options(&text, options).map_err(|error| match error {
             roxmltree::Error::DtdDetected => damaged("has a document type: entities of its own are not read"),
@@ -86,11 +91,13 @@ impl DomainCheckpoint {
         });
         let listed = child(root, "disks")?;
         let disks = listed.map(|listed| disks_in(listed, &name)).transpose()?.unwrap_or_default();
-        let devices = child(root, "domain")?.map(|domain| child(domain, "devices")).transpose()?.flatten();
+        let domain = child(root, "domain")?;
+        let devices = domain.map(|domain| child(domain, "devices")).transpose()?.flatten();
         let sources = devices.map(sources_in).transpose()?.unwrap_or_default();
         let parts = Parts {
             parent: parent.map(|parent| parent.range()),
             disks: listed.map(|listed| listed.range()),
+            domain: domain.map(|domain| domain.range()),
             behind_name: named.range().end,
         };
         let time_seconds = time.transpose()?;
@@ -102,12 +109,6 @@ impl DomainCheckpoint {
     #[must_use]
     pub(super) fn kept_in(self, file: &Path) -> Self {
         Self { file: Some(file.to_owned()), ..self }
-    }
-
-    /// The same, in the place where another one is kept.
-    #[must_use]
-    pub(crate) fn kept_as(self, other: &Self) -> Self {
-        Self { file: other.file.clone(), ..self }
     }
 
     /// Its name.
@@ -155,6 +156,32 @@ impl DomainCheckpoint {
 fn damaged(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Damaged, message.into())
         .advise("it must be a document as `virsh checkpoint-dumpxml` prints it")
+}
+
+/// Refuses a document that would keep the parser busy for long. A comment that looks like such a tag is refused, too.
+fn check_tags(text: &str) -> Result<()> {
+    if text.matches("xmlns").nth(MOST_ATTRIBUTES).is_some() {
+        return Err(damaged(format!("has more than {MOST_ATTRIBUTES} namespaces")));
+    }
+    // No tag has a '<' inside, and each of its attributes has a '='.
+    let has_many = |tag: &str| !tag.starts_with(['!', '?']) && tag.matches('=').nth(MOST_ATTRIBUTES).is_some();
+    let end_of_tag = |tag: &str| {
+        let mut quote = None;
+        tag.char_indices().find(|(_, char)| {
+            match (quote, char) {
+                (None, '>') => return true,
+                (None, '\'' | '"') => quote = Some(*char),
+                (Some(open), close) if open == *close => quote = None,
+                _ => {}
+            }
+            false
+        })
+    };
+    let tags = text.split('<').skip(1);
+    match tags.map(|tag| end_of_tag(tag).map_or(tag, |(end, _)| tag.get(..end).unwrap_or(tag))).any(has_many) {
+        true => Err(damaged(format!("has a tag with more than {MOST_ATTRIBUTES} attributes"))),
+        false => Ok(()),
+    }
 }
 
 /// The words of a document for a message.

@@ -25,9 +25,10 @@ mod document;
 mod folder;
 mod write;
 
-pub use change::Change;
+pub use change::{Change, FolderChange};
 pub use document::{DiskEntry, DomainCheckpoint};
 pub use folder::MOST_DOCUMENT_BYTES;
+pub(crate) use write::can_be_named;
 
 use crate::chain::{self, Name, Record};
 use crate::error::{Error, ErrorKind, Result};

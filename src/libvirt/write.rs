@@ -42,6 +42,14 @@ impl DomainCheckpoint {
         self.read_again(spliced(self.text(), range.start, range.end, &element))
     }
 
+    /// The same document without the domain as it was then.
+    pub(crate) fn without_domain(&self) -> Result<Self> {
+        match &self.parts.domain {
+            Some(range) => self.read_again(spliced(self.text(), range.start, range.end, "")),
+            None => Ok(self.clone()),
+        }
+    }
+
     fn read_again(&self, text: String) -> Result<Self> {
         let again = Self::read(text.into_bytes())?;
         Ok(self.file().map_or(again.clone(), |file| again.kept_in(file)))
@@ -60,10 +68,10 @@ fn parent_element(parent: &Name) -> Result<String> {
 fn disks_element(disks: &[DiskEntry]) -> Result<String> {
     let mut text = "<disks>\n".to_owned();
     for disk in disks {
-        let target = escaped(&Name::new(disk.target.as_str()))?;
+        let target = escaped_text(&Name::new(disk.target.as_str()), &disk.target)?;
         let _ = match &disk.bitmap {
             Some(bitmap) => {
-                writeln!(text, "    <disk name='{target}' checkpoint='bitmap' bitmap='{}'/>", escaped(bitmap)?)
+                writeln!(text, "    <disk name='{target}' checkpoint='bitmap' bitmap='{}'/>", of_bitmap(bitmap)?)
             }
             None => writeln!(text, "    <disk name='{target}' checkpoint='no'/>"),
         };
@@ -72,18 +80,39 @@ fn disks_element(disks: &[DiskEntry]) -> Result<String> {
     Ok(text)
 }
 
-/// A name as XML carries it. libvirt takes it for the name of a file too.
+/// Whether libvirt can have a checkpoint of this name.
+pub(crate) fn can_be_named(name: &Name) -> bool {
+    escaped(name).is_ok()
+}
+
+fn refused(name: &Name, why: &str) -> Error {
+    Error::new(ErrorKind::InvalidName, format!("libvirt's notes can have no {name}: {why}"))
+}
+
+/// The name of a checkpoint as XML carries it. libvirt makes the name of a file of it.
 fn escaped(name: &Name) -> Result<String> {
-    let refuse =
-        |why: &str| Err(Error::new(ErrorKind::InvalidName, format!("libvirt can have no checkpoint {name}: {why}")));
-    let Ok(text) = std::str::from_utf8(name.as_bytes()) else { return refuse("its name is no text") };
+    const MOST_FILE_NAME: usize = 255 - ".xml".len();
+    let Ok(text) = std::str::from_utf8(name.as_bytes()) else { return Err(refused(name, "it is no text")) };
+    if text.is_empty() || text.contains('/') || text.starts_with('.') || text.len() > MOST_FILE_NAME {
+        return Err(refused(name, "it can be the name of no file"));
+    }
+    escaped_text(name, text)
+}
+
+/// The name of a bitmap, which need be none of a file.
+fn of_bitmap(name: &Name) -> Result<String> {
+    match std::str::from_utf8(name.as_bytes()) {
+        Ok(text) => escaped_text(name, text),
+        Err(_) => Err(refused(name, "it is no text")),
+    }
+}
+
+fn escaped_text(name: &Name, text: &str) -> Result<String> {
     if text.chars().any(|char| char.is_control() || matches!(char, '\u{fffe}' | '\u{ffff}')) {
-        return refuse("its name has characters that XML does not carry");
+        return Err(refused(name, "it has characters that XML does not carry"));
     }
-    if text.contains('/') || text.starts_with('.') {
-        return refuse("its name can be none of a file");
-    }
-    Ok(text.chars().fold(String::with_capacity(text.len()), |mut escaped, char| {
+    let mut escaped = String::new();
+    for char in text.chars() {
         match char {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
@@ -92,6 +121,6 @@ fn escaped(name: &Name) -> Result<String> {
             '"' => escaped.push_str("&quot;"),
             char => escaped.push(char),
         }
-        escaped
-    }))
+    }
+    Ok(escaped)
 }

@@ -7,9 +7,10 @@ use super::commands::{self, Commands, Place};
 use super::fill::{self, Fill, Filled, Wanted};
 use super::moment;
 use super::monitor::{Conversation, Failure, Monitor};
-use super::nodes::{Answers, DiskNodes, Node, NodeBitmap, Nodes};
+use super::nodes::{Answers, DiskNodes, Node, NodeBitmap, Nodes, names_file};
 use super::owner;
 use super::reopen::Reopened;
+use super::virsh::Virsh;
 use super::work::{Until, Work, silent};
 use super::{Disk, Options};
 use crate::bitmap::Bitmap;
@@ -39,8 +40,8 @@ pub(super) struct Shared {
 pub(super) struct Connection {
     conversation: Option<Conversation>,
     pub(super) nodes: Nodes,
-    /// The names of the guest's disks in libvirt, each with its source.
-    targets: Vec<(String, String)>,
+    /// The names of the guest's disks in libvirt, each with its source, where it has one.
+    targets: Vec<(String, Option<String>)>,
     /// The checkpoints that libvirt has of the domain, where a bitmap can be of one.
     theirs: Arc<BTreeSet<Name>>,
     /// The bitmaps of each node for which there is a host, as that host knows them.
@@ -167,22 +168,46 @@ impl Connection {
 
     /// The disk that is meant by this word.
     pub(super) fn find(&self, wanted: &str) -> Result<DiskNodes> {
-        match self.targets.iter().find(|(target, _)| target == wanted) {
-            Some((_, source)) => self.nodes.find(source),
-            None => self.nodes.find(wanted),
+        let known = self.targets.iter().find(|(target, _)| target == wanted).and_then(|(_, source)| source.as_deref());
+        let Some(source) = known else { return self.nodes.find(wanted) };
+        let is_wanted = |disk: &&DiskNodes| {
+            let top = disk.layers.first().and_then(|top| self.nodes.get(top));
+            top.is_some_and(|top| self.target(top) == Some(wanted))
+        };
+        match self.nodes.disks()?.iter().find(is_wanted) {
+            Some(disk) => Ok(disk.clone()),
+            None => self.nodes.find(source),
         }
     }
 
-    /// The name that libvirt has for the disk.
+    /// The name that libvirt has for the disk; `None` also where two of its disks have this file.
     fn target(&self, node: &Node) -> Option<&str> {
-        self.targets.iter().find(|(_, source)| *source == node.file).map(|(target, _)| target.as_str())
+        // A layer with options of its own, such as a key, has them in its name, and its file has not.
+        let file = self.nodes.files(&node.name).ok().and_then(|(file, _)| file).map(|file| file.file.as_str());
+        let names = || [Some(node.file.as_str()), file].into_iter().flatten().filter(|name| !name.is_empty());
+        let with = |is_it: &dyn Fn(&str) -> bool| {
+            let mut found = self
+                .targets
+                .iter()
+                .filter(|(_, source)| source.as_deref().is_some_and(is_it))
+                .map(|(own, _)| own.as_str());
+            (found.next(), found.next().is_some())
+        };
+        match with(&|source| names().any(|name| name == source)) {
+            (None, _) => {}
+            (found, is_one_of_two) => return found.filter(|_| !is_one_of_two),
+        }
+        let (found, is_one_of_two) = with(&|source| names().any(|name| names_file(name, source)));
+        found.filter(|_| !is_one_of_two)
     }
 
     fn disk(&self, disk: DiskNodes) -> Result<Disk> {
         let top = disk.layers.first().map(String::as_str).unwrap_or_default();
         let node = self.nodes.node(top)?;
+        let target = self.target(node).map(str::to_owned);
         Ok(Disk {
-            title: self.target(node).map_or(disk.title, str::to_owned),
+            title: target.clone().unwrap_or(disk.title),
+            target,
             node: node.name.clone(),
             file: node.file.clone(),
             driver: node.driver.clone(),
@@ -297,23 +322,28 @@ impl Shared {
         Ok(before.into_iter().chain(lines).chain(after).collect())
     }
 
-    /// The names that libvirt has for the disks.
+    /// The names that libvirt has for all disks of the domain.
     pub(super) fn targets(&self) -> Vec<String> {
         self.connection().targets.iter().map(|(target, _)| target.clone()).collect()
     }
 
+    fn virsh(&self) -> Result<Option<Virsh>> {
+        match &self.monitor {
+            Monitor::Libvirt { uri, domain } => Virsh::open(uri, domain, self.options.timeout).map(Some),
+            Monitor::Socket(_) => Ok(None),
+        }
+    }
+
     /// The documents of libvirt's checkpoints; `None` without libvirt.
     pub(super) fn documents(&self, whole: bool, observer: &mut dyn Observer) -> Result<Option<Vec<Vec<u8>>>> {
-        let connection = self.connection();
-        let Some(Conversation::Virsh(virsh)) = &connection.conversation else { return Ok(None) };
+        let Some(virsh) = self.virsh()? else { return Ok(None) };
         let names = virsh.checkpoints(observer)?;
         virsh.documents(&names, whole, observer).map(Some)
     }
 
     /// Carries out changes of libvirt's notes, one after the other.
     pub(super) fn change_notes(&self, changes: &[Change], observer: &mut dyn Observer) -> Result<()> {
-        let connection = self.connection();
-        let Some(Conversation::Virsh(virsh)) = &connection.conversation else {
+        let Some(virsh) = self.virsh()? else {
             return Err(Error::new(ErrorKind::Unsupported, "the hypervisor is not reached through libvirt"));
         };
         for change in changes {

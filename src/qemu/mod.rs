@@ -110,6 +110,7 @@ impl Options {
 #[non_exhaustive]
 pub struct Disk {
     title: String,
+    target: Option<String>,
     node: String,
     file: String,
     driver: String,
@@ -121,6 +122,12 @@ impl Disk {
     /// The name of its device, or of its node where there is no device.
     pub fn title(&self) -> &str {
         &self.title
+    }
+
+    /// Its name in libvirt's domain, such as `vda`; `None` where the hypervisor is not reached through libvirt, or libvirt's list does not
+    /// tell which of its disks it is.
+    pub fn libvirt_target(&self) -> Option<&str> {
+        self.target.as_deref()
     }
 
     /// The name of the block node at its top, without the filters of jobs.

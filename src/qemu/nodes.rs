@@ -502,7 +502,7 @@ fn a_loop(top: &str) -> Error {
 }
 
 /// Whether a node's file is the one that is meant: the same path, or the same file by two paths.
-fn names_file(file: &str, wanted: &str) -> bool {
+pub(super) fn names_file(file: &str, wanted: &str) -> bool {
     let real = |path: &str| std::fs::canonicalize(path).ok();
     !file.is_empty() && (file == wanted || real(file).is_some_and(|file| Some(file) == real(wanted)))
 }

@@ -28,6 +28,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// The commands that QEMU may take its time for: a merge of bitmaps, and the storing of bitmaps.
 const SLOW: [&str; 2] = ["transaction", "blockdev-reopen"];
 
+/// How many documents one virsh is asked for: each can tell of a large domain.
+const MOST_DOCUMENTS: usize = 256;
+
 /// A line between two documents.
 const BETWEEN: &str = "checkmap-next-document";
 
@@ -97,8 +100,8 @@ impl Virsh {
         Ok(commands.iter().map(|_| Err(Failure::Broken(error.clone()))).collect())
     }
 
-    /// The target names of the domain's disks, such as `vda`, each with its source.
-    pub(super) fn targets(&self, observer: &mut dyn Observer) -> Result<Vec<(String, String)>> {
+    /// The target names of the domain's disks, such as `vda`, each with its source, where it has one.
+    pub(super) fn targets(&self, observer: &mut dyn Observer) -> Result<Vec<(String, Option<String>)>> {
         let answer = self.run(&["domblklist", &self.domain], Some(self.timeout), observer);
         let answer = answer.map_err(Failure::into_error)?;
         let Ok(text) = std::str::from_utf8(&answer) else {
@@ -129,8 +132,11 @@ impl Virsh {
             let (mut words, mut count) = (String::new(), 0);
             while let Some(name) = left.peek() {
                 let name = quoted(&name.to_string_lossy());
-                let more = format!("checkpoint-dumpxml {} {name}{more}; echo {BETWEEN}; ", quoted(&self.domain));
-                if count > 0 && words.len() + more.len() > MOST_ARGUMENT_BYTES {
+                let domain = quoted(&self.domain);
+                let more =
+                    format!("checkpoint-dumpxml --domain {domain} --checkpointname {name}{more}; echo {BETWEEN}; ");
+                let is_full = count >= MOST_DOCUMENTS || words.len() + more.len() > MOST_ARGUMENT_BYTES;
+                if count > 0 && is_full {
                     break;
                 }
                 words.push_str(&more);
@@ -244,6 +250,7 @@ impl Process {
         let (mut outputs, mut errors) = (self.0.stdout.take(), self.0.stderr.take());
         let (mut answer, mut said) = (Vec::new(), Vec::new());
         let mut buffer = vec![0; 1 << 16];
+        let mut has_ended = false;
         while outputs.is_some() || errors.is_some() {
             let ready = {
                 let mut waiting = Vec::with_capacity(2);
@@ -251,8 +258,9 @@ impl Process {
                 waiting.extend(errors.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
                 let patience = Timespec { tv_sec: 0, tv_nsec: i64::from(PATIENCE.subsec_nanos()) };
                 match poll(&mut waiting, Some(&patience)) {
-                    // It has ended, and left its outputs to another process.
-                    Ok(0) if self.0.try_wait().map_err(broke)?.is_some() => break,
+                    // It has ended, and left its outputs to another process. What it wrote between the two looks is still to be read.
+                    Ok(0) if has_ended => break,
+                    Ok(0) => has_ended = self.0.try_wait().map_err(broke)?.is_some(),
                     Ok(_) | Err(rustix::io::Errno::INTR) => {}
                     Err(error) => return Err(broke(error.into())),
                 }
@@ -402,8 +410,8 @@ fn failed(status: ExitStatus, said: &str) -> Failure {
 }
 
 /// One line of `virsh domblklist`: target and source.
-fn read_target(line: &str) -> Option<(String, String)> {
+fn read_target(line: &str) -> Option<(String, Option<String>)> {
     let (target, source) = line.trim().split_once(char::is_whitespace)?;
     let source = source.trim_start();
-    (source != "-").then(|| (target.to_owned(), source.to_owned()))
+    Some((target.to_owned(), (source != "-").then(|| source.to_owned())))
 }

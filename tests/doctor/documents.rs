@@ -58,7 +58,15 @@ fn what_is_no_document_of_a_checkpoint_is_refused() {
     let nested = format!("<domaincheckpoint><name>a</name>{}", "<x>".repeat(200_000));
     let long =
         "<domaincheckpoint><name>a</name></domaincheckpoint>".to_owned() + &" ".repeat(MOST_DOCUMENT_BYTES as usize);
+    let many = |attribute: &dyn Fn(usize) -> String| {
+        let attributes: String = (0..100_000).map(attribute).collect();
+        format!("<domaincheckpoint><name>a</name><x{attributes}/></domaincheckpoint>")
+    };
+    let (attributes, spaces) =
+        (many(&|at| format!(" a{at}=\"<>\"").replace('<', "")), many(&|at| format!(" xmlns:a{at}='b'")));
     for (text, part) in [
+        (attributes.as_str(), "attributes"),
+        (spaces.as_str(), "namespaces"),
         ("", "no XML"),
         ("hello", "no XML"),
         ("<domaincheckpoint>", "no XML"),

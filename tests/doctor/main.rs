@@ -3,6 +3,7 @@
 
 mod documents;
 mod offline;
+mod pure;
 mod running;
 #[path = "../support/mod.rs"]
 mod support;

@@ -131,6 +131,7 @@ fn a_bitmap_that_libvirt_forgot_is_told_of() {
     fs::rename(notes.file("c2"), notes.file("other")).expect("renamed");
     fs::remove_file(notes.file("c1")).expect("removed");
     fs::rename(notes.file("other"), notes.file("c1")).expect("renamed");
+    image.bitmap(&["--add"], "libvirt-tmp-activewrite");
     let before = (fs::read(&image.path).expect("read"), notes.all());
     let output = try_checkmap(&["doctor", crate::text(&image.path), "--libvirt-xml", notes.path(), "--repair"]);
     assert_eq!(output.status.code(), Some(3), "{}", told(&output));
@@ -267,6 +268,18 @@ fn nothing_is_mended_that_a_person_has_to_decide() {
     let (image, notes) = healthy();
     image.bitmap(&["--add", "--disable"], "whose");
     refuse(&image, Some(&notes), "stranger");
+    let (image, notes) = healthy();
+    image.bitmap(&["--add"], "no/file");
+    refuse(&image, Some(&notes), "bitmap-without-metadata");
+    // A part of a chain that nobody can tell is left, also where libvirt has a checkpoint of its name.
+    let (image, notes) = healthy();
+    image.bitmap(&["--disable"], "c1");
+    for name in ["c1->x", "c1->y"] {
+        image.bitmap(&["--add"], name);
+    }
+    let words = ["doctor", text(&image.path), "--libvirt-xml", notes.path(), "--repair"];
+    assert_eq!(try_checkmap(&words).status.code(), Some(1));
+    assert_eq!(names(&image.path), ["c1", "c1->x", "c1->y", "c2"]);
     let (image, _) = healthy();
     image.bitmap(&["--disable"], "c1");
     refuse(&image, None, "unknown-model");
@@ -326,6 +339,19 @@ fn cumulative_checkpoints_become_intervals_that_miss_nothing() {
     }
     run(env!("CARGO_BIN_EXE_checkmap"), &["create", text(&image.path), "c3"]);
     run("qemu-img", &["check", text(&image.path)]);
+    // Beside a chain of ours nothing is converted, and libvirt keeps its notes.
+    let (image, notes) = healthy();
+    run(env!("CARGO_BIN_EXE_checkmap"), &["create", text(&image.path), "ours", "--model", "interval"]);
+    let before = (names(&image.path), notes.all());
+    let refused = try_checkmap(&["doctor", text(&image.path), "--libvirt-xml", notes.path(), "--to-interval"]);
+    assert_eq!(refused.status.code(), Some(3), "{}", told(&refused));
+    assert!(before == (names(&image.path), notes.all()), "{}", told(&refused));
+    // One checkpoint alone has nothing to freeze, and is ours when libvirt forgot it.
+    let (image, notes) = healthy();
+    image.bitmap(&["--remove"], "c2");
+    fs::remove_file(notes.file("c2")).expect("removed");
+    let done = try_checkmap(&["doctor", text(&image.path), "--libvirt-xml", notes.path(), "--to-interval"]);
+    assert_eq!((done.status.code(), notes.all()), (Some(0), Vec::new()), "{}", told(&done));
     // Twins have no order that anybody knows.
     let image = TestImage::create("", "4M");
     image.bitmap(&["--add"], "a");
