@@ -8,7 +8,7 @@ use super::image::checkmap_image;
 use super::machine::{checkmap_machine, text_of};
 use super::many::several_names;
 use super::options::{CHECKMAP_OPT_DRY_RUN, Options, checkmap_opts, invalid};
-use super::outcome::{checkmap_text, lent_text};
+use super::outcome::{checkmap_text, lent, lent_text};
 use crate::chain::Plan;
 use crate::doctor::{self, Finding, Seen, Visit};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,22 +28,34 @@ pub const CHECKMAP_DOCTOR_TO_INTERVAL: u32 = 2;
 /// The finding is still there after the repair.
 pub const CHECKMAP_FINDING_LEFT: u32 = 1;
 
-/// A disagreement. Frozen. The texts are UTF-8, but for the name.
+/// A disagreement. Frozen. The texts have no NUL behind them, and are UTF-8 but for the name.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct checkmap_finding {
     /// Its kind in lower-case words with hyphens, such as `bitmap-without-metadata`.
-    pub kind: checkmap_text,
-    /// The disk; of 0 bytes where it is of no single one.
-    pub disk: checkmap_text,
-    /// The bitmap or checkpoint; of 0 bytes where it is of no single one.
-    pub name: checkmap_text,
+    pub kind: *const c_char,
+    /// The bytes of that text.
+    pub kind_len: usize,
+    /// The disk; NULL where it is of no single one.
+    pub disk: *const c_char,
+    /// The bytes of that text.
+    pub disk_len: usize,
+    /// The bitmap or checkpoint; NULL where it is of no single one.
+    pub name: *const c_char,
+    /// The bytes of that text.
+    pub name_len: usize,
     /// The fault, in a sentence.
-    pub message: checkmap_text,
+    pub message: *const c_char,
+    /// The bytes of that text.
+    pub message_len: usize,
     /// The price of leaving it so.
-    pub cost: checkmap_text,
-    /// The mend that is among the steps; of 0 bytes where a person has to decide.
-    pub mend: checkmap_text,
+    pub cost: *const c_char,
+    /// The bytes of that text.
+    pub cost_len: usize,
+    /// The mend that is among the steps; NULL where a person has to decide.
+    pub mend: *const c_char,
+    /// The bytes of that text.
+    pub mend_len: usize,
     /// `CHECKMAP_FINDING_...`
     pub flags: u32,
     /// 0.
@@ -114,6 +126,32 @@ impl Told {
     }
 }
 
+fn row(found: &Finding, flags: u32) -> checkmap_finding {
+    let (kind, kind_len) = lent(Some(found.kind.as_str().as_bytes()));
+    let (disk, disk_len) = lent(Some(found.disk.as_bytes()));
+    let (name, name_len) = lent(found.name.as_ref().map(|name| name.as_bytes()));
+    let (message, message_len) = lent(Some(found.message.as_bytes()));
+    let (cost, cost_len) = lent(Some(found.cost.as_bytes()));
+    let (mend, mend_len) = lent(found.mend.as_deref().map(str::as_bytes));
+    checkmap_finding {
+        kind,
+        kind_len,
+        disk,
+        disk_len,
+        name,
+        name_len,
+        message,
+        message_len,
+        cost,
+        cost_len,
+        mend,
+        mend_len,
+        flags,
+        reserved: 0,
+        reserved2: [0; 4],
+    }
+}
+
 fn check_aim(aim: u32) -> Result<()> {
     match aim {
         CHECKMAP_DOCTOR_LOOK..=CHECKMAP_DOCTOR_TO_INTERVAL => Ok(()),
@@ -137,13 +175,12 @@ fn hand_out(told: Told, left: usize, out: Out<'_, *mut checkmap_diagnosis>) -> i
 /// `folder` has libvirt's documents, as for `checkmap_notes_read()`; NULL where libvirt has nothing to do with the image. `target` is the
 /// name of the disk in the domain, such as `vda`; NULL where the documents tell it by the file of the image. A repair changes the bitmaps
 /// in one step, then the documents, one after the other; libvirt's daemon reads its own folder only when it starts. With `DRY_RUN` the
-/// steps are listed, and nothing is changed. The image follows the notes from then on as after `checkmap_image_follow()`, but for their order.
+/// steps are listed, and nothing is changed. A change ends what was handed out of the image
+/// before. The image follows the notes from then on as after `checkmap_image_follow()`, but for their order.
 ///
 /// Options: `progress`, `model`, `DRY_RUN`.
 ///
 /// Returns: how many findings there are, after a repair how many are left; 0 is well; or a negative errno.
-///
-/// Ownership: a change ends what was handed out of the image before.
 ///
 /// Errors:
 /// - `-ENOENT`: no such folder, with kind `CHECKMAP_ERROR_IO`; the documents do not tell which disk it is, with kind
@@ -296,17 +333,7 @@ pub unsafe extern "C" fn checkmap_diagnosis_findings(
         }
         // SAFETY: the caller's promise for `out`, which has room for `max` findings.
         let mut room = unsafe { OutBuffer::new(out, max, "the array of findings") }?;
-        room.fill(told.findings.iter().map(|(found, flags)| checkmap_finding {
-            kind: lent_text(Some(found.kind.as_str().as_bytes())),
-            disk: lent_text(Some(found.disk.as_bytes())),
-            name: lent_text(found.name.as_ref().map(|name| name.as_bytes())),
-            message: lent_text(Some(found.message.as_bytes())),
-            cost: lent_text(Some(found.cost.as_bytes())),
-            mend: lent_text(found.mend.as_deref().map(str::as_bytes)),
-            flags: *flags,
-            reserved: 0,
-            reserved2: [0; 4],
-        }));
+        room.fill(told.findings.iter().map(|(found, flags)| row(found, *flags)));
         Ok(count(told.findings.len()))
     })
 }

@@ -4,7 +4,7 @@ use super::boundary::{Handle, OutBuffer, count, exclusive, free, give, guard, ha
 use super::image::{checkmap_image, path};
 use super::machine::checkmap_machine;
 use super::options::{Options, checkmap_opts};
-use super::outcome::{checkmap_text, lent_text};
+use super::outcome::lent;
 use crate::error::{Error, ErrorKind};
 use crate::libvirt::Metadata;
 use std::ffi::{c_char, c_int};
@@ -22,10 +22,14 @@ object!(checkmap_notes = Metadata, b"cmNotes!", "notes");
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct checkmap_noted {
-    /// Its name.
-    pub name: checkmap_text,
-    /// The name of the checkpoint before it; of 0 bytes where there is none.
-    pub parent: checkmap_text,
+    /// Its name: `name_len` bytes, without a NUL behind them.
+    pub name: *const c_char,
+    /// The bytes of the name.
+    pub name_len: usize,
+    /// The name of the checkpoint before it; NULL where there is none.
+    pub parent: *const c_char,
+    /// The bytes of that name.
+    pub parent_len: usize,
     /// When it was made, in seconds since 1970; -1 where nobody noted it.
     pub time: i64,
     /// On how many disks of the domain it has a bitmap.
@@ -112,12 +116,18 @@ pub unsafe extern "C" fn checkmap_notes_list(
         }
         // SAFETY: the caller's promise for `out`, which has room for `max` checkpoints.
         let mut room = unsafe { OutBuffer::new(out, max, "the array of checkpoints") }?;
-        room.fill(all.iter().map(|own| checkmap_noted {
-            name: lent_text(Some(own.name().as_bytes())),
-            parent: lent_text(own.parent().map(|parent| parent.as_bytes())),
-            time: own.time_seconds().map_or(-1, signed),
-            disk_count: own.disks().iter().filter(|disk| disk.bitmap.is_some()).count() as u64,
-            reserved: [0; 4],
+        room.fill(all.iter().map(|own| {
+            let (name, name_len) = lent(Some(own.name().as_bytes()));
+            let (parent, parent_len) = lent(own.parent().map(|parent| parent.as_bytes()));
+            checkmap_noted {
+                name,
+                name_len,
+                parent,
+                parent_len,
+                time: own.time_seconds().map_or(-1, signed),
+                disk_count: own.disks().iter().filter(|disk| disk.bitmap.is_some()).count() as u64,
+                reserved: [0; 4],
+            }
         }));
         Ok(count(all.len()))
     })
@@ -126,9 +136,8 @@ pub unsafe extern "C" fn checkmap_notes_list(
 /// Lets an image follow libvirt's notes: its cumulative checkpoints are listed in their order, with the parents that the notes tell, and a
 /// bitmap of a checkpoint of libvirt's is taken for no other.
 ///
-/// It is for this handle, until the next call of the same. Nothing is changed in the image.
-///
-/// Ownership: the notes may be freed after the call. What was handed out of the image before is not good any more.
+/// It is for this handle, until the next call of the same. Nothing is changed in the image, and the notes may be freed after the call. What
+/// was handed out of the image before is not good any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_follow(image: *mut checkmap_image, notes: *const checkmap_notes) -> c_int {
     guard(|| {

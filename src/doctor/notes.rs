@@ -145,7 +145,7 @@ impl<'a> Notes<'a> {
             if self.shifted.contains(name) {
                 told = told.without_domain()?;
             }
-            changes.push(Change::Tell(told));
+            changes.push(Change::Tell(Box::new(told)));
         }
         let place = |name: &Name| self.order.iter().position(|own| own == name).unwrap_or(usize::MAX);
         let is_known = |name: &Name| self.metadata.is_some_and(|own| own.get(name).is_some());
@@ -158,7 +158,8 @@ impl<'a> Notes<'a> {
             let after = self.order.iter().skip_while(|own| *own != name);
             let times = after.filter_map(|own| self.metadata?.get(own)?.time_seconds());
             let time = times.fold(now_seconds, u64::min);
-            changes.push(Change::Tell(DomainCheckpoint::new(name, parent, time, &self.new_on(name))?));
+            let told = DomainCheckpoint::new(name, parent, time, &self.new_on(name))?;
+            changes.push(Change::Tell(Box::new(told)));
         }
         changes.extend(gone);
         Ok(changes)

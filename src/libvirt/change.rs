@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum Change {
     /// libvirt is told of a checkpoint, or of another state of one that it has.
-    Tell(DomainCheckpoint),
+    Tell(Box<DomainCheckpoint>),
     /// libvirt forgets a checkpoint. Its children follow its parent then; no bitmap is touched.
     Forget(Name),
 }
@@ -83,7 +83,7 @@ impl Metadata {
         let mut documents: BTreeMap<&Name, DomainCheckpoint> = BTreeMap::new();
         for change in changes {
             if let Change::Tell(told) = change {
-                documents.insert(told.name(), told.clone());
+                documents.insert(told.name(), (**told).clone());
             }
         }
         for own in self.checkpoints().iter().filter(|own| !forgotten.contains(own.name())) {

@@ -14,7 +14,7 @@ impl DomainCheckpoint {
     pub fn new(name: &Name, parent: Option<&Name>, time_seconds: u64, disks: &[DiskEntry]) -> Result<Self> {
         let mut text = format!("<domaincheckpoint>\n  <name>{}</name>\n", escaped(name)?);
         if let Some(parent) = parent {
-            let _ = write!(text, "  {}\n", parent_element(parent)?);
+            let _ = writeln!(text, "  {}", parent_element(parent)?);
         }
         let _ = write!(
             text,

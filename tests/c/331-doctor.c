@@ -16,9 +16,9 @@ static void note(const char *name, const char *parent, int time)
     CHECK(fclose(file) == 0);
 }
 
-static int is(struct checkmap_text text, const char *expected)
+static int is(const char *bytes, size_t len, const char *expected)
 {
-    return text.len == strlen(expected) && (text.len == 0 ? text.bytes == NULL : memcmp(text.bytes, expected, text.len) == 0);
+    return len == strlen(expected) && (len == 0 ? bytes == NULL : memcmp(bytes, expected, len) == 0);
 }
 
 static int ends(void *told, const char *phase, uint64_t done, uint64_t total)
@@ -48,8 +48,8 @@ int main(void)
     EQUAL(checkmap_notes_read(TEXT("notes"), &notes), 0);
     EQUAL(checkmap_notes_list(notes, NULL, 0), 3);
     EQUAL(checkmap_notes_list(notes, noted, 4), 3);
-    CHECK(is(noted[0].name, "aged") && is(noted[0].parent, "") && noted[0].time == 1700000000 && noted[0].disk_count == 1);
-    CHECK(is(noted[1].name, "young") && is(noted[1].parent, "aged") && noted[1].reserved[3] == 0);
+    CHECK(is(noted[0].name, noted[0].name_len, "aged") && is(noted[0].parent, noted[0].parent_len, "") && noted[0].time == 1700000000 && noted[0].disk_count == 1);
+    CHECK(is(noted[1].name, noted[1].name_len, "young") && is(noted[1].parent, noted[1].parent_len, "aged") && noted[1].reserved[3] == 0);
     INVALID(checkmap_notes_list(NULL, NULL, 0));
     INVALID(checkmap_notes_list(notes, noted, 0));
 
@@ -101,13 +101,13 @@ int main(void)
               round == 0 ? 2 : 0);
         EQUAL(checkmap_diagnosis_findings(diagnosis, NULL, 0), 2);
         EQUAL(checkmap_diagnosis_findings(diagnosis, found, 8), 2);
-        CHECK(is(found[0].kind, "metadata-without-bitmap") && is(found[0].name, "lost") && is(found[0].disk, "vda"));
-        CHECK(is(found[1].kind, "leftover") && found[1].message.len > 0 && found[1].cost.len > 0 && found[1].mend.len > 0);
+        CHECK(is(found[0].kind, found[0].kind_len, "metadata-without-bitmap") && is(found[0].name, found[0].name_len, "lost") && is(found[0].disk, found[0].disk_len, "vda"));
+        CHECK(is(found[1].kind, found[1].kind_len, "leftover") && found[1].message_len > 0 && found[1].cost_len > 0 && found[1].mend_len > 0);
         EQUAL(found[0].flags | found[1].flags, 0);
         EQUAL(checkmap_diagnosis_texts(diagnosis, CHECKMAP_DIAGNOSIS_STEPS, NULL, 0), 2);
         EQUAL(checkmap_diagnosis_texts(diagnosis, CHECKMAP_DIAGNOSIS_STEPS, steps, 8), 2);
-        CHECK(is(steps[0], "vda: remove 'libvirt-tmp-activewrite'"));
-        CHECK(is(steps[1], "let libvirt forget the checkpoint 'lost'"));
+        CHECK(is(steps[0].bytes, steps[0].len, "vda: remove 'libvirt-tmp-activewrite'"));
+        CHECK(is(steps[1].bytes, steps[1].len, "let libvirt forget the checkpoint 'lost'"));
         EQUAL(checkmap_diagnosis_texts(diagnosis, CHECKMAP_DIAGNOSIS_REMARKS, steps, 8), 0);
         INVALID(checkmap_diagnosis_texts(diagnosis, 9, steps, 8));
         INVALID(checkmap_diagnosis_texts(NULL, CHECKMAP_DIAGNOSIS_STEPS, steps, 8));
@@ -129,8 +129,8 @@ int main(void)
     checkmap_image *strange = image_open("strange.qcow2", CHECKMAP_OPEN_RDWR);
     EQUAL(checkmap_doctor(strange, TEXT("vda"), TEXT("notes"), CHECKMAP_DOCTOR_REPAIR, NULL, &diagnosis), 1);
     EQUAL(checkmap_diagnosis_findings(diagnosis, found, 8), 2);
-    CHECK(is(found[0].kind, "stranger") && is(found[0].mend, "") && found[0].flags == 0);
-    CHECK(is(found[1].kind, "stranger") && found[1].flags == CHECKMAP_FINDING_LEFT);
+    CHECK(is(found[0].kind, found[0].kind_len, "stranger") && is(found[0].mend, found[0].mend_len, "") && found[0].flags == 0);
+    CHECK(is(found[1].kind, found[1].kind_len, "stranger") && found[1].flags == CHECKMAP_FINDING_LEFT);
     checkmap_diagnosis_free(diagnosis);
     checkmap_image_close(strange);
     /* Nobody knows which disk it is. */
@@ -142,7 +142,7 @@ int main(void)
 
     EQUAL(checkmap_doctor(image, TEXT("vda"), TEXT("notes"), CHECKMAP_DOCTOR_TO_INTERVAL, NULL, &diagnosis), 0);
     EQUAL(checkmap_diagnosis_texts(diagnosis, CHECKMAP_DIAGNOSIS_STEPS, steps, 8), 4);
-    CHECK(is(steps[0], "vda: stop recording in 'aged'") && is(steps[1], "vda: rename 'young' to 'aged->young'"));
+    CHECK(is(steps[0].bytes, steps[0].len, "vda: stop recording in 'aged'") && is(steps[1].bytes, steps[1].len, "vda: rename 'young' to 'aged->young'"));
     EQUAL(checkmap_diagnosis_texts(diagnosis, CHECKMAP_DIAGNOSIS_REMARKS, steps, 8), 1);
     checkmap_diagnosis_free(diagnosis);
     CHECK(access("notes/aged.xml", F_OK) != 0 && access("notes/young.xml", F_OK) != 0);
