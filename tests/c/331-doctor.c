@@ -147,9 +147,10 @@ int main(void)
     checkmap_diagnosis_free(diagnosis);
     CHECK(access("notes/aged.xml", F_OK) != 0 && access("notes/young.xml", F_OK) != 0);
     struct checkmap_image_info info = CHECKMAP_IMAGE_INFO_INIT;
-    EQUAL(checkmap_image_info(image, &info), 0);
+    EQUAL(checkmap_image_get_info(image, &info), 0);
     EQUAL(info.model, CHECKMAP_MODEL_INTERVAL);
     checkmap_image_close(image);
+    EQUAL(system("qemu-img bitmap --add plain.qcow2 libvirt-tmp-activewrite"), 0);
     image = image_open("plain.qcow2", 0);
     FAILS(checkmap_doctor(image, NULL, 0, NULL, 0, CHECKMAP_DOCTOR_REPAIR, NULL, &diagnosis), EROFS, CHECKMAP_ERROR_READ_ONLY);
     checkmap_image_close(image);

@@ -22,7 +22,7 @@ int main(void)
     INVALID(checkmap_doctor_running(machine, nodes, lens, 1, 9, NULL, &diagnosis));
     INVALID(checkmap_doctor_running(machine, nodes, lens, 1, CHECKMAP_DOCTOR_LOOK, NULL, NULL));
     INVALID(checkmap_doctor_running(NULL, nodes, lens, 1, CHECKMAP_DOCTOR_LOOK, NULL, &diagnosis));
-    FAILS(checkmap_doctor_running(machine, nodes, none, 1, CHECKMAP_DOCTOR_LOOK, NULL, &diagnosis), ENOENT, CHECKMAP_ERROR_NOT_FOUND);
+    FAILS(checkmap_doctor_running(machine, nodes, none, 1, CHECKMAP_DOCTOR_LOOK, NULL, &diagnosis), EINVAL, CHECKMAP_ERROR_INVALID_NAME);
     nodes[1] = "\xff\xff";
     FAILS(checkmap_doctor_running(machine, nodes, lens, 2, CHECKMAP_DOCTOR_LOOK, NULL, &diagnosis), EINVAL, CHECKMAP_ERROR_INVALID_NAME);
     nodes[0] = "dx";
@@ -49,9 +49,9 @@ int main(void)
     checkmap_diagnosis_free(diagnosis);
     image = machine_image(machine, "d1");
     checkmap_bitmap *diff = NULL;
-    EQUAL(checkmap_diff(image, TEXT("c"), NULL, 0, &diff), 0);
-    checkmap_bitmap_free(diff);
     EQUAL(checkmap_checkpoint_create(image, TEXT("d"), 0), 0);
+    EQUAL(checkmap_diff(image, TEXT("c"), TEXT("d"), &diff), 0);
+    checkmap_bitmap_free(diff);
     checkmap_image_close(image);
     checkmap_machine_close(machine);
     daemon_quit();
