@@ -2475,8 +2475,8 @@ int64_t checkmap_notes_list(const struct checkmap_notes *notes, struct checkmap_
  * Lets an image follow libvirt's notes: its cumulative checkpoints are listed in their order, with the parents that the notes tell, and a
  * bitmap of a checkpoint of libvirt's is taken for no other.
  *
- * It is for this handle, until the next call of the same. Nothing is changed in the image, and the notes may be freed after the call. What
- * was handed out of the image before is not good any more.
+ * It is for this handle, until the next call of the same. Nothing is changed in the image, and the notes may be freed after the call.
+ * Pointers that were handed out of the image before are not good any more.
  */
 int checkmap_image_follow(struct checkmap_image *image,
                           const struct checkmap_notes *notes);
@@ -2495,8 +2495,8 @@ void checkmap_notes_free(struct checkmap_notes *notes);
  * folder has libvirt's documents, as for checkmap_notes_read(); NULL where libvirt has nothing to do with the image. target is the
  * name of the disk in the domain, such as vda; NULL where the documents tell it by the file of the image. A repair changes the bitmaps
  * in one step, then the documents, one after the other; libvirt's daemon reads its own folder only when it starts. With DRY_RUN the
- * steps are listed, and nothing is changed. A change ends what was handed out of the image
- * before. The image follows the notes from then on as after checkmap_image_follow(), but for their order.
+ * steps are listed, and nothing is changed. A change ends the pointers that were handed out
+ * of the image. The image follows the notes from then on as after checkmap_image_follow(), but for their order.
  *
  * Options: progress, model, DRY_RUN.
  *

@@ -67,6 +67,7 @@ const OF_OTHERS: &[&str] = &[
     "--metadata",
     "--domain",
     "--checkpointname",
+    "checkpoint-dumpxml --domain {domain} --checkpointname {name}{more}; echo {BETWEEN}; ",
 ];
 
 /// A text without the commands of QEMU's in it, which are the same for everyone.

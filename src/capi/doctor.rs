@@ -175,8 +175,8 @@ fn hand_out(told: Told, left: usize, out: Out<'_, *mut checkmap_diagnosis>) -> i
 /// `folder` has libvirt's documents, as for `checkmap_notes_read()`; NULL where libvirt has nothing to do with the image. `target` is the
 /// name of the disk in the domain, such as `vda`; NULL where the documents tell it by the file of the image. A repair changes the bitmaps
 /// in one step, then the documents, one after the other; libvirt's daemon reads its own folder only when it starts. With `DRY_RUN` the
-/// steps are listed, and nothing is changed. A change ends what was handed out of the image
-/// before. The image follows the notes from then on as after `checkmap_image_follow()`, but for their order.
+/// steps are listed, and nothing is changed. A change ends the pointers that were handed out
+/// of the image. The image follows the notes from then on as after `checkmap_image_follow()`, but for their order.
 ///
 /// Options: `progress`, `model`, `DRY_RUN`.
 ///

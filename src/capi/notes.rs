@@ -136,8 +136,8 @@ pub unsafe extern "C" fn checkmap_notes_list(
 /// Lets an image follow libvirt's notes: its cumulative checkpoints are listed in their order, with the parents that the notes tell, and a
 /// bitmap of a checkpoint of libvirt's is taken for no other.
 ///
-/// It is for this handle, until the next call of the same. Nothing is changed in the image, and the notes may be freed after the call. What
-/// was handed out of the image before is not good any more.
+/// It is for this handle, until the next call of the same. Nothing is changed in the image, and the notes may be freed after the call.
+/// Pointers that were handed out of the image before are not good any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_image_follow(image: *mut checkmap_image, notes: *const checkmap_notes) -> c_int {
     guard(|| {

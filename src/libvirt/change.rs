@@ -60,7 +60,7 @@ impl FolderChange {
     /// Puts each document in its place in one step, one after the other, then removes those that go. libvirt's daemon reads its own folder
     /// when it starts.
     ///
-    /// Fails with an error of the system; what was changed before stays.
+    /// Fails with an error of the system; changes before it stay.
     pub fn commit(self) -> Result<()> {
         for document in self.documents {
             document.commit()?;
