@@ -56,8 +56,8 @@ fn names_go_into_a_document_and_out_of_it() {
 #[test]
 fn what_is_no_document_of_a_checkpoint_is_refused() {
     let nested = format!("<domaincheckpoint><name>a</name>{}", "<x>".repeat(200_000));
-    let long =
-        "<domaincheckpoint><name>a</name></domaincheckpoint>".to_owned() + &" ".repeat(MOST_DOCUMENT_BYTES as usize);
+    let long = "<domaincheckpoint><name>a</name></domaincheckpoint>".to_owned()
+        + &" ".repeat(usize::try_from(MOST_DOCUMENT_BYTES).expect("few"));
     let many = |attribute: &dyn Fn(usize) -> String| {
         let attributes: String = (0..100_000).map(attribute).collect();
         format!("<domaincheckpoint><name>a</name><x{attributes}/></domaincheckpoint>")
