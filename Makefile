@@ -2,7 +2,7 @@
 
 include libcheckmap/build.mk
 
-.PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-libvirt test-guest test-package \
+.PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-libvirt test-libvirt-9.0 test-libvirt-12.8 test-guest test-package \
 	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-operations bench-operations-avx2 bench-delete bench-live bench-serve bench-backup bench-segments bench-merge bench-threads pictures \
 	bench-python wheel check-python-types example man completions
 
@@ -45,6 +45,10 @@ test-s390x:
 # Both owners of checkpoints on domains of a libvirt that the test starts for itself; as root.
 test-libvirt:
 	./run-tests --test libvirt
+
+# The same with another libvirt and its QEMU, taken from the Debian that has them; needs root.
+test-libvirt-9.0 test-libvirt-12.8:
+	scripts/test-libvirt $(@:test-libvirt-%=%)
 
 # What Miri can run: kernels but those of AVX-512, containers, memory, C calls on bitmaps and segments. Takes about ten minutes;
 # needs a nightly compiler with the component miri.

@@ -40,6 +40,9 @@ _checkmap() {
             checkmap,diff)
                 cmd="checkmap__subcmd__diff"
                 ;;
+            checkmap,doctor)
+                cmd="checkmap__subcmd__doctor"
+                ;;
             checkmap,drop)
                 cmd="checkmap__subcmd__drop"
                 ;;
@@ -105,6 +108,9 @@ _checkmap() {
                 ;;
             checkmap__subcmd__help,diff)
                 cmd="checkmap__subcmd__help__subcmd__diff"
+                ;;
+            checkmap__subcmd__help,doctor)
+                cmd="checkmap__subcmd__help__subcmd__doctor"
                 ;;
             checkmap__subcmd__help,drop)
                 cmd="checkmap__subcmd__help__subcmd__drop"
@@ -197,7 +203,7 @@ _checkmap() {
 
     case "${cmd}" in
         checkmap)
-            opts="-q -h -V --quiet --progress --no-lock --help --version info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help"
+            opts="-q -h -V --quiet --progress --no-lock --help --version info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -877,6 +883,89 @@ _checkmap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        checkmap__subcmd__doctor)
+            opts="-q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --libvirt-xml --disk-target --repair --to-interval --dry-run --json --model --quiet --progress --no-lock --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --qmp)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --libvirt)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --domain)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --node)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --nbd-socket)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --max-stall)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --libvirt-xml)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --disk-target)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --model)
+                    COMPREPLY=($(compgen -W "interval cumulative" -- "${cur}"))
+                    return 0
+                    ;;
+                --progress)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         checkmap__subcmd__drop)
             opts="-q -h --before --bitmap --all --yes --model --dry-run --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -1030,7 +1119,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__help)
-            opts="info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help"
+            opts="info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1142,6 +1231,20 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__help__subcmd__diff)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        checkmap__subcmd__help__subcmd__doctor)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1476,7 +1579,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__list)
-            opts="-U -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --json --wide --force-share --model --quiet --progress --no-lock --help"
+            opts="-U -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --json --wide --force-share --model --libvirt-xml --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1534,6 +1637,13 @@ _checkmap() {
                     ;;
                 --model)
                     COMPREPLY=($(compgen -W "interval cumulative" -- "${cur}"))
+                    return 0
+                    ;;
+                --libvirt-xml)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
                     return 0
                     ;;
                 --progress)

@@ -314,6 +314,27 @@
 /** All has to be read, as nobody can tell the allocated part either. */
 #define CHECKMAP_TIER_ALL 3
 
+/** Find out where bitmaps, chains and libvirt's notes disagree, and change nothing. */
+#define CHECKMAP_DOCTOR_LOOK 0
+
+/** Mend the findings: bitmaps first, then libvirt's notes. */
+#define CHECKMAP_DOCTOR_REPAIR 1
+
+/** Turn cumulative checkpoints into a chain of intervals: each bitmap is frozen whole, and libvirt forgets the checkpoints. */
+#define CHECKMAP_DOCTOR_TO_INTERVAL 2
+
+/** The finding is still there after the repair. */
+#define CHECKMAP_FINDING_LEFT 1
+
+/** The steps of the mend in their order, done or not. */
+#define CHECKMAP_DIAGNOSIS_STEPS 1
+
+/** Sentences for the user beside the findings, such as how much too large a past diff becomes. */
+#define CHECKMAP_DIAGNOSIS_REMARKS 2
+
+/** The warnings of the change. */
+#define CHECKMAP_DIAGNOSIS_WARNINGS 3
+
 /**
  * A directory of backups. It is locked until it is closed: many can read it at once, one can change it.
  *
@@ -327,6 +348,9 @@ typedef struct checkmap_backups checkmap_backups;
  * Offsets and lengths are bytes of the virtual disk. Calls that take it as const may run concurrently.
  */
 typedef struct checkmap_bitmap checkmap_bitmap;
+
+/** What a doctor found and did. It outlives the image and the machine. */
+typedef struct checkmap_diagnosis checkmap_diagnosis;
 
 /**
  * An open disk image. Its locks are held until it is closed.
@@ -342,6 +366,9 @@ typedef struct checkmap_image checkmap_image;
  * checkmap_machine_image(); a second connection to the same socket would wait for the first one, and be -EBUSY.
  */
 typedef struct checkmap_machine checkmap_machine;
+
+/** libvirt's notes of the checkpoints of one domain, oldest first. */
+typedef struct checkmap_notes checkmap_notes;
 
 /** What came of the disks of a backup or a prune, or what a verification found. It outlives the directory. */
 typedef struct checkmap_outcome checkmap_outcome;
@@ -757,6 +784,58 @@ typedef struct checkmap_planned {
     /** 0. */
     uint64_t reserved2[4];
 } checkmap_planned;
+
+/** A checkpoint as libvirt notes it. Frozen. */
+typedef struct checkmap_noted {
+    /** Its name: name_len bytes, without a NUL behind them. */
+    const char *name;
+    /** The bytes of the name. */
+    size_t name_len;
+    /** The name of the checkpoint before it; NULL where there is none. */
+    const char *parent;
+    /** The bytes of that name. */
+    size_t parent_len;
+    /** When it was made, in seconds since 1970; -1 where nobody noted it. */
+    int64_t time;
+    /** On how many disks of the domain it has a bitmap. */
+    uint64_t disk_count;
+    /** 0. */
+    uint64_t reserved[4];
+} checkmap_noted;
+
+/** A disagreement. Frozen. The texts have no NUL behind them, and are UTF-8 but for the name. */
+typedef struct checkmap_finding {
+    /** Its kind in lower-case words with hyphens, such as bitmap-without-metadata. */
+    const char *kind;
+    /** The bytes of that text. */
+    size_t kind_len;
+    /** The disk; NULL where it is of no single one. */
+    const char *disk;
+    /** The bytes of that text. */
+    size_t disk_len;
+    /** The bitmap or checkpoint; NULL where it is of no single one. */
+    const char *name;
+    /** The bytes of that text. */
+    size_t name_len;
+    /** The fault, in a sentence. */
+    const char *message;
+    /** The bytes of that text. */
+    size_t message_len;
+    /** The price of leaving it so. */
+    const char *cost;
+    /** The bytes of that text. */
+    size_t cost_len;
+    /** The mend that is among the steps; NULL where a person has to decide. */
+    const char *mend;
+    /** The bytes of that text. */
+    size_t mend_len;
+    /** CHECKMAP_FINDING_... */
+    uint32_t flags;
+    /** 0. */
+    uint32_t reserved;
+    /** 0. */
+    uint64_t reserved2[4];
+} checkmap_finding;
 
 /** What a segment holds, and what it takes; begin with CHECKMAP_SEGMENT_INFO_INIT. It can grow, see checkmap_opts. */
 typedef struct checkmap_segment_info {
@@ -1644,8 +1723,8 @@ int checkmap_checkpoint_rename_with(struct checkmap_image *image,
  * Fills out with the checkpoints, oldest first, max at most; with out NULL it only counts.
  *
  * To say how much is dirty it reads their bitmaps, once for all calls until the next change; what cannot be read is -1.
- * An image with cumulative checkpoints gives an order only as far as the bits tell one. Where it has intervals and
- * libvirt's cumulative checkpoints, these are the intervals; checkmap_checkpoint_list_with() lists the others.
+ * An image with cumulative checkpoints gives an order only as far as the bits tell one, or libvirt's notes after
+ * checkmap_image_follow(), which give parents too. Where it has intervals and libvirt's cumulative checkpoints, these are the intervals; checkmap_checkpoint_list_with() lists the others.
  *
  * Returns: how many checkpoints there are in all; or a negative errno.
  *
@@ -2349,6 +2428,165 @@ int64_t checkmap_plan_backup_running(const struct checkmap_machine *machine,
                                      struct checkmap_planned *out,
                                      char *reason,
                                      size_t cap);
+
+/**
+ * Reads libvirt's documents of checkpoints in a folder, such as /var/lib/libvirt/qemu/checkpoint/DOMAIN, or one with what virsh
+ * checkpoint-dumpxml printed, each in a file *.xml.
+ *
+ * Errors:
+ * - -ENOENT: no such folder, with kind CHECKMAP_ERROR_IO.
+ * - -EBADMSG: a file is no document of a checkpoint: no XML, too large, with a document type and so with entities of its own.
+ * - -EPROTO: two documents tell of one checkpoint, or their parents go round in a circle.
+ * - -EINVAL: an empty path, or one with a NUL inside.
+ * - -ENAMETOOLONG: a path that is too long.
+ * - what the system says, such as -EACCES.
+ */
+int checkmap_notes_read(const char *folder,
+                        size_t len,
+                        struct checkmap_notes **out);
+
+/**
+ * Asks libvirt for its notes of the checkpoints of the domain that a machine is, see checkmap_machine_open_libvirt().
+ *
+ * Options: progress.
+ *
+ * Errors:
+ * - -ENOTSUP: the machine was not reached through libvirt.
+ * - -EBADMSG: an answer is none of libvirt's.
+ * - -EREMOTEIO: libvirt refused a command.
+ * - -EBUSY: libvirt did not answer in time.
+ * - -ESTALE: a checkpoint went while libvirt was asked.
+ * - -ECANCELED: the call was stopped.
+ */
+int checkmap_notes_of_machine(const struct checkmap_machine *machine,
+                              const struct checkmap_opts *opts,
+                              struct checkmap_notes **out);
+
+/**
+ * Fills out with the checkpoints, oldest first, max at most; with out NULL it only counts.
+ *
+ * Returns: how many checkpoints there are in all; or a negative errno.
+ *
+ * Ownership: the texts live as long as the notes.
+ */
+int64_t checkmap_notes_list(const struct checkmap_notes *notes, struct checkmap_noted *out, size_t max);
+
+/**
+ * Lets an image follow libvirt's notes: its cumulative checkpoints are listed in their order, with the parents that the notes tell, and a
+ * bitmap of a checkpoint of libvirt's is taken for no other.
+ *
+ * It is for this handle, until the next call of the same. Nothing is changed in the image, and the notes may be freed after the call.
+ * Pointers that were handed out of the image before are not good any more.
+ */
+int checkmap_image_follow(struct checkmap_image *image,
+                          const struct checkmap_notes *notes);
+
+/**
+ * Frees notes.
+ *
+ * NULL is fine.
+ */
+void checkmap_notes_free(struct checkmap_notes *notes);
+
+/**
+ * Finds where the bitmaps of an image, their chain and libvirt's notes disagree, and mends it or converts the checkpoints where aim
+ * says so.
+ *
+ * folder has libvirt's documents, as for checkmap_notes_read(); NULL where libvirt has nothing to do with the image. target is the
+ * name of the disk in the domain, such as vda; NULL where the documents tell it by the file of the image. A repair changes the bitmaps
+ * in one step, then the documents, one after the other; libvirt's daemon reads its own folder only when it starts. With DRY_RUN the
+ * steps are listed, and nothing is changed. A change ends the pointers that were handed out
+ * of the image. The image follows the notes from then on as after checkmap_image_follow(), but for their order.
+ *
+ * Options: progress, model, DRY_RUN.
+ *
+ * Returns: how many findings there are, after a repair how many are left; 0 is well; or a negative errno.
+ *
+ * Errors:
+ * - -ENOENT: no such folder, with kind CHECKMAP_ERROR_IO; the documents do not tell which disk it is, with kind
+ *   CHECKMAP_ERROR_NOT_FOUND.
+ * - -EEXIST: a file has the name of a new document already.
+ * - -EINVAL: an unknown aim, an empty text, or one that is no UTF-8.
+ * - -EPROTO: documents that contradict one another, checkpoints without a known order, or both models at once.
+ * - -EBADMSG: the image or a document is damaged.
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_checkpoint_create() without -EEXIST, -EINVAL, -EPROTO, -EBADMSG
+ */
+int64_t checkmap_doctor(struct checkmap_image *image,
+                        const char *target,
+                        size_t target_len,
+                        const char *folder,
+                        size_t folder_len,
+                        uint32_t aim,
+                        const struct checkmap_opts *opts,
+                        struct checkmap_diagnosis **out);
+
+/**
+ * Finds where the bitmaps of a running machine's disks, their chains and libvirt's notes disagree, and mends it or converts the
+ * checkpoints where aim says so.
+ *
+ * nodes and lens have count elements each and name disks as for checkmap_machine_image(); with a count of 0 all disks take part
+ * that can keep bitmaps. Of a domain of libvirt's the notes are asked from libvirt, which is told of their changes; a machine that was
+ * not reached through libvirt has none. A repair changes the bitmaps of all disks in one step, then the notes, one after the other.
+ * Images of these disks that are open are not good for changes any more: open them anew.
+ *
+ * Options: progress, model, DRY_RUN.
+ *
+ * Returns: how many findings there are, after a repair how many are left; 0 is well; or a negative errno.
+ *
+ * Errors:
+ * - -ENOENT: no disk is called so; libvirt does not tell which of its disks one is. Both with kind CHECKMAP_ERROR_NOT_FOUND.
+ * - -EEXIST: two disks are called so.
+ * - -EINVAL: an unknown aim, the same disk twice, no disk at all, a name that is empty or no UTF-8.
+ * - -EPROTO: notes that contradict one another, checkpoints without a known order, or both models at once.
+ * - -EBADMSG: an answer is none of QEMU's or libvirt's.
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_checkpoint_create() without -EEXIST, -EINVAL, -EPROTO, -EBADMSG
+ */
+int64_t checkmap_doctor_running(const struct checkmap_machine *machine,
+                                const char *const *nodes,
+                                const size_t *lens,
+                                size_t count,
+                                uint32_t aim,
+                                const struct checkmap_opts *opts,
+                                struct checkmap_diagnosis **out);
+
+/**
+ * Fills out with the findings, disk by disk, max at most; with out NULL it only counts.
+ *
+ * After a repair those that it found come first, then those that are left.
+ *
+ * Returns: how many there are in all; or a negative errno.
+ *
+ * Ownership: the texts live as long as the diagnosis.
+ */
+int64_t checkmap_diagnosis_findings(const struct checkmap_diagnosis *diagnosis,
+                                    struct checkmap_finding *out,
+                                    size_t max);
+
+/**
+ * Fills out with the texts of one kind, in UTF-8, max at most; with out NULL it only counts.
+ *
+ * kind is one of CHECKMAP_DIAGNOSIS_...
+ *
+ * Returns: how many texts there are in all; or a negative errno.
+ *
+ * Ownership: the texts live as long as the diagnosis.
+ *
+ * Errors:
+ * - -EINVAL: an unknown kind.
+ */
+int64_t checkmap_diagnosis_texts(const struct checkmap_diagnosis *diagnosis,
+                                 uint32_t kind,
+                                 struct checkmap_text *out,
+                                 size_t max);
+
+/**
+ * Frees a diagnosis.
+ *
+ * NULL is fine.
+ */
+void checkmap_diagnosis_free(struct checkmap_diagnosis *diagnosis);
 
 /**
  * Opens the segment in the file at path: reads and checks its header, its trailer and its directory.

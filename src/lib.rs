@@ -21,6 +21,7 @@ mod checksum;
 mod content;
 #[doc(hidden)]
 pub mod cpu;
+pub mod doctor;
 pub mod error;
 mod fault;
 mod fork;
@@ -31,6 +32,7 @@ pub mod image;
 pub mod io;
 #[doc(hidden)]
 pub mod kernels;
+pub mod libvirt;
 mod memory;
 pub mod nbd;
 pub mod planner;

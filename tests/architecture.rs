@@ -22,7 +22,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("chain", &["error", "geometry", "memory"]),
     ("segment", &["error", "fault", "geometry", "memory", "progress", "io", "checksum", "pool", "bitmap"]),
     ("nbd", &["error", "geometry", "memory", "progress", "pool", "bitmap"]),
-    ("qemu", &["error", "geometry", "memory", "progress", "bitmap", "chain", "host", "formats", "nbd"]),
+    ("qemu", &["error", "geometry", "memory", "progress", "bitmap", "chain", "host", "formats", "libvirt", "nbd"]),
+    ("libvirt", &["error", "memory", "io", "chain"]),
+    ("doctor", &["error", "memory", "progress", "bitmap", "chain", "image", "libvirt", "qemu"]),
     ("planner", &["error", "geometry", "chain", "image", "nbd", "qemu"]),
     ("host", &["error", "geometry", "memory", "progress", "io", "bitmap", "chain"]),
     ("formats", &["error", "fault", "geometry", "memory", "progress", "io", "pool", "bitmap", "chain", "host"]),
@@ -40,7 +42,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "capi",
         &[
             "error", "fault", "fork", "memory", "geometry", "progress", "io", "pool", "bitmap", "segment", "chain",
-            "image", "qemu", "planner", "backup",
+            "image", "qemu", "planner", "backup", "libvirt", "doctor",
         ],
     ),
 ];

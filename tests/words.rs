@@ -58,7 +58,17 @@ fn literals(source: &str) -> Vec<(usize, String)> {
 }
 
 /// The options of other programs that the library starts.
-const OF_OTHERS: &[&str] = &["--object"];
+const OF_OTHERS: &[&str] = &[
+    "--object",
+    "--name",
+    " --no-domain",
+    "--redefine",
+    "--redefine-validate",
+    "--metadata",
+    "--domain",
+    "--checkpointname",
+    "checkpoint-dumpxml --domain {domain} --checkpointname {name}{more}; echo {BETWEEN}; ",
+];
 
 /// A text without the commands of QEMU's in it, which are the same for everyone.
 fn without_qemu(text: &str) -> String {

@@ -243,22 +243,26 @@ func readOutcome(outcome *C.struct_checkmap_outcome, show func(row int, moment M
 }
 
 func textsOf(outcome *C.struct_checkmap_outcome, row int, kind C.uint32_t) ([]string, error) {
-	call := func(out *C.struct_checkmap_text, max C.size_t) func() int64 {
-		return func() int64 { return int64(C.checkmap_outcome_texts(outcome, C.size_t(row), kind, out, max)) }
-	}
-	total, err := number(call(nil, 0))
+	return texts(func(out *C.struct_checkmap_text, max C.size_t) C.int64_t {
+		return C.checkmap_outcome_texts(outcome, C.size_t(row), kind, out, max)
+	})
+}
+
+// texts copies the texts that a call fills in.
+func texts(call func(out *C.struct_checkmap_text, max C.size_t) C.int64_t) ([]string, error) {
+	total, err := number(func() int64 { return int64(call(nil, 0)) })
 	if err != nil || total == 0 {
 		return nil, err
 	}
 	list := make([]C.struct_checkmap_text, total)
-	if _, err = number(call(&list[0], C.size_t(total))); err != nil {
+	if _, err = number(func() int64 { return int64(call(&list[0], C.size_t(total))) }); err != nil {
 		return nil, err
 	}
-	texts := make([]string, total)
+	copied := make([]string, total)
 	for at, each := range list {
-		texts[at] = textFrom(each.bytes, each.len)
+		copied[at] = textFrom(each.bytes, each.len)
 	}
-	return texts, nil
+	return copied, nil
 }
 
 // OpenBackups opens a directory of backups. It fails with ErrNotFound where it is none, ErrInUse where somebody changes it,

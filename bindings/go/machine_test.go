@@ -243,3 +243,22 @@ func Test324ListWith(t *testing.T) {
 	equal(t, len(ok(image.CheckpointsWith(&Options{Model: ModelInterval}))), 3)
 	invalid(t, second(image.CheckpointsWith(&Options{Model: ModelUnknown})))
 }
+
+func Test332DoctorRunning(t *testing.T) {
+	folder := startDaemon(t)
+	machine := openMachine(t, folder)
+	fails(t, second(machine.Notes(nil)), ErrUnsupported, syscall.ENOTSUP)
+	equal(t, len(ok(machine.Doctor(nil, Look, nil)).Findings), 0)
+	invalid(t, second(machine.Doctor([]string{"d1", "d1"}, Look, nil)))
+	fails(t, second(machine.Doctor([]string{"dx"}, Look, nil)), ErrNotFound, syscall.ENOENT)
+	image := ok(machine.Image("d1"))
+	fine(t, image.DropStored("a->b", nil))
+	fine(t, image.Close())
+	dry := ok(machine.Doctor([]string{"d1"}, Repair, &Options{Flags: DryRun}))
+	done := ok(machine.DoctorContext(context.Background(), nil, Repair, nil))
+	check(t, len(done.Findings) == 1 && done.Findings[0].Kind == "gap" && len(done.Left) == 0)
+	check(t, len(dry.Steps) > 0 && len(dry.Steps) == len(done.Steps))
+	image = ok(machine.Image("d1"))
+	defer image.Close()
+	fine(t, image.Create("d", 0))
+}

@@ -366,8 +366,8 @@ pub unsafe extern "C" fn checkmap_checkpoint_rename_with(
 /// Fills `out` with the checkpoints, oldest first, `max` at most; with `out` NULL it only counts.
 ///
 /// To say how much is dirty it reads their bitmaps, once for all calls until the next change; what cannot be read is -1.
-/// An image with cumulative checkpoints gives an order only as far as the bits tell one. Where it has intervals and
-/// libvirt's cumulative checkpoints, these are the intervals; `checkmap_checkpoint_list_with()` lists the others.
+/// An image with cumulative checkpoints gives an order only as far as the bits tell one, or libvirt's notes after
+/// `checkmap_image_follow()`, which give parents too. Where it has intervals and libvirt's cumulative checkpoints, these are the intervals; `checkmap_checkpoint_list_with()` lists the others.
 ///
 /// Returns: how many checkpoints there are in all; or a negative errno.
 ///
@@ -457,7 +457,8 @@ fn list(open: &OpenImage, options: &mut Options) -> Result<Arc<Checkpoints>> {
     let overview = image.overview(model, Scope::Checkpoints, options)?;
     open.lent().checkpoints(model, || {
         let amount = |checkpoint: &Checkpoint| overview.summary(&checkpoint.bitmap).dirty_bytes.map_or(-1, signed);
-        let chain = overview.chain.as_ref().map_err(Error::clone)?;
+        let mut chain = overview.chain.clone()?;
+        chain.follow(&open.records)?;
         let listed = chain.checkpoints().iter().map(|checkpoint| (checkpoint.clone(), amount(checkpoint)));
         Ok(memory::gather(listed)?)
     })

@@ -5,7 +5,7 @@ use super::boundary::{Handle, Shared, array, count, exclusive, free, give, guard
 use super::lent::{Files, Lent};
 use super::options::{Facts, Options, Sized32, checkmap_opts, model_number};
 use super::report::{checkmap_report, report_of};
-use crate::chain::{MAX_BITMAP_NAME, Model};
+use crate::chain::{MAX_BITMAP_NAME, Model, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Access, Image, OpenOptions};
 use std::ffi::{CString, OsStr, c_char, c_int};
@@ -48,6 +48,8 @@ const PATH_MAX: usize = 4096;
 #[derive(Debug)]
 pub(super) struct OpenImage {
     pub(super) image: Image,
+    /// libvirt's notes of the order of cumulative checkpoints.
+    pub(super) records: Vec<Record>,
     lent: Mutex<Lent>,
 }
 
@@ -55,7 +57,7 @@ impl OpenImage {
     pub(super) fn new(image: Image) -> Self {
         let mut lent = Lent::default();
         lent.warn(image.warnings());
-        Self { image, lent: Mutex::new(lent) }
+        Self { image, records: Vec::new(), lent: Mutex::new(lent) }
     }
 
     /// The image, for calls that answer from memory: an error if it changed under a handle without locks.

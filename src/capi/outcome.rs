@@ -189,8 +189,14 @@ impl Outcome {
 }
 
 /// Bytes as C gets them.
-fn lent(bytes: Option<&[u8]>) -> (*const c_char, usize) {
+pub(super) fn lent(bytes: Option<&[u8]>) -> (*const c_char, usize) {
     bytes.map_or((ptr::null(), 0), lent_bytes)
+}
+
+/// The same, as a text.
+pub(super) fn lent_text(bytes: Option<&[u8]>) -> checkmap_text {
+    let (bytes, len) = lent(bytes);
+    checkmap_text { bytes, len }
 }
 
 /// A function of its own, as compiled code else looks at the length before it knows that there are bytes; it takes no harm, but
@@ -316,10 +322,7 @@ pub unsafe extern "C" fn checkmap_outcome_texts(
         }
         // SAFETY: the caller's promise for `out`, which has room for `max` texts.
         let mut room = unsafe { OutBuffer::new(out, max, "the array of texts") }?;
-        room.fill(texts.iter().map(|text| {
-            let (bytes, len) = lent(Some(text));
-            checkmap_text { bytes, len }
-        }));
+        room.fill(texts.iter().map(|text| lent_text(Some(text))));
         Ok(count(texts.len()))
     })
 }

@@ -179,7 +179,9 @@ pub(super) fn recording_beside(bitmaps: &[BitmapState]) -> Result<Vec<&BitmapSta
     let followed = memory::sorted_set(links().flat_map(follows));
     let is_root = |name: &Name| followed.contains(name) && !begins.contains(name);
     let is_plain = |name: &Name| !name.has_arrow() && !name.is_helper();
-    let beside = bitmaps.iter().filter(|state| state.recording && is_plain(&state.name) && !is_root(&state.name));
+    let beside = bitmaps
+        .iter()
+        .filter(|state| state.recording && is_plain(&state.name) && (state.of_libvirt || !is_root(&state.name)));
     Ok(memory::gather(beside)?)
 }
 

@@ -30,6 +30,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 mod beside;
+mod convert;
 mod create;
 mod delete;
 mod diff;
@@ -41,6 +42,7 @@ mod nearest;
 mod order;
 mod plan;
 mod read;
+mod record;
 mod rename;
 mod select;
 mod stack;
@@ -56,7 +58,8 @@ pub use name::{MAX_BITMAP_NAME, MAX_CHECKPOINT_NAME, Name, check_checkpoint_name
 pub(crate) use name::{list, no_bitmap};
 pub use order::Contents;
 pub use plan::{Action, BelowActions, Plan};
-pub(crate) use plan::{Origin, carry_out as after};
+pub(crate) use plan::{Origin, carry_out as after, plan_actions};
+pub use record::Record;
 pub use stack::{
     CommitPlan, ForcedDeletion, IsAlias, Layer, LayerActions, Part, Stack, StackCheckpoint, StackSpan, Taken,
 };

@@ -21,12 +21,14 @@ pub struct BitmapState {
     pub inconsistent: bool,
     /// Whether the bitmap has a type or extra data that we do not know: it is listed and preserved, never used.
     pub unusable: bool,
+    /// Whether libvirt tells of a checkpoint of its own by this name. False where nobody asked it.
+    pub of_libvirt: bool,
 }
 
 impl BitmapState {
     /// A consistent bitmap that can be used.
     pub fn new(name: Name, granularity: Granularity, recording: bool) -> Self {
-        Self { name, granularity, recording, inconsistent: false, unusable: false }
+        Self { name, granularity, recording, inconsistent: false, unusable: false, of_libvirt: false }
     }
 }
 
@@ -82,7 +84,8 @@ impl Model {
         match counted.clone().count() {
             _ if counted.clone().any(|bitmap| bitmap.name.has_arrow()) => Model::Interval,
             0 => Model::None,
-            1 if all_record => Model::Interval,
+            // Of one alone the flags do not tell.
+            1 if all_record && !counted.clone().any(|bitmap| bitmap.of_libvirt) => Model::Interval,
             _ if all_record => Model::Cumulative,
             _ => Model::Unknown,
         }
@@ -149,8 +152,8 @@ impl fmt::Display for Model {
 pub struct Checkpoint {
     /// The checkpoint's name.
     pub name: Name,
-    /// The checkpoint before it. `None` for the first one and after a gap, and always in the cumulative model, where
-    /// nothing stores it.
+    /// The checkpoint before it. `None` for the first one and after a gap, and in the cumulative model, where no bitmap
+    /// tells it, unless [`Chain::follow`](super::Chain::follow) was called.
     pub parent: Option<Name>,
     /// Whether what lies before it is missing: its bitmap follows a checkpoint that has no bitmap any more, or nothing
     /// links it to the checkpoints that are listed before it.
@@ -170,6 +173,8 @@ pub struct Checkpoint {
     /// against *every* other checkpoint, by strict containment in one direction or the other; else its place is a guess
     /// by name, however plausible its neighbours look.
     pub ordered: bool,
+    /// When it was made, in seconds since 1970 (UTC), where somebody noted that, see [`Chain::follow`](super::Chain::follow).
+    pub time_seconds: Option<u64>,
 }
 
 /// The time that a bitmap covers.
@@ -214,6 +219,7 @@ impl Checkpoint {
             inconsistent: bitmap.inconsistent,
             unusable: bitmap.unusable,
             ordered,
+            time_seconds: None,
         }
     }
 }

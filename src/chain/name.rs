@@ -107,7 +107,7 @@ impl Name {
         Control::DropBitmapNamed(self.0.clone())
     }
 
-    pub(super) fn has_arrow(&self) -> bool {
+    pub(crate) fn has_arrow(&self) -> bool {
         find_arrow(&self.0).is_some()
     }
 

@@ -284,6 +284,12 @@ pub(crate) fn carry_out(bitmaps: &[BitmapState], actions: &[Action]) -> Result<V
     Ok(memory::gather(after.into_values())?)
 }
 
+/// A plan of these actions, which a mend of what names and flags cannot tell comes to.
+pub(crate) fn plan_actions(bitmaps: &[BitmapState], actions: &[Action]) -> Result<Plan> {
+    carry_out(bitmaps, actions)?;
+    Ok(Plan::of(memory::gather(actions.iter().cloned())?))
+}
+
 /// The error for a bitmap whose content cannot be trusted.
 pub(super) fn inconsistent(bitmap: &Name) -> Error {
     Error::new(

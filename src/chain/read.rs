@@ -202,8 +202,10 @@ fn intervals(others: &[&BitmapState]) -> Result<(Vec<Checkpoint>, Vec<Stretch>)>
 /// reached only by insisting; it shows the gap in the recording instead of hiding it. Of several that record none is taken
 /// for it: each of them is a valid cumulative checkpoint, and would not be after it was frozen.
 fn lone_root<'a>(others: &[&'a BitmapState]) -> Result<Option<&'a BitmapState>> {
+    let others = memory::gather(others.iter().filter(|other| !other.of_libvirt).copied())?;
     let recording = memory::gather(others.iter().filter(|other| other.recording).copied())?;
-    match (recording.as_slice(), others) {
+    match (recording.as_slice(), others.as_slice()) {
+        (_, []) => Ok(None),
         ([root], _) | ([], [root]) => Ok(Some(root)),
         ([_, _, ..], _) => Ok(None),
         ([], _) => {

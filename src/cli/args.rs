@@ -104,6 +104,9 @@ pub(crate) enum Verb {
     /// Verify every structure and rule of an image
     #[command(long_about = help::CHECK, override_usage = "checkmap check [OPTIONS] IMAGE\n       checkmap check [OPTIONS] --qmp SOCKET [--node NODE]...")]
     Check(CheckArgs),
+    /// Find where bitmaps, chains and libvirt's notes disagree, and mend it
+    #[command(long_about = help::DOCTOR, after_long_help = help::DOCTOR_AFTER, override_usage = "checkmap doctor [OPTIONS] IMAGE [--libvirt-xml DIR]\n       checkmap doctor [OPTIONS] --qmp SOCKET [--node NODE]...\n       checkmap doctor [OPTIONS] --libvirt URI --domain NAME [--node NODE]...")]
+    Doctor(DoctorArgs),
     /// Work with bitmaps in files of checkmap's own, which may be larger than memory
     #[command(long_about = help::SEGMENT, after_long_help = help::SEGMENT_AFTER)]
     Segment(SegmentArgs),
@@ -139,6 +142,8 @@ pub(crate) struct ListArgs {
     pub(crate) sharing: Sharing,
     #[command(flatten)]
     pub(crate) model: ModelArg,
+    #[command(flatten)]
+    pub(crate) metadata: MetadataArg,
 }
 
 #[derive(Debug, Args)]
@@ -461,6 +466,30 @@ pub(crate) struct CheckArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) metadata: MetadataArg,
+    /// The name of the disk in libvirt's domain, such as vda, where the documents do not tell it
+    #[arg(long, value_name = "TARGET", requires = "libvirt_xml")]
+    pub(crate) disk_target: Option<String>,
+    /// Mend the findings: bitmaps first, then libvirt's notes
+    #[arg(long, conflicts_with = "to_interval")]
+    pub(crate) repair: bool,
+    /// Turn cumulative checkpoints into a chain of intervals: each bitmap is frozen whole, and libvirt forgets the checkpoints
+    #[arg(long)]
+    pub(crate) to_interval: bool,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct SegmentArgs {
     #[command(subcommand)]
     pub(crate) verb: SegmentVerb,
@@ -572,6 +601,15 @@ pub(crate) struct MapArgs {
     /// Look at this many bytes of the disk; to its end without it
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     pub(crate) length: Option<u64>,
+}
+
+/// Where libvirt keeps its checkpoints.
+#[derive(Debug, Args)]
+pub(crate) struct MetadataArg {
+    /// The folder with libvirt's XML documents of the checkpoints: those of `virsh checkpoint-dumpxml`, or
+    /// /var/lib/libvirt/qemu/checkpoint/DOMAIN
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "libvirt")]
+    pub(crate) libvirt_xml: Option<PathBuf>,
 }
 
 /// How wide a table may be.

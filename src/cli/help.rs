@@ -83,7 +83,26 @@ their middle (…); --wide shows all. Scripts take --json.
 
 Cumulative checkpoints store no order. An older bitmap contains the younger ones, so the order is told by their bits \
 where those decide it, and by name elsewhere; JSON then says \"ordered\": false. Where they stand beside intervals, people see both; \
-JSON has the intervals, or, with --model cumulative, the others.";
+JSON has the intervals, or, with --model cumulative, the others.
+
+Times, and the order and parents of libvirt's checkpoints, come from what libvirt notes of them: with --libvirt its daemon is asked, \
+--libvirt-xml names the folder.";
+
+pub(crate) const DOCTOR: &str = "\
+Compares the bitmaps of a disk, the chain that their names tell of, and the checkpoints that libvirt notes: of an image with the \
+documents in DIR, of a running QEMU, or of a domain of libvirt. It tells what disagrees, what that costs, and the mend. --repair does \
+what --repair --dry-run lists: bitmaps first, in one step for all disks, then libvirt's notes. Where tracking can go on, it does.
+
+The exit status is 0 where nothing is wrong, 1 where something was found; after --repair, where something is left.
+
+libvirt takes bitmaps only that all record, so it can be told of none of the checkpoints of checkmap's own chain.";
+
+pub(crate) const DOCTOR_AFTER: &str = "\
+Examples:
+  checkmap doctor disk.qcow2
+  checkmap doctor disk.qcow2 --libvirt-xml /var/lib/libvirt/qemu/checkpoint/web
+  checkmap doctor --libvirt qemu:///system --domain web --repair --dry-run
+  checkmap doctor --libvirt qemu:///system --domain web --to-interval";
 
 pub(crate) const CREATE: &str = "\
 Creates a checkpoint: the point in time to compare with later. The bitmap that recorded until now is frozen, and a new \

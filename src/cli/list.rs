@@ -11,10 +11,12 @@ use crate::session::Session;
 use crate::table::{Column, Rows};
 use crate::words::{amount, one_line, state};
 use checkmap::Image;
+use checkmap::backup::checkpoint_name;
 use checkmap::chain::{Chain, Checkpoint, KnownModel, Model};
 use checkmap::image::{CheckpointBelow, Overview, Scope};
 use serde::Serialize;
 use std::io::Write;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// One checkpoint, as the contract spells it.
 #[derive(Serialize)]
@@ -27,6 +29,11 @@ struct Row {
     dirty_bytes: Option<u64>,
     /// What changed since the checkpoint until now; null where a diff would be refused.
     since_bytes: Option<u64>,
+    /// When it was made, in UTC; told only where somebody noted it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_seconds: Option<u64>,
     /// Told only where it is false.
     #[serde(skip_serializing_if = "Option::is_none")]
     ordered: Option<bool>,
@@ -39,16 +46,23 @@ pub(crate) fn run(args: &ListArgs, session: &Session) -> Outcome {
     }
     let disks = session.open_shared(target, args.sharing)?;
     let is_single = disks.is_single;
+    let records = session.metadata(&args.metadata, disks.machine.as_ref(), false)?.map(|known| known.records());
     let mut all = Vec::new();
-    for Disk { image, of_machine } in disks.disks {
+    for Disk { mut image, of_machine } in disks.disks {
+        if args.metadata.libvirt_xml.is_some() {
+            image.note_libvirt(records.iter().flatten().map(|record| record.name.clone()));
+        }
         let overview = image.overview(args.model.wanted(), Scope::Increments, &mut session.watch())?;
-        let chain = overview.chain.clone()?;
+        let mut chain = overview.chain.clone()?;
+        chain.follow(records.as_deref().unwrap_or_default())?;
         chain.check_known().map_err(|error| error.in_file(image.path()))?;
         // What stands beside the intervals is for people only: scripts get one chain, and pick it.
         let beside = match overview.beside.is_some() && !args.json {
             true => {
                 let beside = image.overview(Some(KnownModel::Cumulative), Scope::Increments, &mut session.watch())?;
-                Some((beside.chain.clone()?, beside))
+                let mut other = beside.chain.clone()?;
+                other.follow(records.as_deref().unwrap_or_default())?;
+                Some((other, beside))
             }
             false => None,
         };
@@ -117,6 +131,12 @@ fn write_json_lists(all: &[Found], is_single: bool, out: &mut dyn Write) -> std:
     write_json(lists.collect(), false, out)
 }
 
+/// A time as backups are named by it: `20261125T020000Z`. None where it is beyond all calendars.
+fn moment(seconds: u64) -> Option<String> {
+    // The year 9999 ends then.
+    (seconds < 253_402_300_800).then(|| checkpoint_name(UNIX_EPOCH + Duration::from_secs(seconds)))
+}
+
 /// Whose checkpoints they are, and of which model.
 pub(crate) fn owned(chain: &Chain) -> String {
     format!("{}, model {}", chain.model().owner(), chain.model())
@@ -130,6 +150,8 @@ fn row(checkpoint: &Checkpoint, overview: &Overview) -> Row {
         inconsistent: checkpoint.inconsistent,
         dirty_bytes: overview.summary(&checkpoint.bitmap).dirty_bytes,
         since_bytes: overview.since_bytes(&checkpoint.name),
+        time: checkpoint.time_seconds.and_then(moment),
+        time_seconds: checkpoint.time_seconds,
         ordered: (!checkpoint.ordered).then_some(false),
     }
 }
@@ -143,13 +165,18 @@ fn row_below(below: &CheckpointBelow) -> Row {
         inconsistent: checkpoint.inconsistent,
         dirty_bytes: below.dirty_bytes,
         since_bytes: below.since_bytes,
+        time: None,
+        time_seconds: None,
         ordered: (!checkpoint.ordered).then_some(false),
     }
 }
 
-const COLUMNS: [Column; 7] = [
+const MADE: Column = Column::Words("MADE");
+
+const COLUMNS: [Column; 8] = [
     Column::Names("CHECKPOINT"),
     Column::Names("PARENT"),
+    MADE,
     Column::SpareNames("BITMAP"),
     Column::Numbers("GRANULE"),
     Column::Words("STATE"),
@@ -162,21 +189,32 @@ fn write_table(chain: &Chain, overview: &Overview, wide: bool, out: &mut dyn Wri
         return writeln!(out, "no checkpoints");
     }
     let shown = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), amount);
-    let mut table = Rows::new(&COLUMNS);
-    for below in &overview.below {
-        let checkpoint = &below.checkpoint;
-        table.add([
+    // Most often nobody noted a time.
+    let has_times = chain.checkpoints().iter().any(|checkpoint| checkpoint.time_seconds.is_some());
+    let columns: Vec<Column> = COLUMNS.into_iter().filter(|column| has_times || *column != MADE).collect();
+    let mut table = Rows::new(&columns);
+    let mut add = |checkpoint: &Checkpoint, parent: String, state: &str, (dirty, since): (Option<u64>, Option<u64>)| {
+        let made = checkpoint.time_seconds.and_then(moment).unwrap_or_else(|| "?".to_owned());
+        let cells = [
             checkpoint.name.to_string(),
-            checkpoint.parent.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+            parent,
+            made,
             checkpoint.bitmap.to_string(),
             amount(checkpoint.granularity.bytes()),
-            "below".to_owned(),
-            shown(below.dirty_bytes),
-            shown(below.since_bytes),
-        ]);
+            state.to_owned(),
+            shown(dirty),
+            shown(since),
+        ];
+        let shown = COLUMNS.iter().zip(cells).filter(|(column, _)| has_times || **column != MADE);
+        table.add(shown.map(|(_, cell)| cell).collect::<Vec<_>>());
+    };
+    for below in &overview.below {
+        let checkpoint = &below.checkpoint;
+        let parent = checkpoint.parent.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+        let bytes = (below.dirty_bytes, below.since_bytes);
+        add(checkpoint, parent, "below", bytes);
     }
     for checkpoint in chain.checkpoints() {
-        let summary = overview.summary(&checkpoint.bitmap);
         let parent = match (&checkpoint.parent, chain.model(), checkpoint.ordered) {
             (Some(parent), ..) => parent.to_string(),
             (None, Model::Cumulative, false) => "(order unknown)".to_owned(),
@@ -184,15 +222,9 @@ fn write_table(chain: &Chain, overview: &Overview, wide: bool, out: &mut dyn Wri
             (None, ..) if checkpoint.gap => "(gap)".to_owned(),
             (None, ..) => "-".to_owned(),
         };
-        table.add([
-            checkpoint.name.to_string(),
-            parent,
-            checkpoint.bitmap.to_string(),
-            amount(checkpoint.granularity.bytes()),
-            state(checkpoint.recording, checkpoint.inconsistent, checkpoint.unusable).to_owned(),
-            shown(summary.dirty_bytes),
-            shown(overview.since_bytes(&checkpoint.name)),
-        ]);
+        let bytes = (overview.summary(&checkpoint.bitmap).dirty_bytes, overview.since_bytes(&checkpoint.name));
+        let state = state(checkpoint.recording, checkpoint.inconsistent, checkpoint.unusable);
+        add(checkpoint, parent, state, bytes);
     }
     table.write(wide, out)
 }

@@ -18,6 +18,7 @@ mod delete;
 mod diff;
 mod directory;
 mod disks;
+mod doctor;
 mod drop;
 mod dump;
 mod duration;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         Verb::Verify(args) => verify::run(args, &session),
         Verb::Prune(args) => prune::run(args, &session),
         Verb::Check(args) => check::run(args, &session),
+        Verb::Doctor(args) => doctor::run(args, &session),
         Verb::Segment(args) => segment::run(&args.verb, &session),
         Verb::Completions(args) => completions::run_completions(args, &session),
         Verb::Man => completions::run_man(&session),

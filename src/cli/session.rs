@@ -2,7 +2,7 @@
 //! Owns what every verb shares: how images are opened, and how the person is talked to on stderr. Must never know what
 //! a verb does.
 
-use crate::args::{Common, Sharing};
+use crate::args::{Common, MetadataArg, Sharing};
 use crate::disks::{Disk, Disks};
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
@@ -11,6 +11,7 @@ use crate::target::{Target, TargetArgs};
 use crate::words::one_line;
 use checkmap::Image;
 use checkmap::image::{Access, OpenOptions};
+use checkmap::libvirt::Metadata;
 use checkmap::qemu::{self, Machine};
 use std::io::Write;
 use std::path::Path;
@@ -95,6 +96,21 @@ impl Session {
             wanted = machine.disks()?;
         }
         Ok((machine, wanted))
+    }
+
+    /// What libvirt keeps of its checkpoints: from the folder that is named, or asked of the daemon where the machine is one of its
+    /// domains. `None` where neither is so. With `whole` also the domains as they were.
+    pub(crate) fn metadata(
+        &self,
+        args: &MetadataArg,
+        machine: Option<&Machine>,
+        whole: bool,
+    ) -> Result<Option<Metadata>, Failure> {
+        Ok(match (&args.libvirt_xml, machine) {
+            (Some(folder), _) => Some(Metadata::read(folder)?),
+            (None, Some(machine)) => machine.libvirt_metadata(whole, &mut self.watch())?,
+            (None, None) => None,
+        })
     }
 
     /// Opens the one disk that is meant.

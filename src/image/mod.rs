@@ -31,6 +31,7 @@ mod files;
 mod group;
 mod in_layers;
 mod layers;
+mod mend;
 mod opening;
 mod overview;
 mod report;
@@ -57,8 +58,10 @@ pub use group::Group;
 pub use in_layers::{Edit, LayersChange};
 #[cfg(feature = "serve")]
 pub(crate) use layers::find;
+pub use mend::{Excess, ToInterval};
 use opening::{is_writable, open as open_file, reopen};
 pub use overview::{CheckpointBelow, Overview, Scope};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -130,6 +133,8 @@ pub struct Image {
     /// Whether the caller may have the file for writing: not by a descriptor that is for reading only.
     may_write: bool,
     warnings: Vec<String>,
+    /// The checkpoints that libvirt has of the disk, as far as the caller told.
+    theirs: BTreeSet<Name>,
 }
 
 impl Image {
@@ -257,7 +262,15 @@ impl Image {
             file: None,
             may_write: false,
             warnings: Vec::new(),
+            theirs: BTreeSet::new(),
         }
+    }
+
+    /// Notes which checkpoints libvirt has of this disk: their bitmaps are then taken for no others, see
+    /// [`BitmapState::of_libvirt`]. A host that asks libvirt itself needs no such note.
+    pub fn note_libvirt(&mut self, checkpoints: impl IntoIterator<Item = Name>) {
+        self.theirs = checkpoints.into_iter().collect();
+        self.origin = Origin::default();
     }
 
     /// How many threads the calls from now on may use, see [`OpenOptions::threads()`].
@@ -362,6 +375,7 @@ impl Image {
     fn state(&self, mut bitmap: BitmapState) -> BitmapState {
         let stale = self.trouble().is_some_and(|trouble| trouble.kind() == ErrorKind::Stale);
         bitmap.inconsistent = stale || bitmap.inconsistent && !self.held_by_writer;
+        bitmap.of_libvirt |= self.theirs.contains(&bitmap.name);
         bitmap
     }
 

@@ -27,7 +27,8 @@ impl DiskHost {
     /// The disk whose top node is this one.
     pub(super) fn open(shared: &Arc<Shared>, node: &str) -> Result<Self> {
         let connection = shared.connection();
-        let state = DiskState::of(&connection.nodes, &connection.nodes.layers(node)?)?;
+        let mut state = DiskState::of(&connection.nodes, &connection.nodes.layers(node)?)?;
+        state.theirs = connection.theirs();
         drop(connection);
         shared.know(&state.node);
         Ok(Self { shared: Arc::clone(shared), state })
@@ -157,6 +158,7 @@ impl Host for DiskHost {
 
     fn read_again(&mut self) -> Result<()> {
         self.state.node = self.shared.look_at(&self.state.node.name)?;
+        self.state.theirs = self.shared.connection().theirs();
         self.shared.know(&self.state.node);
         Ok(())
     }

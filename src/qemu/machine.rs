@@ -7,19 +7,22 @@ use super::commands::{self, Commands, Place};
 use super::fill::{self, Fill, Filled, Wanted};
 use super::moment;
 use super::monitor::{Conversation, Failure, Monitor};
-use super::nodes::{Answers, DiskNodes, Node, NodeBitmap, Nodes};
+use super::nodes::{Answers, DiskNodes, Node, NodeBitmap, Nodes, names_file};
 use super::owner;
 use super::reopen::Reopened;
+use super::virsh::Virsh;
 use super::work::{Until, Work, silent};
 use super::{Disk, Options};
 use crate::bitmap::Bitmap;
-use crate::chain::{self, Action, BitmapState};
+use crate::chain::{self, Action, BitmapState, Name};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::host::{Share, Transaction};
+use crate::libvirt::Change;
+use crate::memory;
 use crate::progress::{Observer, Unobserved};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The way out of a refusal that has no other.
 const LOOK: &str = "look at the hypervisor's log, and whether another program works on its disks";
@@ -37,8 +40,10 @@ pub(super) struct Shared {
 pub(super) struct Connection {
     conversation: Option<Conversation>,
     pub(super) nodes: Nodes,
-    /// The names of the guest's disks in libvirt, each with its source.
-    targets: Vec<(String, String)>,
+    /// The names of the guest's disks in libvirt, each with its source, where it has one.
+    targets: Vec<(String, Option<String>)>,
+    /// The checkpoints that libvirt has of the domain, where a bitmap can be of one.
+    theirs: Arc<BTreeSet<Name>>,
     /// The bitmaps of each node for which there is a host, as that host knows them.
     known: BTreeMap<String, Vec<NodeBitmap>>,
 }
@@ -135,6 +140,11 @@ impl Connection {
         }
         if let Some(Conversation::Virsh(virsh)) = &self.conversation {
             self.targets = virsh.targets(observer)?;
+            // A bitmap by its own name can be libvirt's or ours.
+            self.theirs = match self.nodes.has_plain_recording() {
+                true => Arc::new(memory::sorted_set(virsh.checkpoints(observer)?)),
+                false => Arc::default(),
+            };
         }
         Ok(())
     }
@@ -146,6 +156,11 @@ impl Connection {
         }
     }
 
+    /// The checkpoints that libvirt has of the domain, where a bitmap can be of one.
+    pub(super) fn theirs(&self) -> Arc<BTreeSet<Name>> {
+        Arc::clone(&self.theirs)
+    }
+
     /// The conversation, where one is open.
     pub(super) fn conversation(&self) -> Option<&Conversation> {
         self.conversation.as_ref()
@@ -153,22 +168,46 @@ impl Connection {
 
     /// The disk that is meant by this word.
     pub(super) fn find(&self, wanted: &str) -> Result<DiskNodes> {
-        match self.targets.iter().find(|(target, _)| target == wanted) {
-            Some((_, source)) => self.nodes.find(source),
-            None => self.nodes.find(wanted),
+        let known = self.targets.iter().find(|(target, _)| target == wanted).and_then(|(_, source)| source.as_deref());
+        let Some(source) = known else { return self.nodes.find(wanted) };
+        let is_wanted = |disk: &&DiskNodes| {
+            let top = disk.layers.first().and_then(|top| self.nodes.get(top));
+            top.is_some_and(|top| self.target(top) == Some(wanted))
+        };
+        match self.nodes.disks()?.iter().find(is_wanted) {
+            Some(disk) => Ok(disk.clone()),
+            None => self.nodes.find(source),
         }
     }
 
-    /// The name that libvirt has for the disk.
+    /// The name that libvirt has for the disk; `None` also where two of its disks have this file.
     fn target(&self, node: &Node) -> Option<&str> {
-        self.targets.iter().find(|(_, source)| *source == node.file).map(|(target, _)| target.as_str())
+        // A layer with options of its own, such as a key, has them in its name, and its file has not.
+        let file = self.nodes.files(&node.name).ok().and_then(|(file, _)| file).map(|file| file.file.as_str());
+        let names = || [Some(node.file.as_str()), file].into_iter().flatten().filter(|name| !name.is_empty());
+        let with = |is_it: &dyn Fn(&str) -> bool| {
+            let mut found = self
+                .targets
+                .iter()
+                .filter(|(_, source)| source.as_deref().is_some_and(is_it))
+                .map(|(own, _)| own.as_str());
+            (found.next(), found.next().is_some())
+        };
+        match with(&|source| names().any(|name| name == source)) {
+            (None, _) => {}
+            (found, is_one_of_two) => return found.filter(|_| !is_one_of_two),
+        }
+        let (found, is_one_of_two) = with(&|source| names().any(|name| names_file(name, source)));
+        found.filter(|_| !is_one_of_two)
     }
 
     fn disk(&self, disk: DiskNodes) -> Result<Disk> {
         let top = disk.layers.first().map(String::as_str).unwrap_or_default();
         let node = self.nodes.node(top)?;
+        let target = self.target(node).map(str::to_owned);
         Ok(Disk {
-            title: self.target(node).map_or(disk.title, str::to_owned),
+            title: target.clone().unwrap_or(disk.title),
+            target,
             node: node.name.clone(),
             file: node.file.clone(),
             driver: node.driver.clone(),
@@ -180,8 +219,13 @@ impl Connection {
 
 impl Shared {
     pub(super) fn connect(monitor: Monitor, options: Options, observer: &mut dyn Observer) -> Result<Self> {
-        let connection =
-            Connection { conversation: None, nodes: Nodes::default(), targets: Vec::new(), known: BTreeMap::new() };
+        let connection = Connection {
+            conversation: None,
+            nodes: Nodes::default(),
+            targets: Vec::new(),
+            theirs: Arc::default(),
+            known: BTreeMap::new(),
+        };
         let shared = Self { monitor, options, connection: Mutex::new(connection) };
         {
             let mut connection = shared.connection();
@@ -276,6 +320,40 @@ impl Shared {
         }
         let lines = commands.lines();
         Ok(before.into_iter().chain(lines).chain(after).collect())
+    }
+
+    /// The names that libvirt has for all disks of the domain.
+    pub(super) fn targets(&self) -> Vec<String> {
+        self.connection().targets.iter().map(|(target, _)| target.clone()).collect()
+    }
+
+    fn virsh(&self) -> Result<Option<Virsh>> {
+        match &self.monitor {
+            Monitor::Libvirt { uri, domain } => Virsh::open(uri, domain, self.options.timeout).map(Some),
+            Monitor::Socket(_) => Ok(None),
+        }
+    }
+
+    /// The documents of libvirt's checkpoints; `None` without libvirt.
+    pub(super) fn documents(&self, whole: bool, observer: &mut dyn Observer) -> Result<Option<Vec<Vec<u8>>>> {
+        let Some(virsh) = self.virsh()? else { return Ok(None) };
+        let names = virsh.checkpoints(observer)?;
+        virsh.documents(&names, whole, observer).map(Some)
+    }
+
+    /// Carries out changes of libvirt's notes, one after the other.
+    pub(super) fn change_notes(&self, changes: &[Change], observer: &mut dyn Observer) -> Result<()> {
+        let Some(virsh) = self.virsh()? else {
+            return Err(Error::new(ErrorKind::Unsupported, "the hypervisor is not reached through libvirt"));
+        };
+        for change in changes {
+            match change {
+                Change::Tell(told) => virsh.tell_of(told.text(), observer),
+                Change::Forget(name) => virsh.forget(name, observer),
+            }
+            .map_err(|error| at(error, &format!("checkpoint {}", change.name())))?;
+        }
+        Ok(())
     }
 
     /// Leaves the monitor to others until the next command.

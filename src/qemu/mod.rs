@@ -56,6 +56,7 @@ mod work;
 use crate::chain::Plan;
 use crate::error::{Error, Result};
 use crate::host::{Host, Share};
+use crate::libvirt::{Change, DomainCheckpoint, Metadata};
 use crate::progress::Observer;
 use disk::DiskHost;
 use machine::Shared;
@@ -109,6 +110,7 @@ impl Options {
 #[non_exhaustive]
 pub struct Disk {
     title: String,
+    target: Option<String>,
     node: String,
     file: String,
     driver: String,
@@ -120,6 +122,12 @@ impl Disk {
     /// The name of its device, or of its node where there is no device.
     pub fn title(&self) -> &str {
         &self.title
+    }
+
+    /// Its name in libvirt's domain, such as `vda`; `None` where the hypervisor is not reached through libvirt, or libvirt's list does not
+    /// tell which of its disks it is.
+    pub fn libvirt_target(&self) -> Option<&str> {
+        self.target.as_deref()
     }
 
     /// The name of the block node at its top, without the filters of jobs.
@@ -228,6 +236,29 @@ impl Machine {
             shares.extend(plan.below().iter().map(|below| Share::new(&below.disk, &below.actions)));
         }
         self.shared.lines_from_last(&shares).map_err(|error| self.name_it(error))
+    }
+
+    /// What libvirt keeps of the checkpoints of this domain; `None` where the hypervisor is not reached through libvirt. With `whole` also
+    /// the domain as it was at each of them.
+    ///
+    /// Fails as [`Metadata::of`] does, with [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) where an answer is none of libvirt's, and with
+    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) where a checkpoint went meanwhile.
+    pub fn libvirt_metadata(&self, whole: bool, observer: &mut dyn Observer) -> Result<Option<Metadata>> {
+        let documents = self.shared.documents(whole, observer).map_err(|error| self.name_it(error))?;
+        let Some(documents) = documents else { return Ok(None) };
+        let read = documents.into_iter().map(DomainCheckpoint::read).collect::<Result<_>>();
+        read.and_then(Metadata::of).map(Some).map_err(|error| self.name_it(error))
+    }
+
+    /// The targets of all disks that libvirt's domain has, such as `vda`; `None` where the hypervisor is not reached through libvirt.
+    pub fn libvirt_targets(&self) -> Option<Vec<String>> {
+        matches!(self.shared.monitor, Monitor::Libvirt { .. }).then(|| self.shared.targets())
+    }
+
+    /// Carries out changes of what libvirt notes of its checkpoints, one after the other; it compares each that it is told of with the
+    /// bitmaps. Where one is refused, those before it stay.
+    pub fn change_libvirt(&self, changes: &[Change], observer: &mut dyn Observer) -> Result<()> {
+        self.shared.change_notes(changes, observer).map_err(|error| self.name_it(error))
     }
 
     /// What the caller should tell its user of this way to the hypervisor.

@@ -307,6 +307,12 @@ impl Nodes {
         self.nodes.get(node)
     }
 
+    /// Whether any bitmap records that can be a checkpoint of libvirt's by its name.
+    pub(super) fn has_plain_recording(&self) -> bool {
+        let mut bitmaps = self.nodes.values().flat_map(Node::kept);
+        bitmaps.any(|bitmap| bitmap.state.recording && !bitmap.state.name.is_helper() && !bitmap.state.name.has_arrow())
+    }
+
     /// The names of all nodes.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.nodes.keys().map(String::as_str)
@@ -496,7 +502,7 @@ fn a_loop(top: &str) -> Error {
 }
 
 /// Whether a node's file is the one that is meant: the same path, or the same file by two paths.
-fn names_file(file: &str, wanted: &str) -> bool {
+pub(super) fn names_file(file: &str, wanted: &str) -> bool {
     let real = |path: &str| std::fs::canonicalize(path).ok();
     !file.is_empty() && (file == wanted || real(file).is_some_and(|file| Some(file) == real(wanted)))
 }

@@ -9,6 +9,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::formats;
 use crate::geometry::Granularity;
 use crate::host::{Backing, CheckReport, Facts, Problem, Remarks, Severity, Summary};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Disks above this size get no bitmap finer than [`LARGE_BITS`] unless somebody asks for one: a merge of finer ones stops the
 /// machine for too long.
@@ -23,6 +25,8 @@ pub(super) struct DiskState {
     backing: Option<String>,
     /// Why it can have no bitmap.
     pub(super) unfit: Option<Error>,
+    /// The checkpoints that libvirt has of the machine.
+    pub(super) theirs: Arc<BTreeSet<Name>>,
 }
 
 impl DiskState {
@@ -34,7 +38,7 @@ impl DiskState {
         let node = nodes.node(top)?.clone();
         let backing = layers.get(1).and_then(|below| nodes.get(below)).map(|below| below.file.clone());
         let unfit = commands::check_node(&node).err().filter(|error| error.kind() == ErrorKind::CannotStore);
-        Ok(Self { node, backing, unfit })
+        Ok(Self { node, backing, unfit, theirs: Arc::default() })
     }
 
     /// The name for messages.
@@ -53,7 +57,10 @@ impl DiskState {
     }
 
     pub(super) fn bitmaps(&self) -> Box<dyn Iterator<Item = BitmapState> + '_> {
-        Box::new(self.node.kept().map(|bitmap| bitmap.state.clone()))
+        Box::new(self.node.kept().map(|bitmap| {
+            let of_libvirt = self.theirs.contains(&bitmap.state.name);
+            BitmapState { of_libvirt, ..bitmap.state.clone() }
+        }))
     }
 
     fn find(&self, name: &Name) -> Option<&NodeBitmap> {

@@ -3,12 +3,14 @@
 //! never know what an answer means.
 
 use super::monitor::{Failure, MOST_ANSWER_BYTES, PATIENCE, WAITING};
+use crate::chain::Name;
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 use crate::progress::{Observer, tell};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 use std::fs::File;
-use std::io::{ErrorKind as IoKind, Read, Seek};
+use std::io::{ErrorKind as IoKind, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
@@ -25,6 +27,12 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// The commands that QEMU may take its time for: a merge of bitmaps, and the storing of bitmaps.
 const SLOW: [&str; 2] = ["transaction", "blockdev-reopen"];
+
+/// How many documents one virsh is asked for: each can tell of a large domain.
+const MOST_DOCUMENTS: usize = 256;
+
+/// A line between two documents.
+const BETWEEN: &str = "checkmap-next-document";
 
 const NOT_OURS: &str = "look whether the virsh in PATH is that of libvirt";
 
@@ -92,8 +100,8 @@ impl Virsh {
         Ok(commands.iter().map(|_| Err(Failure::Broken(error.clone()))).collect())
     }
 
-    /// The target names of the domain's disks, such as `vda`, each with its source.
-    pub(super) fn targets(&self, observer: &mut dyn Observer) -> Result<Vec<(String, String)>> {
+    /// The target names of the domain's disks, such as `vda`, each with its source, where it has one.
+    pub(super) fn targets(&self, observer: &mut dyn Observer) -> Result<Vec<(String, Option<String>)>> {
         let answer = self.run(&["domblklist", &self.domain], Some(self.timeout), observer);
         let answer = answer.map_err(Failure::into_error)?;
         let Ok(text) = std::str::from_utf8(&answer) else {
@@ -103,6 +111,79 @@ impl Virsh {
             ));
         };
         Ok(text.lines().filter_map(read_target).collect())
+    }
+
+    /// The names of the checkpoints that libvirt has of the domain; none where its driver has no checkpoints.
+    pub(super) fn checkpoints(&self, observer: &mut dyn Observer) -> Result<Vec<Name>> {
+        let answer = match self.run(&["checkpoint-list", &self.domain, "--name"], Some(self.timeout), observer) {
+            Err(Failure::NotSent(error)) if error.kind() == ErrorKind::Unsupported => return Ok(Vec::new()),
+            answer => answer.map_err(Failure::into_error)?,
+        };
+        let names = answer.split(|byte| *byte == b'\n').filter(|name| !name.is_empty());
+        Ok(memory::gather(names.map(Name::new))?)
+    }
+
+    /// The documents of these checkpoints, in this order; with the domain as it was then where they are asked for `whole`.
+    pub(super) fn documents(&self, names: &[Name], whole: bool, observer: &mut dyn Observer) -> Result<Vec<Vec<u8>>> {
+        let more = if whole { "" } else { " --no-domain" };
+        let mut documents = Vec::new();
+        let mut left = names.iter().peekable();
+        while left.peek().is_some() {
+            let (mut words, mut count) = (String::new(), 0);
+            while let Some(name) = left.peek() {
+                let name = quoted(&name.to_string_lossy());
+                let domain = quoted(&self.domain);
+                let more =
+                    format!("checkpoint-dumpxml --domain {domain} --checkpointname {name}{more}; echo {BETWEEN}; ");
+                let is_full = count >= MOST_DOCUMENTS || words.len() + more.len() > MOST_ARGUMENT_BYTES;
+                if count > 0 && is_full {
+                    break;
+                }
+                words.push_str(&more);
+                count += 1;
+                left.next();
+            }
+            let answer = self.run(&[&words], Some(self.timeout), observer).map_err(Failure::into_error)?;
+            let text = String::from_utf8(answer)
+                .map_err(|_| Error::new(ErrorKind::Damaged, "virsh's answer is no text").advise(NOT_OURS))?;
+            let before = documents.len();
+            // A quiet virsh leaves out the end of that line.
+            let between = format!("\n{BETWEEN}");
+            let read = text.split(&between).map(str::trim).filter(|document| !document.is_empty());
+            memory::extend(&mut documents, read.map(|document| document.as_bytes().to_vec()))?;
+            if documents.len() - before != count {
+                let message = format!("virsh has {} documents of {count} checkpoints", documents.len() - before);
+                return Err(
+                    Error::new(ErrorKind::Changed, message).advise("ask again: one may have been deleted meanwhile")
+                );
+            }
+        }
+        Ok(documents)
+    }
+
+    /// Tells libvirt of a checkpoint, or of another state of one: it looks at the bitmaps first.
+    pub(super) fn tell_of(&self, document: &str, observer: &mut dyn Observer) -> Result<()> {
+        let cannot_write = |error| Error::io("cannot write a temporary file", error);
+        let mut file = tempfile::NamedTempFile::new().map_err(cannot_write)?;
+        file.write_all(document.as_bytes()).and_then(|()| file.flush()).map_err(cannot_write)?;
+        let Some(path) = file.path().to_str() else {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the folder for temporary files has a name that is no text",
+            )
+            .advise("name another one by TMPDIR"));
+        };
+        let words = ["checkpoint-create", &self.domain, path, "--redefine", "--redefine-validate"];
+        self.run(&words, Some(self.timeout), observer).map(drop).map_err(Failure::into_error)
+    }
+
+    /// Lets libvirt forget a checkpoint; no bitmap is touched.
+    pub(super) fn forget(&self, checkpoint: &Name, observer: &mut dyn Observer) -> Result<()> {
+        let Ok(name) = std::str::from_utf8(checkpoint.as_bytes()) else {
+            return Err(Error::new(ErrorKind::InvalidName, format!("{checkpoint} is no text")));
+        };
+        let words = ["checkpoint-delete", "--metadata", "--domain", &self.domain, "--checkpointname", name];
+        self.run(&words, Some(self.timeout), observer).map(drop).map_err(Failure::into_error)
     }
 
     /// The output of virsh. Without a `timeout` it waits as long as the process lives; `observer` can always give up.
@@ -169,6 +250,7 @@ impl Process {
         let (mut outputs, mut errors) = (self.0.stdout.take(), self.0.stderr.take());
         let (mut answer, mut said) = (Vec::new(), Vec::new());
         let mut buffer = vec![0; 1 << 16];
+        let mut has_ended = false;
         while outputs.is_some() || errors.is_some() {
             let ready = {
                 let mut waiting = Vec::with_capacity(2);
@@ -176,8 +258,9 @@ impl Process {
                 waiting.extend(errors.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
                 let patience = Timespec { tv_sec: 0, tv_nsec: i64::from(PATIENCE.subsec_nanos()) };
                 match poll(&mut waiting, Some(&patience)) {
-                    // It has ended, and left its outputs to another process.
-                    Ok(0) if self.0.try_wait().map_err(broke)?.is_some() => break,
+                    // It has ended, and left its outputs to another process. What it wrote between the two looks is still to be read.
+                    Ok(0) if has_ended => break,
+                    Ok(0) => has_ended = self.0.try_wait().map_err(broke)?.is_some(),
                     Ok(_) | Err(rustix::io::Errno::INTR) => {}
                     Err(error) => return Err(broke(error.into())),
                 }
@@ -327,8 +410,8 @@ fn failed(status: ExitStatus, said: &str) -> Failure {
 }
 
 /// One line of `virsh domblklist`: target and source.
-fn read_target(line: &str) -> Option<(String, String)> {
+fn read_target(line: &str) -> Option<(String, Option<String>)> {
     let (target, source) = line.trim().split_once(char::is_whitespace)?;
     let source = source.trim_start();
-    (source != "-").then(|| (target.to_owned(), source.to_owned()))
+    Some((target.to_owned(), (source != "-").then(|| source.to_owned())))
 }

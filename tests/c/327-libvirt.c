@@ -16,6 +16,8 @@ static const char passes[] =
     "if sys.argv[4] == 'domblklist':\n"
     "    print('vda  /somewhere/chain.qcow2')\n"
     "    sys.exit()\n"
+    "if sys.argv[4] == 'checkpoint-list':\n"
+    "    sys.exit()\n"
     "assert sys.argv[4] == 'qemu-monitor-command', sys.argv\n"
     "monitor = socket.socket(socket.AF_UNIX)\n"
     "monitor.connect('qmp')\n"

@@ -53,6 +53,8 @@ const SOURCES: &[&str] = &[
     "outcome",
     "backups",
     "tiers",
+    "notes",
+    "doctor",
     "segment",
 ];
 

@@ -157,6 +157,28 @@ impl<'a> Domain<'a> {
         domain
     }
 
+    /// Defines the domain anew.
+    #[track_caller]
+    pub(crate) fn define(&self, xml: &str) {
+        let path = self.file("again.xml");
+        fs::write(&path, xml).expect("written");
+        self.libvirt.virsh(&["define", path.to_str().expect("UTF-8")]);
+    }
+
+    /// The file with the process of its QEMU.
+    pub(crate) fn pid_file(&self) -> PathBuf {
+        self.libvirt.folder.path().join(format!("run/qemu/{}.pid", self.name))
+    }
+
+    /// Returns as soon as libvirt has seen that its QEMU ended.
+    pub(crate) fn wait_until_off(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !self.virsh("domstate", &[]).contains("shut off") {
+            assert!(Instant::now() < deadline, "libvirt does not see the end of QEMU");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// A file of this domain's.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.libvirt.folder.path().join(format!("{}-{name}", self.name))

@@ -2,6 +2,7 @@
 //! the test starts for itself as root.
 
 mod daemon;
+mod doctor;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -26,6 +27,7 @@ fn both_owners_work_on_one_domain() {
         scope.spawn(|| diffs_across_a_block_commit(&libvirt));
         scope.spawn(|| a_moment_of_two_disks(&libvirt));
         scope.spawn(|| three_nights_of_backups(&libvirt));
+        scope.spawn(|| doctor::each_disagreement_is_mended(&libvirt));
     });
 }
 

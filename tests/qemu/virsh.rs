@@ -44,11 +44,11 @@ impl Domain {
         let name = |line: &str| {
             let words: Vec<&str> = line.splitn(3, '\t').collect();
             match words.get(2) {
-                Some(command) => {
+                Some(command) if words[0] == "qemu-monitor-command" => {
                     let command: Value = serde_json::from_str(command).expect("a command");
                     command["execute"].as_str().expect("a name").to_owned()
                 }
-                None => words[0].to_owned(),
+                _ => words[0].to_owned(),
             }
         };
         fs::read_to_string(self.file("calls")).expect("it is there").lines().map(name).collect()

@@ -325,3 +325,22 @@ def test_324_list_with(image_copy):
         assert [point.name for point in image.checkpoints()] == ["a", "b", "c"]
         assert [point.name for point in image.checkpoints(cumulative=True)] == ["daily"]
         assert [point.name for point in image.checkpoints(cumulative=False)] == ["a", "b", "c"]
+
+
+def test_332_doctor_running(daemon, fails):
+    with checkmap.Machine("qmp", nbd_socket=NBD) as machine:
+        with fails(checkmap.UnsupportedError, 95):
+            checkmap.Notes.of_machine(machine)
+        assert checkmap.doctor_running(machine).findings == []
+        with fails(checkmap.InvalidArgumentError, 22):
+            checkmap.doctor_running(machine, ["d1", "d1"])
+        with fails(checkmap.NotFoundError, 2):
+            checkmap.doctor_running(machine, ["dx"])
+        with machine.image("d1") as image:
+            image.drop_stored("a->b")
+        dry = checkmap.doctor_running(machine, ["d1"], repair=True, dry_run=True)
+        done = checkmap.doctor_running(machine, repair=True)
+        assert [found.kind for found in done.findings] == ["gap"] and not done.left
+        assert dry.steps == done.steps != []
+        with machine.image("d1") as image:
+            image.create("d")

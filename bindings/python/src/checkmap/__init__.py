@@ -18,6 +18,7 @@ from ._backups import (
     preview_backup,
 )
 from ._bitmap import Bitmap
+from ._doctor import Diagnosis, Finding, NotedCheckpoint, Notes, doctor, doctor_running
 from ._errors import *  # noqa: F403
 from ._extents import EXTENT_FIELDS
 from ._image import Checkpoint, Image, ImageInfo, StoredBitmap, Summary
@@ -38,12 +39,16 @@ __all__ = [
     "Bitmap",
     "Checkpoint",
     "Damage",
+    "Diagnosis",
     "Disk",
     "EXTENT_FIELDS",
+    "Finding",
     "Image",
     "ImageInfo",
     "Machine",
     "Moment",
+    "NotedCheckpoint",
+    "Notes",
     "Problem",
     "Pruned",
     "Report",
@@ -55,6 +60,8 @@ __all__ = [
     "Verified",
     "create_many",
     "delete_many",
+    "doctor",
+    "doctor_running",
     "plan_backup",
     "plan_backup_running",
     "plan_qmp",
