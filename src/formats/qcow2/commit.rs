@@ -40,12 +40,22 @@ pub(super) struct Change<'a> {
     pub(super) draft: Draft<'a>,
 }
 
-impl Change<'_> {
+impl<'a> Change<'a> {
     /// Carries it out; `header` is the file's afterwards.
     ///
     /// Until the commit any failure leaves the image as it was; from the first header sector on it is
     /// [`ErrorKind::CommitInDoubt`]. The strings are warnings.
-    pub(crate) fn write(mut self, header: &mut Header, observer: &mut dyn Observer) -> Result<Vec<String>> {
+    pub(crate) fn write(self, header: &mut Header, observer: &mut dyn Observer) -> Result<Vec<String>> {
+        let mut begun = self.begin(header, observer)?;
+        let states = std::mem::take(&mut begun.prepared.states);
+        commit(begun.work.storage, begun.work.header, states)?;
+        let mut warnings = begun.take_warnings();
+        warnings.extend(begun.release());
+        Ok(warnings)
+    }
+
+    /// Writes everything but the header, without effect; any failure leaves the image as it was.
+    pub(super) fn begin(mut self, header: &'a mut Header, observer: &mut dyn Observer) -> Result<Begun<'a>> {
         let storage = self.file.storage;
         let len_before = file_len(storage).map_err(Error::nothing_changed)?;
         let mut room = Vec::new();
@@ -54,7 +64,7 @@ impl Change<'_> {
         }
         let space = Space::new(self.file, self.occupied).map_err(Error::nothing_changed)?;
         let mut work = Work { storage, header, space, undo: Undo::new(storage, len_before) };
-        let prepared = match work.prepare(self.file, &mut self.draft, observer) {
+        let mut prepared = match work.prepare(self.file, &mut self.draft, observer) {
             Ok(prepared) => prepared,
             // Bytes behind the old end may be the other writer's by now.
             Err(error) if error.kind() == ErrorKind::Changed => return Err(error),
@@ -65,13 +75,10 @@ impl Change<'_> {
             }
             Err(error) => return Err(error.advise(not_undone())),
         };
-        commit(storage, work.header, prepared.states)?;
-        let mut warnings = if room.is_empty() { prepared.warnings } else { room };
-        // Not flushed: the commit is durable, and a cut that loses a part of this leaks clusters.
-        let released =
-            work.space.release(&prepared.old_clusters).and_then(|()| store_in_place(&work.space, &mut work.undo));
-        warnings.extend(released.err().map(|error| not_released(&error)));
-        Ok(warnings)
+        if !room.is_empty() {
+            prepared.warnings = room;
+        }
+        Ok(Begun { work, prepared })
     }
 
     /// Does all that [`Change::write`] does before the commit, without writing: finds out whether there is room.
@@ -98,8 +105,53 @@ impl Change<'_> {
     }
 }
 
+/// A change of which everything but the header is on the disk.
+pub(super) struct Begun<'a> {
+    work: Work<'a>,
+    prepared: Prepared,
+}
+
+impl<'a> Begun<'a> {
+    pub(super) fn storage(&self) -> &'a dyn Storage {
+        self.work.storage
+    }
+
+    /// The header as it is in the file.
+    pub(super) fn header(&self) -> &Header {
+        self.work.header
+    }
+
+    /// Where the new directory is; `None` where no bitmap is left.
+    pub(super) fn directory(&self) -> Option<DirectoryRef> {
+        self.prepared.directory
+    }
+
+    pub(super) fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.prepared.warnings)
+    }
+
+    /// Releases the old clusters after the commit; a warning where they leak.
+    pub(super) fn release(&mut self) -> Option<String> {
+        let Work { space, undo, .. } = &mut self.work;
+        // Not flushed: the commit is durable, and a cut that loses a part of this leaks clusters.
+        let released = space.release(&self.prepared.old_clusters).and_then(|()| store_in_place(space, undo));
+        released.err().map(|error| not_released(&error))
+    }
+
+    /// Takes everything back while the header has not changed; false where clusters stay counted as used.
+    pub(super) fn undo(&mut self) -> bool {
+        self.work.undo.run()
+    }
+
+    /// Takes everything back because of `error`.
+    pub(super) fn give_up(mut self, error: Error) -> Error {
+        if self.undo() { error.nothing_changed() } else { error.advise(not_undone()) }
+    }
+}
+
 /// The rest of the work once everything but the header is on the disk.
 struct Prepared {
+    directory: Option<DirectoryRef>,
     /// The header as it is, and after each stage that commits the change.
     states: Vec<Vec<u8>>,
     /// The clusters to release after it.
@@ -153,7 +205,7 @@ impl Work<'_> {
         let old_table = self.store_refcounts()?;
         memory::extend(&mut old_clusters, old_table)?;
         let states = states(self.header, self.header.with_directory(directory)?)?;
-        Ok(Prepared { states, old_clusters, warnings, need })
+        Ok(Prepared { directory, states, old_clusters, warnings, need })
     }
 
     /// A writer that does not know a feature must clear its autoclear bit before it changes anything.
@@ -576,7 +628,24 @@ pub(crate) fn commit(storage: &dyn Storage, header: &mut Header, mut states: Vec
     Ok(())
 }
 
-fn take_back(storage: &dyn Storage, states: &[Vec<u8>]) -> Result<()> {
+/// Changes the header cluster from state to state; where one fails, all are taken back, and nothing has changed. It is
+/// [`ErrorKind::CommitInDoubt`] where that fails too.
+pub(super) fn walk(storage: &dyn Storage, states: &[Vec<u8>]) -> Result<()> {
+    for (number, step) in states.windows(2).enumerate() {
+        let [now, next] = step else { continue };
+        if let Err(error) = write_stage(storage, now, next) {
+            let begun = states.get(..number + 2).unwrap_or_default();
+            return Err(match take_back(storage, begun) {
+                Ok(()) => error,
+                Err(_) => error.with_kind(ErrorKind::CommitInDoubt),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Changes the header cluster back from the last of these states to the first.
+pub(super) fn take_back(storage: &dyn Storage, states: &[Vec<u8>]) -> Result<()> {
     let steps = states.windows(2).rev();
     steps.filter_map(<[_]>::first_chunk).try_for_each(|[before, after]| write_stage(storage, after, before))
 }
@@ -587,7 +656,7 @@ fn write_stage(storage: &dyn Storage, now: &[u8], next: &[u8]) -> Result<()> {
 }
 
 /// The way out where a failed change could not be put back.
-fn not_undone() -> WayOut {
+pub(super) fn not_undone() -> WayOut {
     WayOut::from("the bitmaps are as they were; room may be counted as used: `qemu-img check -r leaks` releases it")
 }
 
