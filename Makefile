@@ -3,7 +3,7 @@
 include libcheckmap/build.mk
 
 .PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-libvirt test-guest test-package \
-	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-operations bench-operations-avx2 bench-delete bench-live bench-serve bench-backup bench-segments \
+	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-operations bench-operations-avx2 bench-delete bench-live bench-serve bench-backup bench-segments bench-merge bench-threads pictures \
 	bench-python wheel check-python-types example man completions
 
 test:
@@ -75,8 +75,9 @@ check-instructions bless-instructions:
 	@command -v valgrind >/dev/null || apt-get install -y -qq --no-install-recommends valgrind </dev/null
 	cargo bench --locked --bench instructions -- $(@:-instructions=)
 
-# checkmap beside CRoaring, roaring, a flat bitmap and a vector of extents; leaves target/bench-peers.csv. All of it takes
-# hours and 16 GiB of memory; the quick one takes less than three minutes. BENCH takes more options, see `BENCH=--help`.
+# checkmap beside CRoaring, roaring, a flat bitmap, a vector of extents and our model of QEMU's HBitmap; leaves
+# target/bench-peers.csv, and prints the matrix of bench-operations with what is measured here besides. All of it takes hours and
+# 16 GiB of memory; the quick one less than an hour. BENCH takes more options, see `BENCH=--help`.
 BENCH ?=
 bench-peers: bench-operations
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-peers -- $(BENCH)
@@ -84,15 +85,17 @@ bench-peers: bench-operations
 bench-peers-quick: bench-operations
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-peers -- --quick $(BENCH)
 
-# Every operation on one or two bitmaps, in interleaved pairs with the best peer of each cell, patterns a to g; leaves
-# target/bench-operations.csv. OPERATIONS takes options, such as `OPERATIONS='--patterns c --operations xor'`.
+# The matrix: every operation and pattern in interleaved pairs with the best form of any peer, the means and the bars; leaves
+# target/bench-operations.csv. CHECKMAP_TRACE names the trace of g. OPERATIONS takes options: `OPERATIONS='--patterns c --keep
+# --csv FILE'` measures a part anew and keeps the rest of FILE.
 OPERATIONS ?=
 bench-operations:
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-operations -- $(OPERATIONS)
 
-# The same with our kernels for AVX2, beside peers that are built without AVX-512.
+# The same with our kernels for AVX2, beside peers that are built without AVX-512: CRoaring by a macro, roaring by a cfg of the crate
+# that holds its vectors.
 bench-operations-avx2:
-	CFLAGS=-DCROARING_COMPILER_SUPPORTS_AVX512=0 CHECKMAP_KERNELS=avx2 cargo run --release --locked \
+	RUSTFLAGS='--cfg disable_dispatch_avx512' CFLAGS=-DCROARING_COMPILER_SUPPORTS_AVX512=0 CHECKMAP_KERNELS=avx2 cargo run --release --locked \
 		--manifest-path benchmarks/Cargo.toml --target-dir benchmarks/target/avx2 --bin bench-operations -- \
 		--csv target/bench-operations-avx2.csv $(OPERATIONS)
 
@@ -115,6 +118,16 @@ test-guest:
 LIVE_RUNS ?= 5
 bench-live:
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-live -- $(LIVE_RUNS)
+
+# Unions and other set operations on two threads beside one; leaves target/bench-threads.csv.
+bench-threads:
+	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-operations -- --threads 2 --patterns abcde \
+		--csv target/bench-threads.csv
+
+# The union of two bitmaps at granularities 16 times apart beside QEMU's merge of the same. Pairs.
+MERGE_PAIRS ?= 15
+bench-merge:
+	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-merge -- $(MERGE_PAIRS)
 
 # nbdcopy of a whole image, from `checkmap serve` and from qemu-nbd in turn; TMPDIR needs 3 GiB. How many pairs, and how many MiB.
 SERVE_PAIRS ?= 15
@@ -139,6 +152,11 @@ bench-segments:
 	cargo build --release --locked --features cli
 	cargo run --release --locked --manifest-path benchmarks/Cargo.toml --bin bench-segments -- \
 		target/release/checkmap $(SEGMENT_RUNS) 65536 $(SEGMENT_THREADS)
+
+# The pictures of docs/pictures and the means that README.md and docs/performance.md quote, from the newest records of each kind in
+# benchmarks/records: files of a date and a name, such as 2026-11-26-avx512.csv, which is what bench-operations leaves.
+pictures:
+	scripts/draw-records
 
 # What Python costs, beside the Rust API in turns; PYTHON has the package installed.
 PYTHON ?= python3

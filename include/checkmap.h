@@ -1142,6 +1142,19 @@ int checkmap_bitmap_union_new_with(const struct checkmap_bitmap *const *src,
 int checkmap_bitmap_intersect(struct checkmap_bitmap *dst, const struct checkmap_bitmap *src);
 
 /**
+ * checkmap_bitmap_intersect() with options.
+ *
+ * Options: threads, progress.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_bitmap_intersect()
+ */
+int checkmap_bitmap_intersect_with(struct checkmap_bitmap *dst,
+                                   const struct checkmap_bitmap *src,
+                                   const struct checkmap_opts *opts);
+
+/**
  * Removes from dst the granules that are dirty in src; a granule goes only where src covers all of it.
  *
  * On error nothing changes.
@@ -1152,6 +1165,19 @@ int checkmap_bitmap_intersect(struct checkmap_bitmap *dst, const struct checkmap
 int checkmap_bitmap_subtract(struct checkmap_bitmap *dst, const struct checkmap_bitmap *src);
 
 /**
+ * checkmap_bitmap_subtract() with options.
+ *
+ * Options: threads, progress.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_bitmap_subtract()
+ */
+int checkmap_bitmap_subtract_with(struct checkmap_bitmap *dst,
+                                  const struct checkmap_bitmap *src,
+                                  const struct checkmap_opts *opts);
+
+/**
  * Leaves in dst the granules that are dirty in one of the two only.
  *
  * On error nothing changes.
@@ -1160,6 +1186,19 @@ int checkmap_bitmap_subtract(struct checkmap_bitmap *dst, const struct checkmap_
  * - -EINVAL: disks of different size, or bitmaps of different granularity.
  */
 int checkmap_bitmap_xor(struct checkmap_bitmap *dst, const struct checkmap_bitmap *src);
+
+/**
+ * checkmap_bitmap_xor() with options.
+ *
+ * Options: threads, progress.
+ *
+ * Errors:
+ * - -ECANCELED: the call was stopped, and nothing has changed.
+ * - as checkmap_bitmap_xor()
+ */
+int checkmap_bitmap_xor_with(struct checkmap_bitmap *dst,
+                             const struct checkmap_bitmap *src,
+                             const struct checkmap_opts *opts);
 
 /**
  * Makes the clean granules of the disk dirty, and the dirty ones clean.

@@ -213,6 +213,7 @@ fn each_rule_of_the_format_has_its_refusal() {
     assert_damaged(&runs(4, &[65_534, 3]), "past its container", "Roaring container", 21);
     assert_damaged(&runs(1, &[]), "as many values", "Roaring container", 21);
     assert_damaged(&runs(5, &[5, 1, 8, 1]), "as many values", "Roaring container", 21);
+    assert_damaged(&runs(5, &[0, 65_535]), "as many values", "Roaring container", 21);
     let mut spare_flag = runs(4, &[5, 1, 8, 1]);
     spare_flag[16] |= 2;
     assert_damaged(&spare_flag, "run flag", "Roaring bitmap header", 12);

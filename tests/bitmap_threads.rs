@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Unions on several threads against unions on one: enough chunks that threads are really used, full stretches across the
+//! Set operations on several threads against those on one: enough chunks that threads are really used, full stretches across the
 //! cuts between them, sparse, dense and clustered parts.
 
 use checkmap::{Bitmap, Granularity};
@@ -47,4 +47,35 @@ fn unions_do_not_depend_on_the_number_of_threads() {
         assert_eq!(union.dirty_granules(), expected.dirty_granules());
         assert!(union.extents(0, u64::MAX).eq(expected.extents(0, u64::MAX)));
     }
+}
+
+#[test]
+fn set_operations_do_not_depend_on_the_number_of_threads() {
+    let (mut a, b) = (bitmap(7), bitmap(8));
+    a.optimize().unwrap();
+    let intersection = a.intersection(&b).unwrap();
+    let difference = a.difference(&b).unwrap();
+    let xor = a.symmetric_difference(&b).unwrap();
+    assert!(!intersection.is_empty() && !difference.is_empty() && xor != difference);
+    let check = |what: &str, threads: usize, made: &Bitmap, expected: &Bitmap| {
+        made.validate().unwrap();
+        assert_eq!(made, expected, "{what}, {threads} threads");
+        assert_eq!(made.dirty_granules(), expected.dirty_granules(), "{what}, {threads} threads");
+    };
+    for threads in [0, 1, 2, 3, 5, 1000] {
+        check("intersection", threads, &a.intersection_on(&b, threads).unwrap(), &intersection);
+        check("difference", threads, &a.difference_on(&b, threads).unwrap(), &difference);
+        check("xor", threads, &a.symmetric_difference_on(&b, threads).unwrap(), &xor);
+        let changed = |change: &dyn Fn(&mut Bitmap)| {
+            let mut changed = a.clone();
+            change(&mut changed);
+            changed
+        };
+        let intersected = changed(&|a| a.intersect_with_on(&b, threads).unwrap());
+        check("intersect in place", threads, &intersected, &intersection);
+        check("subtract in place", threads, &changed(&|a| a.subtract_on(&b, threads).unwrap()), &difference);
+        check("xor in place", threads, &changed(&|a| a.xor_with_on(&b, threads).unwrap()), &xor);
+    }
+    let sum = difference.union(&intersection).unwrap();
+    assert_eq!(sum, a);
 }

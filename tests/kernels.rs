@@ -4,7 +4,7 @@
 
 use checkmap::Extent;
 use checkmap::kernels::{
-    ChunkOperation, EDGES, FEW, FEW_RUNS, GROUP, Kernels, ListOperation, MASKS, Measure, Pair, ROOM, RUN_BLOCK,
+    BLOCK, ChunkOperation, EDGES, FEW, FEW_RUNS, GROUP, Kernels, ListOperation, MASKS, Measure, Pair, ROOM, RUN_BLOCK,
     SPARSE_ROOM, WORDS, Words, all_available, select,
 };
 use proptest::prelude::*;
@@ -92,6 +92,11 @@ fn check_words(kernels: &Kernels, a: &[u16], b: &[u16]) {
     (kernels.scatter)(b, &mut scattered);
     assert!(scattered == sum);
     assert!(filled(a.len(), 1, 0, |out| (kernels.positions)(&x, out)) == a);
+    for room in [0, ROOM - 1, ROOM, ROOM + 1, a.len() / 2] {
+        let mut out = vec![0; room];
+        let count = (kernels.positions)(&x, &mut out);
+        assert!(out[..count] == a[..count] && (count == a.len() || count + ROOM > room), "{:?}", kernels.level);
+    }
 }
 
 /// The bytes of words that are not 0, behind the masks that say which they are.
@@ -138,12 +143,17 @@ fn check_lists(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     }
     assert_eq!((kernels.list_runs)(a), runs_of(a).len());
     assert!((kernels.is_ascending)(a));
+    assert_eq!((kernels.ascending_runs)(a), Some(runs_of(a).len()), "{:?}", kernels.level);
+    let block: Vec<u16> = a.iter().copied().chain(std::iter::repeat(u16::MAX)).take(BLOCK).collect();
+    assert_eq!((kernels.block)(a)[..], block, "{:?}", kernels.level);
     for place in 1..a.len().min(PLACES) {
         let mut broken = a.to_vec();
         broken.swap(place - 1, place);
         assert!(!(kernels.is_ascending)(&broken));
+        assert_eq!((kernels.ascending_runs)(&broken), None, "{:?}", kernels.level);
         broken[place] = broken[place - 1];
         assert!(!(kernels.is_ascending)(&broken));
+        assert_eq!((kernels.ascending_runs)(&broken), None, "{:?}", kernels.level);
     }
     check_runs(kernels, a, b, start);
 }

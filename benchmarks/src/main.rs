@@ -3,6 +3,7 @@
 
 use checkmap_benchmarks::course::Settings;
 use checkmap_benchmarks::engines::{self, Runner, or_into, roomy};
+use checkmap_benchmarks::matrix::Matrix;
 use checkmap_benchmarks::measure::{self, Effort, Scale, median, once};
 use checkmap_benchmarks::patterns::{Disk, INTERVALS, Pattern, Rng, Scenario, Trace};
 use checkmap_benchmarks::report::{Book, Operation};
@@ -16,7 +17,7 @@ static SCALE: Scale = Scale;
 const USAGE: &str = "\
 Usage: bench-peers [OPTION]...
 
-  --quick               2^28 granules, k = 2 and 8, patterns a, b, d, e and f, less time for each cell
+  --quick               2^28 granules, k = 2 and 8, less time for each cell
   --patterns LETTERS    such as abdef; a to g
   --granules-log2 LIST  such as 28,32; the disks, as powers of two of granules
   --k LIST              such as 2,8,64; the numbers of inputs of a union; the questions are asked where 2 is among them
@@ -26,6 +27,8 @@ Usage: bench-peers [OPTION]...
   --rounds NUMBER       how often every engine gets its turn, each time in another order
   --budget-ms NUMBER    the time for one engine in one cell, beyond which only what is missing of three runs follows
   --csv FILE            instead of target/bench-peers.csv of the project
+  --paired FILE         what bench-operations left, which the matrix at the end begins with, instead of
+                        target/bench-operations.csv of the project
 ";
 
 struct Options {
@@ -36,6 +39,7 @@ struct Options {
     rounds: usize,
     seed: u64,
     csv: PathBuf,
+    paired: PathBuf,
 }
 
 impl Options {
@@ -52,6 +56,7 @@ impl Options {
             rounds: 2,
             seed: 0x0063_6865_636B_6D61,
             csv: root.join("target/bench-peers.csv"),
+            paired: root.join("target/bench-operations.csv"),
         };
         while let Some(name) = arguments.next() {
             if name == "--quick" {
@@ -65,7 +70,6 @@ impl Options {
     }
 
     fn quick(&mut self) {
-        self.patterns.retain(|pattern| "abdef".contains(pattern.letter()));
         self.granules_log2 = vec![28];
         self.settings.ks = vec![2, 8];
         self.settings.effort = Effort { budget: Duration::from_millis(60), runs: 21 };
@@ -101,6 +105,7 @@ impl Options {
             "--rounds" => self.rounds = number(value)?,
             "--budget-ms" => self.settings.effort.budget = Duration::from_millis(number(value)?),
             "--csv" => self.csv = value.into(),
+            "--paired" => self.paired = value.into(),
             _ => return Err("unknown".into()),
         }
         Ok(())
@@ -166,6 +171,13 @@ fn bench(root: &Path, options: &Options) -> Result<(), String> {
         }
     }
     report(options, &book, bandwidth).map_err(|error| format!("{}: {error}", options.csv.display()))?;
+    let paired = match std::fs::read_to_string(&options.paired) {
+        Ok(text) => Matrix::parse(&text).map_err(|error| format!("{}: {error}", options.paired.display()))?,
+        Err(_) => Matrix::default(),
+    };
+    println!("\nThe matrix: {} cells measured in pairs before, the others from here.", paired.0.len());
+    let matrix = book.rows().matrix(paired);
+    println!("{}\n{}", matrix.table(), matrix.verdict());
     println!("\n{:.0} s in all, at most {:.1} GiB in memory.", begin.elapsed().as_secs_f64(), peak_gib());
     Ok(())
 }

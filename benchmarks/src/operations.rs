@@ -1,14 +1,14 @@
 #![forbid(unsafe_code)]
-//! Owns the operations that are measured in interleaved pairs, and their measurement: checkmap beside the best peer of each
-//! cell, in turns, so that what else the machine does falls on both. Knows no engine.
+//! Owns the operations of the matrix as jobs, each form of each engine one, and the run of a job. Knows no engine.
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Form, Union};
 use crate::input::{Input, Tally, digest};
-use crate::measure::{heap_bytes, median};
-use crate::patterns::{Disk, Pattern, Scenario};
+use crate::measure::heap_bytes;
+use crate::patterns::{Disk, Scenario};
+use crate::report::OURS;
 use std::hint::black_box;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What two bitmaps can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,17 +32,8 @@ impl SetOperation {
     }
 }
 
-/// An engine that has them all; what one of them lacks is `None`.
-pub trait Operations: Engine<Bitmap: 'static> + 'static {
-    fn change(operation: SetOperation, ours: &mut Self::Bitmap, theirs: &Self::Bitmap);
-    fn make(operation: SetOperation, ours: &Self::Bitmap, theirs: &Self::Bitmap) -> Self::Bitmap;
-    fn is_subset(ours: &Self::Bitmap, theirs: &Self::Bitmap) -> bool;
-    fn is_equal(ours: &Self::Bitmap, theirs: &Self::Bitmap) -> bool;
-    /// Has every container in its smallest form.
-    fn optimize(bitmap: &mut Self::Bitmap);
-    /// Portable Roaring, of the engine's own width.
-    fn write(bitmap: &Self::Bitmap) -> Vec<u8>;
-    fn read(bytes: &[u8], disk: &Disk) -> Self::Bitmap;
+/// An engine that answers for single granules, and knows plain bits; those that do not give `None`.
+pub trait Questions: Engine {
     fn from_bits(_bits: &[u8], _disk: &Disk) -> Option<Self::Bitmap> {
         None
     }
@@ -55,7 +46,20 @@ pub trait Operations: Engine<Bitmap: 'static> + 'static {
     fn get(bitmap: &Self::Bitmap, disk: &Disk, granule: u64) -> bool;
 }
 
-/// The digest of words that [`Operations::to_bits`] answers with.
+/// An engine that has all operations on sets.
+pub trait Operations: Questions {
+    fn change(operation: SetOperation, ours: &mut Self::Bitmap, theirs: &Self::Bitmap);
+    fn make(operation: SetOperation, ours: &Self::Bitmap, theirs: &Self::Bitmap) -> Self::Bitmap;
+    fn is_subset(ours: &Self::Bitmap, theirs: &Self::Bitmap) -> bool;
+    fn is_equal(ours: &Self::Bitmap, theirs: &Self::Bitmap) -> bool;
+    /// Has every container in its smallest form.
+    fn optimize(bitmap: &mut Self::Bitmap);
+    /// Portable Roaring, of the engine's own width.
+    fn write(bitmap: &Self::Bitmap) -> Vec<u8>;
+    fn read(bytes: &[u8], disk: &Disk) -> Self::Bitmap;
+}
+
+/// The digest of words that [`Questions::to_bits`] answers with.
 pub fn digest_of_words(words: impl ExactSizeIterator<Item = u64>) -> u64 {
     digest(words.step_by(1021))
 }
@@ -63,117 +67,277 @@ pub fn digest_of_words(words: impl ExactSizeIterator<Item = u64>) -> u64 {
 /// How often a question is asked in one measurement.
 const QUESTIONS: usize = 1000;
 
-/// A measurement shorter than this is repeated within the same look at the clock.
-const SHORT: Duration = Duration::from_micros(20);
-
 /// What one measurement came to.
-struct Outcome {
-    nanos: f64,
-    digest: u64,
-    heap: u64,
+pub struct Outcome {
+    pub nanos: f64,
+    pub digest: u64,
+    pub heap: u64,
 }
 
-/// One operation of one engine: runs it as often as it is told; tells digest and memory where these are wanted.
-struct Job {
-    operation: String,
-    engine: &'static str,
-    run: Box<dyn Fn(usize, bool) -> Outcome>,
+/// How often a job is run within one look at the clock, and whether digest and memory are wanted.
+pub type Runs = (usize, bool);
+
+/// One form of one operation of one engine.
+pub struct Job<'a> {
+    pub operation: String,
+    pub engine: &'static str,
+    pub form: &'static str,
+    pub run: Box<dyn Fn(Runs) -> Outcome + 'a>,
 }
 
-fn job<S: 'static, R: 'static>(
-    operation: impl Into<String>,
-    engine: &'static str,
-    prepare: impl Fn() -> S + 'static,
-    run: impl Fn(S) -> R + 'static,
-    look: impl Fn(&R) -> u64 + 'static,
-) -> Job {
-    let run = move |times: usize, is_looked_at: bool| {
-        let prepared: Vec<S> = (0..times).map(|_| prepare()).collect();
-        let mut results = Vec::with_capacity(times);
-        let start = Instant::now();
-        for state in prepared {
-            results.push(black_box(run(black_box(state))));
-        }
-        let nanos = start.elapsed().as_nanos() as f64 / times as f64;
-        let last = results.pop().expect("it ran at least once");
-        drop(results);
-        let digest = if is_looked_at { look(&last) } else { 0 };
-        let heap = if is_looked_at { heap_bytes(last) } else { 0 };
-        Outcome { nanos, digest, heap }
-    };
-    Job { operation: operation.into(), engine, run: Box::new(run) }
-}
-
-/// The jobs of one engine.
-fn jobs<E: Operations>(scenario: &Scenario, wanted: &dyn Fn(&str) -> bool) -> Vec<Job> {
-    let disk = scenario.disk;
-    let [first, second, ..] = &scenario.inputs[..] else { return Vec::new() };
-    if E::refuses(first).or(E::refuses(second)).is_some() {
-        return Vec::new();
+fn timed<S, R>(
+    (times, is_looked_at): Runs,
+    prepare: impl Fn() -> S,
+    run: impl Fn(S) -> R,
+    look: impl FnOnce(&R) -> u64,
+) -> Outcome {
+    let prepared: Vec<S> = (0..times).map(|_| prepare()).collect();
+    let mut results = Vec::with_capacity(times);
+    let start = Instant::now();
+    for state in prepared {
+        results.push(black_box(run(black_box(state))));
     }
-    let (a, b) = (Rc::new(E::build(first, &disk)), Rc::new(E::build(second, &disk)));
-    let look = move |bitmap: &E::Bitmap| {
-        let mut tally = Tally::default();
-        (E::extents()[0].run)(bitmap, &disk, &mut tally);
-        digest([E::cardinality(bitmap), tally.digest()])
-    };
-    let mut jobs = Vec::new();
-    let mut add = |job: Job| {
-        if wanted(&job.operation) {
-            jobs.push(job);
+    let nanos = start.elapsed().as_nanos() as f64 / times as f64;
+    let last = results.pop().expect("it ran at least once");
+    drop(results);
+    let digest = if is_looked_at { look(&last) } else { 0 };
+    let heap = if is_looked_at { heap_bytes(last) } else { 0 };
+    Outcome { nanos, digest, heap }
+}
+
+/// The bitmaps of one engine, and the jobs that it has been given.
+pub struct Stable<'a, E: Engine<Bitmap: 'a> + 'a> {
+    scenario: &'a Scenario,
+    disk: &'a Disk,
+    wanted: &'a dyn Fn(&str) -> bool,
+    a: Rc<E::Bitmap>,
+    b: Rc<E::Bitmap>,
+    both: Rc<E::Bitmap>,
+    pub jobs: Vec<Job<'a>>,
+}
+
+/// Count and extents.
+fn look_at<E: Engine>(bitmap: &E::Bitmap, disk: &Disk) -> u64 {
+    let mut tally = Tally::default();
+    (E::extents()[0].run)(bitmap, disk, &mut tally);
+    digest([E::cardinality(bitmap), tally.digest()])
+}
+
+impl<'a, E: Engine<Bitmap: 'a> + 'a> Stable<'a, E> {
+    /// `None` if the engine does not take the inputs.
+    pub fn new(scenario: &'a Scenario, wanted: &'a dyn Fn(&str) -> bool) -> Option<Self> {
+        let disk = &scenario.disk;
+        let [first, second, ..] = &scenario.inputs[..] else { return None };
+        if E::refuses(first).or(E::refuses(second)).or(E::refuses(&scenario.asked)).is_some() {
+            return None;
         }
-    };
-    for operation in SetOperation::ALL {
-        let (ours, theirs) = (a.clone(), b.clone());
+        let build = |input| Rc::new(E::build(input, disk));
+        let (a, b, both) = (build(first), build(second), build(&scenario.asked));
+        Some(Self { scenario, disk, wanted, a, b, both, jobs: Vec::new() })
+    }
+
+    fn add(&mut self, operation: &str, form: &'static str, run: impl Fn(Runs) -> Outcome + 'a) {
+        if (self.wanted)(operation) {
+            self.jobs.push(Job { operation: operation.into(), engine: E::NAME, form, run: Box::new(run) });
+        }
+    }
+
+    /// Runs what makes a bitmap.
+    pub fn making(runs: Runs, disk: &Disk, make: impl Fn() -> E::Bitmap) -> Outcome {
+        timed(runs, || (), |()| make(), |made| look_at::<E>(made, disk))
+    }
+
+    /// Adds a job whose result is a bitmap.
+    fn add_making(&mut self, operation: &str, form: &'static str, make: impl Fn() -> E::Bitmap + 'a) {
+        let disk = self.disk;
+        self.add(operation, form, move |runs| Self::making(runs, disk, &make));
+    }
+
+    /// Adds a job that changes a copy of `ours`, which is made before the clock starts.
+    fn add_changing(
+        &mut self,
+        operation: &str,
+        form: &'static str,
+        ours: Rc<E::Bitmap>,
+        change: impl Fn(&mut E::Bitmap) + 'a,
+    ) {
+        let disk = self.disk;
         let change = move |mut bitmap: E::Bitmap| {
-            E::change(operation, &mut bitmap, &theirs);
+            change(&mut bitmap);
             bitmap
         };
-        add(job(format!("{}_in_place", operation.name()), E::NAME, move || E::Bitmap::clone(&ours), change, look));
-        let (ours, theirs) = (a.clone(), b.clone());
-        let make = move |()| E::make(operation, &ours, &theirs);
-        add(job(format!("{}_new", operation.name()), E::NAME, || (), make, look));
+        let prepare = move || E::Bitmap::clone(&ours);
+        self.add(operation, form, move |runs| timed(runs, &prepare, &change, |made| look_at::<E>(made, disk)));
     }
-    let both = Rc::new(E::make(SetOperation::Union, &a, &b));
-    let (ours, theirs) = (a.clone(), both.clone());
-    add(job("is_subset", E::NAME, || (), move |()| E::is_subset(&ours, &theirs), |&is| u64::from(is)));
-    let (ours, theirs) = (a.clone(), E::Bitmap::clone(&a));
-    add(job("is_equal", E::NAME, || (), move |()| E::is_equal(&ours, &theirs), |&is| u64::from(is)));
-    let ours = a.clone();
-    add(job("clone", E::NAME, || (), move |()| E::Bitmap::clone(&ours), look));
-    let ours = both.clone();
-    let optimize = |mut bitmap: E::Bitmap| {
-        E::optimize(&mut bitmap);
-        bitmap
-    };
-    add(job("optimize", E::NAME, move || E::Bitmap::clone(&ours), optimize, look));
-    let ours = a.clone();
-    let read_back = move |bytes: &Vec<u8>| look(&E::read(bytes, &disk));
-    add(job("write", E::NAME, || (), move |()| E::write(&ours), read_back));
-    let bytes = Rc::new(E::write(&a));
-    add(job("read", E::NAME, || (), move |()| E::read(&bytes, &disk), look));
-    let bits = Rc::new(bits_of(first, &disk));
-    if wanted("from_bits") && E::from_bits(&[], &disk).is_some() {
-        let make = move |()| E::from_bits(&bits, &disk).expect("it made one before");
-        add(job("from_bits", E::NAME, || (), make, look));
+
+    /// Adds a job whose result is a number.
+    fn add_asking(&mut self, operation: &str, form: &'static str, ask: impl Fn() -> u64 + 'a) {
+        self.add(operation, form, move |runs| timed(runs, || (), |()| ask(), |&answer| answer));
     }
-    if wanted("to_bits") && E::to_bits(&a, &disk).is_some() {
-        let ours = a.clone();
-        add(job("to_bits", E::NAME, || (), move |()| E::to_bits(&ours, &disk), |found| found.unwrap_or(0)));
+
+    /// What every engine does.
+    pub fn basics(&mut self) {
+        self.unions();
+        let (disk, scenario) = (self.disk, self.scenario);
+        let ours = self.a.clone();
+        self.add_making("clone", "clone", move || E::Bitmap::clone(&ours));
+        let ours = self.a.clone();
+        self.add_asking("count", "count", move || E::cardinality(&ours));
+        for Form { name, run, .. } in alone(E::counts()) {
+            let ours = self.both.clone();
+            self.add_asking("count_ranges", name, move || run(&ours, disk, &scenario.ranges));
+        }
+        for Form { name, run, .. } in alone(E::extents()) {
+            let ours = self.both.clone();
+            self.add_asking("extents_all", name, move || {
+                let mut sum = Tally::default();
+                run(&ours, disk, &mut sum);
+                sum.digest()
+            });
+        }
+        for Form { name, run, .. } in alone(E::windows()) {
+            let ours = self.both.clone();
+            self.add_asking("extents_windows", name, move || {
+                let mut sum = Tally::default();
+                run(&ours, disk, &scenario.windows, &mut sum);
+                sum.digest()
+            });
+        }
+        self.saves();
+        for Form { name, run, .. } in alone(E::marks()) {
+            self.add_making("mark", name, move || run(disk, &scenario.writes));
+        }
     }
-    let ours = a.clone();
-    add(job("count", E::NAME, || (), move |()| E::cardinality(&ours), |&count| count));
-    let places: Rc<Vec<u64>> = Rc::new(scenario.ranges.iter().map(|range| range.first).take(QUESTIONS).collect());
-    let (ours, at) = (a.clone(), places.clone());
-    let dirty = move |()| digest(at.iter().map(|&at| E::next_dirty(&ours, &disk, at).unwrap_or(u64::MAX)));
-    add(job("next_dirty", E::NAME, || (), dirty, |&sum| sum));
-    let (ours, at) = (a.clone(), places.clone());
-    let clean = move |()| digest(at.iter().map(|&at| E::next_clean(&ours, &disk, at).unwrap_or(u64::MAX)));
-    add(job("next_clean", E::NAME, || (), clean, |&sum| sum));
-    let (ours, at) = (a, places);
-    let get = move |()| digest(at.iter().map(|&at| u64::from(E::get(&ours, &disk, at))));
-    add(job("get", E::NAME, || (), get, |&sum| sum));
-    jobs
+
+    fn unions(&mut self) {
+        for Form { name, run, .. } in alone(E::unions(2)) {
+            let (a, b) = (self.a.clone(), self.b.clone());
+            match run {
+                Union::InPlace(add) => {
+                    self.add_changing("union_in_place", name, a.clone(), move |sum| add(sum, &b));
+                    // We have one form of each job: this is not ours.
+                    if E::NAME == OURS {
+                        continue;
+                    }
+                    let b = self.b.clone();
+                    self.add_making("union_new", name, move || {
+                        let mut sum = E::Bitmap::clone(&a);
+                        add(&mut sum, &b);
+                        sum
+                    });
+                }
+                Union::New(unite) => {
+                    let (one, other) = (a.clone(), b.clone());
+                    self.add_making("union_in_place", name, move || unite(&[&one, &other]));
+                    self.add_making("union_new", name, move || unite(&[&a, &b]));
+                }
+            }
+        }
+        if !(self.wanted)("union_8") || self.scenario.inputs.len() < 8 {
+            return;
+        }
+        let inputs: Rc<Vec<E::Bitmap>> =
+            Rc::new(self.scenario.inputs[..8].iter().map(|input| E::build(input, self.disk)).collect());
+        for Form { name, run, .. } in alone(E::unions(8)) {
+            let inputs = inputs.clone();
+            self.add_making("union_8", name, move || match run {
+                Union::New(unite) => unite(&inputs.iter().collect::<Vec<_>>()),
+                Union::InPlace(add) => {
+                    let mut sum = inputs[0].clone();
+                    inputs[1..].iter().for_each(|other| add(&mut sum, other));
+                    sum
+                }
+            });
+        }
+    }
+
+    /// To bytes in the engine's best format, and from them with a count in one window.
+    fn saves(&mut self) {
+        let (disk, window) = (self.disk, self.scenario.windows[0]);
+        for Form { name, run, .. } in alone(E::saves()) {
+            let ours = self.both.clone();
+            let open = E::opens().into_iter().find(|open| open.run.saved_by == name).expect("every save has an open");
+            self.add("serialize", name, move |runs| {
+                timed(
+                    runs,
+                    || (),
+                    |()| run(&ours),
+                    |saved| E::tally_opened(&(open.run.open)(saved.bytes(), disk), disk).digest(),
+                )
+            });
+        }
+        if !(self.wanted)("open_query") {
+            return;
+        }
+        for Form { name, run, .. } in alone(E::opens()) {
+            let save = E::saves().into_iter().find(|save| save.name == run.saved_by).expect("every open has a save");
+            let saved = (save.run)(&self.both);
+            self.add("open_query", name, move |runs| {
+                let open = |()| {
+                    let opened = (run.open)(saved.bytes(), disk);
+                    (E::count_opened(&opened, disk, window), opened)
+                };
+                timed(runs, || (), open, |(found, opened)| digest([*found, E::tally_opened(opened, disk).digest()]))
+            });
+        }
+    }
+}
+
+impl<'a, E: Questions<Bitmap: 'a> + 'a> Stable<'a, E> {
+    /// Plain bits, and single granules.
+    pub fn questions(&mut self) {
+        let (disk, scenario) = (self.disk, self.scenario);
+        if (self.wanted)("from_bits") && E::from_bits(&[], disk).is_some() {
+            let bits = bits_of(&scenario.inputs[0], disk);
+            self.add_making("from_bits", "bits", move || E::from_bits(&bits, disk).expect("it made one before"));
+        }
+        if (self.wanted)("to_bits") && E::to_bits(&self.a, disk).is_some() {
+            let ours = self.a.clone();
+            self.add_asking("to_bits", "bits", move || E::to_bits(&ours, disk).unwrap_or(0));
+        }
+        let places = || scenario.ranges.iter().map(|range| range.first).take(QUESTIONS);
+        let ours = self.a.clone();
+        let ask = move || digest(places().map(|at| E::next_dirty(&ours, disk, at).unwrap_or(u64::MAX)));
+        self.add_asking("next_dirty", "next", ask);
+        let ours = self.a.clone();
+        let ask = move || digest(places().map(|at| E::next_clean(&ours, disk, at).unwrap_or(u64::MAX)));
+        self.add_asking("next_clean", "next", ask);
+        let ours = self.a.clone();
+        self.add_asking("get", "get", move || digest(places().map(|at| u64::from(E::get(&ours, disk, at)))));
+    }
+}
+
+impl<'a, E: Operations<Bitmap: 'a> + 'a> Stable<'a, E> {
+    pub fn sets(&mut self) {
+        let disk = self.disk;
+        for operation in SetOperation::ALL {
+            let name = operation.name();
+            // That of the union is among the forms of `unions`.
+            if operation != SetOperation::Union {
+                let theirs = self.b.clone();
+                let change = move |ours: &mut E::Bitmap| E::change(operation, ours, &theirs);
+                self.add_changing(&format!("{name}_in_place"), "in place", self.a.clone(), change);
+            }
+            let (ours, theirs) = (self.a.clone(), self.b.clone());
+            self.add_making(&format!("{name}_new"), "new", move || E::make(operation, &ours, &theirs));
+        }
+        let (ours, theirs) = (self.a.clone(), self.both.clone());
+        self.add_asking("is_subset", "is_subset", move || u64::from(E::is_subset(&ours, &theirs)));
+        let (ours, theirs) = (self.a.clone(), E::Bitmap::clone(&self.a));
+        self.add_asking("is_equal", "is_equal", move || u64::from(E::is_equal(&ours, &theirs)));
+        self.add_changing("optimize", "optimize", self.both.clone(), E::optimize);
+        let ours = self.a.clone();
+        self.add("write", "portable", move |runs| {
+            timed(runs, || (), |()| E::write(&ours), |bytes| look_at::<E>(&E::read(bytes, disk), disk))
+        });
+        let bytes = E::write(&self.a);
+        self.add_making("read", "portable", move || E::read(&bytes, disk));
+    }
+}
+
+/// The forms on the caller's thread.
+fn alone<F>(forms: Vec<Form<F>>) -> impl Iterator<Item = Form<F>> {
+    forms.into_iter().filter(|form| form.threads == 1)
 }
 
 fn bits_of(input: &Input, disk: &Disk) -> Vec<u8> {
@@ -182,107 +346,4 @@ fn bits_of(input: &Input, disk: &Disk) -> Vec<u8> {
     let mut bits: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     bits.truncate(disk.granules().div_ceil(8) as usize);
     bits
-}
-
-/// checkmap beside the best peer in one cell.
-pub struct Pairing {
-    pub pattern: Pattern,
-    pub granules_log2: u32,
-    pub operation: String,
-    /// The peer's time by ours, in pairs: the median, and the ends of its interval of 95 %.
-    pub ratio: f64,
-    pub low: f64,
-    pub high: f64,
-    pub nanos: f64,
-    pub peer_nanos: f64,
-    pub peer: &'static str,
-    pub heap: u64,
-    /// The least heap of any peer.
-    pub peer_heap: u64,
-}
-
-/// All that can take part; the first one is ours.
-pub struct Field<'a> {
-    jobs: Vec<Job>,
-    scenario: &'a Scenario,
-}
-
-impl<'a> Field<'a> {
-    pub fn new(scenario: &'a Scenario) -> Self {
-        Self { jobs: Vec::new(), scenario }
-    }
-
-    pub fn enter<E: Operations>(&mut self, wanted: &dyn Fn(&str) -> bool) {
-        self.jobs.extend(jobs::<E>(self.scenario, wanted));
-    }
-
-    /// Measures every operation of the first engine in `pairs` pairs, after a trial of every peer.
-    pub fn measure(&self, pairs: usize, mut take: impl FnMut(Pairing)) {
-        let Some(ours) = self.jobs.first().map(|job| job.engine) else { return };
-        for job in self.jobs.iter().filter(|job| job.engine == ours) {
-            let peers = self.jobs.iter().filter(|peer| peer.engine != ours && peer.operation == job.operation);
-            let peers: Vec<&Job> = peers.collect();
-            if let Some(pairing) = self.pair(job, &peers, pairs) {
-                take(pairing);
-            }
-        }
-    }
-
-    fn pair(&self, job: &Job, peers: &[&Job], pairs: usize) -> Option<Pairing> {
-        let first = (job.run)(1, true);
-        let mut best: Option<(f64, &Job)> = None;
-        let mut peer_heap = u64::MAX;
-        for &peer in peers {
-            let outcome = (peer.run)(1, true);
-            if outcome.digest != first.digest {
-                eprintln!("{} of {}: another answer than {}'s", job.operation, peer.engine, job.engine);
-                std::process::exit(1);
-            }
-            peer_heap = peer_heap.min(outcome.heap);
-            let mut times: Vec<f64> = (0..5).map(|_| (peer.run)(batch(outcome.nanos), false).nanos).collect();
-            let time = median(&mut times);
-            if best.is_none_or(|(least, _)| time < least) {
-                best = Some((time, peer));
-            }
-        }
-        let (_, peer) = best?;
-        let (our_batch, peer_batch) = (batch((job.run)(1, false).nanos), batch((peer.run)(1, false).nanos));
-        let mut measured: Vec<[f64; 2]> = Vec::with_capacity(pairs);
-        for pair in 0..pairs {
-            let (mut mine, mut other) = (0.0, 0.0);
-            for turn in [pair % 2, 1 - pair % 2] {
-                match turn {
-                    0 => mine = (job.run)(our_batch, false).nanos,
-                    _ => other = (peer.run)(peer_batch, false).nanos,
-                }
-            }
-            measured.push([mine, other]);
-        }
-        let mut ratios: Vec<f64> = measured.iter().map(|[ours, peer]| peer / ours).collect();
-        let ratio = median(&mut ratios);
-        // The interval of a median by order statistics: half the number, less and more about its square root.
-        let reach = 0.98 * (pairs as f64).sqrt();
-        let place = |at: f64| ratios[(at.max(0.0) as usize).min(pairs - 1)];
-        let (low, high) = (place(pairs as f64 / 2.0 - reach), place(pairs as f64 / 2.0 + reach));
-        let mut mine: Vec<f64> = measured.iter().map(|pair| pair[0]).collect();
-        let mut others: Vec<f64> = measured.iter().map(|pair| pair[1]).collect();
-        Some(Pairing {
-            pattern: self.scenario.pattern,
-            granules_log2: self.scenario.disk.granules_log2,
-            operation: job.operation.clone(),
-            ratio,
-            low,
-            high,
-            nanos: median(&mut mine),
-            peer_nanos: median(&mut others),
-            peer: peer.engine,
-            heap: first.heap,
-            peer_heap,
-        })
-    }
-}
-
-/// How many runs of this many nanoseconds are long enough for the clock.
-fn batch(nanos: f64) -> usize {
-    (SHORT.as_nanos() as f64 / nanos.max(1.0)).clamp(1.0, 256.0) as usize
 }

@@ -1,9 +1,9 @@
 //! Owns what the measurements of whole programs share: a folder of their own, a disk full of data, commands that must succeed, a
-//! monitor of QEMU, and the median of pairs. Knows nothing of the measured work.
+//! monitor of QEMU, a client of NBD, and the median of pairs. Knows nothing of the measured work.
 
 use serde_json::{Value, json};
 use std::error::Error;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -88,6 +88,47 @@ impl Monitor {
         let mut line = String::new();
         self.0.read_line(&mut line)?;
         Ok(serde_json::from_str(&line)?)
+    }
+}
+
+/// The simplest client of NBD: one request at a time.
+pub struct Nbd(UnixStream);
+
+impl Nbd {
+    pub fn connect(path: &Path) -> Result<Self> {
+        let mut stream = UnixStream::connect(path)?;
+        let mut greeting = [0; 18];
+        stream.read_exact(&mut greeting)?;
+        let mut words = 3_u32.to_be_bytes().to_vec();
+        words.extend(b"IHAVEOPT");
+        words.extend(1_u32.to_be_bytes());
+        words.extend(4_u32.to_be_bytes());
+        words.extend(b"disk");
+        stream.write_all(&words)?;
+        let mut answer = [0; 10];
+        stream.read_exact(&mut answer)?;
+        Ok(Self(stream))
+    }
+
+    /// A request without data of its own: 0 reads, 4 discards, 6 writes zeroes.
+    pub fn request(&mut self, command: u16, offset: u64, len_bytes: u32) -> Result<()> {
+        let mut words = 0x2560_9513_u32.to_be_bytes().to_vec();
+        words.extend([0, 0]);
+        words.extend(command.to_be_bytes());
+        words.extend(7_u64.to_be_bytes());
+        words.extend(offset.to_be_bytes());
+        words.extend(len_bytes.to_be_bytes());
+        self.0.write_all(&words)?;
+        let mut answer = [0; 16];
+        self.0.read_exact(&mut answer)?;
+        if answer[4..8] != [0; 4] {
+            return Err(format!("request {command} failed").into());
+        }
+        if command == 0 {
+            let mut data = vec![0; usize::try_from(len_bytes)?];
+            self.0.read_exact(&mut data)?;
+        }
+        Ok(())
     }
 }
 

@@ -271,18 +271,28 @@ func UnionOf(bitmaps []*Bitmap, granularity uint64, options *Options) (*Bitmap, 
 }
 
 // Intersect keeps what is dirty in other too, rounded outward. Disks of different size are ErrSizeMismatch. Changes b.
-func (b *Bitmap) Intersect(other *Bitmap) error {
+func (b *Bitmap) Intersect(other *Bitmap) error { return b.IntersectWith(other, nil) }
+
+// IntersectWith is Intersect with options: threads and progress.
+func (b *Bitmap) IntersectWith(other *Bitmap, options *Options) error {
 	defer runtime.KeepAlive(other)
 	defer runtime.KeepAlive(b)
-	return status(func() C.int { return C.checkmap_bitmap_intersect(b.handle, other.pointer()) })
+	return options.with(func(opts *C.struct_checkmap_opts) C.int {
+		return C.checkmap_bitmap_intersect_with(b.handle, other.pointer(), opts)
+	})
 }
 
 // Subtract removes what is dirty in other; a granule goes only where other covers all of it. Disks of different size
 // are ErrSizeMismatch. Changes b.
-func (b *Bitmap) Subtract(other *Bitmap) error {
+func (b *Bitmap) Subtract(other *Bitmap) error { return b.SubtractWith(other, nil) }
+
+// SubtractWith is Subtract with options: threads and progress.
+func (b *Bitmap) SubtractWith(other *Bitmap, options *Options) error {
 	defer runtime.KeepAlive(other)
 	defer runtime.KeepAlive(b)
-	return status(func() C.int { return C.checkmap_bitmap_subtract(b.handle, other.pointer()) })
+	return options.with(func(opts *C.struct_checkmap_opts) C.int {
+		return C.checkmap_bitmap_subtract_with(b.handle, other.pointer(), opts)
+	})
 }
 
 // Complement makes the clean granules of the disk dirty, and the dirty ones clean. Changes the bitmap.
@@ -293,10 +303,15 @@ func (b *Bitmap) Complement() error {
 
 // Xor leaves what is dirty in one of the two only. Disks of different size are ErrSizeMismatch, different
 // granularities ErrInvalidArgument. Changes b.
-func (b *Bitmap) Xor(other *Bitmap) error {
+func (b *Bitmap) Xor(other *Bitmap) error { return b.XorWith(other, nil) }
+
+// XorWith is Xor with options: threads and progress.
+func (b *Bitmap) XorWith(other *Bitmap, options *Options) error {
 	defer runtime.KeepAlive(other)
 	defer runtime.KeepAlive(b)
-	return status(func() C.int { return C.checkmap_bitmap_xor(b.handle, other.pointer()) })
+	return options.with(func(opts *C.struct_checkmap_opts) C.int {
+		return C.checkmap_bitmap_xor_with(b.handle, other.pointer(), opts)
+	})
 }
 
 // Equal tells whether both have the same size, granularity and dirty granules.

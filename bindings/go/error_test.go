@@ -240,6 +240,9 @@ func Test140Options(t *testing.T) {
 	all := []*Bitmap{bitmap}
 	for threads := uint32(0); threads < 5; threads++ {
 		fine(t, bitmap.UnionWith(all, &Options{Threads: threads}))
+		fine(t, bitmap.IntersectWith(bitmap, &Options{Threads: threads}))
+		fine(t, bitmap.XorWith(bitmap, &Options{Threads: threads}))
+		fine(t, bitmap.SubtractWith(bitmap, &Options{Threads: threads}))
 	}
 	invalid(t, bitmap.UnionWith(all, &Options{Threads: ^uint32(0)}))
 	invalid(t, bitmap.UnionWith(all, &Options{Flags: 0x80000000}))
@@ -267,6 +270,10 @@ func Test142Cancel(t *testing.T) {
 	equal(t, calls, 1)
 	equal(t, ok(a.IsEmpty()), true)
 	fails(t, second(UnionOf([]*Bitmap{b}, 0, options)), ErrCancelled, syscall.ECANCELED)
+	fails(t, b.IntersectWith(a, options), ErrCancelled, syscall.ECANCELED)
+	fails(t, b.SubtractWith(b, options), ErrCancelled, syscall.ECANCELED)
+	fails(t, b.XorWith(b, options), ErrCancelled, syscall.ECANCELED)
+	equal(t, ok(b.Count()), 1)
 	// A panic goes through.
 	func() {
 		defer func() { check(t, recover() == "stop") }()

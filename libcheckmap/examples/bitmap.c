@@ -234,6 +234,18 @@ static int unite(checkmap_bitmap *sum, const checkmap_bitmap *const *days, size_
     return checkmap_bitmap_union_with(sum, days, n, &opts);
 }
 
+/* EXAMPLE checkmap_bitmap_subtract_with checkmap_bitmap_intersect_with checkmap_bitmap_xor_with */
+/* What changed and is in use, but for the blocks that differ between two maps of a large disk, on four threads. */
+static int keep(checkmap_bitmap *changed, const checkmap_bitmap *used, checkmap_bitmap *map, const checkmap_bitmap *other)
+{
+    struct checkmap_opts opts = CHECKMAP_OPTS_INIT;
+    opts.threads = 4;
+    int status = checkmap_bitmap_intersect_with(changed, used, &opts);
+    if (status == 0)
+        status = checkmap_bitmap_xor_with(map, other, &opts);
+    return status < 0 ? status : checkmap_bitmap_subtract_with(changed, map, &opts);
+}
+
 /* EXAMPLE checkmap_bitmap_union_new checkmap_bitmap_union_new_with */
 /* Unites bitmaps into a new one, in granules of 64 KiB, and with two threads where there are many. */
 static int united(const checkmap_bitmap *const *days, size_t n, checkmap_bitmap **out)

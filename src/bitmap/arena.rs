@@ -3,7 +3,11 @@
 //! chunk. Must never know which chunk a place belongs to.
 
 use super::container::{Pair, View, Words};
+use crate::kernels::{BLOCK, select};
 use crate::memory::{self, Result};
+
+/// The words of what the kernel `block` makes.
+const BLOCK_WORDS: usize = BLOCK / 4;
 
 /// The words of the first block where nothing is known.
 const FIRST: usize = 64;
@@ -67,7 +71,15 @@ impl Arena {
     }
 
     pub(super) fn push_list(&mut self, list: &[u16]) -> Result<ArenaOffset> {
-        let (place, block) = self.room(list.len().div_ceil(4))?;
+        let needed = list.len().div_ceil(4);
+        let (place, block) = self.room(needed)?;
+        if list.len() <= BLOCK && block.capacity() - block.len() >= BLOCK_WORDS {
+            // A copy of always the same length has no jump that depends on how many items there are.
+            let end = block.len() + needed;
+            block.extend_from_slice(&bytemuck::cast::<_, [u64; BLOCK_WORDS]>((select().block)(list)));
+            block.truncate(end);
+            return Ok(place);
+        }
         let (words, rest) = list.as_chunks::<4>();
         block.extend(words.iter().map(|word| bytemuck::cast::<_, u64>(*word)));
         if !rest.is_empty() {

@@ -3,7 +3,7 @@
 //! built from such views in ascending order, and the union of many views. Must never know how they are stored.
 
 use super::Bitmap;
-use super::container::{CHUNK, Container, Made, Packer, Run, Workspace, no_words, packed_len};
+use super::container::{CHUNK, Container, Keeper, Made, Packer, Run, Workspace, no_words, packed_len};
 pub(crate) use super::container::{Form, Pair, Plain, SPARSE_FROM, Sparse, View, Words};
 use crate::error::Result;
 use crate::geometry::Granularity;
@@ -242,7 +242,7 @@ impl Union {
         }
         let measure = (self.kernels.measure)(&self.words);
         let Measure { ones, runs } = measure;
-        let packed = packed_len(self.kernels, &self.words, measure);
+        let packed = packed_len(self.kernels, &self.words, measure, Keeper::Files);
         Ok((ones > 0).then_some((Chunk { key, chunks: 1, view: View::Words(&self.words), ones, runs }, packed)))
     }
 
@@ -253,7 +253,7 @@ impl Union {
         view.is_smallest(ones, runs)
             && (is_packed
                 || view.bytes() < SPARSE_FROM
-                || packed_len(self.kernels, &view.words(), Measure { ones, runs }).is_none())
+                || packed_len(self.kernels, &view.words(), Measure { ones, runs }, Keeper::Files).is_none())
     }
 
     /// Adds what waits to the words.

@@ -10,7 +10,7 @@
 //! be taken back.
 
 use super::arena::Arena;
-use super::container::{Container, Form, Packer, Pair, Run, View, Workspace, packed_len};
+use super::container::{Container, Form, Keeper, Packer, Pair, Run, View, Workspace, packed_len};
 use super::entries::{self, Entries};
 use super::entry::{Body, Entry};
 use super::span::{Span, split};
@@ -556,7 +556,7 @@ impl Directory {
             let measure = Measure { ones: view.ones(), runs: view.run_count() };
             let is_packable = || {
                 let is_plain = kernels.traits.packs_quickly && view.form() != Form::Sparse;
-                is_plain && packed_len(kernels, &view.words(), measure).is_some()
+                is_plain && packed_len(kernels, &view.words(), measure, Keeper::Memory).is_some()
             };
             if entry.is_smallest() && (!view.is_smallest(measure.ones, measure.runs) || is_packable()) {
                 return wrong("what is packed is not in its smallest form");

@@ -18,6 +18,9 @@ const MOVES_MAX: usize = 512;
 /// In fewer entries a plain binary search finds all it looks at in a near cache.
 const FAR_FROM: usize = 256;
 
+/// Where the place of an entry is known up to this number, a plain binary search is made of so few steps that none is saved.
+const FEW_MOVED: usize = 64;
+
 /// A list that grows takes room for one entry more in this many, at most.
 const SPARE_ONE_IN: usize = 16;
 
@@ -200,6 +203,15 @@ pub(super) fn place(entries: &[Entry], key: u32) -> usize {
         return key as usize;
     }
     let is_before = |entry: &Entry| entry.end() <= key;
+    // Each chunk that has no entry of its own moves the entries behind it by one place.
+    if let Some(last) = entries.last()
+        && let moved = last.end() as usize - entries.len()
+        && moved <= FEW_MOVED
+    {
+        let (low, high) = ((key as usize).saturating_sub(moved), entries.len().min(key as usize));
+        let low = low.min(high);
+        return low + entries[low..high].partition_point(is_before);
+    }
     if let [first, .., last] = entries
         && entries.len() >= FAR_FROM
     {

@@ -83,6 +83,9 @@ impl Directory {
                 ours.move_to(start);
                 continue;
             };
+            if let Some(next) = rest.get(1) {
+                other.prefetch(next);
+            }
             let words = self.arena.words_mut(place);
             let changed = workspace.change_words(operation, words, other.view(theirs));
             let measure = changed.expect(PREPARED);

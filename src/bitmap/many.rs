@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Owns the union of many directories in one pass over their chunks. Must never know disks or granularities.
+//! Owns the union of many directories in one pass over their chunks, and the cut of chunks among threads. Must never know disks or granularities.
 
 use super::container::{View, Words, Workspace};
 use super::directory::Directory;
@@ -26,13 +26,23 @@ const PARTS: usize = 8;
 
 /// The union of any number of directories, on `threads` threads if there is enough to do; 0 and 1 are the caller's.
 pub(super) fn unite(sources: &[&Directory], threads: usize) -> Result<Directory> {
+    in_parts(sources, threads, |from, to| unite_within(sources, from, to))
+}
+
+/// Makes a directory of the chunks of `sources` by `make`, which gets ranges of chunks; several at once on `threads` threads
+/// if there is enough to do.
+pub(super) fn in_parts(
+    sources: &[&Directory],
+    threads: usize,
+    make: impl Fn(u32, u32) -> Result<Directory> + Sync,
+) -> Result<Directory> {
     let cost_of = |source: &&Directory| source.entries().len() * CONTAINER_COST + source.bytes() * BYTE_COST;
     let threads = if threads < 2 { 1 } else { threads.min(sources.iter().map(cost_of).sum::<usize>() / THREAD_MIN) };
     if threads < 2 {
-        return unite_within(sources, 0, DONE);
+        return make(0, DONE);
     }
     let bounds = balanced(sources, threads * PARTS)?;
-    let parts = pool::map_ordered(threads, bounds, |(from, to)| unite_within(sources, from, to))?;
+    let parts = pool::map_ordered(threads, bounds, |(from, to)| make(from, to))?;
     let entries = parts.iter().flatten().map(|part| part.entries().len()).sum();
     let mut result = Directory::with_capacity(entries, 0, 0)?;
     for part in parts {

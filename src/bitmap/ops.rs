@@ -34,21 +34,31 @@ impl Bitmap {
     ///
     /// Disks of different size are [`ErrorKind::SizeMismatch`], and nothing changes.
     pub fn union_with(&mut self, other: &Self) -> Result<()> {
-        self.combine_with(other, Rounding::Outward, Operation::Union)
+        self.combine_with(other, Rounding::Outward, Operation::Union, 1)
     }
 
     /// Keeps only granules that are dirty in `other` too, once `other` is rounded outward to this bitmap's granularity.
     ///
     /// Disks of different size are [`ErrorKind::SizeMismatch`], and nothing changes.
     pub fn intersect_with(&mut self, other: &Self) -> Result<()> {
-        self.combine_with(other, Rounding::Outward, Operation::Intersect)
+        self.intersect_with_on(other, 1)
+    }
+
+    /// [`Bitmap::intersect_with`] on `threads` threads, see [`Bitmap::union_many_with`].
+    pub fn intersect_with_on(&mut self, other: &Self, threads: usize) -> Result<()> {
+        self.combine_with(other, Rounding::Outward, Operation::Intersect, threads)
     }
 
     /// Cleans every granule of which `other` covers all bytes that the disk has; a granule covered in part stays dirty.
     ///
     /// Disks of different size are [`ErrorKind::SizeMismatch`], and nothing changes.
     pub fn subtract(&mut self, other: &Self) -> Result<()> {
-        self.combine_with(other, Rounding::Inward, Operation::Subtract)
+        self.subtract_on(other, 1)
+    }
+
+    /// [`Bitmap::subtract`] on `threads` threads, see [`Bitmap::union_many_with`].
+    pub fn subtract_on(&mut self, other: &Self, threads: usize) -> Result<()> {
+        self.combine_with(other, Rounding::Inward, Operation::Subtract, threads)
     }
 
     /// Flips every granule that is dirty in `other`.
@@ -57,8 +67,13 @@ impl Bitmap {
     /// it covers in part, rounding it inward would leave out bytes that it has, so either could lose a dirty block.
     /// Disks of different size are [`ErrorKind::SizeMismatch`]. On error nothing changes.
     pub fn xor_with(&mut self, other: &Self) -> Result<()> {
+        self.xor_with_on(other, 1)
+    }
+
+    /// [`Bitmap::xor_with`] on `threads` threads, see [`Bitmap::union_many_with`].
+    pub fn xor_with_on(&mut self, other: &Self, threads: usize) -> Result<()> {
         self.check_same_granularity(other)?;
-        self.combine_with(other, Rounding::Outward, Operation::Xor)
+        self.combine_with(other, Rounding::Outward, Operation::Xor, threads)
     }
 
     /// The granules dirty in either, at the finer of the two granularities.
@@ -68,23 +83,38 @@ impl Bitmap {
         if other.granularity < self.granularity {
             return other.union(self);
         }
-        self.combine(other, Rounding::Outward, Operation::Union)
+        self.combine(other, Rounding::Outward, Operation::Union, 1)
     }
 
     /// The granules dirty in both, at this bitmap's granularity, see [`Bitmap::intersect_with`].
     pub fn intersection(&self, other: &Self) -> Result<Self> {
-        self.combine(other, Rounding::Outward, Operation::Intersect)
+        self.intersection_on(other, 1)
+    }
+
+    /// [`Bitmap::intersection`] on `threads` threads, see [`Bitmap::union_many_with`].
+    pub fn intersection_on(&self, other: &Self, threads: usize) -> Result<Self> {
+        self.combine(other, Rounding::Outward, Operation::Intersect, threads)
     }
 
     /// The granules dirty here and not wholly covered by `other`, at this bitmap's granularity, see [`Bitmap::subtract`].
     pub fn difference(&self, other: &Self) -> Result<Self> {
-        self.combine(other, Rounding::Inward, Operation::Subtract)
+        self.difference_on(other, 1)
+    }
+
+    /// [`Bitmap::difference`] on `threads` threads, see [`Bitmap::union_many_with`].
+    pub fn difference_on(&self, other: &Self, threads: usize) -> Result<Self> {
+        self.combine(other, Rounding::Inward, Operation::Subtract, threads)
     }
 
     /// The granules dirty in one of the two only; both must have one granularity, see [`Bitmap::xor_with`].
     pub fn symmetric_difference(&self, other: &Self) -> Result<Self> {
+        self.symmetric_difference_on(other, 1)
+    }
+
+    /// [`Bitmap::symmetric_difference`] on `threads` threads, see [`Bitmap::union_many_with`].
+    pub fn symmetric_difference_on(&self, other: &Self, threads: usize) -> Result<Self> {
         self.check_same_granularity(other)?;
-        self.combine(other, Rounding::Outward, Operation::Xor)
+        self.combine(other, Rounding::Outward, Operation::Xor, threads)
     }
 
     /// The granules of the disk that are clean here, and no others.
@@ -133,7 +163,7 @@ impl Bitmap {
         Ok(Self { size_bytes: self.size_bytes, granularity, directory })
     }
 
-    fn combine_with(&mut self, other: &Self, rounding: Rounding, operation: Operation) -> Result<()> {
+    fn combine_with(&mut self, other: &Self, rounding: Rounding, operation: Operation, threads: usize) -> Result<()> {
         self.check_size(other)?;
         let other = other.rescaled(self.granularity, rounding)?;
         let other: &Directory = other.borrow();
@@ -147,15 +177,15 @@ impl Bitmap {
         if is_few && few_are_apart {
             self.directory.combine_few(operation, other)?;
         } else if !self.directory.combine_in_place(operation, other)? {
-            self.directory = apply(&self.directory, other, operation)?;
+            self.directory = apply(&self.directory, other, operation, threads)?;
         }
         Ok(())
     }
 
-    fn combine(&self, other: &Self, rounding: Rounding, operation: Operation) -> Result<Self> {
+    fn combine(&self, other: &Self, rounding: Rounding, operation: Operation, threads: usize) -> Result<Self> {
         self.check_size(other)?;
         let other = other.rescaled(self.granularity, rounding)?;
-        Ok(Self { directory: apply(&self.directory, other.borrow(), operation)?, ..*self })
+        Ok(Self { directory: apply(&self.directory, other.borrow(), operation, threads)?, ..*self })
     }
 
     /// The directory of this bitmap at `target`, at which the disk must have no more than 2^41 granules.
@@ -209,20 +239,36 @@ impl Borrow<Directory> for Rescaled<'_> {
 const FEW_CHUNKS: usize = 256;
 const FEW_OF_MANY: usize = 16;
 
-fn apply(ours: &Directory, theirs: &Directory, operation: Operation) -> memory::Result<Directory> {
+/// On `threads` threads if there is enough to do; 0 and 1 are the caller's.
+fn apply(ours: &Directory, theirs: &Directory, operation: Operation, threads: usize) -> memory::Result<Directory> {
+    many::in_parts(&[ours, theirs], threads, |from, to| apply_within(ours, theirs, operation, from, to))
+}
+
+/// The chunks `from..to`.
+fn apply_within(
+    ours: &Directory,
+    theirs: &Directory,
+    operation: Operation,
+    from: u32,
+    to: u32,
+) -> memory::Result<Directory> {
     let mut workspace = Workspace::new();
-    let (chunks, others) = (ours.entries().len(), theirs.entries().len());
+    let held = |side: &Directory| match side.within(from, to) {
+        all if all.len() == side.entries().len() => (all.len(), side.bytes()),
+        some => (some.len(), some.iter().map(Entry::bytes).sum::<usize>()),
+    };
+    let ((chunks, bytes), (others, other_bytes)) = (held(ours), held(theirs));
     let mut result = match operation {
         Operation::Union | Operation::Xor => {
-            Directory::with_capacity(chunks + others, chunks.max(others), ours.bytes() + theirs.bytes())?
+            Directory::with_capacity(chunks + others, chunks.max(others), bytes + other_bytes)?
         }
-        Operation::Subtract => Directory::with_capacity(chunks, chunks, ours.bytes())?,
+        Operation::Subtract => Directory::with_capacity(chunks, chunks, bytes)?,
         Operation::Intersect => {
             let fewest = chunks.min(others);
-            Directory::with_capacity(fewest, fewest, ours.bytes().min(theirs.bytes()))?
+            Directory::with_capacity(fewest, fewest, bytes.min(other_bytes))?
         }
     };
-    for Pair { key, chunks, ours: a, theirs: b } in Pairs::new(ours, theirs) {
+    for Pair { key, chunks, ours: a, theirs: b } in Pairs::within(ours, theirs, from, to) {
         match (a, b) {
             (Some(a), Some(b)) if !a.is_full() && !b.is_full() => {
                 let made = workspace.combine(operation, ours.view(a), theirs.view(b))?;
@@ -296,6 +342,8 @@ pub(super) struct Pairs<'a, 'b> {
     theirs: Feed<'b>,
     /// All chunks before this one are done.
     position: u32,
+    /// No chunk from here on is looked at.
+    to: u32,
 }
 
 /// The chunks of one stretch, and which entry of each side they are part of.
@@ -308,7 +356,13 @@ pub(super) struct Pair<'a, 'b> {
 
 impl<'a, 'b> Pairs<'a, 'b> {
     pub(super) fn new(ours: &'a Directory, theirs: &'b Directory) -> Self {
-        Self { ours: Feed { rest: ours.entries() }, theirs: Feed { rest: theirs.entries() }, position: 0 }
+        Self::within(ours, theirs, 0, u32::MAX)
+    }
+
+    /// The chunks `from..to`.
+    fn within(ours: &'a Directory, theirs: &'b Directory, from: u32, to: u32) -> Self {
+        let (ours, theirs) = (Feed { rest: ours.within(from, to) }, Feed { rest: theirs.within(from, to) });
+        Self { ours, theirs, position: from, to }
     }
 }
 
@@ -317,10 +371,10 @@ impl<'a, 'b> Iterator for Pairs<'a, 'b> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let key = self.ours.start(self.position).min(self.theirs.start(self.position));
-        if key == u32::MAX {
+        if key >= self.to {
             return None;
         }
-        let end = self.ours.edge(key).min(self.theirs.edge(key));
+        let end = self.ours.edge(key).min(self.theirs.edge(key)).min(self.to);
         self.position = end;
         Some(Pair { key, chunks: end - key, ours: self.ours.take(key, end), theirs: self.theirs.take(key, end) })
     }

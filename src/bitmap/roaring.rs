@@ -10,7 +10,7 @@
 use super::Bitmap;
 use super::chunks::little_endian;
 use super::container::{
-    ARRAY_MAX, CHUNK, Form as Held, Made, Pair, RUNS_MAX, Run, View, Words, Workspace, no_words, to_u16, with_runs,
+    ARRAY_MAX, CHUNK, Form as Held, Made, Pair, RUNS_MAX, Run, View, Words, Workspace, no_words, small, to_u16,
 };
 use super::directory::{Directory, Packed};
 use super::entry::Entry;
@@ -27,6 +27,9 @@ const COOKIE_WITH_RUNS: u16 = 12347;
 
 /// A bitmap with run containers has offsets only from this many containers on.
 const OFFSETS_FROM: u32 = 4;
+
+/// A container of all values: one run, from the first on, of 65535 more.
+const FULL_CHUNK: [u8; 6] = [1, 0, 0, 0, 0xff, 0xff];
 
 /// The most containers of a 32-bit bitmap, and so the chunks that share their high 32 bits.
 const GROUP: u32 = 1 << 16;
@@ -177,37 +180,6 @@ impl Part {
     fn runs(self) -> u16 {
         self.len / 4
     }
-
-    #[inline(never)]
-    fn write_view(self, view: View<'_>, out: &mut Vec<u8>) {
-        let runs = || view.runs(Run::WHOLE);
-        let mut write_list = |list| out.extend_from_slice(&little_endian(list, |bit: &u16| bit.to_le_bytes()));
-        match view {
-            _ if self.is_runs => {
-                let saved = |[first, last]: Pair| -> [u8; 4] {
-                    bytemuck::cast([first.to_le_bytes(), (last - first).to_le_bytes()])
-                };
-                out.extend_from_slice(&self.runs().to_le_bytes());
-                match view {
-                    View::Full => out.extend_from_slice(&saved([0, u16::MAX])),
-                    View::Sparse(_) | View::Words(_) => {
-                        with_runs(&view.words(), |pairs| out.extend(pairs.iter().flat_map(|pair| saved(*pair))));
-                    }
-                    _ => runs().for_each(|run| out.extend_from_slice(&saved([run.first, run.last]))),
-                }
-            }
-            _ if self.ones() as usize > ARRAY_MAX => {
-                out.extend_from_slice(&little_endian(&view.words()[..], |word| word.to_le_bytes()))
-            }
-            View::Array(list) => write_list(list),
-            View::Sparse(_) => {
-                let mut list = [0; ARRAY_MAX + ROOM];
-                let count = (select().positions)(&view.words(), &mut list);
-                write_list(list.get(..count).unwrap_or_default());
-            }
-            _ => runs().flat_map(|run| run.first..=run.last).for_each(|bit| out.extend(bit.to_le_bytes())),
-        }
-    }
 }
 
 /// A list of at most this many positions is copied as a block of this length, with the bytes that follow it.
@@ -219,6 +191,19 @@ struct Stage {
     bytes: [u8; STAGE],
     filled: usize,
     kernels: &'static Kernels,
+}
+
+/// Where a container comes to lie in another form than the bitmap has it in.
+struct Forms {
+    words: Words,
+    list: [u16; ARRAY_MAX + ROOM],
+    runs: [Pair; RUNS_MAX + ROOM],
+}
+
+impl Forms {
+    fn new() -> Self {
+        Self { words: [0; _], list: [0; _], runs: [[0, 0]; _] }
+    }
 }
 
 /// The bytes of the stage, which has room for any runs: the first cache holds it beside the bytes that are read.
@@ -239,16 +224,63 @@ impl Stage {
 
     /// Adds one container, or writes it past the stage.
     #[inline(always)]
-    fn add_part(&mut self, directory: &Directory, entry: &Entry, part: Part, out: &mut Vec<u8>) {
+    fn add_part(
+        &mut self,
+        directory: &Directory,
+        entry: &Entry,
+        part: Part,
+        room: &mut Option<Forms>,
+        out: &mut Vec<u8>,
+    ) {
         let is_staged = match directory.packed(entry) {
             Some(Packed::Runs(runs)) if part.is_runs => self.add_runs(runs, part.runs(), out),
             Some(Packed::List(list)) if part.ones() as usize <= SHORT => self.add_short(list, part.ones(), out),
             _ => false,
         };
         if !is_staged {
-            self.flush(out);
-            part.write_view(directory.view(entry), out);
+            self.add_view(directory.view(entry), part, room, out);
         }
+    }
+
+    /// Adds one container in any form. The room is made by the first one that needs it: to clear it costs more than to write a
+    /// small bitmap.
+    #[inline(never)]
+    fn add_view(&mut self, view: View<'_>, part: Part, room: &mut Option<Forms>, out: &mut Vec<u8>) {
+        let is_list = !part.is_runs && part.ones() as usize <= ARRAY_MAX;
+        match view {
+            View::Array(list) if is_list => self.write_list(list, out),
+            View::Words(words) if !part.is_runs && !is_list => self.write_words(words, out),
+            View::Runs(list) if part.is_runs => {
+                let Forms { runs, .. } = room.get_or_insert_with(Forms::new);
+                runs.iter_mut().zip(list).for_each(|(to, from)| *to = *from);
+                self.add_runs(runs, part.runs(), out);
+            }
+            _ => {
+                let Forms { words, list, runs } = room.get_or_insert_with(Forms::new);
+                view.copy_to(words);
+                if part.is_runs {
+                    (self.kernels.runs)(words, runs);
+                    self.add_runs(runs, part.runs(), out);
+                } else if is_list {
+                    let count = (self.kernels.positions)(words, list);
+                    self.write_list(list.get(..count).unwrap_or_default(), out);
+                } else {
+                    self.write_words(words, out);
+                }
+            }
+        }
+    }
+
+    /// Writes a list past the stage.
+    fn write_list(&mut self, list: &[u16], out: &mut Vec<u8>) {
+        self.flush(out);
+        out.extend_from_slice(&little_endian(list, |bit| bit.to_le_bytes()));
+    }
+
+    /// Writes words past the stage.
+    fn write_words(&mut self, words: &Words, out: &mut Vec<u8>) {
+        self.flush(out);
+        out.extend_from_slice(&little_endian(&words[..], |word| word.to_le_bytes()));
     }
 
     /// Makes room for a number of bytes, before they are read: else they would wait on the stack for the flush.
@@ -332,12 +364,11 @@ impl<'a> Group<'a> {
         if self.parts.len() == self.containers as usize {
             return Ok(Cow::Borrowed(&self.parts));
         }
-        let alike = |(entry, part): (&Entry, &Part)| {
-            let part = *part;
-            (0..chunks_within(entry, self.high)).map(move |n| Part { description: part.description + n, ..part })
-        };
         let mut all = memory::room(self.containers as usize)?;
-        all.extend(self.entries.iter().zip(&self.parts).flat_map(alike));
+        for (entry, part) in self.entries.iter().zip(&self.parts) {
+            let alike = |n| Part { description: part.description + n, ..*part };
+            all.extend((0..chunks_within(entry, self.high)).map(alike));
+        }
         Ok(Cow::Owned(all))
     }
 
@@ -348,10 +379,21 @@ impl<'a> Group<'a> {
         out: &mut Vec<u8>,
         mut next: impl FnMut(&mut Vec<u8>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let mut stage = Stage::new();
+        let (mut stage, mut room) = (Stage::new(), None);
         for (entry, part) in self.entries.iter().zip(&self.parts) {
-            for _ in 0..chunks_within(entry, self.high) {
-                stage.add_part(self.directory, entry, *part, out);
+            if !entry.is_full() {
+                stage.add_part(self.directory, entry, *part, &mut room, out);
+                next(out)?;
+                continue;
+            }
+            stage.flush(out);
+            let mut left = chunks_within(entry, self.high) as usize;
+            while left > 0 {
+                let some = left.min(STAGE / FULL_CHUNK.len());
+                let start = out.len();
+                out.resize(start + some * FULL_CHUNK.len(), 0);
+                out.get_mut(start..).unwrap_or_default().as_chunks_mut().0.fill(FULL_CHUNK);
+                left -= some;
                 next(out)?;
             }
         }
@@ -494,9 +536,12 @@ fn read_group(
     let has_offsets = !has_runs || count >= OFFSETS_FROM;
     let offsets = reader.list::<4>(if has_offsets { count } else { 0 }, "Roaring container offsets")?;
     let mut offsets = offsets.iter().map(|&bytes| u64::from(u32::from_le_bytes(bytes)));
-    let mut flags = flags.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
+    let is_flagged = |index: usize| flags.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1);
+    if directory.entries().is_empty() {
+        *directory = Directory::with_capacity(descriptions.len(), descriptions.len(), reader.rest.len())?;
+    }
     let mut least_key = 0;
-    for &[key_low, key_high, ones_low, ones_high] in descriptions {
+    for (index, &[key_low, key_high, ones_low, ones_high]) in descriptions.iter().enumerate() {
         let key = u32::from(u16::from_le_bytes([key_low, key_high]));
         let ones = u32::from(u16::from_le_bytes([ones_low, ones_high])) + 1;
         let structure = "Roaring container";
@@ -514,12 +559,21 @@ fn read_group(
             return Err(past_end("the container").at(structure, at));
         }
         let (workspace, is_last) = (&mut room.workspace, granules - base < u64::from(CHUNK));
-        let (view, measure) = if flags.next().unwrap_or(false) {
+        if is_flagged(index)
+            && !is_last
+            && ones == CHUNK
+            && let Some(rest) = reader.rest.strip_prefix(&FULL_CHUNK)
+        {
+            reader.rest = rest;
+            directory.push_full(high * GROUP + key, 1)?;
+            continue;
+        }
+        let (view, measure) = if is_flagged(index) {
             let runs = read_runs(reader, &mut room.runs, structure)?;
             (View::Runs(runs), Measure { ones: View::Runs(runs).ones(), runs: View::Runs(runs).run_count() })
         } else if ones as usize <= ARRAY_MAX {
-            let list = View::Array(read_array(reader, ones, &mut room.list, structure)?);
-            (list, Measure { ones, runs: list.run_count() })
+            let (list, runs) = read_array(reader, ones, &mut room.list, structure)?;
+            (View::Array(list), Measure { ones, runs: small(runs) })
         } else {
             let words = read_bits(reader, &mut room.words, structure)?;
             (View::Words(words), (select().measure)(words))
@@ -534,7 +588,7 @@ fn read_group(
         let Made { view, measure } = workspace.smallest_of_view(view, measure)?;
         directory.push(high * GROUP + key, measure, view)?;
     }
-    if flags.any(|flag| flag) {
+    if (descriptions.len()..8 * flags.len()).any(is_flagged) {
         return Err(Error::new(ErrorKind::Damaged, "a run flag belongs to no container").at(header, start));
     }
     Ok(())
@@ -561,12 +615,13 @@ impl ContainerBuffers {
     }
 }
 
+/// The values of a list, and the number of their runs.
 fn read_array<'r, 'b: 'r>(
     reader: &mut Reader<'b>,
     ones: u32,
     list: &'r mut Vec<u16>,
     structure: &str,
-) -> Result<&'r [u16]> {
+) -> Result<(&'r [u16], usize)> {
     let at = reader.offset();
     let bytes = reader.list(ones, structure)?;
     let list: &[u16] = match bytemuck::try_cast_slice(bytes.as_flattened()) {
@@ -578,10 +633,10 @@ fn read_array<'r, 'b: 'r>(
             list
         }
     };
-    if !(select().is_ascending)(list) {
-        return Err(Error::new(ErrorKind::Damaged, "the values are not in ascending order").at(structure, at));
+    match (select().ascending_runs)(list) {
+        Some(runs) => Ok((list, runs)),
+        None => Err(Error::new(ErrorKind::Damaged, "the values are not in ascending order").at(structure, at)),
     }
-    Ok(list)
 }
 
 fn read_bits<'r, 'b: 'r>(reader: &mut Reader<'b>, words: &'r mut Words, structure: &str) -> Result<&'r Words> {

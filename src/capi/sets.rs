@@ -12,6 +12,7 @@ use std::ffi::c_int;
 use std::ptr;
 
 const PHASE: &str = "uniting bitmaps";
+const COMBINING: &str = "combining bitmaps";
 
 /// Unites bitmaps, and tells the observer before and after: in between there is nothing to stop.
 fn unite(bitmaps: &[&Bitmap], granularity: Option<Granularity>, options: &mut Options) -> Result<Bitmap> {
@@ -146,10 +147,16 @@ pub unsafe extern "C" fn checkmap_bitmap_union_new_with(
 unsafe fn combine(
     dst: *mut checkmap_bitmap,
     src: *const checkmap_bitmap,
-    both: impl FnOnce(&mut Bitmap, &Bitmap) -> Result<()>,
+    opts: *const checkmap_opts,
+    both: impl FnOnce(&mut Bitmap, &Bitmap, usize) -> Result<()>,
     alone: impl FnOnce(&mut Bitmap),
 ) -> c_int {
     guard(|| {
+        // SAFETY: the caller's promise for `opts`.
+        let mut options = unsafe { Options::read(opts) }?;
+        if options.step(Step { phase: COMBINING, done: 0, total: 1 }).is_break() {
+            return Err(Error::new(ErrorKind::Cancelled, "stopped as asked").nothing_changed());
+        }
         if ptr::eq(dst, src) {
             // SAFETY: the caller's promise for `dst`.
             alone(&mut *unsafe { exclusive(dst) }?);
@@ -159,7 +166,9 @@ unsafe fn combine(
         let mut target = unsafe { exclusive(dst) }?;
         // SAFETY: the caller's promise for `src`, which is another bitmap.
         let source = unsafe { shared(src) }?;
-        both(&mut target, &source)?;
+        both(&mut target, &source, options.threads)?;
+        // It is done, so an observer that would stop it now comes too late.
+        let _ = options.step(Step { phase: COMBINING, done: 1, total: 1 });
         Ok(0)
     })
 }
@@ -173,7 +182,24 @@ unsafe fn combine(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_intersect(dst: *mut checkmap_bitmap, src: *const checkmap_bitmap) -> c_int {
     // SAFETY: the caller's promise for both.
-    unsafe { combine(dst, src, Bitmap::intersect_with, |_| ()) }
+    unsafe { checkmap_bitmap_intersect_with(dst, src, ptr::null()) }
+}
+
+/// `checkmap_bitmap_intersect()` with options.
+///
+/// Options: `threads`, `progress`.
+///
+/// Errors:
+/// - `-ECANCELED`: the call was stopped, and nothing has changed.
+/// - as `checkmap_bitmap_intersect()`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_intersect_with(
+    dst: *mut checkmap_bitmap,
+    src: *const checkmap_bitmap,
+    opts: *const checkmap_opts,
+) -> c_int {
+    // SAFETY: the caller's promise for all three.
+    unsafe { combine(dst, src, opts, Bitmap::intersect_with_on, |_| ()) }
 }
 
 /// Removes from `dst` the granules that are dirty in `src`; a granule goes only where `src` covers all of it.
@@ -185,7 +211,24 @@ pub unsafe extern "C" fn checkmap_bitmap_intersect(dst: *mut checkmap_bitmap, sr
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_subtract(dst: *mut checkmap_bitmap, src: *const checkmap_bitmap) -> c_int {
     // SAFETY: the caller's promise for both.
-    unsafe { combine(dst, src, Bitmap::subtract, Bitmap::clear_all) }
+    unsafe { checkmap_bitmap_subtract_with(dst, src, ptr::null()) }
+}
+
+/// `checkmap_bitmap_subtract()` with options.
+///
+/// Options: `threads`, `progress`.
+///
+/// Errors:
+/// - `-ECANCELED`: the call was stopped, and nothing has changed.
+/// - as `checkmap_bitmap_subtract()`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_subtract_with(
+    dst: *mut checkmap_bitmap,
+    src: *const checkmap_bitmap,
+    opts: *const checkmap_opts,
+) -> c_int {
+    // SAFETY: the caller's promise for all three.
+    unsafe { combine(dst, src, opts, Bitmap::subtract_on, Bitmap::clear_all) }
 }
 
 /// Leaves in `dst` the granules that are dirty in one of the two only.
@@ -197,7 +240,24 @@ pub unsafe extern "C" fn checkmap_bitmap_subtract(dst: *mut checkmap_bitmap, src
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn checkmap_bitmap_xor(dst: *mut checkmap_bitmap, src: *const checkmap_bitmap) -> c_int {
     // SAFETY: the caller's promise for both.
-    unsafe { combine(dst, src, Bitmap::xor_with, Bitmap::clear_all) }
+    unsafe { checkmap_bitmap_xor_with(dst, src, ptr::null()) }
+}
+
+/// `checkmap_bitmap_xor()` with options.
+///
+/// Options: `threads`, `progress`.
+///
+/// Errors:
+/// - `-ECANCELED`: the call was stopped, and nothing has changed.
+/// - as `checkmap_bitmap_xor()`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_bitmap_xor_with(
+    dst: *mut checkmap_bitmap,
+    src: *const checkmap_bitmap,
+    opts: *const checkmap_opts,
+) -> c_int {
+    // SAFETY: the caller's promise for all three.
+    unsafe { combine(dst, src, opts, Bitmap::xor_with_on, Bitmap::clear_all) }
 }
 
 /// Makes the clean granules of the disk dirty, and the dirty ones clean.

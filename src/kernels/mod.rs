@@ -16,8 +16,8 @@ mod portable;
 mod table;
 
 pub use table::{
-    ChunkOperation, EDGES, FEW, FEW_RUNS, GROUP, Kernels, ListOperation, MASKS, Measure, Pair, ROOM, RUN_BLOCK,
-    RunBlock, RunsOperation, SPARSE_ROOM, SavedRuns, Traits, WORDS, Words,
+    BLOCK, Block, ChunkOperation, EDGES, FEW, FEW_RUNS, GROUP, Kernels, ListOperation, MASKS, Measure, Pair, ROOM,
+    RUN_BLOCK, RunBlock, RunsOperation, SPARSE_ROOM, SavedRuns, Traits, WORDS, Words,
 };
 
 use crate::cpu::Level;

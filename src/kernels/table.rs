@@ -17,6 +17,10 @@ pub const ROOM: usize = 64;
 /// The bounds that `edges` finds at a time; the last 64 are room for those of one word.
 pub const EDGES: usize = 128;
 
+/// The items that `block` takes, and what it makes of them.
+pub const BLOCK: usize = 32;
+pub type Block = [u16; BLOCK];
+
 /// The runs that `save_runs` serializes together.
 pub const RUN_BLOCK: usize = 32;
 
@@ -95,6 +99,10 @@ macro_rules! every_kernel {
             list_runs(list: &[u16]) -> usize;
             /// Whether each item is above the one before.
             is_ascending(list: &[u16]) -> bool;
+            /// The number of maximal runs of any items, if each is above the one before.
+            ascending_runs(list: &[u16]) -> Option<usize>;
+            /// The first items of a list, and 65535 where there are no more.
+            block(list: &[u16]) -> crate::kernels::table::Block;
             /// Adds the runs of a list to the first extents of a slice, which are as many as the last argument says, and which
             /// has room for an extent for each item; their number then. A granule has 2 to the power of `bits` bytes, and
             /// granule 0 begins at byte `base`. A run that begins where the last extent ends goes on with it.
@@ -177,10 +185,9 @@ every_kernel!(kernels_struct);
 /// Which ways are quick with the kernels of an instruction set, so that their users choose among them.
 #[derive(Clone, Copy, Debug)]
 pub struct Traits {
-    /// Whether `sort_few` and `unite_few_runs` sort in registers: else two lists are merged sooner, and runs two by two.
+    /// Whether `sort_few` and `unite_few_runs` sort in registers: else runs are united two by two.
     pub has_networks: bool,
-    /// Whether a register takes a whole short list: then `unite` is quicker than `sort_few` for two lists however short they
-    /// are, and `unite_few_runs` quicker than `unite_runs` for two of runs.
+    /// Whether a register takes a whole short list: then `unite_few_runs` is quicker than `unite_runs` for two lists of runs.
     pub has_wide_networks: bool,
     /// Whether `pack` and `spread` are quicker than lists of as many bytes.
     pub packs_quickly: bool,

@@ -49,6 +49,9 @@ int main(void)
     INVALID(checkmap_bitmap_intersect(NULL, NULL));
     INVALID(checkmap_bitmap_subtract(NULL, NULL));
     INVALID(checkmap_bitmap_xor(NULL, NULL));
+    INVALID(checkmap_bitmap_intersect_with(NULL, NULL, NULL));
+    INVALID(checkmap_bitmap_subtract_with(NULL, NULL, NULL));
+    INVALID(checkmap_bitmap_xor_with(NULL, NULL, NULL));
     INVALID(checkmap_bitmap_complement(NULL));
     INVALID(checkmap_bitmap_equal(NULL, NULL));
     INVALID(checkmap_bitmap_is_subset(NULL, NULL));

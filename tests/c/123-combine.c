@@ -16,6 +16,14 @@ int main(void)
     EQUAL(checkmap_bitmap_count(out), 5);
     EQUAL(checkmap_bitmap_subtract(a, b), 0);
     EQUAL(checkmap_bitmap_equal(a, out), 1);
+    /* On threads. */
+    struct checkmap_opts opts = CHECKMAP_OPTS_INIT;
+    opts.threads = 2;
+    EQUAL(checkmap_bitmap_xor_with(out, b, &opts), 0);
+    EQUAL(checkmap_bitmap_count(out), 15);
+    EQUAL(checkmap_bitmap_subtract_with(out, a, &opts), 0);
+    EQUAL(checkmap_bitmap_intersect_with(out, b, NULL), 0);
+    EQUAL(checkmap_bitmap_equal(out, b), 1);
     /* With itself. */
     EQUAL(checkmap_bitmap_intersect(b, b), 0);
     EQUAL(checkmap_bitmap_count(b), 10);

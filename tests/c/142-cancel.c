@@ -38,6 +38,20 @@ int main(void)
     EQUAL(checkmap_bitmap_union_with(a, sources, 1, &opts), 0);
     CHECK(told.done == told.total && told.total > 0);
     EQUAL(checkmap_bitmap_count(a), 1);
+    told.calls = 0;
+    told.stop_at = 1;
+    FAILS(checkmap_bitmap_intersect_with(a, b, &opts), ECANCELED, CHECKMAP_ERROR_CANCELLED);
+    told.calls = 0;
+    FAILS(checkmap_bitmap_subtract_with(a, a, &opts), ECANCELED, CHECKMAP_ERROR_CANCELLED);
+    told.calls = 0;
+    FAILS(checkmap_bitmap_xor_with(a, b, &opts), ECANCELED, CHECKMAP_ERROR_CANCELLED);
+    EQUAL(checkmap_bitmap_count(a), 1);
+    /* A call that is done is not stopped any more. */
+    told.calls = 0;
+    told.stop_at = 2;
+    EQUAL(checkmap_bitmap_xor_with(a, b, &opts), 0);
+    CHECK(told.calls == 2 && told.done == told.total);
+    EQUAL(checkmap_bitmap_count(a), 0);
     checkmap_bitmap_free(a);
     checkmap_bitmap_free(b);
     return 0;

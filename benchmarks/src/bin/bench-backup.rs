@@ -11,8 +11,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// Clusters are of 64 KiB.
-const CLUSTERS_IN_MIB: u64 = 16;
+const CLUSTER_BYTES: u64 = 64 << 10;
+const CLUSTERS_IN_MIB: u64 = (1 << 20) / CLUSTER_BYTES;
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
@@ -37,16 +37,16 @@ fn measure(program: &str, folder: &Path, pairs: usize, mib: u64) -> Result<()> {
     let compare = |copy: &Path| run(Command::new("qemu-img").args(["compare", "-q", "-F", "qcow2"]).args([&raw, copy]));
     println!("full backups of {mib} MiB of a running QEMU, in turn");
     println!("{:>5} {:>14} {:>14} {:>8}", "pair", "checkmap s", "nbdcopy s", "pace");
-    let (mut paces, mut full) = (Vec::new(), Vec::new());
+    let (mut paces, mut full, mut copied) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 1..=pairs {
         let checkpoint = format!("full{pair}");
         let by_nbdcopy = folder.join("copy.qcow2");
         // Who begins changes, so that neither has the better place.
         let (ours, theirs) = if pair % 2 == 0 {
             let ours = ours(&checkpoint, true)?;
-            (ours, machine.nbdcopy(folder, &by_nbdcopy, mib)?)
+            (ours, machine.nbdcopy(folder, &by_nbdcopy, mib, None)?)
         } else {
-            let theirs = machine.nbdcopy(folder, &by_nbdcopy, mib)?;
+            let theirs = machine.nbdcopy(folder, &by_nbdcopy, mib, None)?;
             (ours(&checkpoint, true)?, theirs)
         };
         let by_checkmap = taken.join("disk.qcow2").join(format!("{checkpoint}.qcow2"));
@@ -58,11 +58,20 @@ fn measure(program: &str, folder: &Path, pairs: usize, mib: u64) -> Result<()> {
         println!("{pair:>5} {:>14.3} {:>14.3} {pace:>8.2}", ours.as_secs_f64(), theirs.as_secs_f64());
         paces.push(pace);
         full.push(ours.as_secs_f64());
+        copied.push(theirs.as_secs_f64());
     }
     let [least, median, most] = spread(&mut paces)?;
     println!("median {median:.2} times nbdcopy's pace, {least:.2} to {most:.2}");
 
-    let [_, full, _] = spread(&mut full)?;
+    let ([_, full, _], [_, copied, _]) = (spread(&mut full)?, spread(&mut copied)?);
+    let mut by_clusters = Vec::new();
+    for _ in 0..pairs {
+        let copy = folder.join("copy.qcow2");
+        by_clusters.push(machine.nbdcopy(folder, &copy, mib, Some(CLUSTER_BYTES))?.as_secs_f64());
+        std::fs::remove_file(copy)?;
+    }
+    let [_, by_clusters, _] = spread(&mut by_clusters)?;
+    println!("nbdcopy with a request for each cluster: median {by_clusters:.3} s");
     let part = mib / 4;
     for is_scattered in [false, true] {
         std::fs::remove_dir_all(&taken)?;
@@ -85,10 +94,12 @@ fn measure(program: &str, folder: &Path, pairs: usize, mib: u64) -> Result<()> {
         let ([least, increment, most], [_, empty, _]) = (spread(&mut increments)?, spread(&mut empty)?);
         let a_byte = |took: f64, mib: u64| took / mib as f64;
         println!(
-            "median {increment:.3} s, {least:.3} to {most:.3}: a byte takes {:.2} times that of a full one; {:.2} times without the \
-             {empty:.3} s that each takes where nothing changed",
+            "median {increment:.3} s, {least:.3} to {most:.3}: a byte takes {:.2} times that of a full one, {:.2} times without the \
+             {empty:.3} s that each takes where nothing changed; {:.2} times that of nbdcopy, {:.2} of nbdcopy by clusters",
             a_byte(increment, part) / a_byte(full, mib),
-            a_byte(increment - empty, part) / a_byte(full - empty, mib)
+            a_byte(increment - empty, part) / a_byte(full - empty, mib),
+            a_byte(increment, part) / a_byte(copied, mib),
+            a_byte(increment, part) / a_byte(by_clusters, mib),
         );
     }
     Ok(())
@@ -131,8 +142,8 @@ impl Machine {
         }
     }
 
-    /// Copies the disk into a new qcow2 file; how long the copy took.
-    fn nbdcopy(&mut self, folder: &Path, copy: &Path, mib: u64) -> Result<Duration> {
+    /// Copies the disk into a new qcow2 file, with requests of `request_bytes` each where that is told; how long the copy took.
+    fn nbdcopy(&mut self, folder: &Path, copy: &Path, mib: u64, request_bytes: Option<u64>) -> Result<Duration> {
         let socket = folder.join("nbd");
         let address = json!({ "addr": { "type": "unix", "data": { "path": socket } } });
         self.monitor.command("nbd-server-start", &address)?;
@@ -140,6 +151,7 @@ impl Machine {
             .command("block-export-add", &json!({ "type": "nbd", "id": "e0", "node-name": "d0", "name": "" }))?;
         run(Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(copy).arg(format!("{mib}M")))?;
         let mut command = Command::new("nbdcopy");
+        command.args(request_bytes.map(|bytes| format!("--request-size={bytes}")));
         command.arg("--").arg(format!("nbd+unix:///?socket={}", socket.display()));
         command.args(["[", "qemu-nbd", "-f", "qcow2"]).arg(copy).arg("]");
         let took = run(&mut command)?;

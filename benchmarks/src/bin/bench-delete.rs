@@ -141,7 +141,7 @@ fn make(case: &Case, image: &Path) -> Result<()> {
             random ^= random << 25;
             random ^= random >> 27;
             let value = random.wrapping_mul(0x2545_f491_4f6c_dd1d);
-            let offset = (value >> 20) % (DISK >> 12) << 12;
+            let offset = ((value >> 20) % (DISK >> 12)) << 12;
             let len = (1 + value % 16) << 12;
             commands += &format!("discard {offset} {}\n", len.min(DISK - offset));
         }

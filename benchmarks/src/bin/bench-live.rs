@@ -7,10 +7,8 @@
 use checkmap::image::{Access, DiffRequest, Image, OpenOptions};
 use checkmap::progress::Unobserved;
 use checkmap::qemu::{Machine, Monitor, Options};
-use checkmap_benchmarks::programs::{self, Result, connect, in_folder, run, spread};
+use checkmap_benchmarks::programs::{self, Nbd, Result, connect, in_folder, run, spread};
 use serde_json::json;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -38,7 +36,7 @@ fn measure(folder: &Path, runs: usize, discards: u64) -> Result<()> {
         daemon.monitor.command("block-dirty-bitmap-add", &add)?;
         for _ in 0..discards {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            writer.request(4, (state >> 20) % (DISK >> 16) << 16, 65536)?;
+            writer.request(4, ((state >> 20) % (DISK >> 16)) << 16, 65536)?;
         }
         daemon.monitor.command("block-dirty-bitmap-disable", &json!({ "node": "d0", "name": name }))?;
     }
@@ -179,46 +177,5 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// The simplest client of NBD: one request at a time.
-struct Nbd(UnixStream);
-
-impl Nbd {
-    fn connect(path: &Path) -> Result<Self> {
-        let mut stream = UnixStream::connect(path)?;
-        let mut greeting = [0; 18];
-        stream.read_exact(&mut greeting)?;
-        let mut words = 3_u32.to_be_bytes().to_vec();
-        words.extend(b"IHAVEOPT");
-        words.extend(1_u32.to_be_bytes());
-        words.extend(4_u32.to_be_bytes());
-        words.extend(b"disk");
-        stream.write_all(&words)?;
-        let mut answer = [0; 10];
-        stream.read_exact(&mut answer)?;
-        Ok(Self(stream))
-    }
-
-    /// A request without data of its own: 0 reads, 4 discards.
-    fn request(&mut self, command: u16, offset: u64, len_bytes: u32) -> Result<()> {
-        let mut words = 0x2560_9513_u32.to_be_bytes().to_vec();
-        words.extend([0, 0]);
-        words.extend(command.to_be_bytes());
-        words.extend(7_u64.to_be_bytes());
-        words.extend(offset.to_be_bytes());
-        words.extend(len_bytes.to_be_bytes());
-        self.0.write_all(&words)?;
-        let mut answer = [0; 16];
-        self.0.read_exact(&mut answer)?;
-        if answer[4..8] != [0; 4] {
-            return Err(format!("request {command} failed").into());
-        }
-        if command == 0 {
-            let mut data = vec![0; usize::try_from(len_bytes)?];
-            self.0.read_exact(&mut data)?;
-        }
-        Ok(())
     }
 }

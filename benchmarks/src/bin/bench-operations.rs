@@ -1,13 +1,14 @@
 #![forbid(unsafe_code)]
-//! checkmap beside the best of CRoaring and roaring in every operation on one or two bitmaps, in interleaved pairs of one run,
-//! the answers compared. Prints a line for each cell and leaves a CSV.
+//! The matrix: checkmap beside the best form of CRoaring and roaring in every operation and pattern, in interleaved pairs of one run,
+//! the answers compared; in columns of their own our model of QEMU's HBitmap, and plain words. Prints a line for each cell,
+//! the table and the verdict, and leaves a CSV.
 
-use checkmap_benchmarks::engines::{Checkmap, Croaring, Croaring64, Roaring, Roaring64};
+use checkmap_benchmarks::engines::{Checkmap, Croaring, Croaring64, Flat, Hbitmap, Roaring, Roaring64};
+use checkmap_benchmarks::matrix::{Matrix, Row};
 use checkmap_benchmarks::measure::{self, Scale};
-use checkmap_benchmarks::operations::{Field, Pairing};
+use checkmap_benchmarks::pairs::{self, Field, Threaded};
 use checkmap_benchmarks::patterns::{Disk, Pattern, Scenario, Trace};
-use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[global_allocator]
 static SCALE: Scale = Scale;
@@ -15,114 +16,150 @@ static SCALE: Scale = Scale;
 const USAGE: &str = "\
 Usage: bench-operations [OPTION]...
 
-  --patterns LETTERS    such as abdef; a to g; all but g where there is no trace
+  --patterns LETTERS    such as abdef; a to g; all but g where there is no trace. G is g on the traced disk alone
   --granules-log2 N     the disk, as a power of two of granules; 28
   --operations LIST     parts of names, such as intersect,xor_new
+  --engines LIST        peers, such as croaring+run,roaring; where all of them do not fit in memory
   --pairs NUMBER        the pairs of each cell; 21
   --csv FILE            where the results go; target/bench-operations.csv of the project
+  --threads NUMBER      measures instead our operations on so many threads beside one
+  --keep                the cells that FILE has and this run does not measure stay in it, in the table and in the means
 ";
 
+struct Options {
+    letters: String,
+    granules_log2: u32,
+    pairs: usize,
+    names: Vec<String>,
+    engines: Vec<String>,
+    csv: PathBuf,
+    threads: usize,
+    keep: bool,
+}
+
 fn main() {
-    let mut letters = "abcdefg".to_owned();
-    let (mut log2, mut pairs, mut names) = (28, 21, Vec::<String>::new());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut csv = root.join("target/bench-operations.csv");
-    let mut arguments = std::env::args().skip(1);
-    while let Some(name) = arguments.next() {
-        let value = arguments.next().unwrap_or_default();
-        match name.as_str() {
-            "--patterns" => letters = value,
-            "--granules-log2" => log2 = number(&value),
-            "--operations" => names = value.split(',').map(str::to_owned).collect(),
-            "--pairs" => pairs = number(&value) as usize,
-            "--csv" => csv = value.into(),
-            _ => {
-                eprint!("{USAGE}");
-                std::process::exit(1);
-            }
-        }
-    }
-    measure::weigh_croaring();
-    let trace = Trace::find(&root).unwrap_or_else(|error| {
+    if let Err(error) = parse(&root).and_then(|options| bench(&root, &options)) {
         eprintln!("{error}");
-        std::process::exit(1)
-    });
-    let wanted = |operation: &str| names.is_empty() || names.iter().any(|name| operation.contains(name.as_str()));
-    let mut rows = Vec::new();
-    println!(
-        "{:<2} {:<3} {:<18} {:>8} {:>8} {:>8} {:>12} {:>12}  {:<15} {:>6}",
-        "", "log", "operation", "ratio", "low", "high", "ns", "peer's", "peer", "memory"
-    );
-    for pattern in Pattern::ALL.into_iter().filter(|pattern| letters.contains(pattern.letter())) {
-        let disk = match (pattern, &trace) {
-            (Pattern::Trace, None) => continue,
-            (Pattern::Trace, Some(trace)) if !trace.fits(Disk::of_granules(log2)) => trace.own_disk(),
-            _ => Disk::of_granules(log2),
-        };
-        let scenario = Scenario::new(pattern, disk, 2, 0x0063_6865_636B_6D61, trace.as_ref());
-        let mut field = Field::new(&scenario);
-        field.enter::<Checkmap>(&wanted);
-        field.enter::<Croaring<false>>(&wanted);
-        field.enter::<Croaring<true>>(&wanted);
-        field.enter::<Croaring64<false>>(&wanted);
-        field.enter::<Croaring64<true>>(&wanted);
-        field.enter::<Roaring<false>>(&wanted);
-        field.enter::<Roaring<true>>(&wanted);
-        field.enter::<Roaring64<true>>(&wanted);
-        field.measure(pairs, |pairing| {
-            print(&pairing);
-            rows.push(pairing);
-        });
-    }
-    means(&rows);
-    if let Err(error) = std::fs::write(&csv, text(&rows)) {
-        eprintln!("{}: {error}", csv.display());
         std::process::exit(1);
     }
 }
 
-fn number(text: &str) -> u32 {
-    text.parse().unwrap_or_else(|_| {
-        eprint!("{text}: not a number\n\n{USAGE}");
-        std::process::exit(1)
-    })
-}
-
-fn memory(row: &Pairing) -> f64 {
-    if row.peer_heap == 0 { 0.0 } else { row.heap as f64 / row.peer_heap as f64 }
-}
-
-fn print(row: &Pairing) {
-    let Pairing { granules_log2, operation, ratio, low, high, nanos, peer_nanos, peer, .. } = row;
-    let (letter, memory) = (row.pattern.letter(), memory(row));
-    println!(
-        "{letter:<2} {granules_log2:<3} {operation:<18} {ratio:>8.2} {low:>8.2} {high:>8.2} {nanos:>12.0} {peer_nanos:>12.0}  {peer:<15} {memory:>6.2}"
-    );
-}
-
-fn means(rows: &[Pairing]) {
-    let mean = |keep: &dyn Fn(&&Pairing) -> bool| {
-        let logs: Vec<f64> = rows.iter().filter(keep).map(|row| row.ratio.ln()).collect();
-        (logs.len(), (logs.iter().sum::<f64>() / logs.len().max(1) as f64).exp())
+fn parse(root: &Path) -> Result<Options, String> {
+    let mut options = Options {
+        letters: "abcdefgG".to_owned(),
+        granules_log2: 28,
+        pairs: 21,
+        names: Vec::new(),
+        engines: Vec::new(),
+        csv: root.join("target/bench-operations.csv"),
+        threads: 1,
+        keep: false,
     };
-    let (all, with) = mean(&|_| true);
-    let (some, without) = mean(&|row| row.pattern != Pattern::HalfFull && row.operation != "count");
-    let behind = rows.iter().filter(|row| row.high < 1.0).count();
-    println!(
-        "\nGeometric mean {with:.2} of {all} cells; {without:.2} of the {some} without f and the counts; behind in {behind}."
-    );
+    let list = |value: String| value.split(',').map(str::to_owned).collect();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(name) = arguments.next() {
+        if name == "--keep" {
+            options.keep = true;
+            continue;
+        }
+        let value = arguments.next().ok_or(USAGE)?;
+        let number = |value: &str| value.parse().map_err(|_| format!("{value}: not a number\n\n{USAGE}"));
+        match name.as_str() {
+            "--patterns" => options.letters = value,
+            "--granules-log2" => options.granules_log2 = number(&value)?,
+            "--operations" => options.names = list(value),
+            "--engines" => options.engines = list(value),
+            "--pairs" => options.pairs = number(&value)?.max(1) as usize,
+            "--threads" => options.threads = number(&value)? as usize,
+            "--csv" => options.csv = value.into(),
+            _ => return Err(USAGE.to_owned()),
+        }
+    }
+    Ok(options)
 }
 
-fn text(rows: &[Pairing]) -> String {
-    let mut text =
-        "pattern,granules_log2,operation,ratio,low,high,ns,peer_ns,peer,heap_bytes,peer_heap_bytes\n".to_owned();
-    for row in rows {
-        let Pairing { granules_log2, operation, ratio, low, high, nanos, peer_nanos, peer, heap, peer_heap, .. } = row;
-        let letter = row.pattern.letter();
-        let _ = writeln!(
-            text,
-            "{letter},{granules_log2},{operation},{ratio:.3},{low:.3},{high:.3},{nanos:.0},{peer_nanos:.0},{peer},{heap},{peer_heap}"
-        );
+fn bench(root: &Path, options: &Options) -> Result<(), String> {
+    measure::weigh_croaring();
+    let trace = Trace::find(root)?;
+    if options.threads > 1 {
+        return on_threads(options, trace.as_ref());
     }
-    text
+    let of_csv = |error: String| format!("{}: {error}", options.csv.display());
+    let mut matrix = match std::fs::read_to_string(&options.csv) {
+        Ok(text) if options.keep => Matrix::parse(&text).map_err(of_csv)?,
+        _ => Matrix::default(),
+    };
+    let is_wanted = |operation: &str| {
+        options.names.is_empty() || options.names.iter().any(|name| operation.contains(name.as_str()))
+    };
+    println!("{}", Row::titles());
+    for (pattern, disk) in scenarios(options, trace.as_ref()) {
+        // 8 inputs are drawn where the union of 8 is asked for.
+        let count = if is_wanted("union_8") { 8 } else { 2 };
+        let scenario = Scenario::new(pattern, disk, count, 0x0063_6865_636B_6D61, trace.as_ref());
+        let mut field = Field::new(&scenario, &is_wanted);
+        let has = |name: &str| options.engines.is_empty() || options.engines.iter().any(|engine| engine == name);
+        field.enter::<Checkmap>();
+        macro_rules! enter {
+            ($($name:literal: $enter:ident $engine:ty),*) => {
+                $(if has($name) {
+                    field.$enter::<$engine>();
+                })*
+            };
+        }
+        enter!(
+            "croaring": enter Croaring<false>, "croaring+run": enter Croaring<true>,
+            "croaring64": enter Croaring64<false>, "croaring64+run": enter Croaring64<true>,
+            "roaring": enter Roaring<false>, "roaring+run": enter Roaring<true>,
+            "roaring64": enter Roaring64<false>, "roaring64+run": enter Roaring64<true>,
+            "hbitmap-model": enter_aside_with_questions Hbitmap, "flat": enter_aside Flat
+        );
+        field.measure(options.pairs, |row| {
+            println!("{}", row.line());
+            matrix.put(row);
+        });
+        // A run that is ended early leaves the patterns that are done.
+        std::fs::write(&options.csv, matrix.to_csv()).map_err(|error| of_csv(error.to_string()))?;
+    }
+    println!("\n{}\n{}", matrix.table(), matrix.verdict());
+    println!("Written to {}.", options.csv.display());
+    Ok(())
+}
+
+/// Our operations on threads beside one; leaves a CSV of its own kind.
+fn on_threads(options: &Options, trace: Option<&Trace>) -> Result<(), String> {
+    let mut csv = "case,operation,pattern,threads,ratio,low,high,one_thread_ms\n".to_owned();
+    for (pattern, disk) in scenarios(options, trace) {
+        let scenario = Scenario::new(pattern, disk, 8, 0x0063_6865_636B_6D61, trace);
+        pairs::on_threads(&scenario, options.threads, options.pairs, |cell| {
+            let Threaded { operation, ratio, low, high, nanos } = cell;
+            let (letter, millis) = (pattern.letter(), nanos / 1e6);
+            println!("{letter} {operation:<14} {ratio:>6.2} ({low:.2} to {high:.2}), {millis:.2} ms on one thread");
+            let case = format!("{operation} of {letter}, {millis:.1} ms");
+            let row =
+                format!("{case}\",{operation},{letter},{},{ratio:.3},{low:.3},{high:.3},{millis:.3}", options.threads);
+            csv += &format!("\"{row}\n");
+        });
+    }
+    std::fs::write(&options.csv, csv).map_err(|error| format!("{}: {error}", options.csv.display()))
+}
+
+/// Every pattern that is wanted with its disk; the trace comes with a disk of its own, and as tiles on the larger one.
+fn scenarios(options: &Options, trace: Option<&Trace>) -> Vec<(Pattern, Disk)> {
+    let disk = Disk::of_granules(options.granules_log2);
+    let wanted = Pattern::ALL.into_iter().filter(|pattern| options.letters.contains(pattern.letter()));
+    let mut scenarios: Vec<(Pattern, Disk)> = wanted.map(|pattern| (pattern, disk)).collect();
+    let Some(trace) = trace else {
+        eprintln!("g is left out: there is no trace; CHECKMAP_TRACE names one");
+        scenarios.retain(|(pattern, _)| *pattern != Pattern::Trace);
+        return scenarios;
+    };
+    if !trace.fits(disk) {
+        scenarios.retain(|(pattern, _)| *pattern != Pattern::Trace);
+    }
+    if options.letters.contains('G') {
+        scenarios.push((Pattern::Trace, trace.own_disk()));
+    }
+    scenarios
 }

@@ -4,7 +4,7 @@
 
 use crate::engine::{Count, Engine, Form, Mark, Open, Save, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
-use crate::operations::{Operations, SetOperation, digest_of_words};
+use crate::operations::{Operations, Questions, SetOperation, digest_of_words};
 use crate::patterns::Disk;
 use checkmap::io::Memory;
 use checkmap::{Bitmap, Extent, Granularity, Segment, segment};
@@ -205,7 +205,20 @@ impl Operations for Checkmap {
     fn read(bytes: &[u8], disk: &Disk) -> Bitmap {
         read(bytes, disk)
     }
+}
 
+/// An operation on threads: its name, how many bitmaps it takes, and the call.
+pub type OnThreads = (&'static str, usize, fn(&[&Bitmap], usize) -> Bitmap);
+
+/// The operations that take threads.
+pub const ON_THREADS: [OnThreads; 4] = [
+    ("union_8", 8, |all, threads| Bitmap::union_many_with(all, None, threads).expect("all are of one disk")),
+    ("intersect_new", 2, |all, threads| all[0].intersection_on(all[1], threads).expect("both are of one disk")),
+    ("subtract_new", 2, |all, threads| all[0].difference_on(all[1], threads).expect("both are of one disk")),
+    ("xor_new", 2, |all, threads| all[0].symmetric_difference_on(all[1], threads).expect("both are of one disk")),
+];
+
+impl Questions for Checkmap {
     fn from_bits(bits: &[u8], disk: &Disk) -> Option<Bitmap> {
         Some(Bitmap::from_bits(disk.bytes(), granularity(disk), bits).expect("the disk can be"))
     }

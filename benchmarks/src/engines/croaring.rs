@@ -3,7 +3,7 @@
 
 use crate::engine::{Count, Engine, Form, Mark, Open, Save, Saved, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
-use crate::operations::{Operations, SetOperation, digest_of_words};
+use crate::operations::{Operations, Questions, SetOperation, digest_of_words};
 use crate::patterns::Disk;
 use croaring::{Bitmap, Bitmap64, Bitmap64View, BitmapView, Frozen, Native, Portable, RangeInclusive};
 use std::ops::Deref;
@@ -387,7 +387,9 @@ macro_rules! operations {
             fn read(bytes: &[u8], _: &Disk) -> $bitmap {
                 <$bitmap>::deserialize::<Portable>(bytes)
             }
+        }
 
+        impl<const RUNS: bool> Questions for $engine<RUNS> {
             fn next_dirty(bitmap: &$bitmap, _: &Disk, from: u64) -> Option<u64> {
                 let mut cursor = bitmap.cursor();
                 cursor.reset_at_or_after(from as $int);

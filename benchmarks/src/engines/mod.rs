@@ -4,11 +4,13 @@ mod checkmap;
 mod croaring;
 mod extents;
 mod flat;
+mod hbitmap;
 mod roaring;
 
-pub use checkmap::Checkmap;
+pub use checkmap::{Checkmap, ON_THREADS};
 pub use croaring::{Croaring, Croaring64};
-pub use flat::{or_into, roomy};
+pub use flat::{Flat, or_into, roomy};
+pub use hbitmap::Hbitmap;
 pub use roaring::{Roaring, Roaring64};
 
 use crate::course::{Settings, run};
@@ -38,7 +40,8 @@ pub fn all() -> Vec<Runner> {
         runner::<Roaring<true>>(),
         runner::<Roaring64<false>>(),
         runner::<Roaring64<true>>(),
-        runner::<flat::Flat>(),
+        runner::<Flat>(),
+        runner::<Hbitmap>(),
         runner::<extents::Extents>(),
     ]
 }

@@ -4,7 +4,7 @@
 
 use crate::engine::{Count, Engine, Form, Mark, Open, Save, Union, Walk, WalkSpans, count_each};
 use crate::input::{Input, Shape, Span, Tally};
-use crate::operations::{Operations, SetOperation};
+use crate::operations::{Operations, Questions, SetOperation};
 use crate::patterns::Disk;
 use roaring::bitmap::Iter;
 use roaring::{MultiOps, RoaringBitmap, RoaringTreemap};
@@ -265,7 +265,7 @@ impl<const RUNS: bool> Engine for Roaring64<RUNS> {
 
 /// What both do in the same words.
 macro_rules! operations {
-    ($engine:ident, $bitmap:ty, $int:ty, $low:expr; $($more:item)*) => {
+    ($engine:ident, $bitmap:ty, $int:ty, $low:expr; $optimize:item $($question:item)*) => {
         impl<const RUNS: bool> Operations for $engine<RUNS> {
             fn change(operation: SetOperation, ours: &mut $bitmap, theirs: &$bitmap) {
                 match operation {
@@ -303,6 +303,10 @@ macro_rules! operations {
                 <$bitmap>::deserialize_from(bytes).expect(EXPECT_READ)
             }
 
+            $optimize
+        }
+
+        impl<const RUNS: bool> Questions for $engine<RUNS> {
             fn next_dirty(bitmap: &$bitmap, _: &Disk, from: u64) -> Option<u64> {
                 $low(bitmap)?.range(from as u32..).next().map(u64::from)
             }
@@ -320,7 +324,7 @@ macro_rules! operations {
                 bitmap.contains(granule as $int)
             }
 
-            $($more)*
+            $($question)*
         }
     };
 }

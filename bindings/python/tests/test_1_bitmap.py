@@ -404,6 +404,9 @@ def test_141_opts_values(fails):
     bitmap = Bitmap(MIB, KIB)
     for threads in range(5):
         bitmap.update(bitmap.copy(), threads=threads)
+        bitmap.intersection_update(bitmap.copy(), threads=threads)
+        bitmap.difference_update(bitmap, threads=threads)
+        bitmap.symmetric_difference_update(bitmap.copy(), threads=threads)
     with fails(InvalidArgumentError, errno.EINVAL):
         bitmap.update(bitmap.copy(), threads=(1 << 32) - 1)
     with pytest.raises(OverflowError):
@@ -431,6 +434,12 @@ def test_142_cancel(fails):
     assert not a
     a.update(b, progress=lambda *what: told.append(what))
     assert a.count() == 1 and told[-1][1] == told[-1][2] > 0
+    for change in (a.intersection_update, a.difference_update, a.symmetric_difference_update):
+        with fails(CancelledError, errno.ECANCELED):
+            change(b, threads=2, progress=lambda *_: True)
+        assert a.count() == 1
+    a.symmetric_difference_update(b, progress=lambda *what: told.append(what))
+    assert not a and told[-1][1] == told[-1][2] > 0
 
 
 def test_extents_from_buffers():

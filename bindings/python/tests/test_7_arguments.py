@@ -21,6 +21,9 @@ CALLS = {
         "deserialize": (b"", MIB, KIB),
         "union": ([], None),
         "update": (Bitmap(MIB, KIB),),
+        "intersection_update": (Bitmap(MIB, KIB),),
+        "difference_update": (Bitmap(MIB, KIB),),
+        "symmetric_difference_update": (Bitmap(MIB, KIB),),
         "set": (0, 1),
         "set_extents": ([(0, 1)],),
         "clear_extents": ([(0, KIB)],),
@@ -58,6 +61,7 @@ CALLS = {
         "drop_all": (),
         "read_stored": ("a->b", 0, KIB),
         "summarize_stored": ("a->b",),
+        "sha256_stored": ("a->b",),
         "merge_stored": (["a"], "a->b"),
     },
     Segment: {
@@ -83,7 +87,7 @@ CALLS = {
 }
 NO_ARGUMENTS = {
     Bitmap: "close closed copy set_all clear_all complement optimize size granularity granules count dirty_bytes count_extents "
-    "heap_bytes validate serialize",
+    "heap_bytes validate serialize sha256",
     Image: "close closed checkpoints info trouble warnings stored",
     Segment: "close closed info size granularity heap_bytes count dirty_bytes",
 }

@@ -85,7 +85,7 @@ pub(super) fn with_positions<R>(words: &Words, take: impl FnOnce(&[u16]) -> R) -
 }
 
 /// Hands the maximal runs of set bits, which are `RUNS_MAX` at most, to `take`.
-pub(in crate::bitmap) fn with_runs<R>(words: &Words, take: impl FnOnce(&[Pair]) -> R) -> R {
+pub(super) fn with_runs<R>(words: &Words, take: impl FnOnce(&[Pair]) -> R) -> R {
     let mut out = [[0, 0]; RUNS_MAX + ROOM];
     let count = (select().runs)(words, &mut out);
     take(&out[..count])

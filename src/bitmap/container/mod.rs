@@ -20,13 +20,13 @@ mod view;
 
 use crate::kernels::{Measure, select};
 use crate::memory::{self, Result, ThinSlice};
-pub(super) use bits::{clear_run, no_words, with_runs};
+pub(super) use bits::{clear_run, no_words};
 pub(super) use combine::Operation;
 use list::List;
 pub(super) use runs::Run;
 pub(crate) use sparse::LEAST as SPARSE_FROM;
 pub(crate) use sparse::Sparse;
-pub(super) use sparse::{Packer, packed_len};
+pub(super) use sparse::{Keeper, Packer, packed_len};
 pub(super) use unite::{Made, Workspace};
 
 pub(crate) use bits::Words;
@@ -271,7 +271,7 @@ pub(super) fn to_u16(position: u32) -> u16 {
 
 /// The length of a list of one chunk's bits or runs.
 #[allow(clippy::cast_possible_truncation, reason = "a chunk has at most 65536 bits, so two lists of them fit")]
-fn small(len: usize) -> u32 {
+pub(super) fn small(len: usize) -> u32 {
     debug_assert!(len <= 2 * CHUNK as usize);
     len as u32
 }

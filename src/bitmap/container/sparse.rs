@@ -6,7 +6,7 @@
 //! on how many bits are set.
 
 use super::{Form, Plain, View, Words, small, to_u16};
-use crate::kernels::{Kernels, MASKS, Measure, SPARSE_ROOM, select};
+use crate::kernels::{Kernels, MASKS, Measure, SPARSE_ROOM, WORDS, select};
 use crate::memory;
 use std::num::NonZeroU16;
 
@@ -16,18 +16,67 @@ pub(crate) const LEAST: usize = 3072;
 /// With more bits than these at random, few bytes are 0.
 const MANY: u32 = 12_000;
 
+/// Before all bytes of a full chunk are counted, those of some samples are: their number, the words of each, and how far apart
+/// they begin, which no pattern of powers of two meets.
+const SAMPLES: usize = 8;
+const SAMPLE: usize = 8;
+const APART: usize = (WORDS - SAMPLE) / (SAMPLES - 1);
+
+/// Fewer empty bytes in the samples, one in 16, promise no saving.
+const EMPTY_MIN: usize = SAMPLES * SAMPLE * size_of::<u64>() / 16;
+
 /// The bits of a chunk.
 const END: usize = 8 * 8 * 8 * MASKS;
 
+/// Where packed chunks are kept.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::bitmap) enum Keeper {
+    /// Each operation packs anew, so what saves little costs more than it is worth.
+    Memory,
+    /// Files are written once, and their bytes must not depend on the CPU.
+    Files,
+}
+
+impl Keeper {
+    /// In memory this part of the smallest other form has to be saved.
+    const SAVED_ONE_IN: usize = 16;
+
+    /// A packed chunk has fewer bytes than this, where the smallest other form has `others` bytes.
+    fn limit(self, others: usize) -> usize {
+        match self {
+            Self::Memory => others - others / Self::SAVED_ONE_IN,
+            Self::Files => others,
+        }
+    }
+
+    /// Whether samples tell that so few bytes are empty that packing saves too little. Files have all bytes looked at.
+    fn finds_full(self, words: &Words) -> bool {
+        let sample = |number| bytemuck::cast_slice::<u64, u8>(&words[number * APART..][..SAMPLE]);
+        // Counted in 8 bits, so that as many bytes as fit are compared at once.
+        let empty = |number| sample(number).iter().map(|&byte| u8::from(byte == 0)).sum::<u8>();
+        match self {
+            Self::Memory => (0..SAMPLES).map(|number| usize::from(empty(number))).sum::<usize>() < EMPTY_MIN,
+            Self::Files => false,
+        }
+    }
+}
+
 /// The room for packed bytes; made when it is first needed.
-#[derive(Debug, Default)]
-pub(super) struct PackedBytes(Option<Box<[u64; SPARSE_ROOM / 8]>>);
+#[derive(Debug)]
+pub(super) struct PackedBytes {
+    keeper: Keeper,
+    room: Option<Box<[u64; SPARSE_ROOM / 8]>>,
+}
 
 impl PackedBytes {
+    pub(super) fn new(keeper: Keeper) -> Self {
+        Self { keeper, room: None }
+    }
+
     /// Makes the room.
     pub(super) fn prepare(&mut self) -> memory::Result<()> {
-        if self.0.is_none() {
-            self.0 = Some(memory::zeroed_box()?);
+        if self.room.is_none() {
+            self.room = Some(memory::zeroed_box()?);
         }
         Ok(())
     }
@@ -61,16 +110,16 @@ impl<'a> Sparse<'a> {
     }
 }
 
-/// What `words` hold, which is `measure`, if it is smaller than in any other form.
+/// What `words` hold, which is `measure`, if it is smaller than in any other form by as much as its keeper wants.
 pub(super) fn pack<'r>(
     kernels: &Kernels,
     words: &Words,
     Measure { ones, runs }: Measure,
-    PackedBytes(room): &'r mut PackedBytes,
+    PackedBytes { keeper, room }: &'r mut PackedBytes,
 ) -> memory::Result<Option<Sparse<'r>>> {
-    let Some(others) = others(ones, runs) else { return Ok(None) };
+    let Some(limit) = others(ones, runs).map(|others| keeper.limit(others)) else { return Ok(None) };
     // With these, mostly no byte is empty; to count is quicker than to pack.
-    if ones > MANY && (kernels.packed_len)(words) >= others {
+    if ones > MANY && (keeper.finds_full(words) || (kernels.packed_len)(words) >= limit) {
         return Ok(None);
     }
     let room = match room {
@@ -79,7 +128,7 @@ pub(super) fn pack<'r>(
     };
     let room: &mut [u8] = bytemuck::cast_slice_mut(&mut room[..]);
     let len = (kernels.pack)(words, room);
-    Ok((len < others).then(|| Sparse::counted(&room[..len], runs)))
+    Ok((len < limit).then(|| Sparse::counted(&room[..len], runs)))
 }
 
 /// How many bytes [`pack`] makes of `words`, which hold `measure`, if it makes any.
@@ -87,9 +136,13 @@ pub(in crate::bitmap) fn packed_len(
     kernels: &Kernels,
     words: &Words,
     Measure { ones, runs }: Measure,
+    keeper: Keeper,
 ) -> Option<usize> {
-    let others = others(ones, runs)?;
-    Some((kernels.packed_len)(words)).filter(|len| *len < others)
+    let limit = keeper.limit(others(ones, runs)?);
+    if ones > MANY && keeper.finds_full(words) {
+        return None;
+    }
+    Some((kernels.packed_len)(words)).filter(|len| *len < limit)
 }
 
 /// Whether a packed chunk of `len` bytes that holds `ones` bits in `runs` runs is kept in this form.
@@ -239,12 +292,12 @@ impl Packer {
     /// Packs for memory: only if the kernels do it quickly.
     pub(in crate::bitmap) fn new() -> Self {
         let kernels = select();
-        Self { kernels, room: kernels.traits.packs_quickly.then(PackedBytes::default) }
+        Self { kernels, room: kernels.traits.packs_quickly.then(|| PackedBytes::new(Keeper::Memory)) }
     }
 
     /// Packs for files, which must not depend on the CPU.
     pub(in crate::bitmap) fn for_files() -> Self {
-        Self { kernels: select(), room: Some(PackedBytes::default()) }
+        Self { kernels: select(), room: Some(PackedBytes::new(Keeper::Files)) }
     }
 
     /// Whether a packed chunk may stay packed.

@@ -132,7 +132,7 @@ fn check_made(made: Made<'_>, expected: &Words) {
         assert!(sparse.bytes.len() < smallest.view().bytes() && select().traits.packs_quickly);
     } else if *expected != [0; 1024] {
         let packs = select().traits.packs_quickly;
-        assert!(!packs || sparse::packed_len(select(), expected, made.measure).is_none());
+        assert!(!packs || sparse::packed_len(select(), expected, made.measure, Keeper::Memory).is_none());
         assert_eq!(made.view.form(), smallest.view().form());
         assert!(made.view.is_smallest(made.measure.ones, made.measure.runs));
     }
@@ -292,6 +292,30 @@ fn validate_finds_what_is_not_allowed() {
         broken[place] = if broken[place] == 0 { 4 } else { 0 };
         assert!(View::Sparse(Sparse::uncounted(&broken)).validate(4).is_err());
     }
+}
+
+#[test]
+fn in_memory_packing_saves_a_sixteenth_or_is_left() {
+    let packed = |words: &Words, keeper| {
+        let measure = (select().measure)(words);
+        let mut room = sparse::PackedBytes::new(keeper);
+        let len = sparse::pack(select(), words, measure, &mut room).unwrap().map(|packed| packed.bytes.len());
+        assert_eq!(len, sparse::packed_len(select(), words, measure, keeper));
+        len
+    };
+    let lens = |is_used: &dyn Fn(usize) -> bool| {
+        let words = std::array::from_fn(|index| if is_used(index) { 0x5555_5555_5555_5555 } else { 0 });
+        [packed(&words, Keeper::Memory), packed(&words, Keeper::Files)]
+    };
+    assert_eq!(lens(&|index| index < 839), [Some(7679); 2]);
+    assert_eq!(lens(&|index| index < 840), [None, Some(7688)]);
+    assert_eq!(lens(&|index| index < 895), [None, Some(8183)]);
+    assert_eq!(lens(&|index| index < 896), [None; 2]);
+    // Every other stretch is told by the samples, but not one that lies where all of them are.
+    for half in [8, 16, 32, 64, 128, 256, 512] {
+        assert_eq!(lens(&|index| index / half % 2 == 1), [Some(4736); 2], "{half}");
+    }
+    assert_eq!(lens(&|index| index % 144 < 72), [None, Some(128 + 9 * 520)]);
 }
 
 #[test]

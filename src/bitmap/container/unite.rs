@@ -59,20 +59,20 @@ impl Workspace {
 
     /// Packs results only if the kernels do it quickly.
     pub(in crate::bitmap) fn new() -> Self {
-        Self::with_packing(select().traits.packs_quickly)
+        Self::with_packing(select().traits.packs_quickly.then_some(sparse::Keeper::Memory))
     }
 
     /// Packs results for files, which must not depend on the CPU.
     pub(in crate::bitmap) fn for_files() -> Self {
-        Self::with_packing(true)
+        Self::with_packing(Some(sparse::Keeper::Files))
     }
 
-    fn with_packing(packs: bool) -> Self {
+    fn with_packing(keeper: Option<sparse::Keeper>) -> Self {
         Self {
             kernels: select(),
             words: None,
             others: None,
-            sparse: packs.then(sparse::PackedBytes::default),
+            sparse: keeper.map(sparse::PackedBytes::new),
             lists: [Vec::new(), Vec::new()],
             pairs: [Vec::new(), Vec::new()],
             bits: Vec::new(),
@@ -85,7 +85,6 @@ impl Workspace {
         let (mut items, mut groups, mut runs) = (0, 0, 0);
         let (mut first_words, mut is_packed) = (None, false);
         if let &[View::Array(a), View::Array(b)] = group
-            && (a.len() + b.len() > FEW || !self.kernels.traits.has_networks || self.kernels.traits.has_wide_networks)
             && (size_of_val(a) + size_of_val(b) < sparse::LEAST || self.sparse.is_none())
         {
             return self.unite_two_lists(a, b);
@@ -108,6 +107,11 @@ impl Workspace {
         if let Some((index, words)) = first_words {
             let united = made(&mut self.words)?;
             united.copy_from_slice(&words[..]);
+            if let [View::Words(_), View::Words(other)] = group {
+                // Counted while the memory is waited for.
+                let measure = (self.kernels.or)(united, other);
+                return self.of_measured(measure);
+            }
             let others = group.iter().enumerate().filter(|&(other, _)| other != index);
             for (added, (_, view)) in (1..).zip(others) {
                 view.add_to(united);
@@ -261,17 +265,18 @@ impl Workspace {
     }
 
     fn unite_two_lists(&mut self, a: &[u16], b: &[u16]) -> Result<Made<'_>> {
-        let count = (self.kernels.unite)(a, b, room_for(&mut self.lists[0], a.len() + b.len())?);
-        if count <= ARRAY_MAX {
-            return self.of_list(count);
+        // Only lists that have much in common come to a list then.
+        if a.len() + b.len() > ARRAY_MAX {
+            let words = clear(&mut self.words)?;
+            (self.kernels.scatter)(a, words);
+            (self.kernels.scatter)(b, words);
+            return self.of_words();
         }
-        let words = clear(&mut self.words)?;
-        (self.kernels.scatter)(a, words);
-        (self.kernels.scatter)(b, words);
-        self.of_words()
+        let count = (self.kernels.unite)(a, b, room_for(&mut self.lists[0], a.len() + b.len())?);
+        self.of_list(count)
     }
 
-    /// Unites more than two lists, or any number with few items.
+    /// Unites more than two lists.
     fn unite_lists(&mut self, group: &[View<'_>], items: usize, groups: usize) -> Result<Made<'_>> {
         let lists = group.iter().filter_map(|view| match *view {
             View::Array(array) => Some(array),

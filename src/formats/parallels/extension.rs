@@ -56,6 +56,8 @@ pub(super) struct Listing {
     /// The first byte of the extension's cluster.
     pub(super) at: u64,
     pub(super) entries: Vec<Entry>,
+    /// The number of each entry.
+    pub(super) places: HashMap<Name, usize>,
     pub(super) fault: Option<Error>,
 }
 
@@ -99,7 +101,7 @@ fn read_into(listing: &mut Listing, storage: &dyn Storage, header: &Header) -> R
         return Err(damaged("its checksum is another one", at + 8));
     }
     let file_end = file_len(storage)?;
-    let (mut from, mut names) = (HEAD_BYTES, HashMap::new());
+    let mut from = HEAD_BYTES;
     loop {
         let place = at + from as u64;
         let cut_short = || damaged("a feature reaches past the end of the cluster", place);
@@ -122,9 +124,10 @@ fn read_into(listing: &mut Listing, storage: &dyn Storage, header: &Header) -> R
                 return Err(Error::new(ErrorKind::Unsupported, message).at(STRUCTURE, place));
             }
             let entry = bitmap(data, at + from_data as u64, header, file_end)?;
-            if memory::insert(&mut names, entry.name.clone(), ())?.is_some() {
+            if listing.places.contains_key(&entry.name) {
                 return Err(damaged(format!("two bitmaps are named {}", entry.name), place));
             }
+            memory::insert(&mut listing.places, entry.name.clone(), listing.entries.len())?;
             memory::push(&mut listing.entries, entry)?;
         }
         from = data_end.next_multiple_of(8);

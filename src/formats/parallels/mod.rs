@@ -88,8 +88,8 @@ impl Parallels {
     }
 
     fn entry(&self, name: &Name) -> Result<(usize, &Entry)> {
-        let entries = &self.listing.entries;
-        let found = entries.iter().enumerate().find(|(_, entry)| entry.name == *name);
+        let Listing { entries, places, .. } = &self.listing;
+        let found = places.get(name).and_then(|&place| Some((place, entries.get(place)?)));
         found.ok_or_else(|| chain::no_bitmap(name, entries.iter().map(|entry| &entry.name)))
     }
 

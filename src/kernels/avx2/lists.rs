@@ -4,6 +4,7 @@
 //! Eight items of the lists at a time go through a bitonic network together with the eight largest before them; the eight
 //! smallest that come out are final and are packed to the left without those that repeat the item before.
 
+use super::short::{self, SHORT};
 use crate::kernels::portable;
 use crate::kernels::table::{FEW, GROUP};
 use std::arch::x86_64::*;
@@ -12,17 +13,20 @@ use std::hint::select_unpredictable;
 /// The items of one register.
 pub(super) const LANES: usize = GROUP;
 
+/// The levels of the network that merges two registers: the logarithm of their lanes.
+const LEVELS: u32 = (2 * LANES).trailing_zeros();
+
 /// Lists of this many items or more are cut in two halves.
 const SPLIT_MIN: usize = 64;
 
-/// The registers in which the ends of two lists are sorted.
-const TAIL: usize = 8;
+/// For each set of lanes to leave out, the bytes to keep, packed to the left. No row lies in two lines of the cache.
+static PACK: Rows = pack();
 
-/// For each set of lanes to leave out, the bytes to keep, packed to the left.
-static PACK: [[u8; 16]; 256] = pack();
+#[repr(align(64))]
+struct Rows([[u8; 16]; 256]);
 
 #[allow(clippy::cast_possible_truncation, reason = "bytes of a register are below 16")]
-const fn pack() -> [[u8; 16]; 256] {
+const fn pack() -> Rows {
     let mut table = [[0x80; 16]; 256];
     let mut gone = 0;
     while gone < 256 {
@@ -37,7 +41,7 @@ const fn pack() -> [[u8; 16]; 256] {
         }
         gone += 1;
     }
-    table
+    Rows(table)
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
@@ -53,14 +57,22 @@ pub(super) fn unite(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     if let Some((few, many)) = portable::skewed(a, b) {
         return portable::unite_few(few, many, out);
     }
-    merge_lists::<false>(a, b, out)
+    if a.len() > SHORT && b.len() > SHORT || a.len() + b.len() > FEW - 2 * LANES {
+        return merge_lists::<false>(a, b, out);
+    }
+    if a.len().max(b.len()) <= SHORT {
+        return short::merge::<false>(a, b, out);
+    }
+    sort_few(&[a, b], out)
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 #[inline]
 pub(super) fn xor_lists(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     let (a_below, b_below) = (a.strip_suffix(&[u16::MAX]), b.strip_suffix(&[u16::MAX]));
-    let count = merge_lists::<true>(a_below.unwrap_or(a), b_below.unwrap_or(b), out);
+    let (below, other_below) = (a_below.unwrap_or(a), b_below.unwrap_or(b));
+    let is_short = below.len().max(other_below.len()) <= SHORT;
+    let count = if is_short { short::merge::<true> } else { merge_lists::<true> }(below, other_below, out);
     out[count] = u16::MAX;
     count + usize::from(a_below.is_some() != b_below.is_some())
 }
@@ -135,8 +147,8 @@ fn step_both<const XOR: bool>(
             // of the table are 16 bytes, and nothing needs alignment.
             unsafe {
                 let keep = _mm256_set_m128i(
-                    _mm_loadu_si128(PACK[gone_high].as_ptr().cast()),
-                    _mm_loadu_si128(PACK[gone_low].as_ptr().cast()),
+                    _mm_loadu_si128(PACK.0[gone_high].as_ptr().cast()),
+                    _mm_loadu_si128(PACK.0[gone_low].as_ptr().cast()),
                 );
                 let packed = _mm256_shuffle_epi8(items, keep);
                 _mm_storeu_si128(lower.as_mut_ptr().add(low_count).cast(), _mm256_castsi256_si128(packed));
@@ -173,20 +185,12 @@ fn step_both<const XOR: bool>(
 #[target_feature(enable = "avx2")]
 fn merge_both(x: __m256i, y: __m256i) -> (__m256i, __m256i) {
     let places = _mm256_broadcastsi128_si256(_mm_setr_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1));
-    let x = _mm256_shuffle_epi8(x, places);
-    (settle_both(_mm256_min_epu16(x, y)), settle_both(_mm256_max_epu16(x, y)))
-}
-
-/// [`settle`] in both halves of a register.
-#[target_feature(enable = "avx2")]
-fn settle_both(x: __m256i) -> __m256i {
-    let swapped = _mm256_shuffle_epi32::<0b01_00_11_10>(x);
-    let x = _mm256_blend_epi16::<0b1111_0000>(_mm256_min_epu16(x, swapped), _mm256_max_epu16(x, swapped));
-    let swapped = _mm256_shuffle_epi32::<0b10_11_00_01>(x);
-    let x = _mm256_blend_epi16::<0b1100_1100>(_mm256_min_epu16(x, swapped), _mm256_max_epu16(x, swapped));
-    let swap = _mm256_broadcastsi128_si256(_mm_setr_epi8(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
-    let swapped = _mm256_shuffle_epi8(x, swap);
-    _mm256_blend_epi16::<0b1010_1010>(_mm256_min_epu16(x, swapped), _mm256_max_epu16(x, swapped))
+    let (mut x, mut y) = (_mm256_shuffle_epi8(x, places), y);
+    for _ in 0..LEVELS {
+        let (low, high) = (_mm256_min_epu16(x, y), _mm256_max_epu16(x, y));
+        (x, y) = (_mm256_unpacklo_epi16(low, high), _mm256_unpackhi_epi16(low, high));
+    }
+    (x, y)
 }
 
 /// Two lists on their way through the network; what they have in common is stored once, or not at all if `XOR`.
@@ -224,52 +228,12 @@ impl<'a, const XOR: bool> Stream<'a, XOR> {
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
     #[inline]
     fn finish(mut self, out: &mut [u16]) -> usize {
-        if XOR {
-            return self.finish_singles(out);
-        }
         while let (Some(block_a), Some(block_b)) = (self.blocks_a.get(self.next_a), self.blocks_b.get(self.next_b)) {
-            self.count += store_new(self.before, self.low, &mut out[self.count..]);
-            self.before = self.low;
             let is_a = block_a[0] <= block_b[0];
             self.next_a += usize::from(is_a);
             self.next_b += usize::from(!is_a);
-            (self.low, self.high) = merge(load(select_unpredictable(is_a, block_a, block_b)), self.high);
+            self.take(load(select_unpredictable(is_a, block_a, block_b)), out);
         }
-        let mut count = self.count + store_new(self.before, self.low, &mut out[self.count..]);
-        // The rest: the largest eight, less than eight of one list, and any number of the other.
-        let (rest_a, rest_b) = (&self.a[self.next_a * LANES..], &self.b[self.next_b * LANES..]);
-        let groups = 1 + rest_a.len().div_ceil(LANES) + rest_b.len().div_ceil(LANES);
-        if groups <= TAIL {
-            let mut registers = [_mm_set1_epi16(-1); TAIL];
-            registers[0] = self.high;
-            let parts = rest_a.chunks(LANES).chain(rest_b.chunks(LANES));
-            for (register, part) in registers[1..].iter_mut().zip(parts) {
-                let mut group = [u16::MAX; LANES];
-                fill_group(&mut group, part);
-                *register = load(&group);
-            }
-            sort_groups(&mut registers, groups);
-            let mut before = self.low;
-            for &register in &registers[..groups] {
-                count += store_new(before, register, &mut out[count..]);
-                before = register;
-            }
-            return count - usize::from(count > 0 && out[count - 1] == u16::MAX);
-        }
-        let mut largest = [0; 2 * LANES];
-        let left = store_new(self.low, self.high, &mut largest);
-        let (short, long) = if rest_a.len() < LANES { (rest_a, rest_b) } else { (rest_b, rest_a) };
-        let mut both = [0; 4 * LANES];
-        let left = portable::unite_evenly(&largest[..left], short, &mut both);
-        count + portable::unite_evenly(&both[..left], long, &mut out[count..])
-    }
-}
-
-impl<const XOR: bool> Stream<'_, XOR> {
-    /// [`Stream::finish`], without the items that are in both.
-    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-    #[inline]
-    fn finish_singles(mut self, out: &mut [u16]) -> usize {
         let (mut rest_a, mut rest_b) = (&self.a[self.next_a * LANES..], &self.b[self.next_b * LANES..]);
         while !rest_a.is_empty() || !rest_b.is_empty() {
             let is_a = !rest_a.is_empty() && (rest_b.is_empty() || rest_a[0] <= rest_b[0]);
@@ -278,25 +242,42 @@ impl<const XOR: bool> Stream<'_, XOR> {
             *rest = later;
             let mut group = [u16::MAX; LANES];
             fill_group(&mut group, part);
-            let (low, high) = merge(load(&group), self.high);
-            self.add_single(low, out);
-            self.high = high;
+            self.take(load(&group), out);
         }
         let (high, none) = (self.high, _mm_set1_epi16(-1));
-        for last in [high, none, none] {
-            self.add_single(last, out);
+        self.add(high, out);
+        self.add(none, out);
+        if XOR {
+            self.add(none, out);
         }
-        self.count
+        // A mark may be left, and stands behind all items.
+        self.count - usize::from(self.count > 0 && out[self.count - 1] == u16::MAX)
     }
 
-    /// Stores the items of the register before the last that are there once, and takes a new last one.
+    /// Takes the next eight items of a list.
     #[target_feature(enable = "avx2,popcnt")]
-    fn add_single(&mut self, new: __m128i, out: &mut [u16]) {
-        let (earlier, items, after) = (self.earlier, self.before, self.low);
-        let repeats = _mm_cmpeq_epi16(_mm_alignr_epi8::<14>(items, earlier), items);
-        let is_repeated = _mm_cmpeq_epi16(_mm_alignr_epi8::<2>(after, items), items);
-        self.count += store_without(_mm_or_si128(repeats, is_repeated), items, &mut out[self.count..]);
-        (self.earlier, self.before, self.low) = (items, after, new);
+    #[inline]
+    fn take(&mut self, items: __m128i, out: &mut [u16]) {
+        let (low, high) = merge(items, self.high);
+        self.add(low, out);
+        self.high = high;
+    }
+
+    /// Takes a register that came out of the network. The last one before it is stored, or the one before that if `XOR`: whether its
+    /// items are repeated is known only when the next one is there.
+    #[target_feature(enable = "avx2,popcnt")]
+    #[inline]
+    fn add(&mut self, new: __m128i, out: &mut [u16]) {
+        let (earlier, before, low) = (self.earlier, self.before, self.low);
+        let room = &mut out[self.count..];
+        if XOR {
+            let repeats = _mm_cmpeq_epi16(_mm_alignr_epi8::<14>(before, earlier), before);
+            let is_repeated = _mm_cmpeq_epi16(_mm_alignr_epi8::<2>(low, before), before);
+            self.count += store_without(_mm_or_si128(repeats, is_repeated), before, room);
+        } else {
+            self.count += store_new(before, low, room);
+        }
+        (self.earlier, self.before, self.low) = (before, low, new);
     }
 }
 
@@ -367,7 +348,7 @@ pub(super) fn sort_groups<const N: usize>(registers: &mut [__m128i; N], used: us
 /// Sorts each `2 * HALF` registers, of which either half is sorted.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn unite_halves<const HALF: usize>(registers: &mut [__m128i]) {
+pub(super) fn unite_halves<const HALF: usize>(registers: &mut [__m128i]) {
     for pair in registers.chunks_exact_mut(2 * HALF) {
         let mut turned = [_mm_setzero_si128(); HALF];
         for (index, turned) in turned.iter_mut().enumerate() {
@@ -401,10 +382,17 @@ pub(super) fn load(block: &[u16; LANES]) -> __m128i {
 }
 
 /// The eight smallest and the eight largest of two sorted registers, each sorted.
+///
+/// Each level compares the lanes of one register with those of the other, and then shuffles both like the halves of a pack of
+/// cards: the lanes that are compared next lie in different registers again, and after the last level all lanes are in their places.
 #[target_feature(enable = "avx2")]
 fn merge(x: __m128i, y: __m128i) -> (__m128i, __m128i) {
-    let x = turn(x);
-    (settle(_mm_min_epu16(x, y)), settle(_mm_max_epu16(x, y)))
+    let (mut x, mut y) = (turn(x), y);
+    for _ in 0..LEVELS {
+        let (low, high) = (_mm_min_epu16(x, y), _mm_max_epu16(x, y));
+        (x, y) = (_mm_unpacklo_epi16(low, high), _mm_unpackhi_epi16(low, high));
+    }
+    (x, y)
 }
 
 /// The items of a register in reverse.
@@ -446,9 +434,15 @@ fn store_without(repeats: __m128i, items: __m128i, out: &mut [u16]) -> usize {
 #[inline]
 pub(super) fn store_packed(lanes: __m128i, gone: usize, out: &mut [u16]) {
     let room: &mut [u16] = &mut out[..LANES];
-    // SAFETY: a row of the table is readable for 16 bytes, `room` is writable for 16, and neither needs alignment.
-    unsafe {
-        let keep = _mm_loadu_si128(PACK[gone].as_ptr().cast());
-        _mm_storeu_si128(room.as_mut_ptr().cast(), _mm_shuffle_epi8(lanes, keep));
-    }
+    // SAFETY: `room` is writable for 16 bytes, and the store needs no alignment.
+    unsafe { _mm_storeu_si128(room.as_mut_ptr().cast(), packed(lanes, gone)) };
+}
+
+/// The lanes that are not in `gone`, packed to the left.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(super) fn packed(lanes: __m128i, gone: usize) -> __m128i {
+    let row = &PACK.0[gone & 0xff];
+    // SAFETY: a row of the table is readable for 16 bytes, and the load needs no alignment.
+    _mm_shuffle_epi8(lanes, unsafe { _mm_loadu_si128(row.as_ptr().cast()) })
 }

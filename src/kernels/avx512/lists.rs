@@ -5,12 +5,12 @@
 
 use crate::geometry::Extent;
 use crate::kernels::portable;
-use crate::kernels::table::{FEW, GROUP};
+use crate::kernels::table::{BLOCK, Block, FEW, GROUP};
 use std::arch::x86_64::*;
 use std::hint::select_unpredictable;
 
 /// The items of one register.
-pub(super) const LANES: usize = 32;
+pub(super) const LANES: usize = BLOCK;
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
 #[inline]
@@ -55,12 +55,22 @@ pub(super) fn xor_lists(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
 #[inline]
 pub(super) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
-    if a.len() > LANES || b.len() > LANES {
-        return pick::<INTERSECT>(a, b, out);
+    if a.len() <= LANES && b.len() <= LANES {
+        let found = found_in(a, b);
+        store(_mm512_maskz_compress_epi16(found, load_short(a)), out);
+        return found.count_ones() as usize;
     }
-    let found = found_in(a, b);
-    store(_mm512_maskz_compress_epi16(found, load_short(a)), out);
-    found.count_ones() as usize
+    // The mark for the end cannot be an item of the network.
+    let (a_below, b_below) = (a.strip_suffix(&[u16::MAX]), b.strip_suffix(&[u16::MAX]));
+    if a_below.is_some() || b_below.is_some() {
+        let count = intersect(a_below.unwrap_or(a), b_below.unwrap_or(b), out);
+        out[count] = u16::MAX;
+        return count + usize::from(a_below.is_some() && b_below.is_some());
+    }
+    match portable::skewed(a, b) {
+        Some(_) => portable::intersect(a, b, out),
+        None => merge_lists::<INTERSECT>(a, b, out, 0),
+    }
 }
 
 /// The items of `a` that are not in `b`.
@@ -68,7 +78,7 @@ pub(super) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 #[inline]
 pub(super) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     if a.len() > LANES || b.len() > LANES {
-        return pick::<SUBTRACT>(a, b, out);
+        return subtract_marked(a, b, out);
     }
     let found = found_in(a, b);
     store(_mm512_maskz_compress_epi16(!found, load_short(a)), out);
@@ -91,9 +101,9 @@ fn found_in(a: &[u16], b: &[u16]) -> u32 {
 /// Which items of two lists are wanted.
 const UNITE: u8 = 0;
 const XOR: u8 = 1;
-/// For these two the items go through the network with the mark of their list in the lowest bit, so each list in two halves,
-/// of 15 bits.
 const INTERSECT: u8 = 2;
+/// For this one the items go through the network with the mark of their list in the lowest bit, so each list in two halves,
+/// of 15 bits.
 const SUBTRACT: u8 = 3;
 
 /// The middle of a chunk.
@@ -104,7 +114,7 @@ const SPLIT_MIN: usize = 96;
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
 #[inline]
-fn pick<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+fn subtract_marked(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     let halves = |list: &[u16]| list.partition_point(|&item| item < MIDDLE);
     let (low, high) = ((a.split_at(halves(a))), b.split_at(halves(b)));
     let [low, high] = [(low.0, high.0), (low.1, high.1)];
@@ -113,28 +123,27 @@ fn pick<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
         .any(|((a, b), last)| a.last() == Some(&last) || b.last() == Some(&last));
     let is_even = [low, high].into_iter().all(|(a, b)| portable::skewed(a, b).is_none());
     if a.len().min(b.len()) >= SPLIT_MIN && is_even && !has_marks {
-        return merge_halves::<RULE>(low, high, out, MIDDLE);
+        return merge_halves::<SUBTRACT>(low, high, out, MIDDLE);
     }
-    let count = pick_half::<RULE>(low.0, low.1, out, 0);
-    count + pick_half::<RULE>(high.0, high.1, &mut out[count..], MIDDLE)
+    let count = subtract_half(low.0, low.1, out, 0);
+    count + subtract_half(high.0, high.1, &mut out[count..], MIDDLE)
 }
 
-/// [`pick`] in the half of the chunk that begins at `base`.
+/// [`subtract_marked`] in the half of the chunk that begins at `base`.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
 #[inline]
-fn pick_half<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16], base: u16) -> usize {
+fn subtract_half(a: &[u16], b: &[u16], out: &mut [u16], base: u16) -> usize {
     // The last position with a mark would be that for the end.
     let last = base + (MIDDLE - 1);
     let (a_below, b_below) = (a.strip_suffix(&[last]), b.strip_suffix(&[last]));
     if a_below.is_some() || b_below.is_some() {
-        let count = pick_half::<RULE>(a_below.unwrap_or(a), b_below.unwrap_or(b), out, base);
+        let count = subtract_half(a_below.unwrap_or(a), b_below.unwrap_or(b), out, base);
         out[count] = last;
-        return count + usize::from(a_below.is_some() && b_below.is_some() == (RULE == INTERSECT));
+        return count + usize::from(a_below.is_some() && b_below.is_none());
     }
     match portable::skewed(a, b) {
-        Some(_) if RULE == INTERSECT => portable::intersect(a, b, out),
         Some((few, _)) if few.len() == a.len() => portable::subtract(a, b, out),
-        _ => merge_lists::<RULE>(a, b, out, base),
+        _ => merge_lists::<SUBTRACT>(a, b, out, base),
     }
 }
 
@@ -142,7 +151,7 @@ fn pick_half<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16], base: u16) -
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
 #[inline]
 fn merge_lists<const RULE: u8>(a: &[u16], b: &[u16], out: &mut [u16], base: u16) -> usize {
-    if matches!(RULE, UNITE | XOR) && a.len().min(b.len()) >= SPLIT_MIN {
+    if RULE != SUBTRACT && a.len().min(b.len()) >= SPLIT_MIN {
         let (low_a, high_a) = a.split_at(a.len() / 2);
         let (low_b, high_b) = b.split_at(b.partition_point(|&item| item < high_a[0]));
         return merge_halves::<RULE>((low_a, low_b), (high_a, high_b), out, 0);
@@ -277,8 +286,22 @@ pub(super) fn sort_few(lists: &[&[u16]], out: &mut [u16]) -> usize {
 #[target_feature(enable = "bmi2,popcnt,avx512f,avx512bw")]
 #[inline]
 pub(super) fn list_runs(list: &[u16]) -> usize {
-    let Some((_, rest)) = list.split_first() else { return 0 };
-    let (mut before, mut after, mut runs) = (list, rest, 1);
+    runs_and_descents(list).0
+}
+
+#[target_feature(enable = "bmi2,popcnt,avx512f,avx512bw")]
+#[inline]
+pub(super) fn ascending_runs(list: &[u16]) -> Option<usize> {
+    let (runs, descents) = runs_and_descents(list);
+    (descents == 0).then_some(runs)
+}
+
+/// The number of runs, and in which lanes an item is not above the one before it.
+#[target_feature(enable = "bmi2,popcnt,avx512f,avx512bw")]
+#[inline]
+fn runs_and_descents(list: &[u16]) -> (usize, __mmask32) {
+    let Some((_, rest)) = list.split_first() else { return (0, 0) };
+    let (mut before, mut after, mut runs, mut descents) = (list, rest, 1, 0);
     while !after.is_empty() {
         #[allow(clippy::cast_possible_truncation, reason = "the number of lanes is small")]
         let lanes = _bzhi_u32(u32::MAX, after.len().min(LANES) as u32);
@@ -291,10 +314,19 @@ pub(super) fn list_runs(list: &[u16]) -> usize {
         };
         let steps = _mm512_sub_epi16(high, low);
         runs += _mm512_mask_cmpneq_epi16_mask(lanes, steps, _mm512_set1_epi16(1)).count_ones() as usize;
+        descents |= _mm512_mask_cmple_epu16_mask(lanes, high, low);
         before = before.get(LANES..).unwrap_or_default();
         after = after.get(LANES..).unwrap_or_default();
     }
-    runs
+    (runs, descents)
+}
+
+#[target_feature(enable = "bmi2,avx512f,avx512bw")]
+#[inline]
+pub(super) fn block(list: &[u16]) -> Block {
+    let mut block = [0; _];
+    store(load_short(list), &mut block);
+    block
 }
 
 /// Takes the items that begin runs, and those that end them, and makes extents of both without a jump that depends on how they
@@ -473,7 +505,7 @@ impl<'a, const RULE: u8> Blocks<'a, RULE> {
 #[inline]
 fn marked<const RULE: u8>(items: __m512i, mark: u16) -> __m512i {
     match RULE {
-        UNITE | XOR => items,
+        UNITE | XOR | INTERSECT => items,
         _ => _mm512_or_si512(_mm512_slli_epi16::<1>(items), _mm512_set1_epi16(mark.cast_signed())),
     }
 }
@@ -511,14 +543,18 @@ impl<'a, const RULE: u8> Out<'a, RULE> {
                 let is_new = _mm512_cmpneq_epi16_mask(before_each(last, before), last);
                 (is_new & _mm512_cmpneq_epi16_mask(after_each(last, new), last), last)
             }
-            INTERSECT => (_mm512_cmpeq_epi16_mask(before_each(new, last), _mm512_xor_si512(new, one)), new),
+            // The marks for the end are alike, too.
+            INTERSECT => {
+                let is_twice = _mm512_cmpeq_epi16_mask(before_each(new, last), new);
+                (_mm512_mask_cmpneq_epi16_mask(is_twice, new, _mm512_set1_epi16(-1)), new)
+            }
             _ => {
                 let is_ours = _mm512_testn_epi16_mask(last, one);
                 (is_ours & _mm512_cmpneq_epi16_mask(after_each(last, new), _mm512_xor_si512(last, one)), last)
             }
         };
         let items = match RULE {
-            UNITE | XOR => from,
+            UNITE | XOR | INTERSECT => from,
             _ => _mm512_or_si512(_mm512_srli_epi16::<1>(from), _mm512_set1_epi16(self.base.cast_signed())),
         };
         store(_mm512_maskz_compress_epi16(wanted, items), &mut self.items[self.count..]);

@@ -14,7 +14,9 @@ use crate::geometry::Extent;
 
 mod bodies {
     pub(super) use super::crc::crc32c;
-    pub(super) use super::lists::{extents, intersect, list_runs, sort_few, subtract, unite, xor_lists};
+    pub(super) use super::lists::{
+        ascending_runs, block, extents, intersect, list_runs, sort_few, subtract, unite, xor_lists,
+    };
     pub(super) use super::runs::{apart_ones, scatter_runs, unite_few_runs};
     pub(super) use super::sparse::{byte_ones, pack, packed_len, spread, unpack};
     pub(super) use super::words::{and, and_not, edges, measure, or, positions, runs, xor};

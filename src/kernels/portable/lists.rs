@@ -2,7 +2,7 @@
 //! Owns the portable loops over sorted lists of positions. Must never ask what the CPU is.
 
 use crate::geometry::Extent;
-use crate::kernels::table::{FEW, Pair, Words};
+use crate::kernels::table::{Block, FEW, Pair, Words};
 use std::hint::select_unpredictable;
 
 /// How many items of a list `scatter` takes between two jumps.
@@ -31,6 +31,18 @@ pub(in crate::kernels) fn list_runs(list: &[u16]) -> usize {
 pub(in crate::kernels) fn is_ascending(list: &[u16]) -> bool {
     let rest = list.get(1..).unwrap_or_default();
     list.iter().zip(rest).fold(true, |fine, (low, high)| fine & (low < high))
+}
+
+#[inline(always)]
+pub(in crate::kernels) fn ascending_runs(list: &[u16]) -> Option<usize> {
+    is_ascending(list).then(|| list_runs(list))
+}
+
+#[inline(always)]
+pub(in crate::kernels) fn block(list: &[u16]) -> Block {
+    let mut block = [u16::MAX; _];
+    block.iter_mut().zip(list).for_each(|(to, from)| *to = *from);
+    block
 }
 
 #[inline(always)]

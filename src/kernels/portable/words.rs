@@ -76,33 +76,34 @@ pub(in crate::kernels) fn positions(words: &Words, out: &mut [u16]) -> usize {
             };
             let base = edge(8 * block + index);
             let found = word.count_ones() as usize;
-            each_bit(word, |place, bit| room[place] = (base + bit) as u16);
+            each_bit::<4>(word, |place, bit| room[place] = (base + bit) as u16);
             count += found;
         }
     }
     count
 }
 
-/// Puts the positions of a word's bits, four at a time: up to three puts too many, which the next word overwrites.
+/// Puts the positions of a word's bits, some at a time: up to one less than these are put too many, which the next word
+/// overwrites.
 #[inline(always)]
-fn each_bit(word: u64, mut put: impl FnMut(usize, u32)) {
+pub(in crate::kernels) fn each_bit<const AT_ONCE: usize>(word: u64, mut put: impl FnMut(usize, u32)) {
     let mut rest = word;
     let mut place = 0;
     loop {
-        for step in 0..4 {
+        for step in 0..AT_ONCE {
             put((place + step) % ROOM, rest.trailing_zeros());
             rest &= rest.wrapping_sub(1);
         }
         if rest == 0 {
             break;
         }
-        place += 4;
+        place += AT_ONCE;
     }
 }
 
 #[inline(always)]
 pub(in crate::kernels) fn edges(words: &Words, from: u32, to: u32, out: &mut [u32; EDGES]) -> (usize, u32) {
-    edges_by(words, from, to, out, |changes, base, room| each_bit(changes, |place, bit| room[place] = base + bit))
+    edges_by(words, from, to, out, |changes, base, room| each_bit::<4>(changes, |place, bit| room[place] = base + bit))
 }
 
 /// [`edges`], where `put` gets a word's changes, the number of its first bit, and where the numbers of the changes go.

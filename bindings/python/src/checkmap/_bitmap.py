@@ -75,6 +75,31 @@ class Bitmap(Handle):
             status = lib.checkmap_bitmap_union_with(ours, array, len(sources), options.pointer)
         options.checked(status)
 
+    def intersection_update(self, other: Bitmap, *, threads: int = 0, progress: Optional[Progress] = None) -> None:
+        """Keeps what is dirty in the other too, as &= does; a call that progress stopped has changed nothing."""
+        self._combine(lib.checkmap_bitmap_intersect_with, other, threads, progress)
+
+    def difference_update(self, other: Bitmap, *, threads: int = 0, progress: Optional[Progress] = None) -> None:
+        """Cleans the granules that the other covers wholly, as -= does; likewise."""
+        self._combine(lib.checkmap_bitmap_subtract_with, other, threads, progress)
+
+    def symmetric_difference_update(
+        self, other: Bitmap, *, threads: int = 0, progress: Optional[Progress] = None
+    ) -> None:
+        """Leaves what is dirty in one of the two only, as ^= does; likewise."""
+        self._combine(lib.checkmap_bitmap_xor_with, other, threads, progress)
+
+    def _combine(
+        self, function: Callable[..., int], other: Bitmap, threads: int, progress: Optional[Progress]
+    ) -> None:
+        options = Options(progress, threads=threads)
+        if other is self:
+            status = self._change(lambda pointer: function(pointer, pointer, options.pointer))
+        else:
+            with Borrowed(Bitmap, other, changed=self) as (ours, theirs):
+                status = function(ours, theirs, options.pointer)
+        options.checked(status)
+
     def copy(self) -> Bitmap:
         """A copy that lives by itself."""
         return self._read(lambda pointer: self._made(lib.checkmap_bitmap_clone, pointer))
@@ -280,22 +305,21 @@ class Bitmap(Handle):
         return self
 
     def __iand__(self, other: Bitmap) -> Bitmap:
-        return self._combined(lib.checkmap_bitmap_intersect, other)
-
-    def __isub__(self, other: Bitmap) -> Bitmap:
-        return self._combined(lib.checkmap_bitmap_subtract, other)
-
-    def __ixor__(self, other: Bitmap) -> Bitmap:
-        return self._combined(lib.checkmap_bitmap_xor, other)
-
-    def _combined(self, function: Callable[..., int], other: Bitmap) -> Bitmap:
         if not isinstance(other, Bitmap):
             return NotImplemented
-        if other is self:
-            checked(self._change(lambda pointer: function(pointer, pointer)))
-        else:
-            with Borrowed(Bitmap, other, changed=self) as (ours, theirs):
-                checked(function(ours, theirs))
+        self.intersection_update(other)
+        return self
+
+    def __isub__(self, other: Bitmap) -> Bitmap:
+        if not isinstance(other, Bitmap):
+            return NotImplemented
+        self.difference_update(other)
+        return self
+
+    def __ixor__(self, other: Bitmap) -> Bitmap:
+        if not isinstance(other, Bitmap):
+            return NotImplemented
+        self.symmetric_difference_update(other)
         return self
 
     def __eq__(self, other: object) -> bool:
