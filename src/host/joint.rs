@@ -17,14 +17,28 @@ pub struct Mark {
     pub number: u32,
     /// The file that records the step; empty where the mark is damaged.
     pub journal: PathBuf,
-    /// Whether nothing else has opened the place for writing since the mark was set.
+    /// Whether nothing else has changed the place since the mark was set.
     pub is_untouched: bool,
+    /// How far the switch of the place came.
+    pub progress: Progress,
+}
+
+/// How far the switch of one place came, as its mark says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// It has not begun.
+    Before,
+    /// It was interrupted: the place may have switched or not.
+    Within,
+    /// The place has switched.
+    After,
 }
 
 impl Mark {
     /// The mark of the place of this number, which nothing has touched.
     pub fn new(step: [u8; 16], number: u32, journal: &Path) -> Self {
-        Self { step, number, journal: journal.to_owned(), is_untouched: true }
+        Self { step, number, journal: journal.to_owned(), is_untouched: true, progress: Progress::Before }
     }
 }
 
@@ -36,7 +50,7 @@ pub struct Switch {
     pub before: u32,
     /// That sum after the switch.
     pub after: u32,
-    /// What the place needs to switch once more; nobody else reads it.
+    /// What the place needs to switch once more, or back; nobody else reads it.
     pub redo: Vec<u8>,
 }
 

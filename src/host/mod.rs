@@ -33,7 +33,7 @@ mod transaction;
 mod unite;
 
 pub use facts::{Backing, Facts, Fill, Remarks, Summary};
-pub use joint::{Ground, Mark, Prepared, Switch};
+pub use joint::{Ground, Mark, Prepared, Progress, Switch};
 pub use layer::LayerBelow;
 pub use report::{CheckReport, Problem, Severity};
 pub use transaction::{Membership, Share, Transaction};
@@ -234,8 +234,9 @@ pub trait Host: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Switches as an interrupted step did not come to; the strings are warnings. Errors are as those of [`Host::apply`].
-    fn switch_again(&mut self, _switch: &Switch) -> Result<Vec<String>> {
+    /// Switches a place that has not switched, or not wholly, forward or back; the strings are warnings. Fails with
+    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) where something else changed the place since, else as [`Host::apply`].
+    fn switch_again(&mut self, _switch: &Switch, _forward: bool) -> Result<Vec<String>> {
         Err(cannot_join())
     }
 

@@ -212,12 +212,9 @@ impl Journal {
 
     /// Puts the journal at `path`, where nothing may be yet: whole and durable, or not at all.
     pub(super) fn create(&self, path: &Path) -> Result<()> {
-        let failed = |error: io::Error| {
-            let way_out = WayOut::from("say another place with ").control(Control::Journal);
-            Error::io("cannot write the journal of the step", error).advise(way_out).in_file(path)
-        };
+        let failed = |error: io::Error| cannot_write(error, path);
         let bytes = self.encode()?;
-        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let folder = folder_of(path);
         let opened = File::open(folder).map_err(failed)?;
         // For its owner alone: it names the images of a machine.
         let builder = tempfile::Builder::new().prefix(".checkmap-").tempfile_in(folder);
@@ -242,11 +239,24 @@ impl Journal {
     }
 }
 
+/// Refuses a place for a journal that has no folder, before anything is done.
+pub(super) fn check_place(path: &Path) -> Result<()> {
+    File::open(folder_of(path)).map(drop).map_err(|error| cannot_write(error, path))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
+}
+
+fn cannot_write(error: io::Error, path: &Path) -> Error {
+    let way_out = WayOut::from("say another place with ").control(Control::Journal);
+    Error::io("cannot write the journal of the step", error).advise(way_out).in_file(path)
+}
+
 /// Removes the journal at `path`, which no image names any more.
 pub(super) fn remove(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     fs::remove_file(path)
-        .and_then(|()| File::open(folder))
+        .and_then(|()| File::open(folder_of(path)))
         .and_then(|folder| folder.sync_all())
         .map_err(|error| Error::io("cannot remove the journal", error).in_file(path))
 }

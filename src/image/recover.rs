@@ -4,9 +4,9 @@
 
 use super::journal::{self, Journal, Purpose};
 use super::{Access, Image, Layers};
-use crate::chain::{KnownModel, Name};
+use crate::chain::{KnownModel, Name, Origin};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
-use crate::host::Mark;
+use crate::host::{Mark, Progress, Switch};
 use crate::memory;
 use crate::progress::Observer;
 use std::path::{Path, PathBuf};
@@ -48,14 +48,25 @@ pub struct Recovered {
 }
 
 /// On which side of its switch an image is.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
-    Before,
-    After,
-    /// Something else wrote to it since.
-    Changed,
+    /// As the step left it.
+    Left(Progress),
+    /// Something else has changed it since, after its switch had come this far.
+    Changed(Progress),
     /// It has no mark of the step: none was set yet, or another image stands in its place.
     Unmarked,
+}
+
+impl Side {
+    fn has_switched(self) -> bool {
+        matches!(self, Side::Left(Progress::After) | Side::Changed(Progress::After))
+    }
+
+    /// Whether the switch had begun, as far as the image tells.
+    fn has_begun(self) -> bool {
+        matches!(self, Side::Left(progress) | Side::Changed(progress) if progress != Progress::Before)
+    }
 }
 
 impl Image {
@@ -69,9 +80,10 @@ impl Image {
     /// Ends the step that was interrupted, on all images that took part; `None` where there is none. The image must be open for
     /// writing, and the others are opened so.
     ///
-    /// Where nothing has written to any of them since, the step is finished on those that lack it. Else a checkpoint that it
+    /// Where nothing has changed any of them since, the step is finished on those that lack it. Else a checkpoint that it
     /// created is deleted from those that have it, its bits merged back, so that no block is missed; checkpoints that were deleted or
-    /// renamed stay as they are on each image, and a warning says so.
+    /// renamed stay as they are on each image, and a warning says so. A step that all images had taken is done, whatever wrote to them
+    /// since.
     ///
     /// On an error the step is still unfinished, and every image is sound. [`ErrorKind::InUse`] where another program has one of
     /// them, [`ErrorKind::Unclean`] where the journal or an image is not to be found or belongs to another step,
@@ -100,7 +112,7 @@ impl Image {
         }
         let recovered = recover(&mut journal, &mut images, &mark, observer);
         // Plans made before are void.
-        images.iter_mut().for_each(|image| image.origin = crate::chain::Origin::default());
+        images.iter_mut().for_each(|image| image.origin = Origin::default());
         recovered.map(Some)
     }
 
@@ -158,7 +170,7 @@ impl Image {
             let error = Error::new(ErrorKind::Unclean, message).nothing_changed();
             Err(self.name_it(error.advise(forgetting())))
         };
-        if mark.journal.as_os_str().is_empty() {
+        if !mark.journal.is_absolute() {
             return refused("the mark of an interrupted step is damaged, and names no journal".into());
         }
         let place = mark.journal.display();
@@ -186,11 +198,15 @@ impl Image {
         let (Some(mark), Some(member)) = (self.own_mark(journal, number), journal.members.get(number)) else {
             return Side::Unmarked;
         };
-        match self.host.state_sum() {
-            _ if !mark.is_untouched => Side::Changed,
-            Some(sum) if sum == member.switch.before => Side::Before,
-            Some(sum) if sum == member.switch.after => Side::After,
-            _ => Side::Changed,
+        let recorded = match mark.progress {
+            Progress::Before => Some(member.switch.before),
+            Progress::After => Some(member.switch.after),
+            // Its sum was never recorded; the mark alone tells.
+            _ => self.host.state_sum(),
+        };
+        match mark.is_untouched && self.host.state_sum() == recorded {
+            true => Side::Left(mark.progress),
+            false => Side::Changed(mark.progress),
         }
     }
 
@@ -208,11 +224,13 @@ impl Image {
     ) -> Result<Option<String>> {
         let name = checkpoint.as_bytes();
         self.host.mend(true);
-        let chain = self.chain_for(model, &[name]);
-        let is_there = chain.is_ok_and(|chain| chain.checkpoint(name).is_some());
-        let deleted = match is_there {
-            false => Ok(Vec::new()),
-            true => self.plan_delete(name, false, Layers::TopOnly, model).and_then(|plan| self.commit(&plan, observer)),
+        let deleted = match self.chain_for(model, &[name]) {
+            Ok(chain) if chain.checkpoint(name).is_none() => Ok(Vec::new()),
+            Ok(_) => {
+                let plan = self.plan_delete(name, false, Layers::TopOnly, model);
+                plan.and_then(|plan| self.commit(&plan, observer))
+            }
+            Err(error) => Err(error),
         };
         self.host.mend(false);
         match deleted {
@@ -226,6 +244,13 @@ impl Image {
             Err(error) => Err(error),
         }
     }
+
+    /// Switches forward or back, where the switch was interrupted or never begun.
+    fn switch_again(&mut self, switch: &Switch, forward: bool, warnings: &mut Vec<String>) -> Result<()> {
+        let said = self.host.switch_again(switch, forward).map_err(|error| self.name_it(error))?;
+        warnings.extend(said.into_iter().map(|warning| format!("{}: {warning}", self.path.display())));
+        Ok(())
+    }
 }
 
 /// Ends the step on these images, which are those of the journal in its order.
@@ -237,28 +262,66 @@ fn recover(
 ) -> Result<Recovered> {
     let sides: Vec<Side> = images.iter().enumerate().map(|(number, image)| image.side(journal, number)).collect();
     let mut warnings = Vec::new();
-    let outcome = if sides.contains(&Side::After) && sides.iter().all(|side| matches!(side, Side::Before | Side::After))
-    {
-        finish(journal, images, &sides, mark, &mut warnings)?;
-        Outcome::Finished
-    } else if let Purpose::Create(checkpoint, model) = &journal.purpose {
-        for (number, image) in images.iter_mut().enumerate() {
-            if image.own_mark(journal, number).is_some() {
-                warnings.extend(image.take_checkpoint_out(checkpoint, *model, observer)?);
+    let is_left = sides.iter().all(|side| matches!(side, Side::Left(_)));
+    let outcome = if !sides.iter().any(|side| side.has_begun()) {
+        Outcome::Undone
+    } else if is_left || sides.iter().all(|side| side.has_switched()) {
+        for ((image, member), side) in images.iter_mut().zip(&journal.members).zip(&sides) {
+            if !side.has_switched() {
+                image.switch_again(&member.switch, true, &mut warnings)?;
             }
         }
-        Outcome::Undone
-    } else if sides.iter().all(|side| matches!(side, Side::Before | Side::Unmarked)) {
-        Outcome::Undone
+        // Before a mark goes: without it, an image would look as if it had never been marked.
+        journal.end(&mark.journal)?;
+        Outcome::Finished
     } else {
-        warnings.extend(apart(journal, images, &sides));
-        Outcome::LeftApart
+        take_back(journal, images, &sides, &mut warnings, observer)?
     };
-    for (number, image) in images.iter_mut().enumerate() {
-        image.take_own_mark_out(journal, number)?;
+    // Those that have the change come last: as long as one of them has its mark, the next recovery knows that the step had begun.
+    for has_switched in [false, true] {
+        for (number, image) in images.iter_mut().enumerate() {
+            if sides.get(number).is_some_and(|side| side.has_switched() == has_switched) {
+                image.take_own_mark_out(journal, number)?;
+            }
+        }
     }
     journal::remove(&mark.journal)?;
     Ok(journal.recovered(outcome, warnings))
+}
+
+/// Undoes a creation on the images that have it; anything else stays as it is on each image, which is told.
+fn take_back(
+    journal: &Journal,
+    images: &mut [&mut Image],
+    sides: &[Side],
+    warnings: &mut Vec<String>,
+    observer: &mut dyn Observer,
+) -> Result<Outcome> {
+    for ((image, member), side) in images.iter_mut().zip(&journal.members).zip(sides) {
+        match (side, &journal.purpose) {
+            (Side::Left(Progress::Within), _) => image.switch_again(&member.switch, false, warnings)?,
+            // A checkpoint of that name on an image whose switch had not begun is somebody else's.
+            (side, Purpose::Create(checkpoint, model)) if side.has_begun() => {
+                warnings.extend(image.take_checkpoint_out(checkpoint, *model, observer)?);
+            }
+            _ => {}
+        }
+    }
+    if matches!(journal.purpose, Purpose::Create(..)) {
+        return Ok(Outcome::Undone);
+    }
+    for (image, side) in images.iter().zip(sides) {
+        let what = match side {
+            Side::Left(Progress::After) | Side::Changed(Progress::After) => "has been changed",
+            Side::Changed(Progress::Within) => "may have been changed, and another program wrote to it since",
+            Side::Unmarked => {
+                "is not the one of the step, or another recovery was interrupted: look whether it has been changed"
+            }
+            _ => "has not been changed",
+        };
+        warnings.push(format!("{}: {} cannot be undone; this image {what}", image.path.display(), journal.purpose));
+    }
+    Ok(Outcome::LeftApart)
 }
 
 impl Journal {
@@ -266,38 +329,6 @@ impl Journal {
         let images = self.members.iter().map(|member| member.path.clone()).collect();
         Recovered { outcome, purpose: self.purpose.to_string(), images, warnings }
     }
-}
-
-/// Switches the images that have not switched; the journal says so before a mark goes.
-fn finish(
-    journal: &mut Journal,
-    images: &mut [&mut Image],
-    sides: &[Side],
-    mark: &Mark,
-    warnings: &mut Vec<String>,
-) -> Result<()> {
-    for ((image, member), side) in images.iter_mut().zip(&journal.members).zip(sides) {
-        if *side == Side::Before {
-            let said = image.host.switch_again(&member.switch).map_err(|error| image.name_it(error))?;
-            warnings.extend(said.into_iter().map(|warning| format!("{}: {warning}", image.path.display())));
-        }
-    }
-    journal.end(&mark.journal)
-}
-
-/// What there is to say of images that have a change and images that lack it.
-fn apart(journal: &Journal, images: &[&mut Image], sides: &[Side]) -> Vec<String> {
-    let mut said = Vec::new();
-    for (image, side) in images.iter().zip(sides) {
-        let what = match side {
-            Side::Before => "has not been changed",
-            Side::After => "has been changed",
-            Side::Changed => "was written to by another program since: look whether it has been changed",
-            Side::Unmarked => "is not the one of the step: look whether it has been changed",
-        };
-        said.push(format!("{}: {} cannot be undone; this image {what}", image.path.display(), journal.purpose));
-    }
-    said
 }
 
 /// The refusal where an image of the step cannot be opened.

@@ -66,6 +66,7 @@ impl<'a> Group<'a> {
                 .map_err(|error| Error::io("cannot find the place of the journal", error).in_file(path))?,
             None => journal::beside(&first.path)?,
         };
+        journal::check_place(&journal)?;
         let several = Several { journal, purpose, step: journal::new_step()? };
         for (number, image) in (0..).zip(&images) {
             let before = images.iter().take(number as usize);

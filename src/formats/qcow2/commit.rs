@@ -19,10 +19,11 @@ use super::occupied::Occupied;
 use super::rehearsal::Rehearsal;
 use super::room::Need;
 use super::space::Space;
+use super::steps::{self, SECTOR, write_sector};
 use super::table::{FEW, Payload, Shape};
 use crate::bitmap::Bitmap;
 use crate::chain::{self, Name};
-use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::error::{Error, ErrorKind, Result, WayOut};
 use crate::io::Storage;
 use crate::io::bytes::{file_len, put};
 use crate::memory;
@@ -30,7 +31,6 @@ use crate::pool::Pool;
 use crate::progress::{Observer, tell};
 use std::collections::HashSet;
 
-const SECTOR: usize = 512;
 const WRITING: &str = "writing bitmaps";
 
 /// A change: the file as it was read, and the draft of its new bitmaps.
@@ -48,7 +48,7 @@ impl<'a> Change<'a> {
     pub(crate) fn write(self, header: &mut Header, observer: &mut dyn Observer) -> Result<Vec<String>> {
         let mut begun = self.begin(header, observer)?;
         let states = std::mem::take(&mut begun.prepared.states);
-        commit(begun.work.storage, begun.work.header, states)?;
+        steps::commit(begun.work.storage, begun.work.header, states)?;
         let mut warnings = begun.take_warnings();
         warnings.extend(begun.release());
         Ok(warnings)
@@ -204,7 +204,7 @@ impl Work<'_> {
         self.clear_unknown_autoclear()?;
         let old_table = self.store_refcounts()?;
         memory::extend(&mut old_clusters, old_table)?;
-        let states = states(self.header, self.header.with_directory(directory)?)?;
+        let states = steps::states(self.header, self.header.with_directory(directory)?)?;
         Ok(Prepared { directory, states, old_clusters, warnings, need })
     }
 
@@ -600,83 +600,9 @@ fn write_changed_sectors(bytes: &[u8], stored: &[u8], offset: u64, undo: &mut Un
     Ok(())
 }
 
-/// The header cluster as it is, and after each of these stages.
-pub(crate) fn states(header: &Header, stages: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
-    let mut states = memory::room(stages.len() + 1)?;
-    states.push(memory::copy(&header.raw)?);
-    states.extend(stages);
-    Ok(states)
-}
-
-/// Changes the header cluster from state to state, and asks for no memory; from the first sector on a failure is
-/// [`ErrorKind::CommitInDoubt`]. Where one fails, those before it are taken back, the last first.
-pub(crate) fn commit(storage: &dyn Storage, header: &mut Header, mut states: Vec<Vec<u8>>) -> Result<()> {
-    let (several, crossing) = (states.len() > 2, header.directory_crosses_sectors());
-    for (number, step) in states.windows(2).enumerate() {
-        let [now, next] = step else { continue };
-        let Err(error) = write_stage(storage, now, next) else { continue };
-        // A single stage is there or not, and either is whole.
-        let begun = states.get(..number + 2).unwrap_or_default();
-        let undone = if several { take_back(storage, begun) } else { Ok(()) };
-        let error = if undone.is_err() && crossing { error.advise(lost()) } else { error };
-        return Err(error.with_kind(ErrorKind::CommitInDoubt).advise(
-            WayOut::from("the commit is in doubt: the image holds the bitmaps before or after it, whole; look with ")
-                .control(Control::List),
-        ));
-    }
-    header.raw = states.pop().unwrap_or_default();
-    Ok(())
-}
-
-/// Changes the header cluster from state to state; where one fails, all are taken back, and nothing has changed. It is
-/// [`ErrorKind::CommitInDoubt`] where that fails too.
-pub(super) fn walk(storage: &dyn Storage, states: &[Vec<u8>]) -> Result<()> {
-    for (number, step) in states.windows(2).enumerate() {
-        let [now, next] = step else { continue };
-        if let Err(error) = write_stage(storage, now, next) {
-            let begun = states.get(..number + 2).unwrap_or_default();
-            return Err(match take_back(storage, begun) {
-                Ok(()) => error,
-                Err(_) => error.with_kind(ErrorKind::CommitInDoubt),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Changes the header cluster back from the last of these states to the first.
-pub(super) fn take_back(storage: &dyn Storage, states: &[Vec<u8>]) -> Result<()> {
-    let steps = states.windows(2).rev();
-    steps.filter_map(<[_]>::first_chunk).try_for_each(|[before, after]| write_stage(storage, after, before))
-}
-
-/// Writes the one sector in which `next` differs.
-fn write_stage(storage: &dyn Storage, now: &[u8], next: &[u8]) -> Result<()> {
-    changed_sectors(now, next).try_for_each(|sector| write_sector(storage, next, sector))
-}
-
 /// The way out where a failed change could not be put back.
 pub(super) fn not_undone() -> WayOut {
     WayOut::from("the bitmaps are as they were; room may be counted as used: `qemu-img check -r leaks` releases it")
-}
-
-/// The way out where both the new and the old place of the directory may be half written.
-fn lost() -> WayOut {
-    WayOut::from("the bitmaps may be lost, never the disk's data: look with ")
-        .control(Control::List)
-        .words(", and make the next backup a full one if they are gone")
-}
-
-/// The sectors in which two header clusters differ, ascending.
-fn changed_sectors(old: &[u8], new: &[u8]) -> impl Iterator<Item = usize> {
-    let differs = |(_, (old, new)): &(usize, (&[u8], &[u8]))| old != new;
-    old.chunks(SECTOR).zip(new.chunks(SECTOR)).enumerate().filter(differs).map(|(number, _)| number)
-}
-
-fn write_sector(storage: &dyn Storage, cluster: &[u8], number: usize) -> Result<()> {
-    let bytes = cluster.chunks(SECTOR).nth(number).unwrap_or_default();
-    write_at(storage, bytes, (number * SECTOR) as u64)?;
-    flush(storage)
 }
 
 fn put_header(raw: &mut [u8], at: usize, field: &[u8]) -> Result<()> {
@@ -687,7 +613,7 @@ fn put_header(raw: &mut [u8], at: usize, field: &[u8]) -> Result<()> {
     }
 }
 
-fn write_at(storage: &dyn Storage, bytes: &[u8], offset: u64) -> Result<()> {
+pub(super) fn write_at(storage: &dyn Storage, bytes: &[u8], offset: u64) -> Result<()> {
     storage.write_at(bytes, offset).map_err(|error| {
         let error = Error::io(format!("cannot write {} bytes at offset {offset:#x}", bytes.len()), error);
         match error.kind() {
@@ -697,7 +623,7 @@ fn write_at(storage: &dyn Storage, bytes: &[u8], offset: u64) -> Result<()> {
     })
 }
 
-fn flush(storage: &dyn Storage) -> Result<()> {
+pub(super) fn flush(storage: &dyn Storage) -> Result<()> {
     storage.flush().map_err(|error| Error::io("cannot flush", error))
 }
 

@@ -196,8 +196,8 @@ impl Host for Qcow2 {
         Some(crc32c(&self.header.raw))
     }
 
-    fn switch_again(&mut self, switch: &Switch) -> Result<Vec<String>> {
-        Qcow2::switch_again(self, switch)
+    fn switch_again(&mut self, switch: &Switch, forward: bool) -> Result<Vec<String>> {
+        Qcow2::switch_again(self, switch, forward)
     }
 
     fn take_mark_out(&mut self) -> Result<()> {

@@ -2,23 +2,26 @@
 //! Owns the part of one qcow2 image in a step over several: everything but the header is written as in any change, then the header gets the
 //! mark, and the switch is that of any change. Must never know the other images.
 
+use super::Qcow2;
 use super::commit::{self, Begun};
 use super::directory;
 use super::header::{DirectoryRef, Header};
 use super::occupied::Occupied;
-use super::{Qcow2, mark};
+use super::steps;
 use crate::chain::Action;
 use crate::checksum::crc32c;
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
-use crate::host::{Ground, Host, Mark, Prepared, Switch};
+use crate::host::{Ground, Host, Mark, Prepared, Progress, Switch};
 use crate::io::Memory;
 use crate::io::bytes::{le_u32, le_u64};
 use crate::memory;
 use crate::progress::Observer;
 use std::sync::Arc;
 
-/// The bytes that say where the directory is after the switch: how many bitmaps, its length and its place.
-const REDO_LEN: usize = 20;
+/// The bytes that say where a directory is: how many bitmaps, its length and its place.
+const PLACE_LEN: usize = 20;
+/// The directory before the switch, then the one after it.
+const REDO_LEN: usize = 2 * PLACE_LEN;
 
 /// The image as it is, with the map of its clusters.
 struct Stand<'h> {
@@ -72,20 +75,32 @@ struct States {
 impl States {
     fn of(begun: &Begun<'_>, mark: &Mark) -> Result<Self> {
         let (plain, directory) = (begun.header(), begun.directory());
-        let marking = commit::states(plain, plain.with_mark(&mark::encode(mark)?)?)?;
+        let marking = steps::states(plain, plain.with_mark(mark)?)?;
         let marked = last(&marking)?;
-        let switching = commit::states(&marked, marked.with_directory(directory)?)?;
+        let switching = switching(&marked, directory, Progress::After)?;
         let switched = last(&switching)?;
-        let unmarking = commit::states(&switched, switched.without_mark()?)?;
+        let unmarking = steps::states(&switched, switched.without_mark()?)?;
         let mut redo = memory::room(REDO_LEN)?;
-        let DirectoryRef { bitmaps, len_bytes, offset } =
-            directory.unwrap_or(DirectoryRef { bitmaps: 0, len_bytes: 0, offset: 0 });
-        redo.extend(bitmaps.to_le_bytes());
-        redo.extend(len_bytes.to_le_bytes());
-        redo.extend(offset.to_le_bytes());
+        for place in [plain.directory.as_ref().ok().copied().flatten(), directory] {
+            let DirectoryRef { bitmaps, len_bytes, offset } =
+                place.unwrap_or(DirectoryRef { bitmaps: 0, len_bytes: 0, offset: 0 });
+            redo.extend(bitmaps.to_le_bytes());
+            redo.extend(len_bytes.to_le_bytes());
+            redo.extend(offset.to_le_bytes());
+        }
         let switch = Switch::new(crc32c(&marked.raw), crc32c(&switched.raw), redo);
         Ok(Self { switch, marking, switching, unmarking })
     }
+}
+
+/// From this marked header to that of another directory, whose mark tells how far the switch came, at each moment.
+fn switching(marked: &Header, directory: Option<DirectoryRef>, end: Progress) -> Result<Vec<Vec<u8>>> {
+    let mut states = steps::states(marked, marked.with_progress(Progress::Within)?)?;
+    let begun = last(&states)?;
+    memory::extend(&mut states, begun.with_directory(directory)?)?;
+    let switched = last(&states)?;
+    memory::extend(&mut states, switched.with_progress(end)?)?;
+    steps::joined(states)
 }
 
 /// The header that the last of these states is.
@@ -99,22 +114,22 @@ impl Prepared for Part<'_> {
     }
 
     fn mark(&mut self) -> Result<()> {
-        commit::walk(self.begun.storage(), &self.marking)?;
+        steps::walk(self.begun.storage(), &self.marking)?;
         self.is_marked = true;
         Ok(())
     }
 
     fn switch(&mut self) -> Result<()> {
-        commit::walk(self.begun.storage(), &self.switching)
+        steps::walk(self.begun.storage(), &self.switching)
     }
 
     fn switch_back(&mut self) -> Result<()> {
-        commit::take_back(self.begun.storage(), &self.switching)
+        steps::take_back(self.begun.storage(), &self.switching)
     }
 
     fn finish(&mut self, warnings: &mut Vec<String>) -> bool {
         warnings.append(&mut self.begun.take_warnings());
-        let walked = commit::walk(self.begun.storage(), &self.unmarking);
+        let walked = steps::walk(self.begun.storage(), &self.unmarking);
         match &walked {
             Ok(()) => warnings.extend(self.begun.release()),
             Err(error) => {
@@ -126,7 +141,7 @@ impl Prepared for Part<'_> {
 
     fn give_up(&mut self) -> Result<()> {
         if self.is_marked {
-            commit::take_back(self.begun.storage(), &self.marking)?;
+            steps::take_back(self.begun.storage(), &self.marking)?;
             self.is_marked = false;
         }
         match self.begun.undo() {
@@ -146,40 +161,49 @@ impl Qcow2 {
 
     /// Refuses a mark for which the header has no room.
     pub(super) fn check_room_for(&self, mark: &Mark) -> Result<()> {
-        self.header.with_mark(&mark::encode(mark)?).map(drop)
+        self.header.with_mark(mark).map(drop)
     }
 
-    /// Switches to the directory that a step left behind.
-    pub(super) fn switch_again(&mut self, switch: &Switch) -> Result<Vec<String>> {
+    /// Switches to the directory that a step left behind, or back to the one before.
+    pub(super) fn switch_again(&mut self, switch: &Switch, forward: bool) -> Result<Vec<String>> {
         let mut header = self.header.try_clone().map_err(Error::nothing_changed)?;
-        let states = self.states_of(switch).map_err(Error::nothing_changed)?;
-        let written = commit::commit(&*self.storage, &mut header, states).map(|()| {
-            vec!["the room of the replaced bitmaps stays counted as used: `qemu-img check -r leaks` releases it".into()]
+        let states = self.states_of(switch, forward).map_err(Error::nothing_changed)?;
+        let written = steps::commit(&*self.storage, &mut header, states).map(|()| {
+            vec![
+                "room that the step no longer needs stays counted as used: `qemu-img check -r leaks` releases it"
+                    .into(),
+            ]
         });
         self.conclude(&header, written)
     }
 
-    fn states_of(&self, switch: &Switch) -> Result<Vec<Vec<u8>>> {
+    fn states_of(&self, switch: &Switch, forward: bool) -> Result<Vec<Vec<u8>>> {
         let changed = || {
             Error::new(ErrorKind::Changed, "the image is no longer the one that the step left behind")
                 .advise(WayOut::from("verify it with ").control(Control::Check))
         };
-        if switch.redo.len() != REDO_LEN {
-            return Err(changed());
-        }
-        let directory = DirectoryRef {
-            bitmaps: le_u32(&switch.redo, 0),
-            len_bytes: le_u64(&switch.redo, 4),
-            offset: le_u64(&switch.redo, 12),
+        let mark = self.header.mark().filter(|mark| mark.is_untouched).ok_or_else(changed)?;
+        let is_before = mark.progress == Progress::Before && crc32c(&self.header.raw) == switch.before;
+        let [old, new] = [0, PLACE_LEN].map(|at| DirectoryRef {
+            bitmaps: le_u32(&switch.redo, at),
+            len_bytes: le_u64(&switch.redo, at + 4),
+            offset: le_u64(&switch.redo, at + 12),
+        });
+        let (place, end) = if forward { (new, Progress::After) } else { (old, Progress::Before) };
+        let directory = (place.bitmaps > 0).then_some(place);
+        let states = switching(&self.header, directory, end)?;
+        let then = last(&states)?;
+        let is_as_recorded = match mark.progress {
+            Progress::Before => is_before && (!forward || crc32c(&then.raw) == switch.after),
+            // Nothing else has touched it, so both directories are as they were.
+            Progress::Within => true,
+            Progress::After => false,
         };
-        let directory = (directory.bitmaps > 0).then_some(directory);
-        let states = commit::states(&self.header, self.header.with_directory(directory)?)?;
-        let after = last(&states)?;
-        if crc32c(&self.header.raw) != switch.before || crc32c(&after.raw) != switch.after {
+        if switch.redo.len() != REDO_LEN || !is_as_recorded {
             return Err(changed());
         }
         if let Some(place) = directory
-            && let Some(fault) = directory::read(&*self.storage, &after, place)?.fault
+            && let Some(fault) = directory::read(&*self.storage, &then, place)?.fault
         {
             return Err(fault);
         }
@@ -189,13 +213,13 @@ impl Qcow2 {
     /// Takes the mark out, however often it stands there.
     pub(super) fn take_mark_out(&mut self) -> Result<()> {
         let mut header = self.header.try_clone()?;
-        let mut states: Vec<Vec<u8>> = commit::states(&header, Vec::new())?;
+        let mut states: Vec<Vec<u8>> = steps::states(&header, Vec::new())?;
         while header.mark().is_some() {
             memory::extend(&mut states, header.without_mark()?)?;
             header = last(&states)?;
         }
         let mut header = self.header.try_clone()?;
-        let written = commit::commit(&*self.storage, &mut header, states).map(|()| Vec::new());
+        let written = steps::commit(&*self.storage, &mut header, states).map(|()| Vec::new());
         self.conclude(&header, written).map(drop)
     }
 

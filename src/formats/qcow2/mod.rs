@@ -29,6 +29,7 @@ mod rehearsal;
 mod room;
 mod space;
 mod stages;
+mod steps;
 mod table;
 mod walk;
 pub(crate) use directory::check_new;

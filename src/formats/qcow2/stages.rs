@@ -10,7 +10,9 @@ use super::header::{
     AUTOCLEAR_AT, AUTOCLEAR_BITMAPS, AUTOCLEAR_MARK, DirectoryRef, EXTENSION_BACKING_FORMAT, EXTENSION_BITMAPS,
     EXTENSION_CRYPTO, EXTENSION_DATA_FILE, EXTENSION_FEATURE_NAMES, EXTENSION_MARK, Extension, Header,
 };
+use super::mark;
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::host::{Mark, Progress};
 use crate::io::Memory;
 use crate::io::bytes::put;
 use crate::memory;
@@ -48,9 +50,9 @@ impl Header {
         Ok(stages.stages)
     }
 
-    /// The header cluster with a mark of this content, in stages as those of [`Header::with_directory`]: the record, then the bit
-    /// that others clear.
-    pub(super) fn with_mark(&self, data: &[u8]) -> Result<Vec<Vec<u8>>> {
+    /// The header cluster with this mark, in stages as those of [`Header::with_directory`]: the record, then the bit that others clear.
+    pub(super) fn with_mark(&self, mark: &Mark) -> Result<Vec<Vec<u8>>> {
+        let (data, len) = mark::encode(mark)?;
         let mut stages = Stages::of(self)?;
         let mut record = Vec::new();
         if !self.extensions.iter().any(|it| it.kind == EXTENSION_BITMAPS || is_place_of_directory(it)) {
@@ -58,10 +60,8 @@ impl Header {
             memory::extend(&mut record, record_start(EXTENSION_PADDING, DIRECTORY_REF_LEN))?;
             memory::extend(&mut record, [0; DIRECTORY_REF_LEN])?;
         }
-        memory::extend(&mut record, record_start(EXTENSION_MARK, data.len()))?;
-        memory::extend(&mut record, data.iter().copied())?;
-        let padded = record.len().next_multiple_of(8);
-        memory::resize(&mut record, padded)?;
+        memory::extend(&mut record, record_start(EXTENSION_MARK, len))?;
+        memory::extend(&mut record, data)?;
         let limit = self.area_limit();
         if has_room(self.extensions_end, record.len(), limit) && !crosses_sectors(self.extensions_end, 8) {
             self.append(&mut stages, &record, limit)?;
@@ -81,6 +81,15 @@ impl Header {
         stages.write(AUTOCLEAR_AT, &(self.autoclear_kept() & !AUTOCLEAR_MARK).to_be_bytes())?;
         if let Some(found) = self.extension(EXTENSION_MARK) {
             self.take_out(&mut stages, found)?;
+        }
+        Ok(stages.stages)
+    }
+
+    /// The header cluster with a mark that tells so of the switch.
+    pub(super) fn with_progress(&self, progress: Progress) -> Result<Vec<Vec<u8>>> {
+        let mut stages = Stages::of(self)?;
+        if let Some(found) = self.extension(EXTENSION_MARK) {
+            stages.write(found.at + 8 + mark::PROGRESS_AT, &mark::encode_progress(progress))?;
         }
         Ok(stages.stages)
     }
