@@ -5,16 +5,6 @@ use super::{Machine, PROGRAM, assert_done, assert_status, checkmap, support, tex
 use std::path::Path;
 use std::process::Command;
 
-/// A program that ends with the test.
-struct Running(std::process::Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Two images, of which the first has switched.
 fn interrupted() -> Option<Machine> {
     if !support::tools_are_here() || !strace_works() {
@@ -146,14 +136,7 @@ fn an_image_that_is_gone_replaced_copied_or_open_elsewhere() {
     assert_done(&checkmap(&["recover", &text(&copy), "--forget"]));
     assert_done(&checkmap(&["delete", &text(&copy), "tue"]));
     // A QEMU has one of them open.
-    let mut qemu = Command::new("qemu-nbd");
-    qemu.args(["-f", "qcow2", "--persistent", "-k"]).arg(machine.folder.path().join("socket")).arg(second);
-    let qemu = Running(qemu.spawn().expect("qemu-nbd runs"));
-    let begun = std::time::Instant::now();
-    while !machine.folder.path().join("socket").exists() {
-        assert!(begun.elapsed().as_secs() < 60, "qemu-nbd does not start");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    let qemu = support::nbd::Served::start(&machine.disks[1].path, "mon");
     let said = assert_status(&checkmap(&["create", first, "wed"]), 3);
     assert!(said.contains("disk1.qcow2") && said.contains("has it open"), "{said}");
     drop(qemu);
@@ -202,7 +185,9 @@ fn a_step_that_cannot_be_taken_is_refused_before_anything_is_changed() {
     // Clusters of 512 bytes have no room for a mark.
     let small = text(&machine.folder.path().join("small.qcow2"));
     support::run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", "cluster_size=512", &small, "1M"]);
-    let long = text(&machine.folder.path().join("j".repeat(200)));
+    let folder = machine.folder.path().join("f".repeat(200));
+    std::fs::create_dir(&folder).expect("a folder can be made");
+    let long = text(&folder.join("j".repeat(200)));
     assert_refused(&machine, &["create", &small, "tue", "--also", first, "--journal", &long], 3, "has no room");
     machine.assert_whole("all refusals");
 }
@@ -232,5 +217,56 @@ fn overlays_of_one_backing_file_change_in_one_step() {
         let diff = checkmap(&["diff", overlay, "--since", "one", "--format", "csv"]);
         assert_done(&diff);
         assert_eq!(String::from_utf8_lossy(&diff.stdout), "start,length\n1048576,65536\n");
+    }
+}
+
+#[test]
+fn a_bitmap_of_that_name_that_the_step_did_not_make_is_left_alone() {
+    let Some(mut machine) = interrupted() else { return };
+    let first = text(&machine.disks[0].path);
+    let second = text(&machine.disks[1].path);
+    // Another tool makes the checkpoint where the step did not come to, under the very name.
+    support::run("qemu-img", &["bitmap", "--add", &second, "mon->tue"]);
+    support::run("qemu-img", &["bitmap", "--disable", &second, "mon"]);
+    assert_eq!(machine.disks[1].checkpoints(), ["mon", "tue"]);
+    for disk in &mut machine.disks {
+        disk.write(checkmap::Extent { offset: 9 << 20, len_bytes: super::GRANULE });
+    }
+    let said = assert_done(&checkmap(&["recover", &first]));
+    assert!(said.contains("was undone"), "{said}");
+    assert_eq!(machine.disks[0].checkpoints(), ["mon"]);
+    assert_eq!(machine.disks[1].checkpoints(), ["mon", "tue"], "it was never of the step");
+    machine.assert_whole("a checkpoint of another tool");
+}
+
+/// QEMU keeps the autoclear bit of an image that it opens for reading and then reopens for writing, as a commit does with the backing file.
+#[test]
+fn an_image_that_qemu_reopened_for_writing_is_not_taken_for_untouched() {
+    for disk in [0, 1] {
+        for crash in [false, true] {
+            let Some(mut machine) = interrupted() else { return };
+            let path = machine.disks[disk].path.clone();
+            let extent = checkmap::Extent { offset: 9 << 20, len_bytes: super::GRANULE };
+            let write = format!("write -P 7 {} {}", extent.offset, extent.len_bytes);
+            let mut qemu = Command::new("qemu-io");
+            qemu.args(["-r", "-c", "reopen -w", "-c", &write])
+                .args(crash.then_some(["-c", "abort"]).into_iter().flatten());
+            let ended = qemu.arg(&path).output().expect("qemu-io runs");
+            assert_eq!(ended.status.success(), !crash, "{ended:?}");
+            machine.disks[disk].written = support::ours::union(&machine.disks[disk].written, &[extent]);
+            assert!(machine.disks[disk].open().unfinished().is_some_and(|step| !step.is_untouched));
+            let said = assert_done(&checkmap(&["recover", &text(&machine.disks[1].path)]));
+            assert!(said.contains("was undone"), "{said}");
+            if crash {
+                // The bitmaps that the killed QEMU left tell nothing, and say so.
+                let diff = checkmap(&["diff", &text(&path), "--since", "mon"]);
+                assert!(!diff.status.success(), "{diff:?}");
+                assert_eq!(machine.disks[1 - disk].checkpoints(), ["mon"]);
+                machine.disks[1 - disk].assert_whole("a crash of QEMU");
+            } else {
+                machine.disks.iter().for_each(|disk| assert_eq!(disk.checkpoints(), ["mon"]));
+                machine.assert_whole("a reopening by QEMU");
+            }
+        }
     }
 }
