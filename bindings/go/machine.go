@@ -195,8 +195,8 @@ func handlesOf(images []*Image) []*C.struct_checkmap_image {
 }
 
 // CreateMany creates a checkpoint of the same moment on several images of one machine, or in files, in one atomic step: on all of them
-// or on none. Files that a kill caught in the middle refuse every change until Image.Recover has ended the step. It fails as Image.Create, ErrUnsupported where the images cannot change together. Options: progress, model, DryRun.
-// Changes the images.
+// or on none. Files that a kill caught in the middle refuse every change until Image.Recover has ended the step. It fails as Image.Create,
+// ErrUnsupported where the images cannot change together. Options: progress, model, DryRun. Changes the images.
 func CreateMany(images []*Image, name string, granularity uint64, options *Options) error {
 	defer runtime.KeepAlive(images)
 	handles := handlesOf(images)

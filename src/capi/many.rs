@@ -155,8 +155,8 @@ pub const CHECKMAP_STEP_LEFT_APART: u32 = 3;
 
 /// Ends a change of several images in files that was interrupted, on all of them; this one tells which.
 ///
-/// The image is open for writing, and the others are opened so for the time of the call. Where nothing has written to any of them
-/// since, the change is finished. Else a checkpoint that it created is deleted from all, its bits merged back, so that no block is
+/// The image is open for writing, and the others are opened so for the time of the call. Where nothing has changed any of them
+/// since, the change is finished; where all of them have it, it is done. Else a checkpoint that it created is deleted from all, its bits merged back, so that no block is
 /// missed. `checkmap_image_warning()` tells what the user has to know.
 ///
 /// Options: `progress`.

@@ -253,7 +253,10 @@ fn each(
 /// Takes back everything that was prepared; the error says whether all of it is gone.
 fn give_up(parts: &mut [Box<dyn Prepared + '_>], error: Error) -> Error {
     // All of them, whatever becomes of one.
-    let given_up = parts.iter_mut().rev().fold(Ok(()), |before, part| before.and(part.give_up()));
+    let mut given_up = Ok(());
+    for part in parts.iter_mut().rev() {
+        given_up = given_up.and(part.give_up());
+    }
     match given_up {
         Ok(()) if error.kind() != ErrorKind::CommitInDoubt => error.nothing_changed(),
         Ok(()) => in_doubt(error),
