@@ -67,6 +67,9 @@ _checkmap() {
             checkmap,prune)
                 cmd="checkmap__subcmd__prune"
                 ;;
+            checkmap,recover)
+                cmd="checkmap__subcmd__recover"
+                ;;
             checkmap,rename)
                 cmd="checkmap__subcmd__rename"
                 ;;
@@ -133,6 +136,9 @@ _checkmap() {
             checkmap__subcmd__help,prune)
                 cmd="checkmap__subcmd__help__subcmd__prune"
                 ;;
+            checkmap__subcmd__help,recover)
+                cmd="checkmap__subcmd__help__subcmd__recover"
+                ;;
             checkmap__subcmd__help,rename)
                 cmd="checkmap__subcmd__help__subcmd__rename"
                 ;;
@@ -197,7 +203,7 @@ _checkmap() {
 
     case "${cmd}" in
         checkmap)
-            opts="-q -h -V --quiet --progress --no-lock --help --version info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help"
+            opts="-q -h -V --quiet --progress --no-lock --help --version info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -608,7 +614,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__create)
-            opts="-q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --granularity --model --dry-run --quiet --progress --no-lock --help"
+            opts="-q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --granularity --also --journal --model --dry-run --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -668,6 +674,36 @@ _checkmap() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --also)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --journal)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --model)
                     COMPREPLY=($(compgen -W "interval cumulative" -- "${cur}"))
                     return 0
@@ -684,7 +720,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__delete)
-            opts="-q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --force-inconsistent --all-inconsistent --top-layer-only --model --dry-run --quiet --progress --no-lock --help"
+            opts="-q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --force-inconsistent --all-inconsistent --also --journal --top-layer-only --model --dry-run --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -738,6 +774,36 @@ _checkmap() {
                     ;;
                 --timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --also)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --journal)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
                     return 0
                     ;;
                 --model)
@@ -1030,7 +1096,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__help)
-            opts="info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help"
+            opts="info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan restore verify prune check segment completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1268,6 +1334,20 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__help__subcmd__prune)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        checkmap__subcmd__help__subcmd__recover)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1750,8 +1830,26 @@ _checkmap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        checkmap__subcmd__recover)
+            opts="-q -h --forget --quiet --progress --no-lock --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --progress)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         checkmap__subcmd__rename)
-            opts="-q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --top-layer-only --model --dry-run --quiet --progress --no-lock --help"
+            opts="-q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --also --journal --top-layer-only --model --dry-run --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1805,6 +1903,36 @@ _checkmap() {
                     ;;
                 --timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --also)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --journal)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
                     return 0
                     ;;
                 --model)
