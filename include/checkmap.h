@@ -828,8 +828,8 @@ const char *checkmap_last_error(void);
  * It is for programs and other languages that have words of their own for them. A mark is the byte 0x1e, a name, the
  * byte 0x1f, what checkmap_last_error() has in this place, and the byte 0x1e again. The names are OPEN_FOR_NAMES,
  * NO_LOCK, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DELETE_INCONSISTENT, DROP_BEFORE, DROP_BITMAP, DROP_ALL, FOREIGN_TOO,
- * MODEL, UNTIL, CHECK, LIST, CREATE, NBD_SOCKET, MAX_STALL, JOURNAL, RECOVER and FORGET_STEP; one may be followed by = and what to call it with, as in
- * MODEL=interval. More can come, so take the second part for a name that is unknown.
+ * MODEL, UNTIL, CHECK, LIST, CREATE, NBD_SOCKET, MAX_STALL, JOURNAL, RECOVER and FORGET_STEP; one may be followed by = and
+ * what to call it with, as in MODEL=interval. More can come, so take the second part for a name that is unknown.
  *
  * Returns: the text, never NULL; "no error" before the first error.
  *
@@ -2048,8 +2048,8 @@ int checkmap_checkpoint_delete_many(struct checkmap_image *const *images,
 /**
  * Ends a change of several images in files that was interrupted, on all of them; this one tells which.
  *
- * The image is open for writing, and the others are opened so for the time of the call. Where nothing has written to any of them
- * since, the change is finished. Else a checkpoint that it created is deleted from all, its bits merged back, so that no block is
+ * The image is open for writing, and the others are opened so for the time of the call. Where nothing has changed any of them
+ * since, the change is finished; where all of them have it, it is done. Else a checkpoint that it created is deleted from all, its bits merged back, so that no block is
  * missed. checkmap_image_warning() tells what the user has to know.
  *
  * Options: progress.
