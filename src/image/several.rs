@@ -257,10 +257,11 @@ fn give_up(parts: &mut [Box<dyn Prepared + '_>], error: Error) -> Error {
     for part in parts.iter_mut().rev() {
         given_up = given_up.and(part.give_up());
     }
+    let doubtful = |error: &Error| error.kind() == ErrorKind::CommitInDoubt;
     match given_up {
-        Ok(()) if error.kind() != ErrorKind::CommitInDoubt => error.nothing_changed(),
-        Ok(()) => in_doubt(error),
-        Err(failed) if failed.kind() == ErrorKind::CommitInDoubt => in_doubt(error),
+        _ if doubtful(&error) => in_doubt(error),
+        Ok(()) => error.nothing_changed(),
+        Err(failed) if doubtful(&failed) => in_doubt(error),
         Err(failed) => match failed.way_out() {
             Some(way_out) => error.advise(way_out.clone()),
             None => error,

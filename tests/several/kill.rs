@@ -218,3 +218,43 @@ fn a_recovery_that_is_killed_is_gone_on_with() {
 fn a_recovery_that_undoes_and_is_killed_is_gone_on_with() {
     kill_the_recovery(Between::Write(1));
 }
+
+#[test]
+fn a_disk_that_fails_within_the_step_leaves_the_change_on_all_images_or_on_none() {
+    if !support::tools_are_here() || !strace_works() {
+        return;
+    }
+    let mut machine = Machine::new(2);
+    let (mut refused, mut in_doubt) = (0, 0);
+    for call in ["pwrite64", "fdatasync"] {
+        // Once, so that all can be taken back; or from then on, so that nothing can.
+        for (number, which) in (1..).flat_map(|number| [(number, ""), (number, "+")]) {
+            machine.renew();
+            let mut strace = Command::new("strace");
+            strace.args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+            strace.args(["-e", &format!("inject={call}:error=EIO:when={number}{which}"), PROGRAM]);
+            let output = strace.args(machine.words(&["create", "tue"])).output().expect("strace runs");
+            let said = String::from_utf8_lossy(&output.stderr);
+            let when = format!("{call} {number}{which} fails: {said}");
+            let marked = machine.disks.iter().find(|disk| disk.open().unfinished().is_some());
+            if let Some(path) = marked.map(|disk| text(&disk.path)) {
+                in_doubt += 1;
+                assert!(output.status.success() || said.contains("checkmap recover"), "{when}");
+                assert_done(&checkmap(&["recover", &path]));
+            }
+            let have = machine.disks.iter().filter(|disk| disk.checkpoints() == ["mon", "tue"]).count();
+            if output.status.success() {
+                assert_eq!(have, 2, "{when}");
+            } else {
+                refused += usize::from(have == 0);
+                assert!(have == 0 || marked.is_some() && have == 2, "{when}: {have}");
+            }
+            let _ = std::fs::remove_file(machine.journal());
+            machine.assert_whole(&when);
+            if number > 40 || output.status.success() && !said.contains("done, but") {
+                break;
+            }
+        }
+    }
+    assert!(refused > 10 && in_doubt > 3, "{refused} {in_doubt}");
+}

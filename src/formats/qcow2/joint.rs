@@ -141,7 +141,9 @@ impl Prepared for Part<'_> {
 
     fn give_up(&mut self) -> Result<()> {
         if self.is_marked {
-            steps::take_back(self.begun.storage(), &self.marking)?;
+            // The mark may still be there, so its journal must stay.
+            steps::take_back(self.begun.storage(), &self.marking)
+                .map_err(|error| error.with_kind(ErrorKind::CommitInDoubt))?;
             self.is_marked = false;
         }
         match self.begun.undo() {
