@@ -6,6 +6,7 @@ package checkmap
 import "C"
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"runtime"
