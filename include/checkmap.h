@@ -236,6 +236,15 @@
 /** No checkpoint can be made on the disk: its format keeps no bitmaps, or it is read-only. */
 #define CHECKMAP_DISK_UNFIT 1
 
+/** The step has been finished: every image has the change. */
+#define CHECKMAP_STEP_FINISHED 1
+
+/** The step has been undone: no image has the change. */
+#define CHECKMAP_STEP_UNDONE 2
+
+/** Some images have the change and others not: a program wrote to one since, and a deletion or a renaming cannot be undone. */
+#define CHECKMAP_STEP_LEFT_APART 3
+
 /** A new checkpoint: name, granularity, model. */
 #define CHECKMAP_PLAN_CREATE 1
 
@@ -898,8 +907,8 @@ const char *checkmap_last_error(void);
  * It is for programs and other languages that have words of their own for them. A mark is the byte 0x1e, a name, the
  * byte 0x1f, what checkmap_last_error() has in this place, and the byte 0x1e again. The names are OPEN_FOR_NAMES,
  * NO_LOCK, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DELETE_INCONSISTENT, DROP_BEFORE, DROP_BITMAP, DROP_ALL, FOREIGN_TOO,
- * MODEL, UNTIL, CHECK, LIST, CREATE, NBD_SOCKET and MAX_STALL; one may be followed by = and what to call it with, as in
- * MODEL=interval. More can come, so take the second part for a name that is unknown.
+ * MODEL, UNTIL, CHECK, LIST, CREATE, NBD_SOCKET, MAX_STALL, JOURNAL, RECOVER and FORGET_STEP; one may be followed by = and
+ * what to call it with, as in MODEL=interval. More can come, so take the second part for a name that is unknown.
  *
  * Returns: the text, never NULL; "no error" before the first error.
  *
@@ -2068,14 +2077,17 @@ int checkmap_image_open_qmp(const char *socket,
 /**
  * Creates a checkpoint of the same moment on n images, in one atomic step: on all of them, or on none.
  *
- * The images are disks of one machine, see checkmap_machine_image(); a single one may be of any kind. Name and granularity
- * are those of checkmap_checkpoint_create(). On every error but the one of kind CHECKMAP_ERROR_COMMIT_IN_DOUBT no image has
- * changed; the message names the image. After that one all of them hold the state before, or all the state after.
+ * The images are disks of one machine, see checkmap_machine_image(), or images in files; a single one may be of any kind. Name and
+ * granularity are those of checkmap_checkpoint_create(). On every error but the one of kind CHECKMAP_ERROR_COMMIT_IN_DOUBT no image
+ * has changed; the message names the image. After that one all disks of a machine hold the state before, or all the state after.
+ *
+ * Images in files change by a journal beside the first one, which must be a file. After a kill or a power cut, and after an error in
+ * doubt, no call changes them until checkmap_image_recover() has ended the step on all of them.
  *
  * Options: progress, model, DRY_RUN.
  *
  * Errors:
- * - -EINVAL: no image, the same one twice, a name or a granularity that cannot be.
+ * - -EINVAL: no image, the same one twice, a device as the first image, a name or a granularity that cannot be.
  * - -ENOTSUP: the images cannot change in one step, or one cannot take it: a limit of its format, a version without
  *   bitmaps.
  * - -ECANCELED: the call was stopped, and nothing has changed.
@@ -2111,6 +2123,36 @@ int checkmap_checkpoint_delete_many(struct checkmap_image *const *images,
                                     const size_t *lens,
                                     size_t count,
                                     const struct checkmap_opts *opts);
+
+/**
+ * Ends a change of several images in files that was interrupted, on all of them; this one tells which.
+ *
+ * The image is open for writing, and the others are opened so for the time of the call. Where nothing has changed any of them
+ * since, the change is finished; where all of them have it, it is done. Else a checkpoint that it created is deleted from all, its bits merged back, so that no block is
+ * missed. checkmap_image_warning() tells what the user has to know.
+ *
+ * Options: progress.
+ *
+ * Returns: 0 if no change was interrupted, else a CHECKMAP_STEP_...; or a negative errno.
+ *
+ * Errors:
+ * - -EUCLEAN: the journal or an image of the step is not there, or belongs to another step.
+ * - -EBADMSG: the journal is damaged.
+ * - -ECANCELED: the call was stopped; the step is still interrupted.
+ * - as checkmap_checkpoint_delete() without -ENOENT, -EINVAL, -ENAMETOOLONG, -EUCLEAN, -EBADMSG
+ */
+int checkmap_image_recover(struct checkmap_image *image,
+                           const struct checkmap_opts *opts);
+
+/**
+ * Leaves an image as a change of several images left it that was interrupted: for one whose journal or whose other images are lost.
+ *
+ * Nothing happens to an image that is in no such change.
+ *
+ * Errors:
+ * - as checkmap_checkpoint_delete() without -ENOENT, -EINVAL, -ENAMETOOLONG, -EPROTO, -EUCLEAN, -EBADMSG
+ */
+int checkmap_image_forget_step(struct checkmap_image *image);
 
 /**
  * Plans a change or a diff of a disk of a running QEMU, for programs that send commands themselves: nothing is sent.

@@ -162,6 +162,12 @@ pub enum Control {
     NbdSocket,
     /// How long a step may stop a running machine.
     MaxStall,
+    /// The file that records a step over several images.
+    Journal,
+    /// The end of a step over several images that was interrupted.
+    Recover,
+    /// Leaving an image as a step that was interrupted left it.
+    ForgetStep,
 }
 
 impl fmt::Display for Control {
@@ -186,6 +192,9 @@ impl fmt::Display for Control {
             Control::Create => "Image::plan_create",
             Control::NbdSocket => "Options::nbd_socket",
             Control::MaxStall => "Options::max_stall",
+            Control::Journal => "Group::journaled",
+            Control::Recover => "Image::recover",
+            Control::ForgetStep => "Image::forget_step",
             Control::DropBitmapNamed(bitmap) => {
                 return write!(f, "Image::plan_drop_bitmap of '{}'", bitmap.escape_ascii());
             }

@@ -27,8 +27,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("doctor", &["error", "memory", "progress", "bitmap", "chain", "image", "libvirt", "qemu"]),
     ("planner", &["error", "geometry", "chain", "image", "nbd", "qemu"]),
     ("host", &["error", "geometry", "memory", "progress", "io", "bitmap", "chain"]),
-    ("formats", &["error", "fault", "geometry", "memory", "progress", "io", "pool", "bitmap", "chain", "host"]),
-    ("image", &["error", "geometry", "memory", "progress", "io", "bitmap", "chain", "host", "formats"]),
+    (
+        "formats",
+        &["error", "fault", "geometry", "memory", "progress", "io", "pool", "checksum", "bitmap", "chain", "host"],
+    ),
+    ("image", &["error", "geometry", "memory", "progress", "io", "checksum", "bitmap", "chain", "host", "formats"]),
     ("content", &["error", "geometry", "memory", "progress", "io", "host", "formats", "nbd", "image"]),
     ("serve", &["error", "geometry", "memory", "progress", "bitmap", "nbd", "qemu", "image", "content"]),
     (

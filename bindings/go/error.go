@@ -106,6 +106,9 @@ var words = map[string]string{
 	"CREATE":              "Image.Create",
 	"NBD_SOCKET":          "MachineOptions.NBDSocket",
 	"MAX_STALL":           "MachineOptions.MaxStall",
+	"JOURNAL":             "a file as the first image",
+	"RECOVER":             "Image.Recover",
+	"FORGET_STEP":         "Image.ForgetStep",
 }
 
 // A mark: its name, and what C calls it.

@@ -6,6 +6,7 @@ package checkmap
 import "C"
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"runtime"
@@ -148,6 +149,44 @@ func (i *Image) Close() error {
 func (i *Image) Upgrade() error {
 	defer runtime.KeepAlive(i)
 	return status(func() C.int { return C.checkmap_image_upgrade(i.handle) })
+}
+
+// StepOutcome says what became of a change of several images that was interrupted.
+type StepOutcome uint32
+
+// The outcomes of Recover.
+const (
+	NoStep        StepOutcome = 0                          // no change was interrupted
+	StepFinished  StepOutcome = C.CHECKMAP_STEP_FINISHED   // every image has the change
+	StepUndone    StepOutcome = C.CHECKMAP_STEP_UNDONE     // no image has the change
+	StepLeftApart StepOutcome = C.CHECKMAP_STEP_LEFT_APART // some have it: it cannot be undone, and a program wrote to one since
+)
+
+// Recover ends a change of several images in files that was interrupted, on all of them; this one tells which. It fails with
+// ErrUnclean where the journal or an image is not there, ErrInUse, ErrDamaged, and as a change. Options: progress. Changes the image.
+func (i *Image) Recover(options *Options) (StepOutcome, error) {
+	defer runtime.KeepAlive(i)
+	var outcome C.int
+	err := options.with(func(opts *C.struct_checkmap_opts) C.int {
+		outcome = C.checkmap_image_recover(i.handle, opts)
+		return outcome
+	})
+	if err != nil {
+		return NoStep, err
+	}
+	return StepOutcome(outcome), nil
+}
+
+// RecoverContext is Recover that stops when ctx is done.
+func (i *Image) RecoverContext(ctx context.Context, options *Options) (StepOutcome, error) {
+	return i.Recover(options.WithContext(ctx))
+}
+
+// ForgetStep leaves an image as a change of several images left it that was interrupted: for one whose journal or whose other images
+// are lost. Changes the image.
+func (i *Image) ForgetStep() error {
+	defer runtime.KeepAlive(i)
+	return status(func() C.int { return C.checkmap_image_forget_step(i.handle) })
 }
 
 // SetThreads says how many threads the calls on this image may use from now on, 0 to 1024; 0 and 1 mean the caller's

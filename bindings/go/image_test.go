@@ -471,3 +471,21 @@ func Test400Threads(t *testing.T) {
 	}
 	group.Wait()
 }
+
+func Test330Several(t *testing.T) {
+	paths := []string{imageCopy(t, "chain.qcow2"), imageCopy(t, "plain.qcow2")}
+	images := []*Image{openImage(t, paths[0], ReadWrite), openImage(t, paths[1], ReadWrite)}
+	fine(t, CreateMany(images, "m", 0, &Options{Flags: DryRun}))
+	fails(t, CreateMany(images, "a", 0, nil), ErrExists, syscall.EEXIST)
+	equal(t, len(ok(images[1].Checkpoints())), 0)
+	fine(t, CreateMany(images, "m", 0, nil))
+	check(t, len(ok(images[0].Checkpoints())) == 4 && len(ok(images[1].Checkpoints())) == 1)
+	for _, image := range images {
+		equal(t, ok(image.Recover(nil)), NoStep)
+		equal(t, ok(image.RecoverContext(context.Background(), nil)), NoStep)
+		fine(t, image.ForgetStep())
+	}
+	fine(t, DeleteMany(images, []string{"m"}, nil))
+	equal(t, len(ok(images[1].Checkpoints())), 0)
+	check(t, StepFinished != StepUndone && StepUndone != StepLeftApart)
+}

@@ -194,9 +194,9 @@ func handlesOf(images []*Image) []*C.struct_checkmap_image {
 	return handles
 }
 
-// CreateMany creates a checkpoint of the same moment on several images of one machine, in one atomic step: on all of them or
-// on none. It fails as Image.Create, ErrUnsupported where the images cannot change together. Options: progress, model, DryRun.
-// Changes the images.
+// CreateMany creates a checkpoint of the same moment on several images of one machine, or in files, in one atomic step: on all of them
+// or on none. Files that a kill caught in the middle refuse every change until Image.Recover has ended the step. It fails as Image.Create,
+// ErrUnsupported where the images cannot change together. Options: progress, model, DryRun. Changes the images.
 func CreateMany(images []*Image, name string, granularity uint64, options *Options) error {
 	defer runtime.KeepAlive(images)
 	handles := handlesOf(images)
@@ -212,7 +212,7 @@ func CreateManyContext(ctx context.Context, images []*Image, name string, granul
 	return CreateMany(images, name, granularity, options.WithContext(ctx))
 }
 
-// DeleteMany deletes checkpoints on several images of one machine, in one atomic step: on all of them or on none. In a
+// DeleteMany deletes checkpoints on several images, as CreateMany creates one: on all of them or on none. In a
 // hypervisor the bitmaps are merged inside of it, which stops every disk of the machine, see MachineOptions.MaxStall. It fails as
 // Image.Delete. Options: progress, model, TopLayerOnly, ForceInconsistent, DryRun. Changes the images.
 func DeleteMany(images []*Image, names []string, options *Options) error {

@@ -60,6 +60,20 @@ static int describe(checkmap_image *image)
     return status;
 }
 
+/* EXAMPLE checkmap_image_recover checkmap_image_forget_step */
+/* After a crash of the host: ends the change of several images that one of them is in the middle of. */
+static int recover(checkmap_image *image, int others_are_lost)
+{
+    int status = checkmap_image_recover(image, NULL);
+    if (status == -EUCLEAN && others_are_lost) {
+        status = checkmap_image_forget_step(image);
+    }
+    if (status == CHECKMAP_STEP_UNDONE) {
+        printf("create the checkpoint again\n");
+    }
+    return status;
+}
+
 /* EXAMPLE checkmap_image_warnings checkmap_image_warning */
 /* Shows what the user has to know of the last change. */
 static void warn(const checkmap_image *image)

@@ -174,6 +174,9 @@ fn words(control: &Control) -> (&'static str, Option<Cow<'_, str>>, Cow<'static,
         Control::Create => ("CREATE", "checkmap_checkpoint_create()"),
         Control::NbdSocket => ("NBD_SOCKET", "nbd_socket of checkmap_qmp_opts"),
         Control::MaxStall => ("MAX_STALL", "max_stall_ms of checkmap_qmp_opts"),
+        Control::Journal => ("JOURNAL", "a file as the first image"),
+        Control::Recover => ("RECOVER", "checkmap_image_recover()"),
+        Control::ForgetStep => ("FORGET_STEP", "checkmap_image_forget_step()"),
         Control::Check => ("CHECK", "checkmap_image_check()"),
         Control::List => ("LIST", "checkmap_checkpoint_list()"),
     };
@@ -239,8 +242,8 @@ pub extern "C" fn checkmap_last_error() -> *const c_char {
 /// It is for programs and other languages that have words of their own for them. A mark is the byte 0x1e, a name, the
 /// byte 0x1f, what `checkmap_last_error()` has in this place, and the byte 0x1e again. The names are OPEN_FOR_NAMES,
 /// NO_LOCK, TOP_LAYER_ONLY, FORCE_INCONSISTENT, DELETE_INCONSISTENT, DROP_BEFORE, DROP_BITMAP, DROP_ALL, FOREIGN_TOO,
-/// MODEL, UNTIL, CHECK, LIST, CREATE, NBD_SOCKET and MAX_STALL; one may be followed by = and what to call it with, as in
-/// MODEL=interval. More can come, so take the second part for a name that is unknown.
+/// MODEL, UNTIL, CHECK, LIST, CREATE, NBD_SOCKET, MAX_STALL, JOURNAL, RECOVER and FORGET_STEP; one may be followed by = and
+/// what to call it with, as in MODEL=interval. More can come, so take the second part for a name that is unknown.
 ///
 /// Returns: the text, never NULL; "no error" before the first error.
 ///

@@ -1,12 +1,12 @@
 //! Owns the change of several images in one step, as C programs see it. Must never know how their hosts make it one.
 
-use super::boundary::{Exclusive, array, exclusives, guard};
+use super::boundary::{Exclusive, array, exclusive, exclusives, guard};
 use super::checkpoint::{conclude, plan_creation};
 use super::image::{OpenImage, checkmap_image, name};
 use super::options::{CHECKMAP_OPT_DRY_RUN, CHECKMAP_OPT_FORCE_INCONSISTENT, Options, checkmap_opts};
-use crate::chain::Plan;
+use crate::chain::{Name, Plan};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Group, Image};
+use crate::image::{Group, Image, Outcome, Purpose, Recovered};
 use crate::memory;
 use std::ffi::{c_char, c_int};
 
@@ -19,6 +19,7 @@ unsafe fn change_many(
     images: *const *mut checkmap_image,
     n: usize,
     opts: *const checkmap_opts,
+    purpose: impl Fn(&Options) -> Result<Purpose>,
     plan: impl Fn(&Image, &Options) -> Result<Plan>,
 ) -> c_int {
     guard(|| {
@@ -36,7 +37,8 @@ unsafe fn change_many(
         }
         let is_dry = options.has(CHECKMAP_OPT_DRY_RUN);
         let (plans, done) = {
-            let mut group = Group::new(open.iter_mut().map(inside)).map_err(Error::nothing_changed)?;
+            let purpose = purpose(&options).map_err(Error::nothing_changed)?;
+            let mut group = Group::of(open.iter_mut().map(inside), purpose).map_err(Error::nothing_changed)?;
             let plans = group.plan(|image| plan(image, &options)).map_err(Error::nothing_changed)?;
             let done = match is_dry {
                 true => group.rehearse(&plans, &mut options),
@@ -74,14 +76,17 @@ fn inside<'a>(open: &'a mut Exclusive<'_, OpenImage>) -> &'a mut Image {
 
 /// Creates a checkpoint of the same moment on `n` images, in one atomic step: on all of them, or on none.
 ///
-/// The images are disks of one machine, see `checkmap_machine_image()`; a single one may be of any kind. Name and granularity
-/// are those of `checkmap_checkpoint_create()`. On every error but the one of kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT` no image has
-/// changed; the message names the image. After that one all of them hold the state before, or all the state after.
+/// The images are disks of one machine, see `checkmap_machine_image()`, or images in files; a single one may be of any kind. Name and
+/// granularity are those of `checkmap_checkpoint_create()`. On every error but the one of kind `CHECKMAP_ERROR_COMMIT_IN_DOUBT` no image
+/// has changed; the message names the image. After that one all disks of a machine hold the state before, or all the state after.
+///
+/// Images in files change by a journal beside the first one, which must be a file. After a kill or a power cut, and after an error in
+/// doubt, no call changes them until `checkmap_image_recover()` has ended the step on all of them.
 ///
 /// Options: `progress`, `model`, `DRY_RUN`.
 ///
 /// Errors:
-/// - `-EINVAL`: no image, the same one twice, a name or a granularity that cannot be.
+/// - `-EINVAL`: no image, the same one twice, a device as the first image, a name or a granularity that cannot be.
 /// - `-ENOTSUP`: the images cannot change in one step, or one cannot take it: a limit of its format, a version without
 ///   bitmaps.
 /// - `-ECANCELED`: the call was stopped, and nothing has changed.
@@ -97,8 +102,10 @@ pub unsafe extern "C" fn checkmap_checkpoint_create_many(
 ) -> c_int {
     // SAFETY: the caller's promise for `name`.
     let plan = |image: &Image, options: &Options| unsafe { plan_creation(image, options, name, len, granularity) };
+    // SAFETY: the caller's promise for `name`.
+    let purpose = |options: &Options| Ok(Purpose::Create(Name::new(unsafe { self::name(name, len) }?), options.model));
     // SAFETY: the caller's promise for `images` and `opts`.
-    unsafe { change_many(images, n, opts, plan) }
+    unsafe { change_many(images, n, opts, purpose, plan) }
 }
 
 /// Deletes checkpoints on `n` images, in one atomic step: on all of them, or on none.
@@ -136,7 +143,72 @@ pub unsafe extern "C" fn checkmap_checkpoint_delete_many(
         image.plan_delete_many(&checkpoints, force, options.layers(), options.model)
     };
     // SAFETY: the caller's promise for `images` and `opts`.
-    unsafe { change_many(images, n, opts, plan) }
+    unsafe { change_many(images, n, opts, |_| Ok(Purpose::Delete), plan) }
+}
+
+/// The step has been finished: every image has the change.
+pub const CHECKMAP_STEP_FINISHED: u32 = 1;
+/// The step has been undone: no image has the change.
+pub const CHECKMAP_STEP_UNDONE: u32 = 2;
+/// Some images have the change and others not: a program wrote to one since, and a deletion or a renaming cannot be undone.
+pub const CHECKMAP_STEP_LEFT_APART: u32 = 3;
+
+/// Ends a change of several images in files that was interrupted, on all of them; this one tells which.
+///
+/// The image is open for writing, and the others are opened so for the time of the call. Where nothing has changed any of them
+/// since, the change is finished; where all of them have it, it is done. Else a checkpoint that it created is deleted from all, its bits merged back, so that no block is
+/// missed. `checkmap_image_warning()` tells what the user has to know.
+///
+/// Options: `progress`.
+///
+/// Returns: 0 if no change was interrupted, else a `CHECKMAP_STEP_...`; or a negative errno.
+///
+/// Errors:
+/// - `-EUCLEAN`: the journal or an image of the step is not there, or belongs to another step.
+/// - `-EBADMSG`: the journal is damaged.
+/// - `-ECANCELED`: the call was stopped; the step is still interrupted.
+/// - as `checkmap_checkpoint_delete()` without `-ENOENT`, `-EINVAL`, `-ENAMETOOLONG`, `-EUCLEAN`, `-EBADMSG`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_image_recover(image: *mut checkmap_image, opts: *const checkmap_opts) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `opts`.
+        let mut options = unsafe { Options::read(opts) }?;
+        // SAFETY: the caller's promise for `image`.
+        let mut open = unsafe { exclusive(image) }?;
+        open.lent().begin_change();
+        let before = open.image.states()?;
+        let recovered = open.image.recover(&mut options);
+        let (outcome, done) = match recovered {
+            Ok(None) => return Ok(0),
+            Ok(Some(Recovered { outcome, warnings, .. })) => (Some(outcome), Ok(warnings)),
+            Err(error) => (None, Err(error)),
+        };
+        conclude(&open, &before, &[], done)?;
+        let number = match outcome {
+            Some(Outcome::Undone) => CHECKMAP_STEP_UNDONE,
+            Some(Outcome::LeftApart) => CHECKMAP_STEP_LEFT_APART,
+            Some(Outcome::Finished) | None => CHECKMAP_STEP_FINISHED,
+        };
+        Ok(number.cast_signed())
+    })
+}
+
+/// Leaves an image as a change of several images left it that was interrupted: for one whose journal or whose other images are lost.
+///
+/// Nothing happens to an image that is in no such change.
+///
+/// Errors:
+/// - as `checkmap_checkpoint_delete()` without `-ENOENT`, `-EINVAL`, `-ENAMETOOLONG`, `-EPROTO`, `-EUCLEAN`, `-EBADMSG`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn checkmap_image_forget_step(image: *mut checkmap_image) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise for `image`.
+        let mut open = unsafe { exclusive(image) }?;
+        open.lent().begin_change();
+        let before = open.image.states()?;
+        let forgotten = open.image.forget_step().map(|()| Vec::new());
+        conclude(&open, &before, &[], forgotten)
+    })
 }
 
 /// Copies of names that the caller gave.

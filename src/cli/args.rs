@@ -5,6 +5,7 @@
 use crate::compared::CompareArgs;
 use crate::map::Format;
 use crate::progress::When;
+use crate::several::AlsoArgs;
 use crate::target::TargetArgs;
 use crate::{duration, help, size};
 use checkmap::Granularity;
@@ -57,17 +58,20 @@ pub(crate) enum Verb {
     #[command(long_about = help::LIST, override_usage = "checkmap list [OPTIONS] IMAGE\n       checkmap list [OPTIONS] --qmp SOCKET [--node NODE]...")]
     List(ListArgs),
     /// Create a checkpoint
-    #[command(long_about = help::CREATE, after_long_help = help::CREATE_AFTER, override_usage = "checkmap create [OPTIONS] IMAGE CHECKPOINT\n       checkmap create [OPTIONS] --qmp SOCKET [--node NODE]... CHECKPOINT")]
+    #[command(long_about = help::CREATE, after_long_help = help::CREATE_AFTER, override_usage = "checkmap create [OPTIONS] IMAGE CHECKPOINT [--also IMAGE]...\n       checkmap create [OPTIONS] --qmp SOCKET [--node NODE]... CHECKPOINT")]
     Create(CreateArgs),
     /// Delete checkpoints, in one step, or all that cannot be trusted
-    #[command(long_about = help::DELETE, after_long_help = help::DELETE_AFTER, override_usage = "checkmap delete [OPTIONS] IMAGE CHECKPOINT...\n       checkmap delete [OPTIONS] IMAGE --all-inconsistent\n       checkmap delete [OPTIONS] --qmp SOCKET [--node NODE]... CHECKPOINT...")]
+    #[command(long_about = help::DELETE, after_long_help = help::DELETE_AFTER, override_usage = "checkmap delete [OPTIONS] IMAGE CHECKPOINT... [--also IMAGE]...\n       checkmap delete [OPTIONS] IMAGE --all-inconsistent\n       checkmap delete [OPTIONS] --qmp SOCKET [--node NODE]... CHECKPOINT...")]
     Delete(DeleteArgs),
     /// Drop what lies before a checkpoint, one bitmap, or all bitmaps, damaged or not
     #[command(long_about = help::DROP, after_long_help = help::DROP_AFTER)]
     Drop(DropArgs),
     /// Rename a checkpoint
-    #[command(long_about = help::RENAME, override_usage = "checkmap rename [OPTIONS] IMAGE CHECKPOINT NEW-NAME\n       checkmap rename [OPTIONS] --qmp SOCKET [--node NODE]... CHECKPOINT NEW-NAME")]
+    #[command(long_about = help::RENAME, override_usage = "checkmap rename [OPTIONS] IMAGE CHECKPOINT NEW-NAME [--also IMAGE]...\n       checkmap rename [OPTIONS] --qmp SOCKET [--node NODE]... CHECKPOINT NEW-NAME")]
     Rename(RenameArgs),
+    /// End a change of several images that was interrupted
+    #[command(long_about = help::RECOVER)]
+    Recover(RecoverArgs),
     /// Show which blocks changed between two checkpoints, or since one
     #[command(long_about = help::DIFF, after_long_help = help::DIFF_AFTER, override_usage = "checkmap diff [OPTIONS] IMAGE --since CHECKPOINT [--until CHECKPOINT]\n       checkmap diff [OPTIONS] --qmp SOCKET [--node NODE]... --since CHECKPOINT [--until CHECKPOINT]")]
     Diff(DiffArgs),
@@ -158,6 +162,8 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "SIZE", value_parser = size::parse_granularity)]
     pub(crate) granularity: Option<Granularity>,
     #[command(flatten)]
+    pub(crate) also: AlsoArgs,
+    #[command(flatten)]
     pub(crate) model: ModelArg,
     #[command(flatten)]
     pub(crate) dry_run: DryRun,
@@ -176,6 +182,8 @@ pub(crate) struct DeleteArgs {
     /// Delete every checkpoint whose bitmap is inconsistent, and all that are older, in one step
     #[arg(long, conflicts_with_all = ["checkpoints", "force_inconsistent"])]
     pub(crate) all_inconsistent: bool,
+    #[command(flatten)]
+    pub(crate) also: AlsoArgs,
     #[command(flatten)]
     pub(crate) layers: LayersArg,
     #[command(flatten)]
@@ -226,11 +234,23 @@ pub(crate) struct RenameArgs {
     #[arg(value_name = "NEW-NAME", required_unless_present_any = ["qmp", "libvirt"])]
     pub(crate) new_name: Option<OsString>,
     #[command(flatten)]
+    pub(crate) also: AlsoArgs,
+    #[command(flatten)]
     pub(crate) layers: LayersArg,
     #[command(flatten)]
     pub(crate) model: ModelArg,
     #[command(flatten)]
     pub(crate) dry_run: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArgs {
+    /// Any image of the step: a file or a block device
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) image: PathBuf,
+    /// Leave this image as it is, and end nothing: where the journal or another image of the step is lost
+    #[arg(long)]
+    pub(crate) forget: bool,
 }
 
 #[derive(Debug, Args)]

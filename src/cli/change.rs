@@ -5,7 +5,9 @@
 use crate::disks::Disks;
 use crate::exit::{Failure, Outcome, Status};
 use crate::output::print;
+use crate::recover;
 use crate::session::Session;
+use crate::several::Step;
 use crate::target::Target;
 use crate::words::some_of;
 use checkmap::chain::Plan;
@@ -24,7 +26,22 @@ pub(crate) fn run(
     done: &str,
     plan: impl Fn(&Image) -> checkmap::Result<Plan>,
 ) -> Outcome {
-    if dry_run { show(session, target, &plan) } else { carry_out(session, target, done, &plan) }
+    run_step(session, target, None, dry_run, done, plan)
+}
+
+/// As [`run`], with the further images of a step.
+pub(crate) fn run_step(
+    session: &Session,
+    target: Target<'_>,
+    step: Option<Step<'_>>,
+    dry_run: bool,
+    done: &str,
+    plan: impl Fn(&Image) -> checkmap::Result<Plan>,
+) -> Outcome {
+    match dry_run {
+        true => show(session, target, step.as_ref(), &plan),
+        false => carry_out(session, target, step.as_ref(), done, &plan),
+    }
 }
 
 /// Opens an image for a dry run. Where only its permissions would stop the real one, it is opened to be read, and the
@@ -41,6 +58,9 @@ pub(crate) fn open_to_plan(session: &Session, image: &Path) -> Result<(Image, Op
 /// Opens the disks for a change, without those of a hypervisor that can have no checkpoint.
 fn open_to_change(session: &Session, target: Target<'_>) -> Result<Disks, Failure> {
     let mut disks = session.open_disks(target, Access::Write).map_err(Failure::nothing_changed)?;
+    if target.image().is_some() {
+        disks.disks.iter_mut().try_for_each(|disk| recover::mend(session, &mut disk.image))?;
+    }
     for left_out in disks.leave_out_unfit() {
         let why = left_out.unfit().map(|why| why.reason().to_string()).unwrap_or_default();
         session.warn(&format!("the disk {} is left out: {why}", left_out.title()));
@@ -51,13 +71,19 @@ fn open_to_change(session: &Session, target: Target<'_>) -> Result<Disks, Failur
     }
 }
 
-fn show(session: &Session, target: Target<'_>, plan: &dyn Fn(&Image) -> checkmap::Result<Plan>) -> Outcome {
-    let (disks, refusal) = match target {
-        Target::Image(path) => {
+fn show(
+    session: &Session,
+    target: Target<'_>,
+    step: Option<&Step<'_>>,
+    plan: &dyn Fn(&Image) -> checkmap::Result<Plan>,
+) -> Outcome {
+    let (mut disks, refusal) = match (target, step) {
+        (_, Some(step)) => step.open_to_plan(session, target)?,
+        (Target::Image(path), None) => {
             let (image, refusal) = open_to_plan(session, path)?;
             (Disks::of_image(image), refusal)
         }
-        Target::Machine(_) => (open_to_change(session, target)?, None),
+        (Target::Machine(_), None) => (open_to_change(session, target)?, None),
     };
     let mut plans = Vec::new();
     for disk in &disks.disks {
@@ -75,8 +101,9 @@ fn show(session: &Session, target: Target<'_>, plan: &dyn Fn(&Image) -> checkmap
         if let Some(commands) = &commands {
             return Ok(commands.iter().try_for_each(|command| writeln!(out, "{command}"))?);
         }
-        for action in plans.iter().flat_map(Plan::actions) {
-            writeln!(out, "{action}")?;
+        for (disk, plan) in disks.disks.iter().zip(&plans) {
+            let title = if plans.len() > 1 { format!("{}: ", disk.image.path().display()) } else { String::new() };
+            plan.actions().iter().try_for_each(|action| writeln!(out, "{title}{action}"))?;
         }
         if plans.iter().all(Plan::is_empty) {
             writeln!(out, "nothing to do")?;
@@ -87,20 +114,30 @@ fn show(session: &Session, target: Target<'_>, plan: &dyn Fn(&Image) -> checkmap
         warn_all(session, plan.risks().iter().chain(plan.warnings()));
         warn_all(session, &disk.image.rehearse(plan, &mut session.watch())?);
     }
+    if let Some(step) = step {
+        step.group(&mut disks)?;
+    }
     refusal.map_or(Ok(Status::Done), |error| Err(error.into()))
 }
 
 fn carry_out(
     session: &Session,
     target: Target<'_>,
+    step: Option<&Step<'_>>,
     done: &str,
     plan: &dyn Fn(&Image) -> checkmap::Result<Plan>,
 ) -> Outcome {
-    let mut disks = open_to_change(session, target)?;
+    let mut disks = match step {
+        Some(step) => step.open(session, target)?,
+        None => open_to_change(session, target)?,
+    };
     for disk in &disks.disks {
         disk.image.survey(&mut session.watch()).map_err(checkmap::Error::nothing_changed)?;
     }
-    let mut group = Group::new(disks.disks.iter_mut().map(|disk| &mut disk.image))?;
+    let mut group = match step {
+        Some(step) => step.group(&mut disks)?,
+        None => Group::new(disks.disks.iter_mut().map(|disk| &mut disk.image))?,
+    };
     let plans = group.plan(plan).map_err(checkmap::Error::nothing_changed)?;
     warn_each(session, plans.iter().flat_map(Plan::risks));
     if plans.iter().all(Plan::is_empty) {

@@ -5,6 +5,7 @@ use crate::args::CommitBitmapsArgs;
 use crate::change::{open_to_plan, say_if_too_late, warn_all};
 use crate::exit::{Failure, Outcome, Status};
 use crate::output::print;
+use crate::recover;
 use crate::session::Session;
 use crate::target::{Target, exactly};
 use crate::words::some_of;
@@ -51,7 +52,8 @@ fn show(target: Target<'_>, base: &OsStr, session: &Session) -> Outcome {
 fn carry_out(target: Target<'_>, base: &OsStr, session: &Session) -> Outcome {
     let (top, mut base) = match target {
         Target::Image(path) => {
-            let base = session.open(Path::new(base), Access::Write).map_err(Failure::nothing_changed)?;
+            let mut base = session.open(Path::new(base), Access::Write).map_err(Failure::nothing_changed)?;
+            recover::mend(session, &mut base)?;
             (session.open(path, Access::Read).map_err(Failure::nothing_changed)?, base)
         }
         Target::Machine(_) => open_in_machine(target, base, session).map_err(Failure::nothing_changed)?,

@@ -8,6 +8,7 @@ use crate::hint;
 use crate::session::Session;
 use crate::target::exactly;
 use checkmap::chain::Name;
+use checkmap::image::Purpose;
 use std::os::unix::ffi::OsStrExt;
 
 pub(crate) fn run(args: &CreateArgs, session: &Session) -> Outcome {
@@ -17,7 +18,8 @@ pub(crate) fn run(args: &CreateArgs, session: &Session) -> Outcome {
     if let Some(hint) = hint::of_redirection([name]) {
         session.warn(&hint);
     }
-    change::run(session, target, args.dry_run.dry_run, &done, |image| {
+    let step = args.also.step(Purpose::Create(Name::new(name), args.model.wanted()));
+    change::run_step(session, target, step, args.dry_run.dry_run, &done, |image| {
         image.plan_create(name, args.granularity, args.model.wanted())
     })
 }

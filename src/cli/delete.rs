@@ -9,7 +9,7 @@ use crate::session::Session;
 use crate::words::some_of;
 use checkmap::Image;
 use checkmap::chain::{Name, Plan};
-use checkmap::image::{Edit, Layers};
+use checkmap::image::{Edit, Layers, Purpose};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -28,12 +28,13 @@ pub(crate) fn run(args: &DeleteArgs, session: &Session) -> Outcome {
         1 => format!("deleted checkpoint {}", some_of(names(), ", ")),
         _ => format!("deleted checkpoints {}", some_of(names(), ", ")),
     };
-    if let (Some(path), Layers::Check) = (target.image(), args.layers.wanted())
+    if let (Some(path), Layers::Check, true) = (target.image(), args.layers.wanted(), args.also.is_empty())
         && let Some(outcome) = delete_in_layers(args, path, &words, session, &done)?
     {
         return Ok(outcome);
     }
-    change::run(session, target, args.dry_run.dry_run, &done, |image| plan(args, &words, image))
+    let step = args.also.step(Purpose::Delete);
+    change::run_step(session, target, step, args.dry_run.dry_run, &done, |image| plan(args, &words, image))
 }
 
 /// Deletes checkpoints that layers below know too; `None` where the image alone has to change.

@@ -5,6 +5,7 @@ use crate::args::DropArgs;
 use crate::change;
 use crate::exit::{Outcome, Status};
 use crate::output::print;
+use crate::recover;
 use crate::session::Session;
 use crate::target::Target;
 use checkmap::chain::Name;
@@ -48,6 +49,7 @@ fn show_all(args: &DropArgs, session: &Session) -> Outcome {
 
 fn drop_all(args: &DropArgs, session: &Session) -> Outcome {
     let mut image = session.open(&args.image, Access::Write)?;
+    recover::mend(session, &mut image)?;
     let loss = image.loss_of_all()?;
     if !loss.has_directory {
         session.say("nothing to do");

@@ -106,7 +106,8 @@ Examples:
 
 pub(crate) const CREATE: &str = "\
 Creates a checkpoint: the point in time to compare with later. The bitmap that recorded until now is frozen, and a new \
-one records from now on. Take the backup that belongs to the checkpoint before the machine starts again.
+one records from now on. Take the backup that belongs to the checkpoint before the machine starts again. With --also, the disks of \
+a machine get it in one step, all or none: after a kill the next change of any of them ends the step, see checkmap recover.
 
     before        |---'mon'----|-'mon->tue'--------------->
     create wed    |---'mon'----|-'mon->tue'-|-'tue->wed'-->
@@ -121,7 +122,8 @@ pub(crate) const CREATE_AFTER: &str = "\
 Examples:
     checkmap create disk.qcow2 mon
     checkmap create disk.qcow2 tue --granularity 64K
-    checkmap create disk.qcow2 wed --dry-run";
+    checkmap create disk.qcow2 wed --dry-run
+    checkmap create root.qcow2 mon --also data.qcow2";
 
 pub(crate) const DELETE: &str = "\
 Deletes checkpoints. The interval before one absorbs the one after it, so that every other checkpoint keeps its \
@@ -223,6 +225,14 @@ Examples:
     checkmap dump disk.qcow2 --bitmap 'mon->tue' --format raw -o bits.raw
     checkmap dump 'nbd+unix:///disk?socket=/run/nbd.sock' --context 'qemu:dirty-bitmap:mon->tue' --json
     checkmap dump nbd://backup.example/disk --context qemu:dirty-bitmap:mon --summary";
+
+pub(crate) const RECOVER: &str = "\
+Ends a step of create, delete or rename with --also that a kill or a power cut interrupted: on all its images, found by any of \
+them. The next create, delete, rename, drop or merge of such an image does the same before it begins.
+
+Where nothing has written to any of the images since, the step is finished on those that lack it. Else a checkpoint that it \
+created is taken out of all, its bits merged back, so that no block is missed: create it again. Checkpoints that were deleted or \
+renamed stay as they are on each image, and it is said where. The other images must be there, and no QEMU may have them open.";
 
 pub(crate) const COMPARE: &str = "\
 Tells whether two bitmaps mark the same bytes of a disk: two of one image, the same one in an image and its copy, in two running \

@@ -5,6 +5,7 @@
 use crate::change::{say_if_too_late, warn_all};
 use crate::exit::{Failure, Status};
 use crate::output::print;
+use crate::recover;
 use crate::session::Session;
 use crate::words::some_of;
 use checkmap::Image;
@@ -15,7 +16,12 @@ use std::path::Path;
 /// Opens an image that stands on others. `None` where it stands alone, or cannot be opened: what changes one image says why.
 pub(crate) fn open(session: &Session, path: &Path, dry_run: bool) -> Option<Image> {
     let access = if dry_run { Access::Read } else { Access::Write };
-    session.open(path, access).ok().filter(|image| image.backing_file().is_some())
+    let mut image = session.open(path, access).ok().filter(|image| image.backing_file().is_some())?;
+    if !dry_run {
+        // Where this fails, the change of the image alone says why.
+        recover::mend(session, &mut image).ok()?;
+    }
+    Some(image)
 }
 
 /// Changes the image and the layers below it, or shows the steps; `None` where the image alone has to change. `done` tells of it

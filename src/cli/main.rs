@@ -36,11 +36,13 @@ mod output;
 mod plan;
 mod progress;
 mod prune;
+mod recover;
 mod rename;
 mod restore;
 mod segment;
 mod serve;
 mod session;
+mod several;
 mod shell;
 mod size;
 mod table;
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Verb::Delete(args) => delete::run(args, &session),
         Verb::Drop(args) => drop::run(args, &session),
         Verb::Rename(args) => rename::run(args, &session),
+        Verb::Recover(args) => recover::run(args, &session),
         Verb::Diff(args) => diff::run(args, &session),
         Verb::Dump(args) => dump::run(args, &session),
         Verb::Compare(args) => compare::run(args, &session),

@@ -9,7 +9,7 @@ use crate::in_layers;
 use crate::session::Session;
 use crate::target::exactly;
 use checkmap::chain::Name;
-use checkmap::image::{Edit, Layers};
+use checkmap::image::{Edit, Layers, Purpose};
 use std::os::unix::ffi::OsStrExt;
 
 pub(crate) fn run(args: &RenameArgs, session: &Session) -> Outcome {
@@ -19,7 +19,7 @@ pub(crate) fn run(args: &RenameArgs, session: &Session) -> Outcome {
     if let Some(hint) = hint::of_redirection([new]) {
         session.warn(&hint);
     }
-    if let (Some(path), Layers::Check) = (target.image(), args.layers.wanted())
+    if let (Some(path), Layers::Check, true) = (target.image(), args.layers.wanted(), args.also.is_empty())
         && let Some(image) = in_layers::open(session, path, args.dry_run.dry_run)
     {
         let (old, new) = (Name::new(old), Name::new(new));
@@ -28,7 +28,8 @@ pub(crate) fn run(args: &RenameArgs, session: &Session) -> Outcome {
             return Ok(outcome);
         }
     }
-    change::run(session, target, args.dry_run.dry_run, &done, |image| {
+    let step = args.also.step(Purpose::Rename);
+    change::run_step(session, target, step, args.dry_run.dry_run, &done, |image| {
         image.plan_rename(old, new, args.layers.wanted(), args.model.wanted())
     })
 }

@@ -52,6 +52,14 @@ impl Session {
         for warning in image.warnings() {
             self.warn(warning);
         }
+        if let Some(unfinished) = image.unfinished().filter(|_| access != Access::Write) {
+            self.warn(&format!(
+                "{}: a change of this image and others in one step was interrupted ({}): what is read here is true, and the others \
+                 may differ until `checkmap recover`, or the next change of one of them, ends the step",
+                image.path().display(),
+                unfinished.journal.display()
+            ));
+        }
         Ok(image)
     }
 

@@ -26,12 +26,14 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 mod facts;
+mod joint;
 mod layer;
 mod report;
 mod transaction;
 mod unite;
 
 pub use facts::{Backing, Facts, Fill, Remarks, Summary};
+pub use joint::{Ground, Mark, Prepared, Progress, Switch};
 pub use layer::LayerBelow;
 pub use report::{CheckReport, Problem, Severity};
 pub use transaction::{Membership, Share, Transaction};
@@ -204,6 +206,45 @@ pub trait Host: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// The mark of a step over several places that was interrupted here.
+    fn mark(&self) -> Option<Mark> {
+        None
+    }
+
+    /// The refusal of every change while [`Host::mark`] is there, unless [`Host::mend`] allows them.
+    fn unfinished(&self) -> Option<Error> {
+        None
+    }
+
+    /// Whether changes are allowed although there is a mark: those that undo the step.
+    fn mend(&mut self, _allowed: bool) {}
+
+    /// Refuses a mark that cannot be set here.
+    fn check_mark(&self, _mark: &Mark) -> Result<()> {
+        Err(cannot_join())
+    }
+
+    /// Finds out what a change needs to know, as the first part of a step over several places.
+    fn ground(&self, _observer: &mut dyn Observer) -> Result<Box<dyn Ground + '_>> {
+        Err(cannot_join())
+    }
+
+    /// The sum by which [`Switch`] tells on which side of a switch the place is.
+    fn state_sum(&self) -> Option<u32> {
+        None
+    }
+
+    /// Switches a place that has not switched, or not wholly, forward or back; the strings are warnings. Fails with
+    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) where something else changed the place since, else as [`Host::apply`].
+    fn switch_again(&mut self, _switch: &Switch, _forward: bool) -> Result<Vec<String>> {
+        Err(cannot_join())
+    }
+
+    /// Takes the mark out, durably.
+    fn take_mark_out(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Verifies every structure and rule, and changes nothing.
     fn check(&self, observer: &mut dyn Observer) -> Result<CheckReport>;
 
@@ -219,6 +260,10 @@ pub trait Host: Send + Sync + fmt::Debug {
 
 fn cannot_fill() -> Error {
     Error::new(ErrorKind::Unsupported, "bits from elsewhere cannot be written into a bitmap here")
+}
+
+fn cannot_join() -> Error {
+    Error::new(ErrorKind::Unsupported, "cannot change in one step with other images")
 }
 
 fn removals(bitmaps: Box<dyn Iterator<Item = BitmapState> + '_>) -> Result<Vec<Action>> {

@@ -292,7 +292,9 @@ impl Image {
 
     pub(super) fn check_writable(&self) -> Result<()> {
         self.look()?;
-        match self.unclean().or_else(|| self.trouble().map(|trouble| self.name_it(trouble.clone()))) {
+        let unfinished = || self.host.unfinished().map(|unfinished| self.name_it(unfinished));
+        let trouble = || self.trouble().map(|trouble| self.name_it(trouble.clone()));
+        match self.unclean().or_else(unfinished).or_else(trouble) {
             Some(refusal) => Err(refusal),
             None => Ok(()),
         }

@@ -2,6 +2,7 @@
 //! Owns the change of several images in one step. Must never know how their hosts make it one.
 
 use super::checkpoints::UNTRIED;
+use super::several::Several;
 use super::{Image, at_once};
 use crate::chain::{Origin, Plan};
 use crate::error::{Error, ErrorKind, Result};
@@ -12,8 +13,8 @@ use crate::progress::Observer;
 /// The disks of one virtual machine, whose checkpoints are created, deleted and renamed in one step: on all of them, or on
 /// none.
 ///
-/// Their hosts must share a [`Transaction`](crate::host::Transaction), as the disks of one hypervisor do. A single image
-/// needs none.
+/// Their hosts must share a [`Transaction`](crate::host::Transaction), as the disks of one hypervisor do; images in files change by a
+/// journal, see [`Group::journaled`]. A single image needs neither.
 ///
 /// ```no_run
 /// use checkmap::image::{Group, Image};
@@ -28,9 +29,11 @@ use crate::progress::Observer;
 /// ```
 #[derive(Debug)]
 pub struct Group<'a> {
-    images: Vec<&'a mut Image>,
+    pub(super) images: Vec<&'a mut Image>,
     /// The part of each image in their transaction; empty for a single image that takes part in none.
-    members: Vec<Membership>,
+    pub(super) members: Vec<Membership>,
+    /// The step by a journal, where they share no transaction.
+    pub(super) several: Option<Several>,
 }
 
 impl<'a> Group<'a> {
@@ -61,7 +64,7 @@ impl<'a> Group<'a> {
             }
             memory::push(&mut members, member)?;
         }
-        Ok(Self { images, members })
+        Ok(Self { images, members, several: None })
     }
 
     /// The images, in the order in which they were given.
@@ -100,6 +103,9 @@ impl<'a> Group<'a> {
         self.check(plans)?;
         for (image, plan) in self.images().zip(plans) {
             image.check_commit(plan)?;
+        }
+        if let Some(several) = &self.several {
+            return several.commit(&mut self.images, plans, observer);
         }
         let (Some(member), true) = (self.members.first(), self.is_one_step(plans)) else {
             return self.images.iter_mut().zip(plans).map(|(image, plan)| image.commit(plan, observer)).collect();

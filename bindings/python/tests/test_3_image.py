@@ -33,6 +33,8 @@ from checkmap import (
     Segment,
     SystemCallError,
     UnknownFormatError,
+    create_many,
+    delete_many,
 )
 
 from .conftest import KIB, MIB
@@ -681,3 +683,19 @@ def test_what_may_not_be_opened_is_a_permission_error(image_copy, here):
         "PermissionDeniedError IO secret",
         "ReadOnlyFileError READ_ONLY chain.qcow2",
     ], ran.stderr
+
+
+def test_330_several(image_copy, fails):
+    paths = [image_copy("chain.qcow2"), image_copy("plain.qcow2")]
+    with Image(paths[0]) as chain, Image(paths[1]) as plain:
+        create_many([chain, plain], "m", dry_run=True)
+        with fails(ExistsError, errno.EEXIST):
+            create_many([chain, plain], "a")
+        assert names(plain) == []
+        create_many([chain, plain], "m")
+        assert names(chain) == ["a", "b", "c", "m"] and names(plain) == ["m"]
+        for image in (chain, plain):
+            assert image.recover() is None
+            image.forget_step()
+        delete_many([chain, plain], ["m"])
+        assert names(chain) == ["a", "b", "c"] and names(plain) == []

@@ -104,6 +104,13 @@ fn check_marks(image: &Qcow2, report: &mut Report) -> Result<()> {
         Some(trouble) if trouble.kind() == ErrorKind::Stale => report.add_error(Severity::Unusable, trouble)?,
         _ => {}
     }
+    if let Some(mark) = header.mark() {
+        let message = format!(
+            "a change of this image and others in one step was interrupted; {} says which",
+            mark.journal.display()
+        );
+        report.add(Severity::Warning, "qcow2 header", None, message);
+    }
     let promised = header.autoclear & header::AUTOCLEAR_BITMAPS != 0;
     if promised && !header.has_bitmaps_extension() {
         let message = "the autoclear bit promises bitmaps, but there is no bitmaps extension";

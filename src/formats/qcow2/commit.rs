@@ -19,10 +19,11 @@ use super::occupied::Occupied;
 use super::rehearsal::Rehearsal;
 use super::room::Need;
 use super::space::Space;
+use super::steps::{self, SECTOR, write_sector};
 use super::table::{FEW, Payload, Shape};
 use crate::bitmap::Bitmap;
 use crate::chain::{self, Name};
-use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::error::{Error, ErrorKind, Result, WayOut};
 use crate::io::Storage;
 use crate::io::bytes::{file_len, put};
 use crate::memory;
@@ -30,7 +31,6 @@ use crate::pool::Pool;
 use crate::progress::{Observer, tell};
 use std::collections::HashSet;
 
-const SECTOR: usize = 512;
 const WRITING: &str = "writing bitmaps";
 
 /// A change: the file as it was read, and the draft of its new bitmaps.
@@ -40,12 +40,22 @@ pub(super) struct Change<'a> {
     pub(super) draft: Draft<'a>,
 }
 
-impl Change<'_> {
+impl<'a> Change<'a> {
     /// Carries it out; `header` is the file's afterwards.
     ///
     /// Until the commit any failure leaves the image as it was; from the first header sector on it is
     /// [`ErrorKind::CommitInDoubt`]. The strings are warnings.
-    pub(crate) fn write(mut self, header: &mut Header, observer: &mut dyn Observer) -> Result<Vec<String>> {
+    pub(crate) fn write(self, header: &mut Header, observer: &mut dyn Observer) -> Result<Vec<String>> {
+        let mut begun = self.begin(header, observer)?;
+        let states = std::mem::take(&mut begun.prepared.states);
+        steps::commit(begun.work.storage, begun.work.header, states)?;
+        let mut warnings = begun.take_warnings();
+        warnings.extend(begun.release());
+        Ok(warnings)
+    }
+
+    /// Writes everything but the header, without effect; any failure leaves the image as it was.
+    pub(super) fn begin(mut self, header: &'a mut Header, observer: &mut dyn Observer) -> Result<Begun<'a>> {
         let storage = self.file.storage;
         let len_before = file_len(storage).map_err(Error::nothing_changed)?;
         let mut room = Vec::new();
@@ -54,7 +64,7 @@ impl Change<'_> {
         }
         let space = Space::new(self.file, self.occupied).map_err(Error::nothing_changed)?;
         let mut work = Work { storage, header, space, undo: Undo::new(storage, len_before) };
-        let prepared = match work.prepare(self.file, &mut self.draft, observer) {
+        let mut prepared = match work.prepare(self.file, &mut self.draft, observer) {
             Ok(prepared) => prepared,
             // Bytes behind the old end may be the other writer's by now.
             Err(error) if error.kind() == ErrorKind::Changed => return Err(error),
@@ -65,13 +75,10 @@ impl Change<'_> {
             }
             Err(error) => return Err(error.advise(not_undone())),
         };
-        commit(storage, work.header, prepared.states)?;
-        let mut warnings = if room.is_empty() { prepared.warnings } else { room };
-        // Not flushed: the commit is durable, and a cut that loses a part of this leaks clusters.
-        let released =
-            work.space.release(&prepared.old_clusters).and_then(|()| store_in_place(&work.space, &mut work.undo));
-        warnings.extend(released.err().map(|error| not_released(&error)));
-        Ok(warnings)
+        if !room.is_empty() {
+            prepared.warnings = room;
+        }
+        Ok(Begun { work, prepared })
     }
 
     /// Does all that [`Change::write`] does before the commit, without writing: finds out whether there is room.
@@ -98,8 +105,53 @@ impl Change<'_> {
     }
 }
 
+/// A change of which everything but the header is on the disk.
+pub(super) struct Begun<'a> {
+    work: Work<'a>,
+    prepared: Prepared,
+}
+
+impl<'a> Begun<'a> {
+    pub(super) fn storage(&self) -> &'a dyn Storage {
+        self.work.storage
+    }
+
+    /// The header as it is in the file.
+    pub(super) fn header(&self) -> &Header {
+        self.work.header
+    }
+
+    /// Where the new directory is; `None` where no bitmap is left.
+    pub(super) fn directory(&self) -> Option<DirectoryRef> {
+        self.prepared.directory
+    }
+
+    pub(super) fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.prepared.warnings)
+    }
+
+    /// Releases the old clusters after the commit; a warning where they leak.
+    pub(super) fn release(&mut self) -> Option<String> {
+        let Work { space, undo, .. } = &mut self.work;
+        // Not flushed: the commit is durable, and a cut that loses a part of this leaks clusters.
+        let released = space.release(&self.prepared.old_clusters).and_then(|()| store_in_place(space, undo));
+        released.err().map(|error| not_released(&error))
+    }
+
+    /// Takes everything back while the header has not changed; false where clusters stay counted as used.
+    pub(super) fn undo(&mut self) -> bool {
+        self.work.undo.run()
+    }
+
+    /// Takes everything back because of `error`.
+    pub(super) fn give_up(mut self, error: Error) -> Error {
+        if self.undo() { error.nothing_changed() } else { error.advise(not_undone()) }
+    }
+}
+
 /// The rest of the work once everything but the header is on the disk.
 struct Prepared {
+    directory: Option<DirectoryRef>,
     /// The header as it is, and after each stage that commits the change.
     states: Vec<Vec<u8>>,
     /// The clusters to release after it.
@@ -152,8 +204,8 @@ impl Work<'_> {
         self.clear_unknown_autoclear()?;
         let old_table = self.store_refcounts()?;
         memory::extend(&mut old_clusters, old_table)?;
-        let states = states(self.header, self.header.with_directory(directory)?)?;
-        Ok(Prepared { states, old_clusters, warnings, need })
+        let states = steps::states(self.header, self.header.with_directory(directory)?)?;
+        Ok(Prepared { directory, states, old_clusters, warnings, need })
     }
 
     /// A writer that does not know a feature must clear its autoclear bit before it changes anything.
@@ -548,66 +600,9 @@ fn write_changed_sectors(bytes: &[u8], stored: &[u8], offset: u64, undo: &mut Un
     Ok(())
 }
 
-/// The header cluster as it is, and after each of these stages.
-pub(crate) fn states(header: &Header, stages: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
-    let mut states = memory::room(stages.len() + 1)?;
-    states.push(memory::copy(&header.raw)?);
-    states.extend(stages);
-    Ok(states)
-}
-
-/// Changes the header cluster from state to state, and asks for no memory; from the first sector on a failure is
-/// [`ErrorKind::CommitInDoubt`]. Where one fails, those before it are taken back, the last first.
-pub(crate) fn commit(storage: &dyn Storage, header: &mut Header, mut states: Vec<Vec<u8>>) -> Result<()> {
-    let (several, crossing) = (states.len() > 2, header.directory_crosses_sectors());
-    for (number, step) in states.windows(2).enumerate() {
-        let [now, next] = step else { continue };
-        let Err(error) = write_stage(storage, now, next) else { continue };
-        // A single stage is there or not, and either is whole.
-        let begun = states.get(..number + 2).unwrap_or_default();
-        let undone = if several { take_back(storage, begun) } else { Ok(()) };
-        let error = if undone.is_err() && crossing { error.advise(lost()) } else { error };
-        return Err(error.with_kind(ErrorKind::CommitInDoubt).advise(
-            WayOut::from("the commit is in doubt: the image holds the bitmaps before or after it, whole; look with ")
-                .control(Control::List),
-        ));
-    }
-    header.raw = states.pop().unwrap_or_default();
-    Ok(())
-}
-
-fn take_back(storage: &dyn Storage, states: &[Vec<u8>]) -> Result<()> {
-    let steps = states.windows(2).rev();
-    steps.filter_map(<[_]>::first_chunk).try_for_each(|[before, after]| write_stage(storage, after, before))
-}
-
-/// Writes the one sector in which `next` differs.
-fn write_stage(storage: &dyn Storage, now: &[u8], next: &[u8]) -> Result<()> {
-    changed_sectors(now, next).try_for_each(|sector| write_sector(storage, next, sector))
-}
-
 /// The way out where a failed change could not be put back.
-fn not_undone() -> WayOut {
+pub(super) fn not_undone() -> WayOut {
     WayOut::from("the bitmaps are as they were; room may be counted as used: `qemu-img check -r leaks` releases it")
-}
-
-/// The way out where both the new and the old place of the directory may be half written.
-fn lost() -> WayOut {
-    WayOut::from("the bitmaps may be lost, never the disk's data: look with ")
-        .control(Control::List)
-        .words(", and make the next backup a full one if they are gone")
-}
-
-/// The sectors in which two header clusters differ, ascending.
-fn changed_sectors(old: &[u8], new: &[u8]) -> impl Iterator<Item = usize> {
-    let differs = |(_, (old, new)): &(usize, (&[u8], &[u8]))| old != new;
-    old.chunks(SECTOR).zip(new.chunks(SECTOR)).enumerate().filter(differs).map(|(number, _)| number)
-}
-
-fn write_sector(storage: &dyn Storage, cluster: &[u8], number: usize) -> Result<()> {
-    let bytes = cluster.chunks(SECTOR).nth(number).unwrap_or_default();
-    write_at(storage, bytes, (number * SECTOR) as u64)?;
-    flush(storage)
 }
 
 fn put_header(raw: &mut [u8], at: usize, field: &[u8]) -> Result<()> {
@@ -618,7 +613,7 @@ fn put_header(raw: &mut [u8], at: usize, field: &[u8]) -> Result<()> {
     }
 }
 
-fn write_at(storage: &dyn Storage, bytes: &[u8], offset: u64) -> Result<()> {
+pub(super) fn write_at(storage: &dyn Storage, bytes: &[u8], offset: u64) -> Result<()> {
     storage.write_at(bytes, offset).map_err(|error| {
         let error = Error::io(format!("cannot write {} bytes at offset {offset:#x}", bytes.len()), error);
         match error.kind() {
@@ -628,7 +623,7 @@ fn write_at(storage: &dyn Storage, bytes: &[u8], offset: u64) -> Result<()> {
     })
 }
 
-fn flush(storage: &dyn Storage) -> Result<()> {
+pub(super) fn flush(storage: &dyn Storage) -> Result<()> {
     storage.flush().map_err(|error| Error::io("cannot flush", error))
 }
 

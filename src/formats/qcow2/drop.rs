@@ -9,6 +9,7 @@ use super::header::Header;
 use super::occupied::{Occupied, Purpose};
 use super::ranges::Ranges;
 use super::space::Space;
+use super::steps;
 use crate::error::{ErrorKind, Result};
 use crate::io::Memory;
 use crate::io::bytes::file_len;
@@ -40,8 +41,8 @@ impl DropAll<'_> {
         let stages = self.stages()?;
         let occupied = self.occupied(observer)?;
         let Release { clusters, mut warnings } = self.release(occupied.as_ref())?;
-        let (len_before, states) = (file_len(self.file.storage)?, commit::states(header, stages)?);
-        commit::commit(self.file.storage, header, states)?;
+        let (len_before, states) = (file_len(self.file.storage)?, steps::states(header, stages)?);
+        steps::commit(self.file.storage, header, states)?;
         if let Some(occupied) = &occupied {
             let mut undo = Undo::new(self.file.storage, len_before);
             let freed = Space::new(self.file, occupied).and_then(|mut space| {

@@ -23,6 +23,8 @@ const INCOMPATIBLE_KNOWN: u64 = 0b1_1111;
 pub(crate) const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
 /// The bits that a writer may leave set if it understands the bitmaps extension and raw external data.
 pub(crate) const AUTOCLEAR_KNOWN: u64 = 0b11;
+/// Set together with the mark of a step over several images; whatever opens the image for writing clears it.
+pub(super) const AUTOCLEAR_MARK: u64 = 1 << 62;
 pub(crate) const AUTOCLEAR_AT: usize = 88;
 pub(crate) const REFCOUNT_TABLE_AT: usize = 48;
 /// The length of the header that every version 3 has, up to the field that says how long it is.
@@ -34,6 +36,8 @@ pub(super) const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 pub(super) const EXTENSION_CRYPTO: u32 = 0x0537_be77;
 pub(super) const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 pub(super) const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
+/// "cmpj": the mark of a step over several images. Nobody else knows this type, so it is kept.
+pub(super) const EXTENSION_MARK: u32 = 0x636d_706a;
 pub(crate) const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 
 const MAX_L1_BYTES: u64 = 32 << 20;
@@ -410,7 +414,8 @@ impl Header {
 
     /// The autoclear bits that a writer which understands bitmaps and raw data files may keep.
     pub(crate) fn autoclear_kept(&self) -> u64 {
-        self.autoclear & AUTOCLEAR_KNOWN
+        let of_mark = if self.extension(EXTENSION_MARK).is_some() { AUTOCLEAR_MARK } else { 0 };
+        self.autoclear & (AUTOCLEAR_KNOWN | of_mark)
     }
 }
 

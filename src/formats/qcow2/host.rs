@@ -7,9 +7,12 @@ use super::occupied;
 use super::{Entry, Qcow2, allocated, check, directory, table};
 use crate::bitmap::Bitmap;
 use crate::chain::{Action, BitmapState, Name};
+use crate::checksum::crc32c;
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::{Granularity, clip_end};
-use crate::host::{Backing, CheckReport, Facts, Fill, Host, Remarks, Summary, UnionRequest, unite};
+use crate::host::{
+    Backing, CheckReport, Facts, Fill, Ground, Host, Mark, Remarks, Summary, Switch, UnionRequest, unite,
+};
 use crate::io::Storage;
 use crate::progress::{Observer, Unobserved};
 use std::sync::Arc;
@@ -162,6 +165,43 @@ impl Host for Qcow2 {
 
     fn rehearse_drop_all(&self, observer: &mut dyn Observer) -> Result<Option<Vec<String>>> {
         self.removal()?.rehearse(observer).map(Some)
+    }
+
+    fn read_again(&mut self) -> Result<()> {
+        self.renew()
+    }
+
+    fn mark(&self) -> Option<Mark> {
+        self.header.mark()
+    }
+
+    fn unfinished(&self) -> Option<Error> {
+        Qcow2::unfinished(self)
+    }
+
+    fn mend(&mut self, allowed: bool) {
+        self.mends = allowed;
+    }
+
+    fn check_mark(&self, mark: &Mark) -> Result<()> {
+        self.check_writable()?;
+        self.check_room_for(mark)
+    }
+
+    fn ground(&self, observer: &mut dyn Observer) -> Result<Box<dyn Ground + '_>> {
+        self.stand(observer)
+    }
+
+    fn state_sum(&self) -> Option<u32> {
+        Some(crc32c(&self.header.raw))
+    }
+
+    fn switch_again(&mut self, switch: &Switch, forward: bool) -> Result<Vec<String>> {
+        Qcow2::switch_again(self, switch, forward)
+    }
+
+    fn take_mark_out(&mut self) -> Result<()> {
+        Qcow2::take_mark_out(self)
     }
 
     fn check(&self, observer: &mut dyn Observer) -> Result<CheckReport> {

@@ -15,6 +15,8 @@ mod fresh;
 mod guest;
 mod header;
 mod host;
+mod joint;
+mod mark;
 mod occupied;
 mod ranges;
 #[cfg(feature = "serve")]
@@ -27,6 +29,7 @@ mod rehearsal;
 mod room;
 mod space;
 mod stages;
+mod steps;
 mod table;
 mod walk;
 pub(crate) use directory::check_new;
@@ -73,6 +76,8 @@ pub(crate) struct Qcow2 {
     /// The map of the file as far as reading needs it, made at the first question.
     occupied: OnceLock<Occupied>,
     threads: usize,
+    /// Whether changes are allowed although the header has a mark.
+    mends: bool,
 }
 
 impl Qcow2 {
@@ -87,6 +92,7 @@ impl Qcow2 {
             places: OnceLock::new(),
             occupied: OnceLock::new(),
             threads: 0,
+            mends: false,
         };
         image.read_directory()?;
         Ok(image)
@@ -207,10 +213,10 @@ impl Qcow2 {
 
     /// Refuses where writing bitmaps would be unsafe.
     fn check_writable(&self) -> Result<()> {
-        if let Some(unclean) = self.unclean() {
-            return Err(unclean);
+        match self.unclean().or_else(|| self.unfinished()) {
+            Some(refusal) => Err(refusal),
+            None => self.check_usable(),
         }
-        self.check_usable()
     }
 
     /// Refuses where no bitmap of this image can be trusted.
@@ -242,7 +248,7 @@ impl Qcow2 {
                 Err(error)
             }
             Ok(now) => {
-                *self = Self { threads: self.threads, ..now };
+                *self = Self { threads: self.threads, mends: self.mends, ..now };
                 written
             }
             // The change is done, also where the file cannot be read again; but this handle is of no more use.
@@ -264,7 +270,7 @@ impl Qcow2 {
             // Others are told apart by the look of a handle without locks.
             Ok(now) if now.entries != self.entries => {}
             // The bitmaps are unchanged, so a plan for them is still good.
-            Ok(now) => *self = Self { threads: self.threads, ..now },
+            Ok(now) => *self = Self { threads: self.threads, mends: self.mends, ..now },
             Err(error) => self.give_up(error),
         }
     }
@@ -286,6 +292,9 @@ impl Qcow2 {
 
     /// The removal of the whole directory.
     fn removal(&self) -> Result<drop::DropAll<'_>> {
+        if let Some(refusal) = self.unfinished() {
+            return Err(refusal);
+        }
         match &self.trouble {
             Some(trouble) if matches!(trouble.kind(), ErrorKind::OldVersion | ErrorKind::Changed) => {
                 Err(trouble.clone())

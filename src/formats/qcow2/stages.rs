@@ -7,10 +7,12 @@
 //! words error messages, gives up its last entries.
 
 use super::header::{
-    AUTOCLEAR_AT, AUTOCLEAR_BITMAPS, DirectoryRef, EXTENSION_BACKING_FORMAT, EXTENSION_BITMAPS, EXTENSION_CRYPTO,
-    EXTENSION_DATA_FILE, EXTENSION_FEATURE_NAMES, Extension, Header,
+    AUTOCLEAR_AT, AUTOCLEAR_BITMAPS, AUTOCLEAR_MARK, DirectoryRef, EXTENSION_BACKING_FORMAT, EXTENSION_BITMAPS,
+    EXTENSION_CRYPTO, EXTENSION_DATA_FILE, EXTENSION_FEATURE_NAMES, EXTENSION_MARK, Extension, Header,
 };
-use crate::error::{Error, ErrorKind, Result};
+use super::mark;
+use crate::error::{Control, Error, ErrorKind, Result, WayOut};
+use crate::host::{Mark, Progress};
 use crate::io::Memory;
 use crate::io::bytes::put;
 use crate::memory;
@@ -38,7 +40,7 @@ impl Header {
     /// The header cluster with the bitmaps extension replaced, added or removed, as the stages in which it must be
     /// written: each differs from the one before it in one sector, and is a header that QEMU opens.
     pub(crate) fn with_directory(&self, directory: Option<DirectoryRef>) -> Result<Vec<Vec<u8>>> {
-        let mut stages = Stages { now: memory::copy(&self.raw)?, last_sector: None, stages: Vec::new() };
+        let mut stages = Stages::of(self)?;
         match (self.extension(EXTENSION_BITMAPS), directory) {
             (Some(found), Some(directory)) => self.replace(&mut stages, found, directory)?,
             (Some(found), None) => self.remove(&mut stages, found)?,
@@ -46,6 +48,61 @@ impl Header {
             (None, None) => {}
         }
         Ok(stages.stages)
+    }
+
+    /// The header cluster with this mark, in stages as those of [`Header::with_directory`]: the record, then the bit that others clear.
+    pub(super) fn with_mark(&self, mark: &Mark) -> Result<Vec<Vec<u8>>> {
+        let (data, len) = mark::encode(mark)?;
+        let mut stages = Stages::of(self)?;
+        let mut record = Vec::new();
+        if !self.extensions.iter().any(|it| it.kind == EXTENSION_BITMAPS || is_place_of_directory(it)) {
+            // The record of the first bitmap takes this place, so that the mark is the last and can go without a trace.
+            memory::extend(&mut record, record_start(EXTENSION_PADDING, DIRECTORY_REF_LEN))?;
+            memory::extend(&mut record, [0; DIRECTORY_REF_LEN])?;
+        }
+        memory::extend(&mut record, record_start(EXTENSION_MARK, len))?;
+        memory::extend(&mut record, data)?;
+        let limit = self.area_limit();
+        if has_room(self.extensions_end, record.len(), limit) && !crosses_sectors(self.extensions_end, 8) {
+            self.append(&mut stages, &record, limit)?;
+        } else if !self.move_name_and_append(&mut stages, &record)? {
+            return Err(self.no_room_for_mark(record.len()));
+        }
+        stages.write(AUTOCLEAR_AT, &(self.autoclear_kept() | AUTOCLEAR_MARK).to_be_bytes())?;
+        match stages.fits_in_qemu()? {
+            true => Ok(stages.stages),
+            false => Err(self.no_room_for_mark(record.len())),
+        }
+    }
+
+    /// The header cluster without the mark.
+    pub(super) fn without_mark(&self) -> Result<Vec<Vec<u8>>> {
+        let mut stages = Stages::of(self)?;
+        stages.write(AUTOCLEAR_AT, &(self.autoclear_kept() & !AUTOCLEAR_MARK).to_be_bytes())?;
+        if let Some(found) = self.extension(EXTENSION_MARK) {
+            self.take_out(&mut stages, found)?;
+        }
+        Ok(stages.stages)
+    }
+
+    /// The header cluster with a mark that tells so of the switch.
+    pub(super) fn with_progress(&self, progress: Progress) -> Result<Vec<Vec<u8>>> {
+        let mut stages = Stages::of(self)?;
+        if let Some(found) = self.extension(EXTENSION_MARK) {
+            stages.write(found.at + 8 + mark::PROGRESS_AT, &mark::encode_progress(progress))?;
+        }
+        Ok(stages.stages)
+    }
+
+    fn no_room_for_mark(&self, len: usize) -> Error {
+        let message = format!(
+            "the header cluster of {} bytes has no room for the {len} bytes by which a step over several images is found again",
+            self.cluster_bytes_usize()
+        );
+        let way_out = WayOut::from("say a shorter path with ").control(Control::Journal);
+        Error::new(ErrorKind::CannotStore, message)
+            .at("qcow2 header cluster", self.extensions_end as u64)
+            .advise(way_out.words(", or convert the image with `qemu-img convert -O qcow2 -o cluster_size=64k`"))
     }
 
     /// Whether the directory's place crosses two sectors of the header, so that a power cut while it changes may lose
@@ -65,6 +122,11 @@ impl Header {
 
     fn remove(&self, stages: &mut Stages, found: &Extension) -> Result<()> {
         self.set_autoclear(stages, false)?;
+        self.take_out(stages, found)
+    }
+
+    /// Takes a record out.
+    fn take_out(&self, stages: &mut Stages, found: &Extension) -> Result<()> {
         let area_end = self.area_end();
         let end = found.end().min(area_end);
         let follows = self.extensions.iter().any(|extension| extension.at > found.at);
@@ -95,49 +157,51 @@ impl Header {
     }
 
     fn add(&self, stages: &mut Stages, directory: DirectoryRef) -> Result<()> {
-        let padding = self.extensions.iter().find(|it| it.kind == EXTENSION_PADDING && it.len == DIRECTORY_REF_LEN);
+        let padding = self.extensions.iter().find(|it| is_place_of_directory(it));
         let (data, limit) = (encode(directory), self.area_limit());
+        let record = [&record_start(EXTENSION_BITMAPS, DIRECTORY_REF_LEN)[..], &data].concat();
         if let Some(padding) = padding {
             stages.write(padding.at + 8, &data)?;
             stages.write(padding.at, &EXTENSION_BITMAPS.to_be_bytes())?;
-        } else if has_room(self.extensions_end, limit) && !crosses_sectors(self.extensions_end, 8) {
-            self.append(stages, &data, limit)?;
-        } else if !self.move_name_and_append(stages, &data)? && !self.take_from_feature_names(stages, &data)? {
+        } else if has_room(self.extensions_end, record.len(), limit) && !crosses_sectors(self.extensions_end, 8) {
+            self.append(stages, &record, limit)?;
+        } else if !self.move_name_and_append(stages, &record)? && !self.take_from_feature_names(stages, &data)? {
             return Err(self.no_room());
         }
         self.set_autoclear(stages, true)?;
         // QEMU writes the whole header anew whenever it opens an image with bitmaps for writing. Where it found no room, it
         // would not open the image.
-        match Header::read(&Memory(&stages.now))?.qemu_needs() > self.cluster_bytes_usize() {
-            true => Err(self.no_room()),
-            false => Ok(()),
+        match stages.fits_in_qemu()? {
+            true => Ok(()),
+            false => Err(self.no_room()),
         }
     }
 
     /// Puts the record where the end marker stands, before `limit`. Bytes that no reader looks at yet come first, the type last: it
     /// and the length stand in one sector.
-    fn append(&self, stages: &mut Stages, data: &[u8], limit: usize) -> Result<()> {
+    fn append(&self, stages: &mut Stages, record: &[u8], limit: usize) -> Result<()> {
         let at = self.extensions_end;
+        let (start, data) = record.split_at_checked(8).unwrap_or((record, &[]));
         stages.write(at + 8, data)?;
         // Where the extensions end with the cluster or with the name, no marker says so.
-        let after = at + BITMAPS_RECORD_LEN;
+        let after = at + record.len();
         if after < limit {
             stages.write(after, &END_MARKER)?;
         }
-        stages.write(at, &record_start(EXTENSION_BITMAPS, DIRECTORY_REF_LEN))
+        stages.write(at, start)
     }
 
     /// Moves the backing file's name out of the way, where there is room behind it; false where there is none.
-    fn move_name_and_append(&self, stages: &mut Stages, data: &[u8]) -> Result<bool> {
+    fn move_name_and_append(&self, stages: &mut Stages, record: &[u8]) -> Result<bool> {
         let Some((name_at, name_len)) = self.backing_name else { return Ok(false) };
         let name = self.raw.get(name_at..name_at + name_len).unwrap_or_default();
         let at = self.extensions_end;
-        let end = at + BITMAPS_RECORD_LEN + END_MARKER.len();
+        let end = at + record.len() + END_MARKER.len();
         if end + name_len <= SECTOR {
             // Within the first sector everything changes at once, and no second copy is needed.
             let mut next = memory::copy(&stages.now)?;
-            let record = [&record_start(EXTENSION_BITMAPS, DIRECTORY_REF_LEN), data, &END_MARKER, name].concat();
-            let fits = put(&mut next, at, &record) && put(&mut next, BACKING_OFFSET_AT, &(end as u64).to_be_bytes());
+            let moved = [record, &END_MARKER, name].concat();
+            let fits = put(&mut next, at, &moved) && put(&mut next, BACKING_OFFSET_AT, &(end as u64).to_be_bytes());
             debug_assert!(fits, "a cluster is no smaller than a sector");
             stages.advance(&next)?;
             return Ok(true);
@@ -158,7 +222,7 @@ impl Header {
         }
         debug_assert!(fits, "both stand in the first sector");
         stages.advance(&next)?;
-        self.append(stages, data, copy_at)?;
+        self.append(stages, record, copy_at)?;
         Ok(true)
     }
 
@@ -269,6 +333,16 @@ struct Stages {
 }
 
 impl Stages {
+    fn of(header: &Header) -> Result<Self> {
+        Ok(Self { now: memory::copy(&header.raw)?, last_sector: None, stages: Vec::new() })
+    }
+
+    /// Whether QEMU, which writes the whole header anew, finds room for it.
+    fn fits_in_qemu(&self) -> Result<bool> {
+        let header = Header::read(&Memory(&self.now))?;
+        Ok(header.qemu_needs() <= header.cluster_bytes_usize())
+    }
+
     /// Changes the bytes at `at`; in which order their sectors change must not matter.
     fn write(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
         let mut next = memory::copy(&self.now)?;
@@ -294,9 +368,14 @@ impl Stages {
     }
 }
 
-/// Whether a record fits between `at` and `limit`. Where it leaves room at all, that must be enough for an end marker.
-fn has_room(at: usize, limit: usize) -> bool {
-    let end = at + BITMAPS_RECORD_LEN;
+/// A record that nobody reads, of the length that the place of the directory takes.
+fn is_place_of_directory(extension: &Extension) -> bool {
+    extension.kind == EXTENSION_PADDING && extension.len == DIRECTORY_REF_LEN
+}
+
+/// Whether a record of `len` bytes fits between `at` and `limit`. Where it leaves room at all, that must be enough for an end marker.
+fn has_room(at: usize, len: usize, limit: usize) -> bool {
+    let end = at + len;
     end == limit || end + END_MARKER.len() <= limit
 }
 

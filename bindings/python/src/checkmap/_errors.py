@@ -296,6 +296,9 @@ _WORDS = {
     "CREATE": "Image.create()",
     "NBD_SOCKET": "Machine(..., nbd_socket=...)",
     "MAX_STALL": "Machine(..., max_stall=...)",
+    "JOURNAL": "a file as the first image",
+    "RECOVER": "Image.recover()",
+    "FORGET_STEP": "Image.forget_step()",
 }
 
 # A mark: its name, and what C calls it.

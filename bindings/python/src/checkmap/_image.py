@@ -319,6 +319,25 @@ class Image(Handle):
         options = Options(progress, flags=flags_of(top_layer_only, dry_run=dry_run), model=model_of(cumulative))
         self._named(lib.checkmap_checkpoint_delete_inconsistent, options)
 
+    def recover(self, *, progress: Optional[Progress] = None) -> Optional[str]:
+        """Ends a change of several images in files that was interrupted, on all of them; this one tells which.
+
+        "finished" where every image has the change now, "undone" where none has it, "left apart" where it could not be undone on some
+        that have it; None where no change was interrupted. See create_many.
+        """
+        options = Options(progress)
+        outcome = options.checked(self._change(lib.checkmap_image_recover, options.pointer))
+        outcomes = {
+            lib.CHECKMAP_STEP_FINISHED: "finished",
+            lib.CHECKMAP_STEP_UNDONE: "undone",
+            lib.CHECKMAP_STEP_LEFT_APART: "left apart",
+        }
+        return outcomes.get(outcome)
+
+    def forget_step(self) -> None:
+        """Leaves the image as an interrupted change of several left it: where the journal or the other images are lost."""
+        checked(self._change(lib.checkmap_image_forget_step))
+
     def drop_before(
         self,
         name: Name,

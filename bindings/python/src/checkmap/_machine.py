@@ -190,6 +190,9 @@ def create_many(
 ) -> None:
     """Creates a checkpoint of the same moment on several images of one machine, in one atomic step: on all or on none.
 
+    Images in files change so, too, by a journal beside the first one; files that a kill caught in the middle refuse every change until
+    Image.recover() has ended the step.
+
     The other arguments are those of Image.create.
     """
     raw = name_bytes(name)

@@ -1,0 +1,260 @@
+//! The step, killed at each of its system calls.
+
+use super::support::trace::strace_works;
+use super::{Machine, PROGRAM, assert_done, checkmap, support, text};
+use checkmap::Extent;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+/// Every call that changes a file, its name or the durable state; strace counts each by itself.
+const CALLS: [&str; 7] = ["pwrite64", "fdatasync", "fsync", "write", "rename", "linkat", "unlink"];
+
+/// Runs a verb that dies before its call number `number`; false where it ended before that.
+fn killed(call: &str, number: usize, words: &[String]) -> bool {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+    strace.args(["-e", &format!("inject={call}:signal=SIGKILL:when={number}"), PROGRAM]).args(words);
+    let output = strace.output().expect("strace runs");
+    let is_killed = output.status.signal() == Some(9) || output.status.code() == Some(137);
+    assert!(is_killed || output.status.success(), "{call} {number}: {output:?}");
+    is_killed
+}
+
+/// What happens between the kill and the next verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Between {
+    Nothing,
+    /// QEMU opens this disk, writes, and closes it.
+    Write(usize),
+}
+
+#[derive(Default)]
+struct Tally {
+    kills: usize,
+    none: usize,
+    all: usize,
+    found: usize,
+}
+
+/// Kills `verb` at every call of this kind; then the next verb comes from each disk in turn.
+fn kill_at_each(machine: &mut Machine, verb: &[&str], between: Between, call: &str, tally: &mut Tally) {
+    for number in 1.. {
+        machine.renew();
+        let old = machine.disks[0].checkpoints();
+        if !killed(call, number, &machine.words(verb)) {
+            return;
+        }
+        tally.kills += 1;
+        let when = format!("{verb:?} killed at {call} {number}, {between:?}");
+        let has_begun = machine.disks.iter().filter(|disk| disk.open().unfinished().is_some()).count();
+        let switched = machine.disks.iter().filter(|disk| disk.checkpoints() != old).count();
+        if let Between::Write(disk) = between {
+            machine.disks[disk].write(Extent { offset: 9 << 20, len_bytes: super::GRANULE });
+        }
+        // The verb that comes next ends the step, and then does its own work.
+        let next = number % machine.disks.len();
+        let marked = machine.disks[next].open().unfinished().is_some();
+        let said = assert_done(&checkmap(&["create", &text(&machine.disks[next].path), "next"]));
+        assert_eq!(said.contains("interrupted"), marked, "{when}: {said}");
+        tally.found += usize::from(marked);
+        assert_done(&checkmap(&["delete", &text(&machine.disks[next].path), "next"]));
+        if !marked && has_begun > 0 {
+            // This disk took no part, or no longer: one that does ends the step.
+            let of_step = machine.disks.iter().find(|disk| disk.open().unfinished().is_some());
+            let path = of_step.expect("it was counted").path.clone();
+            assert_done(&checkmap(&["recover", &text(&path)]));
+        }
+        // Before the first mark and after the last nothing names the journal; the next step takes its place.
+        if has_begun == 0 && machine.journal().exists() {
+            assert!(switched == 0 || switched == machine.disks.len(), "{when}: a change that no image tells of");
+            assert_done(&checkmap(&machine.words(&["create", "again"])));
+            assert_done(&checkmap(&machine.words(&["delete", "again"])));
+        }
+        machine.assert_whole(&when);
+        let changed = machine.disks.iter().filter(|disk| disk.checkpoints() != old).count();
+        let is_undoable = verb[0] == "create" || between == Between::Nothing;
+        assert!(changed == 0 || changed == machine.disks.len() || !is_undoable, "{when}: {changed} have changed");
+        tally.none += usize::from(changed == 0);
+        tally.all += usize::from(changed == machine.disks.len());
+        if between == Between::Nothing && switched > 0 {
+            assert_eq!(changed, machine.disks.len(), "{when}: it was finished");
+        }
+    }
+}
+
+fn kill_everywhere(prepare: &[&[&str]], calls: &[&str], verb: &[&str], between: Between) {
+    if !support::tools_are_here() || !strace_works() {
+        return;
+    }
+    let mut machine = Machine::new(2);
+    machine.prepare(prepare);
+    let mut tally = Tally::default();
+    for call in calls {
+        kill_at_each(&mut machine, verb, between, call, &mut tally);
+    }
+    let Tally { kills, none, all, found } = tally;
+    eprintln!("{verb:?}, {between:?}: {kills} kills, {found} found, {none} undone, {all} finished");
+    assert!(kills > 8 && found > 3 && none > 3 && all > 0, "{kills} {found} {none} {all}");
+}
+
+#[test]
+fn a_create_that_is_killed_is_on_all_images_or_on_none() {
+    kill_everywhere(&[], &CALLS, &["create", "tue"], Between::Nothing);
+}
+
+#[test]
+fn no_write_is_missed_that_qemu_makes_on_the_first_image_before_the_next_verb() {
+    kill_everywhere(&[], &["pwrite64", "rename"], &["create", "tue"], Between::Write(0));
+}
+
+#[test]
+fn no_write_is_missed_that_qemu_makes_on_the_last_image_before_the_next_verb() {
+    kill_everywhere(&[], &["pwrite64", "rename"], &["create", "tue"], Between::Write(1));
+}
+
+#[test]
+fn a_rename_that_is_killed_is_on_all_images_or_on_none() {
+    kill_everywhere(&[], &["pwrite64", "rename"], &["rename", "mon", "new"], Between::Nothing);
+}
+
+/// The header changes in several sectors then, one after the other.
+#[test]
+fn the_first_create_and_the_last_delete_that_are_killed_are_on_all_images_or_on_none() {
+    kill_everywhere(&[&["delete", "mon"]], &["pwrite64"], &["create", "tue", "--granularity=64K"], Between::Nothing);
+    kill_everywhere(&[], &["pwrite64"], &["delete", "mon"], Between::Nothing);
+}
+
+/// A delete merges bits into clusters of its own, which must not take effect once QEMU has recorded more.
+#[test]
+fn no_write_is_missed_around_a_delete_that_is_killed() {
+    for disk in [0, 1] {
+        kill_everywhere(&[&["create", "tue"]], &["pwrite64"], &["delete", "tue"], Between::Write(disk));
+    }
+}
+
+#[test]
+fn a_rename_that_cannot_be_finished_stays_as_it_is_on_each_image_and_is_told() {
+    if !support::tools_are_here() || !strace_works() {
+        return;
+    }
+    let mut machine = Machine::new(2);
+    let mut told = 0;
+    for number in 1.. {
+        machine.renew();
+        if !killed("pwrite64", number, &machine.words(&["rename", "mon", "new"])) {
+            break;
+        }
+        let switched: Vec<bool> = machine.disks.iter().map(|disk| disk.checkpoints() == ["new"]).collect();
+        let is_between = switched == [true, false] && machine.journal().exists();
+        machine.disks[0].write(Extent { offset: 9 << 20, len_bytes: super::GRANULE });
+        let said = assert_done(&checkmap(&["recover", &text(&machine.disks[1].path)]));
+        if is_between {
+            assert!(said.contains("some have it and others not"), "{said}");
+            for disk in &machine.disks {
+                assert!(said.contains(&text(&disk.path)), "{said}");
+            }
+            told += 1;
+            let now: Vec<bool> = machine.disks.iter().map(|disk| disk.checkpoints() == ["new"]).collect();
+            assert_eq!(now, switched);
+        }
+        let unmarked = machine.disks.iter().all(|disk| disk.open().unfinished().is_none());
+        if !unmarked {
+            assert_done(&checkmap(&["recover", &text(&machine.disks[0].path)]));
+        }
+        let _ = std::fs::remove_file(machine.journal());
+        machine.assert_whole(&format!("killed at write {number}"));
+    }
+    assert!(told > 0, "no kill came between the two switches");
+}
+
+/// Kills `recover` at each of its calls; the next one goes on.
+fn kill_the_recovery(between: Between) {
+    if !support::tools_are_here() || !strace_works() {
+        return;
+    }
+    let mut machine = Machine::new(2);
+    let is_between = |machine: &Machine| {
+        machine.disks[0].checkpoints() != machine.disks[1].checkpoints() && machine.journal().exists()
+    };
+    let words = machine.words(&["create", "tue"]);
+    let place = (1..).find(|number| {
+        machine.renew();
+        assert!(killed("pwrite64", *number, &words), "no kill came between the two switches");
+        is_between(&machine)
+    });
+    let mut kills = 0;
+    for call in CALLS {
+        for number in 1.. {
+            machine.renew();
+            assert!(killed("pwrite64", place.expect("a place"), &words) && is_between(&machine));
+            if let Between::Write(disk) = between {
+                machine.disks[disk].write(Extent { offset: 9 << 20, len_bytes: super::GRANULE });
+            }
+            let paths: Vec<String> = machine.disks.iter().map(|disk| text(&disk.path)).collect();
+            let recover = ["recover".to_owned(), paths[number % 2].clone()];
+            if !killed(call, number, &recover) {
+                break;
+            }
+            kills += 1;
+            let when = format!("recovery killed at {call} {number}, {between:?}");
+            for path in &paths {
+                assert_done(&checkmap(&["recover", path]));
+            }
+            let has: Vec<bool> = machine.disks.iter().map(|disk| disk.checkpoints().len() == 2).collect();
+            assert_eq!(has, [between == Between::Nothing; 2], "{when}");
+            let _ = std::fs::remove_file(machine.journal());
+            machine.assert_whole(&when);
+        }
+    }
+    assert!(kills > 15, "{kills}");
+}
+
+#[test]
+fn a_recovery_that_is_killed_is_gone_on_with() {
+    kill_the_recovery(Between::Nothing);
+}
+
+#[test]
+fn a_recovery_that_undoes_and_is_killed_is_gone_on_with() {
+    kill_the_recovery(Between::Write(1));
+}
+
+#[test]
+fn a_disk_that_fails_within_the_step_leaves_the_change_on_all_images_or_on_none() {
+    if !support::tools_are_here() || !strace_works() {
+        return;
+    }
+    let mut machine = Machine::new(2);
+    let (mut refused, mut in_doubt) = (0, 0);
+    for call in ["pwrite64", "fdatasync"] {
+        // Once, so that all can be taken back; or from then on, so that nothing can.
+        for (number, which) in (1..).flat_map(|number| [(number, ""), (number, "+")]) {
+            machine.renew();
+            let mut strace = Command::new("strace");
+            strace.args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+            strace.args(["-e", &format!("inject={call}:error=EIO:when={number}{which}"), PROGRAM]);
+            let output = strace.args(machine.words(&["create", "tue"])).output().expect("strace runs");
+            let said = String::from_utf8_lossy(&output.stderr);
+            let when = format!("{call} {number}{which} fails: {said}");
+            let marked = machine.disks.iter().find(|disk| disk.open().unfinished().is_some());
+            if let Some(path) = marked.map(|disk| text(&disk.path)) {
+                in_doubt += 1;
+                assert!(output.status.success() || said.contains("checkmap recover"), "{when}");
+                assert_done(&checkmap(&["recover", &path]));
+            }
+            let have = machine.disks.iter().filter(|disk| disk.checkpoints() == ["mon", "tue"]).count();
+            if output.status.success() {
+                assert_eq!(have, 2, "{when}");
+            } else {
+                refused += usize::from(have == 0);
+                assert!(have == 0 || marked.is_some() && have == 2, "{when}: {have}");
+            }
+            let _ = std::fs::remove_file(machine.journal());
+            machine.assert_whole(&when);
+            if number > 40 || output.status.success() && !said.contains("done, but") {
+                break;
+            }
+        }
+    }
+    assert!(refused > 10 && in_doubt > 3, "{refused} {in_doubt}");
+}
