@@ -10,6 +10,9 @@ use super::{ARRAY_MAX, Pair, RUNS_MAX, Run, View, Words, sparse};
 use crate::kernels::{Kernels, Measure, ROOM};
 use crate::memory::Result;
 
+/// From this many items and runs on, to walk both takes longer than to set the runs in words and look each item up.
+const LOOKED_UP: usize = 64;
+
 /// The way to make one of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::bitmap) enum Operation {
@@ -141,7 +144,9 @@ impl Workspace {
     fn filter_list(&mut self, list: &[u16], other: View<'_>, kept: bool) -> Result<usize> {
         let out = room_for(&mut self.lists[0], list.len())?;
         Ok(match other {
-            View::Runs(runs) => (self.kernels.filter_by_runs)(list, runs, kept, out),
+            View::Runs(runs) if self.kernels.traits.has_wide_networks || list.len() + runs.len() < LOOKED_UP => {
+                (self.kernels.filter_by_runs)(list, runs, kept, out)
+            }
             _ => (self.kernels.filter)(list, words_of(other, &mut self.others)?, kept, out),
         })
     }
