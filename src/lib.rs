@@ -33,6 +33,7 @@ pub mod io;
 pub mod kernels;
 mod memory;
 pub mod nbd;
+pub mod picture;
 pub mod planner;
 #[doc(hidden)]
 pub mod pool;

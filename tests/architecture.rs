@@ -22,6 +22,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("chain", &["error", "geometry", "memory"]),
     ("segment", &["error", "fault", "geometry", "memory", "progress", "io", "checksum", "pool", "bitmap"]),
     ("nbd", &["error", "geometry", "memory", "progress", "pool", "bitmap"]),
+    ("picture", &["error", "geometry", "memory", "bitmap"]),
     ("qemu", &["error", "geometry", "memory", "progress", "bitmap", "chain", "host", "formats", "nbd"]),
     ("planner", &["error", "geometry", "chain", "image", "nbd", "qemu"]),
     ("host", &["error", "geometry", "memory", "progress", "io", "bitmap", "chain"]),
