@@ -327,8 +327,8 @@ Examples:
 
 pub(crate) const REPORT: &str = "\
 Writes one HTML page that a browser shows without a network: for each disk the map of what changed since the newest checkpoint, or \
-since CHECKPOINT, and the trend, with tables; for a backup directory the data of each moment. Nothing in the page runs, and nothing \
-comes from elsewhere; it is light or dark as the reader's system is.";
+since CHECKPOINT, and the trend, with tables; for a backup directory the data of each moment, and a map of what the newest \
+file of each disk holds. Nothing in the page runs, and nothing comes from elsewhere; it is light or dark as the reader's system is.";
 
 pub(crate) const REPORT_AFTER: &str = "\
 Examples:

@@ -214,11 +214,19 @@ fn a_report_is_one_page_that_takes_nothing_from_elsewhere() {
     );
     assert!(page.contains("changed since 'wed'"), "{page}");
     let page = fs::read_to_string(folder.join("backups.html")).unwrap();
-    for words in ["'two'", "2 moments of the image", "<td class=\"l\">changes</td>"] {
+    // The last cluster is of the disk in part only, and goes into each backup.
+    let held = "held by the newest backup, 'two' (changes): 2 extents, 103.5 KiB of 9.6 MiB";
+    for words in [held, "2 moments of the image", "<td class=\"l\">changes</td>"] {
         assert!(page.contains(words), "{words}: {page}");
     }
+    // A list that cannot be read costs the map alone, and the status says so.
+    fs::write(folder.join("backups/disk.qcow2/two.sums"), "nonsense").unwrap();
+    let ran = checkmap!("report", folder.join("backups"), "-o", folder.join("backups.html"));
+    assert_eq!((ran.status, ran.stderr.contains("two.sums")), (Some(1), true), "{}", ran.stderr);
+    let page = fs::read_to_string(folder.join("backups.html")).unwrap();
+    assert!(page.contains("There is no map of the newest backup") && page.contains("2 moments"), "{page}");
     assert!(checkmap!("report", image.path, "--since", "tue").ok().contains("changed since 'tue'"));
-    checkmap!("report", folder.join("backups"), "--since", "one").fails(2, "no map");
+    checkmap!("report", folder.join("backups"), "--since", "one").fails(2, "not for a backup directory");
     checkmap!("report", image.path, "-o", image.path).fails(2, "the image itself");
     checkmap!("report", image.path, "--since", "sat").fails(3, "sat");
 }

@@ -104,22 +104,16 @@ impl Changed {
         };
         let what = match dirty {
             0 => format!("nothing changed {span}, on {}", amount(size)),
-            _ => format!(
-                "changed {span}: {}, {} of {}",
-                count(self.bitmap.extent_count(), "extent"),
-                amount(dirty),
-                amount(size)
-            ),
+            _ => format!("changed {span}: {}", sums(&self.bitmap)),
         };
-        let granule = self.bitmap.granularity().bytes();
-        Ok(Picture {
-            title: one_line(&self.title),
-            headline: format!("{what}, granularity {}", amount(granule)),
-            grid: Grid::new(&self.bitmap, shape)?,
-            granule,
-            largest: largest_extents(&self.bitmap, NAMED)?,
-        })
+        Picture::new(&self.title, &what, &self.bitmap, shape)
     }
+}
+
+/// `2 extents, 128 KiB of 1 GiB`.
+fn sums(bitmap: &Bitmap) -> String {
+    let extents = count(bitmap.extent_count(), "extent");
+    format!("{extents}, {} of {}", amount(bitmap.dirty_bytes()), amount(bitmap.size_bytes()))
 }
 
 /// The picture of one disk, as every medium draws it.
@@ -132,6 +126,18 @@ struct Picture {
 }
 
 impl Picture {
+    /// The picture of a bitmap, with what its bits mean.
+    fn new(title: &str, what: &str, bitmap: &Bitmap, shape: Shape) -> Result<Self, Failure> {
+        let granule = bitmap.granularity().bytes();
+        Ok(Self {
+            title: one_line(title),
+            headline: format!("{what}, granularity {}", amount(granule)),
+            grid: Grid::new(bitmap, shape)?,
+            granule,
+            largest: largest_extents(bitmap, NAMED)?,
+        })
+    }
+
     /// The bytes of the largest cell.
     fn cell_bytes(&self) -> u64 {
         self.grid.cells().iter().map(|cell| cell.extent.len_bytes).max().unwrap_or_default()

@@ -5,11 +5,12 @@ use super::args::ReportArgs;
 use super::history::{Bar, Chart, History};
 use super::html::{Page, Table};
 use super::map::shape;
-use super::{Changed, Picture, open};
-use crate::exit::{Failure, Outcome, Status};
+use super::{Changed, Picture, open, sums};
+use crate::exit::{Failure, Outcome, Status, status_of};
 use crate::output::Destination;
 use crate::session::Session;
-use crate::words::{amount, count};
+use crate::words::{amount, count, spelled};
+use checkmap::ErrorKind;
 use checkmap::backup::{Backup, BackupDirectory, DiskRecord, checkpoint_name};
 use checkmap::chain::Name;
 use checkmap::image::DiffRequest;
@@ -20,12 +21,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub(crate) fn run(args: &ReportArgs, session: &Session) -> Outcome {
     let first = args.target.split([])?.0.image();
     let destination = Destination::new(args.output.as_deref(), first, false)?;
+    let mut status = Status::Done;
     let mut page = Page::new(&checkpoint_name(SystemTime::now()));
     match first.filter(|path| path.is_dir() && args.others.is_empty()) {
         Some(_) if args.since.is_some() => {
-            return Err(Failure::Usage("--since is for disks: a backup directory has no map".into()));
+            return Err(Failure::Usage("--since is for disks, not for a backup directory".into()));
         }
-        Some(path) => of_directory(path, &mut page)?,
+        Some(path) => status = of_directory(path, &mut page, session)?,
         None => {
             let disks = open(&args.target, &args.others, session)?;
             for disk in &disks {
@@ -48,7 +50,7 @@ pub(crate) fn run(args: &ReportArgs, session: &Session) -> Outcome {
         }
     }
     destination.write(session, |out| Ok(out.write_all(page.end().as_bytes())?))?;
-    Ok(Status::Done)
+    Ok(status)
 }
 
 fn of_disk(history: &History, picture: Option<&Picture>, page: &mut Page) {
@@ -72,8 +74,9 @@ fn of_disk(history: &History, picture: Option<&Picture>, page: &mut Page) {
     page.table(&Table { names: 2, heads: ["Since", "Until", "Changed", "Extents"], rows: rows.collect() });
 }
 
-fn of_directory(path: &Path, page: &mut Page) -> Result<(), checkmap::Error> {
+fn of_directory(path: &Path, page: &mut Page, session: &Session) -> Outcome {
     let directory = BackupDirectory::open(path)?;
+    let mut status = Status::Done;
     for disk in directory.disks() {
         let moments: Vec<&Backup> = disk.moments().collect();
         let data = moments.iter().fold(0u64, |sum, backup| sum.saturating_add(backup.data_bytes));
@@ -83,7 +86,24 @@ fn of_directory(path: &Path, page: &mut Page) -> Result<(), checkmap::Error> {
             Name::new(disk.image.as_slice()),
             amount(data)
         );
-        page.begin(&Name::new(disk.name.as_slice()).to_string(), &headline);
+        let title = Name::new(disk.name.as_slice()).to_string();
+        page.begin(&title, &headline);
+        if let Some(newest) = moments.last() {
+            let checkpoint = Name::new(newest.checkpoint.as_slice());
+            match directory.held(disk, newest) {
+                Ok(held) => {
+                    let what = format!("held by the newest backup, {checkpoint} ({}): {}", kind(newest), sums(&held));
+                    page.map(&Picture::new(&title, &what, &held, shape()?)?);
+                }
+                // The page is of use all the same, with the reason in the place of the map.
+                Err(error) if status_of(error.kind()) == Status::Fault && error.kind() != ErrorKind::OutOfMemory => {
+                    page.paragraph(&format!("There is no map of the newest backup, {checkpoint}: {}", spelled(&error)));
+                    session.error(&spelled(&error));
+                    status = Status::Fault;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
         page.chart(&chart_of(disk, &moments));
         let rows = moments.iter().map(|backup| {
             [
@@ -101,7 +121,7 @@ fn of_directory(path: &Path, page: &mut Page) -> Result<(), checkmap::Error> {
     if directory.disks().is_empty() {
         page.paragraph("There is no backup.");
     }
-    Ok(())
+    Ok(status)
 }
 
 fn kind(backup: &Backup) -> &'static str {
