@@ -2,7 +2,7 @@
 
 include libcheckmap/build.mk
 
-.PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-libvirt test-libvirt-9.0 test-libvirt-12.8 test-guest test-package \
+.PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-libvirt test-libvirt-9.0 test-libvirt-12.8 test-guest test-package test-report-browser \
 	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-operations bench-operations-avx2 bench-delete bench-live bench-serve bench-backup bench-segments bench-merge bench-threads pictures \
 	bench-python wheel check-python-types example man completions
 
@@ -37,6 +37,11 @@ test-bare:
 # crates come from crates.io. Takes about ten minutes and 5 GB; needs root.
 test-package:
 	scripts/test-package
+
+# Reports as Chromium draws them, light and dark; needs chromium. SHOTS=FOLDER keeps the screenshots.
+test-report-browser:
+	cargo build --locked --features cli
+	scripts/test-report-browser $(SHOTS)
 
 # Kernels, bitmaps and segments on s390x, which is big-endian, under qemu-user.
 test-s390x:

@@ -46,6 +46,9 @@ complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "commit-bitmaps" -
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "serve" -d 'Serve a disk and what changed on it to NBD clients, for reading only'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "backup" -d 'Take a backup of disks into a directory: full at first, then what changed'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "plan" -d 'Tell how much of each disk a backup since a checkpoint has to read'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "map" -d 'Draw where on the disks the changes are: in a terminal, as SVG or PNG'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "trend" -d 'Show how much changed from checkpoint to checkpoint, and what an increment would carry at other granularities'
+complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "report" -d 'Write one page with pictures about disks, or about a backup directory'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "restore" -d 'Restore a disk from a backup directory'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "verify" -d 'Read a whole backup directory, and compare it with its checksums'
 complete -c checkmap -n "__fish_checkmap_needs_command" -f -a "prune" -d 'Give up old moments of a backup directory'
@@ -353,6 +356,78 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -l libvirt-xml -
 complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand plan" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l since -d 'The checkpoint since which' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l until -d 'The checkpoint until which; now without it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l format -d 'The medium [default: as FILE ends, else text]' -r -f -a "text\t'Block characters'
+json\t'One JSON document with the numbers of the picture'
+svg\t'A vector image, with all words'
+png\t'An image of dots: the cells and the colours of the scale, without words'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -s o -l output -d 'Write to FILE, which appears or is replaced in one step when all is on the disk' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l width -d 'How many columns a text may take, from 8 on [default: those of the terminal, else 80]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l color -d 'When a text has colours: on a terminal, unless NO_COLOR is set; always; or never' -r -f -a "auto\t''
+always\t''
+never\t''"
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+cumulative\t'Each bitmap records since its checkpoint'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l json -d 'Print one JSON document'
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l top-layer-only -d 'Do not look at the backing files: you know that what they recorded does not matter'
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand map" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -l format -d 'The medium: all but png [default: as FILE ends, else text]' -r -f -a "text\t'Block characters'
+json\t'One JSON document with the numbers of the picture'
+svg\t'A vector image, with all words'
+png\t'An image of dots: the cells and the colours of the scale, without words'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -s o -l output -d 'Write to FILE, which appears or is replaced in one step when all is on the disk' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -l width -d 'How many columns a text may take, from 8 on [default: those of the terminal, else 80]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -l color -d 'When a text has colours: on a terminal, unless NO_COLOR is set; always; or never' -r -f -a "auto\t''
+always\t''
+never\t''"
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+cumulative\t'Each bitmap records since its checkpoint'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -l json -d 'Print one JSON document'
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -l top-layer-only -d 'Do not look at the backing files: you know that what they recorded does not matter'
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand trend" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c checkmap -n "__fish_checkmap_using_subcommand report" -l qmp -d 'In the place of IMAGE: the disks of a running QEMU, by the Unix socket of a QMP monitor' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand report" -l libvirt -d 'In the place of IMAGE: the disks of a libvirt domain, through virsh; libvirt marks the domain as tainted' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand report" -l domain -d 'The domain: its name, id or UUID' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand report" -l node -d 'Only this disk: a node\'s name, a device or its id, a target such as vda, or an image file; can be repeated. Without it, every disk of the machine' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand report" -l nbd-socket -d 'The socket of the NBD server that runs in that QEMU already; without it, one is started while it is needed' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand report" -l max-stall -d 'Refuse a step that is expected to stop the disks of the machine for longer than this many milliseconds' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand report" -l timeout -d 'How many seconds a monitor may take until it greets, virsh for each answer but that of a change, an NBD server for each answer, another checkmap until it is done, and the hypervisor for each answer while it is tidied up and read again after a change. A change itself takes as long as it takes [default: 30]' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand report" -s o -l output -d 'The page, which appears or is replaced in one step when all is on the disk; stdout without it' -r -F
+complete -c checkmap -n "__fish_checkmap_using_subcommand report" -l since -d 'The checkpoint since which the map of a disk shows changes; the newest one without it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand report" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
+cumulative\t'Each bitmap records since its checkpoint'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand report" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
+always\t'Also elsewhere: then one line for every tenth of the work'
+never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand report" -l top-layer-only -d 'Do not look at the backing files: you know that what they recorded does not matter'
+complete -c checkmap -n "__fish_checkmap_using_subcommand report" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
+complete -c checkmap -n "__fish_checkmap_using_subcommand report" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
+complete -c checkmap -n "__fish_checkmap_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c checkmap -n "__fish_checkmap_using_subcommand restore" -l at -d 'The checkpoint of the moment; the newest one without it' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand restore" -l disk -d 'The disk, where the directory has several' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand restore" -s o -l output -d 'The new file, or a device; for several disks a folder' -r -F
@@ -505,6 +580,31 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_s
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "completions" -d 'Print the completions for a shell'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "man" -d 'Print the manual page, for man -l'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "info" -d 'Show an image, its bitmaps and the intervals they cover'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "list" -d 'List the checkpoints, oldest first'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "create" -d 'Create a checkpoint'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "delete" -d 'Delete checkpoints, in one step, or all that cannot be trusted'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "drop" -d 'Drop what lies before a checkpoint, one bitmap, or all bitmaps, damaged or not'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "rename" -d 'Rename a checkpoint'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "diff" -d 'Show which blocks changed between two checkpoints, or since one'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "dump" -d 'Show one bitmap as it is stored, by its own name'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "compare" -d 'Compare two bitmaps, or what changed since a checkpoint, by content and by hash'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "merge" -d 'Merge bitmaps by their own names (the raw operation)'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "commit-bitmaps" -d 'Let a base take in the checkpoints of the images above it, before or after their data are committed'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "serve" -d 'Serve a disk and what changed on it to NBD clients, for reading only'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "backup" -d 'Take a backup of disks into a directory: full at first, then what changed'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "plan" -d 'Tell how much of each disk a backup since a checkpoint has to read'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "map" -d 'Draw where on the disks the changes are: in a terminal, as SVG or PNG'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "trend" -d 'Show how much changed from checkpoint to checkpoint, and what an increment would carry at other granularities'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "report" -d 'Write one page with pictures about disks, or about a backup directory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "restore" -d 'Restore a disk from a backup directory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "verify" -d 'Read a whole backup directory, and compare it with its checksums'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "prune" -d 'Give up old moments of a backup directory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "check" -d 'Verify every structure and rule of an image'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "segment" -d 'Work with bitmaps in files of checkmap\'s own, which may be larger than memory'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "completions" -d 'Print the completions for a shell'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "man" -d 'Print the manual page, for man -l'
+complete -c checkmap -n "__fish_checkmap_using_subcommand help; and not __fish_seen_subcommand_from info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "merge" -d 'Unite segments into a new one, with bounded memory'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "diff" -d 'Show where two segments differ, and which of them is dirty there'
 complete -c checkmap -n "__fish_checkmap_using_subcommand help; and __fish_seen_subcommand_from segment" -f -a "info" -d 'Show what a segment holds'

@@ -35,6 +35,7 @@ pub mod kernels;
 pub mod libvirt;
 mod memory;
 pub mod nbd;
+pub mod picture;
 pub mod planner;
 #[doc(hidden)]
 pub mod pool;

@@ -25,6 +25,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("qemu", &["error", "geometry", "memory", "progress", "bitmap", "chain", "host", "formats", "libvirt", "nbd"]),
     ("libvirt", &["error", "memory", "io", "chain"]),
     ("doctor", &["error", "memory", "progress", "bitmap", "chain", "image", "libvirt", "qemu"]),
+    ("picture", &["error", "geometry", "memory", "bitmap"]),
     ("planner", &["error", "geometry", "chain", "image", "nbd", "qemu"]),
     ("host", &["error", "geometry", "memory", "progress", "io", "bitmap", "chain"]),
     (

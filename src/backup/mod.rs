@@ -40,6 +40,7 @@ mod take;
 mod verify;
 mod writer;
 
+use crate::bitmap::Bitmap;
 pub use crate::content::SourceFile;
 use crate::error::{Error, Result};
 use crate::progress::Observer;
@@ -219,6 +220,14 @@ impl BackupDirectory {
     /// The disks and their kept moments.
     pub fn disks(&self) -> &[DiskRecord] {
         &self.0.manifest.disks
+    }
+
+    /// What the file of a moment of a disk holds itself, data or zeros: of an increment what changed since the moment before, of a full
+    /// backup what the disk had. The list beside the file tells it; the file is not read.
+    ///
+    /// A list that is damaged is [`ErrorKind::Damaged`](crate::ErrorKind::Damaged).
+    pub fn held(&self, disk: &DiskRecord, backup: &Backup) -> Result<Bitmap> {
+        layer::read_sums(&self.0, disk, backup)?.held()
     }
 
     /// Takes a backup of every disk, all with one checkpoint name. An error changes nothing; what came of each disk is in the list.

@@ -4,6 +4,7 @@
 
 use crate::compared::CompareArgs;
 use crate::map::Format;
+use crate::picture::args::{DrawMapArgs, ReportArgs, TrendArgs};
 use crate::progress::When;
 use crate::several::AlsoArgs;
 use crate::target::TargetArgs;
@@ -96,6 +97,15 @@ pub(crate) enum Verb {
     /// Tell how much of each disk a backup since a checkpoint has to read
     #[command(long_about = help::PLAN, after_long_help = help::PLAN_AFTER, override_usage = "checkmap plan [OPTIONS] IMAGE... --since CHECKPOINT")]
     Plan(PlanArgs),
+    /// Draw where on the disks the changes are: in a terminal, as SVG or PNG
+    #[command(long_about = help::MAP, after_long_help = help::MAP_AFTER, override_usage = "checkmap map [OPTIONS] IMAGE... --since CHECKPOINT\n       checkmap map [OPTIONS] --qmp SOCKET [--node NODE]... --since CHECKPOINT")]
+    Map(DrawMapArgs),
+    /// Show how much changed from checkpoint to checkpoint, and what an increment would carry at other granularities
+    #[command(long_about = help::TREND, after_long_help = help::TREND_AFTER, override_usage = "checkmap trend [OPTIONS] IMAGE...\n       checkmap trend [OPTIONS] --qmp SOCKET [--node NODE]...")]
+    Trend(TrendArgs),
+    /// Write one page with pictures about disks, or about a backup directory
+    #[command(long_about = help::REPORT, after_long_help = help::REPORT_AFTER, override_usage = "checkmap report [OPTIONS] IMAGE... -o FILE\n       checkmap report [OPTIONS] DIR -o FILE\n       checkmap report [OPTIONS] --qmp SOCKET [--node NODE]... -o FILE")]
+    Report(ReportArgs),
     /// Restore a disk from a backup directory
     #[command(long_about = help::RESTORE, after_long_help = help::RESTORE_AFTER)]
     Restore(RestoreArgs),

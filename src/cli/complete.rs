@@ -108,9 +108,9 @@ impl Cursor {
         };
         let kind = match (verb.get_name(), arg.get_id().as_str()) {
             ("delete", "checkpoints") => Kind::Ranges,
-            ("rename", "checkpoint") | ("diff" | "serve" | "compare", "since" | "until") | ("drop", "before") => {
-                Kind::Checkpoints
-            }
+            ("rename", "checkpoint")
+            | ("diff" | "map" | "report" | "serve" | "compare", "since" | "until")
+            | ("drop", "before") => Kind::Checkpoints,
             ("dump" | "drop" | "compare", "bitmap") | ("merge", "sources" | "into") => Kind::Bitmaps,
             _ => return None,
         };

@@ -323,6 +323,48 @@ Examples:
     checkmap plan disk.qcow2 --since mon --json
     checkmap plan disk.qcow2 --since mon --libvirt-xml";
 
+pub(crate) const MAP: &str = "\
+Draws each disk as a grid of cells, coloured by how much of them changed since CHECKPOINT. The disk goes through the grid on a \
+Hilbert curve, from the top left to the top right: what is near in the picture is near on the disk. A cell is clean only \
+where nothing changed in it, and full only where all did. The largest extents are named, and numbered in an SVG.
+
+On a terminal the picture is as wide as the terminal; NO_COLOR or --color never draws it with block characters alone. -o FILE.svg and \
+-o FILE.png write an image, --json the numbers: the cells that are not clean, by their place on the disk and in the grid. A PNG has no \
+words. Several disks come into one picture.";
+
+pub(crate) const MAP_AFTER: &str = "\
+Examples:
+    checkmap map disk.qcow2 --since mon
+    checkmap map disk.qcow2 data.qcow2 --since mon -o changes.svg
+    checkmap map --qmp /run/vm/qmp.sock --since mon --until tue --json";
+
+pub(crate) const TREND: &str = "\
+Shows how much changed between the checkpoints of each disk, and how much the next increment, since the newest one, would carry if \
+its bitmap had another granularity, from 4 KiB to 4 MiB; beside it the mean of the intervals before, the number of extents, and the \
+memory of a bitmap. Take the coarsest granularity that does not carry much more: 'checkmap create --granularity'.
+
+Coarser granularities are exact: the bitmap would have recorded just that. Finer ones cannot be told from what was recorded, and are \
+marked as upper bounds. Cumulative checkpoints show what changed since each of them.
+
+Several disks come into one picture, with the sum of all. --json has all numbers.";
+
+pub(crate) const TREND_AFTER: &str = "\
+Examples:
+    checkmap trend disk.qcow2
+    checkmap trend disk.qcow2 data.qcow2 -o trend.svg
+    checkmap trend --libvirt qemu:///system --domain web --json";
+
+pub(crate) const REPORT: &str = "\
+Writes one HTML page that a browser shows without a network: for each disk the map of what changed since the newest checkpoint, or \
+since CHECKPOINT, and the trend, with tables; for a backup directory the data of each moment, and a map of what the newest \
+file of each disk holds. Nothing in the page runs, and nothing comes from elsewhere; it is light or dark as the reader's system is.";
+
+pub(crate) const REPORT_AFTER: &str = "\
+Examples:
+    checkmap report disk.qcow2 -o report.html
+    checkmap report --qmp /run/vm/qmp.sock --since mon -o report.html
+    checkmap report /backup/vm -o report.html";
+
 pub(crate) const RESTORE: &str = "\
 Writes a moment of a disk to a new qcow2 image, a raw file or a device, with the size that the disk had, and compares all that it \
 reads with the checksums. The new file appears in one step when it is complete.

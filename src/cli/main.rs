@@ -33,6 +33,7 @@ mod map;
 mod merge;
 mod moment;
 mod output;
+mod picture;
 mod plan;
 mod progress;
 mod prune;
@@ -77,6 +78,9 @@ fn main() -> ExitCode {
         Verb::CommitBitmaps(args) => commit_bitmaps::run(args, &session),
         Verb::Serve(args) => serve::run(args, &session),
         Verb::Backup(args) => backup::run(args, &session),
+        Verb::Map(args) => picture::map::run(args, &session),
+        Verb::Trend(args) => picture::trend::run(args, &session),
+        Verb::Report(args) => picture::report::run(args, &session),
         Verb::Plan(args) => plan::run(args, &session),
         Verb::Restore(args) => restore::run(args, &session),
         Verb::Verify(args) => verify::run(args, &session),

@@ -134,7 +134,7 @@ impl<'a> Rows<'a> {
 }
 
 /// `text` without its middle where it is wider than `most`.
-fn shortened(text: &str, most: usize) -> String {
+pub(crate) fn shortened(text: &str, most: usize) -> String {
     if text.width() <= most {
         return text.to_owned();
     }

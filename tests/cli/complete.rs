@@ -99,7 +99,9 @@ fn a_shell_is_told_names_and_nothing_else() {
     let path = image.path.to_str().unwrap();
     let all = ["mon", "tue", "with blank", "it's", "2026:01:02", "a\"b", "wéd"];
     assert_eq!(words(&["delete", path, ""]), all);
-    assert_eq!(words(&["diff", path, "--since", "w"]), ["with blank", "wéd"]);
+    for verb in ["diff", "map", "report"] {
+        assert_eq!(words(&[verb, path, "--since", "w"]), ["with blank", "wéd"], "{verb}");
+    }
     assert_eq!(words(&["dump", path, "--bitmap", "mon->"]), ["mon->tue"]);
     // Also while a QEMU has the image open.
     let holder = Holder::open(&image.path, &[]);

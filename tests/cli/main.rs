@@ -3,6 +3,7 @@
 mod both;
 mod change;
 mod complete;
+mod draw;
 mod drop;
 mod gaps;
 mod layers;
@@ -16,6 +17,7 @@ mod segment;
 mod show;
 #[path = "../support/mod.rs"]
 mod support;
+mod trend;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

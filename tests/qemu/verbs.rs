@@ -72,6 +72,14 @@ fn the_answers_are_those_of_the_contract() {
     assert_eq!(both["disks"].as_array().expect("disks").len(), 2);
     let diff = json_of(&hypervisor, &["diff", "--node", "d0", "--since", "mon", "--json"]);
     assert_eq!(diff["extents"], json!([{ "start": 1 << 20, "length": 65536 }]));
+    // Pictures have every disk of the machine.
+    let map = json_of(&hypervisor, &["map", "--since", "mon", "--json"]);
+    let trend = json_of(&hypervisor, &["trend", "--json"]);
+    for (at, bytes) in [65536, 0].into_iter().enumerate() {
+        let (map, trend) = (&map["disks"][at], &trend["disks"][at]);
+        assert_eq!((&map["dirty_bytes"], &trend["intervals"][0]["dirty_bytes"]), (&json!(bytes), &json!(bytes)));
+        assert_eq!((&map["node"], &trend["node"]), (&json!(DISKS[at].node), &json!(DISKS[at].node)));
+    }
     let dumped = json_of(&hypervisor, &["dump", "--node", "d0", "--bitmap", "mon", "--json"]);
     assert_eq!(dumped["extents"], diff["extents"]);
     ok(&hypervisor, &["merge", "--node", "d0", "mon", "--into", "mon->tue"]);
