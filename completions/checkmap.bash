@@ -227,8 +227,7 @@ _checkmap() {
 
     case "${cmd}" in
         checkmap)
-            opts="-q -h -V --quiet --progress --no-lock --help --version info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help"
-            opts="-q -h -V --quiet --progress --no-lock --help --version info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help"
+            opts="-q -h -V --quiet --progress --no-lock --help --version info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check doctor segment completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1204,8 +1203,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__help)
-            opts="info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan restore verify prune check doctor segment completions man help"
-            opts="info list create delete drop rename diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check segment completions man help"
+            opts="info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check doctor segment completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
