@@ -111,6 +111,11 @@ impl Name {
         find_arrow(&self.0).is_some()
     }
 
+    /// The predecessor and the own checkpoint of a chain name, as [`Self::split`]; `None` where that is none.
+    pub(crate) fn link(&self) -> Option<(Option<Name>, Name)> {
+        self.split()?.ok()
+    }
+
     /// The predecessor, which a marked root has not, and the own checkpoint of a chain name. `None` without an arrow, an
     /// error if a side is no name of a checkpoint: too long, with an arrow of its own, or, of the own one, empty.
     pub(super) fn split(&self) -> Option<Result<(Option<Name>, Name)>> {

@@ -5,10 +5,11 @@ use crate::args::DoctorArgs;
 use crate::change::{say_if_too_late, warn_all};
 use crate::exit::{Failure, Outcome, Status};
 use crate::output::print;
+use crate::recover;
 use crate::session::Session;
 use crate::words::{amount, hex, one_line, text};
 use checkmap::chain::Plan;
-use checkmap::doctor::{Diagnosis, Finding, Options, Seen, Visit};
+use checkmap::doctor::{Diagnosis, Finding, FindingKind, Options, Seen, Visit};
 use checkmap::image::{Access, Excess};
 use checkmap::libvirt::Change;
 use checkmap::{Error, ErrorKind};
@@ -54,6 +55,9 @@ pub(crate) fn run(args: &DoctorArgs, session: &Session) -> Outcome {
     let changes = (args.repair || args.to_interval) && !args.dry_run.dry_run;
     let access = if changes { Access::Write } else { Access::Read };
     let mut disks = session.open_disks(args.target.only()?, access).map_err(Failure::nothing_changed)?;
+    if changes && disks.machine.is_none() {
+        disks.disks.iter_mut().try_for_each(|disk| recover::mend(session, &mut disk.image))?;
+    }
     for left_out in disks.leave_out_unfit() {
         session.warn(&format!("the disk {} keeps no bitmaps, and is left out", left_out.title()));
     }
@@ -130,7 +134,7 @@ impl Run<'_> {
             return Ok(false);
         }
         warn_all(self.session, plans.iter().flat_map(Plan::risks));
-        if !plans.iter().all(Plan::is_empty) {
+        if !plans.iter().all(Plan::is_empty) || !changes.is_empty() {
             self.session.interrupt().hold();
         }
         warn_all(self.session, &visit.carry_out(plans, changes, &mut self.session.watch())?);
@@ -174,9 +178,12 @@ impl Run<'_> {
 
 fn line(found: &Finding) -> String {
     let disk = if found.disk.is_empty() { String::new() } else { format!("{}: ", found.disk) };
-    let mend = found
-        .mend
-        .as_deref()
-        .map_or_else(|| "no mend is certain: drop what nobody needs".to_owned(), |mend| format!("the mend: {mend}"));
+    let mend = match (&found.mend, found.kind) {
+        (Some(mend), _) => format!("the mend: {mend}"),
+        (None, FindingKind::Leftover) => "the mend: `checkmap recover`".to_owned(),
+        (None, FindingKind::LayerUnread) => "the mend: make them readable".to_owned(),
+        (None, FindingKind::Gap | FindingKind::ShiftedDisk) => "no mend is certain".to_owned(),
+        (None, _) => "no mend is certain: drop what nobody needs".to_owned(),
+    };
     format!("{disk}{}; {}; {mend}", found.message, found.cost)
 }

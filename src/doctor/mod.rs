@@ -59,7 +59,7 @@ pub enum FindingKind {
     DeadChain,
     /// A chain with a gap.
     Gap,
-    /// A helper of a job that has ended.
+    /// A helper of a job that has ended, or the mark of a step over several images that was interrupted.
     Leftover,
     /// A bitmap that belongs to no checkpoint.
     Stranger,
@@ -71,6 +71,8 @@ pub enum FindingKind {
     ParentGone,
     /// Nobody can tell what the bitmaps mean.
     UnknownModel,
+    /// The layers below cannot be read.
+    LayerUnread,
 }
 
 impl FindingKind {
@@ -91,6 +93,7 @@ impl FindingKind {
             FindingKind::DiskGone => "disk-gone",
             FindingKind::ParentGone => "parent-gone",
             FindingKind::UnknownModel => "unknown-model",
+            FindingKind::LayerUnread => "layer-unread",
         }
     }
 }

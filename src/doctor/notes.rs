@@ -9,6 +9,9 @@ use crate::libvirt::{Change, DiskEntry, DomainCheckpoint, Metadata};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+/// The name of each disk then, and the one now.
+pub(super) type Moves = Vec<(String, String)>;
+
 /// The notes, with all changes so far.
 #[derive(Debug)]
 pub(super) struct Notes<'a> {
@@ -64,7 +67,7 @@ impl<'a> Notes<'a> {
 
     /// The disks whose image is another disk of the domain now: the name then, and the one now. The image must have the bitmap still, and
     /// be a layer of one other disk only: clones share their base.
-    pub(super) fn shifts(&self, own: &DomainCheckpoint, patients: &[Patient]) -> Vec<(String, String)> {
+    pub(super) fn shifts(&self, own: &DomainCheckpoint, patients: &[Patient]) -> Moves {
         let real = |path: &str| Path::new(path).canonicalize().unwrap_or_else(|_| path.into());
         let moved = own.sources().filter_map(|(target, source)| {
             let bitmap = own.bitmap_on(target)?;
@@ -81,6 +84,21 @@ impl<'a> Notes<'a> {
             }
         });
         moved.collect()
+    }
+
+    /// The moves whose new name no other bitmap of the checkpoint has, or that becomes free in the same step; and the others.
+    pub(super) fn with_room(&self, checkpoint: &Name, mut moves: Moves) -> (Moves, Moves) {
+        let mut blocked = Moves::new();
+        let disks = self.disks(checkpoint);
+        loop {
+            let is_taken = |to: &str| {
+                let stays = !moves.iter().any(|(from, _)| from == to);
+                let has_bitmap = disks.iter().any(|disk| disk.target == to && disk.bitmap.is_some());
+                stays && has_bitmap || moves.iter().filter(|(_, other)| other == to).count() > 1
+            };
+            let Some(at) = moves.iter().position(|(_, to)| is_taken(to)) else { return (moves, blocked) };
+            blocked.push(moves.remove(at));
+        }
     }
 
     pub(super) fn shift(&mut self, checkpoint: &Name, shifts: &[(String, String)]) {

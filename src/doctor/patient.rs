@@ -42,6 +42,8 @@ pub struct Patient {
     pub layers: Vec<Sight>,
     /// Why the layers below cannot be read, where that is so.
     pub unread: Option<String>,
+    /// The journal of a step over several images that was interrupted while this one took part.
+    pub unfinished: Option<String>,
     /// The recording bitmaps without an arrow, oldest first as far as their bits tell; read only where libvirt does not know all of them.
     pub order: Vec<Name>,
     /// Pairs of an older and a younger checkpoint of libvirt's of which the younger bitmap has blocks that the older one misses.
@@ -57,6 +59,7 @@ impl Patient {
             files: Vec::new(),
             layers,
             unread: None,
+            unfinished: None,
             order: Vec::new(),
             lacking: Vec::new(),
         }
@@ -80,6 +83,7 @@ impl Patient {
         let own = image.bitmaps_surveyed(observer)?;
         let title = image.path().display().to_string();
         let mut patient = Self::new(title, target, vec![Sight::new(image.path().display().to_string(), own)]);
+        patient.unfinished = image.unfinished().map(|unfinished| unfinished.journal.display().to_string());
         match image.bitmaps_below() {
             Err(error) if error.is_of_the_call() => return Err(error),
             Err(error) => patient.unread = Some(error.reason().to_string()),

@@ -4,12 +4,12 @@
 
 use super::notes::Notes;
 use super::{Case, Diagnosis, Options, Patient, diagnose};
-use crate::chain::{Action, Plan};
+use crate::chain::{Action, Model, Name, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Excess, Group, Image, ToInterval};
 use crate::libvirt::{Change, Metadata};
 use crate::memory;
-use crate::progress::Observer;
+use crate::progress::{Observer, Unobserved};
 use crate::qemu::{self, Machine};
 use std::path::{Path, PathBuf};
 
@@ -37,6 +37,18 @@ impl<'a> Seen<'a> {
     }
 }
 
+/// The files of the layers below a disk.
+fn layers_of(disk: &Seen<'_>, machine: Option<&Machine>) -> Result<Vec<PathBuf>> {
+    if let (Some(own), Some(machine)) = (disk.of_machine, machine) {
+        return Ok(memory::gather(machine.layers_below(own)?.iter().map(|layer| PathBuf::from(layer.file())))?);
+    }
+    match disk.image.bitmaps_below() {
+        Err(error) if error.is_of_the_call() => Err(error),
+        Err(_) => Ok(Vec::new()),
+        Ok(below) => Ok(memory::gather(below.into_iter().map(|(layer, _)| PathBuf::from(layer)))?),
+    }
+}
+
 /// The way from cumulative checkpoints to intervals, for all disks of a visit.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -57,6 +69,7 @@ pub struct Visit<'a> {
     folder: Option<PathBuf>,
     metadata: Option<Metadata>,
     options: Options,
+    has_changed: bool,
 }
 
 impl<'a> Visit<'a> {
@@ -71,7 +84,8 @@ impl<'a> Visit<'a> {
         options: Options,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
-        let mut visit = Self { disks, machine, folder: folder.map(Path::to_owned), metadata: None, options };
+        let mut visit =
+            Self { disks, machine, folder: folder.map(Path::to_owned), metadata: None, options, has_changed: false };
         visit.read_notes(observer)?;
         visit.find_targets()?;
         Ok(visit)
@@ -102,7 +116,14 @@ impl<'a> Visit<'a> {
                 (of_machine, _) => {
                     let file = of_machine.map_or(path.as_path(), |own| Path::new(own.file()));
                     let only = targets.first().copied().filter(|_| is_alone && targets.len() == 1);
-                    metadata.target_of(file).or(only).map(str::to_owned)
+                    match (metadata.target_of(file), only) {
+                        (Some(target), _) => Some(target.to_owned()),
+                        // The folder could be that of another domain.
+                        (None, Some(only)) if metadata.may_be(only, &layers_of(disk, self.machine)?) => {
+                            Some(only.to_owned())
+                        }
+                        _ => None,
+                    }
                 }
             };
             // Without any note there is nothing to compare with.
@@ -141,13 +162,38 @@ impl<'a> Visit<'a> {
         }
         let targets = self.machine.filter(|_| self.folder.is_none()).and_then(Machine::libvirt_targets);
         let case = Case::new(&patients).metadata(self.metadata.as_ref());
-        diagnose(&case.targets(targets.map(memory::sorted_set)), &self.options)
+        let mut found = diagnose(&case.targets(targets.map(memory::sorted_set)), &self.options)?;
+        if let (Some(folder), Some(metadata)) = (&self.folder, &self.metadata)
+            && metadata.checkpoints().is_empty()
+        {
+            memory::push(&mut found.notes, format!("{} has no document *.xml of a checkpoint", folder.display()))?;
+        }
+        Ok(found)
     }
 
-    /// Reads libvirt's notes again, after a change, and compares once more.
+    /// Reads libvirt's notes again, after a change, and compares once more. Once something was changed nobody can stop it.
+    ///
+    /// Where it fails, the change stands all the same; the error is of a kind that never says that nothing was changed.
     pub fn diagnose_again(&mut self, observer: &mut dyn Observer) -> Result<Diagnosis> {
-        self.read_notes(observer)?;
-        self.diagnose(observer)
+        let again = |visit: &mut Self, observer: &mut dyn Observer| {
+            visit.read_notes(observer)?;
+            visit.diagnose(observer)
+        };
+        match self.has_changed {
+            false => again(self, observer),
+            true => again(self, &mut Unobserved)
+                .map_err(|error| self.after_change("the change is done, but what is left cannot be told", &error)),
+        }
+    }
+
+    /// An error behind a change. Its kind must be none of a refusal, which promises that nothing was changed.
+    fn after_change(&self, done: &str, error: &Error) -> Error {
+        let kind = match (error.kind(), self.machine) {
+            (kind @ (ErrorKind::OutOfMemory | ErrorKind::NoSpace), _) => kind,
+            (_, Some(_)) if self.folder.is_none() => ErrorKind::Hypervisor,
+            _ => ErrorKind::Io,
+        };
+        Error::new(kind, format!("{done}: {error}")).advise("do the same again: it goes on from there")
     }
 
     /// The plan of each disk that a diagnosis came to.
@@ -170,13 +216,35 @@ impl<'a> Visit<'a> {
                 disk.image.plan_to_interval(&records, self.options.model, observer)?;
             memory::extend(&mut excess, of_disk.into_iter().map(|one| (disk.title(), one)))?;
             if let Some(target) = &disk.target {
-                for (checkpoint, _) in notes.of_disk(target).iter().filter(|(_, bitmap)| bitmaps.contains(bitmap)) {
-                    notes.forget_disk(checkpoint, target);
+                let mut noted = notes.of_disk(target);
+                match bitmaps.is_empty() {
+                    true => self.keep_converted(disk, &mut noted)?,
+                    false => noted.retain(|(_, bitmap)| bitmaps.contains(bitmap)),
                 }
+                noted.iter().for_each(|(checkpoint, _)| notes.forget_disk(checkpoint, target));
             }
             plans.push(plan);
         }
         Ok(Conversion { plans, excess, changes: notes.changes(self.options.now_seconds)? })
+    }
+
+    /// Keeps the checkpoints of libvirt's whose bitmap is frozen or renamed in a chain of intervals: a conversion ended before libvirt was
+    /// told to forget them.
+    fn keep_converted(&self, disk: &Seen<'_>, noted: &mut Vec<(Name, Name)>) -> Result<()> {
+        let chain = disk.image.chain(self.options.model)?;
+        if chain.model() != Model::Interval {
+            noted.clear();
+        }
+        let bitmaps = disk.image.states()?;
+        let is_there = |name: &Name| bitmaps.iter().any(|state| state.name == *name);
+        noted.retain(|(checkpoint, bitmap)| {
+            let own = chain.checkpoints().iter().find(|own| own.name == *checkpoint);
+            own.is_some_and(|own| match own.bitmap == *bitmap {
+                true => !own.recording,
+                false => !is_there(bitmap),
+            })
+        });
+        Ok(())
     }
 
     /// The steps in words, in their order.
@@ -207,8 +275,10 @@ impl<'a> Visit<'a> {
     /// Carries out plans and changes of the notes. The bitmaps come first, in one step for all disks: libvirt compares what it is told with
     /// them. Returns warnings.
     ///
-    /// Where a change of the bitmaps fails nothing has changed, but for [`ErrorKind::CommitInDoubt`]. Where libvirt refuses one of the notes
-    /// the bitmaps are changed, and another visit goes on from there.
+    /// Where a change of the bitmaps fails nothing has changed, but for [`ErrorKind::CommitInDoubt`]. Where one of the notes fails behind
+    /// them, or behind other notes, the error says how many are changed, and is of kind [`ErrorKind::Io`], [`ErrorKind::Hypervisor`],
+    /// [`ErrorKind::NoSpace`] or [`ErrorKind::OutOfMemory`]: another visit goes on from there. `observer` can stop the work until the bitmaps
+    /// are changed, not between them and the notes.
     pub fn carry_out(
         &mut self,
         plans: &[Plan],
@@ -230,16 +300,22 @@ impl<'a> Visit<'a> {
             let said = group.commit(plans, observer)?;
             memory::extend(&mut warnings, said.into_iter().flatten())?;
         }
+        let (mut done, mut all) = (0, changes.len());
         let noted = match (in_folder, self.machine) {
-            (Some(ready), _) => ready.commit(),
-            (None, Some(machine)) if !changes.is_empty() => machine.change_libvirt(changes, observer),
+            (Some(ready), _) => {
+                all = ready.len();
+                ready.commit(&mut done)
+            }
+            (None, Some(machine)) if !changes.is_empty() => machine.change_libvirt(changes, &mut done, &mut Unobserved),
             _ => Ok(()),
         };
+        self.has_changed |= changes_bitmaps || done > 0;
         noted.map_err(|error| match changes_bitmaps {
             true => {
-                Error::new(error.kind(), format!("the bitmaps are changed, and not all of libvirt's notes: {error}"))
-                    .advise("do the same again: it goes on from there")
+                let said = format!("the bitmaps are changed, and {done} of {all} of libvirt's notes");
+                self.after_change(&said, &error)
             }
+            false if done > 0 => self.after_change(&format!("{done} of {all} of libvirt's notes are changed"), &error),
             false => error,
         })?;
         Ok(warnings)

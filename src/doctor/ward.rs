@@ -34,7 +34,11 @@ impl<'a> Ward<'a> {
 
     fn act(&mut self, at: usize, actions: impl IntoIterator<Item = Action>) -> Result<()> {
         match self.found.actions.get_mut(at) {
-            Some(own) => Ok(memory::extend(own, actions)?),
+            // Two checkpoints can name the same bitmap.
+            Some(own) => actions.into_iter().try_for_each(|action| match own.contains(&action) {
+                true => Ok(()),
+                false => Ok(memory::push(own, action)?),
+            }),
             None => Ok(()),
         }
     }
@@ -44,6 +48,15 @@ impl<'a> Ward<'a> {
         let Some(metadata) = self.case.metadata else { return };
         for own in metadata.checkpoints() {
             let shifts = self.notes.shifts(own, self.case.patients);
+            let (shifts, blocked) = self.notes.with_room(own.name(), shifts);
+            for (from, to) in &blocked {
+                let message = format!(
+                    "the image that {from} had when {} was made is the disk {to} now, of which the checkpoint has another bitmap",
+                    own.name()
+                );
+                let cost = "libvirt looks for the bitmap on another disk, and refuses an incremental backup since it";
+                self.note(FindingKind::ShiftedDisk, to, own.name(), message, cost, None);
+            }
             for (from, to) in &shifts {
                 let message = format!("the image that {} had when {} was made is the disk {to} now", from, own.name());
                 let cost = "libvirt looks for the bitmap on another disk, and refuses an incremental backup since it";
@@ -88,9 +101,18 @@ impl<'a> Ward<'a> {
             Err(_) => memory::sorted_set(bitmaps.iter().map(|own| &own.name).filter(|name| !name.is_helper()).cloned()),
         };
         if let Some(unread) = &patient.unread {
-            self.found.notes.push(format!("{title}: the layers below cannot be read, and are left out: {unread}"));
+            let message = format!("the layers below cannot be read: {unread}");
+            let cost = "their bitmaps are not compared, and a diff that needs them is refused".to_owned();
+            let (kind, disk) = (FindingKind::LayerUnread, title.clone());
+            self.found.findings.push(Finding { kind, disk, name: None, message, cost, mend: None });
         }
-        let (findings, actions) = dead::of_intervals(bitmaps, self.options.model, &title)?;
+        if let Some(journal) = &patient.unfinished {
+            let message = format!("a change of this image and others in one step was interrupted ({journal})");
+            let cost = "the images can differ, and none of them can be changed until the step is ended".to_owned();
+            let (kind, disk) = (FindingKind::Leftover, title.clone());
+            self.found.findings.push(Finding { kind, disk, name: None, message, cost, mend: None });
+        }
+        let (findings, actions) = dead::of_intervals(patient, self.options.model, &title)?;
         self.found.findings.extend(findings);
         self.act(at, actions)?;
         let mut claimed = BTreeSet::new();
@@ -151,10 +173,16 @@ impl<'a> Ward<'a> {
                 };
                 let message = format!("{bitmap} misses blocks that the younger {younger} has");
                 let cost = "a backup since it would miss changed blocks";
-                let mend = "the bitmap goes, and libvirt forgets the checkpoint of this disk";
-                self.note(FindingKind::LacksBlocks, title, checkpoint, message, cost, Some(mend));
+                // One of ours stays: the chain needs it.
+                let goes = !own.contains(bitmap);
+                let mend = if goes {
+                    Some("the bitmap goes, and libvirt forgets the checkpoint of this disk")
+                } else {
+                    forget
+                };
+                self.note(FindingKind::LacksBlocks, title, checkpoint, message, cost, mend);
                 self.notes.forget_disk(checkpoint, target);
-                self.act(at, [Action::Remove { name: bitmap.clone() }])
+                self.act(at, goes.then(|| Action::Remove { name: bitmap.clone() }))
             }
             Some(1) if is_run && all_sound => {
                 let message =

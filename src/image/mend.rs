@@ -2,8 +2,10 @@
 //! Owns the facts that a diagnosis asks of an image, and the plan of a mend. Must never know what a mend is for.
 
 use super::{Image, Scope};
-use crate::chain::{self, Action, BitmapState, KnownModel, Model, Name, Plan, Record};
-use crate::error::{Error, ErrorKind, Result};
+use crate::bitmap::Bitmap;
+use crate::chain::{self, Action, BitmapState, Chain, KnownModel, Model, Name, Plan, Record};
+use crate::error::{Error, ErrorKind, Result, WayOut};
+use crate::host::UnionRequest;
 use crate::memory;
 use crate::progress::Observer;
 use std::fmt;
@@ -51,6 +53,9 @@ impl Image {
     /// Plans that the cumulative checkpoints of the image become a chain of intervals, see
     /// [`Chain::plan_to_interval`](crate::chain::Chain::plan_to_interval), in the order of `records` where these tell it. Nothing is to
     /// be done where there are no cumulative ones; where both are, it is an error of kind [`ErrorKind::Model`].
+    ///
+    /// The bits of all of them are read: where one misses a block that a younger one has, it lost changes, which the intervals would hide,
+    /// and it is an error of kind [`ErrorKind::Inconsistent`].
     pub fn plan_to_interval(
         &self,
         records: &[Record],
@@ -75,6 +80,7 @@ impl Image {
         let names = memory::gather(chain.checkpoints().iter().map(|own| own.name.clone()))?;
         self.check_layers(&names)?;
         let plan = self.finish(chain.plan_to_interval())?;
+        self.check_contained(&chain, observer)?;
         let dirty = |name: &Name| overview.summary(name).dirty_bytes.unwrap_or(self.virtual_size());
         let pairs = chain.checkpoints().iter().zip(chain.checkpoints().iter().skip(1));
         let excess = pairs.map(|(own, next)| Excess {
@@ -85,6 +91,34 @@ impl Image {
         });
         let bitmaps = memory::gather(chain.checkpoints().iter().map(|own| own.bitmap.clone()))?;
         Ok(ToInterval { plan, bitmaps, excess: memory::gather(excess)? })
+    }
+
+    /// Refuses where a cumulative bitmap misses a block that the next younger one has. The younger one is read first: both record, so a
+    /// write between the two readings can only be in the older one alone.
+    fn check_contained(&self, chain: &Chain, observer: &mut dyn Observer) -> Result<()> {
+        let checkpoints = chain.checkpoints();
+        if checkpoints.len() < 2 {
+            return Ok(());
+        }
+        let coarsest = checkpoints.iter().map(|own| own.granularity).max();
+        let mut younger: Option<(&Name, Bitmap)> = None;
+        for own in checkpoints.iter().rev() {
+            // A block of the finer one says only that something in the block of the coarser one changed.
+            let granularity = coarsest.unwrap_or(own.granularity);
+            let request = UnionRequest::new(std::slice::from_ref(&own.bitmap), granularity);
+            let bits = self.steady(|| self.united(&request, observer))?;
+            if let Some((name, younger)) = &younger
+                && !younger.is_subset(&bits)?
+            {
+                let message = format!("{} misses blocks that the younger {name} has: it lost changes", own.bitmap);
+                return Err(self.name_it(
+                    Error::new(ErrorKind::Inconsistent, message)
+                        .advise(WayOut::from("make a full backup, and drop it with ").control(own.bitmap.drop_it())),
+                ));
+            }
+            younger = Some((&own.bitmap, bits));
+        }
+        Ok(())
     }
 
     /// The bitmaps; one that cannot be trusted for the place where it lies counts as inconsistent.

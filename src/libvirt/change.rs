@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! Owns the changes of libvirt's notes of its checkpoints, and carries them out on a folder of documents. Must never know why.
 
+use super::write::can_be_file;
 use super::{DomainCheckpoint, Metadata};
 use crate::chain::Name;
 use crate::error::{Error, ErrorKind, Result};
@@ -8,7 +9,7 @@ use crate::io::replace::{Synced, Target};
 use crate::memory;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -60,15 +61,31 @@ impl FolderChange {
     /// Puts each document in its place in one step, one after the other, then removes those that go. libvirt's daemon reads its own folder
     /// when it starts.
     ///
-    /// Fails with an error of the system; changes before it stay.
-    pub fn commit(self) -> Result<()> {
+    /// Fails with an error of the system; changes before it stay, and `done` counts them.
+    pub fn commit(self, done: &mut usize) -> Result<()> {
         for document in self.documents {
             document.commit()?;
+            *done += 1;
         }
-        for file in self.forgotten {
-            fs::remove_file(&file).map_err(|error| Error::io("cannot be removed", error).in_file(&file))?;
+        for file in &self.forgotten {
+            fs::remove_file(file).map_err(|error| Error::io("cannot be removed", error).in_file(file))?;
+            *done += 1;
+        }
+        for folder in self.forgotten.iter().filter_map(|file| file.parent()).collect::<BTreeSet<_>>() {
+            let synced = File::open(folder).and_then(|folder| folder.sync_all());
+            synced.map_err(|error| Error::io("cannot be made durable", error).in_file(folder))?;
         }
         Ok(())
+    }
+
+    /// How many documents change.
+    pub fn len(&self) -> usize {
+        self.documents.len() + self.forgotten.len()
+    }
+
+    /// Whether none changes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
@@ -92,7 +109,8 @@ impl Metadata {
                 continue;
             }
             while let Some(gone) = parent.as_ref().filter(|parent| forgotten.contains(parent)) {
-                parent = self.get(gone).and_then(DomainCheckpoint::parent).cloned();
+                let above = self.get(gone).and_then(DomainCheckpoint::parent);
+                parent = above.filter(|above| self.get(above).is_some()).cloned();
             }
             let again = documents.get(own.name()).unwrap_or(own).with_parent(parent.as_ref())?;
             documents.insert(own.name(), again);
@@ -114,12 +132,18 @@ impl Metadata {
             memory::push(&mut ready, file.sync()?)?;
         }
         let gone = forgotten.into_iter().filter_map(|name| self.get(name)?.file()).map(Path::to_owned);
-        Ok(FolderChange { documents: ready, forgotten: memory::gather(gone)? })
+        let gone = memory::gather(gone)?;
+        // To remove a file takes the right to write in its folder, as a new file does, which is dropped here.
+        for parent in gone.iter().filter_map(|file| file.parent()).collect::<BTreeSet<_>>() {
+            let tried = tempfile::Builder::new().prefix(".checkmap-").tempfile_in(parent);
+            tried.map_err(|error| Error::io("cannot be changed", error).in_file(parent))?;
+        }
+        Ok(FolderChange { documents: ready, forgotten: gone })
     }
 }
 
-/// The name of a checkpoint as that of a file; it was made for XML, which carries no other ones.
+/// The name of a checkpoint as that of a file in the folder, and nowhere else.
 fn file_name(name: &Name) -> Result<&str> {
-    std::str::from_utf8(name.as_bytes())
-        .map_err(|_| Error::new(ErrorKind::InvalidName, format!("{name} can be no name of a file")))
+    let text = std::str::from_utf8(name.as_bytes()).ok().filter(|text| can_be_file(text));
+    text.ok_or_else(|| Error::new(ErrorKind::InvalidName, format!("{name} can be no name of a file")))
 }

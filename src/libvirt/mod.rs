@@ -34,7 +34,7 @@ use crate::chain::{self, Name, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The checkpoints of one domain of libvirt.
 #[derive(Clone, Debug, Default)]
@@ -123,6 +123,14 @@ impl Metadata {
                 _ => None,
             }
         })
+    }
+
+    /// Whether one of these files can have been the image of a disk: a document says so, or none tells its file.
+    pub(crate) fn may_be(&self, target: &str, files: &[PathBuf]) -> bool {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let sources = self.checkpoints.iter().flat_map(DomainCheckpoint::sources).filter(|(own, _)| *own == target);
+        let mut sources = sources.map(|(_, source)| real(Path::new(source))).peekable();
+        sources.peek().is_none() || sources.any(|source| files.iter().any(|file| real(file) == source))
     }
 
     /// The disks that any checkpoint speaks of, by name.

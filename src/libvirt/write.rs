@@ -89,11 +89,16 @@ fn refused(name: &Name, why: &str) -> Error {
     Error::new(ErrorKind::InvalidName, format!("libvirt's notes can have no {name}: {why}"))
 }
 
+/// Whether libvirt can make the name of a file of this name of a checkpoint.
+pub(super) fn can_be_file(text: &str) -> bool {
+    const MOST_FILE_NAME: usize = 255 - ".xml".len();
+    !text.is_empty() && !text.contains(['/', '\0']) && !text.starts_with('.') && text.len() <= MOST_FILE_NAME
+}
+
 /// The name of a checkpoint as XML carries it. libvirt makes the name of a file of it.
 fn escaped(name: &Name) -> Result<String> {
-    const MOST_FILE_NAME: usize = 255 - ".xml".len();
     let Ok(text) = std::str::from_utf8(name.as_bytes()) else { return Err(refused(name, "it is no text")) };
-    if text.is_empty() || text.contains('/') || text.starts_with('.') || text.len() > MOST_FILE_NAME {
+    if !can_be_file(text) {
         return Err(refused(name, "it can be the name of no file"));
     }
     escaped_text(name, text)

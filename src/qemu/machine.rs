@@ -341,8 +341,8 @@ impl Shared {
         virsh.documents(&names, whole, observer).map(Some)
     }
 
-    /// Carries out changes of libvirt's notes, one after the other.
-    pub(super) fn change_notes(&self, changes: &[Change], observer: &mut dyn Observer) -> Result<()> {
+    /// Carries out changes of libvirt's notes, one after the other; `done` counts them.
+    pub(super) fn change_notes(&self, changes: &[Change], done: &mut usize, observer: &mut dyn Observer) -> Result<()> {
         let Some(virsh) = self.virsh()? else {
             return Err(Error::new(ErrorKind::Unsupported, "the hypervisor is not reached through libvirt"));
         };
@@ -352,6 +352,7 @@ impl Shared {
                 Change::Forget(name) => virsh.forget(name, observer),
             }
             .map_err(|error| at(error, &format!("checkpoint {}", change.name())))?;
+            *done += 1;
         }
         Ok(())
     }

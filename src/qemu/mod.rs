@@ -256,9 +256,9 @@ impl Machine {
     }
 
     /// Carries out changes of what libvirt notes of its checkpoints, one after the other; it compares each that it is told of with the
-    /// bitmaps. Where one is refused, those before it stay.
-    pub fn change_libvirt(&self, changes: &[Change], observer: &mut dyn Observer) -> Result<()> {
-        self.shared.change_notes(changes, observer).map_err(|error| self.name_it(error))
+    /// bitmaps. Where one is refused, those before it stay, and `done` counts them.
+    pub fn change_libvirt(&self, changes: &[Change], done: &mut usize, observer: &mut dyn Observer) -> Result<()> {
+        self.shared.change_notes(changes, done, observer).map_err(|error| self.name_it(error))
     }
 
     /// What the caller should tell its user of this way to the hypervisor.

@@ -3,7 +3,7 @@
 use crate::{Notes, json, support, told, try_checkmap};
 use checkmap::ErrorKind;
 use checkmap::chain::Name;
-use checkmap::libvirt::{DiskEntry, DomainCheckpoint, MOST_DOCUMENT_BYTES, Metadata};
+use checkmap::libvirt::{Change, DiskEntry, DomainCheckpoint, MOST_DOCUMENT_BYTES, Metadata};
 use std::fs;
 
 fn read(text: &str) -> checkmap::Result<DomainCheckpoint> {
@@ -167,4 +167,26 @@ fn thousands_of_checkpoints_are_listed() {
     // Nobody asked for libvirt's notes.
     let table = try_checkmap(&["list", crate::text(&image.path)]);
     assert!(!String::from_utf8_lossy(&table.stdout).contains("MADE"), "{}", told(&table));
+}
+
+/// The name of a checkpoint cannot lead out of the folder, and a parent that is missing is not handed on.
+#[test]
+fn changes_of_a_folder_stay_in_it() {
+    let notes = Notes::new();
+    notes.add("a", Some("gone"), 1, &["vda"]).add("b", Some("a"), 2, &["vda"]);
+    let metadata = Metadata::read(notes.folder.path()).expect("documents");
+    let long = "n".repeat(252);
+    for name in ["../x", "/x", ".x", "x/y", long.as_str()] {
+        let told = read(&format!("<domaincheckpoint><name>{name}</name></domaincheckpoint>")).expect("a document");
+        let refused = metadata.change_folder(notes.folder.path(), &[Change::Tell(Box::new(told))]);
+        assert_eq!(refused.expect_err("no name of a file").kind(), ErrorKind::InvalidName, "{name}");
+    }
+    let ready = metadata.change_folder(notes.folder.path(), &[Change::Forget(Name::new("a"))]).expect("it is ready");
+    assert_eq!((ready.len(), ready.is_empty()), (2, false));
+    assert!(notes.file("a").exists());
+    let mut done = 0;
+    ready.commit(&mut done).expect("done");
+    let left = Metadata::read(notes.folder.path()).expect("documents");
+    assert_eq!((done, left.checkpoints().len()), (2, 1));
+    assert_eq!(left.checkpoints()[0].parent(), None);
 }

@@ -2,6 +2,7 @@
 //! else, and refuse everything that is no document. Disks are QEMU's own; libvirt's daemon is in `tests/libvirt`.
 
 mod documents;
+mod faults;
 mod offline;
 mod pure;
 mod running;

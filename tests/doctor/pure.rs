@@ -1,7 +1,7 @@
 //! Disks that are described, not read: which disk libvirt's notes mean, and what they become.
 
 use checkmap::Granularity;
-use checkmap::chain::{BitmapState, Name};
+use checkmap::chain::{BitmapState, KnownModel, Name};
 use checkmap::doctor::{Case, Diagnosis, FindingKind, Options, Patient, Sight, diagnose};
 use checkmap::libvirt::{Change, DomainCheckpoint, Metadata};
 
@@ -80,5 +80,44 @@ fn a_checkpoint_that_moves_between_disks_is_told_once() {
             assert!(told.bitmap_on("vda").is_some());
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// The disk took another one's name, and the checkpoint has a bitmap on that one: neither entry may be lost.
+#[test]
+fn a_disk_whose_new_name_is_taken_is_told_and_not_moved() {
+    let text = "<domaincheckpoint><name>c1</name><creationTime>5</creationTime><disks><disk name='vda' checkpoint='bitmap' bitmap='c1'/>\
+        <disk name='vdb' checkpoint='bitmap' bitmap='c1'/></disks><domain><devices><disk><source file='/no/such/a'/><target \
+        dev='vda'/></disk></devices></domain></domaincheckpoint>";
+    let note = || DomainCheckpoint::read(text.as_bytes().to_vec()).expect("a document");
+    let (kinds, found) = examine(&[disk("vdb", &["c1", "c1b"], &["a"])], vec![note()]);
+    assert_eq!(kinds, [FindingKind::ShiftedDisk, FindingKind::BitmapWithoutMetadata]);
+    assert_eq!(found.findings[0].mend, None);
+    assert!(found.changes.iter().all(|change| *change.name() != Name::new("c1")), "{:?}", found.changes);
+}
+
+#[test]
+fn two_checkpoints_with_one_bitmap_take_it_away_once() {
+    let mut patient = disk("vda", &["c1", "c2"], &["a"]);
+    patient.layers[0].bitmaps[0].recording = false;
+    let text = "<domaincheckpoint><name>again</name><disks><disk name='vda' checkpoint='bitmap' bitmap='c1'/></disks></domaincheckpoint>";
+    let again = DomainCheckpoint::read(text.as_bytes().to_vec()).expect("a document");
+    let (kinds, found) = examine(&[patient], vec![note("c1", "vda", "a"), note("c2", "vda", "a"), again]);
+    assert_eq!(kinds, [FindingKind::BrokenBitmap; 2]);
+    assert_eq!((found.actions[0].len(), found.changes.len()), (1, 2), "{found:?}");
+}
+
+/// A chain of ours keeps the bitmap that it needs, whatever libvirt's notes say of it.
+#[test]
+fn a_short_bitmap_of_a_chain_of_ours_stays() {
+    let mut patient = disk("vda", &["c1"], &["a"]);
+    patient.lacking = vec![(Name::new("c1"), Name::new("c2"))];
+    let metadata = Metadata::of(vec![note("c1", "vda", "a")]).expect("an order");
+    for (model, actions) in [(KnownModel::Interval, 0), (KnownModel::Cumulative, 1)] {
+        let disks = [patient.clone()];
+        let options = Options::new(9).model(Some(model));
+        let found = diagnose(&Case::new(&disks).metadata(Some(&metadata)), &options).expect("a diagnosis");
+        assert_eq!(found.findings[0].kind, FindingKind::LacksBlocks);
+        assert_eq!((found.actions[0].len(), found.changes.len()), (actions, 1), "{model:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! A running QEMU without libvirt: what a client can leave there, a chain that died with a host, and the way to intervals.
 
 use crate::support::hypervisor::{DiskSpec, Hypervisor, Program};
-use crate::{json, kinds, support, told, try_checkmap};
+use crate::{Notes, json, kinds, support, told, try_checkmap};
 use serde_json::{Value, json as value};
 use std::process::Output;
 
@@ -60,6 +60,15 @@ fn a_running_machine_is_examined_and_mended() {
     // The bits of a running disk are not read for their order, and libvirt is not there to tell it.
     assert_eq!(refused.status.code(), Some(3), "{}", told(&refused));
     assert!(told(&refused).contains("older than the others"), "{}", told(&refused));
+    // Documents tell the order; the bits are compared all the same.
+    let notes = Notes::new();
+    notes.add("c1", None, 1, &["vda"]).add("c2", Some("c1"), 2, &["vda"]);
+    let words = ["doctor", "--node", "d0", "--libvirt-xml", notes.path(), "--to-interval"];
+    done(&hypervisor, &[&words[..], &["--dry-run"]].concat());
+    bitmap(&mut hypervisor, "clear", value!({ "name": "c1" }));
+    let refused = checkmap(&hypervisor, &words);
+    assert_eq!((refused.status.code(), notes.all().len()), (Some(3), 2), "{}", told(&refused));
+    assert!(told(&refused).contains("'c1' misses blocks that the younger 'c2' has"), "{}", told(&refused));
     done(&hypervisor, &["create", "c3"]);
     hypervisor.assert_tidy();
 }
