@@ -1,18 +1,104 @@
 #![forbid(unsafe_code)]
-//! Owns `checkmap segment`: merge, diff, info and check of bitmaps in files of our own. Must never know an image.
+//! Owns `checkmap segment` and its arguments: merge, diff, info and check of bitmaps in files of our own. Must never know an image.
 
-use crate::args::{ListFormat, SegmentDiffArgs, SegmentFileArgs, SegmentMergeArgs, SegmentVerb};
 use crate::check::{ProblemRow, Report, show};
 use crate::exit::{Failure, Outcome, Status};
 use crate::output::{Destination, print};
 use crate::session::Session;
 use crate::words::{amount, count, one_line};
+use crate::{help, size};
 use checkmap::image::Severity;
 use checkmap::segment::{self, Difference, MergeOptions, Side, Summary};
 use checkmap::{ErrorKind, Segment};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
+
+#[derive(Debug, Args)]
+pub(crate) struct SegmentArgs {
+    #[command(subcommand)]
+    pub(crate) verb: SegmentVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SegmentVerb {
+    /// Unite segments into a new one, with bounded memory
+    #[command(long_about = help::SEGMENT_MERGE)]
+    Merge(SegmentMergeArgs),
+    /// Show where two segments differ, and which of them is dirty there
+    #[command(long_about = help::SEGMENT_DIFF)]
+    Diff(SegmentDiffArgs),
+    /// Show what a segment holds
+    Info(SegmentFileArgs),
+    /// Verify every byte of a segment
+    Check(SegmentFileArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SegmentMergeArgs {
+    /// The segments to unite
+    #[arg(value_name = "SEGMENT", required = true, value_hint = ValueHint::FilePath)]
+    pub(crate) segments: Vec<PathBuf>,
+    /// The new segment, which appears or is replaced in one step when all is on the disk; - for stdout
+    #[arg(short, long, value_name = "FILE", required_unless_present = "count", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Write nothing: print what the result would be
+    #[arg(long, conflicts_with = "output")]
+    pub(crate) count: bool,
+    /// The most memory to take, beside 40 bytes for each 65536 granules of a segment that has any dirty
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "64M")]
+    pub(crate) memory: u64,
+    /// How many threads unite; 0 and 1 are the same. Default: one for each processor
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SegmentDiffArgs {
+    /// One segment
+    #[arg(value_name = "A", value_hint = ValueHint::FilePath)]
+    pub(crate) a: PathBuf,
+    /// Another segment, of a disk of the same size
+    #[arg(value_name = "B", value_hint = ValueHint::FilePath)]
+    pub(crate) b: PathBuf,
+    /// The format of the answer [default: table]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub(crate) format: Option<ListFormat>,
+    /// The same as --format json
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write to FILE, which appears or is replaced in one step when all is on the disk
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Look at the disk from this byte on
+    #[arg(long, value_name = "BYTES", value_parser = size::parse, default_value = "0", hide_default_value = true)]
+    pub(crate) start: u64,
+    /// Look at this many bytes of the disk; to its end without it
+    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+    pub(crate) length: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SegmentFileArgs {
+    /// The segment
+    #[arg(value_name = "SEGMENT", value_hint = ValueHint::FilePath)]
+    pub(crate) segment: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The format of a list of extents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ListFormat {
+    /// One JSON document
+    Json,
+    /// For people
+    Table,
+    /// One extent a line
+    Csv,
+}
 
 pub(crate) fn run(verb: &SegmentVerb, session: &Session) -> Outcome {
     match verb {
