@@ -52,6 +52,8 @@ pub struct Recovered {
 enum Side {
     /// As the step left it.
     Left(Progress),
+    /// As the step left it within its switch, where the way back is closed: it may have been written to while its bitmaps did not count.
+    Bound,
     /// Something else has changed it since, after its switch had come this far.
     Changed(Progress),
     /// It has no mark of the step: none was set yet, or another image stands in its place.
@@ -60,12 +62,20 @@ enum Side {
 
 impl Side {
     fn has_switched(self) -> bool {
-        matches!(self, Side::Left(Progress::After) | Side::Changed(Progress::After))
+        matches!(self, Side::Left(Progress::After) | Side::Changed(Progress::After) | Side::Bound)
+    }
+
+    fn is_left(self) -> bool {
+        matches!(self, Side::Left(_) | Side::Bound)
     }
 
     /// Whether the switch had begun, as far as the image tells.
     fn has_begun(self) -> bool {
-        matches!(self, Side::Left(progress) | Side::Changed(progress) if progress != Progress::Before)
+        match self {
+            Side::Left(progress) | Side::Changed(progress) => progress != Progress::Before,
+            Side::Bound => true,
+            Side::Unmarked => false,
+        }
     }
 }
 
@@ -198,15 +208,17 @@ impl Image {
         let (Some(mark), Some(member)) = (self.own_mark(journal, number), journal.members.get(number)) else {
             return Side::Unmarked;
         };
-        let recorded = match mark.progress {
-            Progress::Before => Some(member.switch.before),
-            Progress::After => Some(member.switch.after),
-            // Its sum was never recorded; the mark alone tells.
-            _ => self.host.state_sum(),
-        };
-        match mark.is_untouched && self.host.state_sum() == recorded {
-            true => Side::Left(mark.progress),
-            false => Side::Changed(mark.progress),
+        let (is_untouched, sum) = (mark.is_untouched, self.host.state_sum());
+        match mark.progress {
+            Progress::Before if is_untouched && sum == Some(member.switch.before) => Side::Left(Progress::Before),
+            Progress::After if is_untouched && sum == Some(member.switch.after) => Side::Left(Progress::After),
+            Progress::Within => match [true, false].map(|forward| self.host.can_switch(&member.switch, forward)) {
+                [true, true] => Side::Left(Progress::Within),
+                [true, false] => Side::Bound,
+                // As it stands, its bitmaps count as lost or as they are, and nothing makes more of them.
+                _ => Side::Changed(Progress::Within),
+            },
+            progress => Side::Changed(progress),
         }
     }
 
@@ -262,12 +274,12 @@ fn recover(
 ) -> Result<Recovered> {
     let sides: Vec<Side> = images.iter().enumerate().map(|(number, image)| image.side(journal, number)).collect();
     let mut warnings = Vec::new();
-    let is_left = sides.iter().all(|side| matches!(side, Side::Left(_)));
+    let is_left = sides.iter().all(|side| side.is_left());
     let outcome = if !sides.iter().any(|side| side.has_begun()) {
         Outcome::Undone
     } else if is_left || sides.iter().all(|side| side.has_switched()) {
         for ((image, member), side) in images.iter_mut().zip(&journal.members).zip(&sides) {
-            if !side.has_switched() {
+            if !side.has_switched() || *side == Side::Bound {
                 image.switch_again(&member.switch, true, &mut warnings)?;
             }
         }
@@ -300,6 +312,7 @@ fn take_back(
     for ((image, member), side) in images.iter_mut().zip(&journal.members).zip(sides) {
         match (side, &journal.purpose) {
             (Side::Left(Progress::Within), _) => image.switch_again(&member.switch, false, warnings)?,
+            (Side::Bound, _) => image.switch_again(&member.switch, true, warnings)?,
             // A checkpoint of that name on an image whose switch had not begun is somebody else's.
             (side, Purpose::Create(checkpoint, model)) if side.has_begun() => {
                 warnings.extend(image.take_checkpoint_out(checkpoint, *model, observer)?);
@@ -312,8 +325,10 @@ fn take_back(
     }
     for (image, side) in images.iter().zip(sides) {
         let what = match side {
-            Side::Left(Progress::After) | Side::Changed(Progress::After) => "has been changed",
-            Side::Changed(Progress::Within) => "may have been changed, and another program wrote to it since",
+            Side::Left(Progress::After) | Side::Changed(Progress::After) | Side::Bound => "has been changed",
+            Side::Changed(Progress::Within) => {
+                "may have been changed, and another program may have written to it since: its bitmaps may be lost"
+            }
             Side::Unmarked => {
                 "is not the one of the step, or another recovery was interrupted: look whether it has been changed"
             }

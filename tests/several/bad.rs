@@ -192,6 +192,33 @@ fn a_step_that_cannot_be_taken_is_refused_before_anything_is_changed() {
     machine.assert_whole("all refusals");
 }
 
+/// While such a directory changes, the bitmaps do not count, and QEMU may write to the image without a trace.
+#[test]
+fn an_image_whose_directory_changes_by_halves_takes_part_in_no_step() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let machine = Machine::new(1);
+    let first = text(&machine.disks[0].path);
+    let mut path = machine.folder.path().join("d".repeat(200));
+    std::fs::create_dir(&path).expect("a folder can be made");
+    // The record of the directory follows this name, and the end of the first sector is within it.
+    path.push("f".repeat(483 - text(&path).len() - 1 - 100));
+    std::fs::create_dir(&path).expect("a folder can be made");
+    path.push("d".repeat(99));
+    assert_eq!(text(&path).len(), 483);
+    let crossing = text(&machine.folder.path().join("crossing.qcow2"));
+    let options = format!("data_file={}", text(&path));
+    support::run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &options, &crossing, "16M"]);
+    assert_done(&checkmap(&["create", &crossing, "mon"]));
+    let before = std::fs::read(&crossing).expect("it can be read");
+    for also in [[&first, &crossing], [&crossing, &first]] {
+        assert_refused(&machine, &["create", also[0], "tue", "--also", also[1]], 3, "crosses two sectors");
+    }
+    assert!(std::fs::read(&crossing).expect("it can be read") == before);
+    assert_done(&checkmap(&["create", &crossing, "tue"]));
+}
+
 #[test]
 fn overlays_of_one_backing_file_change_in_one_step() {
     if !support::tools_are_here() {
