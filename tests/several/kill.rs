@@ -152,7 +152,7 @@ fn no_write_is_missed_that_a_commit_makes_while_the_bitmaps_of_the_last_delete_a
 fn no_write_is_missed_that_a_commit_makes_around_the_first_create() {
     for (disk, others) in [(0, false), (1, true)] {
         let between = Between::Commit { disk, others };
-        kill_everywhere(&[&["delete", "mon"]], &["pwrite64"], &["create", "new", "--granularity=64K"], between);
+        kill_everywhere(&[&["delete", "mon"]], &["pwrite64"], &["create", "tue", "--granularity=64K"], between);
     }
 }
 
@@ -231,6 +231,44 @@ fn a_rename_that_cannot_be_finished_stays_as_it_is_on_each_image_and_is_told() {
         machine.assert_whole(&format!("killed at write {number}"));
     }
     assert!(told > 0, "no kill came between the two switches");
+}
+
+#[test]
+fn what_a_recovery_found_is_told_although_its_last_calls_fail() {
+    if !support::tools_are_here() || !strace_works() {
+        return;
+    }
+    let mut machine = Machine::new(2);
+    let words = machine.words(&["rename", "mon", "new"]);
+    for (call, succeeds) in [("unlink", true), ("pwrite64", false)] {
+        for number in 1.. {
+            machine.renew();
+            assert!(killed("pwrite64", number, &words), "no kill came between the two switches");
+            if machine.disks[0].checkpoints() == ["new"] {
+                break;
+            }
+        }
+        machine.disks[0].write(Extent { offset: 9 << 20, len_bytes: super::GRANULE });
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e"]);
+        strace.args([&format!("inject={call}:error=EIO:when=1+"), PROGRAM, "recover", &text(&machine.disks[1].path)]);
+        let output = strace.output().expect("strace runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.success(), succeeds, "{said}");
+        for disk in &machine.disks {
+            assert!(said.contains(&format!("{}: the renaming", text(&disk.path))), "{said}");
+        }
+        if succeeds {
+            assert!(said.contains("others not") && said.contains("the journal of the step stays"), "{said}");
+            assert!(machine.journal().exists());
+        } else {
+            assert_done(&checkmap(&["recover", &text(&machine.disks[1].path)]));
+        }
+        // A journal that no image names is replaced.
+        assert_done(&checkmap(&machine.words(&["create", "again"])));
+        assert_done(&checkmap(&machine.words(&["delete", "again"])));
+        machine.assert_whole(call);
+    }
 }
 
 /// Kills `recover` at each of its calls; the next one goes on.
