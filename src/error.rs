@@ -333,6 +333,16 @@ impl Error {
         self
     }
 
+    /// Adds sentences that the caller would have been told, had the call ended well.
+    #[must_use]
+    pub(crate) fn telling(mut self, sentences: &[String]) -> Self {
+        for sentence in sentences {
+            self.0.message.push_str("; ");
+            self.0.message.push_str(sentence);
+        }
+        self
+    }
+
     /// Says that nothing was changed.
     #[must_use]
     pub fn nothing_changed(mut self) -> Self {

@@ -234,6 +234,12 @@ pub trait Host: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Whether [`Host::switch_again`] may lead this way: nothing has changed the place since, as far as it tells, and no bits count
+    /// afterwards that may lack a write.
+    fn can_switch(&self, _switch: &Switch, _forward: bool) -> bool {
+        false
+    }
+
     /// Switches a place that has not switched, or not wholly, forward or back; the strings are warnings. Fails with
     /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) where something else changed the place since, else as [`Host::apply`].
     fn switch_again(&mut self, _switch: &Switch, _forward: bool) -> Result<Vec<String>> {

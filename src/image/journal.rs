@@ -196,11 +196,24 @@ impl Journal {
     /// Reads the journal at `path`; `None` where nothing is there.
     pub(super) fn read(path: &Path) -> Result<Option<Self>> {
         let named = |error: Error| error.in_file(path);
-        // A pipe would block the opening.
-        let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        let failed = |error| named(Error::io("cannot open the journal", error));
+        let no_file = || named(Error::new(ErrorKind::UnknownFormat, "is no file, and so no journal of checkmap"));
+        // The path comes from an image: to open a pipe could block, and to open a device could have effects.
+        let there = match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.map_err(|error| named(Error::io("cannot open the journal", error)))?,
+            there => there.map_err(failed)?,
         };
+        if !there.is_file() {
+            return Err(no_file());
+        }
+        let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(failed)?,
+        };
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(no_file());
+        }
         let storage = FileStorage::new(file).map_err(|error| named(Error::io("cannot be a journal", error)))?;
         let len = storage.len_bytes().map_err(|error| named(Error::io("cannot find the size", error)))?;
         if len > MOST_BYTES {
@@ -259,6 +272,13 @@ pub(super) fn remove(path: &Path) -> Result<()> {
         .and_then(|()| File::open(folder_of(path)))
         .and_then(|folder| folder.sync_all())
         .map_err(|error| Error::io("cannot remove the journal", error).in_file(path))
+}
+
+/// Removes the journal of a step that has ended; a warning where it stays.
+pub(super) fn remove_at_end(path: &Path, warnings: &mut Vec<String>) {
+    if let Err(error) = remove(path) {
+        warnings.push(format!("the journal of the step stays, and no image names it: {}", error.reason()));
+    }
 }
 
 fn split<'a>(rest: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {

@@ -2,13 +2,14 @@
 //! Owns the end of a step over several images that was interrupted: found by the mark on any of them, finished where none has changed since,
 //! else undone. Must never know how an image is changed.
 
-use super::journal::{self, Journal, Purpose};
-use super::{Access, Image, Layers};
+use super::journal::{self, Journal, Member, Purpose};
+use super::{Access, Image, Layers, OpenOptions};
 use crate::chain::{KnownModel, Name, Origin};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
 use crate::host::{Mark, Progress, Switch};
 use crate::memory;
 use crate::progress::Observer;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// A step over several images that was interrupted, as one of them tells.
@@ -52,6 +53,8 @@ pub struct Recovered {
 enum Side {
     /// As the step left it.
     Left(Progress),
+    /// As the step left it within its switch, where the way back is closed: it may have been written to while its bitmaps did not count.
+    Bound,
     /// Something else has changed it since, after its switch had come this far.
     Changed(Progress),
     /// It has no mark of the step: none was set yet, or another image stands in its place.
@@ -60,12 +63,20 @@ enum Side {
 
 impl Side {
     fn has_switched(self) -> bool {
-        matches!(self, Side::Left(Progress::After) | Side::Changed(Progress::After))
+        matches!(self, Side::Left(Progress::After) | Side::Changed(Progress::After) | Side::Bound)
+    }
+
+    fn is_left(self) -> bool {
+        matches!(self, Side::Left(_) | Side::Bound)
     }
 
     /// Whether the switch had begun, as far as the image tells.
     fn has_begun(self) -> bool {
-        matches!(self, Side::Left(progress) | Side::Changed(progress) if progress != Progress::Before)
+        match self {
+            Side::Left(progress) | Side::Changed(progress) => progress != Progress::Before,
+            Side::Bound => true,
+            Side::Unmarked => false,
+        }
     }
 }
 
@@ -98,7 +109,7 @@ impl Image {
         let mut others = Vec::new();
         let (number, options) = (mark.number as usize, self.options);
         for (other, member) in journal.members.iter().enumerate().filter(|(other, _)| *other != number) {
-            let opened = Image::open(&member.path, &options).map_err(|error| missing(error, &mark.journal))?;
+            let opened = open_member(member, &options).map_err(|error| missing(error, &mark.journal))?;
             memory::push(&mut others, (other, opened))?;
         }
         let mut images: Vec<&mut Image> = memory::room(journal.members.len())?;
@@ -121,14 +132,15 @@ impl Image {
         let mut is_all = true;
         for (number, member) in journal.members.iter().enumerate().filter(|(number, _)| *number != mark.number as usize)
         {
-            let other = Image::open(&member.path, &self.options);
+            let other = open_member(member, &self.options);
             is_all &= other.and_then(|mut other| other.take_own_mark_out(journal, number)).is_ok();
         }
         self.take_own_mark_out(journal, mark.number as usize)?;
+        let mut warnings = Vec::new();
         if is_all {
-            journal::remove(&mark.journal)?;
+            journal::remove_at_end(&mark.journal, &mut warnings);
         }
-        Ok(journal.recovered(Outcome::Finished, Vec::new()))
+        Ok(journal.recovered(Outcome::Finished, warnings))
     }
 
     fn take_own_mark_out(&mut self, journal: &Journal, number: usize) -> Result<()> {
@@ -174,7 +186,8 @@ impl Image {
             return refused("the mark of an interrupted step is damaged, and names no journal".into());
         }
         let place = mark.journal.display();
-        let Some(journal) = Journal::read(&mark.journal)? else {
+        let unreadable = |error: Error| error.nothing_changed().advise(forgetting());
+        let Some(journal) = Journal::read(&mark.journal).map_err(unreadable)? else {
             return refused(format!(
                 "a step over several images was interrupted, and its journal {place} is not there"
             ));
@@ -198,15 +211,17 @@ impl Image {
         let (Some(mark), Some(member)) = (self.own_mark(journal, number), journal.members.get(number)) else {
             return Side::Unmarked;
         };
-        let recorded = match mark.progress {
-            Progress::Before => Some(member.switch.before),
-            Progress::After => Some(member.switch.after),
-            // Its sum was never recorded; the mark alone tells.
-            _ => self.host.state_sum(),
-        };
-        match mark.is_untouched && self.host.state_sum() == recorded {
-            true => Side::Left(mark.progress),
-            false => Side::Changed(mark.progress),
+        let (is_untouched, sum) = (mark.is_untouched, self.host.state_sum());
+        match mark.progress {
+            Progress::Before if is_untouched && sum == Some(member.switch.before) => Side::Left(Progress::Before),
+            Progress::After if is_untouched && sum == Some(member.switch.after) => Side::Left(Progress::After),
+            Progress::Within => match [true, false].map(|forward| self.host.can_switch(&member.switch, forward)) {
+                [true, true] => Side::Left(Progress::Within),
+                [true, false] => Side::Bound,
+                // As it stands, its bitmaps count as lost or as they are, and nothing makes more of them.
+                _ => Side::Changed(Progress::Within),
+            },
+            progress => Side::Changed(progress),
         }
     }
 
@@ -215,26 +230,36 @@ impl Image {
         self.host.mark().filter(|mark| mark.step == journal.step && mark.number as usize == number)
     }
 
-    /// Deletes the checkpoint that an unfinished step created, where it is there; a warning where it cannot go.
+    /// Deletes the checkpoint that an unfinished step created, where it is there; says that, or why it cannot go.
     fn take_checkpoint_out(
         &mut self,
         checkpoint: &Name,
         model: Option<KnownModel>,
+        has_changed: bool,
         observer: &mut dyn Observer,
     ) -> Result<Option<String>> {
         let name = checkpoint.as_bytes();
         self.host.mend(true);
         let deleted = match self.chain_for(model, &[name]) {
-            Ok(chain) if chain.checkpoint(name).is_none() => Ok(Vec::new()),
+            Ok(chain) if chain.checkpoint(name).is_none() => Ok(None),
             Ok(_) => {
                 let plan = self.plan_delete(name, false, Layers::TopOnly, model);
-                plan.and_then(|plan| self.commit(&plan, observer))
+                plan.and_then(|plan| self.commit(&plan, observer)).map(Some)
             }
             Err(error) => Err(error),
         };
         self.host.mend(false);
         match deleted {
-            Ok(_) => Ok(None),
+            Ok(None) => Ok(None),
+            Ok(Some(_)) => Ok(Some(format!(
+                "{}: the checkpoint {checkpoint} is taken out again, its bits merged back{}",
+                self.path.display(),
+                if has_changed {
+                    "; if another program replaced it by one of this name since, that one is gone"
+                } else {
+                    ""
+                }
+            ))),
             // What a killed hypervisor left can never be merged; a diff since such a checkpoint is refused anyway.
             Err(error) if matches!(error.kind(), ErrorKind::Inconsistent | ErrorKind::Stale) => Ok(Some(format!(
                 "{}: the checkpoint {checkpoint} stays here, as its bitmap cannot be merged back: {}",
@@ -253,6 +278,20 @@ impl Image {
     }
 }
 
+/// Opens an image of a journal that is a file or a block device: nothing else is opened only because an image or a journal names it.
+pub(super) fn open_member(member: &Member, options: &OpenOptions) -> Result<Image> {
+    let there = std::fs::metadata(&member.path).map_err(|error| Error::io("cannot be found", error));
+    match there.map(|there| there.is_file() || there.file_type().is_block_device()) {
+        Ok(true) => Image::open(&member.path, options),
+        Ok(false) => {
+            let error =
+                Error::new(ErrorKind::Unclean, "is neither a file nor a block device, and so no image of the step");
+            Err(error.in_file(&member.path))
+        }
+        Err(error) => Err(error.in_file(&member.path)),
+    }
+}
+
 /// Ends the step on these images, which are those of the journal in its order.
 fn recover(
     journal: &mut Journal,
@@ -260,22 +299,35 @@ fn recover(
     mark: &Mark,
     observer: &mut dyn Observer,
 ) -> Result<Recovered> {
-    let sides: Vec<Side> = images.iter().enumerate().map(|(number, image)| image.side(journal, number)).collect();
     let mut warnings = Vec::new();
-    let is_left = sides.iter().all(|side| matches!(side, Side::Left(_)));
+    let ended = end(journal, images, mark, &mut warnings, observer);
+    let outcome = ended.map_err(|error| error.telling(&warnings))?;
+    journal::remove_at_end(&mark.journal, &mut warnings);
+    Ok(journal.recovered(outcome, warnings))
+}
+
+fn end(
+    journal: &mut Journal,
+    images: &mut [&mut Image],
+    mark: &Mark,
+    warnings: &mut Vec<String>,
+    observer: &mut dyn Observer,
+) -> Result<Outcome> {
+    let sides: Vec<Side> = images.iter().enumerate().map(|(number, image)| image.side(journal, number)).collect();
+    let is_left = sides.iter().all(|side| side.is_left());
     let outcome = if !sides.iter().any(|side| side.has_begun()) {
         Outcome::Undone
     } else if is_left || sides.iter().all(|side| side.has_switched()) {
         for ((image, member), side) in images.iter_mut().zip(&journal.members).zip(&sides) {
-            if !side.has_switched() {
-                image.switch_again(&member.switch, true, &mut warnings)?;
+            if !side.has_switched() || *side == Side::Bound {
+                image.switch_again(&member.switch, true, warnings)?;
             }
         }
         // Before a mark goes: without it, an image would look as if it had never been marked.
         journal.end(&mark.journal)?;
         Outcome::Finished
     } else {
-        take_back(journal, images, &sides, &mut warnings, observer)?
+        take_back(journal, images, &sides, warnings, observer)?
     };
     // Those that have the change come last: as long as one of them has its mark, the next recovery knows that the step had begun.
     for has_switched in [false, true] {
@@ -285,8 +337,7 @@ fn recover(
             }
         }
     }
-    journal::remove(&mark.journal)?;
-    Ok(journal.recovered(outcome, warnings))
+    Ok(outcome)
 }
 
 /// Undoes a creation on the images that have it; anything else stays as it is on each image, which is told.
@@ -300,9 +351,10 @@ fn take_back(
     for ((image, member), side) in images.iter_mut().zip(&journal.members).zip(sides) {
         match (side, &journal.purpose) {
             (Side::Left(Progress::Within), _) => image.switch_again(&member.switch, false, warnings)?,
+            (Side::Bound, _) => image.switch_again(&member.switch, true, warnings)?,
             // A checkpoint of that name on an image whose switch had not begun is somebody else's.
             (side, Purpose::Create(checkpoint, model)) if side.has_begun() => {
-                warnings.extend(image.take_checkpoint_out(checkpoint, *model, observer)?);
+                warnings.extend(image.take_checkpoint_out(checkpoint, *model, !side.is_left(), observer)?);
             }
             _ => {}
         }
@@ -312,8 +364,10 @@ fn take_back(
     }
     for (image, side) in images.iter().zip(sides) {
         let what = match side {
-            Side::Left(Progress::After) | Side::Changed(Progress::After) => "has been changed",
-            Side::Changed(Progress::Within) => "may have been changed, and another program wrote to it since",
+            Side::Left(Progress::After) | Side::Changed(Progress::After) | Side::Bound => "has been changed",
+            Side::Changed(Progress::Within) => {
+                "may have been changed, and another program may have written to it since: its bitmaps may be lost"
+            }
             Side::Unmarked => {
                 "is not the one of the step, or another recovery was interrupted: look whether it has been changed"
             }

@@ -9,6 +9,7 @@
 //! 5. The journal says that all have switched; the marks go; the journal goes. A kill leaves marks that mean nothing.
 
 use super::journal::{self, Journal, Member, Purpose};
+use super::recover::open_member;
 use super::{Access, Group, Image, OpenOptions};
 use crate::chain::{Origin, Plan};
 use crate::error::{Control, Error, ErrorKind, Result, WayOut};
@@ -47,7 +48,8 @@ impl<'a> Group<'a> {
     /// [`Image::recover`] ends the step on all of them; until then nothing else changes them. Fails with
     /// [`ErrorKind::InvalidArgument`] for the same file twice, or for a device without a place for the journal;
     /// [`ErrorKind::Unsupported`] where a format cannot be changed so, [`ErrorKind::CannotStore`] where an image has no room for the
-    /// mark, [`ErrorKind::Exists`] where a journal is there already.
+    /// mark or takes none, [`ErrorKind::BackingLayer`] where one of the images is a layer of another, [`ErrorKind::Exists`] where a
+    /// journal is there already.
     pub fn journaled(
         images: impl IntoIterator<Item = &'a mut Image>,
         journal: Option<&Path>,
@@ -74,11 +76,27 @@ impl<'a> Group<'a> {
                 let message = format!("is the same image as {}", other.path.display());
                 return Err(image.name_it(Error::new(ErrorKind::InvalidArgument, message)));
             }
+            if let Some(error) = layer_of(image, &images) {
+                return Err(error);
+            }
             image.host.check_mark(&several.mark(number)).map_err(|error| image.name_it(error))?;
         }
         several.is_left_over(&images)?;
         Ok(Self { images, members: Vec::new(), several: Some(several) })
     }
+}
+
+/// The refusal where another of these images is a layer of this one: a checkpoint of the upper one may follow those of the lower one,
+/// which change at the same time.
+fn layer_of(image: &Image, images: &[&mut Image]) -> Option<Error> {
+    let files = image.files();
+    let id = |image: &Image| image.storage.as_ref().and_then(|storage| storage.file_id());
+    let others = images.iter().filter(|other| id(other) != id(image));
+    let (other, file) =
+        others.filter_map(|other| Some((other, files.iter().find(|file| Some(file.id) == id(other))?))).next()?;
+    let message = format!("cannot change in one step with {}, {}", other.path.display(), file.role);
+    let error = Error::new(ErrorKind::BackingLayer, message).advise("change the top image alone");
+    Some(image.name_it(error.nothing_changed()))
 }
 
 /// Whether two images lie in one file, or on one device.
@@ -107,8 +125,8 @@ impl Several {
             id(&member.path).is_some_and(|id| own.into_iter().any(|own| own == id))
         };
         let is_unmarked = |member: &Member| {
-            let image = Image::open(&member.path, &options);
-            image.is_ok_and(|image| image.host.mark().is_none_or(|mark| mark.step != journal.step))
+            open_member(member, &options)
+                .is_ok_and(|image| image.host.mark().is_none_or(|mark| mark.step != journal.step))
         };
         // While this one locks the first image, the process that wrote the journal is gone.
         match journal.members.first().is_some_and(is_ours) && journal.members.iter().all(is_unmarked) {

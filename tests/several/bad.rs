@@ -84,6 +84,7 @@ fn no_verb_changes_an_image_whose_step_cannot_be_ended() {
     for len in [0, 7, 30, whole.len() / 2, whole.len() - 1] {
         std::fs::write(&journal, &whole[..len]).expect("a file can be written");
         assert_refused(&machine, &["recover", first], 1, "journal");
+        assert_refused(&machine, &["recover", first], 1, "checkmap recover --forget");
     }
     for at in 0..whole.len() {
         let mut bytes = whole.clone();
@@ -91,6 +92,14 @@ fn no_verb_changes_an_image_whose_step_cannot_be_ended() {
         std::fs::write(&journal, &bytes).expect("a file can be written");
         assert_refused(&machine, &["recover", second], 1, "journal");
     }
+    // No regular file, which is looked at before it is opened: nobody writes to the pipe.
+    std::fs::remove_file(&journal).expect("it is there");
+    std::os::unix::fs::symlink(&aside, &journal).expect("a link can be made");
+    assert_refused(&machine, &["recover", first], 1, "is no file");
+    std::fs::remove_file(&journal).expect("it is there");
+    support::run("mkfifo", &[&journal]);
+    assert_refused(&machine, &["recover", first], 1, "is no file");
+    std::fs::remove_file(&journal).expect("it is there");
     let sealed = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = whole[..whole.len() - 4].to_vec();
         change(&mut bytes);
@@ -128,6 +137,9 @@ fn an_image_that_is_gone_replaced_copied_or_open_elsewhere() {
     std::fs::rename(second, &aside).expect("a file can be renamed");
     assert_refused(&machine, &["create", first, "wed"], 3, "disk1.qcow2");
     assert_refused(&machine, &["recover", &text(&aside)], 3, "it was moved, or is a copy");
+    std::fs::create_dir(second).expect("a folder can be made");
+    assert_refused(&machine, &["recover", first], 3, "neither a file nor a block device");
+    std::fs::remove_dir(second).expect("it is empty");
     std::fs::rename(&aside, second).expect("a file can be renamed");
     // A copy is not the image.
     let copy = machine.folder.path().join("copy.qcow2");
@@ -143,7 +155,10 @@ fn an_image_that_is_gone_replaced_copied_or_open_elsewhere() {
     // The second image comes back from an older copy, without the mark: what the first has is undone.
     std::fs::write(second, &machine.disks[1].before).expect("an image can be written");
     let said = assert_done(&checkmap(&["recover", first]));
-    assert!(said.contains("was undone"), "{said}");
+    assert!(
+        said.contains("was undone") && said.contains(&format!("{first}: the checkpoint 'tue' is taken out")),
+        "{said}"
+    );
     for disk in &mut machine.disks {
         assert_eq!(disk.checkpoints(), ["mon"]);
     }
@@ -176,6 +191,16 @@ fn a_step_that_cannot_be_taken_is_refused_before_anything_is_changed() {
     let parallels = text(&machine.folder.path().join("disk.hds"));
     std::fs::write(&parallels, support::parallels::Hds::new(128, 8192).bytes()).expect("an image can be written");
     assert_refused(&machine, &["create", first, "tue", "--also", &parallels], 1, "cannot change in one step");
+    // Two layers of one disk: a change of the top one alone would know of the other.
+    let middle = text(&machine.folder.path().join("middle.qcow2"));
+    let top = text(&machine.folder.path().join("top.qcow2"));
+    for (base, overlay) in [(first, &middle), (&middle, &top)] {
+        support::run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", overlay]);
+    }
+    for also in [[&middle, first], [first, &middle], [&top, first], [first, &top], [&top, &middle]] {
+        assert_refused(&machine, &["create", also[0], "tue", "--also", also[1]], 3, "cannot change in one step with");
+        assert_refused(&machine, &["create", also[0], "tue", "--also", also[1]], 3, "change the top image alone");
+    }
     // Something else stands where the journal should.
     std::fs::write(machine.journal(), "mine").expect("a file can be written");
     assert_refused(&machine, &["create", first, "tue", "--also", second], 3, "there is a journal already");
@@ -190,6 +215,33 @@ fn a_step_that_cannot_be_taken_is_refused_before_anything_is_changed() {
     let long = text(&folder.join("j".repeat(200)));
     assert_refused(&machine, &["create", &small, "tue", "--also", first, "--journal", &long], 3, "has no room");
     machine.assert_whole("all refusals");
+}
+
+/// While such a directory changes, the bitmaps do not count, and QEMU may write to the image without a trace.
+#[test]
+fn an_image_whose_directory_changes_by_halves_takes_part_in_no_step() {
+    if !support::tools_are_here() {
+        return;
+    }
+    let machine = Machine::new(1);
+    let first = text(&machine.disks[0].path);
+    let mut path = machine.folder.path().join("d".repeat(200));
+    std::fs::create_dir(&path).expect("a folder can be made");
+    // The record of the directory follows this name, and the end of the first sector is within it.
+    path.push("f".repeat(483 - text(&path).len() - 1 - 100));
+    std::fs::create_dir(&path).expect("a folder can be made");
+    path.push("d".repeat(99));
+    assert_eq!(text(&path).len(), 483);
+    let crossing = text(&machine.folder.path().join("crossing.qcow2"));
+    let options = format!("data_file={}", text(&path));
+    support::run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &options, &crossing, "16M"]);
+    assert_done(&checkmap(&["create", &crossing, "mon"]));
+    let before = std::fs::read(&crossing).expect("it can be read");
+    for also in [[&first, &crossing], [&crossing, &first]] {
+        assert_refused(&machine, &["create", also[0], "tue", "--also", also[1]], 3, "crosses two sectors");
+    }
+    assert!(std::fs::read(&crossing).expect("it can be read") == before);
+    assert_done(&checkmap(&["create", &crossing, "tue"]));
 }
 
 #[test]
@@ -233,7 +285,11 @@ fn a_bitmap_of_that_name_that_the_step_did_not_make_is_left_alone() {
         disk.write(checkmap::Extent { offset: 9 << 20, len_bytes: super::GRANULE });
     }
     let said = assert_done(&checkmap(&["recover", &first]));
-    assert!(said.contains("was undone"), "{said}");
+    assert!(
+        said.contains("was undone") && said.contains(&format!("{first}: the checkpoint 'tue' is taken out")),
+        "{said}"
+    );
+    assert!(!said.contains(&format!("{second}: the checkpoint")), "{said}");
     assert_eq!(machine.disks[0].checkpoints(), ["mon"]);
     assert_eq!(machine.disks[1].checkpoints(), ["mon", "tue"], "it was never of the step");
     machine.assert_whole("a checkpoint of another tool");

@@ -26,6 +26,43 @@ enum Between {
     Nothing,
     /// QEMU opens this disk, writes, and closes it.
     Write(usize),
+    /// An overlay is committed into this disk, which QEMU opens for reading, and reopens for writing. After that, it writes to the others
+    /// where `others` says so.
+    Commit {
+        disk: usize,
+        others: bool,
+    },
+}
+
+impl Between {
+    fn happen(self, machine: &mut Machine) {
+        let extent = Extent { offset: 9 << 20, len_bytes: super::GRANULE };
+        match self {
+            Between::Nothing => {}
+            Between::Write(disk) => machine.disks[disk].write(extent),
+            Between::Commit { disk, others } => {
+                commit_an_overlay(machine, disk, Extent { offset: 11 << 20, len_bytes: 2 * super::GRANULE });
+                let rest = machine.disks.iter_mut().enumerate().filter(|(other, _)| others && *other != disk);
+                rest.for_each(|(_, other)| other.write(extent));
+            }
+        }
+    }
+}
+
+fn commit_an_overlay(machine: &mut Machine, disk: usize, extent: Extent) {
+    let overlay = machine.folder.path().join("overlay.qcow2");
+    let disk = &mut machine.disks[disk];
+    let base = text(&disk.path);
+    support::run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", &base, "-F", "qcow2", &text(&overlay)]);
+    support::qemu_io(&overlay, &[format!("write -P 5 {} {}", extent.offset, extent.len_bytes)]);
+    support::run("qemu-img", &["commit", "-q", &text(&overlay)]);
+    std::fs::remove_file(&overlay).expect("it is there");
+    disk.written = support::ours::union(&disk.written, &[extent]);
+}
+
+/// Whether QEMU sees an image without bitmaps: the lowest of the autoclear bits says that they count.
+fn bitmaps_are_off(path: &std::path::Path) -> bool {
+    std::fs::read(path).expect("the image can be read")[95] & 1 == 0
 }
 
 #[derive(Default)]
@@ -34,6 +71,8 @@ struct Tally {
     none: usize,
     all: usize,
     found: usize,
+    /// The kills that left a disk, whose bitmaps counted before, with bitmaps that do not, before all had switched.
+    off: usize,
 }
 
 /// Kills `verb` at every call of this kind; then the next verb comes from each disk in turn.
@@ -48,9 +87,9 @@ fn kill_at_each(machine: &mut Machine, verb: &[&str], between: Between, call: &s
         let when = format!("{verb:?} killed at {call} {number}, {between:?}");
         let has_begun = machine.disks.iter().filter(|disk| disk.open().unfinished().is_some()).count();
         let switched = machine.disks.iter().filter(|disk| disk.checkpoints() != old).count();
-        if let Between::Write(disk) = between {
-            machine.disks[disk].write(Extent { offset: 9 << 20, len_bytes: super::GRANULE });
-        }
+        let is_off = |disk: &super::Disk| disk.before[95] & 1 == 1 && bitmaps_are_off(&disk.path);
+        tally.off += usize::from(has_begun == machine.disks.len() && machine.disks.iter().any(is_off));
+        between.happen(machine);
         // The verb that comes next ends the step, and then does its own work.
         let next = number % machine.disks.len();
         let marked = machine.disks[next].open().unfinished().is_some();
@@ -82,9 +121,9 @@ fn kill_at_each(machine: &mut Machine, verb: &[&str], between: Between, call: &s
     }
 }
 
-fn kill_everywhere(prepare: &[&[&str]], calls: &[&str], verb: &[&str], between: Between) {
+fn kill_everywhere(prepare: &[&[&str]], calls: &[&str], verb: &[&str], between: Between) -> Option<Tally> {
     if !support::tools_are_here() || !strace_works() {
-        return;
+        return None;
     }
     let mut machine = Machine::new(2);
     machine.prepare(prepare);
@@ -92,9 +131,36 @@ fn kill_everywhere(prepare: &[&[&str]], calls: &[&str], verb: &[&str], between: 
     for call in calls {
         kill_at_each(&mut machine, verb, between, call, &mut tally);
     }
-    let Tally { kills, none, all, found } = tally;
-    eprintln!("{verb:?}, {between:?}: {kills} kills, {found} found, {none} undone, {all} finished");
+    let Tally { kills, none, all, found, off } = tally;
+    eprintln!(
+        "{verb:?}, {between:?}: {kills} kills, {found} found, {none} undone, {all} finished, {off} with bitmaps off"
+    );
     assert!(kills > 8 && found > 3 && none > 3 && all > 0, "{kills} {found} {none} {all}");
+    Some(tally)
+}
+
+/// QEMU writes no header when it reopens an image without bitmaps for writing, nor where the bitmaps do not count for now.
+#[test]
+fn no_write_is_missed_that_a_commit_makes_while_the_bitmaps_of_the_last_delete_are_off() {
+    for (disk, others) in [(0, true), (1, true), (0, false)] {
+        let tally = kill_everywhere(&[], &["pwrite64"], &["delete", "mon"], Between::Commit { disk, others });
+        assert!(tally.is_none_or(|tally| tally.off > 1), "no kill left the bitmaps off");
+    }
+}
+
+#[test]
+fn no_write_is_missed_that_a_commit_makes_around_the_first_create() {
+    for (disk, others) in [(0, false), (1, true)] {
+        let between = Between::Commit { disk, others };
+        kill_everywhere(&[&["delete", "mon"]], &["pwrite64"], &["create", "tue", "--granularity=64K"], between);
+    }
+}
+
+#[test]
+fn no_write_is_missed_that_a_commit_makes_around_the_next_create() {
+    for (disk, others) in [(0, true), (1, false)] {
+        kill_everywhere(&[], &["pwrite64"], &["create", "tue"], Between::Commit { disk, others });
+    }
 }
 
 #[test]
@@ -167,6 +233,44 @@ fn a_rename_that_cannot_be_finished_stays_as_it_is_on_each_image_and_is_told() {
     assert!(told > 0, "no kill came between the two switches");
 }
 
+#[test]
+fn what_a_recovery_found_is_told_although_its_last_calls_fail() {
+    if !support::tools_are_here() || !strace_works() {
+        return;
+    }
+    let mut machine = Machine::new(2);
+    let words = machine.words(&["rename", "mon", "new"]);
+    for (call, succeeds) in [("unlink", true), ("pwrite64", false)] {
+        for number in 1.. {
+            machine.renew();
+            assert!(killed("pwrite64", number, &words), "no kill came between the two switches");
+            if machine.disks[0].checkpoints() == ["new"] {
+                break;
+            }
+        }
+        machine.disks[0].write(Extent { offset: 9 << 20, len_bytes: super::GRANULE });
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e"]);
+        strace.args([&format!("inject={call}:error=EIO:when=1+"), PROGRAM, "recover", &text(&machine.disks[1].path)]);
+        let output = strace.output().expect("strace runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.success(), succeeds, "{said}");
+        for disk in &machine.disks {
+            assert!(said.contains(&format!("{}: the renaming", text(&disk.path))), "{said}");
+        }
+        if succeeds {
+            assert!(said.contains("others not") && said.contains("the journal of the step stays"), "{said}");
+            assert!(machine.journal().exists());
+        } else {
+            assert_done(&checkmap(&["recover", &text(&machine.disks[1].path)]));
+        }
+        // A journal that no image names is replaced.
+        assert_done(&checkmap(&machine.words(&["create", "again"])));
+        assert_done(&checkmap(&machine.words(&["delete", "again"])));
+        machine.assert_whole(call);
+    }
+}
+
 /// Kills `recover` at each of its calls; the next one goes on.
 fn kill_the_recovery(between: Between) {
     if !support::tools_are_here() || !strace_works() {
@@ -187,9 +291,7 @@ fn kill_the_recovery(between: Between) {
         for number in 1.. {
             machine.renew();
             assert!(killed("pwrite64", place.expect("a place"), &words) && is_between(&machine));
-            if let Between::Write(disk) = between {
-                machine.disks[disk].write(Extent { offset: 9 << 20, len_bytes: super::GRANULE });
-            }
+            between.happen(&mut machine);
             let paths: Vec<String> = machine.disks.iter().map(|disk| text(&disk.path)).collect();
             let recover = ["recover".to_owned(), paths[number % 2].clone()];
             if !killed(call, number, &recover) {
@@ -207,6 +309,40 @@ fn kill_the_recovery(between: Between) {
         }
     }
     assert!(kills > 15, "{kills}");
+}
+
+/// In the middle of its switch the header still holds the place of the old directory, in a record that nobody reads.
+#[test]
+fn a_recovery_that_is_killed_leaves_no_images_apart_that_nobody_touched() {
+    if !support::tools_are_here() || !strace_works() {
+        return;
+    }
+    let mut machine = Machine::new(2);
+    let words = machine.words(&["delete", "mon"]);
+    let place = (1..).find(|number| {
+        machine.renew();
+        assert!(killed("pwrite64", *number, &words), "no kill left the bitmaps off");
+        bitmaps_are_off(&machine.disks[0].path)
+    });
+    let mut kills = 0;
+    for number in 1.. {
+        machine.renew();
+        assert!(killed("pwrite64", place.expect("a place"), &words) && bitmaps_are_off(&machine.disks[0].path));
+        let paths: Vec<String> = machine.disks.iter().map(|disk| text(&disk.path)).collect();
+        if !killed("pwrite64", number, &["recover".to_owned(), paths[number % 2].clone()]) {
+            break;
+        }
+        kills += 1;
+        let when = format!("recovery killed at write {number}");
+        for path in &paths {
+            let said = assert_done(&checkmap(&["recover", path]));
+            assert!(!said.contains("others not"), "{when}: {said}");
+        }
+        assert!(machine.disks.iter().all(|disk| disk.checkpoints().is_empty()), "{when}");
+        let _ = std::fs::remove_file(machine.journal());
+        machine.assert_whole(&when);
+    }
+    assert!(kills > 4, "{kills}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use super::header::INCOMPATIBLE_CORRUPT;
 use super::occupied;
-use super::{Entry, Qcow2, allocated, check, directory, table};
+use super::{Entry, Qcow2, allocated, check, directory, joint, table};
 use crate::bitmap::Bitmap;
 use crate::chain::{Action, BitmapState, Name};
 use crate::checksum::crc32c;
@@ -185,6 +185,7 @@ impl Host for Qcow2 {
 
     fn check_mark(&self, mark: &Mark) -> Result<()> {
         self.check_writable()?;
+        joint::check_place(&self.header)?;
         self.check_room_for(mark)
     }
 
@@ -194,6 +195,10 @@ impl Host for Qcow2 {
 
     fn state_sum(&self) -> Option<u32> {
         Some(crc32c(&self.header.raw))
+    }
+
+    fn can_switch(&self, switch: &Switch, forward: bool) -> bool {
+        self.way(switch, forward).is_ok()
     }
 
     fn switch_again(&mut self, switch: &Switch, forward: bool) -> Result<Vec<String>> {

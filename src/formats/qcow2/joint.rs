@@ -5,7 +5,7 @@
 use super::Qcow2;
 use super::commit::{self, Begun};
 use super::directory;
-use super::header::{DirectoryRef, Header};
+use super::header::{AUTOCLEAR_BITMAPS, DirectoryRef, EXTENSION_BITMAPS, Header};
 use super::occupied::Occupied;
 use super::steps;
 use crate::chain::Action;
@@ -48,6 +48,7 @@ impl Ground for Stand<'_> {
         mark: &Mark,
         observer: &mut dyn Observer,
     ) -> Result<Box<dyn Prepared + 'a>> {
+        check_place(&self.header).map_err(Error::nothing_changed)?;
         let change = self.image.change(actions, &[], &self.occupied).map_err(Error::nothing_changed)?;
         let begun = change.begin(&mut self.header, observer)?;
         Ok(Box::new(Part::new(begun, mark)?))
@@ -101,6 +102,19 @@ fn switching(marked: &Header, directory: Option<DirectoryRef>, end: Progress) ->
     let switched = last(&states)?;
     memory::extend(&mut states, switched.with_progress(end)?)?;
     steps::joined(states)
+}
+
+/// Refuses a directory whose place changes by halves: between them the bitmaps do not count, and an image that is left so cannot tell
+/// whether a guest wrote to it.
+pub(super) fn check_place(header: &Header) -> Result<()> {
+    if !header.directory_crosses_sectors() {
+        return Ok(());
+    }
+    let message = "the place of the bitmap directory crosses two sectors of the header, so that a change in one step with other \
+                   images could not be ended after a power cut";
+    Err(Error::new(ErrorKind::CannotStore, message)
+        .at("qcow2 header cluster", header.extension(EXTENSION_BITMAPS).map(|found| found.at as u64))
+        .advise("change this image by itself"))
 }
 
 /// The header that the last of these states is.
@@ -180,12 +194,22 @@ impl Qcow2 {
     }
 
     fn states_of(&self, switch: &Switch, forward: bool) -> Result<Vec<Vec<u8>>> {
+        let (states, directory) = self.way(switch, forward)?;
+        if let Some(place) = directory
+            && let Some(fault) = directory::read(&*self.storage, &last(&states)?, place)?.fault
+        {
+            return Err(fault);
+        }
+        Ok(states)
+    }
+
+    /// The way forward or back, and the directory at its end, where nothing else has changed the image since.
+    pub(super) fn way(&self, switch: &Switch, forward: bool) -> Result<(Vec<Vec<u8>>, Option<DirectoryRef>)> {
         let changed = || {
             Error::new(ErrorKind::Changed, "the image is no longer the one that the step left behind")
                 .advise(WayOut::from("verify it with ").control(Control::Check))
         };
         let mark = self.header.mark().filter(|mark| mark.is_untouched).ok_or_else(changed)?;
-        let is_before = mark.progress == Progress::Before && crc32c(&self.header.raw) == switch.before;
         let [old, new] = [0, PLACE_LEN].map(|at| DirectoryRef {
             bitmaps: le_u32(&switch.redo, at),
             len_bytes: le_u64(&switch.redo, at + 4),
@@ -193,23 +217,22 @@ impl Qcow2 {
         });
         let (place, end) = if forward { (new, Progress::After) } else { (old, Progress::Before) };
         let directory = (place.bitmaps > 0).then_some(place);
+        // While the bit is off, QEMU sees an image without bitmaps: where it reopens that for writing, it writes no header. So the
+        // old bits, and the new ones that come from them, may lack writes, and must not count again.
+        let is_off = self.header.autoclear & AUTOCLEAR_BITMAPS == 0;
+        let may_lack_writes = is_off && old.bitmaps > 0 && directory.is_some();
         let states = switching(&self.header, directory, end)?;
-        let then = last(&states)?;
+        let leads_there = !forward || crc32c(&last(&states)?.raw) == switch.after;
         let is_as_recorded = match mark.progress {
-            Progress::Before => is_before && (!forward || crc32c(&then.raw) == switch.after),
-            // Nothing else has touched it, so both directories are as they were.
-            Progress::Within => true,
+            Progress::Before => crc32c(&self.header.raw) == switch.before,
+            // Both directories are as they were: nothing has opened the image for writing while it had bitmaps.
+            Progress::Within => !may_lack_writes,
             Progress::After => false,
         };
-        if switch.redo.len() != REDO_LEN || !is_as_recorded {
-            return Err(changed());
+        match switch.redo.len() == REDO_LEN && is_as_recorded && leads_there {
+            true => Ok((states, directory)),
+            false => Err(changed()),
         }
-        if let Some(place) = directory
-            && let Some(fault) = directory::read(&*self.storage, &then, place)?.fault
-        {
-            return Err(fault);
-        }
-        Ok(states)
     }
 
     /// Takes the mark out, however often it stands there.

@@ -47,6 +47,9 @@ impl Header {
             (None, Some(directory)) => self.add(&mut stages, directory)?,
             (None, None) => {}
         }
+        if directory.is_none() {
+            stages.clear_places()?;
+        }
         Ok(stages.stages)
     }
 
@@ -335,6 +338,14 @@ struct Stages {
 impl Stages {
     fn of(header: &Header) -> Result<Self> {
         Ok(Self { now: memory::copy(&header.raw)?, last_sector: None, stages: Vec::new() })
+    }
+
+    /// Lets each unused place of a directory hold zeros: a cut may have left it with what it held, and the header without a
+    /// directory must be the same by whatever way it came.
+    fn clear_places(&mut self) -> Result<()> {
+        let header = Header::read(&Memory(&self.now))?;
+        let mut places = header.extensions.iter().filter(|it| is_place_of_directory(it));
+        places.try_for_each(|place| self.write(place.at + 8, &[0; DIRECTORY_REF_LEN]))
     }
 
     /// Whether QEMU, which writes the whole header anew, finds room for it.
