@@ -2536,7 +2536,8 @@ void checkmap_notes_free(struct checkmap_notes *notes);
  *
  * folder has libvirt's documents, as for checkmap_notes_read(); NULL where libvirt has nothing to do with the image. target is the
  * name of the disk in the domain, such as vda; NULL where the documents tell it by the file of the image. A repair changes the bitmaps
- * in one step, then the documents, one after the other; libvirt's daemon reads its own folder only when it starts. With DRY_RUN the
+ * in one step, then the documents, one after the other; libvirt's daemon reads its own folder only when it starts. From the change of the bitmaps
+ * on progress cannot stop it. With DRY_RUN the
  * steps are listed, and nothing is changed. A change ends the pointers that were handed out
  * of the image. The image follows the notes from then on as after checkmap_image_follow(), but for their order.
  *
@@ -2551,6 +2552,8 @@ void checkmap_notes_free(struct checkmap_notes *notes);
  * - -EINVAL: an unknown aim, an empty text, or one that is no UTF-8.
  * - -EPROTO: documents that contradict one another, checkpoints without a known order, or both models at once.
  * - -EBADMSG: the image or a document is damaged.
+ * - -EIO: with kind CHECKMAP_ERROR_IO also where a document fails behind the bitmaps or behind others: the message says how many are
+ *   changed, and the same again goes on from there.
  * - -ECANCELED: the call was stopped, and nothing has changed.
  * - as checkmap_checkpoint_create() without -EEXIST, -EINVAL, -EPROTO, -EBADMSG
  */
@@ -2582,6 +2585,8 @@ int64_t checkmap_doctor(struct checkmap_image *image,
  * - -EINVAL: an unknown aim, the same disk twice, no disk at all, a name that is empty or no UTF-8.
  * - -EPROTO: notes that contradict one another, checkpoints without a known order, or both models at once.
  * - -EBADMSG: an answer is none of QEMU's or libvirt's.
+ * - -EREMOTEIO: with kind CHECKMAP_ERROR_HYPERVISOR also where libvirt refuses a note behind the bitmaps or behind others: the message says
+ *   how many are changed, and the same again goes on from there.
  * - -ECANCELED: the call was stopped, and nothing has changed.
  * - as checkmap_checkpoint_create() without -EEXIST, -EINVAL, -EPROTO, -EBADMSG
  */
