@@ -454,11 +454,13 @@ fn list(open: &OpenImage, options: &mut Options) -> Result<Arc<Checkpoints>> {
         return Ok(listed);
     }
     // Not while the list is locked: the callback may ask this image, too.
-    let overview = image.overview(model, Scope::Checkpoints, options)?;
+    let mut overview = image.overview(model, Scope::Checkpoints, options)?;
+    if let Ok(chain) = &mut overview.chain {
+        chain.follow(&open.records)?;
+    }
     open.lent().checkpoints(model, || {
         let amount = |checkpoint: &Checkpoint| overview.summary(&checkpoint.bitmap).dirty_bytes.map_or(-1, signed);
-        let mut chain = overview.chain.clone()?;
-        chain.follow(&open.records)?;
+        let chain = overview.chain.as_ref().map_err(Error::clone)?;
         let listed = chain.checkpoints().iter().map(|checkpoint| (checkpoint.clone(), amount(checkpoint)));
         Ok(memory::gather(listed)?)
     })

@@ -241,7 +241,7 @@ pub trait Host: Send + Sync + fmt::Debug {
     }
 
     /// Switches a place that has not switched, or not wholly, forward or back; the strings are warnings. Fails with
-    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) where something else changed the place since, else as [`Host::apply`].
+    /// [`ErrorKind::Changed`] where something else changed the place since, else as [`Host::apply`].
     fn switch_again(&mut self, _switch: &Switch, _forward: bool) -> Result<Vec<String>> {
         Err(cannot_join())
     }
