@@ -63,9 +63,11 @@ impl Image {
         observer: &mut dyn Observer,
     ) -> Result<ToInterval> {
         self.check_writable()?;
-        let overview = self.overview(model, Scope::Checkpoints, observer)?;
-        let mut chain = overview.chain.clone()?;
-        chain.follow(records)?;
+        let mut overview = self.overview(model, Scope::Checkpoints, observer)?;
+        if let Ok(chain) = &mut overview.chain {
+            chain.follow(records)?;
+        }
+        let chain = overview.chain.as_ref().map_err(Error::clone)?;
         chain.check_known().map_err(|error| self.name_it(error))?;
         if chain.model() != Model::Cumulative {
             if overview.beside.is_some() {
@@ -80,7 +82,7 @@ impl Image {
         let names = memory::gather(chain.checkpoints().iter().map(|own| own.name.clone()))?;
         self.check_layers(&names)?;
         let plan = self.finish(chain.plan_to_interval())?;
-        self.check_contained(&chain, observer)?;
+        self.check_contained(chain, observer)?;
         let dirty = |name: &Name| overview.summary(name).dirty_bytes.unwrap_or(self.virtual_size());
         let pairs = chain.checkpoints().iter().zip(chain.checkpoints().iter().skip(1));
         let excess = pairs.map(|(own, next)| Excess {
