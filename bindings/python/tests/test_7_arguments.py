@@ -87,7 +87,7 @@ CALLS = {
 }
 NO_ARGUMENTS = {
     Bitmap: "close closed copy set_all clear_all complement optimize size granularity granules count dirty_bytes count_extents "
-    "heap_bytes validate serialize sha256",
+    "heap_bytes validate serialize sha256 to_arrow to_polars",
     Image: "recover forget_step close closed checkpoints info trouble warnings stored",
     Segment: "close closed info size granularity heap_bytes count dirty_bytes",
 }
