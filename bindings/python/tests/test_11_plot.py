@@ -296,6 +296,27 @@ def test_what_a_trend_cannot_tell_is_said(image_copy):
         assert not boxes_of(plot.trend(image))
 
 
+def test_a_trend_of_cumulative_checkpoints(image_copy):
+    image_copy("plain.qcow2")
+    for name, extent in (("a", "1M 64k"), ("b", "2M 128k")):
+        subprocess.run(["qemu-img", "bitmap", "--add", "plain.qcow2", name], check=True)
+        write("plain.qcow2", extent)
+    with Image("plain.qcow2", writable=False) as image:
+        said = words_of(plot.trend(image, cumulative=True))
+    assert said[:3] == ["plain.qcow2", "64 MiB, 2 checkpoints, model cumulative", "Changed since each checkpoint:"]
+    assert said[3:7] == ["'a' to now", "192 KiB", "'b' to now", "128 KiB"] and not any("mean" in words for words in said)
+
+
+def test_the_newest_intervals_are_drawn():
+    spans = [_picture.Span(str(at), str(at + 1), at) for at in range(64)]
+    trend = _picture.Trend("", MIB, "interval", spans)
+    assert trend.bars_title() == "Changed in each interval (4 older ones are left out):"
+    sheet = plot._trend_sheet(trend)
+    figure = plot._drawn([sheet], False)
+    said = words_of(figure)
+    assert "'3' to '4'" not in said and "'4' to '5'" in said and len(boxes_of(figure)) == 60
+
+
 def test_a_trend_of_layers_is_bound_by_the_coarsest(image_copy):
     image_copy("chain.qcow2")
     with Image(image_copy("overlay.qcow2"), writable=False) as image:
