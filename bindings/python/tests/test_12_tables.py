@@ -1,4 +1,4 @@
-"""Extents as tables of pyarrow and polars: the same numbers, of the right types, and what is said where these are missing."""
+"""Extents as tables of pyarrow and polars: the same numbers, of the right types, and the error where these are missing."""
 
 import random
 import sys
