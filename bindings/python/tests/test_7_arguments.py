@@ -87,7 +87,7 @@ CALLS = {
 }
 NO_ARGUMENTS = {
     Bitmap: "close closed copy set_all clear_all complement optimize size granularity granules count dirty_bytes count_extents "
-    "heap_bytes validate serialize sha256",
+    "heap_bytes validate serialize sha256 to_arrow to_polars",
     Image: "recover forget_step close closed checkpoints info trouble warnings stored",
     Segment: "close closed info size granularity heap_bytes count dirty_bytes",
 }
@@ -235,6 +235,19 @@ def test_what_is_needed_is_said():
     ):
         with pytest.raises(TypeError, match=said):
             use()
+
+
+def test_a_listing_tells_its_progress(image_copy):
+    with Image(image_copy("chain.qcow2"), writable=False) as image:
+        told = []
+        assert image.checkpoints(progress=lambda *step: told.append(step)) == image.checkpoints()
+        with pytest.raises(TypeError, match="progress is a function"):
+            image.checkpoints(progress=5)
+    assert told
+    for answer, error in ((lambda *_: True, checkmap.CancelledError), (lambda *_: 1 // 0, ZeroDivisionError)):
+        with Image("chain.qcow2", writable=False) as image:
+            with pytest.raises(error):
+                image.checkpoints(progress=answer)
 
 
 def test_names_are_text_or_bytes(image_copy):

@@ -4,7 +4,7 @@ Bitmap is in memory, Segment in a file, Image has checkpoints, whose diff() is a
 of the virtual disk. What goes wrong is a CheckmapError, one class for each kind.
 """
 
-from . import _errors
+from . import _errors, plot
 from ._backups import (
     BackupDirectory,
     BackupPlan,
@@ -65,6 +65,7 @@ __all__ = [
     "plan_backup",
     "plan_backup_running",
     "plan_qmp",
+    "plot",
     "preview_backup",
 ]
 __all__ += _errors.__all__

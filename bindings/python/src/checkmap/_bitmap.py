@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, ClassVar, Iterable, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, Iterable, Iterator, List, Optional, Tuple
 
 from . import _extents
 from ._arguments import Options, Progress, allocate, granularity_or_zero, several, source, target, up_to, whole
 from ._errors import checked, found, last_error
 from ._handle import Borrowed, Handle
 from ._native import ffi, lib
+from ._optional import needed
+
+if TYPE_CHECKING:
+    import polars
+    import pyarrow
 
 
 class Bitmap(Handle):
@@ -396,6 +401,36 @@ class Bitmap(Handle):
         """serialize() into a writable buffer; returns how many bytes it took. OutOfRangeError if it is too short."""
         room = target(out)
         return checked(self._read(lib.checkmap_bitmap_serialize, room, len(room)))
+
+    def to_arrow(self) -> pyarrow.Table:
+        """The dirty extents as a pyarrow.Table, ascending: `start` and `length` in bytes, both uint64 and never null.
+
+        The metadata of its schema have `size` and `granularity` of the bitmap, in bytes, as decimal digits. The columns
+        take 16 bytes an extent, which the table has without another copy. ImportError where pyarrow or numpy is
+        missing: `pip install 'checkmap[arrow]'`.
+        """
+        arrow = needed("pyarrow", "arrow", "to_arrow() makes a pyarrow.Table")
+        numpy = needed("numpy", "arrow", "to_arrow() takes the extents by numpy")
+        with Borrowed(Bitmap, self):
+            metadata = {"size": str(self.size), "granularity": str(self.granularity)}
+            columns = self._columns(numpy)
+        fields = [arrow.field(name, arrow.uint64(), nullable=False) for name in ("start", "length")]
+        return arrow.Table.from_arrays([*map(arrow.array, columns)], schema=arrow.schema(fields, metadata=metadata))
+
+    def to_polars(self) -> polars.DataFrame:
+        """The dirty extents as a polars.DataFrame, ascending: `start` and `length` in bytes, both UInt64.
+
+        A DataFrame has no metadata: size and granularity are those of the bitmap. polars copies the columns once.
+        ImportError where polars or numpy is missing: `pip install 'checkmap[polars]'`.
+        """
+        frames = needed("polars", "polars", "to_polars() makes a polars.DataFrame")
+        numpy = needed("numpy", "polars", "to_polars() takes the extents by numpy")
+        starts, lengths = self._columns(numpy)
+        frame: polars.DataFrame = frames.DataFrame({"start": starts, "length": lengths})
+        return frame
+
+    def _columns(self, numpy: Any) -> Tuple[Any, Any]:
+        return _extents.arrays(self, lib.checkmap_bitmap_extents, lib.checkmap_bitmap_count_extents, numpy)
 
     def _sized(self, function: Callable[..., int], *arguments: int) -> bytes:
         """What a call writes that says beforehand how much it will be."""

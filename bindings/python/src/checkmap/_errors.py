@@ -337,11 +337,11 @@ def checked(status: int) -> int:
     return status
 
 
-def listed(struct: str, call: Callable[[Any, int], int], look: Callable[[int], int] = checked) -> Iterator[Any]:
+def listed(struct: str, call: Callable[[Any, int], int]) -> Iterator[Any]:
     """The structs that a call fills in, after it has told how many there are; good while this goes on."""
-    room = look(call(ffi.NULL, 0)) or 1
+    room = checked(call(ffi.NULL, 0)) or 1
     out = ffi.new(f"struct {struct}[]", room)
-    yield from out[0 : min(look(call(out, room)), room)]
+    yield from out[0 : min(checked(call(out, room)), room)]
 
 
 

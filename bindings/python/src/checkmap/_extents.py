@@ -7,7 +7,7 @@ import struct
 from itertools import chain
 from typing import Any, Callable, Iterable, Iterator, List, Optional, Protocol, Tuple
 
-from ._arguments import allocate, several, whole
+from ._arguments import TO_END, allocate, several, whole
 from ._errors import checked
 from ._native import ffi
 
@@ -87,6 +87,36 @@ def into(handle: Readable, fill: Fill, out: Any, offset: int, length: int) -> in
             rest = max(offset + length - begin, 0)
 
     return handle._read(copy)
+
+
+# Records a call: more of them do not make a walk faster.
+_MANY = 1 << 13
+
+
+def arrays(handle: Readable, fill: Fill, count: Fill, numpy: Any) -> Tuple[Any, Any]:
+    """The offsets and the lengths of all extents, each an array of numpy's: of one moment."""
+    found: List[Any] = []
+
+    def ask(pointer: Any) -> int:
+        number = checked(count(pointer))
+        offsets, lengths = numpy.empty(number, numpy.uint64), numpy.empty(number, numpy.uint64)
+        records = numpy.empty(min(number, _MANY), numpy.dtype(EXTENT_FIELDS))
+        out = ffi.from_buffer(_RECORDS, records, True)
+        filled = begin = 0
+        while filled < number:
+            got = checked(fill(pointer, begin, TO_END, out, len(records)))
+            if not got:
+                raise RuntimeError(f"{filled} extents of {number} were found")
+            offsets[filled : filled + got] = records["offset"][:got]
+            lengths[filled : filled + got] = records["length"][:got]
+            filled += got
+            begin = int(records["offset"][got - 1] + records["length"][got - 1])
+        found.extend((offsets, lengths))
+        return number
+
+    handle._read(ask)
+    offsets, lengths = found
+    return offsets, lengths
 
 
 _PAIR_ALONE = struct.Struct("=QQ")

@@ -247,11 +247,13 @@ class Image(Handle):
         cumulative: of an image with intervals and libvirt's cumulative checkpoints, which are listed; by default the
         intervals.
         """
-        options = Options(progress, model=model_of(cumulative))
+        model = model_of(cumulative)
 
         def ask(pointer: Any) -> List[Checkpoint]:
-            def call(out: Any, room: int) -> Any:
-                return lib.checkmap_checkpoint_list_with(pointer, options.pointer, out, room)
+            # It is asked twice, and options serve one call.
+            def call(out: Any, room: int) -> int:
+                options = Options(progress, model=model)
+                return options.checked(lib.checkmap_checkpoint_list_with(pointer, options.pointer, out, room))
 
             return [
                 Checkpoint(
@@ -265,7 +267,7 @@ class Image(Handle):
                     bool(each.flags & lib.CHECKMAP_CHECKPOINT_UNORDERED),
                     bool(each.flags & lib.CHECKMAP_CHECKPOINT_GAP),
                 )
-                for each in listed("checkmap_checkpoint", call, options.checked)
+                for each in listed("checkmap_checkpoint", call)
             ]
 
         return self._read(ask)
