@@ -149,6 +149,8 @@ fn an_image_that_is_gone_replaced_copied_or_open_elsewhere() {
     assert_done(&checkmap(&["delete", &text(&copy), "tue"]));
     // A QEMU has one of them open.
     let qemu = support::nbd::Served::start(&machine.disks[1].path, "mon");
+    // It listens before it has opened the image.
+    qemu.nbdinfo();
     let said = assert_status(&checkmap(&["create", first, "wed"]), 3);
     assert!(said.contains("disk1.qcow2") && said.contains("has it open"), "{said}");
     drop(qemu);
