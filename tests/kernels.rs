@@ -446,6 +446,34 @@ fn few_runs_are_united_at_once() {
     }
 }
 
+/// Kernels compare long lists in parts: runs of one list reach over, touch and miss many of the other, at every length.
+#[test]
+fn long_lists_of_runs_are_cut_anywhere() {
+    let mut state = 7u32;
+    let mut next = move |below: u32| {
+        state = state.wrapping_mul(0x915f_77f5).wrapping_add(0x3c6e_f35f);
+        (state >> 8) % below
+    };
+    for round in (0..600).step_by(ROUND) {
+        let [ours, theirs] = [round % 7, round / 7 % 7].map(|kind| {
+            let (longest, widest) = [(1, 2), (2, 3), (1, 130), (130, 2), (700, 5), (9000, 1), (40, 40)][kind];
+            let (most, mut at, mut list) = (1 + next(900), next(300), Vec::new());
+            for _ in 0..most {
+                let end = (at + next(longest)).min(65_535);
+                list.extend((at..=end).map(|bit| bit as u16));
+                at = end + 2 + next(widest);
+                if at > 65_535 {
+                    break;
+                }
+            }
+            list
+        });
+        for kernels in sets() {
+            check_runs(kernels, &ours, &theirs, round % 5);
+        }
+    }
+}
+
 #[test]
 fn few_items_are_sorted_and_kept_once() {
     for kernels in sets() {

@@ -5,9 +5,9 @@
 //! Where both are lists or runs the result is one too, and is made without words. Else the bits of lists are looked up in the
 //! words of the other, or both are words for the time.
 
-use super::unite::{Made, Workspace, lengthen, made, room_for};
-use super::{ARRAY_MAX, Pair, RUNS_MAX, Run, View, Words, sparse};
-use crate::kernels::{Kernels, Measure, ROOM};
+use super::unite::{Made, Workspace, made, room_for, room_for_runs};
+use super::{ARRAY_MAX, Pair, RUNS_MAX, View, Words, sparse};
+use crate::kernels::{Kernels, Measure};
 use crate::memory::Result;
 
 /// From this many items and runs on, to walk both takes longer than to set the runs in words and look each item up.
@@ -80,8 +80,8 @@ impl Workspace {
             }
             (View::Array(list), _) => self.filter_list(list, b, true)? == list.len(),
             (View::Runs(x), View::Runs(y)) => {
-                lengthen(&mut self.pairs[0], x.len() + y.len() + ROOM)?;
-                let count = (self.kernels.intersect_runs)(x, y, &mut self.pairs[0]);
+                let room = room_for_runs(&mut self.pairs[0], x.len() + y.len())?;
+                let count = (self.kernels.intersect_runs)(x, y, room);
                 self.pairs[0][..count] == *x
             }
             _ => {
@@ -117,16 +117,14 @@ impl Workspace {
             }
             _ => b,
         };
-        lengthen(pairs, a.len() + other.len() + ROOM)?;
-        Ok((self.kernels.intersect_runs)(a, other, pairs))
+        Ok((self.kernels.intersect_runs)(a, other, room_for_runs(pairs, a.len() + other.len())?))
     }
 
     /// Where runs of the one or of the other begin or end, a run of the result begins or ends; not where both do.
     fn xor_runs(&mut self, a: &[Pair], b: &[Pair]) -> Result<usize> {
         let Self { kernels, lists: [ours, theirs], pairs: [pairs, _], .. } = self;
         let (ours, theirs) = (bounds(a, ours)?, bounds(b, theirs)?);
-        lengthen(pairs, a.len() + b.len() + ROOM)?;
-        let room = pairs.as_flattened_mut();
+        let room = room_for_runs(pairs, a.len() + b.len())?.as_flattened_mut();
         let count = (kernels.xor_lists)(ours, theirs, room);
         // A run that has no end goes on to the end of the chunk, of which 16 bits are left.
         room[count] = 0;
@@ -144,7 +142,7 @@ impl Workspace {
     fn filter_list(&mut self, list: &[u16], other: View<'_>, kept: bool) -> Result<usize> {
         let out = room_for(&mut self.lists[0], list.len())?;
         Ok(match other {
-            View::Runs(runs) if self.kernels.traits.has_wide_networks || list.len() + runs.len() < LOOKED_UP => {
+            View::Runs(runs) if self.kernels.traits.has_networks || list.len() + runs.len() < LOOKED_UP => {
                 (self.kernels.filter_by_runs)(list, runs, kept, out)
             }
             _ => (self.kernels.filter)(list, words_of(other, &mut self.others)?, kept, out),
@@ -156,7 +154,8 @@ impl Workspace {
         made(&mut self.others)?;
         self.sparse.as_mut().map_or(Ok(()), sparse::PackedBytes::prepare)?;
         room_for(&mut self.lists[0], ARRAY_MAX)?;
-        lengthen(&mut self.pairs[0], RUNS_MAX + ROOM)
+        room_for_runs(&mut self.pairs[0], RUNS_MAX)?;
+        Ok(())
     }
 
     /// Combines words with a view in their place; what they hold then.
@@ -214,11 +213,23 @@ fn words_of<'a>(view: View<'a>, room: &'a mut Option<Box<Words>>) -> Result<&'a 
     Ok(words)
 }
 
-/// Puts the runs of a list into `out`.
+/// Puts the runs of a list into `out`. A run is written again for each of its items, as a jump at each run would be guessed wrong
+/// too often.
 fn gather_runs(list: &[u16], out: &mut Vec<Pair>) -> Result<()> {
-    out.clear();
-    out.try_reserve(list.len())?;
-    out.extend(View::Array(list).runs(Run::WHOLE).map(Run::pair));
+    let Some(&start) = list.first() else {
+        out.clear();
+        return Ok(());
+    };
+    room_for_runs(out, list.len())?;
+    let (mut count, mut first, mut before) = (0, start, start);
+    for &item in list {
+        let is_apart = item > before.saturating_add(1);
+        count += usize::from(is_apart);
+        first = if is_apart { item } else { first };
+        out[count] = [first, item];
+        before = item;
+    }
+    out.truncate(count + 1);
     Ok(())
 }
 

@@ -22,6 +22,10 @@ const LIST_MAX: usize = 2 * ARRAY_MAX + ROOM;
 /// Above this many runs and single bits of more than two sources, words are the quicker way; at once where registers are wide.
 const SWEEP_MAX: usize = 1024;
 
+/// The room of the first lists: few chunks hold more.
+const LIST_AT_FIRST: usize = 512;
+const RUNS_AT_FIRST: usize = 256;
+
 /// After this many sources have been added to words, the union looks whether all words are full.
 const LOOK: usize = 4;
 
@@ -130,9 +134,7 @@ impl Workspace {
         if runs == 0 {
             return self.unite_lists(group, items, groups);
         }
-        if groups <= FEW_RUNS
-            && (group.len() > 2 && self.kernels.traits.has_networks || self.kernels.traits.has_wide_networks)
-        {
+        if groups <= FEW_RUNS && self.kernels.traits.has_networks {
             return self.sort_runs(group);
         }
         let most_swept = if self.kernels.traits.has_wide_networks { 0 } else { SWEEP_MAX };
@@ -232,8 +234,7 @@ impl Workspace {
 
     /// The smallest form of any runs of a chunk.
     pub(in crate::bitmap) fn smallest_of_runs(&mut self, runs: &[Pair]) -> Result<Made<'_>> {
-        lengthen(&mut self.pairs[0], runs.len())?;
-        self.pairs[0][..runs.len()].copy_from_slice(runs);
+        room_for_runs(&mut self.pairs[0], runs.len())?[..runs.len()].copy_from_slice(runs);
         self.of_runs(runs.len())
     }
 
@@ -318,8 +319,7 @@ impl Workspace {
                 _ => {}
             }
         }
-        let room = &mut self.pairs[0];
-        lengthen(room, FEW_RUNS * GROUP)?;
+        let room = room_for_runs(&mut self.pairs[0], FEW_RUNS * GROUP)?;
         let count = (self.kernels.unite_few_runs)(&runs[..run_lists], &bits[..bit_lists], room);
         self.of_runs(count)
     }
@@ -371,8 +371,9 @@ impl Workspace {
             }
             ends.push(from.len());
         }
-        lengthen(to, from.len())?;
-        lengthen(from, to.len())?;
+        let most = from.len() + ROOM;
+        lengthen(from, most)?;
+        room_for_runs(to, most)?;
         while ends.len() > 1 {
             halve(ends, |start, middle, end, filled| {
                 (kernels.unite_runs)(&from[start..middle], &from[middle..end], &mut to[filled..])
@@ -433,7 +434,7 @@ pub(super) fn clear(words: &mut Option<Box<Words>>) -> Result<&mut Words> {
 }
 
 /// Makes a list of runs at least `len` long.
-pub(super) fn lengthen(runs: &mut Vec<Pair>, len: usize) -> Result<()> {
+fn lengthen(runs: &mut Vec<Pair>, len: usize) -> Result<()> {
     if runs.len() < len {
         runs.try_reserve(len - runs.len())?;
         runs.resize(len, [0, 0]);
@@ -443,16 +444,23 @@ pub(super) fn lengthen(runs: &mut Vec<Pair>, len: usize) -> Result<()> {
 
 /// Puts the runs of `words`, which are not more than a container holds, at the beginning of `runs`; how many there are.
 fn runs_of(kernels: &Kernels, words: &Words, runs: &mut Vec<Pair>) -> Result<usize> {
-    lengthen(runs, RUNS_MAX + ROOM)?;
-    Ok((kernels.runs)(words, runs))
+    Ok((kernels.runs)(words, room_for_runs(runs, RUNS_MAX)?))
 }
 
 /// A list into which kernels may write `len` items; what it held may be gone.
 pub(super) fn room_for(list: &mut Vec<u16>, len: usize) -> Result<&mut [u16]> {
     if list.len() < len + ROOM {
-        *list = memory::zeroed((len + ROOM).max(2 * list.len()).min(LIST_MAX))?;
+        *list = memory::zeroed((len + ROOM).max(2 * list.len()).max(LIST_AT_FIRST).min(LIST_MAX))?;
     }
     Ok(list)
+}
+
+/// Runs of which kernels may write `len`; what they held may be gone.
+pub(super) fn room_for_runs(runs: &mut Vec<Pair>, len: usize) -> Result<&mut [Pair]> {
+    if runs.len() < len + ROOM {
+        *runs = memory::zeroed((2 * runs.len()).clamp(RUNS_AT_FIRST, 2 * RUNS_MAX + ROOM).max(len + ROOM))?;
+    }
+    Ok(runs)
 }
 
 /// Unites each two neighbours of the lists that end at `ends` with `unite`, which gets where the first begins, where it

@@ -183,7 +183,8 @@ fn step_both<const XOR: bool>(
 
 /// [`merge`] in both halves of the registers.
 #[target_feature(enable = "avx2")]
-fn merge_both(x: __m256i, y: __m256i) -> (__m256i, __m256i) {
+#[inline]
+pub(super) fn merge_both(x: __m256i, y: __m256i) -> (__m256i, __m256i) {
     let places = _mm256_broadcastsi128_si256(_mm_setr_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1));
     let (mut x, mut y) = (_mm256_shuffle_epi8(x, places), y);
     for _ in 0..LEVELS {

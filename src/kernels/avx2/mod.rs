@@ -17,7 +17,7 @@ use crate::geometry::Extent;
 mod bodies {
     pub(super) use super::lists::{sort_few, unite, xor_lists};
     pub(super) use super::pairs::{intersect, subtract};
-    pub(super) use super::runs::unite_few_runs;
+    pub(super) use super::runs::{filter_by_runs, intersect_runs, unite_few_runs, unite_runs};
     pub(super) use super::sparse::{pack, spread, unpack};
     pub(super) use super::words::{and, and_not, measure, or, positions, runs, xor};
     pub(super) use crate::kernels::portable::*;

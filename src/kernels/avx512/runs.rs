@@ -72,26 +72,10 @@ pub(super) fn unite_few_runs(runs: &[&[Pair]], bits: &[&[u16]], out: &mut [Pair]
 /// The most runs of one list that are compared at a time.
 const MOST: usize = REGISTERS / 2 * LANES;
 
-/// The runs of both lists up to the end of one of them, or of its first runs, are compared at a time.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 #[inline]
 pub(super) fn intersect_runs(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize {
-    let (mut a, mut b, mut count) = (a, b, 0);
-    while let (Some(&[_, a_end]), Some(&[_, b_end])) = (a[..a.len().min(MOST)].last(), b[..b.len().min(MOST)].last()) {
-        let end = a_end.min(b_end);
-        let [ours, theirs] = [(&mut a, a_end), (&mut b, b_end)].map(|(list, list_end)| {
-            let first_runs = &list[..list.len().min(MOST)];
-            if list_end == end {
-                *list = &list[first_runs.len()..];
-                return first_runs;
-            }
-            // A run that goes on is looked at again.
-            *list = &list[first_runs.partition_point(|run| run[1] <= end)..];
-            &first_runs[..first_runs.partition_point(|run| run[0] <= end)]
-        });
-        count += intersect_some(ours, theirs, &mut out[count..]);
-    }
-    count
+    portable::intersect_parts(a, b, MOST, out, |a, b, out| intersect_some(a, b, out))
 }
 
 /// What lies in runs of both lists, which have [`MOST`] runs each at most.
@@ -121,40 +105,22 @@ fn intersect_some(a: &[Pair], b: &[Pair], out: &mut [Pair]) -> usize {
     count
 }
 
-/// Some items and the runs that reach to them are compared at a time.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 #[inline]
 pub(super) fn filter_by_runs(list: &[u16], runs: &[Pair], kept: bool, out: &mut [u16]) -> usize {
-    let (mut list, mut runs, mut count) = (list, runs, 0);
-    while let Some(&first) = list.first() {
-        runs = &runs[runs.partition_point(|run| run[1] < first)..];
-        // Between as many runs there is one gap more.
-        let (mut items, mut others) = (&list[..list.len().min(MOST)], &runs[..runs.len().min(MOST - 1)]);
-        if let Some(&[next, _]) = runs.get(others.len()) {
-            // The first of these runs does not end before the first item, so there is an item before the next run.
-            items = &items[..items.partition_point(|item| *item < next)];
-        }
-        if let Some(last) = items.last() {
-            others = &others[..others.partition_point(|run| run[0] <= *last)];
-        }
-        count += filter_some(items, others, kept, &mut out[count..]);
-        list = &list[items.len()..];
-    }
-    count
+    portable::filter_parts::<MOST>(list, runs, kept, out, |list, runs, out| filter_some(list, runs, out))
 }
 
-/// The items that lie in runs if `kept`, or in gaps between them. There are [`MOST`] items and runs or gaps at most.
+/// The items that lie in runs. There are [`MOST`] of both at most.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 #[inline]
-fn filter_some(list: &[u16], runs: &[Pair], kept: bool, out: &mut [u16]) -> usize {
-    let mut room = [[0; 2]; MOST];
-    let others = if kept { runs } else { gaps(runs, &mut room) };
-    let half = list.len().max(others.len()).div_ceil(LANES).next_power_of_two();
+fn filter_some(list: &[u16], runs: &[Pair], out: &mut [u16]) -> usize {
+    let half = list.len().max(runs.len()).div_ceil(LANES).next_power_of_two();
     let (mut begins, mut ends) = ([none(); REGISTERS], [none(); REGISTERS]);
     place_bits(list, &mut begins, &mut ends);
-    place_runs(others, &mut begins[half..], &mut ends[half..]);
+    place_runs(runs, &mut begins[half..], &mut ends[half..]);
     let mut count = 0;
-    common(&mut begins, &mut ends, half, list.len() + others.len(), |found, begin, _| {
+    common(&mut begins, &mut ends, half, list.len() + runs.len(), |found, begin, _| {
         let out = &mut out[count..count + found.count_ones() as usize];
         #[allow(clippy::cast_possible_truncation, reason = "the number of lanes is small")]
         let lanes = _bzhi_u32(u32::MAX, out.len() as u32);
@@ -163,23 +129,6 @@ fn filter_some(list: &[u16], runs: &[Pair], kept: bool, out: &mut [u16]) -> usiz
         count += out.len();
     });
     count
-}
-
-/// The runs between runs, of which there is room for one more than there are runs.
-fn gaps<'r>(runs: &[Pair], room: &'r mut [Pair]) -> &'r [Pair] {
-    let (mut first, mut count) = (Some(0), 0);
-    for &[begin, end] in runs {
-        if let Some(first) = first.filter(|first| *first < begin) {
-            room[count] = [first, begin - 1];
-            count += 1;
-        }
-        first = end.checked_add(1);
-    }
-    if let Some(first) = first {
-        room[count] = [first, u16::MAX];
-        count += 1;
-    }
-    &room[..count]
 }
 
 /// Hands where the common parts of two lists begin and end to `take`, up to a register at a time and in order: a mask says

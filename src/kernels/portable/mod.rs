@@ -3,13 +3,14 @@
 //! never use an instruction beyond the baseline.
 
 mod lists;
+mod parts;
 mod runs;
 mod sparse;
 mod words;
 
 use super::table::{Kernels, Traits, every_kernel};
 use crate::cpu::Level;
-pub(super) use {lists::*, runs::*, sparse::*, words::*};
+pub(super) use {lists::*, parts::*, runs::*, sparse::*, words::*};
 
 macro_rules! portable {
     ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
