@@ -208,6 +208,29 @@ fn a_rust_program_gets_few_crates_with_the_library() {
     assert!(tree(&["--features", "cli"]).len() > library.len(), "the crates of the command line are counted");
 }
 
+/// The workspaces beside this one are built with `--locked`, by targets that the tests do not run: their lock files must have each
+/// crate that the library has.
+#[test]
+fn every_lock_file_knows_the_crates_of_the_library() {
+    let depends = |lock: &str| -> BTreeSet<String> {
+        let lock = fs::read_to_string(root().join(lock)).unwrap_or_else(|error| panic!("{lock}: {error}"));
+        let package = lock.split("[[package]]").find(|package| package.contains("\nname = \"checkmap\"\n"));
+        let crates = package.expect("the library is locked").lines().filter_map(|line| line.strip_prefix(" \""));
+        crates.map(|name| name.trim_end_matches(['"', ',']).to_owned()).collect()
+    };
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml can be read");
+    let (_, rest) = manifest.split_once("\n[dependencies]\n").expect("the library has dependencies");
+    let (lines, _) = rest.split_once("\n\n").expect("other tables follow");
+    let always = lines.lines().filter(|line| !line.starts_with('#') && !line.contains("optional = true"));
+    let names: Vec<&str> = always.filter_map(|line| line.split_once(" = ")).map(|(name, _)| name).collect();
+    assert!(names.contains(&"rayon") && !names.contains(&"clap"), "{names:?}");
+    for lock in ["Cargo.lock", "benchmarks/Cargo.lock", "fuzz/Cargo.lock", "bindings/python/bench/Cargo.lock"] {
+        let locked = depends(lock);
+        let missing: Vec<_> = names.iter().filter(|name| !locked.contains(**name)).collect();
+        assert!(missing.is_empty(), "{lock} lacks {missing:?}: `cargo update --workspace` there");
+    }
+}
+
 #[test]
 fn the_oldest_rust_is_one_number() {
     let oldest = env!("CARGO_PKG_RUST_VERSION");

@@ -450,7 +450,7 @@ fn runs_of(kernels: &Kernels, words: &Words, runs: &mut Vec<Pair>) -> Result<usi
 /// A list into which kernels may write `len` items; what it held may be gone.
 pub(super) fn room_for(list: &mut Vec<u16>, len: usize) -> Result<&mut [u16]> {
     if list.len() < len + ROOM {
-        *list = memory::zeroed((len + ROOM).max(2 * list.len()).max(LIST_AT_FIRST).min(LIST_MAX))?;
+        *list = memory::zeroed((len + ROOM).max(2 * list.len()).clamp(LIST_AT_FIRST, LIST_MAX))?;
     }
     Ok(list)
 }
