@@ -2,7 +2,7 @@
 //! them.
 
 mod lists;
-mod pairs;
+pub(super) mod pairs;
 mod runs;
 mod short;
 mod sparse;
