@@ -846,7 +846,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__diff)
-            opts="-o -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --since --until --format --json --summary --output --start --length --top-layer-only --model --quiet --progress --no-lock --help"
+            opts="-o -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --since --until --each-interval --format --json --summary --output --start --length --disk --top-layer-only --model --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -911,7 +911,7 @@ _checkmap() {
                     return 0
                     ;;
                 --format)
-                    COMPREPLY=($(compgen -W "json table csv nbdinfo qemu-map roaring raw segment sha256" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "json table csv nbdinfo qemu-map roaring raw segment sha256 parquet parquet-roaring" -- "${cur}"))
                     return 0
                     ;;
                 --output)
@@ -949,6 +949,10 @@ _checkmap() {
                     return 0
                     ;;
                 --length)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --disk)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1081,7 +1085,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__dump)
-            opts="-o -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --bitmap --context --granularity --format --json --summary --output --start --length --quiet --progress --no-lock --help"
+            opts="-o -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --bitmap --context --granularity --format --json --summary --output --start --length --disk --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1150,7 +1154,7 @@ _checkmap() {
                     return 0
                     ;;
                 --format)
-                    COMPREPLY=($(compgen -W "json table csv nbdinfo qemu-map roaring raw segment sha256" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "json table csv nbdinfo qemu-map roaring raw segment sha256 parquet parquet-roaring" -- "${cur}"))
                     return 0
                     ;;
                 --output)
@@ -1188,6 +1192,10 @@ _checkmap() {
                     return 0
                     ;;
                 --length)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --disk)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

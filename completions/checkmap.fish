@@ -189,15 +189,19 @@ qemu-map\t'What `qemu-img map --output=json` prints over NBD with x-dirty-bitmap
 roaring\t'Indices of dirty granules as portable 64-bit Roaring (binary)'
 raw\t'One bit for each granule, least significant bit first (binary)'
 segment\t'A file for `checkmap segment`: indexed, with checksums (binary)'
-sha256\t'The SHA-256 of the bits as QEMU computes it, for `checkmap compare --sha256`'"
+sha256\t'The SHA-256 of the bits as QEMU computes it, for `checkmap compare --sha256`'
+parquet\t'A row for each dirty extent, for SQL engines (binary; in builds with Parquet)'
+parquet-roaring\t'A row for each interval, with its granules as Roaring (binary; in builds with Parquet)'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -s o -l output -d 'Write to FILE, which appears or is replaced in one step when all is on the disk' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l start -d 'Look at the disk from this byte on; for raw a multiple of 8 granules' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l length -d 'Look at this many bytes of the disk; to its end without it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l disk -d 'With the formats of Parquet: the name of the disk in the rows; that of the image or of the node without it' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l model -d 'What the bitmaps are, where their names and flags do not tell; or which chain is meant, where an image has both' -r -f -a "interval\t'Each bitmap covers the time from its checkpoint to the next'
 cumulative\t'Each bitmap records since its checkpoint'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
+complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l each-interval -d 'With the formats of Parquet: each interval between two checkpoints by itself, instead of their union'
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l json -d 'The same as --format json'
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l summary -d 'Print the sums alone, without the extents; as a table or as JSON'
 complete -c checkmap -n "__fish_checkmap_using_subcommand diff" -l top-layer-only -d 'Do not look at the backing files: you know that what they recorded does not matter'
@@ -222,10 +226,13 @@ qemu-map\t'What `qemu-img map --output=json` prints over NBD with x-dirty-bitmap
 roaring\t'Indices of dirty granules as portable 64-bit Roaring (binary)'
 raw\t'One bit for each granule, least significant bit first (binary)'
 segment\t'A file for `checkmap segment`: indexed, with checksums (binary)'
-sha256\t'The SHA-256 of the bits as QEMU computes it, for `checkmap compare --sha256`'"
+sha256\t'The SHA-256 of the bits as QEMU computes it, for `checkmap compare --sha256`'
+parquet\t'A row for each dirty extent, for SQL engines (binary; in builds with Parquet)'
+parquet-roaring\t'A row for each interval, with its granules as Roaring (binary; in builds with Parquet)'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -s o -l output -d 'Write to FILE, which appears or is replaced in one step when all is on the disk' -r -F
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l start -d 'Look at the disk from this byte on; for raw a multiple of 8 granules' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l length -d 'Look at this many bytes of the disk; to its end without it' -r
+complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l disk -d 'With the formats of Parquet: the name of the disk in the rows; that of the image or of the node without it' -r
 complete -c checkmap -n "__fish_checkmap_using_subcommand dump" -l progress -d 'When to show progress on stderr' -r -f -a "auto\t'If stderr is a terminal'
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"

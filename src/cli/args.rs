@@ -274,6 +274,9 @@ pub(crate) struct DiffArgs {
     /// The checkpoint until which; now without it
     #[arg(long, value_name = "CHECKPOINT")]
     pub(crate) until: Option<OsString>,
+    /// With the formats of Parquet: each interval between two checkpoints by itself, instead of their union
+    #[arg(long)]
+    pub(crate) each_interval: bool,
     #[command(flatten)]
     pub(crate) map: MapArgs,
     #[command(flatten)]
@@ -547,6 +550,9 @@ pub(crate) struct MapArgs {
     /// Look at this many bytes of the disk; to its end without it
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     pub(crate) length: Option<u64>,
+    /// With the formats of Parquet: the name of the disk in the rows; that of the image or of the node without it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) disk: Option<OsString>,
 }
 
 /// Where libvirt keeps its checkpoints.

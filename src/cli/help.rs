@@ -207,7 +207,8 @@ Examples:
     checkmap diff disk.qcow2 --since mon --summary
     checkmap diff disk.qcow2 --since mon --until tue --json
     checkmap diff disk.qcow2 --since mon --format csv -o changes.csv
-    checkmap diff disk.qcow2 --since mon --start 1G --length 64M";
+    checkmap diff disk.qcow2 --since mon --start 1G --length 64M
+    checkmap diff disk.qcow2 --since mon --each-interval --format parquet -o changes.parquet";
 
 pub(crate) const DUMP: &str = "\
 Shows one bitmap as it is stored, by its own name, whatever it means to the checkpoints. For what changed between \

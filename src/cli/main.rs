@@ -40,6 +40,7 @@ mod prune;
 mod recover;
 mod rename;
 mod restore;
+mod rows;
 mod segment;
 mod serve;
 mod session;

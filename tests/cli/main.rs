@@ -11,6 +11,7 @@ mod many;
 mod maps;
 mod models;
 mod pages;
+mod parquet;
 mod process;
 mod refuse;
 mod segment;
