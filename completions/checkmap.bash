@@ -49,6 +49,9 @@ _checkmap() {
             checkmap,dump)
                 cmd="checkmap__subcmd__dump"
                 ;;
+            checkmap,fleet)
+                cmd="checkmap__subcmd__fleet"
+                ;;
             checkmap,help)
                 cmd="checkmap__subcmd__help"
                 ;;
@@ -129,6 +132,9 @@ _checkmap() {
                 ;;
             checkmap__subcmd__help,dump)
                 cmd="checkmap__subcmd__help__subcmd__dump"
+                ;;
+            checkmap__subcmd__help,fleet)
+                cmd="checkmap__subcmd__help__subcmd__fleet"
                 ;;
             checkmap__subcmd__help,help)
                 cmd="checkmap__subcmd__help__subcmd__help"
@@ -227,7 +233,7 @@ _checkmap() {
 
     case "${cmd}" in
         checkmap)
-            opts="-q -h -V --quiet --progress --no-lock --help --version info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check doctor segment completions man help"
+            opts="-q -h -V --quiet --progress --no-lock --help --version info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check doctor fleet segment completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1210,8 +1216,49 @@ _checkmap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        checkmap__subcmd__fleet)
+            opts="-q -h --jobs --state --host --json --wide --dry-run --quiet --progress --no-lock --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --jobs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --host)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --progress)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         checkmap__subcmd__help)
-            opts="info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check doctor segment completions man help"
+            opts="info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check doctor fleet segment completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1365,6 +1412,20 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__help__subcmd__dump)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        checkmap__subcmd__help__subcmd__fleet)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -3,6 +3,7 @@
 //! verb does with them.
 
 use crate::compared::CompareArgs;
+use crate::fleet::args::FleetArgs;
 use crate::map::Format;
 use crate::picture::args::{DrawMapArgs, ReportArgs, TrendArgs};
 use crate::progress::When;
@@ -122,6 +123,9 @@ pub(crate) enum Verb {
     /// Find where bitmaps, chains and libvirt's notes disagree, and mend it
     #[command(long_about = help::DOCTOR, after_long_help = help::DOCTOR_AFTER, override_usage = "checkmap doctor [OPTIONS] IMAGE [--libvirt-xml DIR]\n       checkmap doctor [OPTIONS] --qmp SOCKET [--node NODE]...\n       checkmap doctor [OPTIONS] --libvirt URI --domain NAME [--node NODE]...")]
     Doctor(DoctorArgs),
+    /// Run a verb on each disk of a list, several at a time
+    #[command(long_about = help::FLEET, after_long_help = help::FLEET_AFTER, override_usage = "checkmap fleet [OPTIONS] MANIFEST VERB [ARGS]...")]
+    Fleet(FleetArgs),
     /// Work with bitmaps in files of checkmap's own, which may be larger than memory
     #[command(long_about = help::SEGMENT, after_long_help = help::SEGMENT_AFTER)]
     Segment(SegmentArgs),

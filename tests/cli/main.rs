@@ -5,6 +5,7 @@ mod change;
 mod complete;
 mod draw;
 mod drop;
+mod fleet;
 mod gaps;
 mod layers;
 mod many;
