@@ -2192,7 +2192,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__recover)
-            opts="-q -h --forget --quiet --progress --no-lock --help"
+            opts="-q -h --forget --dry-run --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -170,6 +170,7 @@ complete -c checkmap -n "__fish_checkmap_using_subcommand recover" -l progress -
 always\t'Also elsewhere: then one line for every tenth of the work'
 never\t'Never, as with --quiet'"
 complete -c checkmap -n "__fish_checkmap_using_subcommand recover" -l forget -d 'Leave this image as it is, and end nothing: where the journal or another image of the step is lost'
+complete -c checkmap -n "__fish_checkmap_using_subcommand recover" -l dry-run -d 'Change nothing: print what would be done, one step a line; the exit status is that of the real run'
 complete -c checkmap -n "__fish_checkmap_using_subcommand recover" -s q -l quiet -d 'Print no messages, warnings or progress, only errors'
 complete -c checkmap -n "__fish_checkmap_using_subcommand recover" -l no-lock -d 'Take no locks on the image, where they do not work: you make sure that nothing else writes to it'
 complete -c checkmap -n "__fish_checkmap_using_subcommand recover" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -266,6 +266,8 @@ pub(crate) struct RecoverArgs {
     /// Leave this image as it is, and end nothing: where the journal or another image of the step is lost
     #[arg(long)]
     pub(crate) forget: bool,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
 }
 
 #[derive(Debug, Args)]
