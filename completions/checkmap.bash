@@ -49,6 +49,9 @@ _checkmap() {
             checkmap,dump)
                 cmd="checkmap__subcmd__dump"
                 ;;
+            checkmap,fleet)
+                cmd="checkmap__subcmd__fleet"
+                ;;
             checkmap,help)
                 cmd="checkmap__subcmd__help"
                 ;;
@@ -129,6 +132,9 @@ _checkmap() {
                 ;;
             checkmap__subcmd__help,dump)
                 cmd="checkmap__subcmd__help__subcmd__dump"
+                ;;
+            checkmap__subcmd__help,fleet)
+                cmd="checkmap__subcmd__help__subcmd__fleet"
                 ;;
             checkmap__subcmd__help,help)
                 cmd="checkmap__subcmd__help__subcmd__help"
@@ -227,7 +233,7 @@ _checkmap() {
 
     case "${cmd}" in
         checkmap)
-            opts="-q -h -V --quiet --progress --no-lock --help --version info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check doctor segment completions man help"
+            opts="-q -h -V --quiet --progress --no-lock --help --version info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check doctor fleet segment completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -846,7 +852,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__diff)
-            opts="-o -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --since --until --format --json --summary --output --start --length --top-layer-only --model --quiet --progress --no-lock --help"
+            opts="-o -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --since --until --each-interval --format --json --summary --output --start --length --disk --top-layer-only --model --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -911,7 +917,7 @@ _checkmap() {
                     return 0
                     ;;
                 --format)
-                    COMPREPLY=($(compgen -W "json table csv nbdinfo qemu-map roaring raw segment sha256" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "json table csv nbdinfo qemu-map roaring raw segment sha256 parquet parquet-roaring" -- "${cur}"))
                     return 0
                     ;;
                 --output)
@@ -949,6 +955,10 @@ _checkmap() {
                     return 0
                     ;;
                 --length)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --disk)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1081,7 +1091,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__dump)
-            opts="-o -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --bitmap --context --granularity --format --json --summary --output --start --length --quiet --progress --no-lock --help"
+            opts="-o -q -h --qmp --libvirt --domain --node --nbd-socket --max-stall --timeout --bitmap --context --granularity --format --json --summary --output --start --length --disk --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1150,7 +1160,7 @@ _checkmap() {
                     return 0
                     ;;
                 --format)
-                    COMPREPLY=($(compgen -W "json table csv nbdinfo qemu-map roaring raw segment sha256" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "json table csv nbdinfo qemu-map roaring raw segment sha256 parquet parquet-roaring" -- "${cur}"))
                     return 0
                     ;;
                 --output)
@@ -1191,6 +1201,51 @@ _checkmap() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --disk)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --progress)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        checkmap__subcmd__fleet)
+            opts="-q -h --jobs --state --host --json --wide --dry-run --quiet --progress --no-lock --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --jobs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --host)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --progress)
                     COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
                     return 0
@@ -1203,7 +1258,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__help)
-            opts="info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check doctor segment completions man help"
+            opts="info list create delete drop rename recover diff dump compare merge commit-bitmaps serve backup plan map trend report restore verify prune check doctor fleet segment completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1357,6 +1412,20 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__help__subcmd__dump)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        checkmap__subcmd__help__subcmd__fleet)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -2123,7 +2192,7 @@ _checkmap() {
             return 0
             ;;
         checkmap__subcmd__recover)
-            opts="-q -h --forget --quiet --progress --no-lock --help"
+            opts="-q -h --forget --dry-run --quiet --progress --no-lock --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -92,6 +92,7 @@ fn every_behaviour_in_python() {
     let mut pytest = Command::new(&python);
     pytest.args(["-m", "pytest", "--rootdir"]).arg(&package).arg("-c").arg(package.join("pyproject.toml"));
     pytest.arg(package.join("tests")).arg("--basetemp").arg(environment.join("tmp"));
+    pytest.env("CHECKMAP_PROGRAM", env!("CARGO_BIN_EXE_checkmap"));
     run(pytest.current_dir(away).env("PYTHONDONTWRITEBYTECODE", "1"));
     let mut mypy = Command::new(&python);
     mypy.args(["-m", "mypy", "--strict", "--cache-dir"]).arg(environment.join("mypy"));

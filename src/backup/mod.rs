@@ -48,7 +48,7 @@ use crate::qemu::{Machine, MomentOptions};
 use directory::{Directory, MANIFEST, Use};
 use images::Images;
 pub use manifest::{Backup, DiskRecord};
-pub use names::checkpoint_name;
+pub use names::{checkpoint_name, file_name};
 pub use plan::{Planned, Tier, plan, plan_running};
 pub use prune::{Keep, Pruned};
 pub use restore::{RestoreRequest, TargetFormat};

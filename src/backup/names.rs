@@ -27,6 +27,12 @@ pub(crate) fn encode(name: &[u8]) -> String {
     text
 }
 
+/// The name of a file or folder that stands for a name of any bytes, as in a backup directory: every byte outside `[A-Za-z0-9._+-]`, and
+/// a leading dot, is `%XX`; at most 200 bytes, as a longer one is cut and ends with a hash.
+pub fn file_name(name: &[u8]) -> String {
+    encode(name)
+}
+
 /// The hash FNV-1a of 64 bits: the name of a file must be the same on every machine and in every version.
 fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))

@@ -3,6 +3,7 @@
 //! verb does with them.
 
 use crate::compared::CompareArgs;
+use crate::fleet::args::FleetArgs;
 use crate::map::Format;
 use crate::picture::args::{DrawMapArgs, ReportArgs, TrendArgs};
 use crate::progress::When;
@@ -122,6 +123,9 @@ pub(crate) enum Verb {
     /// Find where bitmaps, chains and libvirt's notes disagree, and mend it
     #[command(long_about = help::DOCTOR, after_long_help = help::DOCTOR_AFTER, override_usage = "checkmap doctor [OPTIONS] IMAGE [--libvirt-xml DIR]\n       checkmap doctor [OPTIONS] --qmp SOCKET [--node NODE]...\n       checkmap doctor [OPTIONS] --libvirt URI --domain NAME [--node NODE]...")]
     Doctor(DoctorArgs),
+    /// Run a verb on each disk of a list, several at a time
+    #[command(long_about = help::FLEET, after_long_help = help::FLEET_AFTER, override_usage = "checkmap fleet [OPTIONS] MANIFEST VERB [ARGS]...")]
+    Fleet(FleetArgs),
     /// Work with bitmaps in files of checkmap's own, which may be larger than memory
     #[command(long_about = help::SEGMENT, after_long_help = help::SEGMENT_AFTER)]
     Segment(SegmentArgs),
@@ -262,6 +266,8 @@ pub(crate) struct RecoverArgs {
     /// Leave this image as it is, and end nothing: where the journal or another image of the step is lost
     #[arg(long)]
     pub(crate) forget: bool,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
 }
 
 #[derive(Debug, Args)]
@@ -274,6 +280,9 @@ pub(crate) struct DiffArgs {
     /// The checkpoint until which; now without it
     #[arg(long, value_name = "CHECKPOINT")]
     pub(crate) until: Option<OsString>,
+    /// With the formats of Parquet: each interval between two checkpoints by itself, instead of their union
+    #[arg(long)]
+    pub(crate) each_interval: bool,
     #[command(flatten)]
     pub(crate) map: MapArgs,
     #[command(flatten)]
@@ -547,6 +556,9 @@ pub(crate) struct MapArgs {
     /// Look at this many bytes of the disk; to its end without it
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     pub(crate) length: Option<u64>,
+    /// With the formats of Parquet: the name of the disk in the rows; that of the image or of the node without it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) disk: Option<OsString>,
 }
 
 /// Where libvirt keeps its checkpoints.

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &DumpArgs, session: &Session) -> Outcome {
 
 fn of_image(args: &DumpArgs, bitmap: &OsStr, session: &Session) -> Outcome {
     let target = args.target.only()?;
-    let wish = Wish::new(&args.map, target.image())?;
+    let wish = Wish::new(&args.map, target.image(), false)?;
     let image = session.open_one(target, Access::Read)?;
     wish.check(&image)?;
     let name = Name::new(bitmap.as_bytes());
@@ -41,13 +41,14 @@ fn of_image(args: &DumpArgs, bitmap: &OsStr, session: &Session) -> Outcome {
     let bitmap = image.read_bitmap(&name, offset, len_bytes)?;
     // Names that form no chain do not keep a bitmap from being dumped.
     let interval = interval_of(&image.bitmaps(), &name)?;
-    wish.write(session, &bitmap, &Subject::Bitmap { name, interval })?;
+    wish.write(session, image.path().as_os_str().as_bytes(), &bitmap, &Subject::Bitmap { name, interval })?;
     Ok(Status::Done)
 }
 
 fn of_server(args: &DumpArgs, uri: &OsStr, context: &OsStr, session: &Session) -> Outcome {
-    let wish = Wish::new(&args.map, None)?;
-    let uri = Uri::parse(uri.as_bytes()).map_err(|error| Failure::Usage(spelled(&error)))?;
+    let wish = Wish::new(&args.map, None, false)?;
+    let disk = uri.as_bytes();
+    let uri = Uri::parse(disk).map_err(|error| Failure::Usage(spelled(&error)))?;
     let Some(name @ [_, ..]) = context.as_bytes().strip_prefix(DIRTY_BITMAP) else {
         return Err(Failure::Usage("--context is a dirty bitmap: qemu:dirty-bitmap:NAME".into()));
     };
@@ -62,7 +63,7 @@ fn of_server(args: &DumpArgs, uri: &OsStr, context: &OsStr, session: &Session) -
     // The server is not kept while the answer goes its way.
     drop((client, watch));
     if let Some(bitmap) = bitmaps.first() {
-        wish.write(session, bitmap, &Subject::Bitmap { name: Name::new(name), interval: None })?;
+        wish.write(session, disk, bitmap, &Subject::Bitmap { name: Name::new(name), interval: None })?;
     }
     Ok(Status::Done)
 }

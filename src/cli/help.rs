@@ -207,7 +207,8 @@ Examples:
     checkmap diff disk.qcow2 --since mon --summary
     checkmap diff disk.qcow2 --since mon --until tue --json
     checkmap diff disk.qcow2 --since mon --format csv -o changes.csv
-    checkmap diff disk.qcow2 --since mon --start 1G --length 64M";
+    checkmap diff disk.qcow2 --since mon --start 1G --length 64M
+    checkmap diff disk.qcow2 --since mon --each-interval --format parquet -o changes.parquet";
 
 pub(crate) const DUMP: &str = "\
 Shows one bitmap as it is stored, by its own name, whatever it means to the checkpoints. For what changed between \
@@ -392,6 +393,35 @@ pub(crate) const PRUNE_AFTER: &str = "\
 Examples:
     checkmap prune /backup/vm --keep-last 14
     checkmap prune /backup/vm --keep-last 7 --keep-within 6m";
+
+pub(crate) const FLEET: &str = "\
+Runs a verb on each disk of MANIFEST, a JSON document:
+
+    {\"disks\": [{\"disk\": \"web-1\", \"image\": \"/srv/web-1.qcow2\", \"host\": \"node7\", \"since\": \"mon\"},
+               {\"disk\": \"db-1\", \"qmp\": \"/run/db.sock\", \"node\": \"vda\"},
+               {\"disk\": \"x\", \"libvirt\": \"qemu:///system\", \"domain\": \"x\", \"node\": \"vda\"}]}
+
+Each disk is run in a process of its own, so that the failure of one never spoils another. The verb has its arguments behind it, \
+without the disk; its --since comes from the disk's entry where the command line has none. The options of fleet itself stand before VERB. \
+The verbs are info, list, check, diff, dump, plan, map, trend, doctor, create, delete, rename, drop and backup.
+
+The answers are printed as disks end, under the name of each; with --json they stand under \"result\"; with -o DIR behind the verb each has a \
+file of its own, named after the disk (for backup: a backup directory). Then comes a table of the disks that are not done, and sums.
+
+Disks of another host are left out: those whose \"host\" is not the name of this one. Two entries that lead to one disk are refused where the verb changes it.
+
+With --state FILE each disk that has ended is noted, and the same command, run again, leaves out those that are done. SIGINT, SIGTERM and \
+SIGHUP let no further disk begin; those that run are asked to stop, and waited for.
+
+The exit status is 0 where all disks of this host are done, 1 where not all are, and 2 or 3 where nothing was begun.";
+
+pub(crate) const FLEET_AFTER: &str = "\
+Examples:
+    checkmap fleet disks.json list
+    checkmap fleet disks.json diff --since mon --format parquet -o changes
+    checkmap fleet --state tonight.state disks.json create tue
+    checkmap fleet --jobs 8 --state tonight.state disks.json backup -o /backup
+    checkmap fleet --json disks.json plan --since mon";
 
 pub(crate) const COMMIT_BITMAPS: &str = "\
 Lets BASE, a layer below IMAGE, take in the checkpoints and the bits of IMAGE and of all layers between them: afterwards \

@@ -23,6 +23,7 @@ mod drop;
 mod dump;
 mod duration;
 mod exit;
+mod fleet;
 mod help;
 mod hint;
 mod in_layers;
@@ -40,6 +41,7 @@ mod prune;
 mod recover;
 mod rename;
 mod restore;
+mod rows;
 mod segment;
 mod serve;
 mod session;
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         Verb::Prune(args) => prune::run(args, &session),
         Verb::Check(args) => check::run(args, &session),
         Verb::Doctor(args) => doctor::run(args, &session),
+        Verb::Fleet(args) => fleet::run(args, &session),
         Verb::Segment(args) => segment::run(&args.verb, &session),
         Verb::Completions(args) => completions::run_completions(args, &session),
         Verb::Man => completions::run_man(&session),

@@ -6,6 +6,7 @@ use crate::args::MapArgs;
 use crate::compared::Hash;
 use crate::exit::Failure;
 use crate::output::Destination;
+use crate::rows::{RowsWish, Sheet};
 use crate::session::Session;
 use crate::words::{amount, count, hex, text};
 use checkmap::chain::{Interval, Name};
@@ -35,6 +36,10 @@ pub(crate) enum Format {
     Segment,
     /// The SHA-256 of the bits as QEMU computes it, for `checkmap compare --sha256`
     Sha256,
+    /// A row for each dirty extent, for SQL engines (binary; in builds with Parquet)
+    Parquet,
+    /// A row for each interval, with its granules as Roaring (binary; in builds with Parquet)
+    ParquetRoaring,
 }
 
 /// What the map is of, for the formats that say it.
@@ -54,10 +59,12 @@ pub(crate) struct Wish {
     destination: Destination,
     start: u64,
     length: u64,
+    /// Of formats that are rows.
+    rows: Option<RowsWish>,
 }
 
 impl Wish {
-    pub(crate) fn new(args: &MapArgs, image: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn new(args: &MapArgs, image: Option<&Path>, each_interval: bool) -> Result<Self, Failure> {
         let format = match (args.json, args.format) {
             (true, None | Some(Format::Json)) => Format::Json,
             (true, Some(_)) => return Err(Failure::Usage("--json and another --format contradict each other".into())),
@@ -69,7 +76,8 @@ impl Wish {
         if format == Format::Sha256 && (args.start, args.length) != (0, None) {
             return Err(Failure::Usage("--format sha256 is for whole bitmaps, without --start and --length".into()));
         }
-        let is_binary = matches!(format, Format::Roaring | Format::Raw | Format::Segment);
+        let rows = RowsWish::new(args, format, each_interval)?;
+        let is_binary = matches!(format, Format::Roaring | Format::Raw | Format::Segment) || rows.is_some();
         let destination = Destination::new(args.output.as_deref(), image, is_binary)?;
         Ok(Self {
             format,
@@ -77,6 +85,7 @@ impl Wish {
             destination,
             start: args.start,
             length: args.length.unwrap_or(u64::MAX),
+            rows,
         })
     }
 
@@ -100,8 +109,32 @@ impl Wish {
         Ok(())
     }
 
-    /// Writes the map of `bitmap`, which is clean outside of the window.
-    pub(crate) fn write(self, session: &Session, bitmap: &Bitmap, subject: &Subject) -> Result<(), Failure> {
+    /// Writes rows, which `fill` adds; those of the disk that is called `disk`, unless the person has a name for it.
+    pub(crate) fn write_rows(
+        self,
+        session: &Session,
+        disk: &[u8],
+        fill: impl FnOnce(&mut Sheet<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let Some(wish) = self.rows else { return Err(Failure::Usage("this format has no rows".into())) };
+        self.destination.write(session, |out| {
+            let mut sheet = Sheet::begin(&wish, disk, out)?;
+            fill(&mut sheet)?;
+            sheet.end()
+        })
+    }
+
+    /// Writes the map of `bitmap`, which is clean outside of the window, of the disk that is called `disk`.
+    pub(crate) fn write(
+        self,
+        session: &Session,
+        disk: &[u8],
+        bitmap: &Bitmap,
+        subject: &Subject,
+    ) -> Result<(), Failure> {
+        if self.rows.is_some() {
+            return self.write_rows(session, disk, |sheet| sheet.add(subject, bitmap));
+        }
         let map = Map { bitmap, start: self.start, length: self.length, only_sums: self.only_sums };
         let unit = bitmap.granularity().bytes() * 8;
         if self.format == Format::Raw && !self.start.is_multiple_of(unit) {
@@ -118,6 +151,8 @@ impl Wish {
             Format::Raw => map.write_raw(out),
             Format::Segment => map.write_segment(out),
             Format::Sha256 => Ok(writeln!(out, "{}", Hash(bitmap.sha256()?))?),
+            // They have been written above.
+            Format::Parquet | Format::ParquetRoaring => Ok(()),
         })
     }
 }

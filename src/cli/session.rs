@@ -39,6 +39,11 @@ impl Session {
         &self.interrupt
     }
 
+    /// Whether only errors are told.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Whether images are to be opened without locks.
     pub(crate) fn is_without_locks(&self) -> bool {
         self.no_lock

@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! Other people's file formats, read and written to the byte.
 //!
-//! [`extents`] prints maps of changed blocks as other tools do. The formats of disk images are reached through
+//! [`extents`] prints maps of changed blocks as other tools do, and `parquet` (a feature) as SQL engines read them. The formats of disk images are reached through
 //! [`Image`](crate::Image), which tells them apart by their content.
 
 // Owns the knowledge of these formats. Knows bitmaps, hosts and geometry; must never know how a command or a C caller is
@@ -15,6 +15,8 @@ pub(crate) mod filename;
 #[cfg(feature = "serve")]
 mod others;
 mod parallels;
+#[cfg(feature = "parquet")]
+pub mod parquet;
 mod probe;
 mod qcow2;
 mod scratch;

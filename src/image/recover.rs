@@ -127,6 +127,26 @@ impl Image {
         recovered.map(Some)
     }
 
+    /// What [`Image::recover`] would do, with its refusals but those that come with writing; `None` where no step was interrupted. Nothing is
+    /// changed. The other images are opened as this one is.
+    pub fn preview_recover(&self) -> Result<Option<Recovered>> {
+        let Some(mark) = self.host.mark() else { return Ok(None) };
+        let journal = self.journal_of(&mark)?;
+        if journal.is_done {
+            return Ok(Some(journal.recovered(Outcome::Finished, Vec::new())));
+        }
+        let mut sides = memory::room(journal.members.len())?;
+        for (number, member) in journal.members.iter().enumerate() {
+            sides.push(match number == mark.number as usize {
+                true => self.side(&journal, number),
+                false => open_member(member, &self.options)
+                    .map_err(|error| missing(error, &mark.journal))?
+                    .side(&journal, number),
+            });
+        }
+        Ok(Some(journal.recovered(outcome_of(&sides, &journal.purpose), Vec::new())))
+    }
+
     /// Takes out the marks of a step that every image has taken: this one's, and those of all that can be opened.
     fn clear_away(&mut self, journal: &Journal, mark: &Mark) -> Result<Recovered> {
         let mut is_all = true;
@@ -314,10 +334,8 @@ fn end(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let sides: Vec<Side> = images.iter().enumerate().map(|(number, image)| image.side(journal, number)).collect();
-    let is_left = sides.iter().all(|side| side.is_left());
-    let outcome = if !sides.iter().any(|side| side.has_begun()) {
-        Outcome::Undone
-    } else if is_left || sides.iter().all(|side| side.has_switched()) {
+    let outcome = outcome_of(&sides, &journal.purpose);
+    if outcome == Outcome::Finished {
         for ((image, member), side) in images.iter_mut().zip(&journal.members).zip(&sides) {
             if !side.has_switched() || *side == Side::Bound {
                 image.switch_again(&member.switch, true, warnings)?;
@@ -325,10 +343,9 @@ fn end(
         }
         // Before a mark goes: without it, an image would look as if it had never been marked.
         journal.end(&mark.journal)?;
-        Outcome::Finished
-    } else {
-        take_back(journal, images, &sides, warnings, observer)?
-    };
+    } else if sides.iter().any(|side| side.has_begun()) {
+        take_back(journal, images, &sides, warnings, observer)?;
+    }
     // Those that have the change come last: as long as one of them has its mark, the next recovery knows that the step had begun.
     for has_switched in [false, true] {
         for (number, image) in images.iter_mut().enumerate() {
@@ -340,6 +357,16 @@ fn end(
     Ok(outcome)
 }
 
+/// How a step ends whose images are on these sides.
+fn outcome_of(sides: &[Side], purpose: &Purpose) -> Outcome {
+    let (has_begun, is_left) = (sides.iter().any(|side| side.has_begun()), sides.iter().all(|side| side.is_left()));
+    match has_begun && (is_left || sides.iter().all(|side| side.has_switched())) {
+        true => Outcome::Finished,
+        false if !has_begun || matches!(purpose, Purpose::Create(..)) => Outcome::Undone,
+        false => Outcome::LeftApart,
+    }
+}
+
 /// Undoes a creation on the images that have it; anything else stays as it is on each image, which is told.
 fn take_back(
     journal: &Journal,
@@ -347,7 +374,7 @@ fn take_back(
     sides: &[Side],
     warnings: &mut Vec<String>,
     observer: &mut dyn Observer,
-) -> Result<Outcome> {
+) -> Result<()> {
     for ((image, member), side) in images.iter_mut().zip(&journal.members).zip(sides) {
         match (side, &journal.purpose) {
             (Side::Left(Progress::Within), _) => image.switch_again(&member.switch, false, warnings)?,
@@ -360,7 +387,7 @@ fn take_back(
         }
     }
     if matches!(journal.purpose, Purpose::Create(..)) {
-        return Ok(Outcome::Undone);
+        return Ok(());
     }
     for (image, side) in images.iter().zip(sides) {
         let what = match side {
@@ -375,7 +402,7 @@ fn take_back(
         };
         warnings.push(format!("{}: {} cannot be undone; this image {what}", image.path.display(), journal.purpose));
     }
-    Ok(Outcome::LeftApart)
+    Ok(())
 }
 
 impl Journal {

@@ -2,7 +2,9 @@
 
 use crate::histories::DISKS;
 use crate::support::hypervisor::{Hypervisor, Program};
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::process::{Command, Output};
 
 fn checkmap(hypervisor: &Hypervisor, words: &[&str]) -> Output {
@@ -72,6 +74,20 @@ fn the_answers_are_those_of_the_contract() {
     assert_eq!(both["disks"].as_array().expect("disks").len(), 2);
     let diff = json_of(&hypervisor, &["diff", "--node", "d0", "--since", "mon", "--json"]);
     assert_eq!(diff["extents"], json!([{ "start": 1 << 20, "length": 65536 }]));
+    let out = hypervisor.folder.path().join("changes.parquet");
+    let words = ["diff", "--node", "d0", "--since", "mon", "--each-interval", "--format", "parquet-roaring", "-o"];
+    ok(&hypervisor, &[&words[..], &[out.to_str().expect("UTF-8")]].concat());
+    let file = SerializedFileReader::new(std::fs::File::open(&out).expect("it was written")).expect("a Parquet file");
+    let intervals = [("d0", "\"tue\"", "65536"), ("d0", "null", "0")];
+    let cells = |row: parquet::record::Row| {
+        row.into_columns().into_iter().map(|(name, cell)| (name, cell.to_string())).collect::<BTreeMap<_, _>>()
+    };
+    let rows: Vec<_> = file.get_row_iter(None).expect("rows").map(|row| cells(row.expect("a row"))).collect();
+    assert_eq!(rows.len(), intervals.len());
+    for (row, (disk, until, bytes)) in rows.iter().zip(intervals) {
+        let disk = format!("\"{disk}\"");
+        assert_eq!((&row["disk"], &*row["until"], &*row["dirty_bytes"]), (&disk, until, bytes));
+    }
     // Pictures have every disk of the machine.
     let map = json_of(&hypervisor, &["map", "--since", "mon", "--json"]);
     let trend = json_of(&hypervisor, &["trend", "--json"]);

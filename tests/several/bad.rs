@@ -54,7 +54,21 @@ fn reading_verbs_tell_the_truth_and_say_that_a_step_is_unfinished() {
         let dry = assert_status(&checkmap(&["create", &path, "wed", "--dry-run"]), 3);
         assert!(dry.contains("checkmap recover"), "{dry}");
     }
-    assert_done(&checkmap(&["recover", &text(&machine.disks[1].path)]));
+    let second = text(&machine.disks[1].path);
+    let dry = |more: &[&str]| {
+        let output = checkmap(&[&["recover", &second, "--dry-run"], more].concat());
+        assert_done(&output);
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    assert_eq!(dry(&["--forget"]), format!("leave {second} as it is, and forget the step\n"));
+    let paths = [0, 1].map(|number| text(&machine.disks[number].path));
+    let steps = format!(
+        "finish the creation of checkpoint 'tue'\nend the step on {}\nend the step on {}\n",
+        paths[0], paths[1]
+    );
+    assert_eq!(dry(&[]), steps);
+    assert_done(&checkmap(&["recover", &second]));
+    assert_eq!(dry(&[]), "nothing to do\n");
     machine.assert_whole("recover");
     let said = assert_done(&checkmap(&["recover", &text(&machine.disks[1].path)]));
     assert!(said.contains("nothing to do"), "{said}");
