@@ -26,8 +26,8 @@ from checkmap import fleet
 
 
 @contextmanager
-def local_cluster(hosts, cpus=1):
-    """A cluster on this host, with a node for each of the names; this program is connected to it."""
+def local_cluster(hosts, **head):
+    """A cluster on this host, with a node for each of the names; this program is connected to it. head: more about its first node."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
     from ray.cluster_utils import Cluster
@@ -35,10 +35,10 @@ def local_cluster(hosts, cpus=1):
     # The sockets in it must have short paths.
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     small = {"include_dashboard": False, "object_store_memory": 100 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "temp_dir": folder, **small})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "temp_dir": folder, **small, **head})
     try:
         for host in hosts:
-            cluster.add_node(num_cpus=cpus, labels={fleet.LABEL: host}, **small)
+            cluster.add_node(num_cpus=1, labels={fleet.LABEL: host}, **small)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="warning")
         try:
             yield cluster

@@ -5,6 +5,7 @@ A node says which host it is by a label: `ray start --address=HEAD:6379 --labels
 
 from __future__ import annotations
 
+import pickle
 import re
 import time
 from collections import deque
@@ -119,10 +120,12 @@ class _Run:
         self._room: Dict[str, int] = {}
         self._last_seen = dict.fromkeys(self._waiting, time.monotonic())
         self._looked = float("-inf")
-        returns = 2 if keep else 1
-        self._task = self._ray.remote(_keep if keep else _do).options(
-            num_cpus=runner.cpus, max_retries=runner.retries, num_returns=returns
-        )
+        self._task = self._ray.remote(_keep if keep else _do)
+        self._options = {
+            "num_cpus": runner.cpus,
+            "max_retries": runner.retries,
+            "num_returns": 2 if keep else 1,
+        }
         self._work = work
 
     def answers(self) -> Iterator[Tuple[int, Any]]:
@@ -183,7 +186,7 @@ class _Run:
         for host, waiting in list(self._waiting.items()):
             while waiting and busy.get(host, 0) < self._room.get(host, 0):
                 at = waiting.popleft()
-                task = self._task.options(label_selector={LABEL: host})
+                task = self._task.options(label_selector={LABEL: host}, **self._options)
                 made = task.remote(self._work, self._batches[at])
                 reference, kept = made if self._keep else (made, None)
                 self._running[reference] = at, host, time.monotonic(), kept
@@ -197,7 +200,7 @@ class _Run:
             answer = self._ray.get(reference)
         except Exception as error:
             return at, _lost(error, self._runner.retries)
-        return at, kept if self._keep else answer
+        return at, kept if self._keep else pickle.loads(answer)
 
     def _drop(self, reference: Any) -> None:
         del self._running[reference]
@@ -220,14 +223,17 @@ def _lost(error: BaseException, retries: int) -> Lost:
     """A batch that Ray gave no answer for. An exception in a task is final: it would come again."""
     exceptions = needed("ray.exceptions", "fleet", "checkmap.fleet.Ray runs on Ray")
     final = not isinstance(error, (exceptions.RayError, TimeoutError)) or isinstance(error, exceptions.RayTaskError)
+    if isinstance(error, exceptions.RayTaskError):
+        error = getattr(error, "cause", None) or error
     return Lost(f"{type(error).__name__}: {words_of(error)}", 0 if final else retries, final)
 
 
 # What the tasks do: functions of this module, which each node has too.
 
 
-def _do(work: Work, batch: Batch) -> Any:
-    return work(batch)
+def _do(work: Work, batch: Batch) -> bytes:
+    # By Python's own pickle: for tables Ray has another one, which needs pandas.
+    return pickle.dumps(work(batch), protocol=5)
 
 
 def _keep(work: Work, batch: Batch) -> Tuple[bool, Any]:

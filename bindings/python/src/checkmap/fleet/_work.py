@@ -113,7 +113,11 @@ def survey_batch(batch: Batch) -> Surveyed:
     results = []
     for entry in batch.entries:
         begun = time.monotonic()
-        total, error, kind, retries = _trying(lambda entry=entry: rows.add(entry.disk, diffs(entry, batch.request)), batch.request.retries)  # type: ignore[misc]
+
+        def add(entry: Entry = entry) -> int:
+            return rows.add(entry.disk, diffs(entry, batch.request))
+
+        total, error, kind, retries = _trying(add, batch.request.retries)
         state = "done" if error is None else "failed"
         results.append(Result(entry.disk, entry.host, state, error, kind, retries, time.monotonic() - begun, total))
     return Surveyed(results, *rows.tables())
@@ -125,7 +129,11 @@ def unite_batch(batch: Batch) -> Part:
     for entry in batch.entries:
         volume = entry.volume
         assert volume is not None
-        made, error, _, _ = _trying(lambda entry=entry: _serialized(diffs(entry, batch.request)), batch.request.retries)  # type: ignore[misc]
+
+        def read(entry: Entry = entry) -> Volume:
+            return _serialized(diffs(entry, batch.request))
+
+        made, error, _, _ = _trying(read, batch.request.retries)
         new = Volume(f"{entry.disk}: {error}") if made is None else made
         part[volume] = _united(volume, [part[volume], new]) if volume in part else new
     return part
@@ -146,11 +154,15 @@ def _united(name: str, volumes: List[Volume]) -> Volume:
     if errors:
         return Volume("; ".join(errors))
     first = volumes[0]
+    if len(volumes) == 1:
+        return first
     for what in ("disk_size", "granularity"):
         numbers = sorted({getattr(volume, what) for volume in volumes})
         if len(numbers) > 1:
             words = " and ".join(map(str, numbers))
-            return Volume(f"the recordings of volume {name!r} disagree about the {what}, {words} bytes: they are no recordings of one disk")
+            return Volume(
+                f"the recordings of volume {name!r} disagree about the {what}, {words} bytes: they are no recordings of one disk"
+            )
     bitmaps = [Bitmap.deserialize(each.roaring, each.disk_size, each.granularity) for each in volumes]
     return Volume(None, first.disk_size, first.granularity, Bitmap.union(bitmaps).serialize())
 

@@ -24,4 +24,4 @@ dirty AS (
 disks AS (SELECT DISTINCT disk FROM intervals)
 SELECT disks.disk, CAST(COALESCE(dirty.due_bytes, 0) AS BIGINT) AS due_bytes
 FROM disks LEFT JOIN dirty ON disks.disk = dirty.disk
-ORDER BY due_bytes DESC, disk
+ORDER BY due_bytes DESC, disks.disk
