@@ -52,13 +52,13 @@ def test_a_manifest_has_its_entries(tmp_path):
     disks = [
         {"disk": "web-1", "image": "sub/web-1.qcow2", "host": "node7", "since": "mon", "volume": "v"},
         {"disk": "db-1", "qmp": "/run/db.sock", "node": "vda"},
-        {"disk": "x", "libvirt": "qemu:///system", "domain": "x", "node": "vda", "host": None},
+        {"disk": "x", "libvirt": "qemu:///system", "domain": "x"},
     ]
     manifest = Manifest.read(write(tmp_path, disks))
     assert list(manifest) == [
         Entry("web-1", image=str(tmp_path / "sub/web-1.qcow2"), host="node7", since="mon", volume="v"),
         Entry("db-1", qmp="/run/db.sock", node="vda"),
-        Entry("x", libvirt="qemu:///system", domain="x", node="vda"),
+        Entry("x", libvirt="qemu:///system", domain="x"),
     ]
     assert len(manifest) == 3 and manifest.hosts() == ["node7"] and "of 3 disks" in repr(manifest)
 
@@ -67,17 +67,19 @@ def test_a_manifest_has_its_entries(tmp_path):
     "entry, words",
     [
         ({"disk": "d", "imgae": "x"}, 'unknown key "imgae"; known are disk, image'),
-        ({"disk": "d"}, "exactly one of image, qmp and libvirt says where the disk is; none is given"),
-        ({"disk": "d", "image": "x", "qmp": "y", "node": "z"}, "image and qmp are given"),
-        ({"disk": "d", "qmp": "y"}, 'qmp needs "node" as well'),
-        ({"disk": "d", "libvirt": "y", "node": "z"}, 'libvirt needs "domain" as well'),
-        ({"disk": "d", "image": "x", "domain": "y"}, '"domain" means nothing beside image'),
+        ({"disk": "d"}, 'one of "image", "qmp" and "libvirt" is missing'),
+        ({"disk": "d", "image": "x", "qmp": "y"}, 'only one of "image", "qmp" and "libvirt" can be given'),
+        ({"disk": "d", "libvirt": "y", "node": "z"}, '"libvirt" goes with "domain", which is missing'),
+        ({"disk": "d", "image": "x", "domain": "y"}, '"domain" goes with "libvirt" only'),
+        ({"disk": "d", "image": "x", "node": "y"}, '"node" goes with "qmp" or "libvirt", and not with "image"'),
         ({"disk": "", "image": "x"}, '"disk" is empty'),
         ({"disk": "d", "image": ""}, '"image" is empty'),
         ({"disk": "d", "image": "x", "host": ""}, '"host" is empty'),
-        ({"disk": "d", "image": 7}, '"image" is a text, not 7'),
-        ({"disk": "ok", "image": "x"}, "entry 0 has the same name"),
-        ({"image": "x"}, '"disk", the name of the disk, is missing'),
+        ({"disk": "d", "image": 7}, '"image" is no string'),
+        ({"disk": "d", "image": "x", "host": None}, '"host" is no string'),
+        ({"disk": "d", "image": "x\0"}, '"image" has a NUL in it'),
+        ({"disk": "ok", "image": "x"}, "disk number 1 has the same name: give each a name of its own"),
+        ({"image": "x"}, 'the key "disk" is missing'),
         (["d"], "a disk is an object"),
     ],
 )
@@ -86,9 +88,9 @@ def test_a_bad_entry_is_named(tmp_path, entry, words):
     with pytest.raises(ManifestError) as caught:
         Manifest.read(path)
     said = str(caught.value)
-    assert said.startswith(f"{path}: entry 1") and words in said
+    assert said.startswith(f"{path}: disk number 2") and words in said
     if isinstance(entry, dict) and entry.get("disk"):
-        assert f'entry 1 ("{entry["disk"]}"): ' in said
+        assert f'disk number 2 ("{entry["disk"]}"): ' in said
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_a_manifest_that_is_missing(tmp_path):
 def test_a_cluster_needs_hosts(tmp_path):
     disks = [{"disk": f"d{n}", "image": "x", **({"host": "a"} if n == 1 else {})} for n in range(6)]
     manifest = Manifest.read(write(tmp_path, disks))
-    with pytest.raises(ManifestError, match=r'entry 0 \("d0"\), entry 2 \("d2"\), entry 3 \("d3"\) and 2 more: no "host"'):
+    with pytest.raises(ManifestError, match=r'disk number 1 \("d0"\), .* 3 \("d2"\), .* 4 \("d3"\) and 2 more: no "host"'):
         manifest.need_hosts()
 
 

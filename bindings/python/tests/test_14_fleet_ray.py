@@ -121,7 +121,7 @@ def test_files_have_the_rows_of_each_host_once(cluster, made, tmp_path):
 
 
 def test_a_cluster_wants_a_host_for_each_disk(cluster, made):
-    with pytest.raises(ManifestError, match=r'entry 1 \("d"\): no "host"'):
+    with pytest.raises(ManifestError, match=r'disk number 2 \("d"\): no "host"'):
         survey(Manifest([Entry("e", image="e", host="a"), Entry("d", image="d")]), Ray(), since="mon")
 
 

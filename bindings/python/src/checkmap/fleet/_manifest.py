@@ -15,7 +15,7 @@ _LONGEST = 80
 
 
 class ManifestError(ValueError):
-    """A manifest that cannot be used; the message names the file, the entry and the key."""
+    """A manifest that cannot be used; the message names the file, the entry, counted from 1, and the key."""
 
 
 class Entry(NamedTuple):
@@ -23,10 +23,11 @@ class Entry(NamedTuple):
 
     disk: Its name, which no other entry has.
     image: The path of an image file.
-    qmp: The path of the QMP socket of a running QEMU; `node` says which of its disks.
-    libvirt: The URI of a libvirt; `domain` and `node` say which disk of it.
+    qmp: The path of the QMP socket of a running QEMU.
+    libvirt: The URI of a libvirt; `domain` goes with it.
     domain: The name, id or UUID of a domain of libvirt.
-    node: A block node, a device or the file of an image, as Machine.image() takes it.
+    node: Which disk of the machine: a block node, a device or the file of an image, as Machine.image() takes it; None where
+        it has only one that can have checkpoints.
     host: The name of the host that can open it; None is any host.
     since: The checkpoint that a survey begins with, where the call names none.
     volume: The name that all recordings of the same disk share, such as those of two hosts after a migration.
@@ -57,7 +58,7 @@ class Manifest:
             try:
                 _check(entry)
                 if entry.disk in seen:
-                    raise ManifestError(f"entry {seen[entry.disk]} has the same name; each disk needs its own")
+                    raise ManifestError(f"{_called(seen[entry.disk], None)} has the same name: give each a name of its own")
             except ManifestError as error:
                 raise ManifestError(f"{name}: {_called(at, entry.disk)}: {error}") from None
             seen[entry.disk] = at
@@ -132,10 +133,10 @@ def _entry(given: Any, folder: str) -> Entry:
     for key, value in given.items():
         if key not in _KEYS:
             raise ManifestError(f"unknown key {_quoted(key)}; known are {', '.join(_KEYS)}")
-        if value is not None and not isinstance(value, str):
-            raise ManifestError(f"{_quoted(key)} is a text, not {_quoted(value)}")
-    if given.get("disk") is None:
-        raise ManifestError('"disk", the name of the disk, is missing')
+        if not isinstance(value, str):
+            raise ManifestError(f"{_quoted(key)} is no string")
+    if "disk" not in given:
+        raise ManifestError('the key "disk" is missing')
     for key in ("image", "qmp"):
         if given.get(key):
             given[key] = os.path.join(folder, given[key])
@@ -143,26 +144,28 @@ def _entry(given: Any, folder: str) -> Entry:
 
 
 def _check(entry: Entry) -> None:
-    for key, value in zip(_KEYS, (getattr(entry, key) for key in _KEYS)):
+    for key in _KEYS:
+        value = getattr(entry, key)
         if value == "":
             raise ManifestError(f'"{key}" is empty')
-    if not isinstance(entry.disk, str):
-        raise ManifestError('"disk", the name of the disk, is missing')
+        if value is not None and "\0" in value:
+            raise ManifestError(f'"{key}" has a NUL in it')
     sources = [key for key in _SOURCES if getattr(entry, key) is not None]
-    if len(sources) != 1:
-        given = f"{' and '.join(sources)} are given" if sources else "none is given"
-        raise ManifestError(f"exactly one of image, qmp and libvirt says where the disk is; {given}")
-    wanted = {"image": (), "qmp": ("node",), "libvirt": ("domain", "node")}[sources[0]]
-    for key in ("domain", "node"):
-        value = getattr(entry, key)
-        if key in wanted and value is None:
-            raise ManifestError(f'{sources[0]} needs "{key}" as well')
-        if key not in wanted and value is not None:
-            raise ManifestError(f'"{key}" means nothing beside {sources[0]}')
+    if not sources:
+        raise ManifestError('one of "image", "qmp" and "libvirt" is missing')
+    if len(sources) > 1:
+        raise ManifestError('only one of "image", "qmp" and "libvirt" can be given')
+    if entry.libvirt is None and entry.domain is not None:
+        raise ManifestError('"domain" goes with "libvirt" only')
+    if entry.libvirt is not None and entry.domain is None:
+        raise ManifestError('"libvirt" goes with "domain", which is missing')
+    if entry.image is not None and entry.node is not None:
+        raise ManifestError('"node" goes with "qmp" or "libvirt", and not with "image"')
 
 
 def _called(at: int, disk: Any) -> str:
-    return f"entry {at} ({_quoted(disk)})" if isinstance(disk, str) else f"entry {at}"
+    """An entry in messages, which count from 1."""
+    return f"disk number {at + 1}" + (f" ({_quoted(disk)})" if isinstance(disk, str) and disk else "")
 
 
 def _quoted(value: Any) -> str:

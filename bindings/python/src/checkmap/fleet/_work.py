@@ -184,8 +184,16 @@ def diffs(entry: Entry, request: Request) -> Diffs:
         machine = Machine(entry.qmp)
     else:
         machine = Machine.libvirt(entry.libvirt or "", entry.domain or "")
-    with machine, machine.image(entry.node or "") as image:
+    with machine, machine.image(entry.node if entry.node is not None else _only_disk(machine)) as image:
         return _read(image, since, request)
+
+
+def _only_disk(machine: Machine) -> str:
+    nodes = [disk.node for disk in machine.disks() if not disk.unfit]
+    if len(nodes) != 1:
+        named = ", ".join(nodes) or "none"
+        raise ValueError(f'give the entry a "node": the machine has {len(nodes)} disks that can have checkpoints, {named}')
+    return nodes[0]
 
 
 def _read(image: Image, since: str, request: Request) -> Diffs:
