@@ -4,7 +4,7 @@ include libcheckmap/build.mk
 
 .PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-libvirt test-libvirt-9.0 test-libvirt-12.8 test-guest test-package test-report-browser \
 	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-operations bench-operations-avx2 bench-delete bench-live bench-serve bench-backup bench-segments bench-merge bench-threads pictures \
-	bench-python bench-fleet test-fleet-spark wheel check-python-types example man completions
+	bench-python bench-fleet bench-fleet-runners test-fleet-spark wheel check-python-types example man completions
 
 test:
 	./run-tests
@@ -178,6 +178,10 @@ bench-python:
 DISKS ?= 10 1000 10000
 bench-fleet:
 	$(PYTHON) bindings/python/bench/fleet.py $(DISKS)
+
+# Surveys of 2000 real images in a loop, in processes and on a local Ray cluster, by the disks in a batch.
+bench-fleet-runners:
+	$(PYTHON) bindings/python/bench/fleet_runners.py
 
 # The SQL for fleets in Spark and DataFusion beside DuckDB; needs a Java for Spark.
 test-fleet-spark:
