@@ -211,6 +211,19 @@ def test_files_one_for_each_host_and_table(made, tmp_path):
         survey(manifest, Loop(all_hosts=True), since="mon", out=out)
 
 
+def test_a_file_that_cannot_be_ended_leaves_none(made, tmp_path, monkeypatch):
+    def full(descriptor):
+        synced.append(descriptor)
+        if len(synced) == 3:
+            raise OSError(28, "No space left on device")
+
+    synced = []
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        survey(Manifest.read(made.manifest()), Loop(all_hosts=True), since="mon", out=tmp_path / "out")
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
 def test_one_table_alone(made, tmp_path):
     manifest = Manifest.read(made.manifest())
     found = survey(manifest, Loop(all_hosts=True), since="mon", extents=False)
@@ -338,6 +351,7 @@ def test_a_survey_that_is_stopped_leaves_no_file(made, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             survey(Manifest.read(made.manifest()), runner, since="mon", batch=1, out=tmp_path / "out", told=told)
         assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+        assert workers() == []
     assert told_all == [(1, 8), (2, 8), (3, 8)] * 2
 
 
@@ -421,12 +435,17 @@ def test_a_disk_that_takes_too_long_fails(own, monkeypatch):
     assert (slow.state, slow.error) == ("failed", "no answer within 3 seconds") and other.state == "done"
 
 
+def workers():
+    """The processes of pools of this process."""
+    ran = subprocess.run(["ps", "-o", "args", "--ppid", str(os.getpid())], capture_output=True, text=True)
+    return [line for line in ran.stdout.splitlines() if "checkmap.fleet._worker" in line]
+
+
 def test_processes_end_with_the_survey(made):
     manifest = Manifest.read(made.manifest())
     found = survey(manifest, Pool(2, all_hosts=True), since="mon", batch=1)
     assert not found.not_done
-    ran = subprocess.run(["ps", "-o", "args", "--ppid", str(os.getpid())], capture_output=True, text=True)
-    assert "checkmap.fleet._worker" not in ran.stdout
+    assert workers() == []
 
 
 def test_a_pool_that_cannot_begin_says_so(made, monkeypatch):

@@ -12,7 +12,7 @@ from collections import deque
 from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from .._optional import needed
-from ._runners import Lost, Work
+from ._runners import Answers, Lost, Work
 from ._work import Batch, Part, words_of
 
 #: The key of the label of a node that says which host of the manifest it is.
@@ -65,7 +65,7 @@ class Ray:
         """None: a cluster leaves no host out."""
         return None
 
-    def run(self, work: Work, batches: Sequence[Batch], *, keep: bool = False) -> Iterator[Tuple[int, Any]]:
+    def run(self, work: Work, batches: Sequence[Batch], *, keep: bool = False) -> Answers:
         """See Runner.run()."""
         run = _Run(self, work, batches, keep)
         try:

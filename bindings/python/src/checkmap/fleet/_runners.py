@@ -16,11 +16,12 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
+from typing import Any, Callable, Deque, Generator, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
 
 from ._work import Batch, Part
 
 Work = Callable[[Batch], Any]
+Answers = Generator[Tuple[int, Any], None, None]
 
 
 class Lost(NamedTuple):
@@ -48,8 +49,8 @@ class Runner(Protocol):
     def left_out(self, host: Optional[str]) -> Optional[str]:
         """Why the disks of a host are none of this runner's; None where they are."""
 
-    def run(self, work: Work, batches: Sequence[Batch], *, keep: bool = False) -> Iterator[Tuple[int, Any]]:
-        """Yields (the number of a batch, its answer or a Lost), in any order.
+    def run(self, work: Work, batches: Sequence[Batch], *, keep: bool = False) -> Answers:
+        """Yields (the number of a batch, its answer or a Lost), in any order; work that is under way ends with the generator.
 
         keep: answers stay where they were made, and what is yielded is for merge() and fetch() alone.
         """
@@ -101,7 +102,7 @@ class Loop(_OnThisHost):
         all others as well, such as on shared storage; without it they are left out."""
         super().__init__(host, all_hosts)
 
-    def run(self, work: Work, batches: Sequence[Batch], *, keep: bool = False) -> Iterator[Tuple[int, Any]]:
+    def run(self, work: Work, batches: Sequence[Batch], *, keep: bool = False) -> Answers:
         for at, batch in enumerate(batches):
             yield at, work(batch)
 
@@ -134,7 +135,7 @@ class Pool(_OnThisHost):
         self.retries = retries
         self.timeout = timeout
 
-    def run(self, work: Work, batches: Sequence[Batch], *, keep: bool = False) -> Iterator[Tuple[int, Any]]:
+    def run(self, work: Work, batches: Sequence[Batch], *, keep: bool = False) -> Answers:
         waiting: Deque[Tuple[int, Batch]] = deque(enumerate(batches))
         answers: queue.Queue[Tuple[int, Any]] = queue.Queue(maxsize=2 * self.processes)
         stop = threading.Event()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Generator, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from .._bitmap import Bitmap
 from .._optional import needed
@@ -96,8 +97,9 @@ def survey(
     ]
     runner.check()
     rows = _Rows(None if out is None else Files(os.fspath(out)), parts)
+    answers = _answers(runner, survey_batch, parts, keep=False)
     try:
-        for each, alone, at, answer in _answers(runner, survey_batch, parts, keep=False):
+        for each, alone, at, answer in answers:
             if isinstance(answer, Lost):
                 answer = Surveyed([_lost(entry, answer) for entry in each.entries], None, None)
             rows.take(each, alone, at, answer)
@@ -109,6 +111,8 @@ def survey(
     except BaseException:
         rows.abandon()
         raise
+    finally:
+        answers.close()
     ordered = [results[entry.disk] for entry in manifest]
     if out is not None:
         return Survey(ordered, files, None, None)
@@ -266,21 +270,24 @@ class _Rows:
 
 def _answers(
     runner: Runner, work: Callable[[Batch], Any], batches: List[Batch], *, keep: bool
-) -> Iterator[Tuple[Batch, bool, int, Any]]:
+) -> Generator[Tuple[Batch, bool, int, Any], None, None]:
     """Yields each batch with whether its disk was tried alone, its number in its round, and its answer.
 
     In a second round the disks of lost batches are alone in theirs, so that one that kills its worker spoils no other; the answer of
     the first is None.
     """
     alone: List[Batch] = []
-    for at, answer in runner.run(work, batches, keep=keep):
-        batch = batches[at]
-        if isinstance(answer, Lost) and not answer.final and len(batch.entries) > 1:
-            alone += [batch._replace(entries=(entry,)) for entry in batch.entries]
-            answer = None
-        yield batch, False, at, answer
-    for at, answer in runner.run(work, alone, keep=keep) if alone else ():
-        yield alone[at], True, at, answer
+    with closing(runner.run(work, batches, keep=keep)) as answers:
+        for at, answer in answers:
+            batch = batches[at]
+            if isinstance(answer, Lost) and not answer.final and len(batch.entries) > 1:
+                alone += [batch._replace(entries=(entry,)) for entry in batch.entries]
+                answer = None
+            yield batch, False, at, answer
+    if alone:
+        with closing(runner.run(work, alone, keep=keep)) as answers:
+            for at, answer in answers:
+                yield alone[at], True, at, answer
 
 
 def _lost(entry: Entry, lost: Lost) -> Result:

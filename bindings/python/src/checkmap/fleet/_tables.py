@@ -133,8 +133,11 @@ class Files:
                 self._open[kind, name].append(table)
 
     def close(self) -> List[str]:
-        """Ends the files and gives them their names; returns their paths."""
-        return [file.finish() for _, file in sorted(self._open.items())]
+        """Ends all files, then gives them their names; returns their paths."""
+        files = [file for _, file in sorted(self._open.items())]
+        for file in files:
+            file.finish()
+        return [file.take_name() for file in files]
 
     def abandon(self) -> None:
         """Removes what was written."""
@@ -145,7 +148,9 @@ class Files:
 class _File:
     def __init__(self, path: str, schema: pyarrow.Schema) -> None:
         parquet = needed("pyarrow.parquet", "fleet", "checkmap.fleet writes Parquet by pyarrow")
-        self._path, self._unfinished = path, f"{path}.{os.getpid()}.unfinished"
+        self._path = path
+        # Engines that read folders leave names out that begin with a dot.
+        self._unfinished = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}.unfinished")
         self._tables: List[pyarrow.Table] = []
         self._bytes = 0
         self._writer = parquet.ParquetWriter(self._unfinished, schema, compression="zstd")
@@ -161,11 +166,13 @@ class _File:
             self._writer.write_table(arrow().concat_tables(self._tables))
         self._tables, self._bytes = [], 0
 
-    def finish(self) -> str:
+    def finish(self) -> None:
         self._flush()
         self._writer.close()
         with open(self._unfinished, "rb+") as file:
             os.fsync(file.fileno())
+
+    def take_name(self) -> str:
         os.replace(self._unfinished, self._path)
         return self._path
 
