@@ -457,6 +457,22 @@ def test_a_pool_that_cannot_begin_says_so(made, monkeypatch):
     assert all("no process could be used" in result.error and "/nowhere/python" in result.error for result in found.results)
 
 
+@pytest.mark.parametrize("final", [False, True])
+def test_disks_of_a_lost_batch_are_tried_alone_unless_that_is_in_vain(made, final):
+    class Losing(Loop):
+        def run(self, work, batches, *, keep=False):
+            runs.append([len(batch.entries) for batch in batches])
+            for at, _ in enumerate(batches):
+                yield at, fleet.Lost("lost", 3, final)
+
+    runs = []
+    found = survey(Manifest.read(made.manifest()), Losing(all_hosts=True), since="mon", batch=3)
+    assert runs == ([[3, 1, 3, 1]] if final else [[3, 1, 3, 1], [1] * 6])
+    assert {(result.state, result.error, result.retries) for result in found.results} == {("failed", "lost", 3)}
+    (moved,) = unite(Manifest.read(made.manifest()), Losing(all_hosts=True), since="mon")
+    assert moved.error == "moved-a: lost; moved-b: lost"
+
+
 def test_numbers_of_arguments(made):
     manifest = Manifest.read(made.manifest())
     with pytest.raises(ValueError, match="batch is 1 or more"):

@@ -157,6 +157,11 @@ def test_hottest_regions_of_extents_that_cross_regions():
         for start, length in bitmap.extents():
             for region in range(start // GIB, (start + length - 1) // GIB + 1):
                 regions[str(disk), region * GIB] += min(start + length, (region + 1) * GIB) - max(start, region * GIB)
+    # An extent that ends with its region touches no other one.
+    edge = Bitmap(4 * GIB, 64 * KIB)
+    edge.set(2 * GIB - 65536, 65536)
+    made.add("edge", [("mon", None, edge)])
+    regions["edge", GIB] = 65536
     ordered = sorted(regions.items(), key=lambda item: (-item[1], *item[0]))
     expected = [{"disk": disk, "region_start": start, "dirty_bytes": dirty} for (disk, start), dirty in ordered]
     assert answers("hottest_regions", *made.tables()) == expected[:20]
