@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 
 import numpy
 
@@ -32,6 +33,17 @@ HOSTS = 4
 MIB = 1 << 20
 #: Between the numbers of what the first and the second interval of a disk are made from.
 AFTERNOON = 100_000_000
+
+
+#: Seconds that went by in checks, which are no part of a step.
+checks = [0.0]
+
+
+@contextmanager
+def checking():
+    begun = time.monotonic()
+    yield
+    checks[0] += time.monotonic() - begun
 
 
 def extents_of(number):
@@ -162,15 +174,16 @@ def do_two_intervals(folder, disks):
 
 def do_unite(folder, disks):
     united = fleet.unite(manifest_of(folder), Simulated(all_hosts=True), since="yesterday", batch=256)
-    for at, each in enumerate(united):
-        assert each.error is None, each
-        if at < 1000:
-            number = int(each.volume[-7:])
-            marks = numpy.zeros(GRANULES, bool)
-            for one in (number, number + 1)[: len(each.disks)]:
-                for start, stop in zip(*extents_of(one)):
-                    marks[start:stop] = True
-            assert each.bitmap.count() == marks.sum()
+    with checking():
+        for at, each in enumerate(united):
+            assert each.error is None, each
+            if at < 1000:
+                number = int(each.volume[-7:])
+                marks = numpy.zeros(GRANULES, bool)
+                for one in (number, number + 1)[: len(each.disks)]:
+                    for start, stop in zip(*extents_of(one)):
+                        marks[start:stop] = True
+                assert each.bitmap.count() == marks.sum()
     return f"{len(united)} volumes of 2 recordings"
 
 
@@ -239,7 +252,6 @@ def do_query(folder, disks, engine, name):
         for table in ("extents", "intervals"):
             database.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet('{out}/{table}/*.parquet')")
         found = database.execute(fleet.query(name))
-        columns = [column[0] for column in found.description]
         table = found.fetch_arrow_table()
     else:
         import pyarrow
@@ -247,7 +259,13 @@ def do_query(folder, disks, engine, name):
         context = tables_of_datafusion(folder)
         found = context.sql(fleet.query(name))
         table = pyarrow.Table.from_batches(found.collect(), schema=found.schema())
-        columns = table.column_names
+    with checking():
+        check(folder, disks, name, table)
+    return f"{table.num_rows} rows"
+
+
+def check(folder, disks, name, table):
+    """Compares the rows of a query with the numbers that the disks were made from."""
     with open(os.path.join(folder, "expected.json")) as file:
         expected = json.load(file)
     if name == "due":
@@ -268,11 +286,10 @@ def do_query(folder, disks, engine, name):
             starts, stops = extents_of(number)
             assert dirty == (stops - starts).sum() * GRANULARITY
     elif name == "hottest_regions":
-        for disk, start, dirty in zip(*(table[column].to_pylist() for column in columns)):
+        for disk, start, dirty in zip(*(table[column].to_pylist() for column in table.column_names)):
             starts, stops = (each * GRANULARITY for each in extents_of(int(disk[-7:])))
             inside = numpy.minimum(stops, start + (1 << 30)) - numpy.maximum(starts, start)
             assert dirty == inside[inside > 0].sum()
-    return f"{table.num_rows} rows"
 
 
 def step(folder, disks, what):
@@ -288,7 +305,7 @@ def step(folder, disks, what):
         "unite": do_unite,
     }
     note = do_query(folder, disks, name, *more) if more else steps[name](folder, disks)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - begun - checks[0]
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Each process of a pool has about the peak of the largest one.
     others = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * len(os.sched_getaffinity(0))
