@@ -477,6 +477,8 @@ def test_numbers_of_arguments(made):
     manifest = Manifest.read(made.manifest())
     with pytest.raises(ValueError, match="batch is 1 or more"):
         survey(manifest, since="mon", batch=0)
+    with pytest.raises(ValueError, match="batch is 1 or more"):
+        unite(manifest, batch=0)
     with pytest.raises(ValueError, match="fan_in is 2 or more"):
         unite(manifest, fan_in=1)
     with pytest.raises(ValueError, match="at least 1 process"):

@@ -52,8 +52,10 @@ def processes_of(folder):
 @pytest.fixture(scope="module")
 def cluster():
     """The hosts a and b, for all tests; all of its processes are gone behind them."""
-    # Ray sees within 5 seconds that a node died.
-    beats = {"health_check_period_ms": 500, "health_check_failure_threshold": 10}
+    # Ray sees within 8 seconds that a node died, and takes a busy machine for no dead one.
+    beats = {"health_check_period_ms": 500, "health_check_failure_threshold": 16}
+    # Ray ends tasks where other programs take the memory of the machine.
+    beats["memory_monitor_refresh_ms"] = 0
     with example().local_cluster(["a", "b"], _system_config=beats) as cluster:
         folder = cluster.head_node.get_temp_dir_path()
         assert len(processes_of(folder)) > 5
@@ -194,10 +196,17 @@ def test_a_host_that_no_node_has(cluster, own):
     found = survey(manifest, Ray(host_timeout=2), since="mon")
     far, odd = found.not_done
     assert (far.disk, far.state, far.retries) == ("far", "failed", 0) and (odd.disk, odd.state) == ("odd-name", "failed")
-    assert far.error == "no node of the cluster had the label checkmap-host=nowhere for 2 seconds"
+    assert far.error == "no node of the cluster had the label checkmap-host=nowhere and 1 CPU for 2 seconds"
     assert odd.error == "host 'no label' cannot be a label of a node: 1 to 63 letters, digits, dots, - and _"
     for disk in own.written:
         assert rows(found.extents, disk) == own.due(disk)
+
+
+def test_a_host_with_too_few_cpus(cluster, made):
+    found = survey(Manifest.read(made.manifest()), Ray(host_timeout=1, cpus=2), since="mon")
+    assert {result.error for result in found.results} == {
+        f"no node of the cluster had the label checkmap-host={host} and 2 CPU for 1 seconds" for host in "ab"
+    }
 
 
 def waits_for_a_file(batch):
@@ -210,7 +219,7 @@ def waits_for_a_file(batch):
     return fleet._work.survey_batch(batch)
 
 
-def dying(cluster, own, monkeypatch, then):
+def dying(cluster, own, monkeypatch, host_timeout, then):
     """A survey, in which the node of a third host dies while it reads; `then` is called behind that."""
     monkeypatch.setattr("checkmap.fleet._survey.survey_batch", waits_for_a_file)
     for disk in ("c-1", "c-2"):
@@ -218,7 +227,7 @@ def dying(cluster, own, monkeypatch, then):
     node = cluster.add_node(num_cpus=1, labels={LABEL: "c"}, object_store_memory=80 * MIB)
     found = []
     surveying = threading.Thread(
-        target=lambda: found.append(survey(Manifest.read(own.manifest()), Ray(host_timeout=3), since="mon", batch=1))
+        target=lambda: found.append(survey(Manifest.read(own.manifest()), Ray(host_timeout=host_timeout), since="mon", batch=1))
     )
     surveying.start()
     for _ in range(1200):
@@ -232,10 +241,10 @@ def dying(cluster, own, monkeypatch, then):
 
 
 def test_a_node_that_dies_half_way_is_reported(cluster, own, monkeypatch):
-    found = dying(cluster, own, monkeypatch, lambda: None)
+    found = dying(cluster, own, monkeypatch, 3, lambda: None)
     assert {result.disk for result in found.not_done} == {"c-1", "c-2"}
     assert {result.error for result in found.not_done} == {
-        "no node of the cluster had the label checkmap-host=c for 3 seconds"
+        "no node of the cluster had the label checkmap-host=c and 1 CPU for 3 seconds"
     }
     for disk in own.written:
         assert rows(found.extents, disk) == ([] if disk.startswith("c-") else own.due(disk))
@@ -248,7 +257,7 @@ def test_a_node_that_comes_back_reads_its_disks(cluster, own, monkeypatch):
         nodes.append(cluster.add_node(num_cpus=1, labels={LABEL: "c"}, object_store_memory=80 * MIB))
         (own.folder / "go").touch()
 
-    found = dying(cluster, own, monkeypatch, back)
+    found = dying(cluster, own, monkeypatch, 60, back)
     cluster.remove_node(nodes[0])
     assert found.not_done == []
     for disk in own.written:
@@ -300,6 +309,10 @@ def test_a_union_whose_part_died_with_its_node_is_an_error(cluster, own, monkeyp
     node = cluster.add_node(num_cpus=1, labels={LABEL: "c"}, object_store_memory=80 * MIB)
     own.add("v-c", "c", volume="v", intervals=[[1], [], []])
     own.entries.append({"disk": "v-a", "image": "web-1.qcow2", "host": "a", "volume": "v"})
+    # Many volumes do not wait one after the other.
+    for at in range(20):
+        own.entries.append({"disk": f"w-{at}", "image": "v-c.qcow2", "host": "c", "volume": f"w-{at}"})
+        own.entries.append({"disk": f"w-{at}-a", "image": "web-1.qcow2", "host": "a", "volume": f"w-{at}"})
     merge = Ray.merge
 
     def dies(runner, *arguments):
@@ -307,9 +320,10 @@ def test_a_union_whose_part_died_with_its_node_is_an_error(cluster, own, monkeyp
         yield from merge(runner, *arguments)
 
     monkeypatch.setattr(Ray, "merge", dies)
-    moved, v = unite(Manifest.read(own.manifest()), Ray(host_timeout=3), since="mon", batch=1)
+    moved, v, *others = unite(Manifest.read(own.manifest()), Ray(host_timeout=3), since="mon", batch=1)
     assert moved.error is None and moved.bitmap.count() == 7
     assert v.bitmap is None and v.error.startswith("v-c: ")
+    assert len(others) == 20 and all(other.bitmap is None and other.error.startswith("w-") for other in others)
 
 
 # The example.

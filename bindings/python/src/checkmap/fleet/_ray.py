@@ -23,6 +23,8 @@ _VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
 _OLDEST = (2, 49)
 #: Seconds between two looks at which nodes are alive.
 _LOOK = 1.0
+#: Seconds to wait for what is on a host that did not answer before.
+_IMPATIENT = 0.1
 
 
 class Ray:
@@ -87,7 +89,9 @@ class Ray:
             of_group[level[0]] = at
         begun = time.monotonic()
         while of_group:
-            ready, _ = ray.wait(list(of_group), num_returns=min(len(of_group), 64), timeout=_LOOK)
+            references = list(of_group)
+            ray.wait(references, num_returns=1, timeout=_LOOK)
+            ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
             for reference in ready:
                 yield of_group.pop(reference), self.fetch(reference)
                 begun = time.monotonic()
@@ -97,11 +101,11 @@ class Ray:
                     yield at, Lost(f"no union within {self.host_timeout} seconds", self.retries, False)
                 return
 
-    def fetch(self, kept: Any) -> Union[Part, Lost]:
+    def fetch(self, kept: Any, *, patient: bool = True) -> Union[Part, Lost]:
         """See Runner.fetch()."""
         ray = _ray()
         try:
-            part: Part = ray.get(kept, timeout=self.host_timeout)
+            part: Part = ray.get(kept, timeout=self.host_timeout if patient else _IMPATIENT)
             return part
         except Exception as error:
             return _lost(error, self.retries)
@@ -153,9 +157,10 @@ class _Run:
         self._room = {}
         for node in self._ray.nodes():
             host = (node.get("Labels") or {}).get(LABEL)
-            if node.get("Alive") and host is not None:
+            cpus = node.get("Resources", {}).get("CPU", 0)
+            if node.get("Alive") and host is not None and cpus >= self._runner.cpus:
                 # One batch for each place, and one that waits for it.
-                places = int(node.get("Resources", {}).get("CPU", 0) / max(self._runner.cpus, 0.01))
+                places = int(cpus / max(self._runner.cpus, 0.01))
                 self._room[host] = self._room.get(host, 0) + 2 * max(places, 1)
         for host in {*self._waiting, *(host for _, host, _, _ in self._running.values())}:
             if host in self._room:
@@ -170,7 +175,8 @@ class _Run:
 
     def _given_up(self, host: str) -> Iterator[Tuple[int, Any]]:
         seconds = self._runner.host_timeout
-        words = f"no node of the cluster had the label {LABEL}={host} for {seconds:g} seconds"
+        needs = f"the label {LABEL}={host} and {self._runner.cpus:g} CPU"
+        words = f"no node of the cluster had {needs} for {seconds:g} seconds"
         for reference, (at, its_host, _, _) in list(self._running.items()):
             if its_host == host:
                 self._drop(reference)

@@ -60,8 +60,8 @@ class Runner(Protocol):
     ) -> Iterator[Tuple[int, Union[Part, Lost]]]:
         """Unites the kept answers of each group, at most fan_in at a time; yields (the number of a group, its part)."""
 
-    def fetch(self, kept: Any) -> Union[Part, Lost]:
-        """A kept answer."""
+    def fetch(self, kept: Any, *, patient: bool = True) -> Union[Part, Lost]:
+        """A kept answer. patient: wait for a host that may come back."""
 
 
 class _OnThisHost:
@@ -83,13 +83,15 @@ class _OnThisHost:
     def merge(
         self, unite: Callable[[List[Part]], Part], groups: Sequence[Sequence[Any]], fan_in: int
     ) -> Iterator[Tuple[int, Union[Part, Lost]]]:
+        """See Runner.merge()."""
         for at, kept in enumerate(groups):
             level = list(kept)
             while len(level) > 1:
                 level = [unite(level[first : first + fan_in]) for first in range(0, len(level), fan_in)]
             yield at, level[0]
 
-    def fetch(self, kept: Any) -> Union[Part, Lost]:
+    def fetch(self, kept: Any, *, patient: bool = True) -> Union[Part, Lost]:
+        """See Runner.fetch()."""
         part: Part = kept
         return part
 

@@ -87,8 +87,7 @@ def survey(
     needed("numpy", "fleet", "checkmap.fleet takes the extents by numpy")
     arrow()
     request = Request(since, until, each_interval, retries, extents, intervals)
-    if batch < 1:
-        raise ValueError(f"batch is 1 or more disks, not {batch}")
+    _check_batch(batch)
     wanted, results = _of_runner(manifest, runner)
     parts = [
         Batch(host, tuple(entries[first : first + batch]), request)
@@ -141,6 +140,7 @@ def unite(
     disagree about size or granularity: a union without one of them would lack dirty blocks. Entries without a
     volume are none of it. The other arguments are those of survey().
     """
+    _check_batch(batch)
     if fan_in < 2:
         raise ValueError(f"fan_in is 2 or more, not {fan_in}")
     runner = runner if runner is not None else Loop()
@@ -168,16 +168,24 @@ def unite(
     return [_union(volume, names, united[volume]) for volume, names in disks.items()]
 
 
+def _check_batch(batch: int) -> None:
+    if batch < 1:
+        raise ValueError(f"batch is 1 or more disks, not {batch}")
+
+
 def _trees(runner: Runner, kept: Dict[int, List[Tuple[Batch, Any]]], fan_in: int) -> Iterator[Part]:
-    groups = list(kept.values())
+    groups, silent = list(kept.values()), set()
     for at, part in runner.merge(unite_parts, [[each for _, each in group] for group in groups], fan_in):
         if not isinstance(part, Lost):
             yield part
             continue
         # A part of it was lost with its node: the others are united here, and its volumes fail.
         for leaf, each in groups[at]:
-            fetched = runner.fetch(each)
-            yield _failed(leaf.entries, fetched.reason) if isinstance(fetched, Lost) else fetched
+            fetched = runner.fetch(each, patient=leaf.host not in silent)
+            if isinstance(fetched, Lost):
+                silent.add(leaf.host)
+                fetched = _failed(leaf.entries, fetched.reason)
+            yield fetched
 
 
 def _union(volume: str, disks: List[str], made: Volume) -> United:
