@@ -4,7 +4,7 @@ include libcheckmap/build.mk
 
 .PHONY: test test-matrix test-soak test-neon test-s390x test-qemu-7.2 test-qemu-10.0 test-qemu-11 test-bare test-libvirt test-libvirt-9.0 test-libvirt-12.8 test-guest test-package test-report-browser \
 	miri deny fuzz bench check-instructions bless-instructions bench-peers bench-peers-quick bench-operations bench-operations-avx2 bench-delete bench-live bench-serve bench-backup bench-segments bench-merge bench-threads pictures \
-	bench-python wheel check-python-types example man completions
+	bench-python bench-fleet bench-fleet-runners test-fleet-spark wheel check-python-types example man completions
 
 test:
 	./run-tests
@@ -172,6 +172,20 @@ PYTHON ?= python3
 bench-python:
 	cargo build --release --locked --manifest-path bindings/python/bench/Cargo.toml --target-dir target
 	$(PYTHON) bindings/python/bench/overhead.py target/release/checkmap-python-bench
+
+# A simulated fleet, surveyed into Parquet, asked by SQL, and united; DISKS are the numbers of disks, up to a million, which take half an
+# hour. PYTHON has the package installed with its extra `fleet`, and datafusion where that is to be measured as well.
+DISKS ?= 10 1000 10000
+bench-fleet:
+	$(PYTHON) bindings/python/bench/fleet.py $(DISKS)
+
+# Surveys of 2000 real images in a loop, in processes and on a local Ray cluster, by the disks in a batch.
+bench-fleet-runners:
+	$(PYTHON) bindings/python/bench/fleet_runners.py
+
+# The SQL for fleets in Spark and DataFusion beside DuckDB; needs a Java for Spark.
+test-fleet-spark:
+	scripts/test-fleet-spark
 
 # A wheel of the Python package for other machines, in WHEELS: its tag says which libc they must have at least, 2.34 where it is
 # built on Debian 12. A wheel for older machines is built on an older system. The tools are those of the tests.

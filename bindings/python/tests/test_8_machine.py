@@ -6,10 +6,12 @@ import signal
 import socket
 import subprocess
 import time
+from functools import partial
 
 import pytest
 
 import checkmap
+from checkmap import fleet
 
 from .conftest import KIB, MIB
 
@@ -344,3 +346,26 @@ def test_332_doctor_running(daemon, fails):
         assert dry.steps == done.steps != []
         with machine.image("d1") as image:
             image.create("d")
+
+
+def test_327_a_fleet_of_running_disks(daemon, monkeypatch):
+    # This daemon has an NBD server already, which can serve no bitmap that records.
+    monkeypatch.setattr("checkmap.fleet._work.Machine", partial(checkmap.Machine, nbd_socket=NBD))
+    entries = [
+        fleet.Entry("whole", qmp="qmp", node="d1", since="a"),
+        fleet.Entry("later", qmp="qmp", node="d1", since="b"),
+        fleet.Entry("file", image="chain.qcow2", since="a"),
+        fleet.Entry("unsaid", qmp="qmp", since="a"),
+        fleet.Entry("wrong", qmp="qmp", node="d7", since="a"),
+    ]
+    found = fleet.survey(fleet.Manifest(entries), until="c", each_interval=True)
+    whole, later, file, unsaid, wrong = found.results
+    assert (whole.state, whole.dirty_bytes) == ("done", 192 * KIB) and later.dirty_bytes == 128 * KIB
+    assert (file.state, file.kind) == ("failed", "IN_USE") and (wrong.state, wrong.kind) == ("failed", "NOT_FOUND")
+    assert unsaid.error == 'give the entry a "node": the machine has 2 disks that can have checkpoints, d0, d1'
+    rows = [(row["disk"], row["since"], row["until"], row["dirty_bytes"]) for row in found.intervals.to_pylist()]
+    assert rows == [
+        ("later", "b", "c", 128 * KIB),
+        ("whole", "a", "b", 64 * KIB),
+        ("whole", "b", "c", 128 * KIB),
+    ]
