@@ -85,8 +85,7 @@ impl Workspace {
                 self.pairs[0][..count] == *x
             }
             _ => {
-                let words = made(&mut self.words)?;
-                a.copy_to(words);
+                let words = words_of(a, &mut self.words)?;
                 let others = words_of(b, &mut self.others)?;
                 (self.kernels.is_subset)(words, others)
             }
