@@ -6,7 +6,7 @@ pub(super) mod pairs;
 mod runs;
 mod short;
 mod sparse;
-mod words;
+pub(super) mod words;
 
 use super::table::{EDGES, Kernels, Measure, Pair, RunBlock, SavedRuns, Traits, Words, every_kernel, stamp};
 use crate::cpu::Level;

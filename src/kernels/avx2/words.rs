@@ -160,7 +160,7 @@ macro_rules! counted {
         $(
             #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
             #[inline]
-            pub(super) fn $name(to: &mut Words, from: &Words) -> Measure {
+            pub(in crate::kernels) fn $name(to: &mut Words, from: &Words) -> Measure {
                 let mut counts = Counts::new();
                 for (to, from) in to.as_chunks_mut::<BLOCK>().0.iter_mut().zip(from.as_chunks::<BLOCK>().0) {
                     fetch_next(from.as_ptr());

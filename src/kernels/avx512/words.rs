@@ -1,7 +1,7 @@
 //! Owns the loops over the words of a chunk in 512-bit registers. Must never be reached on a CPU without AVX-512 with BW, VL,
 //! VBMI2 and its population counts.
 
-use super::registers::{EIGHT, LANES, load_words, numbers, store_words};
+use super::registers::{EIGHT, LANES, load_words, numbers};
 use crate::kernels::portable;
 use crate::kernels::table::{EDGES, Measure, Pair, ROOM, WORDS, Words};
 use std::arch::x86_64::*;
@@ -47,35 +47,6 @@ pub(super) fn measure(words: &Words) -> Measure {
     let mut counts = Counts::new();
     words.as_chunks::<EIGHT>().0.iter().for_each(|block| counts.add(load_words(block)));
     counts.measure()
-}
-
-/// Operations on two chunks that count what they store, while they wait for memory.
-macro_rules! counted {
-    ($($name:ident: |$to:ident, $from:ident| $result:expr;)*) => {
-        $(
-            #[target_feature(
-                enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2,avx512vpopcntdq"
-            )]
-            #[inline]
-            pub(super) fn $name(to: &mut Words, from: &Words) -> Measure {
-                let mut counts = Counts::new();
-                for (to, from) in to.as_chunks_mut::<EIGHT>().0.iter_mut().zip(from.as_chunks::<EIGHT>().0) {
-                    let ($to, $from) = (load_words(to), load_words(from));
-                    let result = $result;
-                    store_words(result, to);
-                    counts.add(result);
-                }
-                counts.measure()
-            }
-        )*
-    };
-}
-
-counted! {
-    or: |to, from| _mm512_or_si512(to, from);
-    and: |to, from| _mm512_and_si512(to, from);
-    and_not: |to, from| _mm512_andnot_si512(from, to);
-    xor: |to, from| _mm512_xor_si512(to, from);
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
