@@ -185,10 +185,10 @@ every_kernel!(kernels_struct);
 /// Which ways are quick with the kernels of an instruction set, so that their users choose among them.
 #[derive(Clone, Copy, Debug)]
 pub struct Traits {
-    /// Whether `sort_few` and `unite_few_runs` sort in registers: else runs are united two by two.
+    /// Whether lists and runs are sorted and compared in registers: else runs are united two by two.
     pub has_networks: bool,
-    /// Whether a register takes a whole short list: then `unite_few_runs` is quicker than `unite_runs` for two lists of runs.
-    pub has_wide_networks: bool,
+    /// Whether `scatter_runs` and `runs` are so quick that runs of more than two sources, too many to be sorted, go through words.
+    pub scatters_runs_quickly: bool,
     /// Whether `pack` and `spread` are quicker than lists of as many bytes.
     pub packs_quickly: bool,
 }

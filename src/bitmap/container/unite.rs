@@ -137,7 +137,7 @@ impl Workspace {
         if groups <= FEW_RUNS && self.kernels.traits.has_networks {
             return self.sort_runs(group);
         }
-        let most_swept = if self.kernels.traits.has_wide_networks { 0 } else { SWEEP_MAX };
+        let most_swept = if self.kernels.traits.scatters_runs_quickly { 0 } else { SWEEP_MAX };
         if items + runs <= most_swept || group.len() == 2 && items == 0 {
             return self.sweep(group);
         }

@@ -23,6 +23,6 @@ mod bodies {
     pub(super) use crate::kernels::portable::*;
 }
 
-const TRAITS: Traits = Traits { has_networks: true, has_wide_networks: false, packs_quickly: false };
+const TRAITS: Traits = Traits { has_networks: true, scatters_runs_quickly: false, packs_quickly: false };
 
 every_kernel!(stamp "avx2,bmi1,bmi2,popcnt,lzcnt", Level::Avx2, TRAITS;);

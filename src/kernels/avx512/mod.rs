@@ -26,7 +26,7 @@ mod bodies {
     pub(super) use crate::kernels::portable::*;
 }
 
-const TRAITS: Traits = Traits { has_networks: true, has_wide_networks: true, packs_quickly: true };
+const TRAITS: Traits = Traits { has_networks: true, scatters_runs_quickly: true, packs_quickly: true };
 
 every_kernel!(
     stamp

@@ -14,6 +14,6 @@ mod bodies {
     pub(super) use crate::kernels::portable::*;
 }
 
-const TRAITS: Traits = Traits { has_networks: false, has_wide_networks: false, packs_quickly: false };
+const TRAITS: Traits = Traits { has_networks: false, scatters_runs_quickly: false, packs_quickly: false };
 
 every_kernel!(stamp "neon", Level::Neon, TRAITS;);

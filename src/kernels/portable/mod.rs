@@ -3,6 +3,8 @@
 //! never use an instruction beyond the baseline.
 
 mod lists;
+// Only registers of x86-64 take lists in parts.
+#[cfg(target_arch = "x86_64")]
 mod parts;
 mod runs;
 mod sparse;
@@ -10,13 +12,15 @@ mod words;
 
 use super::table::{Kernels, Traits, every_kernel};
 use crate::cpu::Level;
-pub(super) use {lists::*, parts::*, runs::*, sparse::*, words::*};
+#[cfg(target_arch = "x86_64")]
+pub(super) use parts::*;
+pub(super) use {lists::*, runs::*, sparse::*, words::*};
 
 macro_rules! portable {
     ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
         pub(super) static KERNELS: Kernels = Kernels {
             level: Level::Portable,
-            traits: Traits { has_networks: false, has_wide_networks: false, packs_quickly: false },
+            traits: Traits { has_networks: false, scatters_runs_quickly: false, packs_quickly: false },
             $($name,)*
         };
     };
