@@ -285,11 +285,10 @@ def test_a_name_that_another_program_took_stays(made, tmp_path):
 
 
 def test_a_full_disk_leaves_no_file(made, tmp_path, monkeypatch):
-    close, asked = pyarrow.parquet.ParquetWriter.close, []
+    close = pyarrow.parquet.ParquetWriter.close
 
     def full(writer):
-        asked.append(id(writer))
-        if asked.count(id(writer)) < 3:
+        if sys._getframe(1).f_code.co_name != "__del__":
             raise OSError(28, "No space left on device")
         close(writer)
 
