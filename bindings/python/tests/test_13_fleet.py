@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import pyarrow
 import pyarrow.parquet
@@ -133,7 +134,7 @@ def test_an_empty_fleet(tmp_path):
         assert found.results == [] and found.extents.num_rows == found.intervals.num_rows == 0
         assert found.extents.schema == fleet.extents_schema()
         assert unite(manifest, runner) == []
-        assert survey(manifest, runner, since="mon", out=tmp_path / "out").files == []
+        assert survey(manifest, runner, since="mon", out=tmp_path / type(runner).__name__).files == []
 
 
 # Surveys.
@@ -202,7 +203,9 @@ def test_files_one_for_each_host_and_table(made, tmp_path):
     assert found.extents is None and found.intervals is None
     expected = [out / kind / f"{host}.parquet" for kind in ("extents", "intervals") for host in "ab"]
     assert found.files == [str(path) for path in expected]
-    assert sorted(path for path in out.rglob("*") if path.is_file()) == expected
+    assert sorted(path for path in out.rglob("*") if path.is_file()) == sorted([*expected, out / "complete.json"])
+    listed = json.loads((out / "complete.json").read_text())["files"]
+    assert [out / name for name in listed] == expected
     for kind, table in (("extents", in_memory.extents), ("intervals", in_memory.intervals)):
         read = pyarrow.concat_tables([pyarrow.parquet.read_table(out / kind / f"{host}.parquet") for host in "ab"])
         assert read.schema.equals(table.schema) and read.to_pylist() == table.to_pylist()
@@ -224,12 +227,147 @@ def test_a_file_that_cannot_be_ended_leaves_none(made, tmp_path, monkeypatch):
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
+def files_in(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_folder_takes_one_survey_at_a_time(made, tmp_path):
+    manifest, refused = Manifest.read(made.manifest()), []
+
+    def told(*_):
+        if not refused:
+            with pytest.raises(FileExistsError, match="another survey writes into this folder") as caught:
+                survey(manifest, Loop(all_hosts=True), since="mon", out=tmp_path)
+            refused.append(caught.value)
+
+    found = survey(manifest, Loop(all_hosts=True), since="mon", out=tmp_path, told=told)
+    assert len(refused) == 1 and len(found.files) == 4
+    assert files_in(tmp_path) == ["a.parquet", "a.parquet", "b.parquet", "b.parquet", "complete.json"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("at", range(1, 6))
+def test_an_interrupt_while_files_get_their_names_leaves_none(made, tmp_path, monkeypatch, at, links):
+    named, link = [], os.link
+
+    def interrupted(old, new):
+        if not links:
+            raise OSError(95, "Operation not supported")
+        named.append(new)
+        link(old, new)
+        if len(named) == at:
+            raise KeyboardInterrupt
+
+    rename = os.rename
+
+    def renamed(old, new):
+        named.append(new)
+        rename(old, new)
+        if len(named) == at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "link", interrupted)
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "replace", renamed)
+    with pytest.raises(KeyboardInterrupt):
+        survey(Manifest.read(made.manifest()), Loop(all_hosts=True), since="mon", out=tmp_path)
+    assert files_in(tmp_path) == []
+
+
+def test_a_name_that_another_program_took_stays(made, tmp_path):
+    def told(done, of):
+        if done == of:
+            (tmp_path / "intervals" / "b.parquet").write_text("other")
+
+    with pytest.raises(FileExistsError):
+        survey(Manifest.read(made.manifest()), Loop(all_hosts=True), since="mon", out=tmp_path, told=told)
+    assert files_in(tmp_path) == ["b.parquet"] and (tmp_path / "intervals" / "b.parquet").read_text() == "other"
+
+
+def test_a_full_disk_leaves_no_file(made, tmp_path, monkeypatch):
+    close = pyarrow.parquet.ParquetWriter.close
+
+    def full(writer):
+        if sys._getframe(1).f_code.co_name != "__del__":
+            raise OSError(28, "No space left on device")
+        close(writer)
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetWriter, "close", full)
+    with pytest.raises(OSError, match="No space left"):
+        survey(Manifest.read(made.manifest()), Loop(all_hosts=True), since="mon", out=tmp_path)
+    assert files_in(tmp_path) == []
+
+
+def test_hosts_with_long_names_and_names_that_differ_in_case(made, tmp_path):
+    image = str(made.folder / "web-1.qcow2")
+    long = [Entry(f"d{n}", image=image, host="h" * 300 + str(n)) for n in range(2)]
+    found = survey(Manifest(long), Loop(all_hosts=True), since="mon", out=tmp_path / "long")
+    assert len(set(found.files)) == 4 and all(len(os.path.basename(path)) < 240 for path in found.files)
+    case, read = [Entry("a", image=image, host="Node"), Entry("b", image=image, host="node")], []
+    with pytest.raises(ValueError, match="hosts 'Node' and 'node' would have one file"):
+        survey(Manifest(case), Loop(all_hosts=True), since="mon", out=tmp_path / "case", told=lambda *_: read.append(1))
+    assert read == []
+
+
+def test_text_that_is_no_utf_8(made, tmp_path):
+    image = str(made.folder / "web-1.qcow2")
+    for key in ("disk", "since", "host", "volume"):
+        with pytest.raises(ManifestError, match=f'"{key}" is no text in UTF-8'):
+            Manifest.read(write(tmp_path, [{"disk": "d", "image": image, key: "x\ud800"}]))
+    for names in ({"since": "\ud800"}, {"since": "mon", "until": "\ud800"}):
+        with pytest.raises(ValueError, match="is no text in UTF-8"):
+            survey(Manifest([Entry("d", image=image)]), **names)
+    kept, bitmap = fleet._tables.Rows(True, True), Bitmap(MIB, 64 * KIB)
+    kept.add("good", [("mon", None, bitmap)])
+    with pytest.raises(UnicodeEncodeError):
+        kept.add("bad\ud800", [("mon", None, bitmap)])
+    assert kept.tables()[1]["disk"].to_pylist() == ["good"]
+
+
+def test_a_manifest_that_is_too_large(tmp_path):
+    with open(tmp_path / "fleet.json", "wb") as file:
+        file.truncate((1 << 30) + 1)
+    with pytest.raises(ManifestError, match="a manifest of more than 1 GiB"):
+        Manifest.read(tmp_path / "fleet.json")
+
+
+def test_an_error_between_question_and_answer_ends_the_process(monkeypatch):
+    from checkmap.fleet import _runners
+
+    class Poll:
+        def register(self, *_):
+            pass
+
+        def poll(self, _):
+            raise MemoryError
+
+    with _runners._Process(len, threading.Event()) as process:
+        assert process.ask("1", None) == 1
+        with monkeypatch.context() as patched, pytest.raises(MemoryError):
+            patched.setattr(_runners.select, "poll", Poll)
+            process.ask("22", None)
+        assert process.ask("333", None) == 3
+
+
+@pytest.mark.parametrize("says", ["", "half = b'\\x09' + bytes(7) + b'x'; import os; os.write(1, half); "])
+def test_a_process_that_is_never_ready_is_given_up(tmp_path, monkeypatch, says):
+    from checkmap.fleet import _runners
+
+    stuck = tmp_path / "python"
+    stuck.write_text(f"#!/bin/sh\nexec {sys.executable} -c \"{says}import time; time.sleep(20)\"\n")
+    stuck.chmod(0o755)
+    monkeypatch.setattr(_runners.sys, "executable", str(stuck))
+    monkeypatch.setattr(_runners, "_BEGIN", 1.0, raising=False)
+    with _runners._Process(len, threading.Event()) as process:
+        assert "was not ready within 1.0 seconds" in process.ask("1", 0.5).reason
+
+
 def test_one_table_alone(made, tmp_path):
     manifest = Manifest.read(made.manifest())
     found = survey(manifest, Loop(all_hosts=True), since="mon", extents=False)
     assert found.extents is None and found.intervals.num_rows == 8
     found = survey(manifest, Loop(all_hosts=True), since="mon", intervals=False, out=tmp_path / "out")
-    assert os.listdir(tmp_path / "out") == ["extents"] and found.results[0].dirty_bytes
+    assert sorted(os.listdir(tmp_path / "out")) == ["complete.json", "extents"] and found.results[0].dirty_bytes
 
 
 def test_names_of_hosts_are_names_of_files(tmp_path):
@@ -557,6 +695,17 @@ def test_recordings_that_disagree_are_an_error(own, batch):
     assert "disagree about the granularity, 65536 and 131072 bytes" in clones.error
 
 
+def test_recordings_that_begin_at_different_checkpoints_are_an_error(own):
+    for entry in own.entries:
+        entry["since"] = "tue" if entry["disk"] == "moved-b" else "mon"
+    manifest = Manifest.read(own.manifest())
+    (moved,) = unite(manifest, Loop(all_hosts=True))
+    assert moved.bitmap is None and moved.disks == ["moved-a", "moved-b"]
+    assert "differ in \"since\", 'mon', 'tue': pass since=" in moved.error
+    (moved,) = unite(manifest, Loop(all_hosts=True), since="mon")
+    assert moved.error is None and moved.bitmap.count() == 7
+
+
 # Modules that are missing.
 
 
@@ -583,7 +732,7 @@ def test_the_largest_numbers_fit():
 
 def test_many_rows_become_few_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr("checkmap.fleet._tables._ROW_GROUP_BYTES", 100_000)
-    files = fleet._tables.Files(str(tmp_path))
+    files = fleet._tables.Files(str(tmp_path), "a")
     bitmap = Bitmap(GIB, 64 * KIB)
     bitmap.set_extents([(at * 128 * KIB, 1) for at in range(200)])
     for at in range(40):

@@ -12,6 +12,8 @@ _SOURCES = ("image", "qmp", "libvirt")
 _KEYS = ("disk", "image", "qmp", "libvirt", "domain", "node", "host", "since", "volume")
 #: The longest text in a message, in characters.
 _LONGEST = 80
+#: The largest manifest, as on the command line.
+_MOST_BYTES = 1 << 30
 
 
 class ManifestError(ValueError):
@@ -71,7 +73,10 @@ class Manifest:
         """
         name = os.fspath(path)
         with open(path, "rb") as file:
-            raw = file.read()
+            # A file that is longer than it says, such as a pipe, is measured by the read.
+            raw = file.read(_MOST_BYTES + 1) if os.fstat(file.fileno()).st_size <= _MOST_BYTES else None
+        if raw is None or len(raw) > _MOST_BYTES:
+            raise ManifestError(f"{name}: a manifest of more than {_MOST_BYTES >> 30} GiB; split it")
         try:
             document = json.loads(raw.decode("utf-8"), object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
@@ -150,6 +155,9 @@ def _check(entry: Entry) -> None:
             raise ManifestError(f'"{key}" is empty')
         if value is not None and "\0" in value:
             raise ManifestError(f'"{key}" has a NUL in it')
+        # Paths may have any bytes, as os.fsdecode() gives them.
+        if value is not None and key not in ("image", "qmp") and not is_text(value):
+            raise ManifestError(f'"{key}" is no text in UTF-8: it has half of a surrogate pair')
     sources = [key for key in _SOURCES if getattr(entry, key) is not None]
     if not sources:
         raise ManifestError('one of "image", "qmp" and "libvirt" is missing')
@@ -161,6 +169,15 @@ def _check(entry: Entry) -> None:
         raise ManifestError('"libvirt" goes with "domain", which is missing')
     if entry.image is not None and entry.node is not None:
         raise ManifestError('"node" goes with "qmp" or "libvirt", and not with "image"')
+
+
+def is_text(value: str) -> bool:
+    """Whether it has a form in UTF-8, which Parquet needs."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _called(at: int, disk: Any) -> str:

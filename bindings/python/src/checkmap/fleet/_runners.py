@@ -23,6 +23,13 @@ from ._work import Batch, Part
 Work = Callable[[Batch], Any]
 Answers = Generator[Tuple[int, Any], None, None]
 
+#: Bytes of the length in front of what goes through a pipe.
+_LENGTH_BYTES = 8
+#: The most bytes of one read.
+_READ_BYTES = 1 << 20
+#: Seconds that a new process has at least, where batches have a limit.
+_BEGIN = 60.0
+
 
 class Lost(NamedTuple):
     """A batch without an answer.
@@ -187,6 +194,7 @@ class _Process:
     def __init__(self, work: Work, stop: threading.Event) -> None:
         self._work, self._stop = work, stop
         self._child: Optional[subprocess.Popen[bytes]] = None
+        self._deadline: Optional[float] = None
 
     def __enter__(self) -> _Process:
         return self
@@ -195,29 +203,79 @@ class _Process:
         self._end()
 
     def ask(self, batch: Batch, timeout: Optional[float]) -> Any:
-        """The answer to a batch; Lost where the process ended, or took longer than so many seconds."""
-        if self._child is None:
-            environment = dict(os.environ, PYTHONPATH=os.pathsep.join(each for each in sys.path if each))
-            command = [sys.executable, "-m", "checkmap.fleet._worker"]
-            self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-            try:
-                receive(self._child.stdout)
-            except EOFError:
-                return Lost(f"no process could begin: {sys.executable} {self._end()}", 0, True)
-        assert self._child.stdin is not None and self._child.stdout is not None
-        deadline = None if timeout is None else time.monotonic() + timeout
-        ready = select.poll()
-        ready.register(self._child.stdout, select.POLLIN)
+        """The answer to a batch; Lost where the process ended, or took longer than so many seconds.
+
+        A process is asked again only where its last answer was read whole: any error ends it.
+        """
         try:
-            send(self._child.stdin, (self._work, batch))
-            while not ready.poll(200):
-                if self._stop.is_set() or (deadline is not None and time.monotonic() > deadline):
-                    self._child.kill()
-                    self._end()
-                    return Lost(f"no answer within {timeout} seconds", 0, False)
-            return receive(self._child.stdout)
-        except (EOFError, BrokenPipeError):
-            return Lost(f"the process that read it {self._end()}", 0, False)
+            if self._child is None:
+                lost = self._begin(None if timeout is None else max(timeout, _BEGIN))
+                if lost is not None:
+                    return lost
+            try:
+                self._deadline = None if timeout is None else time.monotonic() + timeout
+                self._send((self._work, batch))
+                return self._receive()
+            except TimeoutError:
+                self._kill()
+                return Lost("the call ended" if self._stop.is_set() else f"no answer within {timeout} seconds", 0, False)
+            except (EOFError, BrokenPipeError):
+                return Lost(f"the process that read it {self._end()}", 0, False)
+        except BaseException:
+            self._kill()
+            raise
+
+    def _begin(self, timeout: Optional[float]) -> Optional[Lost]:
+        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(each for each in sys.path if each))
+        command = [sys.executable, "-m", "checkmap.fleet._worker"]
+        # Without buffers, so that poll() knows all that there is to read.
+        self._child = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            self._receive()
+        except EOFError:
+            return Lost(f"no process could begin: {sys.executable} {self._end()}", 0, True)
+        except TimeoutError:
+            self._kill()
+            words = "the call ended" if self._stop.is_set() else f"{sys.executable} was not ready within {timeout} seconds"
+            return Lost(f"no process could begin: {words}", 0, True)
+        return None
+
+    def _send(self, thing: Any) -> None:
+        assert self._child is not None and self._child.stdin is not None
+        pipe = self._child.stdin.fileno()
+        left = memoryview(_framed(thing))
+        while left:
+            self._wait(pipe, select.POLLOUT)
+            # A pipe that is ready takes so many bytes without a wait.
+            left = left[os.write(pipe, left[: select.PIPE_BUF]) :]
+
+    def _receive(self) -> Any:
+        return pickle.loads(self._exactly(int.from_bytes(self._exactly(_LENGTH_BYTES), "little")))
+
+    def _exactly(self, size: int) -> bytearray:
+        assert self._child is not None and self._child.stdout is not None
+        pipe, data = self._child.stdout.fileno(), bytearray()
+        while len(data) < size:
+            self._wait(pipe, select.POLLIN)
+            more = os.read(pipe, min(size - len(data), _READ_BYTES))
+            if not more:
+                raise EOFError
+            data += more
+        return data
+
+    def _wait(self, pipe: int, event: int) -> None:
+        """Waits until a pipe is ready; TimeoutError behind the deadline, or where the call ended."""
+        ready = select.poll()
+        ready.register(pipe, event)
+        while not ready.poll(200):
+            if self._stop.is_set() or (self._deadline is not None and time.monotonic() > self._deadline):
+                raise TimeoutError
+
+    def _kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._end()
 
     def _end(self) -> str:
         """Ends the process; returns in words how it ended."""
@@ -236,15 +294,18 @@ class _Process:
 
 def send(pipe: Any, thing: Any) -> None:
     """Writes an object, behind its length in bytes."""
-    data = pickle.dumps(thing, protocol=5)
-    pipe.write(len(data).to_bytes(8, "little"))
-    pipe.write(data)
+    pipe.write(_framed(thing))
     pipe.flush()
+
+
+def _framed(thing: Any) -> bytes:
+    data = pickle.dumps(thing, protocol=5)
+    return len(data).to_bytes(_LENGTH_BYTES, "little") + data
 
 
 def receive(pipe: Any) -> Any:
     """Reads the object that send() wrote; EOFError where the other side ended."""
-    return pickle.loads(_exactly(pipe, int.from_bytes(_exactly(pipe, 8), "little")))
+    return pickle.loads(_exactly(pipe, int.from_bytes(_exactly(pipe, _LENGTH_BYTES), "little")))
 
 
 def _exactly(pipe: Any, size: int) -> bytes:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections import deque
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Generator, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Generator, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from .._bitmap import Bitmap
 from .._optional import needed
-from ._manifest import Entry, Manifest, Path
+from ._manifest import Entry, Manifest, Path, is_text
 from ._runners import Lost, Loop, Runner
 from ._tables import Files, arrow, extents_schema, intervals_schema
 from ._work import Batch, Part, Request, Result, Surveyed, Volume, survey_batch, unite_batch, unite_parts
@@ -77,7 +77,8 @@ def survey(
     one to end with; None is now. each_interval: one interval after the other, instead of one over all of them.
 
     out: a new folder for Parquet files, OUT/extents/HOST.parquet and OUT/intervals/HOST.parquet; HOST~alone.parquet has the disks that
-    were tried alone after a worker died. FileExistsError where it has such files: two surveys in one folder would be summed.
+    were tried alone after a worker died. FileExistsError where it has such files, or another survey writes there: two in one folder would be summed. OUT/complete.json is the
+    last file, and lists the others. ValueError where two hosts differ in case only.
     Without it the rows are in memory. extents, intervals: which of the two tables are wanted.
 
     retries: how often a disk is tried again after an error of input or output; a refusal never is. batch: how many disks a worker gets at
@@ -88,6 +89,7 @@ def survey(
     arrow()
     request = Request(since, until, each_interval, retries, extents, intervals)
     _check_batch(batch)
+    _check_names(since, until)
     wanted, results = _of_runner(manifest, runner)
     parts = [
         Batch(host, tuple(entries[first : first + batch]), request)
@@ -95,7 +97,7 @@ def survey(
         for first in range(0, len(entries), batch)
     ]
     runner.check()
-    rows = _Rows(None if out is None else Files(os.fspath(out)), parts)
+    rows = _Rows(None if out is None else Files(os.fspath(out), {part.host for part in parts}), parts)
     answers = _answers(runner, survey_batch, parts, keep=False)
     try:
         for each, alone, at, answer in answers:
@@ -137,20 +139,24 @@ def unite(
 
     Each host unites its own entries; then a tree of unions, at most fan_in at a time, brings the hosts together. What moves
     is portable Roaring. A volume has an error instead where one of its entries failed or was left out, or where they
-    disagree about size or granularity: a union without one of them would lack dirty blocks. Entries without a
+    disagree about size or granularity, or, without since, where their own differ: a union without one of them would lack dirty blocks. Entries without a
     volume are none of it. The other arguments are those of survey().
     """
     _check_batch(batch)
+    _check_names(since, until)
     if fan_in < 2:
         raise ValueError(f"fan_in is 2 or more, not {fan_in}")
     runner = runner if runner is not None else Loop()
     request = Request(since, until, False, retries)
     named = [entry for entry in manifest if entry.volume is not None]
     disks: Dict[str, List[str]] = {}
+    begins: Dict[str, Set[Optional[str]]] = {}
     for entry in named:
         disks.setdefault(entry.volume or "", []).append(entry.disk)
+        begins.setdefault(entry.volume or "", set()).add(entry.since)
+    differ = {volume: names for volume, names in begins.items() if since is None and len(names) > 1}
     group_of = {volume: at // batch for at, volume in enumerate(disks)}
-    wanted, left_out = _of_runner(Manifest(named, manifest.name), runner)
+    wanted, left_out = _of_runner(Manifest([each for each in named if each.volume not in differ], manifest.name), runner)
     leaves = [
         Batch(host, tuple(entries), request)
         for (host, _), entries in _by_host(runner, wanted, lambda entry: group_of[entry.volume or ""])
@@ -164,6 +170,7 @@ def unite(
             failed.append(_failed(leaf.entries, answer.reason))
         elif answer is not None:
             kept.setdefault(group_of[leaf.entries[0].volume or ""], []).append((leaf, answer))
+    failed.append({volume: Volume(_disagree(volume, names)) for volume, names in differ.items()})
     united = unite_parts([*failed, *_trees(runner, kept, fan_in)])
     return [_union(volume, names, united[volume]) for volume, names in disks.items()]
 
@@ -171,6 +178,12 @@ def unite(
 def _check_batch(batch: int) -> None:
     if batch < 1:
         raise ValueError(f"batch is 1 or more disks, not {batch}")
+
+
+def _check_names(since: Optional[str], until: Optional[str]) -> None:
+    for key, name in (("since", since), ("until", until)):
+        if name is not None and not is_text(name):
+            raise ValueError(f"{key}={name!r} is no text in UTF-8: it has half of a surrogate pair")
 
 
 def _trees(runner: Runner, kept: Dict[int, List[Tuple[Batch, Any]]], fan_in: int) -> Iterator[Part]:
@@ -192,6 +205,12 @@ def _union(volume: str, disks: List[str], made: Volume) -> United:
     if made.error is not None:
         return United(volume, disks, None, made.error)
     return United(volume, disks, Bitmap.deserialize(made.roaring, made.disk_size, made.granularity), None)
+
+
+def _disagree(volume: str, begins: Set[Optional[str]]) -> str:
+    names = sorted(repr(name) if name is not None else "none" for name in begins)
+    words = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f'the entries of volume {volume!r} differ in "since", {words}: pass since=..., or give all of them the same'
 
 
 def _failed(entries: Sequence[Entry], reason: str) -> Part:
