@@ -547,3 +547,44 @@ fn progress_counts_disks() {
     ran.json();
     assert_eq!(ran.stderr, "checkmap: disks: 50%\ncheckmap: disks: 100%\n");
 }
+
+#[test]
+fn a_state_is_of_one_folder_as_relative_paths_are() {
+    let (ours, theirs) = (Fleet::of(1), Fleet::of(1));
+    let state = ours.at("state");
+    let options = ["--state", state.to_str().unwrap()];
+    ours.run(&options, &["create", "tue"]).ok();
+    theirs.run(&options, &["create", "tue"]).fails(2, "it is the state of another command");
+    assert_eq!(fs::read(ours.at("fleet.json")).unwrap(), fs::read(theirs.at("fleet.json")).unwrap());
+    theirs.run(&[], &["create", "tue"]).ok();
+}
+
+#[test]
+fn a_flag_that_is_a_name_is_not_taken_for_the_flag() {
+    let fleet = Fleet::of(1);
+    let before = fs::read(fleet.at("a")).unwrap();
+    for verb in [
+        &["delete", "mon", "--", "--dry-run"][..],
+        &["delete", "--dry-run", "--", "mon", "--dry-run"],
+        &["delete", "mon", "--", "--json"],
+    ] {
+        fleet.run(&[], verb).fails(2, "stands there where it is no option");
+    }
+    assert_eq!(fs::read(fleet.at("a")).unwrap(), before);
+    fleet.run(&[], &["delete", "--dry-run", "--", "mon"]).ok();
+    assert_eq!(fs::read(fleet.at("a")).unwrap(), before);
+}
+
+#[test]
+fn a_long_line_of_a_state_cuts_nothing_off() {
+    let fleet = Fleet::of(1);
+    fleet.run(&["--state", "state"], &["list"]).ok();
+    let mut bytes = fs::read(fleet.at("state")).unwrap();
+    let first = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    bytes.splice(first..first, [&vec![b'x'; 2 << 20][..], b"\n"].concat());
+    fs::write(fleet.at("state"), &bytes).unwrap();
+    fleet.run(&["--state", "state"], &["list"]).fails(1, "line 2 is longer than 1024 KiB");
+    assert_eq!(fs::read(fleet.at("state")).unwrap(), bytes);
+    fleet.list(json!([{"disk": "n".repeat(20_000), "image": "a"}]));
+    fleet.run(&[], &["list"]).fails(2, "\"disk\" has 20000 bytes");
+}

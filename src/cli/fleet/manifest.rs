@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 /// A manifest is no longer than this; a million disks take about a tenth of it.
 const MOST_BYTES: u64 = 1 << 30;
 
+/// A text of an entry is no longer than this: it becomes an argument of a process, and a line of the state.
+const MOST_TEXT_BYTES: usize = 16 << 10;
+
 /// A disk of the fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -179,6 +182,9 @@ impl<'de> Visitor<'de> for One<'_> {
                 (None, _) => format!("unknown key {key:?}; the keys are {}", KEYS.join(", ")),
                 (Some(Some(_)), _) => format!("the key {key:?} stands there twice"),
                 (Some(_), Value::String(text)) if text.is_empty() => format!("{key:?} is empty"),
+                (Some(_), Value::String(text)) if text.len() > MOST_TEXT_BYTES => {
+                    format!("{key:?} has {} bytes, and {MOST_TEXT_BYTES} at most can be", text.len())
+                }
                 (Some(_), Value::String(text)) if text.contains('\0') => format!("{key:?} has a NUL in it"),
                 (Some(place), Value::String(text)) => {
                     *place = Some(text.into());

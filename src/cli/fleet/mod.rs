@@ -22,8 +22,9 @@ use report::{Answer, Outcome, Report, Status};
 use state::State;
 use std::fs::{self, DirBuilder};
 use std::io::{self, IsTerminal};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{available_parallelism, scope};
@@ -67,7 +68,11 @@ pub(crate) fn run(args: &FleetArgs, session: &Session) -> End {
         make_folder(folder, verb.gives_folders)?;
     }
     let state = match &args.state {
-        Some(path) => Some(State::open(path, &manifest.bytes, &[verb.identity(), vec![host.into_bytes()]].concat())?),
+        Some(path) => {
+            // Relative paths of the same document lead to other disks from another folder.
+            let place = vec![host.into_bytes(), folder_of(&args.manifest)?.into_os_string().into_vec()];
+            Some(State::open(path, &manifest.bytes, &[verb.identity(), place].concat())?)
+        }
         None => None,
     };
     drop(manifest.bytes);
@@ -174,7 +179,9 @@ impl Fleet<'_> {
                 }
                 report.add(&entry.disk, &outcome, answer);
             }
-            if trouble.is_some() || report.is_broken() && !self.verb.changes {
+            // Where no process can be started, the next disk would fail for the same reason.
+            let is_short = ended.status.is_none();
+            if is_short || trouble.is_some() || report.is_broken() && !self.verb.changes {
                 self.stop.store(true, Ordering::Relaxed);
             }
             if let Some(watch) = &mut watch {
@@ -238,6 +245,13 @@ fn one_of_each_kind<'a>(entries: &[&'a Entry]) -> Vec<&'a Entry> {
 /// A name as messages have it.
 fn quoted(name: &str) -> Name {
     Name::new(name)
+}
+
+/// The folder of a manifest, from the root on.
+fn folder_of(manifest: &Path) -> Result<PathBuf, Failure> {
+    let folder = manifest.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let failed = |error| Error::io("the folder of the manifest cannot be found", error).in_file(folder).into();
+    fs::canonicalize(folder).map_err(failed)
 }
 
 /// The name of this host, as the system has it.

@@ -72,6 +72,10 @@ impl State {
             }
             number += 1;
             if line.last() != Some(&b'\n') {
+                if read == MOST_LINE_BYTES {
+                    let why = format!("line {number} is longer than {} KiB", MOST_LINE_BYTES >> 10);
+                    return Err(refused(&path, ErrorKind::Damaged, &why, "remove the file to run all disks again"));
+                }
                 break;
             }
             if number == 1 {

@@ -136,10 +136,8 @@ impl Verb {
                 )));
             }
         }
-        let json = wanted.json || is_given(&matches, "json");
-        args.retain(|word| word != "--json");
-        let dry_run = wanted.dry_run || is_given(&matches, "dry_run");
-        args.retain(|word| word != "--dry-run");
+        let json = take_flag(&mut args, &matches, "json", "--json")? || wanted.json;
+        let dry_run = take_flag(&mut args, &matches, "dry_run", "--dry-run")? || wanted.dry_run;
         let mut verb = Self {
             name,
             changes: (changes || is_given(&matches, "repair") || is_given(&matches, "to_interval")) && !dry_run,
@@ -201,7 +199,7 @@ impl Verb {
             let is_binary = format.as_ref().is_some_and(|format| BINARY.iter().any(|binary| format == binary));
             return match output {
                 _ if is_binary && stdout().is_terminal() => {
-                    Err(Failure::Usage("this format is binary: give a folder with -o DIR, or redirect stdout".into()))
+                    Err(Failure::Usage("this format is binary: give a folder with -o DIR".into()))
                 }
                 Output::Folder => Err(Failure::Usage("the folder is missing: give -o DIR after 'backup'".into())),
                 _ => Ok(()),
@@ -365,6 +363,19 @@ fn read(name: &str, args: &[OsString]) -> Result<ArgMatches, clap::Error> {
     Ok(matches.subcommand().map(|(_, matches)| matches.clone()).unwrap_or_default())
 }
 
+/// Takes a flag out of the arguments of a verb; whether it was there. Where the same word is also a name or a value, as behind
+/// `--`, nobody could tell what is meant.
+fn take_flag(args: &mut Vec<OsString>, matches: &ArgMatches, id: &str, flag: &str) -> Result<bool, Failure> {
+    let is_flag = is_given(matches, id);
+    if args.iter().filter(|word| *word == flag).count() != usize::from(is_flag) {
+        return Err(Failure::Usage(format!(
+            "{flag} stands there where it is no option, or twice: put it before the verb"
+        )));
+    }
+    args.retain(|word| word != flag);
+    Ok(is_flag)
+}
+
 fn has_argument(verb: &clap::Command, id: &str) -> bool {
     verb.get_arguments().any(|arg| arg.get_id() == id)
 }
@@ -376,7 +387,8 @@ fn is_given(matches: &ArgMatches, id: &str) -> bool {
 /// The parser's own words, as far as they speak of the arguments. Help and version are no errors to it.
 fn of_clap(error: clap::Error) -> Failure {
     let said = error.render().to_string();
-    let first = said.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let first: Vec<&str> = said.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let first = first.join(" ").trim_start_matches("error: ").to_owned();
     Failure::Usage(match error.use_stderr() {
         true => format!("the arguments of the verb: {}", crate::words::one_line(&first)),
         false => "the help of a verb is `checkmap VERB --help`".to_owned(),
