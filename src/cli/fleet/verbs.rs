@@ -364,7 +364,7 @@ fn read(name: &str, args: &[OsString]) -> Result<ArgMatches, clap::Error> {
 }
 
 /// Takes a flag out of the arguments of a verb; whether it was there. Where the same word is also a name or a value, as behind
-/// `--`, nobody could tell what is meant.
+/// `--`, no reader knows whether it is the flag.
 fn take_flag(args: &mut Vec<OsString>, matches: &ArgMatches, id: &str, flag: &str) -> Result<bool, Failure> {
     let is_flag = is_given(matches, id);
     if args.iter().filter(|word| *word == flag).count() != usize::from(is_flag) {
