@@ -8,11 +8,11 @@
 //! let mut bitmap = Bitmap::new(1 << 30, Granularity::from_bytes(65536)?)?;
 //! bitmap.set(1 << 20, 65536)?;
 //! let mut file = Vec::new();
-//! let mut writer = Writer::new(Rows::Extents, "web-1", &mut file).expect("memory takes it");
-//! writer.write(Some("monday"), None, &bitmap, 0, u64::MAX).expect("memory takes it");
-//! writer.finish().expect("memory takes it");
+//! let mut writer = Writer::new(Rows::Extents, "web-1", &mut file)?;
+//! writer.write(Some("monday"), None, &bitmap, 0, u64::MAX)?;
+//! writer.finish()?;
 //! assert!(file.starts_with(b"PAR1") && file.ends_with(b"PAR1"));
-//! # Ok::<(), checkmap::Error>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 // Owns these columns and how they are encoded. Must never know where a bitmap came from, nor where the bytes go.
@@ -34,7 +34,7 @@ use std::sync::Arc;
 /// A row group has no more rows than these, and 16 bytes of memory are held for each.
 const GROUP_ROWS: usize = 1 << 20;
 
-/// A column that is the same in all rows is handed over in pieces of so many.
+/// The most rows of one call for a column that has the same value in all rows.
 const PIECE_ROWS: usize = 1 << 13;
 
 /// A value is no longer than this, so that the page that holds it can tell its length in 31 bits, with room for its head.

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 from contextlib import contextmanager
 
@@ -18,6 +19,13 @@ class Fleet:
 
     def __init__(self, folder):
         self.folder, self.entries, self.written, self.sizes = folder, [], {}, {}
+
+    def copy_to(self, folder):
+        """A copy in a new folder, that a test may change."""
+        shutil.copytree(self.folder, folder)
+        copy = Fleet(folder)
+        copy.entries, copy.written, copy.sizes = [dict(entry) for entry in self.entries], dict(self.written), dict(self.sizes)
+        return copy
 
     def add(self, disk, host=None, size=64 * MIB, intervals=None, **more):
         """intervals: the granules that are written after each checkpoint; the last one is until now."""

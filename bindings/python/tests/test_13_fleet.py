@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,11 +28,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def own(made, tmp_path):
     """A copy that a test may change."""
-    folder = tmp_path / "fleet"
-    shutil.copytree(made.folder, folder)
-    mine = Fleet(folder)
-    mine.entries, mine.written, mine.sizes = [dict(entry) for entry in made.entries], dict(made.written), dict(made.sizes)
-    return mine
+    return made.copy_to(tmp_path / "fleet")
 
 
 def runners():

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from checkmap import fleet
 from checkmap.fleet import LABEL, Entry, Loop, Manifest, ManifestError, Ray, survey, unite
 
 from .conftest import MIB
-from .fleet_support import Fleet, extents_of, in_use, rows, two_hosts
+from .fleet_support import extents_of, in_use, rows, two_hosts
 
 # Ray warns of its own future, and leaves files open.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -74,11 +73,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def own(made, tmp_path):
-    folder = tmp_path / "fleet"
-    shutil.copytree(made.folder, folder)
-    mine = Fleet(folder)
-    mine.entries, mine.written, mine.sizes = [dict(entry) for entry in made.entries], dict(made.written), dict(made.sizes)
-    return mine
+    return made.copy_to(tmp_path / "fleet")
 
 
 def same(found, expected):
