@@ -514,6 +514,8 @@ fn an_answer_that_never_ends_fills_no_memory() {
     let verb = ["dump", "--bitmap", "mon", "--format", "raw"];
     let (document, status, rows) = fleet.json(&[], &[&verb[..], &["-o", "raw"]].concat());
     assert_eq!((status, rows, &document["failed"]), (Some(0), owned(&[("a", "done"), ("large", "done")]), &json!(0)));
+    fleet.run(&[], &verb).fails(2, "would run into one another: give a folder with -o DIR");
+    fleet.list(json!([{"disk": "large", "image": image.path}]));
     let ran = fleet.run(&[], &verb);
     assert_eq!(ran.status, Some(1));
     assert!(
@@ -537,6 +539,14 @@ fn output_that_nobody_can_take_is_no_success() {
     drop(reader);
     let ran = fleet.command(&[], &["create", "tue", "--model", "interval"]).stdout(writer).output().unwrap();
     assert_eq!((ran.status.code(), fleet.names("a").len(), fleet.names("b").len()), (Some(0), 2, 2));
+    // So does what goes to files; an answer that nobody reads ends quietly.
+    for verb in [&["diff", "-o", "answers"][..], &["list"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ran = fleet.command(&["--jobs", "1"], verb).stdout(writer).output().unwrap();
+        assert_eq!((ran.status.code(), String::from_utf8_lossy(&ran.stderr).as_ref()), (Some(0), ""), "{verb:?}");
+    }
+    assert_eq!(fs::read_dir(fleet.at("answers")).unwrap().count(), 2);
 }
 
 #[test]

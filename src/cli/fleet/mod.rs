@@ -47,6 +47,10 @@ pub(crate) fn run(args: &FleetArgs, session: &Session) -> End {
     if args.wide && verb.json {
         return Err(Failure::Usage("--wide is for the table, and --json has none".into()));
     }
+    if verb.prints_binary && here.len() > 1 {
+        let why = "this format is binary, and the answers of several disks would run into one another";
+        return Err(Failure::Usage(format!("{why}: give a folder with -o DIR")));
+    }
     verb.check_since(here.iter().copied())?;
     verb.check_places(here.iter().copied())?;
     if let Some((one, other)) = same_disk(here.iter().copied()).filter(|_| verb.changes) {
@@ -134,8 +138,13 @@ impl Fleet<'_> {
             report.add(&entry.disk, &Outcome::without_a_run(Status::NotBegun, None), Answer::Nothing);
         }
         let (failed, not_begun) = (report.count(Status::Failed), report.count(Status::NotBegun));
+        let is_closed = report.is_broken();
         report.end(since.elapsed().as_secs_f64())?;
         trouble.map_or(Ok(()), Err)?;
+        if is_closed && failed == 0 && self.only_answers() && state.is_none() && !self.session.interrupt().came() {
+            // Nobody reads any more, and the answers were all that was wanted.
+            return Ok(ExitStatus::Done);
+        }
         if self.session.interrupt().came() {
             self.session.error(&format!("interrupted: {} not begun", count(not_begun, "disk")));
             self.session.interrupt().die();
@@ -147,6 +156,11 @@ impl Fleet<'_> {
                 Ok(ExitStatus::Fault)
             }
         }
+    }
+
+    /// Whether nothing stays of a run but what it prints.
+    fn only_answers(&self) -> bool {
+        !self.verb.changes && self.verb.folder.is_none()
     }
 
     fn is_over(&self) -> bool {
@@ -181,7 +195,7 @@ impl Fleet<'_> {
             }
             // Where no process can be started, the next disk would fail for the same reason.
             let is_short = ended.status.is_none();
-            if is_short || trouble.is_some() || report.is_broken() && !self.verb.changes {
+            if is_short || trouble.is_some() || report.is_broken() && self.only_answers() {
                 self.stop.store(true, Ordering::Relaxed);
             }
             if let Some(watch) = &mut watch {

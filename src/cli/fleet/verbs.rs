@@ -106,6 +106,8 @@ pub(super) struct Verb {
     pub(super) json: bool,
     /// Whether each disk prints JSON.
     pub(super) prints_json: bool,
+    /// Whether each disk prints bytes that only a program reads.
+    pub(super) prints_binary: bool,
     /// The end of the files' names.
     end: &'static str,
     /// What every disk gets, before the arguments of the command line.
@@ -145,6 +147,7 @@ impl Verb {
             gives_folders: output == Output::Folder,
             json,
             prints_json: false,
+            prints_binary: false,
             end: "",
             ours: Vec::new(),
             args,
@@ -196,9 +199,9 @@ impl Verb {
             Sheet::check_built()?;
         }
         let Some(folder) = raw("output") else {
-            let is_binary = format.as_ref().is_some_and(|format| BINARY.iter().any(|binary| format == binary));
+            self.prints_binary = format.as_ref().is_some_and(|format| BINARY.iter().any(|binary| format == binary));
             return match output {
-                _ if is_binary && stdout().is_terminal() => {
+                _ if self.prints_binary && stdout().is_terminal() => {
                     Err(Failure::Usage("this format is binary: give a folder with -o DIR".into()))
                 }
                 Output::Folder => Err(Failure::Usage("the folder is missing: give -o DIR after 'backup'".into())),
