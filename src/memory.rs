@@ -93,8 +93,8 @@ pub(crate) fn extend<T>(vector: &mut Vec<T>, items: impl IntoIterator<Item = T>)
     Ok(())
 }
 
-/// Appends an item.
-#[inline]
+/// Appends an item, which is made where it will lie.
+#[inline(always)]
 pub(crate) fn push<T>(vector: &mut Vec<T>, item: T) -> Result<()> {
     if vector.len() == vector.capacity() {
         make_room(vector)?;

@@ -145,7 +145,9 @@ fn check_lists(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     assert!((kernels.is_ascending)(a));
     assert_eq!((kernels.ascending_runs)(a), Some(runs_of(a).len()), "{:?}", kernels.level);
     let block: Vec<u16> = a.iter().copied().chain(std::iter::repeat(u16::MAX)).take(BLOCK).collect();
-    assert_eq!((kernels.block)(a)[..], block, "{:?}", kernels.level);
+    let mut room = [7; BLOCK];
+    (kernels.block)(a, &mut room);
+    assert_eq!(room[..], block, "{:?}", kernels.level);
     for place in 1..a.len().min(PLACES) {
         let mut broken = a.to_vec();
         broken.swap(place - 1, place);
@@ -156,6 +158,16 @@ fn check_lists(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
         assert_eq!((kernels.ascending_runs)(&broken), None, "{:?}", kernels.level);
     }
     check_runs(kernels, a, b, start);
+}
+
+/// What `load_runs` makes of runs, each serialized as its first position and how many follow.
+fn load_runs(kernels: &Kernels, runs: &[Pair]) -> (Option<u32>, Vec<Pair>) {
+    let save = |&[first, last]: &Pair| bytemuck::cast([first.to_le(), last.wrapping_sub(first).to_le()]);
+    let saved: Vec<[u8; 4]> = runs.iter().map(save).collect();
+    let mut out = vec![[7, 7]; runs.len() + 1];
+    let ones = (kernels.load_runs)(&saved, &mut out);
+    assert_eq!(out.pop(), Some([7, 7]), "{:?}", kernels.level);
+    (ones, out)
 }
 
 fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
@@ -205,8 +217,15 @@ fn check_runs(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
             let fine = rest && broken.iter().all(|[first, last]| first <= last);
             let ones = || broken.iter().map(|[first, last]| u32::from(last - first) + 1).sum();
             assert_eq!((kernels.apart_ones)(&broken), fine.then(ones), "{:?} {broken:?}", kernels.level);
+            assert_eq!(
+                load_runs(kernels, &broken),
+                (fine.then(ones), broken.clone()),
+                "{:?} {broken:?}",
+                kernels.level
+            );
         }
     }
+    assert_eq!(load_runs(kernels, &x), (Some(a.len() as u32), x.clone()), "{:?}", kernels.level);
     let mut words = words_of(b);
     (kernels.scatter_runs)(&x, &mut words);
     assert!(words == words_of(&both), "{:?}", kernels.level);

@@ -71,21 +71,39 @@ impl Arena {
     }
 
     pub(super) fn push_list(&mut self, list: &[u16]) -> Result<ArenaOffset> {
-        let needed = list.len().div_ceil(4);
-        let (place, block) = self.room(needed)?;
-        if list.len() <= BLOCK && block.capacity() - block.len() >= BLOCK_WORDS {
-            // A copy of always the same length has no jump that depends on how many items there are.
-            let end = block.len() + needed;
-            block.extend_from_slice(&bytemuck::cast::<_, [u64; BLOCK_WORDS]>((select().block)(list)));
-            block.truncate(end);
+        let (place, words) = self.room(list.len().div_ceil(4))?;
+        let (blocks, rest) = list.as_chunks::<BLOCK>();
+        for block in blocks {
+            words.extend_from_slice(&bytemuck::cast::<_, [u64; BLOCK_WORDS]>(*block));
+        }
+        if words.capacity() - words.len() < BLOCK_WORDS {
+            words.extend(rest.chunks(4).map(last_word));
             return Ok(place);
         }
-        let (words, rest) = list.as_chunks::<4>();
-        block.extend(words.iter().map(|word| bytemuck::cast::<_, u64>(*word)));
-        if !rest.is_empty() {
-            let mut word = [u16::MAX; 4];
-            word.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-            block.push(bytemuck::cast(word));
+        // A copy of always the same length has no jump that depends on how many items there are.
+        let start = words.len();
+        words.extend_from_slice(&[0; BLOCK_WORDS]);
+        if let Some(room) = words[start..].first_chunk_mut::<BLOCK_WORDS>() {
+            (select().block)(rest, bytemuck::cast_mut(room));
+        }
+        words.truncate(start + rest.len().div_ceil(4));
+        Ok(place)
+    }
+
+    /// Appends the first `len` of these items, none of which it looks at.
+    #[inline(always)]
+    pub(super) fn push_short(&mut self, items: &[u16; BLOCK], len: usize) -> Result<ArenaOffset> {
+        let needed = len.div_ceil(4);
+        let (place, block) = self.room(needed)?;
+        if block.capacity() - block.len() < BLOCK_WORDS {
+            block.extend(items[..len].chunks(4).map(last_word));
+            return Ok(place);
+        }
+        let end = block.len() + needed;
+        block.extend_from_slice(&bytemuck::cast::<_, [u64; BLOCK_WORDS]>(*items));
+        block.truncate(end);
+        if let Some(word) = block.last_mut() {
+            *word |= ((u64::MAX << 16) << (16 * ((len + 3) % 4))).to_le();
         }
         Ok(place)
     }
@@ -254,6 +272,13 @@ impl Arena {
         let block = self.blocks.last_mut().expect("a block was just found or made");
         Ok((ArenaOffset { block: number_of_last, word: number(block.len()) }, block))
     }
+}
+
+/// The word of four items or fewer; free places are 65535.
+fn last_word(items: &[u16]) -> u64 {
+    let mut word = [u16::MAX; 4];
+    word.iter_mut().zip(items).for_each(|(to, from)| *to = *from);
+    bytemuck::cast(word)
 }
 
 /// Gives back what a block does not need, if it is worth it.

@@ -14,7 +14,7 @@ use super::container::{Container, Form, Keeper, Operation, Packer, Pair, Run, Vi
 use super::entries::{self, Entries};
 use super::entry::{Body, Entry};
 use super::span::{Span, split};
-use crate::kernels::{Measure, prefetch, select};
+use crate::kernels::{BLOCK, Measure, prefetch, select};
 use crate::memory::{self, Result};
 use once_cell::race::OnceBox;
 use std::ops::Range;
@@ -305,6 +305,7 @@ impl Directory {
 
     /// Appends a copy of `view`, which holds `measure` in its smallest form, after the last entry. Nothing is added by
     /// nothing.
+    #[inline(always)]
     pub(super) fn push(&mut self, key: u32, measure: Measure, view: View<'_>) -> Result<()> {
         let place = match view {
             View::Full => return self.push_full(key, 1),
@@ -315,6 +316,16 @@ impl Directory {
             View::Sparse(sparse) => self.arena.push_bytes(sparse.bytes)?,
         };
         memory::push(self.entries.all_mut(), Entry::packed(key, measure, view, place))?;
+        self.packed += 1;
+        self.recount(measure.ones.into(), 0);
+        Ok(())
+    }
+
+    /// Appends a list that is the smallest form of its items, the first of these, as many as `measure` says.
+    #[inline(always)]
+    pub(super) fn push_short(&mut self, key: u32, measure: Measure, items: &[u16; BLOCK]) -> Result<()> {
+        let place = self.arena.push_short(items, measure.ones as usize)?;
+        memory::push(self.entries.all_mut(), Entry::packed(key, measure, View::Array(&[]), place))?;
         self.packed += 1;
         self.recount(measure.ones.into(), 0);
         Ok(())

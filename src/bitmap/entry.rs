@@ -203,6 +203,7 @@ impl Entry {
     }
 
     /// The bytes of what it holds.
+    #[inline]
     pub(super) fn bytes(&self) -> usize {
         match &self.body {
             Body::Full => 0,

@@ -10,13 +10,13 @@
 use super::Bitmap;
 use super::chunks::little_endian;
 use super::container::{
-    ARRAY_MAX, CHUNK, Form as Held, Made, Pair, RUNS_MAX, Run, View, Words, Workspace, no_words, small, to_u16,
+    ARRAY_MAX, CHUNK, Form as Held, Made, Pair, Plain, RUNS_MAX, Run, View, Words, Workspace, no_words, small, to_u16,
 };
 use super::directory::{Directory, Packed};
 use super::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::geometry::Granularity;
-use crate::kernels::{Kernels, Measure, ROOM, RUN_BLOCK, RunBlock, select};
+use crate::kernels::{BLOCK, Kernels, Measure, ROOM, RUN_BLOCK, RunBlock, select};
 use crate::memory;
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -183,7 +183,7 @@ impl Part {
 }
 
 /// A list of at most this many positions is copied as a block of this length, with the bytes that follow it.
-const SHORT: usize = 32;
+const SHORT: usize = BLOCK;
 
 /// A stage where short pieces gather, so that they are copied in blocks, with any bytes at the end of the last: a copy of any few
 /// bytes costs far more.
@@ -540,7 +540,7 @@ fn read_group(
     if directory.entries().is_empty() {
         *directory = Directory::with_capacity(descriptions.len(), descriptions.len(), reader.rest.len())?;
     }
-    let mut least_key = 0;
+    let (mut least_key, kernels) = (0, select());
     for (index, &[key_low, key_high, ones_low, ones_high]) in descriptions.iter().enumerate() {
         let key = u32::from(u16::from_le_bytes([key_low, key_high]));
         let ones = u32::from(u16::from_le_bytes([ones_low, ones_high])) + 1;
@@ -568,9 +568,17 @@ fn read_group(
             directory.push_full(high * GROUP + key, 1)?;
             continue;
         }
+        if !is_flagged(index)
+            && !is_last
+            && let Some((items, runs)) = short_list(reader.rest, ones, kernels)
+        {
+            reader.rest = reader.rest.get(2 * ones as usize..).unwrap_or_default();
+            directory.push_short(high * GROUP + key, Measure { ones, runs }, items)?;
+            continue;
+        }
         let (view, measure) = if is_flagged(index) {
-            let runs = read_runs(reader, &mut room.runs, structure)?;
-            (View::Runs(runs), Measure { ones: View::Runs(runs).ones(), runs: View::Runs(runs).run_count() })
+            let (runs, ones) = read_runs(reader, &mut room.runs, structure)?;
+            (View::Runs(runs), Measure { ones, runs: small(runs.len()) })
         } else if ones as usize <= ARRAY_MAX {
             let (list, runs) = read_array(reader, ones, &mut room.list, structure)?;
             (View::Array(list), Measure { ones, runs: small(runs) })
@@ -615,6 +623,18 @@ impl ContainerBuffers {
     }
 }
 
+/// The items of a short list with those behind it that fill a block, and the number of its runs; nothing where they are to be
+/// looked at more closely.
+#[inline(always)]
+fn short_list<'b>(bytes: &'b [u8], ones: u32, kernels: &Kernels) -> Option<(&'b [u16; SHORT], u32)> {
+    if cfg!(target_endian = "big") {
+        return None;
+    }
+    let items: &[u16; SHORT] = bytemuck::try_from_bytes(bytes.get(..2 * SHORT)?).ok()?;
+    let runs = small((kernels.ascending_runs)(items.get(..ones as usize)?)?);
+    (Plain::smallest(ones, runs) == Plain::Array).then_some((items, runs))
+}
+
 /// The values of a list, and the number of their runs.
 fn read_array<'r, 'b: 'r>(
     reader: &mut Reader<'b>,
@@ -650,23 +670,23 @@ fn read_bits<'r, 'b: 'r>(reader: &mut Reader<'b>, words: &'r mut Words, structur
     }
 }
 
-fn read_runs<'r>(reader: &mut Reader<'_>, runs: &'r mut Vec<Pair>, structure: &str) -> Result<&'r [Pair]> {
+/// The runs of a container, and the number of their values.
+fn read_runs<'r>(reader: &mut Reader<'_>, runs: &'r mut Vec<Pair>, structure: &str) -> Result<(&'r [Pair], u32)> {
     let at = reader.offset();
     let count = u16::from_le_bytes(reader.array(structure)?);
-    let saved = reader.list::<4>(count.into(), structure)?;
-    runs.clear();
-    runs.try_reserve(saved.len())?;
-    runs.extend(saved.iter().map(|&[first_low, first_high, more_low, more_high]| {
-        let first = u16::from_le_bytes([first_low, first_high]);
-        // One that reaches past its container ends before it begins.
-        [first, first.wrapping_add(u16::from_le_bytes([more_low, more_high]))]
-    }));
-    if (select().apart_ones)(runs).is_none() {
-        let what = match runs.iter().any(|[first, last]| last < first) {
-            true => "a run reaches past its container",
-            false => "the runs overlap, touch or are not in ascending order",
-        };
-        return Err(Error::new(ErrorKind::Damaged, what).at(structure, at));
+    let saved = reader.list(count.into(), structure)?;
+    if runs.len() < saved.len() {
+        memory::resize(runs, saved.len())?;
     }
-    Ok(runs)
+    let runs = runs.get_mut(..saved.len()).unwrap_or_default();
+    match (select().load_runs)(saved, runs) {
+        Some(ones) => Ok((runs, ones)),
+        None => {
+            let what = match runs.iter().any(|[first, last]| last < first) {
+                true => "a run reaches past its container",
+                false => "the runs overlap, touch or are not in ascending order",
+            };
+            Err(Error::new(ErrorKind::Damaged, what).at(structure, at))
+        }
+    }
 }

@@ -41,9 +41,12 @@ pub type Words = [u64; WORDS];
 /// The first and the last position of a run.
 pub type Pair = [u16; 2];
 
+/// A run as it is serialized: its first position and how many follow, little-endian.
+pub(in crate::kernels) type SavedRun = [u8; 4];
+
 /// Runs that are serialized together, and their bytes.
 pub type RunBlock = [Pair; RUN_BLOCK];
-pub type SavedRuns = [u8; 4 * RUN_BLOCK];
+pub type SavedRuns = [u8; size_of::<SavedRun>() * RUN_BLOCK];
 
 /// The numbers of set bits and of runs in a chunk, each 65536 at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,8 +104,8 @@ macro_rules! every_kernel {
             is_ascending(list: &[u16]) -> bool;
             /// The number of maximal runs of any items, if each is above the one before.
             ascending_runs(list: &[u16]) -> Option<usize>;
-            /// The first items of a list, and 65535 where there are no more.
-            block(list: &[u16]) -> crate::kernels::table::Block;
+            /// Fills `out` with the first items of a list, and with 65535 where there are no more.
+            block(list: &[u16], out: &mut crate::kernels::table::Block) -> ();
             /// Adds the runs of a list to the first extents of a slice, which are as many as the last argument says, and which
             /// has room for an extent for each item; their number then. A granule has 2 to the power of `bits` bytes, and
             /// granule 0 begins at byte `base`. A run that begins where the last extent ends goes on with it.
@@ -143,6 +146,8 @@ macro_rules! every_kernel {
             run_ones_within(runs: &[Pair], first: u32, end: u32) -> u32;
             /// The number of positions in any pairs, if each is a run, ascending, and they neither overlap nor touch.
             apart_ones(runs: &[Pair]) -> Option<u32>;
+            /// Makes runs of what is serialized; as `apart_ones` of these.
+            load_runs(saved: &[crate::kernels::table::SavedRun], out: &mut [Pair]) -> Option<u32>;
             /// The CRC-32C of any bytes.
             crc32c(bytes: &[u8]) -> u32;
             /// Each run, as far as there is room, as it is serialized: its first position and how many follow, little-endian.

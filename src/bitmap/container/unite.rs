@@ -197,7 +197,20 @@ impl Workspace {
     }
 
     /// The smallest form of what `view` holds, which is `measure`.
+    #[inline]
     pub(in crate::bitmap) fn smallest_of_view<'a>(&'a mut self, view: View<'a>, measure: Measure) -> Result<Made<'a>> {
+        // Most are short, and are told apart where they are: a call would wait for them to go through memory.
+        if view.is_smallest(measure.ones, measure.runs)
+            && matches!(view, View::Array(_) | View::Runs(_))
+            && view.bytes() < sparse::LEAST
+        {
+            return Ok(Made { view, measure });
+        }
+        self.smaller_of_view(view, measure)
+    }
+
+    #[inline(never)]
+    fn smaller_of_view<'a>(&'a mut self, view: View<'a>, measure: Measure) -> Result<Made<'a>> {
         match view {
             _ if measure.ones == CHUNK => Ok(Made::FULL),
             View::Words(words) => self.smallest_of(words, measure),

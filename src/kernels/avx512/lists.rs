@@ -3,9 +3,10 @@
 //! A union goes as in `avx2/lists.rs`, but 32 items of two lists at a time go through the network together with the 32 largest before them, and
 //! 128 items of many lists are sorted in four registers.
 
+use super::pairs;
 use crate::geometry::Extent;
+use crate::kernels::portable;
 use crate::kernels::table::{BLOCK, Block, FEW, GROUP};
-use crate::kernels::{avx2::pairs, portable};
 use std::arch::x86_64::*;
 use std::hint::select_unpredictable;
 
@@ -51,9 +52,8 @@ pub(super) fn xor_lists(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     merge_lists::<XOR>(a, b, out)
 }
 
-/// The items of `a` that are in `b`. Longer lists are compared in 128-bit registers: a network of 512-bit registers took 1.5 times
-/// as long for lists of 655 items on an AMD EPYC, and as long on an Intel Xeon.
-#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+/// The items of `a` that are in `b`.
+#[target_feature(enable = "bmi2,popcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 #[inline]
 pub(super) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     if a.len() > LANES || b.len() > LANES {
@@ -65,7 +65,7 @@ pub(super) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
 }
 
 /// The items of `a` that are not in `b`, as [`intersect`].
-#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vbmi2")]
+#[target_feature(enable = "bmi2,popcnt,avx512f,avx512bw,avx512vl,avx512vbmi2")]
 #[inline]
 pub(super) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     if a.len() > LANES || b.len() > LANES {
@@ -265,10 +265,8 @@ fn runs_and_descents(list: &[u16]) -> (usize, __mmask32) {
 
 #[target_feature(enable = "bmi2,avx512f,avx512bw")]
 #[inline]
-pub(super) fn block(list: &[u16]) -> Block {
-    let mut block = [0; _];
-    store(load_short(list), &mut block);
-    block
+pub(super) fn block(list: &[u16], out: &mut Block) {
+    store(load_short(list), out);
 }
 
 /// Takes the items that begin runs, and those that end them, and makes extents of both without a jump that depends on how they

@@ -3,6 +3,7 @@
 
 mod crc;
 mod lists;
+mod pairs;
 mod registers;
 mod runs;
 mod sparse;
@@ -17,7 +18,7 @@ mod bodies {
     pub(super) use super::lists::{
         ascending_runs, block, extents, intersect, list_runs, sort_few, subtract, unite, xor_lists,
     };
-    pub(super) use super::runs::{apart_ones, filter_by_runs, intersect_runs, scatter_runs, unite_few_runs};
+    pub(super) use super::runs::{apart_ones, filter_by_runs, intersect_runs, load_runs, scatter_runs, unite_few_runs};
     pub(super) use super::sparse::{byte_ones, pack, packed_len, spread, unpack};
     pub(super) use super::words::{edges, measure, positions, runs};
     /// Two chunks that half of all bits are set in took 1.25 times as long in 512-bit registers, on an AMD EPYC, and no less on an

@@ -6,7 +6,8 @@
 use super::lists::{LANES, four, load, load_half, load_short, settle, sort_groups, store, turn};
 use super::registers::EIGHT;
 use crate::kernels::portable;
-use crate::kernels::table::{FEW_RUNS, GROUP, Pair, Words};
+use crate::kernels::table::{FEW_RUNS, GROUP, Pair, SavedRun, Words};
+use bytemuck::AnyBitPattern;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
@@ -369,28 +370,83 @@ pub(super) fn scatter_runs(runs: &[Pair], words: &mut Words) {
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2")]
 #[inline]
 pub(super) fn apart_ones(runs: &[Pair]) -> Option<u32> {
-    let (low, two) = (_mm512_set1_epi32(0xffff), _mm512_set1_epi32(2));
-    let (mut ones, mut wrong) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    let mut sums = Sums::new();
     for block in (0..runs.len()).step_by(PAIRS).map(|from| &runs[from..]) {
-        let (here, next) = (lanes(block.len()), lanes(block.len() - 1));
-        // SAFETY: only the lanes of the masks are read, which are no more than there are runs, and runs behind the first.
-        let [pairs, others] = unsafe {
-            [
-                _mm512_maskz_loadu_epi32(here, block.as_ptr().cast()),
-                _mm512_maskz_loadu_epi32(next, block.as_ptr().add(1).cast()),
-            ]
-        };
+        let (pairs, others, next) = load_with_next(block);
+        sums.add(pairs, others, next);
+    }
+    sums.ones(runs.len())
+}
+
+/// As the portable body. What is stored is not read again, which would wait for it.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2")]
+#[inline]
+pub(super) fn load_runs(saved: &[SavedRun], out: &mut [Pair]) -> Option<u32> {
+    let mut sums = Sums::new();
+    let out = &mut out[..saved.len()];
+    for from in (0..saved.len()).step_by(PAIRS) {
+        let block = &saved[from..];
+        let (saved, others, next) = load_with_next(block);
+        let pairs = _mm512_add_epi32(saved, _mm512_slli_epi32::<16>(saved));
+        let room = &mut out[from..];
+        // SAFETY: only the lanes of the mask are written, which are no more than there is room for pairs.
+        unsafe { _mm512_mask_storeu_epi32(room.as_mut_ptr().cast(), lanes(room.len()), pairs) }
+        sums.add(pairs, others, next);
+    }
+    sums.ones(saved.len())
+}
+
+/// The first sixteen of some items of four bytes, those behind each of them, and for which of them there is one.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load_with_next<T: AnyBitPattern>(block: &[T]) -> (__m512i, __m512i, __mmask16) {
+    const { assert!(size_of::<T>() == 4) }
+    let (here, next) = (lanes(block.len()), lanes(block.len() - 1));
+    // SAFETY: only the lanes of the masks are read, which are no more than there are items, and items behind the first.
+    let [items, others] = unsafe {
+        [
+            _mm512_maskz_loadu_epi32(here, block.as_ptr().cast()),
+            _mm512_maskz_loadu_epi32(next, block.as_ptr().add(1).cast()),
+        ]
+    };
+    (items, others, next)
+}
+
+/// The positions of runs, and whether they are ascending, and neither overlap nor touch.
+struct Sums {
+    ones: __m512i,
+    /// A lane below 0 is none of the two.
+    wrong: __m512i,
+}
+
+impl Sums {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn new() -> Self {
+        Self { ones: _mm512_setzero_si512(), wrong: _mm512_setzero_si512() }
+    }
+
+    /// Adds runs, which are 0 in free lanes. In the lanes `next`, `others` begins with the first position of the run behind.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn add(&mut self, pairs: __m512i, others: __m512i, next: __mmask16) {
+        let (low, two) = (_mm512_set1_epi32(0xffff), _mm512_set1_epi32(2));
         let last = _mm512_srli_epi32::<16>(pairs);
         let more = _mm512_sub_epi32(last, _mm512_and_si512(pairs, low));
         let gap = _mm512_sub_epi32(_mm512_sub_epi32(_mm512_and_si512(others, low), last), two);
         // A difference below 0 has the highest bit.
-        wrong = _mm512_or_si512(wrong, more);
-        wrong = _mm512_mask_or_epi32(wrong, next, wrong, gap);
-        ones = _mm512_add_epi32(ones, more);
+        self.wrong = _mm512_or_si512(self.wrong, more);
+        self.wrong = _mm512_mask_or_epi32(self.wrong, next, self.wrong, gap);
+        self.ones = _mm512_add_epi32(self.ones, more);
     }
-    #[allow(clippy::cast_possible_truncation, reason = "a chunk has 65536 bits")]
-    let ones = _mm512_reduce_add_epi32(ones).cast_unsigned().wrapping_add(runs.len() as u32);
-    (_mm512_movepi32_mask(wrong) == 0).then_some(ones)
+
+    #[target_feature(enable = "avx512f,avx512dq")]
+    #[inline]
+    fn ones(&self, runs: usize) -> Option<u32> {
+        #[allow(clippy::cast_possible_truncation, reason = "a chunk has 65536 bits")]
+        let ones = _mm512_reduce_add_epi32(self.ones).cast_unsigned().wrapping_add(runs as u32);
+        (_mm512_movepi32_mask(self.wrong) == 0).then_some(ones)
+    }
 }
 
 /// The mask of the first `count` of sixteen lanes.

@@ -39,10 +39,9 @@ pub(in crate::kernels) fn ascending_runs(list: &[u16]) -> Option<usize> {
 }
 
 #[inline(always)]
-pub(in crate::kernels) fn block(list: &[u16]) -> Block {
-    let mut block = [u16::MAX; _];
-    block.iter_mut().zip(list).for_each(|(to, from)| *to = *from);
-    block
+pub(in crate::kernels) fn block(list: &[u16], out: &mut Block) {
+    out.fill(u16::MAX);
+    out.iter_mut().zip(list).for_each(|(to, from)| *to = *from);
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! Owns the portable loops over runs. Must never ask what the CPU is.
 
-use crate::kernels::table::{FEW_RUNS, GROUP, Pair, RUN_BLOCK, RunBlock, SavedRuns, Words};
+use crate::kernels::table::{FEW_RUNS, GROUP, Pair, RUN_BLOCK, RunBlock, SavedRun, SavedRuns, Words};
 
 /// Where runs begin and where they end, in sorted groups that are filled up with the last position.
 pub(in crate::kernels) struct Groups {
@@ -142,6 +142,19 @@ pub(in crate::kernels) fn apart_ones(runs: &[Pair]) -> Option<u32> {
         ones = ones.wrapping_add(more.wrapping_add(1));
     }
     (wrong >> 31 == 0 && first <= last).then(|| ones + u32::from(last - first) + 1)
+}
+
+#[inline(always)]
+pub(in crate::kernels) fn load_runs(saved: &[SavedRun], out: &mut [Pair]) -> Option<u32> {
+    let runs = &mut out[..saved.len()];
+    for (run, &saved) in runs.iter_mut().zip(saved) {
+        // As whole numbers: what is added for a last position that is past the chunk is cut off, so that it comes before the first.
+        let both = u32::from_le_bytes(saved);
+        let both = both.wrapping_add(both << 16);
+        let both = if cfg!(target_endian = "little") { both } else { both.rotate_left(16) };
+        *run = bytemuck::cast(both);
+    }
+    apart_ones(runs)
 }
 
 #[inline(always)]
