@@ -76,10 +76,11 @@ impl Directory {
         entry.view(&self.arena)
     }
 
-    /// Begins to bring what `entry` holds into the cache, if it is worth it.
+    /// Begins to bring what `entry` holds into the cache, if it is worth it. Kernels ask for the next words themselves.
     pub(super) fn prefetch(&self, entry: &Entry) {
         if let Some(place) = entry.place()
             && entry.bytes() >= FETCH_MIN
+            && !matches!(entry.body, Body::Words(..))
         {
             prefetch(self.arena.bytes(place, entry.bytes().min(FETCH_MAX)));
         }

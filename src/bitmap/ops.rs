@@ -268,7 +268,14 @@ fn apply_within(
             Directory::with_capacity(fewest, fewest, bytes.min(other_bytes))?
         }
     };
-    for Pair { key, chunks, ours: a, theirs: b } in Pairs::within(ours, theirs, from, to) {
+    // A merge begins in the middle of both lists too; what is read from front to end the CPU itself asks for.
+    let is_merge = matches!(operation, Operation::Union | Operation::Xor);
+    let mut pairs = Pairs::within(ours, theirs, from, to);
+    while let Some(Pair { key, chunks, ours: a, theirs: b }) = pairs.next() {
+        if is_merge {
+            pairs.ours.rest.first().inspect(|next| ours.prefetch(next));
+            pairs.theirs.rest.first().inspect(|next| theirs.prefetch(next));
+        }
         match (a, b) {
             (Some(a), Some(b)) if !a.is_full() && !b.is_full() => match (ours.view(a), theirs.view(b)) {
                 (View::Words(words), other @ View::Words(_)) => {

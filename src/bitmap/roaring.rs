@@ -44,7 +44,7 @@ const MOST_GATHERED: usize = WRITE_BYTES + 2 * STAGE;
 impl Bitmap {
     /// The number of bytes that [`Bitmap::write_roaring`] writes.
     pub fn serialized_len(&self) -> u64 {
-        let len = |high| Group::new(&self.directory, high, None).len();
+        let len = |high| Group::counted(&self.directory, high).len();
         8 + highs(&self.directory).map(len).sum::<u64>()
     }
 
@@ -303,9 +303,9 @@ impl Stage {
     /// Adds the first `count` positions of a list, no more than a block, if whatever follows them fills one; whether it did.
     #[inline(always)]
     fn add_short(&mut self, list: &[u16], count: u32, out: &mut Vec<u8>) -> bool {
-        let Some(block) = list.first_chunk::<SHORT>() else { return false };
+        let Some(block) = list.first_chunk::<SHORT>().filter(|_| cfg!(target_endian = "little")) else { return false };
         self.prepare(2 * SHORT, out);
-        self.add::<{ 2 * SHORT }>(bytemuck::cast(block.map(u16::to_le)), 2 * count as usize);
+        self.add::<{ 2 * SHORT }>(bytemuck::cast(*block), 2 * count as usize);
         true
     }
 
@@ -335,28 +335,36 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// Its parts are put into `parts`, which has room for as many as there are entries, or are only counted.
-    #[inline]
-    fn new(directory: &'a Directory, high: u32, mut parts: Option<Vec<Part>>) -> Self {
+    /// Without its parts, which are only counted.
+    fn counted(directory: &'a Directory, high: u32) -> Self {
         let entries = directory.within(high * GROUP, (high + 1) * GROUP);
-        let (mut containers, mut has_runs, mut body_len) = (0, false, 0);
-        let part = |entry: &Entry| {
-            let (part, chunks) = (Part::new(entry, high), chunks_within(entry, high));
-            containers += chunks;
-            has_runs |= part.is_runs;
-            body_len += u64::from(chunks) * u64::from(part.len);
-            part
-        };
-        match &mut parts {
-            Some(parts) => parts.extend(entries.iter().map(part)),
-            None => entries.iter().map(part).for_each(drop),
-        }
-        Self { directory, high, entries, parts: parts.unwrap_or_default(), containers, has_runs, body_len }
+        Self::new(directory, high, entries, Vec::new(), entries.iter().map(|entry| Part::new(entry, high)))
     }
 
     fn with_parts(directory: &'a Directory, high: u32) -> memory::Result<Self> {
         let entries = directory.within(high * GROUP, (high + 1) * GROUP);
-        Ok(Self::new(directory, high, Some(memory::room(entries.len())?)))
+        let mut parts = memory::room(entries.len())?;
+        parts.extend(entries.iter().map(|entry| Part::new(entry, high)));
+        let each: &[Part] = &parts;
+        let Self { containers, has_runs, body_len, .. } =
+            Self::new(directory, high, entries, Vec::new(), each.iter().copied());
+        Ok(Self { directory, high, entries, parts, containers, has_runs, body_len })
+    }
+
+    #[inline(always)]
+    fn new(
+        directory: &'a Directory,
+        high: u32,
+        entries: &'a [Entry],
+        parts: Vec<Part>,
+        each: impl Iterator<Item = Part>,
+    ) -> Self {
+        let (containers, has_runs, body_len) =
+            entries.iter().zip(each).fold((0, false, 0), |(containers, has_runs, body_len), (entry, part)| {
+                let chunks = chunks_within(entry, high);
+                (containers + chunks, has_runs | part.is_runs, body_len + u64::from(chunks) * u64::from(part.len))
+            });
+        Self { directory, high, entries, parts, containers, has_runs, body_len }
     }
 
     /// One for each container.

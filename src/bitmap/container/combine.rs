@@ -5,7 +5,7 @@
 //! Where both are lists or runs the result is one too, and is made without words. Else the bits of lists are looked up in the
 //! words of the other, or both are words for the time.
 
-use super::unite::{Made, Workspace, made, room_for, room_for_runs};
+use super::unite::{ListRoom, Made, Workspace, made, room_for, room_for_runs};
 use super::{ARRAY_MAX, Pair, RUNS_MAX, View, Words, sparse};
 use crate::kernels::{Kernels, Measure};
 use crate::memory::Result;
@@ -254,7 +254,7 @@ fn complement(runs: &[Pair], out: &mut Vec<Pair>) -> Result<()> {
 }
 
 /// Where runs begin and where they have ended, in `out`; the end of the chunk is left out.
-fn bounds<'o>(runs: &[Pair], out: &'o mut Vec<u16>) -> Result<&'o [u16]> {
+fn bounds<'o>(runs: &[Pair], out: &'o mut ListRoom) -> Result<&'o [u16]> {
     let room = room_for(out, 2 * runs.len())?;
     for (bounds, run) in room.as_chunks_mut().0.iter_mut().zip(runs) {
         *bounds = [run[0], run[1].wrapping_add(1)];

@@ -8,6 +8,7 @@
 use super::{ARRAY_MAX, CHUNK, Container, Form, Pair, Plain, RUNS_MAX, Run, View, Words, no_words, small, sparse};
 use crate::kernels::{FEW, FEW_RUNS, GROUP, Kernels, Measure, ROOM, select};
 use crate::memory::{self, Result};
+use std::ops::{Deref, DerefMut};
 
 /// What a merge of two lists costs for each item, and a scattered item, in tenths of a nanosecond.
 const MERGE_COST: usize = 6;
@@ -49,7 +50,7 @@ pub(in crate::bitmap) struct Workspace {
     pub(super) others: Option<Box<Words>>,
     /// The room for packed chunks, if they are wanted.
     pub(super) sparse: Option<sparse::PackedBytes>,
-    pub(super) lists: [Vec<u16>; 2],
+    pub(super) lists: [ListRoom; 2],
     pub(super) pairs: [Vec<Pair>; 2],
     /// A list as runs.
     pub(super) bits: Vec<Pair>,
@@ -77,7 +78,7 @@ impl Workspace {
             words: None,
             others: None,
             sparse: keeper.map(sparse::PackedBytes::new),
-            lists: [Vec::new(), Vec::new()],
+            lists: [ListRoom::default(), ListRoom::default()],
             pairs: [Vec::new(), Vec::new()],
             bits: Vec::new(),
             ends: Vec::new(),
@@ -404,7 +405,7 @@ fn smaller<'a>(
     words: &Words,
     measure: Measure,
     sparse: Option<&'a mut sparse::PackedBytes>,
-    list: &'a mut Vec<u16>,
+    list: &'a mut ListRoom,
     pairs: &'a mut Vec<Pair>,
 ) -> Result<Option<View<'a>>> {
     if let Some(room) = sparse
@@ -461,11 +462,44 @@ fn runs_of(kernels: &Kernels, words: &Words, runs: &mut Vec<Pair>) -> Result<usi
 }
 
 /// A list into which kernels may write `len` items; what it held may be gone.
-pub(super) fn room_for(list: &mut Vec<u16>, len: usize) -> Result<&mut [u16]> {
+pub(super) fn room_for(list: &mut ListRoom, len: usize) -> Result<&mut [u16]> {
     if list.len() < len + ROOM {
-        *list = memory::zeroed((len + ROOM).max(2 * list.len()).clamp(LIST_AT_FIRST, LIST_MAX))?;
+        *list = ListRoom::new((len + ROOM).max(2 * list.len()).clamp(LIST_AT_FIRST, LIST_MAX))?;
     }
     Ok(list)
+}
+
+/// Room for a list, which begins with a line of the cache. A kernel stores a whole register for a few items: where each store fell
+/// into two lines, an intersection of two lists of 655 items took 510 ns instead of 260, on an AMD EPYC.
+#[derive(Debug, Default)]
+pub(super) struct ListRoom {
+    items: Vec<u16>,
+    start: usize,
+}
+
+impl ListRoom {
+    const LINE_BYTES: usize = 64;
+    const LINE_ITEMS: usize = Self::LINE_BYTES / size_of::<u16>();
+
+    fn new(len: usize) -> Result<Self> {
+        let items: Vec<u16> = memory::zeroed(len + Self::LINE_ITEMS)?;
+        let start = items.as_ptr().align_offset(Self::LINE_BYTES).min(Self::LINE_ITEMS);
+        Ok(Self { items, start })
+    }
+}
+
+impl Deref for ListRoom {
+    type Target = [u16];
+
+    fn deref(&self) -> &[u16] {
+        &self.items[self.start..]
+    }
+}
+
+impl DerefMut for ListRoom {
+    fn deref_mut(&mut self) -> &mut [u16] {
+        &mut self.items[self.start..]
+    }
 }
 
 /// Runs of which kernels may write `len`; what they held may be gone.

@@ -19,7 +19,7 @@ mod bodies {
     pub(super) use super::pairs::{intersect, subtract};
     pub(super) use super::runs::{filter_by_runs, intersect_runs, unite_few_runs, unite_runs};
     pub(super) use super::sparse::{pack, spread, unpack};
-    pub(super) use super::words::{and, and_not, measure, or, positions, runs, xor};
+    pub(super) use super::words::{and, and_not, is_subset, measure, or, or_only, positions, runs, xor};
     pub(super) use crate::kernels::portable::*;
 }
 

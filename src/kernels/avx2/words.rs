@@ -186,6 +186,33 @@ counted! {
     xor: |to, from| _mm256_xor_si256(to, from);
 }
 
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(in crate::kernels) fn or_only(to: &mut Words, from: &Words) {
+    for (to, from) in to.as_chunks_mut::<BLOCK>().0.iter_mut().zip(from.as_chunks::<BLOCK>().0) {
+        fetch_next(from.as_ptr());
+        let (mut results, theirs) = (load(to), load(from));
+        results.iter_mut().zip(theirs).for_each(|(ours, theirs)| *ours = _mm256_or_si256(*ours, theirs));
+        store(results, to);
+    }
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(in crate::kernels) fn is_subset(a: &Words, b: &Words) -> bool {
+    a.as_chunks::<BLOCK>().0.iter().zip(b.as_chunks::<BLOCK>().0).all(|(a, b)| {
+        fetch_next(a.as_ptr());
+        fetch_next(b.as_ptr());
+        let [first, second, third, fourth] = load(a);
+        let [others @ .., last] = load(b);
+        let none = [first, second, third]
+            .iter()
+            .zip(others)
+            .fold(_mm256_andnot_si256(last, fourth), |left, (a, b)| _mm256_or_si256(left, _mm256_andnot_si256(b, *a)));
+        _mm256_testz_si256(none, none) == 1
+    })
+}
+
 /// The words of a chunk that are not 0.
 struct Used {
     indices: [MaybeUninit<u16>; WORDS + LANES],

@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! Owns the portable loops over runs. Must never ask what the CPU is.
 
-use crate::kernels::table::{FEW_RUNS, GROUP, Pair, RUN_BLOCK, RunBlock, SavedRun, SavedRuns, Words};
+use crate::kernels::table::{FEW_RUNS, GROUP, Pair, RunBlock, SavedRun, SavedRuns, Words};
 
 /// Where runs begin and where they end, in sorted groups that are filled up with the last position.
 pub(in crate::kernels) struct Groups {
@@ -160,11 +160,11 @@ pub(in crate::kernels) fn load_runs(saved: &[SavedRun], out: &mut [Pair]) -> Opt
 #[inline(always)]
 pub(in crate::kernels) fn save_runs(runs: &[RunBlock], out: &mut [SavedRuns]) {
     for (saved, block) in out.iter_mut().zip(runs) {
-        // As whole numbers, the first in the lower half: pairs are taken apart and put together again.
-        let both: [u32; RUN_BLOCK] = bytemuck::cast(*block);
-        *saved = bytemuck::cast(both.map(|both| {
+        for (saved, run) in saved.as_chunks_mut().0.iter_mut().zip(block) {
+            // As whole numbers, the first in the lower half: pairs are taken apart and put together again.
+            let both: u32 = bytemuck::cast(*run);
             let both = if cfg!(target_endian = "little") { both } else { both.rotate_left(16) };
-            both.wrapping_sub(both << 16).to_le()
-        }));
+            *saved = both.wrapping_sub(both << 16).to_le_bytes();
+        }
     }
 }
