@@ -76,7 +76,7 @@ impl Bitmap {
             let group = Group::with_parts(&self.directory, high)?;
             group.write_header(&mut buffer)?;
             // What gathers before it is written, and one container more.
-            let most = usize::try_from(group.body_len).map_or(MOST_GATHERED, |len| len.min(MOST_GATHERED));
+            let most = usize::try_from(group.totals.body_len).map_or(MOST_GATHERED, |len| len.min(MOST_GATHERED));
             buffer.try_reserve_exact(most)?;
             group.write_bodies(&mut buffer, |buffer| {
                 if buffer.len() >= WRITE_BYTES {
@@ -145,7 +145,7 @@ fn read_groups(
 }
 
 /// A container in the making.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Part {
     /// As the header has it: the key, and above it the number of values, less one.
     description: u32,
@@ -329,50 +329,57 @@ struct Group<'a> {
     entries: &'a [Entry],
     /// One for each entry.
     parts: Vec<Part>,
+    totals: Totals,
+}
+
+/// What the containers of a group come to.
+#[derive(Clone, Copy, Default)]
+struct Totals {
     containers: u32,
     has_runs: bool,
     body_len: u64,
+}
+
+impl Totals {
+    #[inline(always)]
+    fn of<'a>(each: impl Iterator<Item = (&'a Entry, Part)>, high: u32) -> Self {
+        each.fold(Self::default(), |sum, (entry, part)| {
+            let chunks = chunks_within(entry, high);
+            Self {
+                containers: sum.containers + chunks,
+                has_runs: sum.has_runs | part.is_runs,
+                body_len: sum.body_len + u64::from(chunks) * u64::from(part.len),
+            }
+        })
+    }
 }
 
 impl<'a> Group<'a> {
     /// Without its parts, which are only counted.
     fn counted(directory: &'a Directory, high: u32) -> Self {
         let entries = directory.within(high * GROUP, (high + 1) * GROUP);
-        Self::new(directory, high, entries, Vec::new(), entries.iter().map(|entry| Part::new(entry, high)))
+        let each = entries.iter().map(|entry| (entry, Part::new(entry, high)));
+        Self { directory, high, entries, parts: Vec::new(), totals: Totals::of(each, high) }
     }
 
     fn with_parts(directory: &'a Directory, high: u32) -> memory::Result<Self> {
         let entries = directory.within(high * GROUP, (high + 1) * GROUP);
         let mut parts = memory::room(entries.len())?;
-        parts.extend(entries.iter().map(|entry| Part::new(entry, high)));
-        let each: &[Part] = &parts;
-        let Self { containers, has_runs, body_len, .. } =
-            Self::new(directory, high, entries, Vec::new(), each.iter().copied());
-        Ok(Self { directory, high, entries, parts, containers, has_runs, body_len })
-    }
-
-    #[inline(always)]
-    fn new(
-        directory: &'a Directory,
-        high: u32,
-        entries: &'a [Entry],
-        parts: Vec<Part>,
-        each: impl Iterator<Item = Part>,
-    ) -> Self {
-        let (containers, has_runs, body_len) =
-            entries.iter().zip(each).fold((0, false, 0), |(containers, has_runs, body_len), (entry, part)| {
-                let chunks = chunks_within(entry, high);
-                (containers + chunks, has_runs | part.is_runs, body_len + u64::from(chunks) * u64::from(part.len))
-            });
-        Self { directory, high, entries, parts, containers, has_runs, body_len }
+        parts.resize(entries.len(), Part::default());
+        let each = entries.iter().zip(&mut parts).map(|(entry, place)| {
+            *place = Part::new(entry, high);
+            (entry, *place)
+        });
+        let totals = Totals::of(each, high);
+        Ok(Self { directory, high, entries, parts, totals })
     }
 
     /// One for each container.
     fn all_parts(&self) -> memory::Result<Cow<'_, [Part]>> {
-        if self.parts.len() == self.containers as usize {
+        if self.parts.len() == self.totals.containers as usize {
             return Ok(Cow::Borrowed(&self.parts));
         }
-        let mut all = memory::room(self.containers as usize)?;
+        let mut all = memory::room(self.totals.containers as usize)?;
         for (entry, part) in self.entries.iter().zip(&self.parts) {
             let alike = |n| Part { description: part.description + n, ..*part };
             all.extend((0..chunks_within(entry, self.high)).map(alike));
@@ -410,12 +417,12 @@ impl<'a> Group<'a> {
     }
 
     fn len(&self) -> u64 {
-        4 + self.header_len() + self.body_len
+        4 + self.header_len() + self.totals.body_len
     }
 
     fn header_len(&self) -> u64 {
-        let containers = u64::from(self.containers);
-        if !self.has_runs {
+        let containers = u64::from(self.totals.containers);
+        if !self.totals.has_runs {
             return 8 + 8 * containers;
         }
         let offsets = if self.has_offsets() { 4 * containers } else { 0 };
@@ -423,7 +430,7 @@ impl<'a> Group<'a> {
     }
 
     fn has_offsets(&self) -> bool {
-        !self.has_runs || self.containers >= OFFSETS_FROM
+        !self.totals.has_runs || self.totals.containers >= OFFSETS_FROM
     }
 
     #[inline(never)]
@@ -434,13 +441,13 @@ impl<'a> Group<'a> {
             out.try_reserve_exact(len)?;
         }
         out.extend_from_slice(&self.high.to_le_bytes());
-        if self.has_runs {
-            out.extend_from_slice(&(u32::from(COOKIE_WITH_RUNS) | (self.containers - 1) << 16).to_le_bytes());
+        if self.totals.has_runs {
+            out.extend_from_slice(&(u32::from(COOKIE_WITH_RUNS) | (self.totals.containers - 1) << 16).to_le_bytes());
             let flag = |(bit, part): (usize, &Part)| u8::from(part.is_runs) << bit;
             out.extend(parts.chunks(8).map(|parts| parts.iter().enumerate().map(flag).sum::<u8>()));
         } else {
             out.extend_from_slice(&COOKIE_WITHOUT_RUNS.to_le_bytes());
-            out.extend_from_slice(&self.containers.to_le_bytes());
+            out.extend_from_slice(&self.totals.containers.to_le_bytes());
         }
         let start = out.len();
         out.resize(start + 4 * parts.len() * (1 + usize::from(self.has_offsets())), 0);
