@@ -342,15 +342,10 @@ struct Totals {
 
 impl Totals {
     #[inline(always)]
-    fn of<'a>(each: impl Iterator<Item = (&'a Entry, Part)>, high: u32) -> Self {
-        each.fold(Self::default(), |sum, (entry, part)| {
-            let chunks = chunks_within(entry, high);
-            Self {
-                containers: sum.containers + chunks,
-                has_runs: sum.has_runs | part.is_runs,
-                body_len: sum.body_len + u64::from(chunks) * u64::from(part.len),
-            }
-        })
+    fn with(self, entry: &Entry, part: Part, high: u32) -> Self {
+        let chunks = chunks_within(entry, high);
+        let body_len = self.body_len + u64::from(chunks) * u64::from(part.len);
+        Self { containers: self.containers + chunks, has_runs: self.has_runs | part.is_runs, body_len }
     }
 }
 
@@ -358,19 +353,18 @@ impl<'a> Group<'a> {
     /// Without its parts, which are only counted.
     fn counted(directory: &'a Directory, high: u32) -> Self {
         let entries = directory.within(high * GROUP, (high + 1) * GROUP);
-        let each = entries.iter().map(|entry| (entry, Part::new(entry, high)));
-        Self { directory, high, entries, parts: Vec::new(), totals: Totals::of(each, high) }
+        let add = |sum: Totals, entry| sum.with(entry, Part::new(entry, high), high);
+        Self { directory, high, entries, parts: Vec::new(), totals: entries.iter().fold(Totals::default(), add) }
     }
 
     fn with_parts(directory: &'a Directory, high: u32) -> memory::Result<Self> {
         let entries = directory.within(high * GROUP, (high + 1) * GROUP);
-        let mut parts = memory::room(entries.len())?;
+        let (mut parts, mut totals) = (memory::room(entries.len())?, Totals::default());
         parts.resize(entries.len(), Part::default());
-        let each = entries.iter().zip(&mut parts).map(|(entry, place)| {
+        for (entry, place) in entries.iter().zip(&mut parts) {
             *place = Part::new(entry, high);
-            (entry, *place)
-        });
-        let totals = Totals::of(each, high);
+            totals = totals.with(entry, *place, high);
+        }
         Ok(Self { directory, high, entries, parts, totals })
     }
 
@@ -694,14 +688,12 @@ fn read_runs<'r>(reader: &mut Reader<'_>, runs: &'r mut Vec<Pair>, structure: &s
         memory::resize(runs, saved.len())?;
     }
     let runs = runs.get_mut(..saved.len()).unwrap_or_default();
-    match (select().load_runs)(saved, runs) {
-        Some(ones) => Ok((runs, ones)),
-        None => {
-            let what = match runs.iter().any(|[first, last]| last < first) {
-                true => "a run reaches past its container",
-                false => "the runs overlap, touch or are not in ascending order",
-            };
-            Err(Error::new(ErrorKind::Damaged, what).at(structure, at))
-        }
-    }
+    let ones = (select().load_runs)(saved, runs).ok_or_else(|| {
+        let what = match runs.iter().any(|[first, last]| last < first) {
+            true => "a run reaches past its container",
+            false => "the runs overlap, touch or are not in ascending order",
+        };
+        Error::new(ErrorKind::Damaged, what).at(structure, at)
+    })?;
+    Ok((runs, ones))
 }

@@ -2,7 +2,7 @@
 //! them.
 
 mod lists;
-pub(super) mod pairs;
+mod pairs;
 mod runs;
 mod short;
 mod sparse;

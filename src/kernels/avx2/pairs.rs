@@ -18,7 +18,7 @@ const SPLIT_MIN: usize = 48;
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 #[inline]
-pub(in crate::kernels) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+pub(super) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     match portable::skewed(a, b) {
         Some(_) => portable::intersect(a, b, out),
         None => pick::<true>(a, b, out),
@@ -27,7 +27,7 @@ pub(in crate::kernels) fn intersect(a: &[u16], b: &[u16], out: &mut [u16]) -> us
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 #[inline]
-pub(in crate::kernels) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
+pub(super) fn subtract(a: &[u16], b: &[u16], out: &mut [u16]) -> usize {
     match portable::skewed(a, b) {
         Some((few, _)) if few.len() == a.len() => portable::subtract(a, b, out),
         _ => pick::<false>(a, b, out),
