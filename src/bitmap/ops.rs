@@ -268,7 +268,7 @@ fn apply_within(
             Directory::with_capacity(fewest, fewest, bytes.min(other_bytes))?
         }
     };
-    // A merge begins in the middle of both lists too; what is read from front to end the CPU itself asks for.
+    // A merge begins in the middle of both lists too. Lists that are read from front to end the CPU fetches by itself.
     let is_merge = matches!(operation, Operation::Union | Operation::Xor);
     let mut pairs = Pairs::within(ours, theirs, from, to);
     while let Some(Pair { key, chunks, ours: a, theirs: b }) = pairs.next() {

@@ -146,7 +146,7 @@ macro_rules! every_kernel {
             run_ones_within(runs: &[Pair], first: u32, end: u32) -> u32;
             /// The number of positions in any pairs, if each is a run, ascending, and they neither overlap nor touch.
             apart_ones(runs: &[Pair]) -> Option<u32>;
-            /// Makes runs of what is serialized; as `apart_ones` of these.
+            /// Makes runs of serialized ones; the result is that of `apart_ones` for them.
             load_runs(saved: &[crate::kernels::table::SavedRun], out: &mut [Pair]) -> Option<u32>;
             /// The CRC-32C of any bytes.
             crc32c(bytes: &[u8]) -> u32;

@@ -378,7 +378,7 @@ pub(super) fn apart_ones(runs: &[Pair]) -> Option<u32> {
     sums.ones(runs.len())
 }
 
-/// As the portable body. What is stored is not read again, which would wait for it.
+/// As the portable body. The runs are not read again after the store, as a read would wait for it.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2")]
 #[inline]
 pub(super) fn load_runs(saved: &[SavedRun], out: &mut [Pair]) -> Option<u32> {

@@ -148,7 +148,7 @@ pub(in crate::kernels) fn apart_ones(runs: &[Pair]) -> Option<u32> {
 pub(in crate::kernels) fn load_runs(saved: &[SavedRun], out: &mut [Pair]) -> Option<u32> {
     let runs = &mut out[..saved.len()];
     for (run, &saved) in runs.iter_mut().zip(saved) {
-        // As whole numbers: what is added for a last position that is past the chunk is cut off, so that it comes before the first.
+        // As whole numbers: a last position past the chunk loses its highest bit, so that it comes before the first.
         let both = u32::from_le_bytes(saved);
         let both = both.wrapping_add(both << 16);
         let both = if cfg!(target_endian = "little") { both } else { both.rotate_left(16) };
