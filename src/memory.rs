@@ -93,7 +93,7 @@ pub(crate) fn extend<T>(vector: &mut Vec<T>, items: impl IntoIterator<Item = T>)
     Ok(())
 }
 
-/// Appends an item, which is made where it will lie.
+/// Appends an item.
 #[inline(always)]
 pub(crate) fn push<T>(vector: &mut Vec<T>, item: T) -> Result<()> {
     if vector.len() == vector.capacity() {

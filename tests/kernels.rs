@@ -130,14 +130,14 @@ fn check_packing(kernels: &Kernels, a: &[u16], b: &[u16]) {
 
 fn check_lists(kernels: &Kernels, a: &[u16], b: &[u16], start: usize) {
     let (ours, theirs): (BTreeSet<u16>, BTreeSet<u16>) = (a.iter().copied().collect(), b.iter().copied().collect());
-    let most = a.len() + b.len();
-    let cases: [(ListOperation, BTreeSet<u16>); 4] = [
-        (kernels.unite, &ours | &theirs),
-        (kernels.intersect, &ours & &theirs),
-        (kernels.subtract, &ours - &theirs),
-        (kernels.xor_lists, &ours ^ &theirs),
+    let both = a.len() + b.len();
+    let cases: [(ListOperation, usize, BTreeSet<u16>); 4] = [
+        (kernels.unite, both, &ours | &theirs),
+        (kernels.intersect, a.len(), &ours & &theirs),
+        (kernels.subtract, a.len(), &ours - &theirs),
+        (kernels.xor_lists, both, &ours ^ &theirs),
     ];
-    for (kernel, expected) in cases {
+    for (kernel, most, expected) in cases {
         let found = filled(most, start, 7, |out| kernel(a, b, out));
         assert!(found.into_iter().eq(expected), "{:?}: {a:?} {b:?}", kernels.level);
     }

@@ -76,7 +76,8 @@ impl Directory {
         entry.view(&self.arena)
     }
 
-    /// Begins to bring what `entry` holds into the cache, if it is worth it. Kernels ask for the next words themselves.
+    /// Begins to bring what `entry` holds into the cache, if it is worth it. Words are left to the
+    /// kernels, of which those by hand ask for the next ones.
     pub(super) fn prefetch(&self, entry: &Entry) {
         if let Some(place) = entry.place()
             && entry.bytes() >= FETCH_MIN

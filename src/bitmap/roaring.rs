@@ -632,8 +632,8 @@ impl ContainerBuffers {
     }
 }
 
-/// The items of a short list with those behind it that fill a block, and the number of its runs; nothing where they are to be
-/// looked at more closely.
+/// The items of a short list with those behind it that fill a block, and the number of its runs. `None` if the list is longer than a
+/// block, out of order, smaller as runs, misaligned or too near the end of the bytes.
 #[inline(always)]
 fn short_list<'b>(bytes: &'b [u8], ones: u32, kernels: &Kernels) -> Option<(&'b [u16; SHORT], u32)> {
     if cfg!(target_endian = "big") {

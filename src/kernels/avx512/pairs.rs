@@ -1,7 +1,7 @@
 //! Owns the intersection and the difference of two sorted lists that take more than a register. Must never be reached on a CPU
 //! without AVX-512 with BW, VL and VBMI2.
 //!
-//! Sixteen items of one list are compared with sixteen of the other, each with each, by eight instructions; then the list whose
+//! Sixteen items of one list are compared with sixteen of the other, each with each, in eight steps; then the list whose
 //! sixteen end first goes on. No jump depends on the items, as it would be guessed wrong at every other step.
 
 use crate::kernels::portable;
@@ -120,7 +120,7 @@ fn found_in(x: __m256i, y: __m256i) -> u16 {
 #[inline(always)]
 fn last_of(block: &[u16; LANES]) -> u16 {
     let [.., last] = block;
-    // SAFETY: it is a reference.
+    // SAFETY: the pointer comes from a reference, so it is valid and aligned.
     unsafe { std::ptr::from_ref(last).read_volatile() }
 }
 
@@ -131,7 +131,7 @@ fn load(block: &[u16; LANES]) -> __m256i {
     unsafe { _mm256_loadu_si256(block.as_ptr().cast()) }
 }
 
-/// Stores the chosen items, and any behind them.
+/// Stores the chosen items, and zeros behind them.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2")]
 #[inline]
 fn store(chosen: u16, items: __m256i, room: &mut [u16]) {

@@ -7,7 +7,7 @@ use super::lists::{LANES, four, load, load_half, load_short, settle, sort_groups
 use super::registers::EIGHT;
 use crate::kernels::portable;
 use crate::kernels::table::{FEW_RUNS, GROUP, Pair, SavedRun, Words};
-use bytemuck::AnyBitPattern;
+use bytemuck::NoUninit;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
@@ -399,15 +399,13 @@ pub(super) fn load_runs(saved: &[SavedRun], out: &mut [Pair]) -> Option<u32> {
 /// The first sixteen of some items of four bytes, those behind each of them, and for which of them there is one.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn load_with_next<T: AnyBitPattern>(block: &[T]) -> (__m512i, __m512i, __mmask16) {
+fn load_with_next<T: NoUninit>(block: &[T]) -> (__m512i, __m512i, __mmask16) {
     const { assert!(size_of::<T>() == 4) }
-    let (here, next) = (lanes(block.len()), lanes(block.len() - 1));
+    let rest = block.get(1..).unwrap_or_default();
+    let (here, next) = (lanes(block.len()), lanes(rest.len()));
     // SAFETY: only the lanes of the masks are read, which are no more than there are items, and items behind the first.
     let [items, others] = unsafe {
-        [
-            _mm512_maskz_loadu_epi32(here, block.as_ptr().cast()),
-            _mm512_maskz_loadu_epi32(next, block.as_ptr().add(1).cast()),
-        ]
+        [_mm512_maskz_loadu_epi32(here, block.as_ptr().cast()), _mm512_maskz_loadu_epi32(next, rest.as_ptr().cast())]
     };
     (items, others, next)
 }
